@@ -1,1 +1,7 @@
 //! Postern.
+#![forbid(unsafe_code)]
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod outbound;
+pub mod telemetry;

@@ -1,0 +1,251 @@
+//! The settings of a gateway, checked: one struct per part of the house.
+//!
+//! Guarantees: whoever holds a [`Config`] holds settings that were all checked together; [`load`] reports every fault
+//! of the file and the environment at once, each with its place and a hint, and hands out nothing otherwise.
+//!
+//! It deliberately reads no secret and no policy: it knows where they are ([`SecretSource`], [`Policy::dir`]); those who
+//! use them read them, so that a rotated secret is taken up. This is the only module that reads the environment.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
+
+use url::Url;
+
+use crate::domain::{ConfigurationId, FilterId, GroupId, TenantId, ids::Cloud};
+
+/// All settings of one gateway.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where and how to listen.
+    pub server: Server,
+    /// Where operations and the audit trail are kept.
+    pub store: Store,
+    /// The way to Graph.
+    pub graph: Graph,
+    /// What callers may ask for and how long they may wait.
+    pub operations: Operations,
+    /// How pending changes are carried to Graph.
+    pub executor: Executor,
+    /// Where policies are.
+    pub policy: Policy,
+    /// What is told to whom about what happens.
+    pub telemetry: Telemetry,
+    /// Who may vouch for callers.
+    pub issuers: Vec<Issuer>,
+    /// Which tokens are which callers.
+    pub callers: Vec<CallerRule>,
+    /// Names that the operator gives to configurations, groups and filters.
+    pub catalogue: Catalogue,
+}
+
+/// `server.*`
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Address of the API.
+    pub listen: SocketAddr,
+    /// Internal address of the probes.
+    pub admin_listen: SocketAddr,
+    /// Largest accepted body, in bytes.
+    pub body_max: usize,
+    /// How long a stop may take before what is left is dropped (the store has it).
+    pub stop_deadline: Duration,
+}
+
+/// `store.*`
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// File of the SQLite database, from `store.url = "sqlite:PATH"`.
+    pub sqlite: PathBuf,
+}
+
+/// `graph.*`
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// Which cloud.
+    pub cloud: Cloud,
+    /// Root of Graph's URLs, without a slash at its end: the cloud's, or an explicit override.
+    pub endpoint: String,
+    /// Root of the login service's URLs, without a slash at its end: the cloud's, or an explicit override.
+    pub authority: String,
+    /// What the token is asked for: the cloud's Graph root (the endpoint, for the sandbox) and `/.default`.
+    pub scope: String,
+    /// The tenant to change.
+    pub tenant_id: TenantId,
+    /// The gateway's own application in that tenant.
+    pub client_id: String,
+    /// The proof that the gateway is that application.
+    pub credential: Credential,
+    /// How long one call may take, answer included.
+    pub call_timeout: Duration,
+    /// How often one call is tried before its failure is told.
+    pub attempts_max: u32,
+    /// How long a configuration or group that Graph described is taken as known.
+    pub names_ttl: Duration,
+}
+
+/// `graph.credential.*`
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A client secret.
+    Secret(SecretSource),
+}
+
+/// Where a secret is; never the secret itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// The content of a file, without the line break at its end; read at each use.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+}
+
+/// `operations.*`
+#[derive(Clone, Debug)]
+pub struct Operations {
+    /// How long a caller waits who does not say how long.
+    pub wait_default: Duration,
+    /// How long a caller may wait at most.
+    pub wait_max: Duration,
+    /// How long an idempotency key is remembered.
+    pub idempotency_ttl: Duration,
+    /// How many targets one change may name.
+    pub targets_max: usize,
+}
+
+/// `executor.*`
+#[derive(Clone, Debug)]
+pub struct Executor {
+    /// How many configurations are worked on at once.
+    pub lanes_max: usize,
+    /// How many changes are merged into one write at most.
+    pub batch_max: usize,
+    /// How long a lane is owned before others may take it.
+    pub lease_ttl: Duration,
+    /// How often pending work is looked for without being told of it.
+    pub sweep_interval: Duration,
+}
+
+/// `policy.*`
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Folder of `*.cedar` and `schema.cedarschema`.
+    pub dir: PathBuf,
+}
+
+/// `telemetry.*`
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// Root of an OTLP/HTTP collector; no traces are sent without one.
+    pub otlp_endpoint: Option<Url>,
+    /// The form of log lines.
+    pub log_format: LogFormat,
+    /// Which events are logged, in tracing's filter syntax (`info`, `postern=debug,info`).
+    pub log_filter: String,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people on a terminal, JSON otherwise.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// A signature algorithm that a caller's token may use. Asymmetric ones only: whoever can verify must not be able to sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// RSA PKCS#1 v1.5 with SHA-256.
+    Rs256,
+    /// RSA PKCS#1 v1.5 with SHA-384.
+    Rs384,
+    /// RSA PKCS#1 v1.5 with SHA-512.
+    Rs512,
+    /// RSA PSS with SHA-256.
+    Ps256,
+    /// RSA PSS with SHA-384.
+    Ps384,
+    /// RSA PSS with SHA-512.
+    Ps512,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// ECDSA on P-384 with SHA-384.
+    Es384,
+    /// Ed25519.
+    EdDsa,
+}
+
+/// `[[issuers]]`
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// Our name for it.
+    pub name: String,
+    /// The exact `iss` of its tokens.
+    pub issuer: String,
+    /// The accepted `aud` values.
+    pub audiences: BTreeSet<String>,
+    /// The accepted signature algorithms.
+    pub algorithms: BTreeSet<Algorithm>,
+    /// Where its public keys are.
+    pub jwks_url: Url,
+    /// How long fetched keys are used before they are fetched again.
+    pub jwks_ttl: Duration,
+    /// At most one fetch in this time because of a token whose key is unknown.
+    pub jwks_refresh_min: Duration,
+    /// How far its clock may be off.
+    pub leeway: Duration,
+}
+
+/// `[[callers]]`: which tokens of which issuer are this caller. At least one of `client_id` and `subject` is given.
+#[derive(Clone, Debug)]
+pub struct CallerRule {
+    /// The caller's name in policies, audit and API.
+    pub name: String,
+    /// Name of its issuer in `[[issuers]]`.
+    pub issuer: String,
+    /// The token's `azp`, `appid` or `client_id`.
+    pub client_id: Option<String>,
+    /// The token's `sub`.
+    pub subject: Option<String>,
+    /// A role or scope without which the token is not this caller.
+    pub required_role: Option<String>,
+}
+
+/// `[catalogue]`
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    /// `[catalogue.configurations."ALIAS"]`
+    pub configurations: BTreeMap<String, Catalogued>,
+    /// `[catalogue.groups]`: alias = id.
+    pub groups: BTreeMap<String, GroupId>,
+    /// `[catalogue.filters]`: alias = id.
+    pub filters: BTreeMap<String, FilterId>,
+}
+
+/// A configuration in the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalogued {
+    /// Which configuration.
+    pub id: ConfigurationId,
+    /// Words that policies can ask for.
+    pub tags: BTreeSet<String>,
+}
+
+/// One thing wrong with the settings, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file, or `environment`.
+    pub place: String,
+    /// Line in the file, counted from one; none if the fault is in no line (a missing key).
+    pub line: Option<usize>,
+    /// What is wrong, with the key or name it is about.
+    pub what: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}

@@ -1,0 +1,210 @@
+//! Enrollment configurations: their kinds, and the one table of what each kind can be assigned to.
+//!
+//! Guarantees: a target that Graph would refuse, or worse, store as something else, is told here before Graph is asked.
+//! The table follows Microsoft's documentation and what users of real tenants report, see `docs/graph.md`.
+//!
+//! It deliberately keeps an open end: a kind that Microsoft adds later is [`Kind::Unknown`] and takes groups only,
+//! because inclusion by group is what every assignable kind has in common.
+
+use serde::{Deserialize, Serialize};
+
+use super::{assignment::Target, change::Wanted, ids::ConfigurationId};
+
+/// The kind of an enrollment configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Enrollment status page.
+    StatusPage,
+    /// Restriction of one platform.
+    PlatformRestriction,
+    /// Restrictions of all platforms in one object (legacy).
+    PlatformRestrictions,
+    /// How many devices a user may enroll.
+    DeviceLimit,
+    /// Windows Hello for Business.
+    WindowsHello,
+    /// Co-management authority.
+    CoManagement,
+    /// Enrollment notification.
+    Notification,
+    /// Windows restore.
+    WindowsRestore,
+    /// A kind that this version does not know.
+    Unknown,
+}
+
+/// What one kind can be assigned to. Exclusions are in no row: on enrollment configurations Graph stores an exclusion
+/// as an inclusion, so the group one means to spare would be reached.
+struct Takes {
+    kind: Kind,
+    name: &'static str,
+    groups: Answer,
+    all_users: Answer,
+    all_devices: Answer,
+    filters: Answer,
+}
+
+/// Whether a kind takes something, and if not, why.
+type Answer = Result<(), &'static str>;
+
+const TENANT_WIDE: Answer = Err("it applies to the whole tenant and cannot be assigned");
+const USER_BASED: Answer = Err("it is evaluated for users, so assigning it to all devices has no effect");
+const NO_FILTERS: Answer = Err("Intune does not evaluate assignment filters on it");
+
+const KINDS: [Takes; 9] = [
+    Takes {
+        kind: Kind::StatusPage,
+        name: "status-page",
+        groups: Ok(()),
+        all_users: Ok(()),
+        all_devices: Ok(()),
+        filters: Ok(()),
+    },
+    Takes {
+        kind: Kind::PlatformRestriction,
+        name: "platform-restriction",
+        groups: Ok(()),
+        all_users: Ok(()),
+        all_devices: USER_BASED,
+        filters: Ok(()),
+    },
+    Takes {
+        kind: Kind::PlatformRestrictions,
+        name: "platform-restrictions",
+        groups: Ok(()),
+        all_users: Ok(()),
+        all_devices: USER_BASED,
+        filters: NO_FILTERS,
+    },
+    Takes {
+        kind: Kind::DeviceLimit,
+        name: "device-limit",
+        groups: Ok(()),
+        all_users: Ok(()),
+        all_devices: USER_BASED,
+        filters: NO_FILTERS,
+    },
+    Takes {
+        kind: Kind::WindowsHello,
+        name: "windows-hello",
+        groups: TENANT_WIDE,
+        all_users: TENANT_WIDE,
+        all_devices: TENANT_WIDE,
+        filters: TENANT_WIDE,
+    },
+    Takes {
+        kind: Kind::CoManagement,
+        name: "co-management",
+        groups: Ok(()),
+        all_users: Err("Microsoft does not say that it can be assigned to all users"),
+        all_devices: Err("Microsoft does not say that it can be assigned to all devices"),
+        filters: NO_FILTERS,
+    },
+    Takes {
+        kind: Kind::Notification,
+        name: "notification",
+        groups: Ok(()),
+        all_users: Ok(()),
+        all_devices: USER_BASED,
+        filters: NO_FILTERS,
+    },
+    Takes {
+        kind: Kind::WindowsRestore,
+        name: "windows-restore",
+        groups: TENANT_WIDE,
+        all_users: TENANT_WIDE,
+        all_devices: TENANT_WIDE,
+        filters: TENANT_WIDE,
+    },
+    Takes {
+        kind: Kind::Unknown,
+        name: "unknown",
+        groups: Ok(()),
+        all_users: Err("this version does not know the kind"),
+        all_devices: Err("this version does not know the kind"),
+        filters: Err("this version does not know the kind"),
+    },
+];
+
+impl Kind {
+    fn row(self) -> &'static Takes {
+        KINDS.iter().find(|row| row.kind == self).unwrap_or(&KINDS[8])
+    }
+
+    /// The name used in the API, in policies and in audit records.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// Whether this kind can be assigned as `wanted` asks; if not, a sentence that says why.
+    pub fn takes(self, wanted: &Wanted) -> Result<(), String> {
+        let row = self.row();
+        let refused = |what: &str, why: &str| format!("a {} configuration does not take {what}: {why}", row.name);
+        match wanted.target {
+            Target::Group(_) => row.groups.map_err(|why| refused("groups", why))?,
+            Target::AllUsers => row.all_users.map_err(|why| refused("all users", why))?,
+            Target::AllDevices => row.all_devices.map_err(|why| refused("all devices", why))?,
+            Target::ExcludedGroup(_) => {
+                return Err(refused("exclusions", "Graph would store the excluded group as an included one"));
+            }
+            Target::Foreign(_) => return Err(refused("this target", "only Microsoft's own tools can make it")),
+        }
+        if wanted.filter.is_some() { row.filters.map_err(|why| refused("filters", why)) } else { Ok(()) }
+    }
+}
+
+/// An enrollment configuration as Graph describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// Its whole id.
+    pub id: ConfigurationId,
+    /// Its display name, which need not be unique; empty if it has none.
+    pub name: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its rank among its kind; the lowest number wins, 0 marks the default.
+    pub priority: i64,
+}
+
+impl Configuration {
+    /// Whether this is one of the tenant's defaults, whose assignments must not be written. Neither kind nor name
+    /// tells: Graph gives defaults the kind of the others, and one name to all of them.
+    pub fn is_default(&self) -> bool {
+        self.priority == 0 || self.id.is_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Filter, FilterMode};
+
+    fn group() -> Target {
+        Target::Group("9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa".parse().unwrap())
+    }
+
+    #[test]
+    fn every_kind_has_its_own_row_and_name() {
+        let names: std::collections::BTreeSet<_> = KINDS.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), KINDS.len());
+        assert!(KINDS.iter().all(|row| row.kind.name() == row.name));
+    }
+
+    #[test]
+    fn no_kind_takes_exclusions_and_the_reason_is_said() {
+        for row in &KINDS {
+            let excluded = Target::ExcludedGroup("9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa".parse().unwrap());
+            let why = row.kind.takes(&Wanted { target: excluded, filter: None }).unwrap_err();
+            assert!(why.contains("exclusions"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_status_page_takes_filters_and_a_limit_does_not() {
+        let filter = Filter { id: "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa".parse().unwrap(), mode: FilterMode::Include };
+        let wanted = Wanted { target: group(), filter: Some(filter) };
+        assert_eq!(Kind::StatusPage.takes(&wanted), Ok(()));
+        assert!(Kind::DeviceLimit.takes(&wanted).is_err());
+    }
+}

@@ -1,0 +1,25 @@
+//! The terms of the trade, as values: what an assignment set is, what a change does to it, what becomes of an operation.
+//!
+//! A caller's *change* names *targets* to add to or remove from the *assignment set* of one *configuration*. Accepted, it
+//! is an *operation*. [`change::merge`] turns the present set and the pending changes into a *plan*: the set to write
+//! and, for each operation, the difference it makes.
+//!
+//! Guarantees: everything here is pure. Nothing waits, reads a clock, draws a number or touches the outside, so the
+//! same input gives the same answer, and properties can be stated and tested.
+//!
+//! It deliberately knows no wire format: Graph's JSON is `graph::model`'s business, the callers' JSON is `api`'s. The
+//! `serde` derives are the form in which the store keeps these values, nothing else.
+
+pub mod assignment;
+pub mod caller;
+pub mod change;
+pub mod configuration;
+pub mod ids;
+pub mod operation;
+
+pub use assignment::{Assignment, AssignmentSet, Digest, Filter, FilterMode, Target};
+pub use caller::{Caller, Role};
+pub use change::{Change, Difference, Plan, Wanted, merge};
+pub use configuration::{Configuration, Kind};
+pub use ids::{ConfigurationId, FilterId, GroupId, OperationId, TenantId};
+pub use operation::{Failure, FailureCode, Operation, State};

@@ -1,0 +1,283 @@
+//! Operations: accepted changes, and what becomes of them.
+//!
+//! `queued` → `running` → `succeeded`, `failed` or, from `queued` only, `cancelled`. Each state carries its own evidence,
+//! so a success without a difference or a failure without a reason cannot be written. Transitions consume the old state
+//! and refuse what is not on the map.
+//!
+//! It deliberately does not say how a failure is shown to a caller; `api::problem` does.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    assignment::Digest,
+    change::{Change, Difference},
+    ids::{ConfigurationId, OperationId},
+};
+
+/// What was accepted; never changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submission {
+    /// The configuration to change.
+    pub configuration: ConfigurationId,
+    /// Its display name when the change was accepted.
+    pub configuration_name: String,
+    /// What to do to its assignments.
+    pub change: Change,
+    /// The configured name of the caller.
+    pub caller: String,
+    /// The ticket that asked for it.
+    pub ticket: Option<String>,
+    /// The person for whom it was asked.
+    pub requested_for: Option<String>,
+    /// Why.
+    pub comment: Option<String>,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// W3C trace context of the accepting call, so that the later write can be linked to it.
+    pub traceparent: Option<String>,
+}
+
+/// An accepted change and its fate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Its id.
+    pub id: OperationId,
+    /// What was accepted.
+    pub submission: Submission,
+    /// What has become of it.
+    pub state: State,
+}
+
+/// What has become of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum State {
+    /// Durable, waiting for its lane.
+    Queued,
+    /// Its lane works on it.
+    Running {
+        /// Since when.
+        started_at: Timestamp,
+    },
+    /// Graph's set is as the change wants it.
+    Succeeded(Success),
+    /// It ended without effect.
+    Failed {
+        /// When its lane took it up.
+        started_at: Timestamp,
+        /// When it ended.
+        ended_at: Timestamp,
+        /// Why.
+        failure: Failure,
+    },
+    /// Taken back before it began.
+    Cancelled {
+        /// When.
+        ended_at: Timestamp,
+    },
+}
+
+/// The evidence of a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Success {
+    /// When its lane took it up.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// What it changed; empty if everything was as wanted.
+    pub difference: Difference,
+    /// Digest of the set before the merged write.
+    pub before: Digest,
+    /// Digest of the set after it.
+    pub after: Digest,
+    /// The write that did it; none if none was needed.
+    pub write: Option<Write>,
+}
+
+/// The merged write that carried an operation to Graph.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// How many other operations it carried.
+    pub merged_with: usize,
+    /// Graph's id of the call; none if the answer was lost and the set was read back.
+    pub request_id: Option<String>,
+    /// Our id of the call.
+    pub client_request_id: String,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of failure.
+    pub code: FailureCode,
+    /// One sentence for a service desk.
+    pub detail: String,
+    /// Graph's id of the call that failed, where one did.
+    pub request_id: Option<String>,
+}
+
+/// The kinds of failure of an accepted change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureCode {
+    /// Graph refused the write.
+    GraphRefused,
+    /// The configuration is no longer there.
+    ConfigurationGone,
+    /// Graph's answer cannot be understood safely enough to write on top of it.
+    PresentSetUnreadable,
+}
+
+impl FailureCode {
+    /// The name, the same in the store, the audit trail and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GraphRefused => "graph-refused",
+            Self::ConfigurationGone => "configuration-gone",
+            Self::PresentSetUnreadable => "present-set-unreadable",
+        }
+    }
+}
+
+/// A transition that is not on the map.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an operation that is {from} cannot become {to}")]
+pub struct Illegal {
+    from: &'static str,
+    to: &'static str,
+}
+
+impl State {
+    /// The names of all states, as API and store use them.
+    pub const NAMES: [&'static str; 5] = ["queued", "running", "succeeded", "failed", "cancelled"];
+
+    /// The name, the same in the store, the audit trail and the API.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running { .. } => "running",
+            Self::Succeeded(_) => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled { .. } => "cancelled",
+        }
+    }
+
+    /// Whether nothing more will happen to it.
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Self::Queued | Self::Running { .. } => false,
+            Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. } => true,
+        }
+    }
+
+    fn illegal(&self, to: &'static str) -> Illegal {
+        Illegal { from: self.name(), to }
+    }
+
+    /// A lane takes it up. Taken up again after a crash, it keeps its first start.
+    pub fn start(self, at: Timestamp) -> Result<Self, Illegal> {
+        match self {
+            Self::Queued => Ok(Self::Running { started_at: at }),
+            running @ Self::Running { .. } => Ok(running),
+            ended @ (Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
+                Err(ended.illegal("running"))
+            }
+        }
+    }
+
+    /// It ends well.
+    pub fn succeed(self, end: Ending) -> Result<Self, Illegal> {
+        match self {
+            Self::Running { started_at } => {
+                let Ending { at: ended_at, difference, before, after, write } = end;
+                Ok(Self::Succeeded(Success { started_at, ended_at, difference, before, after, write }))
+            }
+            other @ (Self::Queued | Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
+                Err(other.illegal("succeeded"))
+            }
+        }
+    }
+
+    /// It ends badly.
+    pub fn fail(self, at: Timestamp, failure: Failure) -> Result<Self, Illegal> {
+        match self {
+            Self::Running { started_at } => Ok(Self::Failed { started_at, ended_at: at, failure }),
+            other @ (Self::Queued | Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
+                Err(other.illegal("failed"))
+            }
+        }
+    }
+
+    /// Its caller takes it back.
+    pub fn cancel(self, at: Timestamp) -> Result<Self, Illegal> {
+        match self {
+            Self::Queued => Ok(Self::Cancelled { ended_at: at }),
+            other @ (Self::Running { .. } | Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
+                Err(other.illegal("cancelled"))
+            }
+        }
+    }
+}
+
+/// What a lane knows when an operation ends well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// When.
+    pub at: Timestamp,
+    /// What it changed.
+    pub difference: Difference,
+    /// Digest of the set before the merged write.
+    pub before: Digest,
+    /// Digest of the set after it.
+    pub after: Digest,
+    /// The write that did it; none if none was needed.
+    pub write: Option<Write>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ending() -> Ending {
+        let digest = Digest::of(b"");
+        Ending {
+            at: Timestamp::UNIX_EPOCH,
+            difference: Difference::default(),
+            before: digest.clone(),
+            after: digest,
+            write: None,
+        }
+    }
+
+    fn failure() -> Failure {
+        Failure { code: FailureCode::GraphRefused, detail: "no".to_owned(), request_id: None }
+    }
+
+    #[test]
+    fn only_the_transitions_on_the_map_are_legal() {
+        let at = Timestamp::UNIX_EPOCH;
+        let running = State::Queued.start(at).unwrap();
+        let ended = [
+            running.clone().succeed(ending()).unwrap(),
+            running.clone().fail(at, failure()).unwrap(),
+            State::Queued.cancel(at).unwrap(),
+        ];
+        assert!(State::Queued.succeed(ending()).is_err() && State::Queued.fail(at, failure()).is_err());
+        assert!(running.clone().cancel(at).is_err());
+        assert_eq!(running.clone().start(Timestamp::MAX), Ok(running));
+        for state in ended {
+            assert!(state.has_ended());
+            assert!(state.clone().start(at).is_err() && state.clone().cancel(at).is_err());
+            assert!(state.clone().succeed(ending()).is_err() && state.fail(at, failure()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_state_survives_the_store() {
+        let state = State::Queued.start(Timestamp::UNIX_EPOCH).unwrap().succeed(ending()).unwrap();
+        let stored = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<State>(&stored).unwrap(), state);
+        assert!(State::NAMES.contains(&state.name()));
+    }
+}

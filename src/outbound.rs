@@ -1,0 +1,139 @@
+//! The one way to make an HTTP request: to Graph, to the login service, to an issuer's keys.
+//!
+//! Guarantees: every call has a deadline, an answer is read up to a bound and no further, redirects are not followed
+//! (a token must not travel to a host that the configuration does not name), and the W3C trace context of the current
+//! span goes along.
+//!
+//! It deliberately does not retry and does not judge a status: the callers know what a repetition would do.
+
+use std::time::Duration;
+
+use reqwest::{
+    Client, Method, StatusCode,
+    header::{HeaderMap, HeaderName, HeaderValue},
+    redirect,
+};
+
+use crate::telemetry;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client with its pool of connections; clones share the pool.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    client: Client,
+}
+
+/// What to send.
+#[derive(Debug)]
+pub struct Call {
+    /// The method.
+    pub method: Method,
+    /// The whole URL.
+    pub url: String,
+    /// Headers, besides those that every call carries.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body and its content type.
+    pub body: Option<(&'static str, Vec<u8>)>,
+    /// How long the call may take, the answer's last byte included.
+    pub timeout: Duration,
+    /// How many bytes of an answer are read at most.
+    pub answer_max: usize,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header's text, if it is there and is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The call certainly reached nobody.
+    #[error("cannot connect: {0}")]
+    Unreached(String),
+    /// The call was sent, in part at least; whether it was acted on is unknown.
+    #[error("no answer: {0}")]
+    Unanswered(String),
+    /// The answer is larger than allowed. The call was acted on.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    /// The client or the call cannot be made from what was given.
+    #[error("not a possible call: {0}")]
+    Impossible(String),
+}
+
+impl Outbound {
+    /// A client.
+    pub fn new() -> Result<Self, Error> {
+        let client = Client::builder()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Error::Impossible(chain(&error)))?;
+        Ok(Self { client })
+    }
+
+    /// Sends a call and reads its answer.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
+    pub async fn send(&self, call: Call) -> Result<Answer, Error> {
+        let mut request = self.client.request(call.method, call.url).timeout(call.timeout);
+        for (name, value) in call.headers {
+            request = request.header(name, value);
+        }
+        if let Some(traceparent) = telemetry::traceparent() {
+            request = request.header("traceparent", traceparent);
+        }
+        if let Some((content_type, body)) = call.body {
+            request = request.header("content-type", content_type).body(body);
+        }
+        let mut response = request.send().await.map_err(|error| classify(&error))?;
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error))? {
+            if body.len().saturating_add(chunk.len()) > call.answer_max {
+                return Err(Error::TooLarge(call.answer_max));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer { status, headers, body })
+    }
+}
+
+fn classify(error: &reqwest::Error) -> Error {
+    if error.is_builder() {
+        Error::Impossible(chain(error))
+    } else if error.is_connect() {
+        Error::Unreached(chain(error))
+    } else {
+        Error::Unanswered(chain(error))
+    }
+}
+
+/// The causes, outermost first. reqwest's own text may hold the URL, which can hold nothing secret here: tokens and
+/// secrets travel in headers and bodies.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
