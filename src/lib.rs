@@ -1,5 +1,6 @@
 //! Postern.
 #![forbid(unsafe_code)]
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod domain;
