@@ -1,8 +1,10 @@
 //! Postern.
 #![forbid(unsafe_code)]
 pub mod audit;
+pub mod canonical;
 pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod outbound;
+pub mod store;
 pub mod telemetry;

@@ -179,6 +179,11 @@ impl Digest {
         Self(digest(&SHA256, bytes).as_ref().iter().flat_map(hex).collect())
     }
 
+    /// A digest that was computed before and kept as text.
+    pub fn stored(hex: &str) -> Self {
+        Self(hex.to_owned())
+    }
+
     /// 64 hexadecimal digits.
     pub fn as_str(&self) -> &str {
         &self.0

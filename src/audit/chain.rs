@@ -1,0 +1,84 @@
+//! How records are tied into a chain.
+//!
+//! Guarantees: the same entry at the same place of the same chain gives the same bytes, and no record can be changed
+//! without changing every hash after it.
+//!
+//! It deliberately stores nothing: the store moves its [`Head`] on when, and only when, the records are committed.
+
+use serde_json::{Map, Value};
+
+use super::{Entry, Event};
+use crate::{canonical, domain::Digest};
+
+/// What stands in place of a hash before the very first record.
+pub(super) const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// A record in its chain, ready to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its chain.
+    pub chain: String,
+    /// Its place in the chain, counted from one.
+    pub sequence: u64,
+    /// Canonical JSON, hash included: the record itself.
+    pub text: String,
+}
+
+/// The end of a chain, to which the next record is tied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The chain.
+    pub chain: String,
+    /// Sequence number of its last record; 0 if it has none yet.
+    pub sequence: u64,
+    /// What the next record repeats.
+    pub hash: String,
+}
+
+impl Head {
+    /// The beginning of a chain that follows `previous`, and the event that opens it.
+    pub fn open(chain: String, previous: Option<&Self>, version: &str) -> (Self, Event) {
+        let hash = previous.map_or_else(|| NOTHING_BEFORE.to_owned(), |head| head.hash.clone());
+        let opening = Event::StartedUp {
+            version: version.to_owned(),
+            previous_chain: previous.map(|head| head.chain.clone()),
+            previous_sequence: previous.map_or(0, |head| head.sequence),
+        };
+        (Self { chain, sequence: 0, hash }, opening)
+    }
+
+    /// Ties an entry to the chain and moves on.
+    pub fn append(&mut self, entry: &Entry) -> Record {
+        let sequence = self.sequence.saturating_add(1);
+        let mut fields = match serde_json::to_value(&entry.event) {
+            Ok(Value::Object(fields)) => fields,
+            // No event holds a map with keys that are not text, the one thing that cannot be written.
+            Ok(_) | Err(_) => Map::new(),
+        };
+        fields.insert("at".to_owned(), entry.at.to_string().into());
+        fields.insert("trace_id".to_owned(), entry.trace_id.clone().into());
+        fields.insert("chain".to_owned(), self.chain.clone().into());
+        fields.insert("sequence".to_owned(), sequence.into());
+        fields.insert("previous_hash".to_owned(), self.hash.clone().into());
+        let hash = hash_of(&fields);
+        fields.insert("hash".to_owned(), hash.clone().into());
+        self.sequence = sequence;
+        self.hash = hash;
+        Record { chain: self.chain.clone(), sequence, text: canonical::text(&Value::Object(fields)) }
+    }
+
+    /// The head that this record's text leaves behind. None if it is not a record.
+    pub fn after(text: &str) -> Option<Self> {
+        let record: Value = serde_json::from_str(text).ok()?;
+        Some(Self {
+            chain: record.get("chain")?.as_str()?.to_owned(),
+            sequence: record.get("sequence")?.as_u64()?,
+            hash: record.get("hash")?.as_str()?.to_owned(),
+        })
+    }
+}
+
+/// SHA-256 over the canonical text of a record that has no `hash` yet.
+pub(super) fn hash_of(fields: &Map<String, Value>) -> String {
+    Digest::of(canonical::text(&Value::Object(fields.clone())).as_bytes()).as_str().to_owned()
+}

@@ -1,0 +1,213 @@
+//! The audit trail: the catalogue of events, their bytes, the hash chain and its verification. Pure.
+//!
+//! Every run of a gateway writes one chain ([`chain`]). A record names its chain and sequence, repeats the hash of the
+//! record before it and carries its own: SHA-256 over the record's canonical JSON without `hash`. The first record of a
+//! chain repeats the last hash of the chain before it, so runs hang together too.
+//!
+//! Guarantees: [`Verifier`] finds any record that was altered, dropped from the middle, put in or reordered, and names
+//! the first bad one. No event has a field that could hold a token or a secret.
+//!
+//! It deliberately cannot tell that the newest records were cut off: for that the newest hash must be kept elsewhere.
+//! The store persists what is sealed here, in the same transaction as the state it tells of.
+
+pub mod chain;
+pub mod verify;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+pub use self::{
+    chain::{Head, Record},
+    verify::{Broken, Report, Verifier},
+};
+use crate::domain::{Change, Digest, Filter, OperationId, Target, Wanted};
+
+/// Something that happened, not yet in a chain.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// When.
+    pub at: Timestamp,
+    /// The trace in which it happened.
+    pub trace_id: Option<String>,
+    /// What.
+    pub event: Event,
+}
+
+/// Who asked, as the audit trail names them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Actor {
+    /// The caller's configured name; none if no configured caller fits the token.
+    pub caller: Option<String>,
+    /// The configured name of the issuer.
+    pub issuer: String,
+    /// The token's subject.
+    pub subject: String,
+    /// The token's own id.
+    pub token_id: Option<String>,
+}
+
+/// A target, as the audit trail names it: `group b0…`, and its filter: `include f0…`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Aim {
+    /// The target.
+    pub target: String,
+    /// Its filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+}
+
+impl Aim {
+    /// A target with its filter.
+    pub fn of(target: &Target, filter: Option<Filter>) -> Self {
+        Self {
+            target: target.to_string(),
+            filter: filter.map(|filter| format!("{} {}", filter.mode.name(), filter.id)),
+        }
+    }
+}
+
+impl From<&Wanted> for Aim {
+    fn from(wanted: &Wanted) -> Self {
+        Self::of(&wanted.target, wanted.filter)
+    }
+}
+
+/// A change, as the audit trail names it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aims {
+    /// Targets added and removed.
+    Amend {
+        /// Added.
+        add: Vec<Aim>,
+        /// Removed.
+        remove: Vec<Aim>,
+    },
+    /// The whole set.
+    Replace(Vec<Aim>),
+}
+
+impl From<&Change> for Aims {
+    fn from(change: &Change) -> Self {
+        let wanted = change.wanted().iter().map(Aim::from).collect();
+        match change {
+            Change::Amend(_) => {
+                let remove = change.unwanted().iter().map(|target| Aim::of(target, None)).collect();
+                Self::Amend { add: wanted, remove }
+            }
+            Change::Replace(_) => Self::Replace(wanted),
+        }
+    }
+}
+
+/// The catalogue of events.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A run began, and with it a chain.
+    StartedUp {
+        /// Version of the program.
+        version: String,
+        /// The chain before this one.
+        previous_chain: Option<String>,
+        /// Its last sequence number; 0 if there was none.
+        previous_sequence: u64,
+    },
+    /// The settings and policies that hold from now on.
+    ConfigurationLoaded {
+        /// Digest of the policies' text.
+        policies: Digest,
+        /// Names of the callers that are known.
+        callers: Vec<String>,
+    },
+    /// A change was accepted and is durable.
+    Accepted {
+        /// Its operation.
+        operation: OperationId,
+        /// Who asked.
+        #[serde(flatten)]
+        actor: Actor,
+        /// Id of the configuration.
+        configuration: String,
+        /// What is asked.
+        change: Aims,
+        /// The ticket.
+        ticket: Option<String>,
+        /// The person for whom it was asked.
+        requested_for: Option<String>,
+        /// Why it was asked.
+        comment: Option<String>,
+        /// The policies that permitted it.
+        policies: Vec<String>,
+    },
+    /// A call was not permitted; nothing was changed.
+    Denied {
+        /// Who asked.
+        #[serde(flatten)]
+        actor: Actor,
+        /// What for (`add`, `plan`, `read`, `authenticate`).
+        action: String,
+        /// The configuration it was about, where that far was got.
+        configuration: Option<String>,
+        /// What was asked, where it was a change.
+        change: Option<Aims>,
+        /// The ticket.
+        ticket: Option<String>,
+        /// Why not.
+        reason: String,
+    },
+    /// A lane took up operations.
+    Started {
+        /// The configuration.
+        configuration: String,
+        /// The operations, in the order in which they are merged.
+        operations: Vec<OperationId>,
+        /// Fencing number of the lane's lease.
+        lease: i64,
+    },
+    /// Graph was brought from one set to another.
+    Written {
+        /// The configuration.
+        configuration: String,
+        /// The operations carried.
+        operations: Vec<OperationId>,
+        /// Digest of the set before.
+        before: Digest,
+        /// Digest of the set after.
+        after: Digest,
+        /// Graph's id of the call; none if its answer was lost.
+        request_id: Option<String>,
+        /// Our id of the call.
+        client_request_id: String,
+        /// How it is known: `answered`, or `read-back` after a lost answer.
+        known_by: &'static str,
+    },
+    /// An operation ended.
+    Settled {
+        /// Which.
+        operation: OperationId,
+        /// `succeeded` or `failed`.
+        state: &'static str,
+        /// `changed` or `unchanged`, if it succeeded.
+        effect: Option<&'static str>,
+        /// What it added.
+        added: Vec<Aim>,
+        /// What it removed.
+        removed: Vec<Aim>,
+        /// Whose filter it changed, with the new one.
+        changed: Vec<Aim>,
+        /// Why, if it failed.
+        failure: Option<String>,
+        /// Graph's id of the call that failed.
+        request_id: Option<String>,
+    },
+    /// Graph's set is not the one we left: somebody else changed it.
+    DriftSeen {
+        /// The configuration.
+        configuration: String,
+        /// Digest of the set we left.
+        left: Digest,
+        /// Digest of the set we found.
+        found: Digest,
+    },
+}

@@ -1,0 +1,269 @@
+//! What is kept: operations, idempotency keys, lanes and the audit trail; the one place where gateway and executor meet.
+//!
+//! [`Store`] has verbs, each one whole transaction. When a verb that writes returns, what it wrote survives the loss of
+//! power; when it fails, nothing of it happened. Concurrent verbs share a commit.
+//!
+//! A lane is owned through a [`Lease`] with a fencing number: whoever lost it can neither announce a write nor settle.
+//! No transaction is open between two verbs, so none is open while Graph is called.
+//!
+//! It deliberately knows neither callers' rights nor Graph: it stores what it is given.
+
+pub mod notices;
+pub mod sqlite;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use self::{notices::Notices, sqlite::Sqlite};
+use crate::{
+    audit::Entry,
+    domain::{ConfigurationId, Difference, Digest, Operation, OperationId, State},
+};
+
+/// Why a verb did not happen.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The database cannot be reached or cannot write; trying again later may help.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// Another owner holds the lane by now.
+    #[error("the lease on the lane of {0} is lost")]
+    LeaseLost(ConfigurationId),
+    /// What is stored is not what this version wrote.
+    #[error("the store holds something unreadable: {0}")]
+    Unreadable(String),
+    /// The store cannot be opened as it is.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// A change to accept.
+#[derive(Clone, Debug)]
+pub struct Acceptance {
+    /// Its operation, queued.
+    pub operation: Operation,
+    /// The caller's idempotency key.
+    pub key: Option<IdempotencyKey>,
+    /// The audit record of the acceptance.
+    pub entry: Entry,
+}
+
+/// A caller's name for one attempt to have something done.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey {
+    /// The key, as the caller gave it.
+    pub key: String,
+    /// Digest of what was asked under it.
+    pub fingerprint: Digest,
+    /// When it was used.
+    pub used_at: Timestamp,
+    /// Until when it is remembered.
+    pub expires_at: Timestamp,
+}
+
+/// What became of an acceptance.
+#[derive(Clone, Debug)]
+pub enum Accepted {
+    /// It is stored.
+    New,
+    /// The key was used before for the same; this is the operation of that time. Nothing was stored.
+    Replayed(Box<Operation>),
+    /// The key was used before for something else. Nothing was stored.
+    KeyReused(OperationId),
+}
+
+/// Which operations to list: those that fit everything given, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// Of this ticket.
+    pub ticket: Option<String>,
+    /// On this configuration.
+    pub configuration: Option<ConfigurationId>,
+    /// Of this caller.
+    pub caller: Option<String>,
+    /// In the state of this name.
+    pub state: Option<String>,
+    /// Older than this one.
+    pub after: Option<OperationId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// The right to a lane that is asked for.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Which lane.
+    pub configuration: ConfigurationId,
+    /// Who wants it.
+    pub owner: String,
+    /// The present moment.
+    pub now: Timestamp,
+    /// Until when it is wanted.
+    pub until: Timestamp,
+    /// How many operations to take up at most.
+    pub batch_max: usize,
+    /// The trace of the turn, for the audit trail.
+    pub trace_id: Option<String>,
+}
+
+/// The right to work on a lane. Cannot be copied; [`Store::settle`] and [`Store::park`] consume it.
+#[derive(Debug)]
+pub struct Lease {
+    configuration: ConfigurationId,
+    owner: String,
+    fencing: i64,
+    until: Timestamp,
+}
+
+impl Lease {
+    /// The lane's configuration.
+    pub fn configuration(&self) -> &ConfigurationId {
+        &self.configuration
+    }
+
+    /// When the right ends.
+    pub fn until(&self) -> Timestamp {
+        self.until
+    }
+}
+
+/// Who holds a lane: what a lease proves, without being one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Holder {
+    configuration: ConfigurationId,
+    owner: String,
+    fencing: i64,
+}
+
+impl Lease {
+    fn holder(&self) -> Holder {
+        Holder { configuration: self.configuration.clone(), owner: self.owner.clone(), fencing: self.fencing }
+    }
+}
+
+/// A lane's turn: what to do, and what is known from before.
+#[derive(Debug)]
+pub struct Turn {
+    /// The right to do it.
+    pub lease: Lease,
+    /// The operations, running, in the order of their acceptance.
+    pub operations: Vec<Operation>,
+    /// A write that was announced and never settled: its owner crashed or lost the lane.
+    pub intent: Option<Intent>,
+    /// Digest of the set as the last settled turn left it.
+    pub left: Option<Digest>,
+}
+
+/// A write that is about to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Digest of the set it was computed from.
+    pub before: Digest,
+    /// Digest of the set it leaves.
+    pub after: Digest,
+    /// Our id of the call.
+    pub client_request_id: String,
+    /// What it does for each operation it carries.
+    pub carried: Vec<Carried>,
+}
+
+/// What an announced write does for one operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Which.
+    pub operation: OperationId,
+    /// What it changes.
+    pub difference: Difference,
+}
+
+/// The end of operations.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Operations and the states in which they ended.
+    pub ended: Vec<(OperationId, State)>,
+    /// Digest of the set as it is left; none if it is not known.
+    pub left: Option<Digest>,
+    /// Their audit records.
+    pub entries: Vec<Entry>,
+    /// Keep the lane until then, for more of this turn; otherwise it becomes free.
+    pub keep_until: Option<Timestamp>,
+}
+
+/// A pause for a lane that cannot go on.
+#[derive(Clone, Debug)]
+pub struct Parking {
+    /// Not to be claimed before.
+    pub until: Timestamp,
+    /// Why, in one sentence.
+    pub because: String,
+}
+
+/// Why and how long an operation that has not ended waits for Graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// In one sentence.
+    pub because: String,
+    /// When its lane tries again.
+    pub until: Timestamp,
+    /// How often it has tried in vain.
+    pub attempts: i64,
+}
+
+/// A page of the audit trail, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct AuditPage {
+    /// The records' texts.
+    pub records: Vec<String>,
+    /// Where the next page begins; none if this is the last.
+    pub next: Option<i64>,
+}
+
+/// The verbs. Each is one whole transaction.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// Stores an operation, its idempotency key and its audit record, or finds what the key stands for.
+    async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error>;
+
+    /// What a caller's key stands for, without storing anything. `fingerprint` and times count as in [`Store::accept`].
+    async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error>;
+
+    /// Stores audit records that belong to no other verb.
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;
+
+    /// One operation.
+    async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error>;
+
+    /// Operations, newest first.
+    async fn operations(&self, query: &Query) -> Result<Vec<Operation>, Error>;
+
+    /// Whether the lane of this configuration is parked.
+    async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error>;
+
+    /// Configurations with pending operations whose lane is free and not parked at `now`.
+    async fn open_lanes(&self, now: Timestamp, limit: usize) -> Result<Vec<ConfigurationId>, Error>;
+
+    /// Takes a free lane and marks its pending operations running. None if it is not free or nothing is pending.
+    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error>;
+
+    /// Announces a write, so that a successor can tell whether it took effect.
+    async fn begin_write(&self, lease: &Lease, intent: Intent) -> Result<(), Error>;
+
+    /// Ends operations; the lane becomes free unless the settlement keeps it.
+    async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error>;
+
+    /// Frees the lane and keeps it from being claimed for a while. Its operations stay running.
+    async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error>;
+
+    /// Audit records after a position, oldest first.
+    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error>;
+
+    /// Proves that writing works.
+    async fn probe(&self, now: Timestamp) -> Result<(), Error>;
+
+    /// Where news of this store come in.
+    fn notices(&self) -> &Notices;
+
+    /// Finishes what was begun and closes the store.
+    async fn close(&self);
+}

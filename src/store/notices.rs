@@ -1,0 +1,130 @@
+//! News of the store: there is work on a lane; an operation has ended.
+//!
+//! Notices are hints. They make things quick, never right: the executor also sweeps, and a waiting caller reads the
+//! operation after its time is up. Lost notices cost time only.
+//!
+//! It deliberately keeps nothing for those who come late: whoever waits registers first and looks at the store second.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::domain::{ConfigurationId, OperationId};
+
+/// Rung when an operation has ended.
+type Bell = oneshot::Sender<()>;
+
+/// The notice board of one store.
+#[derive(Debug, Default)]
+pub struct Notices {
+    work: Mutex<BTreeSet<ConfigurationId>>,
+    woken: Notify,
+    waiting: Mutex<HashMap<OperationId, Vec<Bell>>>,
+}
+
+/// A panic elsewhere cannot leave these collections half changed, so what is in them is still good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Notices {
+    /// Says that a lane may have work.
+    pub fn work_on(&self, configuration: ConfigurationId) {
+        lock(&self.work).insert(configuration);
+        self.woken.notify_one();
+    }
+
+    /// Waits for lanes that may have work, and takes them all.
+    pub async fn work(&self) -> BTreeSet<ConfigurationId> {
+        loop {
+            let lanes = std::mem::take(&mut *lock(&self.work));
+            if !lanes.is_empty() {
+                return lanes;
+            }
+            self.woken.notified().await;
+        }
+    }
+
+    /// Says that operations have ended.
+    pub fn ended(&self, operations: impl IntoIterator<Item = OperationId>) {
+        let mut waiting = lock(&self.waiting);
+        for bell in operations.into_iter().filter_map(|id| waiting.remove(&id)).flatten() {
+            // An error says that the caller has stopped waiting, which is its right.
+            bell.send(()).unwrap_or_default();
+        }
+    }
+
+    /// Registers for the end of an operation.
+    pub fn end_of(&self, operation: OperationId) -> EndOf<'_> {
+        let (sender, ended) = oneshot::channel();
+        lock(&self.waiting).entry(operation).or_default().push(sender);
+        EndOf { notices: self, operation, ended }
+    }
+
+    /// How many callers wait for the end of operations.
+    pub fn waiting(&self) -> usize {
+        lock(&self.waiting).values().map(Vec::len).sum()
+    }
+}
+
+/// A registration for the end of an operation; dropping it takes it back.
+#[derive(Debug)]
+pub struct EndOf<'a> {
+    notices: &'a Notices,
+    operation: OperationId,
+    ended: oneshot::Receiver<()>,
+}
+
+impl EndOf<'_> {
+    /// Waits for the notice.
+    pub async fn notice(&mut self) {
+        // An error means that the board is gone, and with it the reason to wait.
+        drop((&mut self.ended).await);
+    }
+}
+
+impl Drop for EndOf<'_> {
+    fn drop(&mut self) {
+        self.ended.close();
+        let mut waiting = lock(&self.notices.waiting);
+        if let Some(waiters) = waiting.get_mut(&self.operation) {
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                waiting.remove(&self.operation);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn everyone_who_waits_for_an_operation_is_told_and_forgotten() {
+        let notices = Notices::default();
+        let id = OperationId::from(Uuid::from_u128(1));
+        let (mut a, mut b, gone) = (notices.end_of(id), notices.end_of(id), notices.end_of(id));
+        assert_eq!(notices.waiting(), 3);
+        drop(gone);
+        assert_eq!(notices.waiting(), 2);
+        notices.ended([id]);
+        a.notice().await;
+        b.notice().await;
+        assert_eq!(notices.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_notice_of_work_given_before_anyone_waits_is_not_lost() {
+        let notices = Notices::default();
+        let id: ConfigurationId = "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit".parse().unwrap();
+        notices.work_on(id.clone());
+        notices.work_on(id.clone());
+        assert_eq!(notices.work().await, BTreeSet::from([id]));
+    }
+}

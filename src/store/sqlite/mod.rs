@@ -1,0 +1,208 @@
+//! The store in one SQLite file, for one gateway process.
+//!
+//! Guarantees: write-ahead log with `synchronous = FULL`, so a commit is on disk when it returns; a lock file keeps a
+//! second gateway away, so the leases of an earlier run are void and are taken over at once when the file is opened.
+//!
+//! One connection writes ([`writer`]), a few read. It deliberately has no connection that does both: readers never wait
+//! for a commit, and the writer never waits for a reader.
+
+mod read;
+mod rows;
+mod verbs;
+mod writer;
+
+use std::{fs::File, path::Path, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::{
+    Connection, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::sync::Mutex;
+
+use self::writer::{Done, Verb, Writer};
+use super::{
+    Acceptance, Accepted, AuditPage, Claim, Error, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query,
+    Settlement, Store, Turn,
+};
+use crate::{
+    audit::Entry,
+    domain::{ConfigurationId, Operation, OperationId},
+};
+
+/// Readers at once; each is a thread, and reads are short.
+const READERS: u32 = 4;
+/// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A store in a file.
+#[derive(Debug)]
+pub struct Sqlite {
+    readers: SqlitePool,
+    writer: Writer,
+    notices: Notices,
+    /// Held, not used: the lock goes when the file is closed.
+    lock: Mutex<Option<File>>,
+}
+
+/// Who opens the store, for the audit trail.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// A new name for the chain of this run.
+    pub chain: String,
+    /// The present moment.
+    pub now: Timestamp,
+}
+
+impl Sqlite {
+    /// Opens the file, makes or migrates its tables, and begins this run's chain.
+    pub async fn open(path: &Path, run: Run) -> Result<Self, Error> {
+        let lock = only_gateway(path)?;
+        let options = options(path).create_if_missing(true);
+        let unusable =
+            |error: &dyn std::fmt::Display| Error::Unusable(format!("cannot open {}: {error}", path.display()));
+        let mut connection = SqliteConnection::connect_with(&options).await.map_err(|error| unusable(&error))?;
+        sqlx::migrate!("migrations/sqlite").run(&mut connection).await.map_err(|error| unusable(&error))?;
+        let head = verbs::begin_run(&mut connection, &run).await.map_err(|error| unusable(&error))?;
+        let readers = readers(path).await?;
+        Ok(Self {
+            readers,
+            writer: Writer::start(connection, head),
+            notices: Notices::default(),
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+
+    /// The audit trail of a file that a gateway may be using, without disturbing it.
+    pub async fn read_audit(path: &Path, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+        if !path.exists() {
+            return Err(Error::Unusable(format!("there is no store at {}", path.display())));
+        }
+        let mut connection =
+            SqliteConnection::connect_with(&options(path).read_only(true)).await.map_err(unavailable)?;
+        read::audit(&mut connection, after, limit).await
+    }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+}
+
+async fn readers(path: &Path) -> Result<SqlitePool, Error> {
+    let pool = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(BUSY_TIMEOUT);
+    pool.connect_with(options(path).read_only(true)).await.map_err(unavailable)
+}
+
+/// Takes the lock that says that a gateway uses this file; makes the folder if it is missing.
+fn only_gateway(path: &Path) -> Result<File, Error> {
+    let unusable = |what: String| Error::Unusable(format!("cannot open {}: {what}", path.display()));
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|error| unusable(format!("cannot make its folder: {error}")))?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::create(&name).map_err(|error| unusable(format!("cannot make its lock file: {error}")))?;
+    file.try_lock()
+        .map_err(|error| unusable(format!("another gateway uses it ({error}); SQLite serves one process only")))?;
+    Ok(file)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "its one use is in map_err")]
+fn unavailable(error: sqlx::Error) -> Error {
+    Error::Unavailable(error.to_string())
+}
+
+/// The writer answered with another verb's result, which no code path can bring about.
+fn confused() -> Error {
+    Error::Unavailable("the writer answered another question".to_owned())
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
+        let configuration = acceptance.operation.submission.configuration.clone();
+        match self.writer.run(Verb::Accept(Box::new(acceptance))).await? {
+            Done::Accepted(accepted) => {
+                self.notices.work_on(configuration);
+                Ok(accepted)
+            }
+            Done::Claimed(_) | Done::Written => Err(confused()),
+        }
+    }
+
+    async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        verbs::recall(&mut connection, caller, key).await
+    }
+
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.writer.run(Verb::Record(entries)).await.map(drop)
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        read::operation(&mut connection, id).await
+    }
+
+    async fn operations(&self, query: &Query) -> Result<Vec<Operation>, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        read::operations(&mut connection, query).await
+    }
+
+    async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        read::parked(&mut connection, configuration).await
+    }
+
+    async fn open_lanes(&self, now: Timestamp, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        read::open_lanes(&mut connection, now, limit).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+        match self.writer.run(Verb::Claim(claim)).await? {
+            Done::Claimed(turn) => Ok(turn.map(|turn| *turn)),
+            Done::Accepted(_) | Done::Written => Err(confused()),
+        }
+    }
+
+    async fn begin_write(&self, lease: &Lease, intent: Intent) -> Result<(), Error> {
+        self.writer.run(Verb::BeginWrite(lease.holder(), intent)).await.map(drop)
+    }
+
+    async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
+        let keep_until = settlement.keep_until;
+        let ended: Vec<_> = settlement.ended.iter().map(|(id, _)| *id).collect();
+        self.writer.run(Verb::Settle(lease.holder(), settlement)).await?;
+        self.notices.ended(ended);
+        Ok(keep_until.map(|until| Lease { until, ..lease }))
+    }
+
+    async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
+        self.writer.run(Verb::Park(lease.holder(), parking)).await.map(drop)
+    }
+
+    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        read::audit(&mut connection, after, limit).await
+    }
+
+    async fn probe(&self, now: Timestamp) -> Result<(), Error> {
+        self.writer.run(Verb::Probe(now)).await.map(drop)
+    }
+
+    fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    async fn close(&self) {
+        self.writer.stop().await;
+        self.readers.close().await;
+        drop(self.lock.lock().await.take());
+    }
+}

@@ -1,0 +1,98 @@
+//! What the SQLite store is asked without changing it.
+
+use jiff::Timestamp;
+use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteConnection};
+
+use super::{
+    super::{AuditPage, Error, Parked, Query},
+    rows, unavailable,
+};
+use crate::domain::{ConfigurationId, Operation, OperationId};
+
+pub(super) async fn operation(connection: &mut SqliteConnection, id: OperationId) -> Result<Option<Operation>, Error> {
+    let sql = format!("SELECT {} FROM operations WHERE id = ?", rows::OPERATION);
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(connection).await;
+    row.map_err(unavailable)?.as_ref().map(rows::operation).transpose()
+}
+
+pub(super) async fn operations(connection: &mut SqliteConnection, query: &Query) -> Result<Vec<Operation>, Error> {
+    let mut sql: QueryBuilder<Sqlite> =
+        QueryBuilder::new(format!("SELECT {} FROM operations WHERE 1", rows::OPERATION));
+    let configuration = query.configuration.as_ref().map(ConfigurationId::as_str);
+    let equals = [
+        ("ticket", query.ticket.as_deref()),
+        ("configuration", configuration),
+        ("caller", query.caller.as_deref()),
+        ("state", query.state.as_deref()),
+    ];
+    for (column, value) in equals {
+        if let Some(value) = value {
+            sql.push(format!(" AND {column} = ")).push_bind(value);
+        }
+    }
+    if let Some(after) = query.after {
+        sql.push(" AND position < (SELECT position FROM operations WHERE id = ").push_bind(after.to_string()).push(")");
+    }
+    sql.push(" ORDER BY position DESC LIMIT ").push_bind(i64::try_from(query.limit).unwrap_or(i64::MAX));
+    let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;
+    found.iter().map(rows::operation).collect()
+}
+
+pub(super) async fn parked(
+    connection: &mut SqliteConnection,
+    configuration: &ConfigurationId,
+) -> Result<Option<Parked>, Error> {
+    let row = sqlx::query(
+        "SELECT parked_because, not_before, attempts FROM lanes
+         WHERE configuration = ? AND parked_because IS NOT NULL AND not_before IS NOT NULL",
+    )
+    .bind(configuration.as_str())
+    .fetch_optional(connection)
+    .await
+    .map_err(unavailable)?;
+    let parked = |row| {
+        Ok(Parked {
+            because: rows::text(&row, "parked_because")?,
+            until: rows::moment(rows::column(&row, "not_before")?)?,
+            attempts: rows::column(&row, "attempts")?,
+        })
+    };
+    row.map(parked).transpose()
+}
+
+pub(super) async fn open_lanes(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<ConfigurationId>, Error> {
+    let found = sqlx::query(
+        "SELECT DISTINCT configuration FROM operations
+         WHERE state IN ('queued', 'running') AND configuration NOT IN (
+             SELECT configuration FROM lanes WHERE lease_until > ?1 OR not_before > ?1)
+         LIMIT ?2",
+    )
+    .bind(rows::micros(now))
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await
+    .map_err(unavailable)?;
+    let id = |row| rows::text(row, "configuration")?.parse().map_err(|error| rows::unreadable("configuration", &error));
+    found.iter().map(id).collect()
+}
+
+pub(super) async fn audit(
+    connection: &mut SqliteConnection,
+    after: Option<i64>,
+    limit: usize,
+) -> Result<AuditPage, Error> {
+    let found = sqlx::query("SELECT position, text FROM audit WHERE position > ? ORDER BY position LIMIT ?")
+        .bind(after.unwrap_or(0))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    let records = found.iter().map(|row| rows::text(row, "text")).collect::<Result<Vec<_>, _>>()?;
+    let full = found.len() >= limit;
+    let last = found.last().filter(|_| full).map(|row| row.try_get("position")).transpose().map_err(unavailable)?;
+    Ok(AuditPage { records, next: last })
+}
