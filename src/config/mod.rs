@@ -6,8 +6,20 @@
 //! It deliberately reads no secret and no policy: it knows where they are ([`SecretSource`], [`Policy::dir`]); those who
 //! use them read them, so that a rotated secret is taken up. This is the only module that reads the environment.
 
+mod file;
+mod ledger;
+mod lists;
+mod nearest;
+mod secret;
+mod sections;
+mod table;
+#[cfg(test)]
+mod tests;
+mod value;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     time::Duration,
@@ -15,6 +27,10 @@ use std::{
 
 use url::Url;
 
+pub use self::{
+    file::{load, load_from_process},
+    secret::SecretError,
+};
 use crate::domain::{ConfigurationId, FilterId, GroupId, TenantId, ids::Cloud};
 
 /// All settings of one gateway.
@@ -248,4 +264,18 @@ pub struct Fault {
     pub what: String,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  hint: {hint}"),
+            None => Ok(()),
+        }
+    }
 }

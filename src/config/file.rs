@@ -1,0 +1,271 @@
+//! The file and the environment as written, and the way from there to a checked [`Config`].
+//!
+//! Built-in defaults come first, then the file, then the environment. [`load`] takes the text apart into tables that
+//! remember their lines, has `sections` and `lists` read them, and hands out settings only if nobody found a fault.
+//! Guarantees: every fault is told at once, unless the text is no TOML; no text makes this panic.
+//!
+//! It deliberately declares no setting and interprets no value. It is called by `cli`, once, before anything starts.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    Config, Fault,
+    ledger::Ledger,
+    lists::{self, Shelves},
+    sections,
+    table::{At, Cell, Place, Raw, Table, Title, VARIABLE_PREFIX},
+};
+
+/// Reads and checks the settings of the process: a file (`path`, or the one that `POSTERN_CONFIG` names) and the
+/// environment.
+pub fn load_from_process(path: Option<&Path>) -> Result<Config, Vec<Fault>> {
+    let named = std::env::var_os("POSTERN_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
+    let Some(path) = path.map(Path::to_path_buf).or(named) else {
+        return Err(vec![Fault {
+            place: "environment".to_owned(),
+            line: None,
+            what: "no configuration file is named".to_owned(),
+            hint: Some("give one with --config FILE or POSTERN_CONFIG=FILE; config/gateway.toml is a model".to_owned()),
+        }]);
+    };
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    load(Some(&path), std::env::vars_os().map(|(name, value)| (text(name), text(value))))
+}
+
+/// Reads and checks settings: defaults, then the file at `path`, then the `POSTERN__…` variables of `environment`.
+pub fn load(path: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Vec<Fault>> {
+    let text = path.map(read).transpose().map_err(|fault| vec![fault])?.unwrap_or_default();
+    let (config, mut ledger) = interpret(&Place::new(path, &text), &text, environment);
+    // Faults of the file in the order of its lines, then what is about no line.
+    ledger.faults.sort_by_key(|fault| fault.line.unwrap_or(usize::MAX));
+    match config {
+        Some(config) if ledger.faults.is_empty() => Ok(config),
+        _ => Err(ledger.faults),
+    }
+}
+
+/// Reads a text as settings, and tells what was wrong and which keys are known.
+pub(super) fn interpret(
+    place: &Place,
+    text: &str,
+    environment: impl Iterator<Item = (String, String)>,
+) -> (Option<Config>, Ledger) {
+    let mut ledger = Ledger::default();
+    let document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            ledger.faults.push(syntax(place, &error));
+            return (None, ledger);
+        }
+    };
+    let mut file = File {
+        place,
+        ledger,
+        root: Table::new(place, Title::default()),
+        issuers: Vec::new(),
+        callers: Vec::new(),
+        shelves: Shelves::default(),
+    };
+    file.sort(document.get_ref());
+    file.root.variables = environment.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)).collect();
+    file.settings()
+}
+
+/// The text, taken apart.
+struct File<'p> {
+    place: &'p Place,
+    ledger: Ledger,
+    root: Table<'p>,
+    issuers: Vec<Table<'p>>,
+    callers: Vec<Table<'p>>,
+    shelves: Shelves<'p>,
+}
+
+impl<'p> File<'p> {
+    fn settings(mut self) -> (Option<Config>, Ledger) {
+        let sections = sections::read(&mut self.root);
+        self.ledger.close(self.root);
+        let issuer_names = self.issuers.iter().filter_map(|table| table.peek("name")).collect::<BTreeSet<_>>();
+        let issuers = lists::issuers(self.issuers, &mut self.ledger);
+        let callers = lists::callers(self.callers, &issuer_names, &mut self.ledger);
+        let catalogue = lists::catalogue(self.shelves, &mut self.ledger);
+        let config = sections.map(|sections| Config {
+            server: sections.server,
+            store: sections.store,
+            graph: sections.graph,
+            operations: sections.operations,
+            executor: sections.executor,
+            policy: sections.policy,
+            telemetry: sections.telemetry,
+            issuers,
+            callers,
+            catalogue,
+        });
+        (config, self.ledger)
+    }
+
+    /// Puts each part of the document where it will be read.
+    fn sort(&mut self, document: &DeTable<'_>) {
+        for (key, value) in document {
+            let line = self.place.line(key.span().start);
+            match key.get_ref().as_ref() {
+                "issuers" => self.issuers = self.entries("issuers", line, value.get_ref()),
+                "callers" => self.callers = self.entries("callers", line, value.get_ref()),
+                "catalogue" => self.catalogue(line, value.get_ref()),
+                _ => put(self.place, &mut self.root, "", (key, value)),
+            }
+        }
+    }
+
+    /// The tables of a list.
+    fn entries(&mut self, kind: &'static str, line: usize, value: &DeValue<'_>) -> Vec<Table<'p>> {
+        let items = value.as_array().filter(|items| items.iter().all(|item| item.get_ref().is_table()));
+        let Some(items) = items else {
+            self.wrong(line, format!("{kind}: takes a list of tables"), format!("write [[{kind}]] before each entry"));
+            return Vec::new();
+        };
+        let tables = items.iter().filter_map(|item| Some((item.span().start, item.get_ref().as_table()?)));
+        tables.map(|(start, entry)| self.table(kind, kind.to_owned(), self.place.line(start), entry)).collect()
+    }
+
+    fn catalogue(&mut self, line: usize, value: &DeValue<'_>) {
+        let Some(parts) = self.object("catalogue", line, value) else { return };
+        for (key, value) in parts {
+            let line = self.place.line(key.span().start);
+            match key.get_ref().as_ref() {
+                "configurations" => self.configurations(line, value.get_ref()),
+                "groups" => self.shelves.groups = self.shelf("catalogue.groups", line, value.get_ref()),
+                "filters" => self.shelves.filters = self.shelf("catalogue.filters", line, value.get_ref()),
+                other => self.wrong(
+                    line,
+                    format!("unknown section {:?}", format!("catalogue.{}", segment(other))),
+                    "the catalogue has configurations, groups and filters".to_owned(),
+                ),
+            }
+        }
+    }
+
+    fn configurations(&mut self, line: usize, value: &DeValue<'_>) {
+        let Some(entries) = self.object("catalogue.configurations", line, value) else { return };
+        for (alias, value) in entries {
+            let line = self.place.line(alias.span().start);
+            let shown = format!("catalogue.configurations.{:?}", alias.get_ref());
+            if let Some(entry) = self.object(&shown, line, value.get_ref()) {
+                let table = self.table("catalogue.configurations", shown, line, entry);
+                self.shelves.configurations.push((alias.get_ref().to_string(), table));
+            }
+        }
+    }
+
+    /// A table whose keys are the operator's, not ours.
+    fn shelf(&mut self, kind: &'static str, line: usize, value: &DeValue<'_>) -> Option<Table<'p>> {
+        let entries = self.object(kind, line, value)?;
+        let mut table = Table::new(self.place, Title { kind, shown: kind.to_owned(), line: Some(line) });
+        for (alias, value) in entries {
+            let at = At::Line(self.place.line(alias.span().start));
+            table.cells.insert(alias.get_ref().to_string(), Cell { at, raw: raw(self.place, value.get_ref()) });
+        }
+        Some(table)
+    }
+
+    fn table(&self, kind: &'static str, shown: String, line: usize, entry: &DeTable<'_>) -> Table<'p> {
+        let mut table = Table::new(self.place, Title { kind, shown, line: Some(line) });
+        for pair in entry {
+            put(self.place, &mut table, "", pair);
+        }
+        table
+    }
+
+    /// What must be a table.
+    fn object<'v, 'i>(&mut self, shown: &str, line: usize, value: &'v DeValue<'i>) -> Option<&'v DeTable<'i>> {
+        let table = value.as_table();
+        if table.is_none() {
+            self.wrong(line, format!("{shown}: takes a table, not {}", noun(value)), format!("write [{shown}]"));
+        }
+        table
+    }
+
+    fn wrong(&mut self, line: usize, what: String, hint: String) {
+        self.ledger.faults.push(Fault { place: self.place.shown.clone(), line: Some(line), what, hint: Some(hint) });
+    }
+}
+
+type Pair<'d, 'i> = (&'d Spanned<std::borrow::Cow<'i, str>>, &'d Spanned<DeValue<'i>>);
+
+/// Puts a value, and all that is below it, into a table, by dotted key.
+fn put(place: &Place, table: &mut Table<'_>, above: &str, (key, value): Pair<'_, '_>) {
+    let dot = if above.is_empty() { "" } else { "." };
+    let path = format!("{above}{dot}{}", segment(key.get_ref()));
+    let line = place.line(key.span().start);
+    if let Some(below) = value.get_ref().as_table() {
+        for pair in below {
+            put(place, table, &path, pair);
+        }
+        table.tables.insert(path, line);
+    } else {
+        table.cells.insert(path, Cell { at: At::Line(line), raw: raw(place, value.get_ref()) });
+    }
+}
+
+/// A key as part of a path; one with a dot in it must not pass for two.
+fn segment(key: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    if !key.is_empty() && key.bytes().all(bare) { key.to_owned() } else { format!("{key:?}") }
+}
+
+fn raw(place: &Place, value: &DeValue<'_>) -> Raw {
+    match value {
+        DeValue::String(text) => Raw::Text(text.to_string()),
+        // No setting takes a number that long; its range refuses this one too.
+        DeValue::Integer(digits) => {
+            Raw::Number(i64::from_str_radix(digits.as_str(), digits.radix()).unwrap_or(i64::MAX))
+        }
+        DeValue::Array(items) => Raw::List(
+            items
+                .iter()
+                .map(|item| Cell { at: At::Line(place.line(item.span().start)), raw: raw(place, item.get_ref()) })
+                .collect(),
+        ),
+        DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Table(_) => Raw::Other(noun(value)),
+    }
+}
+
+fn noun(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn read(path: &Path) -> Result<String, Fault> {
+    std::fs::read_to_string(path).map_err(|error| Fault {
+        place: path.display().to_string(),
+        line: None,
+        what: format!("cannot be read: {error}"),
+        hint: Some("config/gateway.toml is a model to start from".to_owned()),
+    })
+}
+
+/// TOML's own message; without the line it shows, which could hold a secret.
+fn syntax(place: &Place, error: &toml::de::Error) -> Fault {
+    Fault {
+        place: place.shown.clone(),
+        line: error.span().map(|span| place.line(span.start)),
+        what: format!("not TOML: {}", error.message()),
+        hint: Some("everything else is checked once this is mended".to_owned()),
+    }
+}

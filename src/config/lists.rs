@@ -1,0 +1,169 @@
+//! The parts of the file that have many entries: `[[issuers]]`, `[[callers]]`, `[catalogue]`.
+//!
+//! Guarantees: names are unique, every caller names an issuer, and no token can be two callers: which of two rules
+//! applies must not depend on their order.
+//!
+//! It deliberately does not ask an issuer or Graph whether what is named here exists.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    CallerRule, Catalogue, Catalogued, Issuer,
+    ledger::Ledger,
+    table::Table,
+    value::{self, Refusal, duration, spell},
+};
+use crate::domain::{ConfigurationId, FilterId, GroupId};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+/// A clock that is further off is broken, and tokens would live that much too long.
+const LEEWAY_MAX: Duration = Duration::from_mins(5);
+
+/// Reads `[[issuers]]`.
+pub(super) fn issuers(tables: Vec<Table<'_>>, ledger: &mut Ledger) -> Vec<Issuer> {
+    let (mut names, mut values) = (BTreeSet::new(), BTreeSet::new());
+    let mut issuers = Vec::new();
+    for mut table in tables {
+        let name = table.required("name", value::name);
+        let value = table.required("issuer", value::filled);
+        unique(&mut table, "name", name.as_ref(), &mut names);
+        unique(&mut table, "issuer", value.as_ref(), &mut values);
+        issuers.extend(issuer(&mut table, name, value));
+        ledger.close(table);
+    }
+    issuers
+}
+
+fn issuer(table: &mut Table<'_>, name: Option<String>, issuer: Option<String>) -> Option<Issuer> {
+    let audiences = table.list("audiences", None, value::filled);
+    let algorithms = table.list("algorithms", Some(&["RS256"]), value::algorithm);
+    let jwks_url = table.required("jwks_url", value::guarded_url);
+    let jwks_ttl = table.setting("jwks_ttl", "1h", duration(MINUTE, DAY));
+    let jwks_refresh_min = table.setting("jwks_refresh_min", "30s", duration(SECOND, DAY));
+    let leeway = table.setting("leeway", "30s", duration(Duration::ZERO, LEEWAY_MAX));
+    if let (Some(ttl), Some(refresh)) = (jwks_ttl, jwks_refresh_min)
+        && refresh > ttl
+    {
+        let what = format!("{} is longer than jwks_ttl ({})", spell(refresh), spell(ttl));
+        table.refuse("jwks_refresh_min", &what, Some("lower it, or raise jwks_ttl"));
+    }
+    Some(Issuer {
+        name: name?,
+        issuer: issuer?,
+        audiences,
+        algorithms,
+        jwks_url: jwks_url?,
+        jwks_ttl: jwks_ttl?,
+        jwks_refresh_min: jwks_refresh_min?,
+        leeway: leeway?,
+    })
+}
+
+/// Reads `[[callers]]`; `issuers` are the names that may be named.
+pub(super) fn callers(tables: Vec<Table<'_>>, issuers: &BTreeSet<String>, ledger: &mut Ledger) -> Vec<CallerRule> {
+    let mut names = BTreeSet::new();
+    let mut callers: Vec<CallerRule> = Vec::new();
+    for mut table in tables {
+        let name = table.required("name", value::name);
+        unique(&mut table, "name", name.as_ref(), &mut names);
+        if let Some(caller) = caller(&mut table, name, issuers) {
+            for other in callers.iter().filter(|other| overlap(other, &caller)) {
+                let what = format!("callers {:?} and {:?} could both match one token", other.name, caller.name);
+                table.object(what, "tell them apart by client_id, or by subject, in both");
+            }
+            callers.push(caller);
+        }
+        ledger.close(table);
+    }
+    callers
+}
+
+fn caller(table: &mut Table<'_>, name: Option<String>, issuers: &BTreeSet<String>) -> Option<CallerRule> {
+    let issuer = table.required("issuer", value::name);
+    let client_id = table.optional("client_id", value::filled);
+    let subject = table.optional("subject", value::filled);
+    let required_role = table.optional("required_role", value::filled);
+    if let Some(issuer) = issuer.as_ref().filter(|issuer| !issuers.contains(*issuer)) {
+        let known = issuers.iter().cloned().collect::<Vec<_>>().join(", ");
+        let hint = if known.is_empty() { "no [[issuers]] has a name".to_owned() } else { format!("one of {known}") };
+        table.refuse("issuer", &format!("no issuer is called {issuer:?}"), Some(&hint));
+    }
+    if !table.given("client_id") && !table.given("subject") {
+        let who = name.as_deref().unwrap_or("without a name");
+        let what = format!("caller {who:?} has neither client_id nor subject");
+        table.object(what, "every token of the issuer would be this caller: give one of them, or both");
+    }
+    Some(CallerRule { name: name?, issuer: issuer?, client_id, subject, required_role })
+}
+
+/// Whether a token exists that both rules match. Roles do not tell rules apart: a token can have all of them.
+fn overlap(a: &CallerRule, b: &CallerRule) -> bool {
+    let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
+    a.name != b.name && a.issuer == b.issuer && agree(&a.client_id, &b.client_id) && agree(&a.subject, &b.subject)
+}
+
+/// The tables of `[catalogue]`: one for each configuration, by alias, and one each for groups and filters.
+#[derive(Debug, Default)]
+pub(super) struct Shelves<'p> {
+    pub(super) configurations: Vec<(String, Table<'p>)>,
+    pub(super) groups: Option<Table<'p>>,
+    pub(super) filters: Option<Table<'p>>,
+}
+
+/// Reads `[catalogue]`.
+pub(super) fn catalogue(shelves: Shelves<'_>, ledger: &mut Ledger) -> Catalogue {
+    let mut configurations = BTreeMap::new();
+    let mut ids = BTreeSet::new();
+    for (alias, mut table) in shelves.configurations {
+        let id = table.required("id", value::parsed::<ConfigurationId>);
+        let tags = table.list("tags", Some(&[]), value::filled);
+        // Two entries would give one configuration two sets of tags, and policy would see whichever was asked for.
+        unique(&mut table, "id", id.as_ref(), &mut ids);
+        if let Err(refusal) = alias_of(&alias) {
+            table.object(format!("catalogue: {}", refusal.what), refusal.hint.as_deref().unwrap_or_default());
+        }
+        configurations.extend(id.map(|id| (alias, Catalogued { id, tags })));
+        ledger.close(table);
+    }
+    let groups = shelves.groups.map(|table| aliases::<GroupId>(table, ledger)).unwrap_or_default();
+    let filters = shelves.filters.map(|table| aliases::<FilterId>(table, ledger)).unwrap_or_default();
+    Catalogue { configurations, groups, filters }
+}
+
+fn aliases<T>(mut table: Table<'_>, ledger: &mut Ledger) -> BTreeMap<String, T>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let ids = table.entries(|alias, text| {
+        alias_of(alias)?;
+        value::parsed::<T>(text)
+    });
+    ledger.close(table);
+    ids
+}
+
+/// An alias that is an id could hide the object that has this id.
+fn alias_of(alias: &str) -> Result<(), Refusal> {
+    let refused = alias.parse::<ConfigurationId>().is_ok() || value::application(alias).is_ok();
+    match value::filled(alias) {
+        Ok(_) if !refused => Ok(()),
+        _ => {
+            Err(Refusal::new(format!("{alias:?} is no name for an object"))
+                .hint("an alias is a name that is not an id"))
+        }
+    }
+}
+
+/// Refuses a value that an earlier entry has.
+fn unique<T: Ord + Clone>(table: &mut Table<'_>, key: &'static str, value: Option<&T>, seen: &mut BTreeSet<T>) {
+    if let Some(value) = value
+        && !seen.insert(value.clone())
+    {
+        table.refuse(key, "an earlier entry has the same one", Some("each entry needs its own"));
+    }
+}

@@ -1,0 +1,86 @@
+//! Reading a secret from where the settings say it is.
+//!
+//! Guarantees: a secret is read anew each time, so that a rotated one is taken up; it comes without the line break that
+//! editors add; an empty one is an error; no message holds any part of it.
+//!
+//! It deliberately keeps nothing and judges nothing: whether a secret is the right one, the login service says.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use secrecy::SecretString;
+
+use super::{Config, Credential, Fault, SecretSource};
+
+/// Why a secret cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file cannot be read, or is not text.
+    #[error("cannot read the secret in {}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The environment variable is not set, or is not text.
+    #[error("the environment variable {name} is not set to a text")]
+    Variable {
+        /// Which variable.
+        name: String,
+    },
+    /// There is nothing in it.
+    #[error("the secret in {0} is empty")]
+    Empty(SecretSource),
+}
+
+impl SecretSource {
+    /// Reads the secret. This is a short blocking read.
+    pub fn read(&self) -> Result<SecretString, SecretError> {
+        let mut text = match self {
+            Self::File(path) => read_file(path)?,
+            Self::Environment(name) => read_variable(name)?,
+        };
+        text.truncate(text.trim_end_matches(['\r', '\n']).len());
+        if text.trim().is_empty() { Err(SecretError::Empty(self.clone())) } else { Ok(text.into()) }
+    }
+}
+
+/// Where the secret is, for messages.
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Environment(name) => write!(f, "the environment variable {name}"),
+        }
+    }
+}
+
+impl Config {
+    /// Tries to read every secret that the settings name, and reports those that cannot be read.
+    pub fn check_secrets(&self) -> Vec<Fault> {
+        let Credential::Secret(source) = &self.graph.credential;
+        source.read().err().map(|error| unreadable(source, &error)).into_iter().collect()
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, SecretError> {
+    fs::read_to_string(path).map_err(|source| SecretError::File { path: path.to_path_buf(), source })
+}
+
+#[expect(clippy::disallowed_methods, reason = "config is the one module that reads the environment")]
+fn read_variable(name: &str) -> Result<String, SecretError> {
+    // The cause is left out: it may hold the variable's content.
+    std::env::var(name).ok().ok_or_else(|| SecretError::Variable { name: name.to_owned() })
+}
+
+fn unreadable(source: &SecretSource, error: &SecretError) -> Fault {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let (place, hint) = match source {
+        SecretSource::File(path) => (path.display().to_string(), "graph.credential.secret_file names this file"),
+        SecretSource::Environment(_) => ("environment".to_owned(), "graph.credential.secret_env names this variable"),
+    };
+    Fault { place, line: None, what: format!("{error}{cause}"), hint: Some(hint.to_owned()) }
+}

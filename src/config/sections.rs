@@ -1,0 +1,194 @@
+//! The single settings: `server`, `store`, `graph`, `operations`, `executor`, `policy`, `telemetry`.
+//!
+//! Each setting stands here once, with its key, default, limits and form; `config/gateway.toml` is checked against what
+//! stands here. Then come the rules between settings: each is one check with one sentence.
+//!
+//! It deliberately looks at no host, file or variable: settings can be checked on any machine.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::{
+    Credential, Executor, Graph, Operations, Policy, SecretSource, Server, Store, Telemetry,
+    table::Table,
+    value::{self, duration, spell},
+};
+use crate::domain::{TenantId, ids::Cloud};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const MINUTES_5: Duration = Duration::from_mins(5);
+const DAY: Duration = Duration::from_hours(24);
+/// Sixty days: nobody repeats a request or rests a name for longer.
+const DAYS_60: Duration = Duration::from_hours(24 * 60);
+
+/// All single settings.
+#[derive(Debug)]
+pub(super) struct Sections {
+    pub(super) server: Server,
+    pub(super) store: Store,
+    pub(super) graph: Graph,
+    pub(super) operations: Operations,
+    pub(super) executor: Executor,
+    pub(super) policy: Policy,
+    pub(super) telemetry: Telemetry,
+}
+
+/// Reads every section, then checks what must fit together.
+pub(super) fn read(table: &mut Table<'_>) -> Option<Sections> {
+    let call_timeout = table.setting("graph.call_timeout", "20s", duration(SECOND, MINUTES_5));
+    let server = server(table);
+    let store = table.setting("store.url", "sqlite:postern.db", value::store_url).map(|sqlite| Store { sqlite });
+    let graph = graph(table, call_timeout);
+    let operations = operations(table);
+    let executor = executor(table, call_timeout);
+    let policy = table.path("policy.dir", Some("policies")).map(|dir| Policy { dir });
+    let telemetry = telemetry(table);
+    Some(Sections {
+        server: server?,
+        store: store?,
+        graph: graph?,
+        operations: operations?,
+        executor: executor?,
+        policy: policy?,
+        telemetry: telemetry?,
+    })
+}
+
+fn server(table: &mut Table<'_>) -> Option<Server> {
+    let listen = table.setting("server.listen", "127.0.0.1:8080", value::address);
+    let admin_listen = table.setting("server.admin_listen", "127.0.0.1:9090", value::address);
+    let body_max = table.setting("server.body_max", "256KiB", value::size);
+    let stop_deadline = table.setting("server.stop_deadline", "20s", duration(SECOND, MINUTES_5));
+    // Port 0 is any free port, so two of them are two ports.
+    if listen.is_some_and(|listen| listen.port() != 0) && listen == admin_listen {
+        table.refuse(
+            "server.admin_listen",
+            "the probes need an address of their own",
+            Some("server.listen has the same one"),
+        );
+    }
+    Some(Server { listen: listen?, admin_listen: admin_listen?, body_max: body_max?, stop_deadline: stop_deadline? })
+}
+
+fn graph(table: &mut Table<'_>, call_timeout: Option<Duration>) -> Option<Graph> {
+    let cloud = table.required("graph.cloud", value::parsed::<Cloud>);
+    let roots = roots(table, cloud);
+    let _version = table.setting("graph.api_version", "beta", value::api_version);
+    let tenant_id = table.required("graph.tenant_id", value::parsed::<TenantId>);
+    let client_id = table.required("graph.client_id", value::application);
+    let credential = credential(table);
+    let attempts_max = table.number("graph.attempts_max", 4, 1..=10);
+    let names_ttl = table.setting("graph.names_ttl", "5m", duration(SECOND, DAY));
+    let (endpoint, authority) = roots?;
+    let cloud = cloud?;
+    // The sandbox is its own audience; elsewhere the audience is the cloud's Graph, whatever stands in front of it.
+    let audience = if cloud == Cloud::Sandbox { endpoint.as_str() } else { cloud.graph() };
+    let scope = format!("{audience}/.default");
+    Some(Graph {
+        cloud,
+        scope,
+        endpoint,
+        authority,
+        tenant_id: tenant_id?,
+        client_id: client_id?,
+        credential: credential?,
+        call_timeout: call_timeout?,
+        attempts_max: attempts_max?,
+        names_ttl: names_ttl?,
+    })
+}
+
+/// The roots of Graph's and the login service's URLs.
+fn roots(table: &mut Table<'_>, cloud: Option<Cloud>) -> Option<(String, String)> {
+    let endpoint = table.optional("graph.endpoint", value::root_url);
+    let authority = table.optional("graph.authority", value::root_url);
+    for (given, other) in [("graph.endpoint", "graph.authority"), ("graph.authority", "graph.endpoint")] {
+        if table.given(given) && !table.given(other) {
+            // Half an override would send the token of one cloud to the host of another.
+            table.refuse(
+                given,
+                &format!("given without {other}"),
+                Some("give both, or neither and let graph.cloud decide"),
+            );
+        }
+    }
+    let cloud = cloud?;
+    Some((
+        endpoint.unwrap_or_else(|| cloud.graph().to_owned()),
+        authority.unwrap_or_else(|| cloud.authority().to_owned()),
+    ))
+}
+
+fn credential(table: &mut Table<'_>) -> Option<Credential> {
+    let (file_key, variable_key) = ("graph.credential.secret_file", "graph.credential.secret_env");
+    table.setting("graph.credential.kind", "secret", value::credential_kind)?;
+    let file = table.path("graph.credential.secret_file", None).map(SecretSource::File);
+    let variable = table.optional("graph.credential.secret_env", value::variable).map(SecretSource::Environment);
+    // The environment lies over the file: the one that was set there is meant.
+    let source = match (table.given(file_key), table.given(variable_key)) {
+        (true, true) => match (table.is_variable(file_key), table.is_variable(variable_key)) {
+            (true, false) => file,
+            (false, true) => variable,
+            (true, true) | (false, false) => {
+                table.refuse(variable_key, "given beside secret_file", Some("give one of the two"));
+                None
+            }
+        },
+        (false, false) => {
+            table.missing(file_key);
+            None
+        }
+        (true, false) | (false, true) => file.or(variable),
+    };
+    source.map(Credential::Secret)
+}
+
+fn operations(table: &mut Table<'_>) -> Option<Operations> {
+    let wait_default = table.setting("operations.wait_default", "10s", duration(Duration::ZERO, MINUTES_5));
+    let wait_max = table.setting("operations.wait_max", "25s", duration(SECOND, MINUTES_5));
+    let idempotency_ttl = table.setting("operations.idempotency_ttl", "7d", duration(MINUTE, DAYS_60));
+    let targets_max = table.number("operations.targets_max", 100, 1..=1_000);
+    if let (Some(wait_default), Some(wait_max)) = (wait_default, wait_max)
+        && wait_max < wait_default
+    {
+        let what = format!("{} is less than operations.wait_default ({})", spell(wait_max), spell(wait_default));
+        table.refuse("operations.wait_max", &what, Some("raise it, or lower operations.wait_default"));
+    }
+    Some(Operations {
+        wait_default: wait_default?,
+        wait_max: wait_max?,
+        idempotency_ttl: idempotency_ttl?,
+        targets_max: usize::try_from(targets_max?).ok()?,
+    })
+}
+
+fn executor(table: &mut Table<'_>, call_timeout: Option<Duration>) -> Option<Executor> {
+    let lanes_max = table.number("executor.lanes_max", 8, 1..=256);
+    let batch_max = table.number("executor.batch_max", 500, 1..=10_000);
+    let lease_ttl = table.setting("executor.lease_ttl", "60s", duration(SECOND, Duration::from_hours(1)));
+    let sweep_interval =
+        table.setting("executor.sweep_interval", "5s", duration(Duration::from_millis(100), MINUTES_5));
+    if let (Some(lease), Some(call)) = (lease_ttl, call_timeout)
+        && lease <= call.saturating_mul(2)
+    {
+        // A read and a write must both fit, or a lane would lose its lease in the middle of a turn.
+        let what =
+            format!("{} is too short: it must be longer than twice graph.call_timeout ({})", spell(lease), spell(call));
+        table.refuse("executor.lease_ttl", &what, Some("raise it, or lower graph.call_timeout"));
+    }
+    Some(Executor {
+        lanes_max: usize::try_from(lanes_max?).ok()?,
+        batch_max: usize::try_from(batch_max?).ok()?,
+        lease_ttl: lease_ttl?,
+        sweep_interval: sweep_interval?,
+    })
+}
+
+fn telemetry(table: &mut Table<'_>) -> Option<Telemetry> {
+    let otlp_endpoint: Option<Url> = table.optional("telemetry.otlp_endpoint", value::any_url);
+    let log_format = table.setting("telemetry.log_format", "auto", value::log_format);
+    let log_filter = table.setting("telemetry.log_filter", "info", value::log_filter);
+    Some(Telemetry { otlp_endpoint, log_format: log_format?, log_filter: log_filter? })
+}

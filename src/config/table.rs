@@ -1,0 +1,339 @@
+//! One table of the file, with what the environment lays over it.
+//!
+//! A setting is declared where it is read: [`Table::setting`] and its like take the key, the default and the parser, and
+//! from then on the key is known. Guarantees: a value that does not fit is recorded as a fault with its place, and
+//! reading goes on; the ledger then reports every key that was written and never asked for. Whatever is read from
+//! a table counts only if the ledger holds no fault in the end, so a reader may go on with a default in between.
+//!
+//! It deliberately knows no setting: which there are is `sections` and `lists`' business.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use super::{Fault, value::Refusal};
+
+/// The prefix of the variables that set keys, and what stands for the dot.
+pub(super) const VARIABLE_PREFIX: &str = "POSTERN__";
+
+/// The file: how it is called, where it lies, where its lines begin.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) shown: String,
+    pub(super) folder: PathBuf,
+    starts: Vec<usize>,
+}
+
+impl Place {
+    pub(super) fn new(path: Option<&Path>, text: &str) -> Self {
+        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        Self {
+            shown: path.map_or_else(|| "environment".to_owned(), |path| path.display().to_string()),
+            folder: path.and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default(),
+            starts: std::iter::once(0).chain(breaks.map(|(offset, _)| offset.saturating_add(1))).collect(),
+        }
+    }
+
+    /// The line, counted from one, that holds the byte at `offset`.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
+}
+
+/// Where a value was written.
+#[derive(Clone, Debug)]
+pub(super) enum At {
+    Line(usize),
+    Variable(String),
+}
+
+/// A value as written. What no setting takes is kept by the name of its type only.
+#[derive(Clone, Debug)]
+pub(super) enum Raw {
+    Text(String),
+    Number(i64),
+    List(Vec<Cell>),
+    Other(&'static str),
+}
+
+impl Raw {
+    /// The text, or what it is instead.
+    fn text(self) -> Result<String, &'static str> {
+        if let Self::Text(text) = self { Ok(text) } else { Err(self.noun()) }
+    }
+
+    pub(super) fn noun(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Number(_) => "a number",
+            Self::List(_) => "a list",
+            Self::Other(noun) => noun,
+        }
+    }
+}
+
+/// A value and where it was written.
+#[derive(Clone, Debug)]
+pub(super) struct Cell {
+    pub(super) at: At,
+    pub(super) raw: Raw,
+}
+
+/// A key that the loader knows.
+#[derive(Debug)]
+pub(super) struct Declared {
+    pub(super) key: &'static str,
+    /// The default, as the file would write it.
+    pub(super) default: Option<String>,
+}
+
+/// What a table is called, in messages and as a kind (`issuers."entra"` is one of `issuers`).
+#[derive(Debug, Default)]
+pub(super) struct Title {
+    pub(super) kind: &'static str,
+    pub(super) shown: String,
+    pub(super) line: Option<usize>,
+}
+
+/// The values of one table: the single settings, or one entry of a list.
+#[derive(Debug)]
+pub(super) struct Table<'p> {
+    place: &'p Place,
+    pub(super) title: Title,
+    /// Values by key, dotted below this table.
+    pub(super) cells: BTreeMap<String, Cell>,
+    /// Tables below this one, and the line of their first mention.
+    pub(super) tables: BTreeMap<String, usize>,
+    pub(super) variables: BTreeMap<String, String>,
+    taken: BTreeMap<&'static str, At>,
+    pub(super) declared: Vec<Declared>,
+    pub(super) faults: Vec<Fault>,
+}
+
+impl<'p> Table<'p> {
+    pub(super) fn new(place: &'p Place, title: Title) -> Self {
+        Self {
+            place,
+            title,
+            cells: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            variables: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            declared: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// A text with a default.
+    pub(super) fn setting<T>(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        parse: impl Fn(&str) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        self.declare(key, Some(format!("{default:?}")));
+        match self.text(key) {
+            Some(text) => self.fit(key, parse(&text)),
+            None => self.fit(key, parse(default)),
+        }
+    }
+
+    /// A text that must be given.
+    pub(super) fn required<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, Refusal>) -> Option<T> {
+        let value = self.optional(key, parse);
+        if value.is_none() && !self.given(key) {
+            self.missing(key);
+        }
+        value
+    }
+
+    /// A text that may be left out.
+    pub(super) fn optional<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, Refusal>) -> Option<T> {
+        self.declare(key, None);
+        let text = self.text(key)?;
+        self.fit(key, parse(&text))
+    }
+
+    /// A whole number with a default.
+    pub(super) fn number(&mut self, key: &'static str, default: u32, range: RangeInclusive<u32>) -> Option<u32> {
+        self.declare(key, Some(default.to_string()));
+        let Some(cell) = self.take(key) else { return Some(default) };
+        let number = match (&cell.raw, &cell.at) {
+            (Raw::Number(number), _) => u32::try_from(*number).ok(),
+            // A variable has no type of its own.
+            (Raw::Text(text), At::Variable(_)) => text.parse().ok(),
+            (other, _) => {
+                self.wrong_type(key, "a whole number", other.noun());
+                return None;
+            }
+        };
+        let bounds = format!("it is a whole number from {} to {}", range.start(), range.end());
+        let within = number.filter(|number| range.contains(number));
+        self.fit(key, within.ok_or_else(|| Refusal::new("out of range").hint(bounds)))
+    }
+
+    /// A path; one in the file counts from the file's folder, one in a variable from the working directory.
+    pub(super) fn path(&mut self, key: &'static str, default: Option<&str>) -> Option<PathBuf> {
+        self.declare(key, default.map(|default| format!("{default:?}")));
+        let text = self.text(key).or_else(|| default.map(str::to_owned))?;
+        if text.is_empty() {
+            self.refuse(key, "an empty path", None);
+            return None;
+        }
+        Some(if self.is_variable(key) { PathBuf::from(text) } else { self.place.folder.join(text) })
+    }
+
+    /// A list of texts. Without a default it must be given; it may be empty only if its default is.
+    pub(super) fn list<T: Ord>(
+        &mut self,
+        key: &'static str,
+        default: Option<&[&str]>,
+        parse: impl Fn(&str) -> Result<T, Refusal>,
+    ) -> BTreeSet<T> {
+        self.declare(key, default.map(|default| format!("{default:?}")));
+        let Some(cell) = self.take(key) else {
+            if default.is_none() {
+                self.missing(key);
+            }
+            return default.unwrap_or_default().iter().filter_map(|text| parse(text).ok()).collect();
+        };
+        let Raw::List(items) = cell.raw else {
+            self.wrong_type(key, "a list of strings", cell.raw.noun());
+            return BTreeSet::new();
+        };
+        if items.is_empty() && default.is_none_or(|default| !default.is_empty()) {
+            self.refuse(key, "an empty list", None);
+        }
+        items.into_iter().filter_map(|item| self.item(key, item, &parse)).collect()
+    }
+
+    /// Every value of a table whose keys are not ours, by its key.
+    pub(super) fn entries<T>(&mut self, parse: impl Fn(&str, &str) -> Result<T, Refusal>) -> BTreeMap<String, T> {
+        let cells = std::mem::take(&mut self.cells);
+        cells.into_iter().filter_map(|(key, cell)| self.entry(&key, cell, &parse).map(|value| (key, value))).collect()
+    }
+
+    fn entry<T>(&mut self, key: &str, cell: Cell, parse: &impl Fn(&str, &str) -> Result<T, Refusal>) -> Option<T> {
+        let refusal = match cell.raw.text() {
+            Ok(text) => match parse(key, &text) {
+                Ok(value) => return Some(value),
+                Err(refusal) => refusal,
+            },
+            Err(noun) => Refusal::new(format!("takes a string, not {noun}")),
+        };
+        let line = if let At::Line(line) = cell.at { Some(line) } else { None };
+        let what = format!("{}.{key:?}: {}", self.title.shown, refusal.what);
+        self.faults.push(self.fault(line, what, refusal.hint));
+        None
+    }
+
+    /// The text of a key that is not yet read.
+    pub(super) fn peek(&self, key: &str) -> Option<String> {
+        match &self.cells.get(key)?.raw {
+            Raw::Text(text) => Some(text.clone()),
+            Raw::Number(_) | Raw::List(_) | Raw::Other(_) => None,
+        }
+    }
+
+    /// Whether the key was written, whatever became of its value.
+    pub(super) fn given(&self, key: &str) -> bool {
+        self.taken.contains_key(key)
+    }
+
+    /// Whether the key was written as a variable.
+    pub(super) fn is_variable(&self, key: &str) -> bool {
+        matches!(self.taken.get(key), Some(At::Variable(_)))
+    }
+
+    /// Records a fault at the place of a key, or of its table if it was not written.
+    pub(super) fn refuse(&mut self, key: &str, what: &str, hint: Option<&str>) {
+        let hint = hint.map(str::to_owned);
+        let fault = match self.taken.get(key) {
+            Some(At::Variable(name)) => {
+                Fault { place: "environment".to_owned(), line: None, what: format!("{name}: {what}"), hint }
+            }
+            Some(At::Line(line)) => self.fault(Some(*line), format!("{}: {what}", self.shown(key)), hint),
+            None => self.fault(self.home(key), format!("{}: {what}", self.shown(key)), hint),
+        };
+        self.faults.push(fault);
+    }
+
+    /// Records that a key which must be there is not.
+    pub(super) fn missing(&mut self, key: &str) {
+        let fault = self.fault(self.home(key), format!("{:?} is missing", self.shown(key)), None);
+        self.faults.push(fault);
+    }
+
+    /// A fault that is about the table, not about one key.
+    pub(super) fn object(&mut self, what: String, hint: &str) {
+        let fault = self.fault(self.title.line, what, Some(hint.to_owned()));
+        self.faults.push(fault);
+    }
+
+    fn declare(&mut self, key: &'static str, default: Option<String>) {
+        self.declared.push(Declared { key, default });
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Cell> {
+        let written = self.cells.remove(key);
+        let variable = variable(key);
+        let cell = match self.variables.remove(&variable) {
+            Some(text) => Some(Cell { at: At::Variable(variable), raw: Raw::Text(text) }),
+            None => written,
+        }?;
+        self.taken.insert(key, cell.at.clone());
+        Some(cell)
+    }
+
+    fn text(&mut self, key: &'static str) -> Option<String> {
+        match self.take(key)?.raw.text() {
+            Ok(text) => Some(text),
+            Err(noun) => {
+                self.wrong_type(key, "a string", noun);
+                None
+            }
+        }
+    }
+
+    fn item<T>(&mut self, key: &'static str, item: Cell, parse: &impl Fn(&str) -> Result<T, Refusal>) -> Option<T> {
+        // A list may have many lines: a fault is told at the line of its item.
+        self.taken.insert(key, item.at);
+        match item.raw.text() {
+            Ok(text) => self.fit(key, parse(&text)),
+            Err(noun) => {
+                self.wrong_type(key, "a list of strings", noun);
+                None
+            }
+        }
+    }
+
+    fn fit<T>(&mut self, key: &str, parsed: Result<T, Refusal>) -> Option<T> {
+        parsed.map_err(|refusal| self.refuse(key, &refusal.what, refusal.hint.as_deref())).ok()
+    }
+
+    fn wrong_type(&mut self, key: &str, wanted: &str, found: &str) {
+        let default = self.declared.iter().rev().find(|declared| declared.key == key).and_then(|it| it.default.clone());
+        let hint = default.map(|default| format!("the default is {default}"));
+        self.refuse(key, &format!("takes {wanted}, not {found}"), hint.as_deref());
+    }
+
+    pub(super) fn shown(&self, key: &str) -> String {
+        if self.title.shown.is_empty() { key.to_owned() } else { format!("{}.{key}", self.title.shown) }
+    }
+
+    /// The line of the table that a key belongs to.
+    fn home(&self, key: &str) -> Option<usize> {
+        key.rsplit_once('.').and_then(|(table, _)| self.tables.get(table).copied()).or(self.title.line)
+    }
+
+    pub(super) fn fault(&self, line: Option<usize>, what: String, hint: Option<String>) -> Fault {
+        Fault { place: self.place.shown.clone(), line, what, hint }
+    }
+}
+
+/// The variable that sets a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"))
+}

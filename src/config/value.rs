@@ -1,0 +1,261 @@
+//! How single values are written: durations, sizes, addresses, URLs, names.
+//!
+//! Each function takes the text of one value and gives the checked value, or a [`Refusal`] that says what is wrong and
+//! how to write it. Guarantees: what is accepted has one meaning, and a unit is always written.
+//!
+//! It deliberately repeats no URL and nothing that could be a secret in a refusal: faults end up in logs and tickets.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use tracing_subscriber::EnvFilter;
+use url::{Host, Url};
+use uuid::Uuid;
+
+use super::{Algorithm, LogFormat, nearest::nearest};
+
+/// Why a value cannot be taken.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) what: String,
+    pub(super) hint: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), hint: None }
+    }
+
+    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// Anything that parses itself and says what it should be like.
+pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Refusal> {
+    text.parse().map_err(|error: T::Err| Refusal::new(format!("{text:?} does not fit")).hint(error.to_string()))
+}
+
+/// The units of time, longest first, in milliseconds.
+const TIME_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// A time between two bounds, like `20s`.
+pub(super) fn duration(least: Duration, most: Duration) -> impl Fn(&str) -> Result<Duration, Refusal> {
+    move |text| {
+        let value = counted(text, &TIME_UNITS).map(Duration::from_millis).ok_or_else(|| {
+            Refusal::new(format!("{text:?} is not a duration"))
+                .hint("write a number and its unit: 500ms, 20s, 5m, 1h, 7d")
+        })?;
+        if (least..=most).contains(&value) {
+            Ok(value)
+        } else {
+            Err(Refusal::new(format!("{text:?} is out of range")).hint(format!(
+                "it lies between {} and {}",
+                spell(least),
+                spell(most)
+            )))
+        }
+    }
+}
+
+/// A duration as the file would write it.
+pub(super) fn spell(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let fits = |unit: &&(&str, u64)| millis != 0 && millis.is_multiple_of(unit.1);
+    match TIME_UNITS.iter().find(fits) {
+        Some((name, unit)) => format!("{}{name}", millis.checked_div(*unit).unwrap_or(0)),
+        None => format!("{}s", duration.as_secs_f64()),
+    }
+}
+
+const SIZE_UNITS: [(&str, u64); 3] = [("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// A size between 1 KiB and 64 MiB, like `256KiB`.
+pub(super) fn size(text: &str) -> Result<usize, Refusal> {
+    let bytes = counted(text, &SIZE_UNITS).and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(|| {
+        Refusal::new(format!("{text:?} is not a size")).hint("write a number and its unit: 4096B, 256KiB, 1MiB")
+    })?;
+    if (1 << 10..=1 << 26).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(Refusal::new(format!("{text:?} is out of range")).hint("it lies between 1KiB and 64MiB"))
+    }
+}
+
+fn counted(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (count, name) = text.split_at_checked(digits)?;
+    let (_, unit) = units.iter().find(|(unit, _)| *unit == name)?;
+    count.parse::<u64>().ok()?.checked_mul(*unit)
+}
+
+/// An address to listen on.
+pub(super) fn address(text: &str) -> Result<SocketAddr, Refusal> {
+    text.parse().ok().ok_or_else(|| {
+        Refusal::new(format!("{text:?} is not an address and port"))
+            .hint("write it like 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080; names are not looked up")
+    })
+}
+
+/// The file of the database.
+pub(super) fn store_url(text: &str) -> Result<PathBuf, Refusal> {
+    let hint = "write sqlite: and the path of a file, like sqlite:/var/lib/postern/postern.db";
+    if text.starts_with("postgres:") || text.starts_with("postgresql:") {
+        return Err(Refusal::new("PostgreSQL is not supported by this version; use sqlite:PATH").hint(hint));
+    }
+    match text.strip_prefix("sqlite:") {
+        Some("" | ":memory:") => {
+            Err(Refusal::new("a database in memory would lose accepted changes at every stop").hint(hint))
+        }
+        Some(path) if path.starts_with("//") || path.contains('?') => {
+            Err(Refusal::new("sqlite: takes a plain path, no URL").hint(hint))
+        }
+        Some(path) => Ok(PathBuf::from(path)),
+        None => Err(Refusal::new("not a store").hint(hint)),
+    }
+}
+
+/// A URL that is called over TLS, or on this machine.
+pub(super) fn guarded_url(text: &str) -> Result<Url, Refusal> {
+    let url = any_url(text)?;
+    if url.scheme() == "http" && !loopback(&url) {
+        return Err(Refusal::new("http:// to another machine sends tokens and keys unprotected").hint("write https://"));
+    }
+    Ok(url)
+}
+
+/// The root of other URLs, without a slash at its end.
+pub(super) fn root_url(text: &str) -> Result<String, Refusal> {
+    let url = guarded_url(text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(Refusal::new("the root of other URLs ends before ? and #"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// A URL of either scheme.
+pub(super) fn any_url(text: &str) -> Result<Url, Refusal> {
+    let url = Url::parse(text)
+        .map_err(|error| Refusal::new(format!("not a URL: {error}")).hint("write it whole, like https://host/path"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(Refusal::new("not an http or https URL").hint("write it whole, like https://host/path"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Refusal::new("a URL in the settings holds no user and no password"));
+    }
+    Ok(url)
+}
+
+fn loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// The name of a caller or an issuer: it stands in policies, records and logs.
+pub(super) fn name(text: &str) -> Result<String, Refusal> {
+    let fits = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if fits && (1..=64).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(Refusal::new(format!("{text:?} is not a name"))
+            .hint("1 to 64 letters, digits, dots, dashes or underscores"))
+    }
+}
+
+/// A text of which nothing is known but that it is there.
+pub(super) fn filled(text: &str) -> Result<String, Refusal> {
+    if text.trim().is_empty() { Err(Refusal::new("it is empty")) } else { Ok(text.to_owned()) }
+}
+
+/// The id of an application in Entra.
+pub(super) fn application(text: &str) -> Result<String, Refusal> {
+    match Uuid::try_parse(text) {
+        Ok(id) if text.len() == 36 => Ok(id.as_hyphenated().to_string()),
+        _ => Err(Refusal::new(format!("{text:?} is not an application's id"))
+            .hint("it is a GUID: \"Application (client) ID\" in Entra")),
+    }
+}
+
+/// The name of an environment variable. A text that is none may be the secret itself, so it is not repeated.
+pub(super) fn variable(text: &str) -> Result<String, Refusal> {
+    let fits = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && text.bytes().next().is_some_and(|first| !first.is_ascii_digit());
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(Refusal::new("not the name of an environment variable")
+            .hint("name the variable that holds the secret; never write the secret itself here"))
+    }
+}
+
+/// The version of Graph. v1.0 neither shows nor keeps an assignment's filter.
+pub(super) fn api_version(text: &str) -> Result<(), Refusal> {
+    match text {
+        "beta" => Ok(()),
+        "v1.0" => Err(Refusal::new("v1.0 neither shows nor keeps filters, so a write through it would lose them")
+            .hint("leave it at \"beta\"")),
+        _ => Err(Refusal::new(format!("{text:?} is no version of Graph")).hint("leave it at \"beta\"")),
+    }
+}
+
+/// The kind of credential.
+pub(super) fn credential_kind(text: &str) -> Result<(), Refusal> {
+    if text == "secret" {
+        Ok(())
+    } else {
+        Err(Refusal::new(format!("{text:?} is not supported by this version"))
+            .hint("\"secret\" is, with secret_file or secret_env"))
+    }
+}
+
+/// The form of log lines.
+pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "json" => Ok(LogFormat::Json),
+        "pretty" => Ok(LogFormat::Pretty),
+        _ => Err(Refusal::new(format!("{text:?} is no form of log")).hint("one of auto, json, pretty")),
+    }
+}
+
+/// Which events are logged.
+pub(super) fn log_filter(text: &str) -> Result<String, Refusal> {
+    match EnvFilter::try_new(text) {
+        Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
+        _ => Err(Refusal::new(format!("{text:?} is not a filter")).hint("write a level, or like postern=debug,info")),
+    }
+}
+
+const ALGORITHMS: [(&str, Algorithm); 9] = [
+    ("RS256", Algorithm::Rs256),
+    ("RS384", Algorithm::Rs384),
+    ("RS512", Algorithm::Rs512),
+    ("PS256", Algorithm::Ps256),
+    ("PS384", Algorithm::Ps384),
+    ("PS512", Algorithm::Ps512),
+    ("ES256", Algorithm::Es256),
+    ("ES384", Algorithm::Es384),
+    ("EdDSA", Algorithm::EdDsa),
+];
+
+/// A signature algorithm of callers' tokens.
+pub(super) fn algorithm(text: &str) -> Result<Algorithm, Refusal> {
+    let names = || ALGORITHMS.iter().map(|row| row.0);
+    if let Some((_, algorithm)) = ALGORITHMS.iter().find(|row| row.0 == text) {
+        return Ok(*algorithm);
+    }
+    let known = names().collect::<Vec<_>>().join(", ");
+    Err(if text.starts_with("HS") {
+        Refusal::new(format!("{text:?} is refused: whoever can check a shared-key signature can also forge one"))
+            .hint(format!("one of {known}"))
+    } else if text.eq_ignore_ascii_case("none") {
+        Refusal::new(format!("{text:?} is refused: a token without a signature proves nothing"))
+            .hint(format!("one of {known}"))
+    } else {
+        let hint = nearest(text, names()).map_or(format!("one of {known}"), |meant| format!("did you mean {meant:?}?"));
+        Refusal::new(format!("{text:?} is no algorithm that this version knows")).hint(hint)
+    })
+}
