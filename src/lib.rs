@@ -5,6 +5,8 @@ pub mod canonical;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod executor;
+pub mod graph;
 pub mod outbound;
 pub mod store;
 pub mod telemetry;

@@ -1,10 +1,180 @@
-//! Logs and traces.
-use opentelemetry::trace::TraceContextExt as _;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+//! Logs and traces: how they are started, what they carry, and how they are flushed.
+//!
+//! Logs go to standard error, as JSON lines or for people. Traces go to a collector by OTLP over HTTP when one is
+//! configured; without one they are made all the same, so every log line, problem and audit record has a trace id.
+//!
+//! Guarantees: W3C trace context is taken from callers ([`set_parent`]) and passed on ([`traceparent`]); a malformed one
+//! starts a new trace. A collector that is down costs nothing but its traces.
+//!
+//! It deliberately holds all names of OpenTelemetry: no other module touches its types.
+
+use std::time::Duration;
+
+use opentelemetry::{
+    KeyValue,
+    propagation::{Extractor, TextMapPropagator},
+    trace::{SpanContext, TraceContextExt, TraceId, TracerProvider},
+};
+use opentelemetry_otlp::{Protocol, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    propagation::TraceContextPropagator,
+    trace::{Sampler, SdkTracerProvider},
+};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::{EnvFilter, Layer, filter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::{self, LogFormat};
+
+/// The name under which traces are sent.
+const SERVICE: &str = "postern";
+/// How long a flush at the end may take.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Crates whose spans and events are the exporter's own traffic; exporting them would feed on itself.
+const EXPORTERS_OWN: [&str; 6] = ["hyper", "reqwest", "h2", "rustls", "opentelemetry", "hyper_util"];
+
+/// Why telemetry cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The filter is not in tracing's syntax.
+    #[error("telemetry.log_filter: {0}")]
+    Filter(String),
+    /// The exporter cannot be made.
+    #[error("telemetry.otlp_endpoint: {0}")]
+    Exporter(String),
+    /// It was started before.
+    #[error("telemetry was started before: {0}")]
+    Started(String),
+}
+
+/// Telemetry that is running; keep it until the end and [`Telemetry::flush`] it.
+#[derive(Debug)]
+pub struct Telemetry {
+    provider: SdkTracerProvider,
+}
+
+/// Starts logs and traces for this process.
+pub fn start(settings: &config::Telemetry) -> Result<Telemetry, Error> {
+    let provider = provider(settings)?;
+    let filter = EnvFilter::try_new(&settings.log_filter).map_err(|error| Error::Filter(error.to_string()))?;
+    let pretty = match settings.log_format {
+        LogFormat::Pretty => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => std::io::IsTerminal::is_terminal(&std::io::stderr()),
+    };
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let logs = if pretty {
+        logs.with_target(false).boxed()
+    } else {
+        logs.json().flatten_event(true).with_span_list(false).boxed()
+    };
+    let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
+    let traces =
+        tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE)).with_filter(filter::filter_fn(own));
+    tracing_subscriber::registry()
+        .with(traces)
+        .with(logs.with_filter(filter))
+        .try_init()
+        .map_err(|error| Error::Started(error.to_string()))?;
+    Ok(Telemetry { provider })
+}
+
+fn provider(settings: &config::Telemetry) -> Result<SdkTracerProvider, Error> {
+    let resource = Resource::builder()
+        .with_service_name(SERVICE)
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    let builder = SdkTracerProvider::builder()
+        .with_resource(resource)
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)));
+    let Some(endpoint) = &settings.otlp_endpoint else { return Ok(builder.build()) };
+    let endpoint = format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'));
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(|error| Error::Exporter(error.to_string()))?;
+    Ok(builder.with_batch_exporter(exporter).build())
+}
+
+impl Telemetry {
+    /// Sends what has not been sent yet, for a bounded time. Blocks.
+    pub fn flush(self) {
+        if let Err(error) = self.provider.shutdown_with_timeout(FLUSH_TIMEOUT) {
+            tracing::warn!(%error, "some traces may not have been sent");
+        }
+    }
+}
+
+/// The two headers of W3C trace context.
+struct Headers<'a> {
+    traceparent: Option<&'a str>,
+    tracestate: Option<&'a str>,
+}
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        match key {
+            "traceparent" => self.traceparent,
+            "tracestate" => self.tracestate,
+            _ => None,
+        }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec!["traceparent", "tracestate"]
+    }
+}
+
+fn remote(traceparent: &str, tracestate: Option<&str>) -> SpanContext {
+    let headers = Headers { traceparent: Some(traceparent), tracestate };
+    TraceContextPropagator::new().extract(&headers).span().span_context().clone()
+}
+
+/// Makes a span, not entered yet, part of its caller's trace. Without a well-formed `traceparent` it starts its own.
+pub fn set_parent(span: &Span, traceparent: Option<&str>, tracestate: Option<&str>) {
+    let context = TraceContextPropagator::new().extract(&Headers { traceparent, tracestate });
+    if context.span().span_context().is_valid()
+        && let Err(error) = span.set_parent(context)
+    {
+        tracing::debug!(%error, "the caller's trace cannot be continued");
+    }
+}
+
+/// Links a span to the one that a `traceparent` names.
+pub fn link(span: &Span, traceparent: Option<&str>) {
+    let linked = traceparent.map(|traceparent| remote(traceparent, None)).filter(SpanContext::is_valid);
+    if let Some(linked) = linked {
+        span.add_link(linked);
+    }
+}
 
 /// The W3C `traceparent` of the current span.
 pub fn traceparent() -> Option<String> {
-    let context = tracing::Span::current().context();
-    let span = context.span().span_context().clone();
-    span.is_valid().then(|| format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8()))
+    let span = context_of(&Span::current())?;
+    Some(format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8()))
+}
+
+/// The trace id of the current span.
+pub fn trace_id() -> Option<String> {
+    trace_id_of(&Span::current())
+}
+
+/// The trace id of a span.
+pub fn trace_id_of(span: &Span) -> Option<String> {
+    context_of(span).map(|context| context.trace_id().to_string())
+}
+
+/// The trace id in a `traceparent`.
+pub fn trace_id_in(traceparent: &str) -> Option<String> {
+    let trace_id = remote(traceparent, None).trace_id();
+    (trace_id != TraceId::INVALID).then(|| trace_id.to_string())
+}
+
+fn context_of(span: &Span) -> Option<SpanContext> {
+    let context = span.context().span().span_context().clone();
+    context.is_valid().then_some(context)
 }

@@ -6,6 +6,8 @@
 //!
 //! It deliberately does not say how a failure is shown to a caller; `api::problem` does.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,8 @@ pub struct Submission {
     pub configuration_name: String,
     /// What to do to its assignments.
     pub change: Change,
+    /// Display names of groups and filters by their ids, as they were when the change was accepted.
+    pub names: BTreeMap<String, String>,
     /// The configured name of the caller.
     pub caller: String,
     /// The ticket that asked for it.
@@ -127,6 +131,8 @@ pub enum FailureCode {
     ConfigurationGone,
     /// Graph's answer cannot be understood safely enough to write on top of it.
     PresentSetUnreadable,
+    /// The set reads as empty, but was left full; a write on top of a faulty read would wipe it.
+    PresentSetVanished,
 }
 
 impl FailureCode {
@@ -136,6 +142,7 @@ impl FailureCode {
             Self::GraphRefused => "graph-refused",
             Self::ConfigurationGone => "configuration-gone",
             Self::PresentSetUnreadable => "present-set-unreadable",
+            Self::PresentSetVanished => "present-set-vanished",
         }
     }
 }

@@ -107,7 +107,7 @@ pub struct Claim {
     pub trace_id: Option<String>,
 }
 
-/// The right to work on a lane. Cannot be copied; [`Store::settle`] and [`Store::park`] consume it.
+/// The right to work on a lane. Cannot be copied: the verbs that need it consume it, and hand it back while it lasts.
 #[derive(Debug)]
 pub struct Lease {
     configuration: ConfigurationId,
@@ -153,6 +153,8 @@ pub struct Turn {
     pub intent: Option<Intent>,
     /// Digest of the set as the last settled turn left it.
     pub left: Option<Digest>,
+    /// How often the lane was parked since then.
+    pub attempts: u32,
 }
 
 /// A write that is about to be sent.
@@ -207,7 +209,7 @@ pub struct Parked {
     /// When its lane tries again.
     pub until: Timestamp,
     /// How often it has tried in vain.
-    pub attempts: i64,
+    pub attempts: u32,
 }
 
 /// A page of the audit trail, oldest first.
@@ -246,8 +248,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Takes a free lane and marks its pending operations running. None if it is not free or nothing is pending.
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error>;
 
-    /// Announces a write, so that a successor can tell whether it took effect.
-    async fn begin_write(&self, lease: &Lease, intent: Intent) -> Result<(), Error>;
+    /// Announces a write, so that a successor can tell whether it took effect, and extends the lease for it.
+    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, until: Timestamp) -> Result<(), Error>;
 
     /// Ends operations; the lane becomes free unless the settlement keeps it.
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error>;

@@ -171,8 +171,10 @@ impl Store for Sqlite {
         }
     }
 
-    async fn begin_write(&self, lease: &Lease, intent: Intent) -> Result<(), Error> {
-        self.writer.run(Verb::BeginWrite(lease.holder(), intent)).await.map(drop)
+    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, until: Timestamp) -> Result<(), Error> {
+        self.writer.run(Verb::BeginWrite(lease.holder(), intent.clone(), until)).await?;
+        lease.until = until;
+        Ok(())
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{
@@ -90,7 +91,7 @@ pub(super) async fn apply(
                 Ok(Done::Written)
             }
             Verb::Claim(wanted) => Ok(Done::Claimed(claim(connection, ledger, wanted).await?.map(Box::new))),
-            Verb::BeginWrite(holder, intent) => begin_write(connection, holder, intent).await?,
+            Verb::BeginWrite(holder, intent, until) => begin_write(connection, holder, intent, *until).await?,
             Verb::Settle(holder, settlement) => settle(connection, ledger, holder, settlement).await?,
             Verb::Park(holder, parking) => park(connection, holder, parking).await?,
             Verb::Probe(now) => {
@@ -225,7 +226,7 @@ async fn claim(connection: &mut SqliteConnection, ledger: &mut Ledger, claim: &C
         "INSERT INTO lanes (configuration, owner, fencing, lease_until) VALUES (?1, ?2, 1, ?3)
          ON CONFLICT (configuration) DO UPDATE SET owner = ?2, fencing = fencing + 1, lease_until = ?3, not_before = NULL
          WHERE (lease_until IS NULL OR lease_until <= ?4) AND (not_before IS NULL OR not_before <= ?4)
-         RETURNING fencing, intent, left_digest",
+         RETURNING fencing, intent, left_digest, attempts",
     )
     .bind(claim.configuration.as_str())
     .bind(&claim.owner)
@@ -259,6 +260,7 @@ async fn claim(connection: &mut SqliteConnection, ledger: &mut Ledger, claim: &C
         operations,
         intent: intent.as_deref().map(|json| rows::from_json("lanes.intent", json)).transpose()?,
         left: left.map(|hex| Digest::stored(&hex)),
+        attempts: rows::column(&taken, "attempts")?,
     }))
 }
 
@@ -303,9 +305,14 @@ macro_rules! if_held {
     }};
 }
 
-async fn begin_write(connection: &mut SqliteConnection, holder: &Holder, intent: &Intent) -> Result<Outcome, Error> {
+async fn begin_write(
+    connection: &mut SqliteConnection,
+    holder: &Holder,
+    intent: &Intent,
+    until: Timestamp,
+) -> Result<Outcome, Error> {
     let intent = rows::to_json("intent", intent)?;
-    Ok(if_held!(connection, holder, "intent = ?", intent))
+    Ok(if_held!(connection, holder, "intent = ?, lease_until = ?", intent, rows::micros(until)))
 }
 
 async fn settle(

@@ -37,7 +37,7 @@ pub(super) enum Verb {
     Accept(Box<Acceptance>),
     Record(Vec<Entry>),
     Claim(Claim),
-    BeginWrite(Holder, Intent),
+    BeginWrite(Holder, Intent, Timestamp),
     Settle(Holder, Settlement),
     Park(Holder, Parking),
     Probe(Timestamp),

@@ -1,0 +1,168 @@
+//! Carries pending changes to Graph: which configurations have work, and how many are worked on at once.
+//!
+//! Woken by the store's notices and by its own sweep, it gives each configuration with pending operations a turn
+//! ([`lane`]), one at a time per configuration and at most `lanes_max` in all, first come first served.
+//!
+//! Guarantees: an operation whose notice was lost is found by the sweep; a lane that panics takes no other with it and
+//! is free again when its lease ends. After [`Executor::run`] has returned no write is under way.
+//!
+//! It deliberately keeps no list of work of its own: what is pending stands in the store and nowhere else.
+
+mod lane;
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use self::lane::{After, Lane};
+use crate::{
+    clock::{self, Clock},
+    config,
+    domain::ConfigurationId,
+    graph::Upstream,
+    store::{self, Store},
+};
+
+/// Lanes taken up by one sweep at most; the next sweep takes the next.
+const SWEEP_MAX: usize = 1000;
+
+/// The parts that the executor works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Where pending operations are.
+    pub store: Arc<dyn Store>,
+    /// Where they are carried.
+    pub upstream: Arc<dyn Upstream>,
+    /// The time.
+    pub clock: Clock,
+    /// Limits.
+    pub settings: config::Executor,
+    /// This replica, as leases and the audit trail name it.
+    pub owner: String,
+}
+
+/// The executor of one gateway process.
+#[derive(Debug)]
+pub struct Executor {
+    parts: Parts,
+    lanes: JoinSet<Result<After, store::Error>>,
+    running: HashMap<Id, ConfigurationId>,
+    queue: Queue,
+}
+
+/// Configurations that wait for a turn, each once, first come first served.
+#[derive(Debug, Default)]
+struct Queue {
+    order: VecDeque<ConfigurationId>,
+    members: HashSet<ConfigurationId>,
+}
+
+impl Queue {
+    fn push(&mut self, configuration: ConfigurationId) {
+        if self.members.insert(configuration.clone()) {
+            self.order.push_back(configuration);
+        }
+    }
+
+    /// The first that is not running; those that run keep their place.
+    fn pop(&mut self, running: &HashMap<Id, ConfigurationId>) -> Option<ConfigurationId> {
+        let place = self.order.iter().position(|waiting| !running.values().any(|runs| runs == waiting))?;
+        let next = self.order.remove(place)?;
+        self.members.remove(&next);
+        Some(next)
+    }
+}
+
+impl Executor {
+    /// An executor of these parts, not yet running.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, lanes: JoinSet::new(), running: HashMap::new(), queue: Queue::default() }
+    }
+
+    /// Works until `stop`; then takes up nothing more, lets the turns that are under way end, and returns.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let parts = self.parts.clone();
+        let mut pause = Duration::ZERO;
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                noticed = parts.store.notices().work() => noticed.into_iter().for_each(|it| self.queue.push(it)),
+                Some(ended) = self.lanes.join_next_with_id() => self.ended(ended),
+                () = parts.clock.sleep(pause) => {
+                    self.sweep().await;
+                    pause = parts.settings.sweep_interval;
+                }
+            }
+            self.start_lanes();
+        }
+        while let Some(ended) = self.lanes.join_next_with_id().await {
+            self.ended(ended);
+        }
+    }
+
+    /// Looks for pending work without being told of it.
+    async fn sweep(&mut self) {
+        match self.parts.store.open_lanes(self.parts.clock.now(), SWEEP_MAX).await {
+            Ok(found) => found.into_iter().for_each(|configuration| self.queue.push(configuration)),
+            Err(error) => tracing::error!(%error, "cannot look for pending operations"),
+        }
+    }
+
+    fn start_lanes(&mut self) {
+        while self.lanes.len() < self.parts.settings.lanes_max
+            && let Some(configuration) = self.queue.pop(&self.running)
+        {
+            let lane = Lane::new(self.parts.clone(), configuration.clone());
+            let started = self.lanes.spawn(lane.turn());
+            self.running.insert(started.id(), configuration);
+        }
+    }
+
+    /// A lane's turn has ended.
+    fn ended(&mut self, ended: Result<(Id, Result<After, store::Error>), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let Some(configuration) = self.running.remove(&id) else { return };
+        match ended {
+            Ok((_, Ok(After::Idle))) => {}
+            Ok((_, Ok(After::Again))) => self.queue.push(configuration),
+            Ok((_, Ok(After::Parked(until)))) => self.wake_at(configuration, until),
+            // The sweep comes back to it; at once would be a hot loop against a store in trouble.
+            Ok((_, Err(error))) => {
+                tracing::error!(%error, configuration.id = %configuration, "a lane's turn broke off")
+            }
+            Err(error) => tracing::error!(%error, configuration.id = %configuration, "a lane's turn panicked"),
+        }
+    }
+
+    /// Has a parked lane noticed when its pause is over, so that it need not wait for a sweep.
+    fn wake_at(&self, configuration: ConfigurationId, until: jiff::Timestamp) {
+        let Parts { store, clock, .. } = self.parts.clone();
+        tokio::spawn(async move {
+            clock.sleep(clock::until(clock.now(), until)).await;
+            store.notices().work_on(configuration);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_is_fair_and_holds_each_configuration_once() {
+        let id = |number: u8| -> ConfigurationId {
+            format!("9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0{number:02}_Limit").parse().unwrap()
+        };
+        let mut queue = Queue::default();
+        for number in [3, 1, 3, 2, 1] {
+            queue.push(id(number));
+        }
+        let nothing = HashMap::new();
+        assert_eq!(std::iter::from_fn(|| queue.pop(&nothing)).collect::<Vec<_>>(), [id(3), id(1), id(2)]);
+    }
+}

@@ -1,0 +1,181 @@
+//! The way to Microsoft Graph: read a configuration, its assignments and groups; replace an assignment set.
+//!
+//! Guarantees: a read is complete to its last page or it is an error; a replacement posts the whole set, one entry per
+//! target, each with everything Graph gave us in it. Errors are told apart by what can be done about them, above all
+//! [`Error::Unknown`]: a write whose answer was lost, which only reading back can decide.
+//!
+//! It deliberately merges nothing and repeats no write whose effect is unknown; the executor does. Only this module
+//! holds Graph's token.
+
+mod model;
+mod token;
+mod transport;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use self::token::Tokens;
+use self::transport::Transport;
+use crate::{
+    clock::Clock,
+    config,
+    domain::{AssignmentSet, Configuration, ConfigurationId, GroupId},
+    outbound::Outbound,
+};
+
+/// Groups looked up in one call; Graph takes no more values than these in one `in` of a filter.
+pub const GROUPS_MAX: usize = 15;
+/// Pages of one collection: far beyond any real set, so that a server that never ends cannot hold a lane for ever.
+const PAGES_MAX: usize = 200;
+
+/// Why Graph did not do what was asked, by what can be done about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Too many calls: try again after this pause. Nothing was changed.
+    #[error("Graph is throttling; it asks for a pause of {} s", pause.as_secs_f64())]
+    Throttled {
+        /// How long to leave the tenant alone.
+        pause: Duration,
+    },
+    /// No useful answer: try again later. Nothing was changed.
+    #[error("Graph is unavailable: {0}")]
+    Unavailable(String),
+    /// A write's answer was lost: read back before anything else.
+    #[error("the answer to a write was lost: {0}")]
+    Unknown(String),
+    /// The gateway's own proof is not accepted: its operators must act.
+    #[error("the gateway is not authorised: {0}")]
+    Unauthorised(String),
+    /// The gateway lacks a permission for this.
+    #[error("{0}")]
+    Forbidden(Refusal),
+    /// The object is not there.
+    #[error("{0}")]
+    Missing(Refusal),
+    /// Graph refuses the content.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Graph's answer is not one to build on.
+    #[error("Graph's answer cannot be used: {0}")]
+    Unreadable(String),
+}
+
+/// Graph's words of refusal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("Graph answered {status} {code}: {message}")]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// Graph's code.
+    pub code: String,
+    /// Graph's message, out of its wrapping.
+    pub message: String,
+    /// Graph's id of the call.
+    pub request_id: Option<String>,
+}
+
+/// What is assigned at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The direct assignments: what a change can change.
+    pub direct: AssignmentSet,
+    /// How many more come from policy sets; they are not ours to post.
+    pub from_policy_sets: usize,
+}
+
+/// A group as Entra describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its object id.
+    pub id: GroupId,
+    /// Its display name.
+    pub name: String,
+}
+
+/// Proof of a write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// Graph's id of the call.
+    pub request_id: Option<String>,
+}
+
+/// What the house asks of Graph.
+#[async_trait]
+pub trait Upstream: Send + Sync + std::fmt::Debug {
+    /// One configuration.
+    async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, Error>;
+
+    /// Those of these groups that exist, in any order; at most [`GROUPS_MAX`].
+    async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, Error>;
+
+    /// The present assignments of a configuration, to the last page.
+    async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error>;
+
+    /// Makes `set` the direct assignments of a configuration, whatever they were.
+    async fn replace_assignments(
+        &self,
+        id: &ConfigurationId,
+        set: &AssignmentSet,
+        client_request_id: &str,
+    ) -> Result<Receipt, Error>;
+}
+
+/// Graph itself.
+#[derive(Debug)]
+pub struct Graph {
+    transport: Transport,
+}
+
+impl Graph {
+    /// The way to the Graph of these settings.
+    pub fn new(settings: config::Graph, outbound: Outbound, clock: Clock) -> Self {
+        Self { transport: Transport::new(settings, outbound, clock) }
+    }
+}
+
+const CONFIGURATIONS: &str = "deviceManagement/deviceEnrollmentConfigurations";
+
+#[async_trait]
+impl Upstream for Graph {
+    async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, Error> {
+        let answer = self.transport.read(&format!("{CONFIGURATIONS}/{id}")).await?;
+        model::configuration(id, &answer.body)
+    }
+
+    async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, Error> {
+        let list = ids.iter().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(",");
+        let query: String = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("$filter", &format!("id in ({list})"))
+            .append_pair("$select", "id,displayName")
+            .finish();
+        let answer = self.transport.read(&format!("groups?{query}")).await?;
+        model::groups(&answer.body)
+    }
+
+    async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
+        let mut rows = Vec::new();
+        let mut answer = self.transport.read(&format!("{CONFIGURATIONS}/{id}/assignments")).await?;
+        for _ in 0..PAGES_MAX {
+            let page = model::assignments(&answer.body)?;
+            rows.extend(page.rows);
+            match page.next {
+                None => return model::present(rows),
+                Some(next) => answer = self.transport.read_next(&next).await?,
+            }
+        }
+        Err(Error::Unreadable(format!("the assignments of {id} have more than {PAGES_MAX} pages")))
+    }
+
+    async fn replace_assignments(
+        &self,
+        id: &ConfigurationId,
+        set: &AssignmentSet,
+        client_request_id: &str,
+    ) -> Result<Receipt, Error> {
+        let body = model::assign_body(set)?;
+        let path = format!("{CONFIGURATIONS}/{id}/assign");
+        let answer = self.transport.write(&path, body, client_request_id).await?;
+        Ok(Receipt { request_id: answer.header("request-id").map(str::to_owned) })
+    }
+}

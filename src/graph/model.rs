@@ -1,0 +1,337 @@
+//! Graph's JSON, to and from the domain. Nothing else in the house knows Graph's field names.
+//!
+//! Guarantees: what is read and not changed is written back with the same meaning, fields and target types that this
+//! version does not know included. What is known but makes no sense is an error, because writing on top of it would
+//! lose something.
+//!
+//! Sources: Microsoft's reference for `deviceEnrollmentConfiguration: assign` (beta), its CSDL, and recorded answers;
+//! see `docs/graph.md`.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Error, Group, Present, Refusal};
+use crate::{
+    canonical,
+    domain::{
+        Assignment, AssignmentSet, Configuration, ConfigurationId, Filter, FilterMode, Kind, Target, assignment::Unread,
+    },
+};
+
+const TYPE: &str = "@odata.type";
+const GROUP_ID: &str = "groupId";
+const FILTER_ID: &str = "deviceAndAppManagementAssignmentFilterId";
+const FILTER_TYPE: &str = "deviceAndAppManagementAssignmentFilterType";
+const NAMESPACE: &str = "#microsoft.graph.";
+
+const GROUP: &str = "groupAssignmentTarget";
+const EXCLUDED_GROUP: &str = "exclusionGroupAssignmentTarget";
+const ALL_DEVICES: &str = "allDevicesAssignmentTarget";
+const ALL_USERS: &str = "allLicensedUsersAssignmentTarget";
+
+/// Kinds by their type in Graph, and by the suffix of their ids for answers that leave the type out.
+const KINDS: [(Kind, &str, &str); 8] = [
+    (
+        Kind::StatusPage,
+        "windows10EnrollmentCompletionPageConfiguration",
+        "Windows10EnrollmentCompletionPageConfiguration",
+    ),
+    (Kind::PlatformRestriction, "deviceEnrollmentPlatformRestrictionConfiguration", "SinglePlatformRestriction"),
+    (Kind::PlatformRestrictions, "deviceEnrollmentPlatformRestrictionsConfiguration", "PlatformRestrictions"),
+    (Kind::DeviceLimit, "deviceEnrollmentLimitConfiguration", "Limit"),
+    (Kind::WindowsHello, "deviceEnrollmentWindowsHelloForBusinessConfiguration", "WindowsHelloForBusiness"),
+    (Kind::CoManagement, "deviceComanagementAuthorityConfiguration", "DeviceComanagementAuthorityConfiguration"),
+    (Kind::Notification, "deviceEnrollmentNotificationConfiguration", "EnrollmentNotificationsConfiguration"),
+    (Kind::WindowsRestore, "windowsRestoreDeviceEnrollmentConfiguration", "WindowsRestore"),
+];
+
+fn read<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|error| Error::Unreadable(format!("{what}: {error}")))
+}
+
+#[derive(Deserialize)]
+struct ConfigurationBody {
+    #[serde(rename = "@odata.type")]
+    odata_type: Option<String>,
+    #[serde(rename = "displayName")]
+    display_name: Option<String>,
+    priority: Option<i64>,
+}
+
+pub(super) fn configuration(id: &ConfigurationId, body: &[u8]) -> Result<Configuration, Error> {
+    let body: ConfigurationBody = read("the configuration", body)?;
+    let suffix = id.as_str().split_once('_').map_or("", |(_, suffix)| suffix);
+    let suffix = suffix.strip_prefix("Default").unwrap_or(suffix);
+    let name = body.odata_type.as_deref().map(short_type);
+    let kind = KINDS.iter().find(|(_, of_type, of_id)| name.map_or(*of_id == suffix, |name| name == *of_type));
+    Ok(Configuration {
+        id: id.clone(),
+        name: body.display_name.unwrap_or_default(),
+        kind: kind.map_or(Kind::Unknown, |(kind, ..)| *kind),
+        // Without its priority a configuration cannot be told from a default by it; its id still can.
+        priority: body.priority.unwrap_or(-1),
+    })
+}
+
+#[derive(Deserialize)]
+struct GroupBody {
+    id: String,
+    #[serde(rename = "displayName")]
+    display_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    value: Vec<T>,
+    #[serde(rename = "@odata.nextLink")]
+    next: Option<String>,
+}
+
+pub(super) fn groups(body: &[u8]) -> Result<Vec<Group>, Error> {
+    let page: Page<GroupBody> = read("the groups", body)?;
+    if page.next.is_some() {
+        return Err(Error::Unreadable("more groups than were asked for".to_owned()));
+    }
+    let group = |group: GroupBody| {
+        let id = group.id.parse().map_err(|error| Error::Unreadable(format!("a group's id: {error}")))?;
+        Ok(Group { id, name: group.display_name.unwrap_or_default() })
+    };
+    page.value.into_iter().map(group).collect()
+}
+
+/// An assignment as Graph gives it. `id` is not read: Graph makes it anew with every write.
+#[derive(Deserialize)]
+pub(super) struct Row {
+    source: Option<String>,
+    target: Map<String, Value>,
+}
+
+/// One page of assignments.
+pub(super) struct Assignments {
+    pub(super) rows: Vec<Row>,
+    pub(super) next: Option<String>,
+}
+
+pub(super) fn assignments(body: &[u8]) -> Result<Assignments, Error> {
+    let Page { value, next } = read("the assignments", body)?;
+    Ok(Assignments { rows: value, next })
+}
+
+/// The set that these rows are, once all pages are there.
+pub(super) fn present(rows: Vec<Row>) -> Result<Present, Error> {
+    let all = rows.len();
+    let direct = rows.into_iter().filter(|row| row.source.as_deref().is_none_or(|source| source == "direct"));
+    let direct = direct.map(|row| assignment(row.target)).collect::<Result<Vec<_>, _>>()?;
+    let from_policy_sets = all.saturating_sub(direct.len());
+    let direct = AssignmentSet::from_parts(direct).map_err(|error| Error::Unreadable(error.to_string()))?;
+    Ok(Present { direct, from_policy_sets })
+}
+
+fn assignment(mut fields: Map<String, Value>) -> Result<Assignment, Error> {
+    let filter = filter(fields.remove(FILTER_ID), fields.remove(FILTER_TYPE))?;
+    let name = fields.get(TYPE).and_then(Value::as_str).map(|name| short_type(name).to_owned());
+    let name = name.ok_or_else(|| Error::Unreadable("a target without @odata.type".to_owned()))?;
+    let target = match name.as_str() {
+        GROUP => Target::Group(group_id(&mut fields)?),
+        EXCLUDED_GROUP => Target::ExcludedGroup(group_id(&mut fields)?),
+        ALL_DEVICES => Target::AllDevices,
+        ALL_USERS => Target::AllUsers,
+        _ => {
+            let unread = Unread::new(canonical::text(&Value::Object(fields)));
+            return Ok(Assignment { target: Target::Foreign(unread), filter, unread: None });
+        }
+    };
+    fields.remove(TYPE);
+    let unread = (!fields.is_empty()).then(|| Unread::new(canonical::text(&Value::Object(fields))));
+    Ok(Assignment { target, filter, unread })
+}
+
+/// The last part of a type's name; Graph writes it with and without `#`.
+fn short_type(name: &str) -> &str {
+    name.trim_start_matches('#').trim_start_matches("microsoft.graph.")
+}
+
+fn group_id<T>(fields: &mut Map<String, Value>) -> Result<T, Error>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let id = fields.remove(GROUP_ID);
+    let id = id
+        .as_ref()
+        .and_then(Value::as_str)
+        .ok_or_else(|| Error::Unreadable("a group target without groupId".to_owned()))?;
+    id.parse().map_err(|error| Error::Unreadable(format!("a target's groupId {id:?}: {error}")))
+}
+
+/// "No filter" is written as an absent or null id, with type `none` or no type.
+fn filter(id: Option<Value>, mode: Option<Value>) -> Result<Option<Filter>, Error> {
+    let (id, mode) = (id.unwrap_or_default(), mode.unwrap_or_default());
+    let odd = || Error::Unreadable(format!("a target's filter: id {id}, type {mode}"));
+    match (id.as_str(), mode.as_str()) {
+        (None | Some(""), None | Some("none")) => Ok(None),
+        (Some(id), Some(mode)) => {
+            let (Ok(id), Some(mode)) = (id.parse(), FilterMode::named(mode)) else { return Err(odd()) };
+            Ok(Some(Filter { id, mode }))
+        }
+        (None, Some(_)) | (Some(_), None) => Err(odd()),
+    }
+}
+
+/// The body of `assign` for a whole set.
+pub(super) fn assign_body(set: &AssignmentSet) -> Result<Vec<u8>, Error> {
+    let assignments = set.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+    let body = json!({ "enrollmentConfigurationAssignments": assignments });
+    serde_json::to_vec(&body).map_err(|error| Error::Unreadable(error.to_string()))
+}
+
+fn entry(assignment: &Assignment) -> Result<Value, Error> {
+    let mut target = unread(assignment.unread.as_ref())?;
+    let name = match &assignment.target {
+        Target::Group(id) => {
+            target.insert(GROUP_ID.to_owned(), id.to_string().into());
+            Some(GROUP)
+        }
+        Target::ExcludedGroup(id) => {
+            target.insert(GROUP_ID.to_owned(), id.to_string().into());
+            Some(EXCLUDED_GROUP)
+        }
+        Target::AllDevices => Some(ALL_DEVICES),
+        Target::AllUsers => Some(ALL_USERS),
+        Target::Foreign(foreign) => {
+            target = unread(Some(foreign))?;
+            None
+        }
+    };
+    if let Some(name) = name {
+        target.insert(TYPE.to_owned(), format!("{NAMESPACE}{name}").into());
+    }
+    if let Some(filter) = assignment.filter {
+        target.insert(FILTER_ID.to_owned(), filter.id.to_string().into());
+        target.insert(FILTER_TYPE.to_owned(), filter.mode.name().into());
+    }
+    Ok(json!({ TYPE: format!("{NAMESPACE}enrollmentConfigurationAssignment"), "target": target }))
+}
+
+fn unread(unread: Option<&Unread>) -> Result<Map<String, Value>, Error> {
+    unread.map_or_else(|| Ok(Map::new()), |unread| read("a kept target", unread.as_str().as_bytes()))
+}
+
+/// Graph's words out of an error body. Intune puts JSON inside `message`, sometimes twice, and appends ids that are of
+/// no use to a reader.
+pub(super) fn refusal(status: u16, request_id: Option<String>, body: &[u8]) -> Refusal {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+    let error = body.get("error").unwrap_or(&Value::Null);
+    let mut code = text(error.get("code"));
+    let mut message = text(error.get("message"));
+    for _ in 0..3 {
+        let Ok(Value::Object(inner)) = serde_json::from_str(&message) else { break };
+        if let Some(inner_code) = inner.get("ErrorCode").and_then(Value::as_str) {
+            inner_code.clone_into(&mut code);
+        }
+        let Some(inner) = inner.get("Message").and_then(Value::as_str) else { break };
+        inner.clone_into(&mut message);
+    }
+    let message = message.split(" - Operation ID").next().unwrap_or_default().trim().to_owned();
+    Refusal { status, code, message, request_id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn present_of(json: &Value) -> Result<Present, Error> {
+        present(assignments(json.to_string().as_bytes())?.rows)
+    }
+
+    fn posted(present: &Present) -> Value {
+        serde_json::from_slice(&assign_body(&present.direct).unwrap()).unwrap()
+    }
+
+    fn group(number: u8) -> String {
+        format!("b0000000-0000-4000-8000-0000000000{number:02}")
+    }
+
+    #[test]
+    fn what_is_read_is_posted_with_the_same_meaning() {
+        let targets = [
+            json!({ TYPE: "#microsoft.graph.groupAssignmentTarget", GROUP_ID: group(1), "ownerHint": {"b": 1, "a": null} }),
+            json!({ TYPE: "#microsoft.graph.exclusionGroupAssignmentTarget", GROUP_ID: group(1) }),
+            json!({ TYPE: "#microsoft.graph.allDevicesAssignmentTarget", FILTER_ID: group(9), FILTER_TYPE: "exclude" }),
+            json!({ TYPE: "#microsoft.graph.allLicensedUsersAssignmentTarget" }),
+            json!({ TYPE: "#microsoft.graph.configurationManagerCollectionAssignmentTarget", "collectionId": "SMS0001" }),
+            json!({ TYPE: "#microsoft.graph.targetOfTheFuture", "x": [1, 2], FILTER_ID: group(9), FILTER_TYPE: "include" }),
+        ];
+        let rows: Vec<_> =
+            targets.iter().map(|target| json!({ "id": "x_y_z", "source": "direct", "target": target })).collect();
+        let present = present_of(&json!({ "value": rows })).unwrap();
+        assert_eq!(present.direct.len(), targets.len());
+        let posted = posted(&present);
+        let posted = posted["enrollmentConfigurationAssignments"].as_array().unwrap().clone();
+        for target in &targets {
+            let expected = json!({ TYPE: "#microsoft.graph.enrollmentConfigurationAssignment", "target": target });
+            assert!(posted.contains(&expected), "{expected}\nis not in {posted:?}");
+        }
+        assert_eq!(posted.len(), targets.len());
+    }
+
+    #[test]
+    fn null_and_none_are_no_filter_and_are_not_posted() {
+        let target = json!({ TYPE: "microsoft.graph.groupAssignmentTarget", GROUP_ID: group(1), FILTER_ID: null, FILTER_TYPE: "none" });
+        let present = present_of(&json!({ "value": [{ "target": target }] })).unwrap();
+        let expected = json!({ TYPE: "#microsoft.graph.groupAssignmentTarget", GROUP_ID: group(1) });
+        assert_eq!(posted(&present)["enrollmentConfigurationAssignments"][0]["target"], expected);
+    }
+
+    #[test]
+    fn assignments_of_policy_sets_are_counted_and_not_posted() {
+        let target = json!({ TYPE: "#microsoft.graph.groupAssignmentTarget", GROUP_ID: group(1) });
+        let rows = json!([{ "source": "direct", "target": target }, { "source": "policySets", "target": target }]);
+        let present = present_of(&json!({ "value": rows })).unwrap();
+        assert_eq!((present.direct.len(), present.from_policy_sets), (1, 1));
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_an_error() {
+        let filtered = |id: Value, mode: Value| json!({ TYPE: "#microsoft.graph.groupAssignmentTarget", GROUP_ID: group(1), FILTER_ID: id, FILTER_TYPE: mode });
+        let target = |target: Value| json!({ "value": [{ "target": target }] });
+        let twice = [filtered(json!(group(8)), json!("include")), filtered(json!(group(9)), json!("include"))];
+        for body in [
+            json!({}),
+            json!({ "value": [{}] }),
+            target(json!({})),
+            target(json!({ TYPE: "#microsoft.graph.groupAssignmentTarget" })),
+            target(json!({ TYPE: "#microsoft.graph.groupAssignmentTarget", GROUP_ID: "Sales" })),
+            target(filtered(json!(group(9)), json!("none"))),
+            target(filtered(json!(null), json!("include"))),
+            target(filtered(json!(group(9)), json!("sometimes"))),
+            json!({ "value": twice.map(|target| json!({ "target": target })) }),
+        ] {
+            assert!(matches!(present_of(&body), Err(Error::Unreadable(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_kind_is_told_by_type_or_by_the_ids_suffix() {
+        let id: ConfigurationId = "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_DefaultLimit".parse().unwrap();
+        let bare = configuration(&id, br#"{"displayName":null,"priority":0}"#).unwrap();
+        assert_eq!((bare.kind, bare.name.as_str(), bare.is_default()), (Kind::DeviceLimit, "", true));
+        let typed = br##"{"@odata.type":"#microsoft.graph.deviceEnrollmentNotificationConfiguration","priority":2}"##;
+        assert_eq!(configuration(&id, typed).unwrap().kind, Kind::Notification);
+        let future = br##"{"@odata.type":"#microsoft.graph.somethingNew"}"##;
+        assert_eq!(configuration(&id, future).unwrap().kind, Kind::Unknown);
+    }
+
+    #[test]
+    fn intunes_nested_messages_are_unwrapped() {
+        let inner = json!({ "_version": 3, "Message": "Invalid GroupId : x - Operation ID (for customer support): 0 - Url: y" });
+        let body = json!({ "error": { "code": "BadRequest", "message": inner.to_string() } });
+        let refusal = refusal(400, None, body.to_string().as_bytes());
+        assert_eq!((refusal.code.as_str(), refusal.message.as_str()), ("BadRequest", "Invalid GroupId : x"));
+        let doubly = json!({ "ErrorCode": "Forbidden", "Message": inner.to_string() }).to_string();
+        let body = json!({ "error": { "code": "UnknownError", "message": doubly } });
+        let refusal = super::refusal(401, None, body.to_string().as_bytes());
+        assert_eq!((refusal.code.as_str(), refusal.message.as_str()), ("Forbidden", "Invalid GroupId : x"));
+        assert_eq!(super::refusal(502, None, b"<html>").message, "");
+    }
+}

@@ -1,0 +1,227 @@
+//! One call to Graph: token, identifying headers, retry, and what its answer means.
+//!
+//! Guarantees: a read is repeated where that can help; a write is repeated only if it certainly had no effect (it never
+//! reached Graph, it was throttled, or its token was refused). The bearer token goes to the configured Graph host and
+//! to no other, next links included.
+//!
+//! It deliberately knows no path and no field; `graph::mod` and `graph::model` do.
+
+use std::time::Duration;
+
+use reqwest::{
+    Method,
+    header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue},
+};
+
+use super::{Error, Tokens, model};
+use crate::{
+    clock::{Backoff, Clock},
+    config,
+    outbound::{self, Answer, Call, Outbound},
+};
+
+/// The largest answer that is read: a page of assignments is some hundred kilobytes at most.
+const ANSWER_MAX: usize = 8 * 1024 * 1024;
+/// Pauses between attempts when Graph does not say how long.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(10) };
+/// A longer pause is not waited for here, where somebody waits; it is told.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The pause that is told when Graph throttles and does not say for how long, which Intune often does.
+const THROTTLED_UNSAID: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Transport {
+    settings: config::Graph,
+    tokens: Tokens,
+    outbound: Outbound,
+    clock: Clock,
+}
+
+/// Whether repeating a call could do its effect twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Read,
+    Write,
+}
+
+/// A call, ready to be made several times.
+struct Asked<'a> {
+    effect: Effect,
+    url: &'a str,
+    body: Option<Vec<u8>>,
+    client_request_id: String,
+}
+
+/// What to do after an attempt that did not succeed.
+enum Next {
+    /// Get a new token and try again at once.
+    Renew,
+    /// Try again, after this pause if Graph named one; if no attempt is left, this is the error.
+    Retry(Option<Duration>, Error),
+    /// Give up.
+    Fail(Error),
+}
+
+impl Transport {
+    pub(super) fn new(settings: config::Graph, outbound: Outbound, clock: Clock) -> Self {
+        let tokens = Tokens::new(settings.clone(), outbound.clone(), clock);
+        Self { settings, tokens, outbound, clock }
+    }
+
+    /// Reads what is at a path below the API version.
+    pub(super) async fn read(&self, path: &str) -> Result<Answer, Error> {
+        self.read_at(&self.url(path)).await
+    }
+
+    /// Reads the next page. The link is taken as it is, but only if it leads to the same Graph.
+    pub(super) async fn read_next(&self, link: &str) -> Result<Answer, Error> {
+        let root = format!("{}/", self.settings.endpoint);
+        if link.starts_with(&root) {
+            self.read_at(link).await
+        } else {
+            Err(Error::Unreadable("the link to the next page leads to another host".to_owned()))
+        }
+    }
+
+    /// Posts a body to a path below the API version.
+    pub(super) async fn write(&self, path: &str, body: Vec<u8>, client_request_id: &str) -> Result<Answer, Error> {
+        let (url, client_request_id) = (self.url(path), client_request_id.to_owned());
+        self.ask(Asked { effect: Effect::Write, url: &url, body: Some(body), client_request_id }).await
+    }
+
+    async fn read_at(&self, url: &str) -> Result<Answer, Error> {
+        let client_request_id = self.clock.identifier().to_string();
+        self.ask(Asked { effect: Effect::Read, url, body: None, client_request_id }).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/beta/{path}", self.settings.endpoint)
+    }
+
+    async fn ask(&self, asked: Asked<'_>) -> Result<Answer, Error> {
+        let mut renewed = false;
+        let mut failed = 0_u32;
+        loop {
+            let next = match self.attempt(&asked).await {
+                Ok(answer) => return Ok(answer),
+                Err(Next::Renew) if renewed => {
+                    Next::Fail(Error::Unauthorised("Graph does not accept the token of the login service".to_owned()))
+                }
+                Err(next) => next,
+            };
+            match next {
+                Next::Renew => renewed = true,
+                Next::Fail(error) => return Err(error),
+                Next::Retry(named, error) => {
+                    failed = failed.saturating_add(1);
+                    let pause = named.unwrap_or_else(|| BACKOFF.pause(failed, self.clock.chance()));
+                    if failed >= self.settings.attempts_max || pause > PAUSE_MAX {
+                        return Err(error);
+                    }
+                    tracing::info!(%error, attempt = failed, pause_ms = pause.as_millis(), "Graph is asked again");
+                    self.clock.sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, asked: &Asked<'_>) -> Result<Answer, Next> {
+        let token = self.tokens.token().await.map_err(|error| match error {
+            Error::Unavailable(_) => Next::Retry(None, error),
+            other => Next::Fail(other),
+        })?;
+        let call = self.call(asked, &token.bearer()).map_err(Next::Fail)?;
+        let answer = self.outbound.send(call).await.map_err(|error| unanswered(asked.effect, error))?;
+        tracing::debug!(
+            graph.status = answer.status.as_u16(),
+            graph.request_id = answer.header("request-id"),
+            graph.client_request_id = asked.client_request_id,
+            graph.url = asked.url,
+            "Graph answered"
+        );
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let next = judge(asked.effect, &answer);
+        if matches!(next, Next::Renew) {
+            self.tokens.forget(&token).await;
+        }
+        Err(next)
+    }
+
+    fn call(&self, asked: &Asked<'_>, bearer: &str) -> Result<Call, Error> {
+        let mut bearer = HeaderValue::from_str(bearer)
+            .map_err(|_| Error::Unauthorised("the login service's token is not a header's text".to_owned()))?;
+        bearer.set_sensitive(true);
+        let id = HeaderValue::from_str(&asked.client_request_id)
+            .map_err(|_| Error::Unreadable("our id of the call is not a header's text".to_owned()))?;
+        let headers = vec![
+            (AUTHORIZATION, bearer),
+            (ACCEPT, HeaderValue::from_static("application/json")),
+            (HeaderName::from_static("client-request-id"), id),
+            (HeaderName::from_static("return-client-request-id"), HeaderValue::from_static("true")),
+            // Without it, members that were added to an enumeration later read as "unknownFutureValue".
+            (HeaderName::from_static("prefer"), HeaderValue::from_static("include-unknown-enum-members")),
+        ];
+        Ok(Call {
+            method: if asked.effect == Effect::Read { Method::GET } else { Method::POST },
+            url: asked.url.to_owned(),
+            headers,
+            body: asked.body.clone().map(|body| ("application/json", body)),
+            timeout: self.settings.call_timeout,
+            answer_max: ANSWER_MAX,
+        })
+    }
+}
+
+/// A call without an answer.
+fn unanswered(effect: Effect, error: outbound::Error) -> Next {
+    let words = error.to_string();
+    match error {
+        outbound::Error::Unreached(_) => Next::Retry(None, Error::Unavailable(words)),
+        outbound::Error::Unanswered(_) | outbound::Error::TooLarge(_) if effect == Effect::Write => {
+            Next::Fail(Error::Unknown(words))
+        }
+        outbound::Error::Unanswered(_) => Next::Retry(None, Error::Unavailable(words)),
+        outbound::Error::TooLarge(_) | outbound::Error::Impossible(_) => Next::Fail(Error::Unreadable(words)),
+    }
+}
+
+/// An answer that is not a success.
+fn judge(effect: Effect, answer: &Answer) -> Next {
+    let status = answer.status.as_u16();
+    let refusal = model::refusal(status, answer.header("request-id").map(str::to_owned), &answer.body);
+    let words = refusal.to_string();
+    let named = answer.header("retry-after").and_then(retry_after);
+    match status {
+        // Intune answers 401 for a missing permission too, with the truth inside.
+        401 if refusal.code == "Forbidden" => Next::Fail(Error::Forbidden(refusal)),
+        401 => Next::Renew,
+        403 => Next::Fail(Error::Forbidden(refusal)),
+        404 => Next::Fail(Error::Missing(refusal)),
+        429 => Next::Retry(named, Error::Throttled { pause: named.unwrap_or(THROTTLED_UNSAID) }),
+        500.. if effect == Effect::Write => Next::Fail(Error::Unknown(words)),
+        500.. => Next::Retry(named, Error::Unavailable(words)),
+        _ => Next::Fail(Error::Refused(refusal)),
+    }
+}
+
+/// A pause in seconds, whole or not. A date is taken as not said: then the usual pauses apply.
+fn retry_after(value: &str) -> Option<Duration> {
+    let seconds: f64 = value.trim().parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_read_in_whole_and_broken_seconds_and_nonsense_is_ignored() {
+        assert_eq!(retry_after("3"), Some(Duration::from_secs(3)));
+        assert_eq!(retry_after("2.128"), Some(Duration::from_millis(2128)));
+        for nonsense in ["", "soon", "-1", "NaN", "inf", "1e400", "Fri, 31 Dec 1999 23:59:59 GMT"] {
+            assert_eq!(retry_after(nonsense), None, "{nonsense}");
+        }
+    }
+}
