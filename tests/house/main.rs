@@ -237,8 +237,8 @@ fn rule_faults(sources: &[Source], rules: &Rules, manifest: &str) -> Vec<String>
         }
     }
     for (name, homes) in &rules.homes {
-        let package = name.split("::").next().unwrap().trim_end_matches('*').replace('_', "-");
-        let known = package == "std" || manifest.lines().any(|line| line.starts_with(&package));
+        let package = name.split("::").next().unwrap().trim_end_matches('*');
+        let known = package == "std" || manifest.lines().any(|line| line.replace('-', "_").starts_with(package));
         faults.extend((!known).then(|| format!("table of homes: `{name}` is no dependency")));
         let gone = homes.iter().filter(|home| !exists(home));
         faults.extend(gone.map(|home| format!("table of homes: there is no module `{home}` for `{name}`")));
