@@ -3,7 +3,12 @@
 //! The tables and the map in that document are the rules; this file only knows how to read them. Items under
 //! `#[cfg(test)]` are exempt from the rules on imports. The checks at the end show that each rule can fail.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may stop at the first surprise"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +24,7 @@ const LINES_MAX: usize = 400;
 struct Source {
     path: String,
     /// `["store", "sqlite"]` for `src/store/sqlite.rs` and for `src/store/sqlite/mod.rs`.
-    module: Vec<String>,
+    module: Module,
     text: String,
 }
 
@@ -37,9 +42,19 @@ impl Source {
     }
 }
 
+/// A path from the root of the crate.
+type Module = Vec<String>;
+
+/// What the table of imports says about one module.
+struct Row {
+    /// None for one that stands apart.
+    level: Option<u8>,
+    /// None for anything.
+    allowed: Option<BTreeSet<String>>,
+}
+
 struct Rules {
-    /// Module → level and what it may import; no list means anything.
-    imports: BTreeMap<String, (Option<u8>, Option<BTreeSet<String>>)>,
+    imports: BTreeMap<String, Row>,
     /// Crate or path (`sqlx`, `opentelemetry*`, `std::env`) → the modules that may name it.
     homes: Vec<(String, Vec<String>)>,
     /// Words that no module or type may bear.
@@ -54,7 +69,8 @@ impl Rules {
         for row in table(document, "may import") {
             let allowed = (!row[2].starts_with("anything")).then(|| quoted_words(&row[2]).into_iter().collect());
             for module in quoted_words(&row[1]) {
-                imports.insert(module, (row[0].chars().next().and_then(digit), allowed.clone()));
+                let level = row[0].chars().next().and_then(digit);
+                imports.insert(module, Row { level, allowed: allowed.clone() });
             }
         }
         let mut homes = Vec::new();
@@ -112,7 +128,7 @@ fn ours(path: &[String], module: &[String]) -> Option<Vec<String>> {
 
 fn import_faults(source: &Source, rules: &Rules) -> Vec<String> {
     let own = &source.module[0];
-    let Some((_, allowed)) = rules.imports.get(own) else {
+    let Some(Row { allowed, .. }) = rules.imports.get(own) else {
         return vec![format!("{}: `{own}` has no row in the table of imports", source.path)];
     };
     let mut faults = Vec::new();
@@ -146,6 +162,7 @@ fn home_faults(source: &Source, rules: &Rules) -> Vec<String> {
             }
         }
     }
+    faults.dedup();
     faults
 }
 
@@ -159,7 +176,7 @@ fn length_faults(source: &Source) -> Vec<String> {
 
 fn name_faults(source: &Source, banned: &BTreeSet<String>) -> Vec<String> {
     let all = tokens(&source.text);
-    let mut names: Vec<_> = source.module.iter().cloned().collect();
+    let mut names = source.module.clone();
     for pair in
         all.windows(2).filter(|pair| ["struct", "enum", "trait", "type", "mod", "union"].contains(&pair[0].text))
     {
@@ -198,7 +215,7 @@ fn declared(module: &[String], code: &[Token<'_>]) -> Vec<Vec<String>> {
 }
 
 /// Modules that are compiled, and modules that are compiled for tests only.
-fn compiled(sources: &[Source]) -> (BTreeSet<Vec<String>>, BTreeSet<Vec<String>>) {
+fn compiled(sources: &[Source]) -> (BTreeSet<Module>, BTreeSet<Module>) {
     let always: BTreeSet<_> = sources.iter().flat_map(|source| declared(&source.module, &source.code().0)).collect();
     let all = sources.iter().flat_map(|source| declared(&source.module, &tokens(&source.text)));
     let tests_only = all.filter(|module| !always.contains(module)).collect();
@@ -228,11 +245,11 @@ fn source_faults(sources: &[Source], rules: &Rules) -> Vec<String> {
 fn rule_faults(sources: &[Source], rules: &Rules, manifest: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let exists = |name: &str| sources.iter().any(|source| source.module.join("::") == name);
-    for (module, (level, allowed)) in &rules.imports {
+    for (module, Row { level, allowed }) in &rules.imports {
         faults.extend((!exists(module)).then(|| format!("table of imports: there is no module `{module}`")));
         for wanted in allowed.iter().flatten() {
-            let below = rules.imports.get(wanted).map(|(level, _)| *level);
-            let down = matches!((level, below), (_, Some(Some(low))) if level.is_none_or(|high| low < high));
+            let below = rules.imports.get(wanted).and_then(|row| row.level);
+            let down = below.is_some_and(|low| level.is_none_or(|high| low < high));
             faults.extend((!down).then(|| format!("table of imports: `{module}` to `{wanted}` does not go down")));
         }
     }
