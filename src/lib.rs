@@ -8,5 +8,6 @@ pub mod domain;
 pub mod executor;
 pub mod graph;
 pub mod outbound;
+pub mod sandbox;
 pub mod store;
 pub mod telemetry;

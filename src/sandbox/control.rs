@@ -1,0 +1,137 @@
+//! `/_sandbox/*`: looking into the sandbox and setting it up, for tests and the curious.
+//!
+//! Bad input is answered with 4xx and one sentence that says what is wrong and what would be right. Nothing here is
+//! recorded in the journal or hit by a fault.
+//!
+//! It deliberately asks for no token: the sandbox holds nothing worth protecting and is not for networks that are not
+//! trusted. Called by `world.rs`.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::faults::Order;
+use super::issuer::{self, Rotation};
+use super::journal::Journal;
+use super::keys::Key;
+use super::tenant::Tenant;
+use super::wire::{Answer, Call};
+use super::world::World;
+use super::{Error, graph};
+
+const ENDPOINTS: [&str; 12] = [
+    "GET /_sandbox/state",
+    "GET /_sandbox/journal",
+    "POST /_sandbox/reset",
+    "GET /_sandbox/switches",
+    "POST /_sandbox/switches",
+    "GET /_sandbox/faults",
+    "POST /_sandbox/faults",
+    "DELETE /_sandbox/faults",
+    "POST /_sandbox/token",
+    "POST /_sandbox/issuer/rotate",
+    "DELETE /_sandbox/groups/{id}",
+    "GET /_sandbox",
+];
+
+/// The answer to a call below `/_sandbox`.
+pub(crate) async fn answer(call: &Call, world: &World) -> Answer {
+    let parts = call.parts();
+    let answer = match (call.method.as_str(), parts.get(1..).unwrap_or_default()) {
+        ("GET", []) => Ok(Answer::json(200, json!({ "endpoints": ENDPOINTS }))),
+        ("GET", ["state"]) => Ok(Answer::json(200, state(world))),
+        ("GET", ["journal"]) => Ok(Answer::json(200, world.state().journal.shown())),
+        ("POST", ["reset"]) => Ok(reset(world)),
+        ("GET", ["switches"]) => Ok(Answer::json(200, Value::Object(world.state().switches.shown()))),
+        ("POST", ["switches"]) => switch(call, world),
+        ("GET", ["faults"]) => Ok(Answer::json(200, world.state().faults.shown())),
+        ("POST", ["faults"]) => order(call, world),
+        ("DELETE", ["faults"]) => {
+            world.release();
+            Ok(Answer::empty(204))
+        }
+        ("POST", ["token"]) => token(call, world),
+        ("POST", ["issuer", "rotate"]) => rotate(call, world).await,
+        ("DELETE", ["groups", id]) => delete_group(world, id),
+        (method, _) => {
+            let error = format!("nothing answers {method} {}", call.path);
+            Ok(Answer::json(404, json!({"error": error, "endpoints": ENDPOINTS})))
+        }
+    };
+    answer.unwrap_or_else(|refused| refused)
+}
+
+fn refused(status: u16, error: impl Into<String>) -> Answer {
+    let error: String = error.into();
+    Answer::json(status, json!({ "error": error }))
+}
+
+fn broken(error: &Error) -> Answer {
+    refused(500, error.to_string())
+}
+
+fn body<T: DeserializeOwned>(call: &Call) -> Result<T, Answer> {
+    serde_json::from_slice(&call.body).map_err(|error| refused(400, format!("the body is not as it must be: {error}")))
+}
+
+fn state(world: &World) -> Value {
+    let state = world.state();
+    let configurations: Vec<Value> = state.tenant.configurations.iter().map(graph::state_of).collect();
+    json!({"configurations": configurations, "groups": state.tenant.groups, "jwks_fetches": state.issuer.fetches})
+}
+
+fn reset(world: &World) -> Answer {
+    {
+        let mut state = world.state();
+        state.tenant = Tenant::new(&state.seed);
+        state.switches = state.seed.switches.clone();
+        state.journal = Journal::default();
+        state.issuer.fetches = 0;
+    }
+    world.release();
+    Answer::empty(204)
+}
+
+fn switch(call: &Call, world: &World) -> Result<Answer, Answer> {
+    let wanted: Map<String, Value> = body(call)?;
+    let mut state = world.state();
+    let set = state.switches.set(&wanted);
+    state.switches =
+        set.map_err(|fault| Answer::json(400, json!({"error": fault, "switches": state.switches.shown()})))?;
+    Ok(Answer::json(200, Value::Object(state.switches.shown())))
+}
+
+fn order(call: &Call, world: &World) -> Result<Answer, Answer> {
+    let order: Order = body(call)?;
+    let mut state = world.state();
+    state.faults.order(order).map_err(|fault| refused(400, fault))?;
+    Ok(Answer::json(201, state.faults.shown()))
+}
+
+fn token(call: &Call, world: &World) -> Result<Answer, Answer> {
+    let order: issuer::Order = body(call)?;
+    let state = world.state();
+    state.issuer.token(&order, call, &state.seed).map_err(|error| broken(&error))
+}
+
+async fn rotate(call: &Call, world: &World) -> Result<Answer, Answer> {
+    let rotation = if call.body.is_empty() { Rotation::default() } else { body(call)? };
+    let kid = world.clock.identifier().simple().to_string();
+    let made = tokio::task::spawn_blocking(move || Key::generate(kid)).await;
+    let key = made.unwrap_or(Err(Error::Key)).map_err(|error| broken(&error))?;
+    let kid = key.kid().to_owned();
+    let published = world.state().issuer.rotate(key, &rotation);
+    Ok(Answer::json(200, json!({"kid": kid, "keys": published})))
+}
+
+fn delete_group(world: &World, id: &str) -> Result<Answer, Answer> {
+    let wanted = Uuid::try_parse(id).map_err(|_malformed| refused(400, format!("`{id}` is not a group's id")))?;
+    let mut state = world.state();
+    let before = state.tenant.groups.len();
+    state.tenant.groups.retain(|group| group.id != wanted);
+    if state.tenant.groups.len() == before {
+        Err(refused(404, format!("there is no group {wanted}")))
+    } else {
+        Ok(Answer::empty(204))
+    }
+}

@@ -1,0 +1,145 @@
+//! Refusals, and the shapes in which Graph and Intune give them.
+//!
+//! An endpoint returns a [`Refusal`]; only [`Refusal::answer`] knows what that looks like on the wire: Graph's plain error
+//! object, or Intune's, with JSON inside the message. Dates have no zone, as in captured answers.
+//!
+//! It deliberately does not shape Entra's errors (`login.rs`) or the sandbox's own (`control.rs`). Called by
+//! `graph.rs`, `directory.rs`, `bearer.rs` and `faults.rs`.
+
+use serde_json::{Value, json};
+
+use super::switches::{ErrorShape, InnerError, Switches};
+use super::wire::{Answer, Body, Call};
+
+/// Why a Graph call is refused.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) origin: Origin,
+    pub(crate) violation: Option<&'static str>,
+}
+
+/// Which service speaks, hence in which shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Graph's own front door, or the directory.
+    Graph,
+    /// Intune behind it.
+    Intune,
+}
+
+impl Refusal {
+    /// A refusal in Graph's plain shape.
+    pub(crate) fn graph(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), message: message.into(), origin: Origin::Graph, violation: None }
+    }
+
+    /// A refusal in Intune's nested shape.
+    pub(crate) fn intune(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self { origin: Origin::Intune, ..Self::graph(status, code, message) }
+    }
+
+    /// Intune's refusal of a body or parameter.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::intune(400, "BadRequest", message)
+    }
+
+    /// The same refusal, marked in the journal as something no correct client does.
+    #[must_use]
+    pub(crate) fn violating(mut self, violation: &'static str) -> Self {
+        self.violation = Some(violation);
+        self
+    }
+
+    /// What goes over the wire.
+    pub(crate) fn answer(&self, call: &Call, switches: &Switches) -> Answer {
+        let shape = if self.origin == Origin::Intune { switches.error_shape } else { ErrorShape::Nested };
+        let mut answer = match shape {
+            ErrorShape::Nested => self.in_json(call, switches, &self.code, &self.message_of(call)),
+            ErrorShape::DoublyNested => {
+                let inner = json!({"ErrorCode": self.code, "Message": self.message_of(call), "Target": null});
+                self.in_json(call, switches, "UnknownError", &inner.to_string())
+            }
+            ErrorShape::Html => Answer { body: Body::Html(HTML), ..Answer::empty(self.status) },
+            ErrorShape::Empty => Answer::empty(self.status),
+        };
+        if shape == ErrorShape::DoublyNested && self.status == 403 {
+            answer.status = 401; // As captured: the outer status contradicts the inner code.
+        }
+        if self.status == 401 {
+            answer = answer.with("WWW-Authenticate", "Bearer realm=\"\"".to_owned());
+        }
+        answer.violation = self.violation;
+        answer
+    }
+
+    fn message_of(&self, call: &Call) -> String {
+        match self.origin {
+            Origin::Graph => self.message.clone(),
+            Origin::Intune => nested(&self.message, call),
+        }
+    }
+
+    fn in_json(&self, call: &Call, switches: &Switches, code: &str, message: &str) -> Answer {
+        let mut error = json!({"code": code, "message": message});
+        let inner = match switches.inner_error {
+            InnerError::InnerError => "innerError",
+            InnerError::Lowercase => "innererror",
+        };
+        if let Value::Object(fields) = &mut error {
+            if self.status == 429 {
+                fields.insert("details".to_owned(), json!([]));
+            }
+            fields.insert(inner.to_owned(), inner_error(call));
+        }
+        Answer::json(self.status, json!({ "error": error }))
+    }
+}
+
+const HTML: &str = "<!DOCTYPE html><html><head><title>Service unavailable</title></head><body><h2>Our services aren't \
+available right now</h2></body></html>";
+
+fn inner_error(call: &Call) -> Value {
+    json!({
+        "date": call.at.strftime("%Y-%m-%dT%H:%M:%S").to_string(),
+        "request-id": call.request_id,
+        "client-request-id": call.client_request_id(),
+    })
+}
+
+fn nested(message: &str, call: &Call) -> String {
+    let told = format!(
+        "{message} - Operation ID (for customer support): 00000000-0000-0000-0000-000000000000 - Activity ID: {} - Url: \
+         https://fef.sandbox01.manage.microsoft.com/StatelessOnboardingService{}?api-version=5023-03-29",
+        call.request_id, call.path
+    );
+    format!(
+        "{{\r\n  \"_version\": 3,\r\n  \"Message\": {},\r\n  \"CustomApiErrorPhrase\": \"\",\r\n  \"RetryAfter\": \
+         null,\r\n  \"ErrorSourceService\": \"\",\r\n  \"HttpHeaders\": \"{{}}\"\r\n}}",
+        Value::String(told)
+    )
+}
+
+/// Graph's answer to a path or verb that it does not route.
+pub(crate) fn no_route(call: &Call) -> Refusal {
+    let names = call.segments.iter().skip(1);
+    let template: Vec<&str> = names.enumerate().map(|(depth, name)| segment_kind(depth, name)).collect();
+    let rest = call.path.splitn(3, '/').nth(2).unwrap_or_default();
+    let message = format!(
+        "No OData route exists that match template ~/{} with http verb {} for request /StatelessOnboardingService/{rest}.",
+        template.join("/"),
+        call.method
+    );
+    Refusal::graph(400, "No method match route template", message)
+}
+
+fn segment_kind(depth: usize, name: &str) -> &'static str {
+    match (depth, name) {
+        (0, _) => "singleton",
+        (_, "assign" | "setPriority") => "action",
+        (2 | 4, _) => "key",
+        _ => "navigation",
+    }
+}

@@ -1,0 +1,145 @@
+//! Faults on order: calls that are answered wrongly, cut off, or held.
+//!
+//! An [`Order`] matches calls by verb and end of path, for so many times or until it is cleared; the first that matches
+//! is applied. Taking one is atomic: of many calls at once no more than the ordered number are hit.
+//!
+//! It deliberately has no chance in it: the same order gives the same fault. Ordered through `control.rs`, applied by
+//! `world.rs`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::bearer;
+use super::errors::Refusal;
+use super::graph;
+use super::login;
+use super::switches::Switches;
+use super::wire::{Answer, Call};
+
+/// The faults in force.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    orders: Vec<Order>,
+    held: usize,
+}
+
+/// Which calls are hit, how often and how.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Order {
+    method: Option<String>,
+    path_ends: Option<String>,
+    /// How many calls are still to be hit; absent: all until cleared.
+    times: Option<u32>,
+    effect: Effect,
+    #[serde(skip_deserializing)]
+    applied: u32,
+}
+
+/// What happens to a call.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Effect {
+    /// It is answered so, and nothing is applied.
+    Answer { status: u16, retry_after: Option<String>, body: Option<Value> },
+    /// Its connection is cut, nothing is applied.
+    CutBefore {},
+    /// It is applied, then its connection is cut.
+    CutAfter {},
+    /// It waits until the faults are cleared, then proceeds.
+    Hold {},
+}
+
+impl Effect {
+    /// The word for the effect.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Answer { .. } => "answer",
+            Self::CutBefore {} => "cut_before",
+            Self::CutAfter {} => "cut_after",
+            Self::Hold {} => "hold",
+        }
+    }
+}
+
+impl Order {
+    fn hits(&self, call: &Call) -> bool {
+        let path = format!("/{}", call.segments.join("/"));
+        let verb = self.method.as_ref().is_none_or(|method| method.eq_ignore_ascii_case(&call.method));
+        // The issuer is hit only if it is meant: an order for every call is about Graph and its token.
+        let ends = match &self.path_ends {
+            Some(end) => path.ends_with(end) || call.path.ends_with(end),
+            None => !path.starts_with("/issuer/"),
+        };
+        verb && ends
+    }
+
+    fn fault(&self) -> Option<String> {
+        if self.times == Some(0) {
+            return Some("`times` must be at least 1; leave it out for no limit".to_owned());
+        }
+        let Effect::Answer { status, retry_after, .. } = &self.effect else { return None };
+        if !(200..=599).contains(status) {
+            return Some(format!("`effect.status` must lie between 200 and 599, not be {status}"));
+        }
+        let unsendable = |text: &String| text.chars().any(|c| !(c.is_ascii_graphic() || c == ' '));
+        retry_after.as_ref().is_some_and(unsendable).then(|| "`effect.retry_after` must be plain ASCII".to_owned())
+    }
+}
+
+impl Faults {
+    /// Puts an order in force, or says what is wrong with it.
+    pub(crate) fn order(&mut self, order: Order) -> Result<(), String> {
+        if let Some(fault) = order.fault() {
+            return Err(fault);
+        }
+        self.orders.push(order);
+        Ok(())
+    }
+
+    /// The effect on this call, which is counted as hit.
+    pub(crate) fn take(&mut self, call: &Call) -> Option<Effect> {
+        let live = |order: &&mut Order| order.times != Some(0) && order.hits(call);
+        let order = self.orders.iter_mut().find(live)?;
+        order.applied = order.applied.saturating_add(1);
+        order.times = order.times.map(|times| times.saturating_sub(1));
+        let effect = order.effect.clone();
+        if matches!(effect, Effect::Hold {}) {
+            self.held = self.held.saturating_add(1);
+        }
+        Some(effect)
+    }
+
+    /// Every order with what is left of it, and how many calls wait.
+    pub(crate) fn shown(&self) -> Value {
+        json!({"faults": self.orders, "held": self.held})
+    }
+}
+
+/// The answer that an order gives to a call, in the shape of the service that was called.
+pub(crate) fn answer(call: &Call, status: u16, body: Option<&Value>, switches: &Switches) -> Answer {
+    if let Some(body) = body {
+        return graph::identified(Answer::json(status, body.clone()), call);
+    }
+    match call.parts().as_slice() {
+        ["issuer", ..] => Answer::json(status, json!({"error": "ordered"})),
+        [_, "oauth2", ..] => login::ordered(call, status),
+        _ if status < 400 => graph::identified(Answer::empty(status), call),
+        _ => graph::identified(refusal(status).answer(call, switches), call),
+    }
+}
+
+fn refusal(status: u16) -> Refusal {
+    let message = "An error has occurred";
+    match status {
+        400 => Refusal::intune(status, "BadRequest", message),
+        401 => bearer::invalid("Lifetime validation failed, the token is expired."),
+        403 => Refusal::intune(status, "Forbidden", message),
+        404 => Refusal::intune(status, "ResourceNotFound", message),
+        429 => Refusal::graph(status, "TooManyRequests", "An error has occurred."),
+        503 => Refusal::graph(status, "ServiceUnavailable", "The service is temporarily unavailable."),
+        504 => Refusal::graph(status, "GatewayTimeout", "The service did not answer in time."),
+        500..=599 => Refusal::intune(status, "InternalServerError", message),
+        _ => Refusal::intune(status, "UnknownError", message),
+    }
+}

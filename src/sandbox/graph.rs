@@ -1,0 +1,289 @@
+//! Graph's enrollment configurations over HTTP: paths, versions, and what a row looks like.
+//!
+//! Every call must bear a token that `bearer.rs` accepts, and each endpoint its role; what is not routed is refused with
+//! 400 as Graph does, never with 405. Every answer carries the ids and diagnostics that Graph sends.
+//!
+//! It deliberately decides nothing about assignments: `tenant.rs` does. Called by `world.rs` for every path that begins
+//! with a version; groups and filters are in `directory.rs`.
+
+use serde_json::{Map, Value, json};
+
+use super::bearer::{self, Rights};
+use super::directory;
+use super::errors::{Refusal, no_route};
+use super::odata::{Clause, Query, Test, unsupported};
+use super::seed::{Row, Source};
+use super::switches::{AssignAnswer, AssignmentPatch, ConfigurationTypes, FutureMembers, NextLinkHost};
+use super::targets::Version;
+use super::tenant::{Asked, Assignment, Configuration};
+use super::wire::{Answer, Call};
+use super::world::State;
+
+const DIAGNOSTIC: &str =
+    r#"{"ServerInfo":{"DataCenter":"Sandbox","Slice":"E","Ring":"0","ScaleUnit":"001","RoleInstance":"SANDBOX"}}"#;
+
+/// Graph's answer to a call.
+pub(crate) fn answer(call: &Call, state: &mut State) -> Answer {
+    let answer = served(call, state).unwrap_or_else(|refusal| refusal.answer(call, &state.switches));
+    identified(answer, call)
+}
+
+/// The answer with the headers that Graph puts on every one.
+pub(crate) fn identified(answer: Answer, call: &Call) -> Answer {
+    answer
+        .with("request-id", call.request_id.clone())
+        .with("client-request-id", call.client_request_id().to_owned())
+        .with("x-ms-ags-diagnostic", DIAGNOSTIC.to_owned())
+}
+
+/// What an endpoint needs to know of its call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visit<'a> {
+    pub(crate) call: &'a Call,
+    pub(crate) version: Version,
+    pub(crate) rights: &'a Rights,
+    pub(crate) state: &'a State,
+}
+
+fn served(call: &Call, state: &mut State) -> Result<Answer, Refusal> {
+    let parts = keys_split(call);
+    let version = match parts.first().map(String::as_str) {
+        Some("beta") => Version::Beta,
+        Some("v1.0") => Version::V1,
+        other => {
+            let named = other.unwrap_or_default().to_lowercase();
+            return Err(Refusal::graph(404, "ResourceNotFound", format!("Invalid version: {named}")));
+        }
+    };
+    let rights = bearer::rights(call, state)?;
+    let path: Vec<&str> = parts.iter().skip(1).map(|part| canonical(part)).collect();
+    if let ("POST", ["deviceManagement", CONFIGURATIONS, id, "assign"]) = (call.method.as_str(), path.as_slice()) {
+        rights.write()?;
+        return assign(call, state, version, id);
+    }
+    let visit = Visit { call, version, rights: &rights, state };
+    match (call.method.as_str(), path.as_slice()) {
+        ("GET", ["deviceManagement", CONFIGURATIONS, rest @ ..]) => configurations(visit, rest),
+        ("GET", ["deviceManagement", "assignmentFilters", rest @ ..]) => directory::filters(visit, rest),
+        ("GET", ["groups", rest @ ..]) => directory::groups(visit, rest),
+        ("PATCH", ["deviceManagement", CONFIGURATIONS, _, "assignments", _])
+            if state.switches.assignment_patch == AssignmentPatch::NotAllowed =>
+        {
+            Err(Refusal::graph(405, "MethodNotAllowed", "The method is not allowed."))
+        }
+        _ => Err(no_route(call)),
+    }
+}
+
+const CONFIGURATIONS: &str = "deviceEnrollmentConfigurations";
+
+/// The known name that a part of a path spells in whatever case, else the part itself.
+fn canonical(part: &str) -> &str {
+    const NAMES: [&str; 6] =
+        ["deviceManagement", CONFIGURATIONS, "assignments", "assign", "assignmentFilters", "groups"];
+    NAMES.into_iter().find(|name| name.eq_ignore_ascii_case(part)).unwrap_or(part)
+}
+
+/// The parts of the path, with `name('key')` split into name and key.
+fn keys_split(call: &Call) -> Vec<String> {
+    let split = |part: &String| match part.split_once("('") {
+        Some((name, key)) => vec![name.to_owned(), key.trim_end_matches("')").to_owned()],
+        None => vec![part.clone()],
+    };
+    call.segments.iter().flat_map(split).collect()
+}
+
+fn assign(call: &Call, state: &mut State, version: Version, id: &str) -> Result<Answer, Refusal> {
+    if !call.carries("application/json") {
+        return Err(Refusal::graph(400, "BadRequest", "Write requests must be of type application/json."));
+    }
+    let body: Value = serde_json::from_slice(&call.body)
+        .map_err(|error| Refusal::graph(400, "BadRequest", format!("Unable to read JSON request payload: {error}")))?;
+    state.tenant.assign(id, &body, Asked { version, switches: &state.switches })?;
+    Ok(match state.switches.assign_answer {
+        AssignAnswer::NoContent => Answer::empty(204),
+        AssignAnswer::OkEmpty => Answer::empty(200),
+        AssignAnswer::OkJson => {
+            let visit = Visit { call, version, rights: &Rights::default(), state };
+            let rows = visit.configuration(id)?.assignments.iter().map(|row| visit.assignment(row)).collect();
+            Answer::json(200, visit.collection(rows, &Query::default(), "assignments"))
+        }
+    })
+}
+
+fn configurations(visit: Visit<'_>, path: &[&str]) -> Result<Answer, Refusal> {
+    visit.rights.read()?;
+    match path {
+        [] => list(visit),
+        [id] => {
+            let query = Query::of(visit.call, &["$select", "$expand"])?;
+            let mut row = visit.shown(visit.configuration(id)?, &query)?;
+            row.insert("@odata.context".to_owned(), json!(visit.context("deviceEnrollmentConfigurations/$entity")));
+            Ok(Answer::json(200, query.selected(row)))
+        }
+        [id, "assignments"] => {
+            let query = Query::of(visit.call, &["$top", "$skiptoken"])?;
+            let rows = visit.configuration(id)?.assignments.iter().map(|row| visit.assignment(row)).collect();
+            Ok(Answer::json(200, visit.collection(rows, &query, &format!("{CONFIGURATIONS}('{id}')/assignments"))))
+        }
+        [id, "assignments", assignment] => {
+            let found = visit.configuration(id)?.assignments.iter().find(|row| row.id.eq_ignore_ascii_case(assignment));
+            let found =
+                found.ok_or_else(|| Refusal::intune(404, "ResourceNotFound", "The assignment was not found."))?;
+            Ok(Answer::json(200, visit.assignment(found)))
+        }
+        _ => Err(no_route(visit.call)),
+    }
+}
+
+fn list(visit: Visit<'_>) -> Result<Answer, Refusal> {
+    let query = Query::of(visit.call, &["$filter", "$select", "$top", "$skiptoken", "$expand", "$orderby"])?;
+    let mut found = Vec::new();
+    for configuration in visit.state.tenant.configurations.iter().filter(|row| row.is_in(visit.version)) {
+        if passes(query.clause.as_ref(), &configuration.row)? {
+            found.push(configuration);
+        }
+    }
+    match query.order.as_deref() {
+        None => {}
+        Some("priority") => found.sort_by_key(|configuration| configuration.row.priority),
+        Some(other) => return Err(unsupported(format!("$orderby={other} is not supported here."))),
+    }
+    let mut rows = Vec::new();
+    for configuration in found {
+        rows.push(query.selected(visit.shown(configuration, &query)?));
+    }
+    Ok(Answer::json(200, visit.collection(rows, &query, CONFIGURATIONS)))
+}
+
+fn passes(clause: Option<&Clause>, row: &Row) -> Result<bool, Refusal> {
+    let Some(clause) = clause else { return Ok(true) };
+    match (clause.field.as_str(), clause.test) {
+        ("displayName", Test::Equal) => Ok(clause.passes(row.display_name.as_deref().unwrap_or_default())),
+        ("deviceEnrollmentConfigurationType", Test::Equal) => {
+            Ok(clause.passes(&row.device_enrollment_configuration_type))
+        }
+        ("priority", Test::Equal) => Ok(clause.passes(&row.priority.to_string())),
+        _ => Err(Refusal::intune(500, "InternalServerError", "An error has occurred")),
+    }
+}
+
+impl<'a> Visit<'a> {
+    fn configuration(self, id: &str) -> Result<&'a Configuration, Refusal> {
+        self.state.tenant.configuration(id, self.version, &self.state.switches)
+    }
+
+    fn segment(self) -> &'static str {
+        match self.version {
+            Version::Beta => "beta",
+            Version::V1 => "v1.0",
+        }
+    }
+
+    /// The context of an answer about something below `deviceManagement`.
+    fn context(self, of: &str) -> String {
+        format!("{}/{}/$metadata#deviceManagement/{of}", self.state.url, self.segment())
+    }
+
+    /// One page of rows below `deviceManagement`.
+    pub(crate) fn collection(self, rows: Vec<Value>, query: &Query, of: &str) -> Value {
+        let origin = match self.state.switches.next_link_host {
+            NextLinkHost::Own => self.state.url.as_str(),
+            NextLinkHost::Foreign => "http://graph.example.net",
+        };
+        let mut page = query.page(rows, self.state.switches.page_size, origin, self.call);
+        page.insert("@odata.context".to_owned(), json!(self.context(of)));
+        Value::Object(page)
+    }
+
+    fn wants_everything(self) -> bool {
+        self.call.header("accept").is_some_and(|accept| accept.contains("odata.metadata=full"))
+    }
+
+    fn shown(self, configuration: &Configuration, query: &Query) -> Result<Map<String, Value>, Refusal> {
+        let row = &configuration.row;
+        let mut shown = Map::new();
+        if self.wants_everything() || self.state.switches.configuration_types == ConfigurationTypes::Present {
+            shown.insert("@odata.type".to_owned(), json!(row.odata_type));
+        }
+        shown.insert("id".to_owned(), json!(row.id));
+        shown.insert("displayName".to_owned(), json!(row.display_name));
+        shown.insert("description".to_owned(), json!(row.description));
+        shown.insert("priority".to_owned(), json!(row.priority));
+        shown.insert("createdDateTime".to_owned(), json!(row.created_date_time));
+        shown.insert("lastModifiedDateTime".to_owned(), json!(row.last_modified_date_time));
+        shown.insert("version".to_owned(), json!(row.version));
+        if self.version == Version::Beta {
+            shown.insert("roleScopeTagIds".to_owned(), json!(row.role_scope_tag_ids));
+            shown.insert("deviceEnrollmentConfigurationType".to_owned(), json!(self.member(row)));
+        }
+        shown.extend(row.properties.clone());
+        match query.expand.as_deref() {
+            None => {}
+            Some("assignments") => {
+                let rows: Vec<Value> = configuration.assignments.iter().map(|row| self.assignment(row)).collect();
+                shown.insert("assignments".to_owned(), json!(rows));
+            }
+            Some(other) => return Err(unsupported(format!("$expand={other} is not supported here."))),
+        }
+        Ok(shown)
+    }
+
+    /// The configuration's type, or the sentinel in its place.
+    fn member(self, row: &Row) -> &str {
+        const BEFORE_SENTINEL: [&str; 11] = [
+            "unknown",
+            "limit",
+            "platformRestrictions",
+            "windowsHelloForBusiness",
+            "defaultLimit",
+            "defaultPlatformRestrictions",
+            "defaultWindowsHelloForBusiness",
+            "defaultWindows10EnrollmentCompletionPageConfiguration",
+            "windows10EnrollmentCompletionPageConfiguration",
+            "deviceComanagementAuthorityConfiguration",
+            "singlePlatformRestriction",
+        ];
+        let member = row.device_enrollment_configuration_type.as_str();
+        let prefer = self.call.header("prefer").unwrap_or_default();
+        let named = self.state.switches.future_members == FutureMembers::ByName
+            || prefer.contains("include-unknown-enum-members")
+            || BEFORE_SENTINEL.contains(&member);
+        if named { member } else { "unknownFutureValue" }
+    }
+
+    fn assignment(self, assignment: &Assignment) -> Value {
+        let mut shown = Map::new();
+        if self.wants_everything() {
+            shown.insert("@odata.type".to_owned(), json!("#microsoft.graph.enrollmentConfigurationAssignment"));
+        }
+        shown.insert("id".to_owned(), json!(assignment.id));
+        if self.version == Version::Beta {
+            shown.insert("source".to_owned(), json!(source_name(assignment.source)));
+            shown.insert("sourceId".to_owned(), json!(assignment.source_id));
+        }
+        shown.insert("target".to_owned(), assignment.target.shown(self.version));
+        Value::Object(shown)
+    }
+}
+
+fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Direct => "direct",
+        Source::PolicySets => "policySets",
+    }
+}
+
+/// The assignments of a configuration as the tests see them.
+pub(crate) fn state_of(configuration: &Configuration) -> Value {
+    let row = |assignment: &Assignment| {
+        json!({
+            "id": assignment.id,
+            "source": source_name(assignment.source),
+            "sourceId": assignment.source_id,
+            "target": assignment.target.shown(Version::Beta),
+        })
+    };
+    let assignments: Vec<Value> = configuration.assignments.iter().map(row).collect();
+    json!({"id": configuration.row.id, "displayName": configuration.row.display_name, "assignments": assignments})
+}

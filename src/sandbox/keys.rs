@@ -1,0 +1,80 @@
+//! Signing keys, made when the sandbox starts: no private key lies in the repository.
+//!
+//! A [`Key`] signs JSON web tokens with RS256 and checks its own signatures. Header and claims are signed as they are
+//! given, however odd, so that tests can have tokens that no honest issuer would make.
+//!
+//! It deliberately does not judge claims: `bearer.rs` does for Graph's tokens, the gateway for its callers'. Called by
+//! `login.rs`, `bearer.rs` and `issuer.rs`.
+
+use std::fmt;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde_json::{Map, Value, json};
+
+use super::Error;
+
+/// An RSA key with its public half and name.
+pub(crate) struct Key {
+    pair: KeyPair,
+    public: DecodingKey,
+    jwk: Value,
+    kid: String,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+impl Key {
+    /// A new key; takes a noticeable time, so not for an async thread.
+    pub(crate) fn generate(kid: String) -> Result<Self, Error> {
+        let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_unspecified| Error::Key)?;
+        let public = DecodingKey::from_rsa_der(pair.public_key().as_ref());
+        let jwk = Jwk::from_decoding_key(&public, None).map_err(|_unreadable| Error::Key)?;
+        Ok(Self { pair, public, jwk: json!(jwk), kid })
+    }
+
+    /// The name under which the key is published.
+    pub(crate) fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// A token with this header and these claims.
+    pub(crate) fn sign(&self, header: &Map<String, Value>, claims: &Map<String, Value>) -> Result<String, Error> {
+        let part = |fields: &Map<String, Value>| URL_SAFE_NO_PAD.encode(json!(fields).to_string());
+        let signed = format!("{}.{}", part(header), part(claims));
+        let mut signature = vec![0; self.pair.public_modulus_len()];
+        self.pair
+            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
+            .map_err(|_unspecified| Error::Key)?;
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
+    /// The claims of a token that this key signed; none if it did not.
+    pub(crate) fn claims(&self, token: &str) -> Option<Map<String, Value>> {
+        let mut signature_only = Validation::new(Algorithm::RS256);
+        signature_only.validate_exp = false;
+        signature_only.validate_aud = false;
+        signature_only.required_spec_claims.clear();
+        jsonwebtoken::decode(token, &self.public, &signature_only).ok().map(|token| token.claims)
+    }
+
+    /// The public half as Entra publishes it: no `alg`, but the issuer that uses it.
+    pub(crate) fn published(&self, issuer: &str) -> Value {
+        let mut jwk = self.jwk.clone();
+        if let Value::Object(fields) = &mut jwk {
+            fields.insert("use".to_owned(), json!("sig"));
+            fields.insert("kid".to_owned(), json!(self.kid));
+            fields.insert("issuer".to_owned(), json!(issuer));
+        }
+        jwk
+    }
+}

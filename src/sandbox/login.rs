@@ -1,0 +1,209 @@
+//! Entra's token endpoint, for apps that prove themselves with a secret.
+//!
+//! It gives a signed token for this sandbox's Graph, and for nothing else: asked for a real cloud's, it says that this is
+//! the sandbox. Refusals have Entra's shape and error codes; clients are to branch on the codes.
+//!
+//! It deliberately knows no certificates, federated credentials or users. Called by `world.rs`; the tokens are checked by
+//! `bearer.rs`.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::seed::App;
+use super::wire::{Answer, Call};
+use super::world::State;
+
+/// Why Entra gives no token.
+#[derive(Debug)]
+struct Denial {
+    status: u16,
+    error: &'static str,
+    code: u32,
+    description: String,
+}
+
+fn denial(status: u16, error: &'static str, code: u32, description: impl Into<String>) -> Denial {
+    Denial { status, error, code, description: description.into() }
+}
+
+/// The token endpoint's answer to a call for this tenant.
+pub(crate) fn answer(call: &Call, state: &State, tenant: &str) -> Answer {
+    let answer = token(call, state, tenant).unwrap_or_else(|denial| denial.answer(call));
+    answer
+        .with("x-ms-request-id", call.request_id.clone())
+        .with("client-request-id", call.client_request_id().to_owned())
+        .with("Cache-Control", "no-store, no-cache".to_owned())
+}
+
+/// An ordered refusal in Entra's shape, for faults.
+pub(crate) fn ordered(call: &Call, status: u16) -> Answer {
+    let denial = match status {
+        400 => denial(status, "invalid_request", 900_144, "The request body is not as it must be."),
+        401 => denial(status, "invalid_client", 7_000_215, "Invalid client secret provided."),
+        429 => denial(
+            status,
+            "temporarily_unavailable",
+            90_055,
+            "The server has terminated the request: too many requests.",
+        ),
+        _ => denial(status, "temporarily_unavailable", 90_033, "A transient error has occurred. Please try again."),
+    };
+    denial.answer(call)
+}
+
+/// Who signs the tokens of this tenant, as `iss` says it.
+pub(crate) fn authority(state: &State) -> String {
+    format!("{}/{}/", state.url, state.seed.tenant_id)
+}
+
+fn token(call: &Call, state: &State, tenant: &str) -> Result<Answer, Denial> {
+    if call.method != "POST" {
+        return Err(denial(400, "invalid_request", 900_561, "The endpoint only accepts POST requests."));
+    }
+    check_tenant(state, tenant)?;
+    if !call.carries("application/x-www-form-urlencoded") {
+        return Err(denial(400, "invalid_request", 900_144, "The request body must be a form."));
+    }
+    let form = call.form();
+    let app = app(&form, state)?;
+    check_scope(field(&form, "scope")?, &state.url)?;
+    check_secret(&form, app)?;
+    issued(call, state, app).ok_or_else(|| denial(500, "server_error", 90_033, "A transient error has occurred."))
+}
+
+fn check_tenant(state: &State, tenant: &str) -> Result<(), Denial> {
+    match Uuid::try_parse(tenant) {
+        Ok(id) if id == state.seed.tenant_id => Ok(()),
+        Ok(_) => Err(denial(
+            400,
+            "invalid_request",
+            90_002,
+            format!("Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID."),
+        )),
+        Err(_) => Err(denial(
+            400,
+            "invalid_request",
+            900_023,
+            format!("Specified tenant identifier '{tenant}' is neither a valid DNS name, nor a valid external domain."),
+        )),
+    }
+}
+
+fn field<'f>(form: &'f BTreeMap<String, String>, name: &str) -> Result<&'f str, Denial> {
+    let missing = || format!("The request body must contain the following parameter: '{name}'.");
+    form.get(name).map(String::as_str).ok_or_else(|| denial(400, "invalid_request", 900_144, missing()))
+}
+
+fn app<'s>(form: &BTreeMap<String, String>, state: &'s State) -> Result<&'s App, Denial> {
+    let grant = field(form, "grant_type")?;
+    if grant != "client_credentials" {
+        let description = format!("The app requested an unsupported grant type '{grant}'.");
+        return Err(denial(400, "unsupported_grant_type", 70_003, description));
+    }
+    let client = field(form, "client_id")?;
+    let id = Uuid::try_parse(client).ok();
+    state.seed.apps.iter().find(|app| Some(app.client_id) == id).ok_or_else(|| {
+        let description = format!(
+            "Application with identifier '{client}' was not found in the directory '{}'.",
+            state.seed.tenant_id
+        );
+        denial(400, "unauthorized_client", 700_016, description)
+    })
+}
+
+fn check_scope(scope: &str, url: &str) -> Result<(), Denial> {
+    if scope == format!("{url}/.default") {
+        return Ok(());
+    }
+    let Some(resource) = scope.strip_suffix("/.default") else {
+        let with_resource = scope.contains("://") && !scope.contains(' ');
+        let (code, told) = if with_resource {
+            (1_002_012, "must have a scope value with /.default suffixed to the resource identifier")
+        } else {
+            (70_011, "is not valid")
+        };
+        return Err(denial(
+            400,
+            "invalid_scope",
+            code,
+            format!("The provided value for scope '{scope}' is refused: it {told}."),
+        ));
+    };
+    let description = format!(
+        "The resource principal named {resource} was not found in the tenant. This is Postern's sandbox, not Microsoft \
+         Entra: it gives tokens for {url}/.default only and must not be used with a real cloud's settings. Set the \
+         gateway's Graph endpoint to {url}."
+    );
+    Err(denial(400, "invalid_resource", 500_011, description))
+}
+
+fn check_secret(form: &BTreeMap<String, String>, app: &App) -> Result<(), Denial> {
+    let Some(secret) = form.get("client_secret") else {
+        if form.contains_key("client_assertion") {
+            let description = "The certificate with identifier used to sign the client assertion is not registered: the \
+                               sandbox knows secrets only.";
+            return Err(denial(401, "invalid_client", 700_027, description));
+        }
+        let description =
+            "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.";
+        return Err(denial(401, "invalid_client", 7_000_218, description));
+    };
+    // Digests are of one length, so that the comparison tells nothing about the secret's.
+    let (sent, known) = (digest(&SHA256, secret.as_bytes()), digest(&SHA256, app.client_secret.as_bytes()));
+    verify_slices_are_equal(sent.as_ref(), known.as_ref()).map_err(|_different| {
+        let description = format!(
+            "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not \
+             the client secret ID, for a secret added to app '{}'.",
+            app.client_id
+        );
+        denial(401, "invalid_client", 7_000_215, description)
+    })
+}
+
+fn issued(call: &Call, state: &State, app: &App) -> Option<Answer> {
+    let lifetime = state.switches.token_lifetime_seconds;
+    let now = call.at.as_second();
+    let claims = json!({
+        "aud": state.url, "iss": authority(state), "iat": now, "nbf": now,
+        "exp": now.saturating_add(i64::from(lifetime)),
+        "appid": app.client_id, "appidacr": "1", "idtyp": "app", "oid": app.client_id, "sub": app.client_id,
+        "tid": state.seed.tenant_id, "roles": app.roles, "uti": call.request_id, "ver": "1.0",
+    });
+    let header = json!({"typ": "JWT", "alg": "RS256", "kid": state.graph_key.kid()});
+    let token = state.graph_key.sign(&object(header), &object(claims)).ok()?;
+    Some(Answer::json(
+        200,
+        json!({"token_type": "Bearer", "expires_in": lifetime, "ext_expires_in": lifetime, "access_token": token}),
+    ))
+}
+
+/// The fields of a value known to be an object.
+pub(crate) fn object(value: Value) -> Map<String, Value> {
+    if let Value::Object(fields) = value { fields } else { Map::new() }
+}
+
+impl Denial {
+    fn answer(&self, call: &Call) -> Answer {
+        let moment = call.at.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
+        let (trace, correlation) = (&call.request_id, call.client_request_id());
+        Answer::json(
+            self.status,
+            json!({
+                "error": self.error,
+                "error_description": format!(
+                    "AADSTS{}: {} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {moment}",
+                    self.code, self.description
+                ),
+                "error_codes": [self.code],
+                "timestamp": moment,
+                "trace_id": trace,
+                "correlation_id": correlation,
+                "error_uri": format!("https://login.microsoftonline.com/error?code={}", self.code),
+            }),
+        )
+    }
+}

@@ -1,0 +1,222 @@
+//! The sandbox: a simulator of Entra's token endpoint, of Graph's enrollment configurations, and of an issuer of callers'
+//! tokens, in one HTTP server.
+//!
+//! It is for the demo, for development and for tests. It is written from Microsoft's documents and shares no code with
+//! the client that it is used to test; where the documents are silent, its behaviour is a named switch. Everything it
+//! holds is in memory and begins with a [`Seed`]; nothing on disk or on the internet is touched.
+//!
+//! It deliberately does not protect itself: its secrets are public, and `/_sandbox/*` gives a token of any caller to
+//! whoever asks. `docs/sandbox.md` lists endpoints, switches and faults. Started by `cli` and by tests.
+
+mod bearer;
+mod control;
+mod directory;
+mod errors;
+mod faults;
+mod graph;
+mod issuer;
+mod journal;
+mod keys;
+mod login;
+mod odata;
+mod seed;
+mod switches;
+mod targets;
+mod tenant;
+mod wire;
+mod world;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use actix_web::dev::{Extensions, Server, ServerHandle};
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, middleware, rt, web};
+use tokio::task::JoinHandle;
+
+use self::keys::Key;
+pub use self::seed::Seed;
+use self::wire::{Answer, Body, Call};
+use self::world::{Outcome, State, World};
+use crate::clock::Clock;
+
+/// How a sandbox is started.
+#[derive(Debug)]
+pub struct Options {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What the tenant holds; none is the built-in tenant.
+    pub seed: Option<Seed>,
+    /// The time by which tokens begin and end.
+    pub clock: Clock,
+}
+
+/// Why a sandbox does not start, or has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("the sandbox cannot listen on {address}: is another one running there?")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The seed's file cannot be read.
+    #[error("the seed {file} cannot be read: give the path of a readable JSON file")]
+    SeedFile {
+        /// The path asked for.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The seed is not one.
+    #[error("the seed {file} cannot be used: {fault}; docs/sandbox.md describes the format")]
+    Seed {
+        /// Where the seed was read from.
+        file: String,
+        /// What is wrong, and where.
+        fault: String,
+    },
+    /// No signing key could be made or used.
+    #[error("the system's cryptography made no signing key or signature")]
+    Key,
+    /// The server has ended by itself.
+    #[error("the sandbox's server has ended")]
+    Server(#[source] io::Error),
+}
+
+/// A running sandbox. It serves until [`Sandbox::stop`] or the end of the runtime.
+#[derive(Debug)]
+pub struct Sandbox {
+    url: String,
+    world: web::Data<World>,
+    handle: ServerHandle,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+/// Starts a sandbox that serves in the background; needs a tokio runtime of several threads.
+pub async fn start(options: Options) -> Result<Sandbox, Error> {
+    let seed = options.seed.map_or_else(Seed::built_in, Ok)?;
+    let address = options.listen;
+    let unable = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).map_err(unable)?;
+    let url = url_of(listener.local_addr().map_err(unable)?);
+    let (graph_key, caller_key) = tokio::try_join!(key(options.clock), key(options.clock))?;
+    let world = web::Data::new(World::new(options.clock, State::new(url.clone(), seed, graph_key, caller_key)));
+    let server = server(listener, world.clone()).map_err(unable)?;
+    let handle = server.handle();
+    tracing::debug!(url, "the sandbox serves");
+    Ok(Sandbox { url, world, handle, serving: tokio::spawn(server) })
+}
+
+impl Sandbox {
+    /// Where it is reached, and what every origin in it begins with: `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Lets held calls go, cuts connections and frees the port.
+    pub async fn stop(mut self) {
+        self.world.release();
+        self.handle.stop(false).await;
+        if let Err(error) = self.stopped().await {
+            tracing::debug!(%error, "the sandbox ended badly");
+        }
+    }
+
+    /// Waits until the server ends by itself; call it once.
+    pub async fn stopped(&mut self) -> Result<(), Error> {
+        let ended = (&mut self.serving).await;
+        ended.map_err(io::Error::other).and_then(|outcome| outcome).map_err(Error::Server)
+    }
+}
+
+async fn key(clock: Clock) -> Result<Key, Error> {
+    let kid = clock.identifier().simple().to_string();
+    tokio::task::spawn_blocking(move || Key::generate(kid)).await.unwrap_or(Err(Error::Key))
+}
+
+/// The origin under which the address is reached from this machine.
+fn url_of(bound: SocketAddr) -> String {
+    let everywhere = bound.ip().is_unspecified();
+    let reached = if everywhere { SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), bound.port()) } else { bound };
+    format!("http://{reached}")
+}
+
+/// Bytes of a body that are read; Graph takes 4 MB.
+const BODY_MAX: usize = 4 << 20;
+/// Threads that serve: the sandbox shares its machine with what it is used to test.
+const WORKERS: usize = 2;
+
+fn server(listener: TcpListener, world: web::Data<World>) -> io::Result<Server> {
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(world.clone())
+            .app_data(web::PayloadConfig::new(BODY_MAX))
+            .wrap(middleware::Compress::default())
+            .default_service(web::to(receive))
+    });
+    Ok(server.workers(WORKERS).disable_signals().on_connect(keep_socket).listen(listener)?.run())
+}
+
+/// The connection's socket, kept so that it can be cut without an answer.
+struct Socket(TcpStream);
+
+fn keep_socket(connection: &dyn Any, kept: &mut Extensions) {
+    let stream = connection.downcast_ref::<rt::net::TcpStream>();
+    if let Some(Ok(own)) = stream.map(|stream| stream.as_fd().try_clone_to_owned()) {
+        kept.insert(Socket(TcpStream::from(own)));
+    }
+}
+
+async fn receive(request: HttpRequest, body: web::Bytes, world: web::Data<World>) -> HttpResponse {
+    let call = call(&request, &body, world.clock);
+    let world = Arc::clone(&world);
+    // In a task of its own: as with the real service, a client that hangs up does not undo what it asked for.
+    let taken = rt::spawn(async move { world.exchange(call).await }).await;
+    match taken {
+        Ok(Outcome::Answered(answer)) => response(answer),
+        Ok(Outcome::Cut) | Err(_) => cut(&request),
+    }
+}
+
+fn cut(request: &HttpRequest) -> HttpResponse {
+    if let Some(Err(error)) = request.conn_data::<Socket>().map(|socket| socket.0.shutdown(Shutdown::Both)) {
+        tracing::debug!(%error, "the connection was already gone");
+    }
+    HttpResponse::InternalServerError().finish()
+}
+
+fn call(request: &HttpRequest, body: &[u8], clock: Clock) -> Call {
+    let text = |value: &actix_web::http::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers: BTreeMap<_, _> =
+        request.headers().iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+    Call {
+        at: clock.now(),
+        method: request.method().as_str().to_owned(),
+        path: request.uri().path().to_owned(),
+        segments: wire::segments(request.uri().path()),
+        query: request.query_string().to_owned(),
+        headers,
+        body: body.to_vec(),
+        request_id: clock.identifier().to_string(),
+    }
+}
+
+fn response(answer: Answer) -> HttpResponse {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = HttpResponse::build(status);
+    for header in answer.headers {
+        response.insert_header(header);
+    }
+    match answer.body {
+        Body::Empty => response.finish(),
+        Body::Json(body) => response.content_type("application/json; charset=utf-8").body(body.to_string()),
+        Body::Html(text) => response.content_type("text/html; charset=utf-8").body(text),
+    }
+}

@@ -1,0 +1,141 @@
+//! Named switches for what nobody outside Microsoft can know.
+//!
+//! Wherever the documents leave Graph's behaviour open, the sandbox does one thing by default and another by switch, so
+//! that a client can be tested under both. A few more set sizes and lifetimes.
+//!
+//! It guarantees that an unknown name or value is refused and the known names are told. It deliberately does not hold
+//! faults: those are orders for single calls, see `faults.rs`. Set by the seed and by `POST /_sandbox/switches`; read by
+//! every endpoint.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// All switches; [`Switches::default`] is the documented default.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Switches {
+    pub(crate) assign_answer: AssignAnswer,
+    pub(crate) missing_assignments: MissingAssignments,
+    pub(crate) exclusion_targets: ExclusionTargets,
+    pub(crate) duplicate_targets: DuplicateTargets,
+    pub(crate) unknown_groups: UnknownGroups,
+    pub(crate) policy_set_assignments: PolicySetAssignments,
+    pub(crate) v1_filters: V1Filters,
+    pub(crate) default_configurations: Refused,
+    pub(crate) restriction_kinds: RestrictionKinds,
+    pub(crate) assignment_patch: AssignmentPatch,
+    pub(crate) unknown_configuration: UnknownConfiguration,
+    pub(crate) configuration_types: ConfigurationTypes,
+    pub(crate) future_members: FutureMembers,
+    pub(crate) next_link_host: NextLinkHost,
+    pub(crate) error_shape: ErrorShape,
+    pub(crate) inner_error: InnerError,
+    /// Rows per page of configurations and assignments; absent: one page.
+    pub(crate) page_size: Option<usize>,
+    /// What `expires_in` of a Graph token says, and how long it is good for.
+    pub(crate) token_lifetime_seconds: u32,
+    /// Calls kept in the journal; older ones are dropped and counted.
+    pub(crate) journal_limit: usize,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            assign_answer: AssignAnswer::NoContent,
+            missing_assignments: MissingAssignments::Refused,
+            exclusion_targets: ExclusionTargets::StoredAsInclude,
+            duplicate_targets: DuplicateTargets::FirstWins,
+            unknown_groups: UnknownGroups::Stored,
+            policy_set_assignments: PolicySetAssignments::Kept,
+            v1_filters: V1Filters::Dropped,
+            default_configurations: Refused::Forbidden,
+            restriction_kinds: RestrictionKinds::Allowed,
+            assignment_patch: AssignmentPatch::NoRoute,
+            unknown_configuration: UnknownConfiguration::NotFound,
+            configuration_types: ConfigurationTypes::Present,
+            future_members: FutureMembers::ByPreference,
+            next_link_host: NextLinkHost::Own,
+            error_shape: ErrorShape::Nested,
+            inner_error: InnerError::InnerError,
+            page_size: None,
+            token_lifetime_seconds: 3599,
+            journal_limit: 10_000,
+        }
+    }
+}
+
+impl Switches {
+    /// These switches with some changed; an error names what is wrong and lists what can be set.
+    pub(crate) fn set(&self, wanted: &Map<String, Value>) -> Result<Self, String> {
+        let mut all = self.shown();
+        let mut set = self.clone();
+        for (name, value) in wanted {
+            if !all.contains_key(name) {
+                return Err(format!("there is no switch `{name}`; known: {}", names(&all)));
+            }
+            all.insert(name.clone(), value.clone());
+            set = Self::deserialize(Value::Object(all.clone())).map_err(|error| format!("`{name}`: {error}"))?;
+        }
+        if set.page_size == Some(0) {
+            return Err("`page_size` must be at least 1, or null for one page".to_owned());
+        }
+        Ok(set)
+    }
+
+    /// Every switch by name with its present value.
+    pub(crate) fn shown(&self) -> Map<String, Value> {
+        match json!(self) {
+            Value::Object(all) => all,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+        }
+    }
+}
+
+fn names(all: &Map<String, Value>) -> String {
+    all.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A switch of words, written in snake case; the first is the default.
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident { $($word:ident),+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+        #[serde(rename_all = "snake_case")]
+        pub(crate) enum $name { $($word),+ }
+    )+};
+}
+
+words! {
+    /// What a successful assign answers: 204, 200 without a body, 200 with one.
+    AssignAnswer { NoContent, OkEmpty, OkJson }
+    /// What a body without its list, or with null for it, does.
+    MissingAssignments { Refused, Clears }
+    /// What becomes of an exclusion.
+    ExclusionTargets { StoredAsInclude, Refused }
+    /// What becomes of a second assignment of one target.
+    DuplicateTargets { FirstWins, Refused }
+    /// What becomes of a well-formed id of no group.
+    UnknownGroups { Stored, Refused }
+    /// What an assign does to assignments that come from policy sets.
+    PolicySetAssignments { Kept, Dropped }
+    /// What an assign through v1.0 does to the filters of targets it names.
+    V1Filters { Dropped, Kept }
+    /// How an assign on a default configuration is refused: 403 or 400.
+    Refused { Forbidden, BadRequest }
+    /// Whether an app may assign platform restrictions.
+    RestrictionKinds { Allowed, Forbidden }
+    /// How PATCH on an assignment is refused: 400 or 405.
+    AssignmentPatch { NoRoute, NotAllowed }
+    /// How an unknown configuration is answered: 404 or 400.
+    UnknownConfiguration { NotFound, BadRequest }
+    /// Whether configurations carry `@odata.type` without being asked.
+    ConfigurationTypes { Present, Absent }
+    /// Whether enum members after the sentinel need `Prefer: include-unknown-enum-members` to be named.
+    FutureMembers { ByPreference, ByName }
+    /// Which host a next link names.
+    NextLinkHost { Own, Foreign }
+    /// How Intune wraps its errors, or that it sends no JSON at all.
+    ErrorShape { Nested, DoublyNested, Html, Empty }
+    /// How the inner error is spelled: `innerError` or `innererror`.
+    InnerError { InnerError, Lowercase }
+}

@@ -1,0 +1,231 @@
+//! The simulated tenant: what it holds, and what an assign makes of it.
+//!
+//! [`Tenant::assign`] replaces the direct assignments of a configuration as a whole or changes nothing: every entry is
+//! checked before the first is stored. Where Microsoft's documents are silent, [`Switches`] decide.
+//!
+//! It deliberately knows no HTTP, paging, rights or faults. `graph.rs` and `directory.rs` read it, `control.rs` shows it
+//! and sets it back.
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::errors::Refusal;
+use super::seed::{Assigned, Filter, Group, Row, Seed, Source};
+use super::switches::{
+    DuplicateTargets, ExclusionTargets, MissingAssignments, PolicySetAssignments, Refused, RestrictionKinds, Switches,
+    UnknownConfiguration, UnknownGroups, V1Filters,
+};
+use super::targets::{self, Kind, Target, Version};
+
+/// Everything the tenant holds.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) groups: Vec<Group>,
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) configurations: Vec<Configuration>,
+}
+
+/// A configuration with its present assignments.
+#[derive(Debug)]
+pub(crate) struct Configuration {
+    pub(crate) row: Row,
+    /// In order of their ids, not in the order in which they were sent.
+    pub(crate) assignments: Vec<Assignment>,
+}
+
+/// One assignment.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    pub(crate) id: String,
+    pub(crate) source: Source,
+    pub(crate) source_id: String,
+    pub(crate) target: Target,
+}
+
+impl Tenant {
+    /// The tenant at its beginning.
+    pub(crate) fn new(seed: &Seed) -> Self {
+        Self {
+            groups: seed.groups.clone(),
+            filters: seed.filters.clone(),
+            configurations: seed.configurations.iter().map(Configuration::new).collect(),
+        }
+    }
+
+    /// The group with this id.
+    pub(crate) fn group(&self, id: &str) -> Option<&Group> {
+        let id = Uuid::try_parse(id).ok()?;
+        self.groups.iter().find(|group| group.id == id)
+    }
+
+    /// The configuration with this whole id, if this version shows its kind.
+    pub(crate) fn configuration(
+        &self,
+        id: &str,
+        version: Version,
+        switches: &Switches,
+    ) -> Result<&Configuration, Refusal> {
+        let found = self.configurations.iter().find(|configuration| configuration.is(id, version));
+        found.ok_or_else(|| unknown_configuration(id, switches))
+    }
+
+    /// Replaces the direct assignments of a configuration by those of the body.
+    pub(crate) fn assign(&mut self, id: &str, body: &Value, asked: Asked<'_>) -> Result<(), Refusal> {
+        let present = self.configuration(id, asked.version, asked.switches)?;
+        present.check_assignable(asked.switches)?;
+        let wanted = self.wanted(entries(body, asked.switches)?, present, asked)?;
+        if let Some(configuration) = self.configurations.iter_mut().find(|found| found.is(id, asked.version)) {
+            configuration.replace(wanted, asked.switches);
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, entries: &[Value], present: &Configuration, asked: Asked<'_>) -> Result<Vec<Target>, Refusal> {
+        let mut wanted: Vec<Target> = Vec::new();
+        for entry in entries {
+            let target = self.accepted(entry, asked)?;
+            let repeated = wanted.iter().any(|earlier| earlier.key == target.key);
+            match (repeated, asked.switches.duplicate_targets) {
+                (true, DuplicateTargets::FirstWins) => {}
+                (true, DuplicateTargets::Refused) => {
+                    return Err(Refusal::bad_request("The assignments name the same target more than once."));
+                }
+                (false, _) => wanted.push(present.with_stored_filter(target, asked)),
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn accepted(&self, entry: &Value, asked: Asked<'_>) -> Result<Target, Refusal> {
+        let target = targets::parse(target_of(entry)?, asked.version)?;
+        if target.kind == Kind::ExcludedGroup && asked.switches.exclusion_targets == ExclusionTargets::Refused {
+            return Err(Refusal::bad_request("Exclusion assignments are not supported for this policy type."));
+        }
+        let of_group = matches!(target.kind, Kind::Group | Kind::ExcludedGroup);
+        let unknown = of_group && self.group(&target.key).is_none();
+        if unknown && asked.switches.unknown_groups == UnknownGroups::Refused {
+            return Err(targets::invalid_group(&target.key));
+        }
+        Ok(target.included())
+    }
+}
+
+/// How an assign was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) version: Version,
+    pub(crate) switches: &'a Switches,
+}
+
+impl Configuration {
+    fn new(row: &Row) -> Self {
+        let mut configuration = Self { row: row.clone(), assignments: Vec::new() };
+        for Assigned { source, source_id, target } in &row.assignments {
+            // A seed holds only targets that parse.
+            if let Ok(target) = targets::parse(target, Version::Beta) {
+                let source_id = source_id.map_or_else(|| row.guid().to_owned(), |id| id.to_string());
+                configuration.add(target, *source, source_id);
+            }
+        }
+        configuration.sort();
+        configuration
+    }
+
+    /// Whether this version lists configurations of this kind.
+    pub(crate) fn is_in(&self, version: Version) -> bool {
+        const IN_V1: [&str; 4] = [
+            "#microsoft.graph.deviceEnrollmentLimitConfiguration",
+            "#microsoft.graph.deviceEnrollmentPlatformRestrictionsConfiguration",
+            "#microsoft.graph.deviceEnrollmentWindowsHelloForBusinessConfiguration",
+            "#microsoft.graph.windows10EnrollmentCompletionPageConfiguration",
+        ];
+        version == Version::Beta || IN_V1.contains(&self.row.odata_type.as_str())
+    }
+
+    fn is(&self, id: &str, version: Version) -> bool {
+        self.row.id.eq_ignore_ascii_case(id) && self.is_in(version)
+    }
+
+    fn check_assignable(&self, switches: &Switches) -> Result<(), Refusal> {
+        let restriction = self.row.odata_type.contains("PlatformRestriction");
+        if self.row.is_default() {
+            let (status, code) = match switches.default_configurations {
+                Refused::Forbidden => (403, "Forbidden"),
+                Refused::BadRequest => (400, "BadRequest"),
+            };
+            let refusal = Refusal::intune(status, code, "The assignments of a default policy cannot be changed.");
+            return Err(refusal.violating("assign on a default configuration"));
+        }
+        if restriction && switches.restriction_kinds == RestrictionKinds::Forbidden {
+            let message = "Tenant is not Global Admin or Intune Service Admin. Operation is restricted.";
+            return Err(Refusal::intune(403, "Forbidden", message));
+        }
+        Ok(())
+    }
+
+    fn with_stored_filter(&self, target: Target, asked: Asked<'_>) -> Target {
+        let keeps = asked.version == Version::V1 && asked.switches.v1_filters == V1Filters::Kept;
+        let direct = |old: &&Assignment| old.source == Source::Direct && old.target.key == target.key;
+        match self.assignments.iter().find(direct) {
+            Some(stored) if keeps => target.filtered_as(&stored.target),
+            _ => target,
+        }
+    }
+
+    fn replace(&mut self, wanted: Vec<Target>, switches: &Switches) {
+        match switches.policy_set_assignments {
+            PolicySetAssignments::Kept => self.assignments.retain(|old| old.source == Source::PolicySets),
+            PolicySetAssignments::Dropped => self.assignments.clear(),
+        }
+        for target in wanted {
+            self.add(target, Source::Direct, self.row.guid().to_owned());
+        }
+        self.sort();
+    }
+
+    fn add(&mut self, target: Target, source: Source, source_id: String) {
+        let id = format!("{}_{}_{source_id}", self.row.guid(), target.key);
+        self.assignments.push(Assignment { id, source, source_id, target });
+    }
+
+    fn sort(&mut self) {
+        self.assignments.sort_by(|one, other| one.id.cmp(&other.id));
+    }
+}
+
+fn unknown_configuration(id: &str, switches: &Switches) -> Refusal {
+    let message = format!("No enrollment configuration with the id {id} was found.");
+    match switches.unknown_configuration {
+        UnknownConfiguration::NotFound => Refusal::intune(404, "ResourceNotFound", message),
+        UnknownConfiguration::BadRequest => Refusal::intune(400, "BadRequest", message),
+    }
+}
+
+const LIST: &str = "enrollmentConfigurationAssignments";
+
+fn entries<'a>(body: &'a Value, switches: &Switches) -> Result<&'a [Value], Refusal> {
+    let Value::Object(fields) = body else {
+        return Err(Refusal::bad_request("The body of an action must be an object."));
+    };
+    only(fields, &[LIST])?;
+    match (fields.get(LIST), switches.missing_assignments) {
+        (Some(Value::Array(entries)), _) => Ok(entries),
+        (None | Some(Value::Null), MissingAssignments::Clears) => Ok(&[]),
+        (None | Some(_), _) => Err(Refusal::bad_request(format!("{LIST} must be an array."))),
+    }
+}
+
+fn target_of(entry: &Value) -> Result<&Value, Refusal> {
+    let Value::Object(fields) = entry else {
+        return Err(Refusal::bad_request("An assignment must be an object."));
+    };
+    only(fields, &["id", "target", "source", "sourceId"])?;
+    fields.get("target").ok_or_else(|| Refusal::bad_request("An assignment needs its target."))
+}
+
+fn only(fields: &Map<String, Value>, known: &[&str]) -> Result<(), Refusal> {
+    match fields.keys().find(|name| !name.starts_with('@') && !known.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Refusal::bad_request(format!("The property '{name}' does not exist on this type."))),
+    }
+}

@@ -1,0 +1,129 @@
+//! What comes in and what goes out, without the web framework.
+//!
+//! A [`Call`] is one HTTP request read to its end, an [`Answer`] what is to be sent back. Everything behind the server
+//! speaks in these two, so endpoints are plain functions from a call to an answer.
+//!
+//! It guarantees that a path is split before it is decoded, so an encoded slash stays part of its segment. It
+//! deliberately knows nothing of Graph or Entra. `mod.rs` makes calls; every endpoint reads them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use url::form_urlencoded;
+
+/// One HTTP request, read to its end.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) at: Timestamp,
+    pub(crate) method: String,
+    /// As sent, still percent-encoded.
+    pub(crate) path: String,
+    /// The path's parts, decoded.
+    pub(crate) segments: Vec<String>,
+    pub(crate) query: String,
+    /// Names in lower case.
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) request_id: String,
+}
+
+impl Call {
+    /// The value of a header, named in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// The caller's own id of this call, else ours, as Graph does.
+    pub(crate) fn client_request_id(&self) -> &str {
+        self.header("client-request-id").unwrap_or(&self.request_id)
+    }
+
+    /// The decoded pairs of the query.
+    pub(crate) fn options(&self) -> Vec<(String, String)> {
+        form_urlencoded::parse(self.query.as_bytes()).into_owned().collect()
+    }
+
+    /// The decoded pairs of a form body.
+    pub(crate) fn form(&self) -> BTreeMap<String, String> {
+        form_urlencoded::parse(&self.body).into_owned().collect()
+    }
+
+    /// Whether the body is said to be of this media type.
+    pub(crate) fn carries(&self, media_type: &str) -> bool {
+        let said = self.header("content-type").unwrap_or_default();
+        said.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(media_type))
+    }
+
+    /// The path's parts as slices, to match on.
+    pub(crate) fn parts(&self) -> Vec<&str> {
+        self.segments.iter().map(String::as_str).collect()
+    }
+}
+
+/// What is sent back.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Body,
+    /// What the caller did that no correct client does; for the journal.
+    pub(crate) violation: Option<&'static str>,
+}
+
+/// The body of an [`Answer`].
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    Empty,
+    Json(Value),
+    Html(&'static str),
+}
+
+impl Answer {
+    /// A JSON answer.
+    pub(crate) fn json(status: u16, body: Value) -> Self {
+        Self { status, headers: Vec::new(), body: Body::Json(body), violation: None }
+    }
+
+    /// An answer without a body.
+    pub(crate) fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Body::Empty, violation: None }
+    }
+
+    /// The same answer with one more header.
+    #[must_use]
+    pub(crate) fn with(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+/// The decoded parts of a path; empty parts (a trailing slash) are left out.
+pub(crate) fn segments(path: &str) -> Vec<String> {
+    path.split('/').filter(|part| !part.is_empty()).map(decoded).collect()
+}
+
+fn decoded(part: &str) -> String {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = if first == b'%' { tail.get(..2).and_then(hexadecimal) } else { None };
+        bytes.push(escaped.unwrap_or(first));
+        rest = if escaped.is_some() { tail.get(2..).unwrap_or_default() } else { tail };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn hexadecimal(pair: &[u8]) -> Option<u8> {
+    std::str::from_utf8(pair).ok().and_then(|text| u8::from_str_radix(text, 16).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encoded_slash_stays_in_its_segment() {
+        assert_eq!(segments("/beta/a%2Fb/%5f%zz/"), ["beta", "a/b", "_%zz"]);
+    }
+}

@@ -1,0 +1,141 @@
+//! The one state of a running sandbox, and the way every call takes through it.
+//!
+//! A call is matched with the ordered faults, then answered and recorded under one lock: what the journal shows is the
+//! order in which things happened. A call that is held waits outside the lock.
+//!
+//! It deliberately knows nothing of sockets: it only says that a connection is to be cut. Called by `mod.rs`; its state is
+//! read and changed by every endpoint.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::faults::{self, Effect, Faults};
+use super::issuer::Issuer;
+use super::journal::Journal;
+use super::keys::Key;
+use super::seed::Seed;
+use super::switches::Switches;
+use super::tenant::Tenant;
+use super::wire::{Answer, Call};
+use super::{control, graph, login};
+use crate::clock::Clock;
+
+/// Everything behind the server.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) clock: Clock,
+    state: Mutex<State>,
+    released: watch::Sender<()>,
+}
+
+/// What changes while the sandbox runs.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) url: String,
+    pub(crate) seed: Seed,
+    pub(crate) tenant: Tenant,
+    pub(crate) switches: Switches,
+    pub(crate) graph_key: Key,
+    pub(crate) issuer: Issuer,
+    pub(crate) journal: Journal,
+    pub(crate) faults: Faults,
+}
+
+/// What becomes of a call.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Answered(Answer),
+    Cut,
+}
+
+impl State {
+    /// The state at the beginning.
+    pub(crate) fn new(url: String, seed: Seed, graph_key: Key, caller_key: Key) -> Self {
+        Self {
+            tenant: Tenant::new(&seed),
+            switches: seed.switches.clone(),
+            issuer: Issuer::new(&url, caller_key),
+            journal: Journal::default(),
+            faults: Faults::default(),
+            url,
+            seed,
+            graph_key,
+        }
+    }
+
+    fn answer(&mut self, call: &Call) -> Answer {
+        match call.parts().as_slice() {
+            ["issuer", ..] => self.issuer.answer(call),
+            [tenant, "oauth2", "v2.0", "token"] => login::answer(call, self, tenant),
+            _ => graph::answer(call, self),
+        }
+    }
+
+    fn record(&mut self, call: &Call, answer: Option<&Answer>, fault: Option<&'static str>) {
+        if call.segments.first().is_none_or(|first| first != "issuer") {
+            self.journal.add(call, answer, fault, self.switches.journal_limit);
+        }
+    }
+}
+
+impl World {
+    /// A world in this state.
+    pub(crate) fn new(clock: Clock, state: State) -> Self {
+        Self { clock, state: Mutex::new(state), released: watch::Sender::new(()) }
+    }
+
+    /// The state, for a moment without waiting.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Clears all faults and lets held calls go on.
+    pub(crate) fn release(&self) {
+        self.state().faults = Faults::default();
+        self.released.send_replace(());
+    }
+
+    /// Takes a call through the world.
+    pub(crate) async fn exchange(&self, mut call: Call) -> Outcome {
+        if call.segments.first().is_some_and(|first| first == "_sandbox") {
+            return Outcome::Answered(control::answer(&call, self).await);
+        }
+        // Subscribed before the order is taken, so that a release in between is not missed.
+        let mut released = self.released.subscribe();
+        let effect = self.state().faults.take(&call);
+        let fault = effect.as_ref().map(Effect::name);
+        match effect {
+            None => Outcome::Answered(self.served(&call, fault)),
+            Some(Effect::Answer { status, retry_after, body }) => {
+                let mut state = self.state();
+                let mut answer = faults::answer(&call, status, body.as_ref(), &state.switches);
+                answer.headers.extend(retry_after.map(|after| ("Retry-After", after)));
+                state.record(&call, Some(&answer), fault);
+                Outcome::Answered(answer)
+            }
+            Some(Effect::CutBefore {}) => {
+                self.state().record(&call, None, fault);
+                Outcome::Cut
+            }
+            Some(Effect::CutAfter {}) => {
+                self.served(&call, fault);
+                Outcome::Cut
+            }
+            Some(Effect::Hold {}) => {
+                // An error means that the world is gone, and with it what held the call.
+                if released.changed().await.is_ok() {
+                    call.at = self.clock.now();
+                }
+                Outcome::Answered(self.served(&call, fault))
+            }
+        }
+    }
+
+    fn served(&self, call: &Call, fault: Option<&'static str>) -> Answer {
+        let mut state = self.state();
+        let answer = state.answer(call);
+        state.record(call, Some(&answer), fault);
+        answer
+    }
+}
