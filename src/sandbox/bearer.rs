@@ -1,11 +1,11 @@
 //! What the bearer of a token may do in Graph.
 //!
-//! [`rights`] accepts a token only if this sandbox signed it, for this Graph, from this tenant's authority, and its time
-//! has come and not passed; anything else is 401. Reading and writing are then asked for separately, each 403 if the
-//! token's roles lack it.
+//! [`rights`] accepts a token only if this sandbox signed it, for this Graph, from this tenant's authority, and its
+//! time has come and not passed; anything else is 401. Reading and writing are then asked for separately, each 403
+//! if the token's roles lack it.
 //!
-//! It deliberately does not know callers of the gateway: their tokens come from `issuer.rs`, have another key and are
-//! refused here. Called by `graph.rs` for every call.
+//! It deliberately does not know callers of the gateway: their tokens come from `issuer.rs`, have another key and
+//! are refused here. Called by `graph.rs` for every call.
 
 use serde_json::{Map, Value};
 

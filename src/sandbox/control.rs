@@ -3,8 +3,8 @@
 //! Bad input is answered with 4xx and one sentence that says what is wrong and what would be right. Nothing here is
 //! recorded in the journal or hit by a fault.
 //!
-//! It deliberately asks for no token: the sandbox holds nothing worth protecting and is not for networks that are not
-//! trusted. Called by `world.rs`.
+//! It deliberately asks for no token: the sandbox holds nothing worth protecting and is not for networks that are
+//! not trusted. Called by `world.rs`.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ use super::journal::Journal;
 use super::keys::Key;
 use super::tenant::Tenant;
 use super::wire::{Answer, Call};
-use super::world::World;
+use super::world::{Release, World};
 use super::{Error, graph};
 
 const ENDPOINTS: [&str; 12] = [
@@ -47,7 +47,7 @@ pub(crate) async fn answer(call: &Call, world: &World) -> Answer {
         ("GET", ["faults"]) => Ok(Answer::json(200, world.state().faults.shown())),
         ("POST", ["faults"]) => order(call, world),
         ("DELETE", ["faults"]) => {
-            world.release();
+            world.release(Release::Proceed);
             Ok(Answer::empty(204))
         }
         ("POST", ["token"]) => token(call, world),
@@ -88,7 +88,8 @@ fn reset(world: &World) -> Answer {
         state.journal = Journal::default();
         state.issuer.fetches = 0;
     }
-    world.release();
+    // What was held belongs to the time before and must not change what begins now.
+    world.release(Release::Cut);
     Answer::empty(204)
 }
 
@@ -116,9 +117,7 @@ fn token(call: &Call, world: &World) -> Result<Answer, Answer> {
 
 async fn rotate(call: &Call, world: &World) -> Result<Answer, Answer> {
     let rotation = if call.body.is_empty() { Rotation::default() } else { body(call)? };
-    let kid = world.clock.identifier().simple().to_string();
-    let made = tokio::task::spawn_blocking(move || Key::generate(kid)).await;
-    let key = made.unwrap_or(Err(Error::Key)).map_err(|error| broken(&error))?;
+    let key = Key::generate(world.clock).await.map_err(|error| broken(&error))?;
     let kid = key.kid().to_owned();
     let published = world.state().issuer.rotate(key, &rotation);
     Ok(Answer::json(200, json!({"kid": kid, "keys": published})))

@@ -1,7 +1,7 @@
 //! Groups of the directory and assignment filters of Intune, read only.
 //!
-//! Groups are found by id, by several ids at once, or by name, in the forms of `$filter` that need no further header. What
-//! the directory would refuse, and what the sandbox does not know, is refused with 400.
+//! Groups are found by id, by several ids at once, or by name, in the forms of `$filter` that need no further
+//! header. What the directory would refuse, and what the sandbox does not know, is refused with 400.
 //!
 //! It deliberately has no members, no `$search` and no writing. Called by `graph.rs`.
 

@@ -1,7 +1,7 @@
 //! Refusals, and the shapes in which Graph and Intune give them.
 //!
-//! An endpoint returns a [`Refusal`]; only [`Refusal::answer`] knows what that looks like on the wire: Graph's plain error
-//! object, or Intune's, with JSON inside the message. Dates have no zone, as in captured answers.
+//! An endpoint returns a [`Refusal`]; only [`Refusal::answer`] knows what that looks like on the wire: Graph's
+//! plain error object, or Intune's, with JSON inside the message. Dates have no zone, as in captured answers.
 //!
 //! It deliberately does not shape Entra's errors (`login.rs`) or the sandbox's own (`control.rs`). Called by
 //! `graph.rs`, `directory.rs`, `bearer.rs` and `faults.rs`.

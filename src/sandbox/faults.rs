@@ -1,10 +1,10 @@
 //! Faults on order: calls that are answered wrongly, cut off, or held.
 //!
-//! An [`Order`] matches calls by verb and end of path, for so many times or until it is cleared; the first that matches
-//! is applied. Taking one is atomic: of many calls at once no more than the ordered number are hit.
+//! An [`Order`] matches calls by verb and end of path, for so many times or until it is cleared; the first that
+//! matches is applied. Taking one is atomic: of many calls at once no more than the ordered number are hit.
 //!
-//! It deliberately has no chance in it: the same order gives the same fault. Ordered through `control.rs`, applied by
-//! `world.rs`.
+//! It deliberately has no chance in it: the same order gives the same fault. Ordered through `control.rs`, applied
+//! by `world.rs`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

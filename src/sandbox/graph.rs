@@ -1,10 +1,10 @@
 //! Graph's enrollment configurations over HTTP: paths, versions, and what a row looks like.
 //!
-//! Every call must bear a token that `bearer.rs` accepts, and each endpoint its role; what is not routed is refused with
-//! 400 as Graph does, never with 405. Every answer carries the ids and diagnostics that Graph sends.
+//! Every call must bear a token that `bearer.rs` accepts, and each endpoint its role; what is not routed is refused
+//! with 400 as Graph does, never with 405. Every answer carries the ids and diagnostics that Graph sends.
 //!
-//! It deliberately decides nothing about assignments: `tenant.rs` does. Called by `world.rs` for every path that begins
-//! with a version; groups and filters are in `directory.rs`.
+//! It deliberately decides nothing about assignments: `tenant.rs` does. Called by `world.rs` for every path that
+//! begins with a version; groups and filters are in `directory.rs`.
 
 use serde_json::{Map, Value, json};
 

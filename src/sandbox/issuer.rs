@@ -1,10 +1,12 @@
 //! The issuer of callers' tokens: what Entra is to a gateway's callers.
 //!
-//! Tokens look like Entra's v2 tokens for apps and are signed with RS256. Keys can be replaced while running; the key set
-//! shows which are in force, and how often it was fetched is counted.
+//! Tokens look like Entra's v2 tokens for apps and are signed with RS256. Keys can be replaced while running; the
+//! key set shows which are in force, and how often it was fetched is counted.
 //!
-//! It deliberately proves nobody's identity: who may reach the sandbox may have a token of any caller, with any claim
-//! changed. Called by `world.rs` (discovery, key set) and `control.rs` (tokens, rotation).
+//! It deliberately proves nobody's identity: who may reach the sandbox may have a token of any caller, with any
+//! claim changed. Called by `world.rs` (discovery, key set) and `control.rs` (tokens, rotation).
+
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -23,8 +25,8 @@ const LIFETIME_SECONDS: i64 = 3600;
 pub(crate) struct Issuer {
     pub(crate) name: String,
     pub(crate) fetches: u64,
-    current: Key,
-    older: Vec<Key>,
+    current: Arc<Key>,
+    older: Vec<Arc<Key>>,
 }
 
 /// An order for a token: whose, and what about it shall be odd.
@@ -48,7 +50,7 @@ pub(crate) struct Rotation {
 
 impl Issuer {
     /// An issuer at this sandbox.
-    pub(crate) fn new(url: &str, key: Key) -> Self {
+    pub(crate) fn new(url: &str, key: Arc<Key>) -> Self {
         Self { name: format!("{url}/issuer"), fetches: 0, current: key, older: Vec::new() }
     }
 
@@ -76,7 +78,7 @@ impl Issuer {
     }
 
     /// Takes a new key into use and returns how many are published.
-    pub(crate) fn rotate(&mut self, key: Key, rotation: &Rotation) -> usize {
+    pub(crate) fn rotate(&mut self, key: Arc<Key>, rotation: &Rotation) -> usize {
         let old = std::mem::replace(&mut self.current, key);
         if rotation.keep_old {
             self.older.push(old);

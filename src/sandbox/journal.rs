@@ -1,9 +1,10 @@
 //! A record of every Graph and token call, for tests and the curious.
 //!
-//! Calls stand in the order in which they took effect: an entry is written under the same lock as the change it tells of.
-//! The journal is bounded and says how many calls it has dropped. It never holds a secret or a token.
+//! Calls stand in the order in which they took effect: an entry is written under the same lock as the change it
+//! tells of. The journal is bounded and says how many calls it has dropped. It never holds a secret or a token.
 //!
-//! It deliberately leaves out the sandbox's own endpoints and the issuer. Written by `world.rs`, shown by `control.rs`.
+//! It deliberately leaves out the sandbox's own endpoints and the issuer. Written by `world.rs`, shown by
+//! `control.rs`.
 
 use std::collections::VecDeque;
 

@@ -1,12 +1,13 @@
 //! Signing keys, made when the sandbox starts: no private key lies in the repository.
 //!
-//! A [`Key`] signs JSON web tokens with RS256 and checks its own signatures. Header and claims are signed as they are
-//! given, however odd, so that tests can have tokens that no honest issuer would make.
+//! A [`Key`] signs JSON web tokens with RS256 and checks its own signatures. Header and claims are signed as they
+//! are given, however odd, so that tests can have tokens that no honest issuer would make.
 //!
-//! It deliberately does not judge claims: `bearer.rs` does for Graph's tokens, the gateway for its callers'. Called by
-//! `login.rs`, `bearer.rs` and `issuer.rs`.
+//! It deliberately does not judge claims: `bearer.rs` does for Graph's tokens, the gateway for its callers'. Called
+//! by `login.rs`, `bearer.rs` and `issuer.rs`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -16,8 +17,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Map, Value, json};
+use tokio::sync::OnceCell;
+use tokio::task;
 
 use super::Error;
+use crate::clock::Clock;
 
 /// An RSA key with its public half and name.
 pub(crate) struct Key {
@@ -34,12 +38,28 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// A new key; takes a noticeable time, so not for an async thread.
-    pub(crate) fn generate(kid: String) -> Result<Self, Error> {
+    /// A new key.
+    pub(crate) async fn generate(clock: Clock) -> Result<Arc<Self>, Error> {
+        let kid = clock.identifier().simple().to_string();
+        // A quarter of a second of computing, too long for a thread on which calls wait.
+        let made = task::spawn_blocking(move || Self::compute(kid)).await;
+        made.unwrap_or(Err(Error::Key)).map(Arc::new)
+    }
+
+    fn compute(kid: String) -> Result<Self, Error> {
         let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_unspecified| Error::Key)?;
         let public = DecodingKey::from_rsa_der(pair.public_key().as_ref());
         let jwk = Jwk::from_decoding_key(&public, None).map_err(|_unreadable| Error::Key)?;
         Ok(Self { pair, public, jwk: json!(jwk), kid })
+    }
+
+    /// The keys with which every sandbox of this process begins: for Graph's tokens, and for callers'.
+    ///
+    /// Made once, because tests start many sandboxes. Their tokens still tell them apart by the origins inside.
+    pub(crate) async fn first(clock: Clock) -> Result<[Arc<Self>; 2], Error> {
+        static FIRST: OnceCell<[Arc<Key>; 2]> = OnceCell::const_new();
+        let make = async || tokio::try_join!(Self::generate(clock), Self::generate(clock)).map(<[Arc<Self>; 2]>::from);
+        FIRST.get_or_try_init(make).await.cloned()
     }
 
     /// The name under which the key is published.

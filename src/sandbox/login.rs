@@ -1,10 +1,10 @@
 //! Entra's token endpoint, for apps that prove themselves with a secret.
 //!
-//! It gives a signed token for this sandbox's Graph, and for nothing else: asked for a real cloud's, it says that this is
-//! the sandbox. Refusals have Entra's shape and error codes; clients are to branch on the codes.
+//! It gives a signed token for this sandbox's Graph, and for nothing else: asked for a real cloud's, it says that
+//! this is the sandbox. Refusals have Entra's shape and error codes; clients are to branch on the codes.
 //!
-//! It deliberately knows no certificates, federated credentials or users. Called by `world.rs`; the tokens are checked by
-//! `bearer.rs`.
+//! It deliberately knows no certificates, federated credentials or users. Called by `world.rs`; the tokens are
+//! checked by `bearer.rs`.
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,12 @@
-//! The sandbox: a simulator of Entra's token endpoint, of Graph's enrollment configurations, and of an issuer of callers'
-//! tokens, in one HTTP server.
+//! The sandbox: a simulator of Entra's token endpoint, of Graph's enrollment configurations, and of an issuer of
+//! callers' tokens, in one HTTP server.
 //!
-//! It is for the demo, for development and for tests. It is written from Microsoft's documents and shares no code with
-//! the client that it is used to test; where the documents are silent, its behaviour is a named switch. Everything it
-//! holds is in memory and begins with a [`Seed`]; nothing on disk or on the internet is touched.
+//! It is for the demo, for development and for tests. It is written from Microsoft's documents and shares no code
+//! with the client that it is used to test; where the documents are silent, its behaviour is a named switch.
+//! Everything it holds is in memory and begins with a [`Seed`]; nothing on disk or on the internet is touched.
 //!
-//! It deliberately does not protect itself: its secrets are public, and `/_sandbox/*` gives a token of any caller to
-//! whoever asks. `docs/sandbox.md` lists endpoints, switches and faults. Started by `cli` and by tests.
+//! It deliberately does not protect itself: its secrets are public, and `/_sandbox/*` gives a token of any caller
+//! to whoever asks. `docs/sandbox.md` lists endpoints, switches and faults. Started by `cli` and by tests.
 
 mod bearer;
 mod control;
@@ -41,7 +41,7 @@ use tokio::task::JoinHandle;
 use self::keys::Key;
 pub use self::seed::Seed;
 use self::wire::{Answer, Body, Call};
-use self::world::{Outcome, State, World};
+use self::world::{Outcome, Release, State, World};
 use crate::clock::Clock;
 
 /// How a sandbox is started.
@@ -96,7 +96,8 @@ pub struct Sandbox {
     url: String,
     world: web::Data<World>,
     handle: ServerHandle,
-    serving: JoinHandle<io::Result<()>>,
+    /// None once its end has been seen.
+    serving: Option<JoinHandle<io::Result<()>>>,
 }
 
 /// Starts a sandbox that serves in the background; needs a tokio runtime of several threads.
@@ -106,12 +107,12 @@ pub async fn start(options: Options) -> Result<Sandbox, Error> {
     let unable = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(unable)?;
     let url = url_of(listener.local_addr().map_err(unable)?);
-    let (graph_key, caller_key) = tokio::try_join!(key(options.clock), key(options.clock))?;
+    let [graph_key, caller_key] = Key::first(options.clock).await?;
     let world = web::Data::new(World::new(options.clock, State::new(url.clone(), seed, graph_key, caller_key)));
     let server = server(listener, world.clone()).map_err(unable)?;
     let handle = server.handle();
     tracing::debug!(url, "the sandbox serves");
-    Ok(Sandbox { url, world, handle, serving: tokio::spawn(server) })
+    Ok(Sandbox { url, world, handle, serving: Some(tokio::spawn(server)) })
 }
 
 impl Sandbox {
@@ -120,25 +121,22 @@ impl Sandbox {
         &self.url
     }
 
-    /// Lets held calls go, cuts connections and frees the port.
+    /// Cuts connections, held calls included, and frees the port.
     pub async fn stop(mut self) {
-        self.world.release();
+        self.world.release(Release::Cut);
         self.handle.stop(false).await;
         if let Err(error) = self.stopped().await {
             tracing::debug!(%error, "the sandbox ended badly");
         }
     }
 
-    /// Waits until the server ends by itself; call it once.
+    /// Waits until the server has ended.
     pub async fn stopped(&mut self) -> Result<(), Error> {
-        let ended = (&mut self.serving).await;
+        let Some(serving) = &mut self.serving else { return Ok(()) };
+        let ended = serving.await;
+        self.serving = None;
         ended.map_err(io::Error::other).and_then(|outcome| outcome).map_err(Error::Server)
     }
-}
-
-async fn key(clock: Clock) -> Result<Key, Error> {
-    let kid = clock.identifier().simple().to_string();
-    tokio::task::spawn_blocking(move || Key::generate(kid)).await.unwrap_or(Err(Error::Key))
 }
 
 /// The origin under which the address is reached from this machine.

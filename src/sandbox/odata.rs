@@ -1,10 +1,10 @@
 //! The query options that the sandbox understands, and pages of rows.
 //!
-//! A [`Query`] holds `$filter` (one clause: `eq`, `in`, `startswith`), `$select`, `$top`, `$expand`, `$orderby` and the
-//! place where a page begins. What an endpoint does not know is refused with 400, never ignored.
+//! A [`Query`] holds `$filter` (one clause: `eq`, `in`, `startswith`), `$select`, `$top`, `$expand`, `$orderby` and
+//! the place where a page begins. What an endpoint does not know is refused with 400, never ignored.
 //!
-//! Next links are absolute and opaque. It deliberately has no `and`, `or` or `$search`, and pages are cut from the rows as
-//! they are at each call. Called by `graph.rs` and `directory.rs`.
+//! Next links are absolute and opaque. It deliberately has no `and`, `or` or `$search`, and pages are cut from the
+//! rows as they are at each call. Called by `graph.rs` and `directory.rs`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

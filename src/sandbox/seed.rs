@@ -1,11 +1,12 @@
 //! What a tenant holds when it begins: the built-in one, or one from a file in the same format.
 //!
 //! The format is `default_tenant.json`, beside this file: tenant, apps, groups, filters, configurations with their
-//! assignments, callers, switches. Rows are named as Graph names them; what only one kind of configuration has goes into
-//! its `properties`, and a target may carry any field, as in Graph.
+//! assignments, callers, switches. Rows are named as Graph names them; what only one kind of configuration has goes
+//! into its `properties`, and a target may carry any field, as in Graph.
 //!
-//! A [`Seed`] that exists is consistent: ids are unique and every target is one that Graph would hold. Loading refuses
-//! unknown fields and says where. It deliberately cannot be written back. Loaded by whoever starts the sandbox.
+//! A [`Seed`] that exists is consistent: ids are unique and every target is one that Graph would hold. Loading
+//! refuses unknown fields and says where. It deliberately cannot be written back. Loaded by whoever starts the
+//! sandbox.
 
 use std::collections::BTreeSet;
 use std::fs;

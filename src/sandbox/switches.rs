@@ -1,11 +1,11 @@
 //! Named switches for what nobody outside Microsoft can know.
 //!
-//! Wherever the documents leave Graph's behaviour open, the sandbox does one thing by default and another by switch, so
-//! that a client can be tested under both. A few more set sizes and lifetimes.
+//! Wherever the documents leave Graph's behaviour open, the sandbox does one thing by default and another by
+//! switch, so that a client can be tested under both. A few more set sizes and lifetimes.
 //!
-//! It guarantees that an unknown name or value is refused and the known names are told. It deliberately does not hold
-//! faults: those are orders for single calls, see `faults.rs`. Set by the seed and by `POST /_sandbox/switches`; read by
-//! every endpoint.
+//! It guarantees that an unknown name or value is refused and the known names are told. It deliberately does not
+//! hold faults: those are orders for single calls, see `faults.rs`. Set by the seed and by `POST
+//! /_sandbox/switches`; read by every endpoint.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

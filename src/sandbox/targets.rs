@@ -1,11 +1,11 @@
 //! Targets of assignments: what a posted one must be, and how it is kept.
 //!
-//! A [`Target`] that exists has a known concrete type, written with `#`, both filter fields, and whatever other fields it
-//! was posted with: unknown ones are kept and given back. Two targets reach the same devices or people if their keys are
-//! equal.
+//! A [`Target`] that exists has a known concrete type, written with `#`, both filter fields, and whatever other
+//! fields it was posted with: unknown ones are kept and given back. Two targets reach the same devices or people if
+//! their keys are equal.
 //!
-//! It deliberately does not know which groups exist or what the switches say about exclusions: `tenant.rs` does, which
-//! calls this for every assign; `seed.rs` for every row.
+//! It deliberately does not know which groups exist or what the switches say about exclusions: `tenant.rs` does,
+//! which calls this for every assign; `seed.rs` for every row.
 
 use serde_json::{Map, Value};
 use uuid::Uuid;

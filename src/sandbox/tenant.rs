@@ -1,10 +1,10 @@
 //! The simulated tenant: what it holds, and what an assign makes of it.
 //!
-//! [`Tenant::assign`] replaces the direct assignments of a configuration as a whole or changes nothing: every entry is
-//! checked before the first is stored. Where Microsoft's documents are silent, [`Switches`] decide.
+//! [`Tenant::assign`] replaces the direct assignments of a configuration as a whole or changes nothing: every entry
+//! is checked before the first is stored. Where Microsoft's documents are silent, [`Switches`] decide.
 //!
-//! It deliberately knows no HTTP, paging, rights or faults. `graph.rs` and `directory.rs` read it, `control.rs` shows it
-//! and sets it back.
+//! It deliberately knows no HTTP, paging, rights or faults. `graph.rs` and `directory.rs` read it, `control.rs`
+//! shows it and sets it back.
 
 use serde_json::{Map, Value};
 use uuid::Uuid;

@@ -1,7 +1,7 @@
 //! What comes in and what goes out, without the web framework.
 //!
-//! A [`Call`] is one HTTP request read to its end, an [`Answer`] what is to be sent back. Everything behind the server
-//! speaks in these two, so endpoints are plain functions from a call to an answer.
+//! A [`Call`] is one HTTP request read to its end, an [`Answer`] what is to be sent back. Everything behind the
+//! server speaks in these two, so endpoints are plain functions from a call to an answer.
 //!
 //! It guarantees that a path is split before it is decoded, so an encoded slash stays part of its segment. It
 //! deliberately knows nothing of Graph or Entra. `mod.rs` makes calls; every endpoint reads them.

@@ -1,12 +1,12 @@
 //! The one state of a running sandbox, and the way every call takes through it.
 //!
-//! A call is matched with the ordered faults, then answered and recorded under one lock: what the journal shows is the
-//! order in which things happened. A call that is held waits outside the lock.
+//! A call is matched with the ordered faults, then answered and recorded under one lock: what the journal shows is
+//! the order in which things happened. A call that is held waits outside the lock.
 //!
-//! It deliberately knows nothing of sockets: it only says that a connection is to be cut. Called by `mod.rs`; its state is
-//! read and changed by every endpoint.
+//! It deliberately knows nothing of sockets: it only says that a connection is to be cut. Called by `mod.rs`; its
+//! state is read and changed by every endpoint.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ use crate::clock::Clock;
 pub(crate) struct World {
     pub(crate) clock: Clock,
     state: Mutex<State>,
-    released: watch::Sender<()>,
+    released: watch::Sender<Release>,
 }
 
 /// What changes while the sandbox runs.
@@ -36,10 +36,17 @@ pub(crate) struct State {
     pub(crate) seed: Seed,
     pub(crate) tenant: Tenant,
     pub(crate) switches: Switches,
-    pub(crate) graph_key: Key,
+    pub(crate) graph_key: Arc<Key>,
     pub(crate) issuer: Issuer,
     pub(crate) journal: Journal,
     pub(crate) faults: Faults,
+}
+
+/// What becomes of held calls when the faults are cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    Proceed,
+    Cut,
 }
 
 /// What becomes of a call.
@@ -51,7 +58,7 @@ pub(crate) enum Outcome {
 
 impl State {
     /// The state at the beginning.
-    pub(crate) fn new(url: String, seed: Seed, graph_key: Key, caller_key: Key) -> Self {
+    pub(crate) fn new(url: String, seed: Seed, graph_key: Arc<Key>, caller_key: Arc<Key>) -> Self {
         Self {
             tenant: Tenant::new(&seed),
             switches: seed.switches.clone(),
@@ -82,7 +89,7 @@ impl State {
 impl World {
     /// A world in this state.
     pub(crate) fn new(clock: Clock, state: State) -> Self {
-        Self { clock, state: Mutex::new(state), released: watch::Sender::new(()) }
+        Self { clock, state: Mutex::new(state), released: watch::Sender::new(Release::Proceed) }
     }
 
     /// The state, for a moment without waiting.
@@ -90,10 +97,10 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Clears all faults and lets held calls go on.
-    pub(crate) fn release(&self) {
+    /// Clears all faults and lets held calls go.
+    pub(crate) fn release(&self, release: Release) {
         self.state().faults = Faults::default();
-        self.released.send_replace(());
+        self.released.send_replace(release);
     }
 
     /// Takes a call through the world.
@@ -124,9 +131,11 @@ impl World {
             }
             Some(Effect::Hold {}) => {
                 // An error means that the world is gone, and with it what held the call.
-                if released.changed().await.is_ok() {
-                    call.at = self.clock.now();
+                let gone = released.changed().await.is_err();
+                if gone || *released.borrow() == Release::Cut {
+                    return Outcome::Cut;
                 }
+                call.at = self.clock.now();
                 Outcome::Answered(self.served(&call, fault))
             }
         }

@@ -1,5 +1,6 @@
 //! The assign action: replacement, validation, and what the switches decide.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::world::{
@@ -7,7 +8,7 @@ use crate::world::{
     group_target, groups_of,
 };
 
-const MULTI: &str = "enrollmentConfigurationAssignments";
+const LIST: &str = "enrollmentConfigurationAssignments";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_assign_replaces_the_direct_assignments_as_a_whole() {
@@ -31,10 +32,23 @@ async fn a_successful_assign_answers_as_the_switch_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_assigns_at_once_the_last_in_the_journal_stands() {
+    let world = World::start().await;
+    let targets: Vec<Value> = (1..=7).map(group_target).collect();
+    let answers = join_all(targets.iter().map(|target| world.assign(KIOSK_ESP, std::slice::from_ref(target)))).await;
+    assert!(answers.iter().all(|answer| answer.status == 204));
+    let journal = world.journal().await;
+    let bodies: Vec<&Value> =
+        journal.iter().filter(|call| call["method"] == "POST").map(|call| &call["request"]).collect();
+    let last = &bodies.last().unwrap()[LIST][0]["target"]["groupId"];
+    assert_eq!((bodies.len(), &json!(groups_of(&world.assignments(KIOSK_ESP).await))), (8, &json!([last])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_list_clears_and_a_missing_one_changes_nothing() {
     let world = World::start().await;
     let before = world.assignments(SALES_ESP).await;
-    for body in [json!({}), json!({MULTI: null}), json!({"assignments": []}), json!({MULTI: {}}), json!([])] {
+    for body in [json!({}), json!({LIST: null}), json!({"assignments": []}), json!({LIST: {}}), json!([])] {
         refused(world.assign_body(SALES_ESP, &body).await, 400, "BadRequest");
     }
     let torn = world.authorized("POST", &format!("{CONFIGURATIONS}/{SALES_ESP}/assign"));
@@ -49,7 +63,7 @@ async fn a_missing_list_clears_by_switch_but_a_wrong_name_never_does() {
     let world = World::start().await;
     world.switch("missing_assignments", "clears").await;
     world.assign_body(SALES_ESP, &json!({"assignments": []})).await.expect(400);
-    world.assign_body(SALES_ESP, &json!({MULTI: null})).await.expect(204);
+    world.assign_body(SALES_ESP, &json!({LIST: null})).await.expect(204);
     assert_eq!(world.assignments(SALES_ESP).await.len(), 1);
 }
 
@@ -57,7 +71,7 @@ async fn a_missing_list_clears_by_switch_but_a_wrong_name_never_does() {
 async fn a_sent_id_is_ignored_and_ids_are_made_of_three_parts() {
     let world = World::start().await;
     let all = json!({"@odata.type": "#microsoft.graph.allLicensedUsersAssignmentTarget"});
-    let body = json!({MULTI: [{"id": "mine", "target": all}, {"id": "mine", "target": group_target(1)}]});
+    let body = json!({LIST: [{"id": "mine", "target": all}, {"id": "mine", "target": group_target(1)}]});
     world.assign_body(KIOSK_ESP, &body).await.expect(204);
     let rows = world.assignments(KIOSK_ESP).await;
     let own = "a0000000-0000-4000-8000-000000000002";
@@ -111,7 +125,8 @@ async fn a_target_needs_a_concrete_type_with_or_without_its_hash() {
         refused(world.assign(KIOSK_ESP, &[group_target(2), typed(name)]).await, 400, "BadRequest");
     }
     world.assign(KIOSK_ESP, &[json!({"groupId": group(1)})]).await.expect(400);
-    assert!(groups_of(&world.assignments(KIOSK_ESP).await).is_empty() || world.assignments(KIOSK_ESP).await.len() == 1);
+    let kept = world.assignments(KIOSK_ESP).await;
+    assert_eq!((kept.len(), &kept[0]["target"]["collectionId"]), (1, &json!("C1")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,7 +179,7 @@ async fn v1_neither_shows_nor_keeps_filters() {
     let path = format!("/v1.0/deviceManagement/deviceEnrollmentConfigurations/{SALES_ESP}");
     let shown = world.get(&format!("{path}/assignments")).await.expect(200);
     assert!(!shown.text.contains("Filter") && !shown.text.contains("source"), "{}", shown.text);
-    let body = json!({MULTI: [{"target": group_target(4)}]});
+    let body = json!({LIST: [{"target": group_target(4)}]});
     world.switch("v1_filters", "kept").await;
     got(world.authorized("POST", &format!("{path}/assign")).json(&body)).await.expect(204);
     let filter = |rows: &[Value]| rows[0]["target"]["deviceAndAppManagementAssignmentFilterId"].clone();

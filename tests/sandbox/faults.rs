@@ -103,6 +103,21 @@ async fn a_held_call_takes_effect_though_its_client_has_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_cuts_held_calls_and_they_change_nothing() {
+    let world = World::start().await;
+    world.fault(json!({"path_ends": ASSIGN, "effect": {"kind": "hold"}})).await;
+    let path = format!("{CONFIGURATIONS}/{KIOSK_ESP}/assign");
+    let held = tokio::spawn(sent(world.authorized("POST", &path).json(&assign_body())));
+    while world.control("GET", "faults", None).await.body["held"] != 1 {
+        tokio::task::yield_now().await;
+    }
+    world.control("POST", "reset", None).await.expect(204);
+    assert!(held.await.unwrap().is_err());
+    assert!(world.journal().await.is_empty());
+    assert!(world.assignments(KIOSK_ESP).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_token_endpoint_and_the_key_set_can_be_hit_too() {
     let world = World::start().await;
     world.fault(json!({"path_ends": "/token", "times": 1, "effect": {"kind": "answer", "status": 429}})).await;

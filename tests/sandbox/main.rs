@@ -1,11 +1,5 @@
 //! The sandbox as its clients see it: over HTTP, against what Microsoft's documents and captured answers say.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs,
-    reason = "a test that cannot go on ends, and nobody else reads its helpers"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that cannot go on ends")]
 
 mod assign;
 mod control;

@@ -7,59 +7,61 @@ use postern::sandbox::{self, Options, Sandbox, Seed};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
-pub const TENANT: &str = "11111111-2222-4333-8444-555555555555";
-pub const CLIENT: &str = "99999999-8888-4777-8666-555555555555";
-pub const SECRET: &str = "sandbox-client-secret";
-pub const SALES_ESP: &str = "a0000000-0000-4000-8000-000000000001_Windows10EnrollmentCompletionPageConfiguration";
-pub const KIOSK_ESP: &str = "a0000000-0000-4000-8000-000000000002_Windows10EnrollmentCompletionPageConfiguration";
-pub const RESTRICTION: &str = "a0000000-0000-4000-8000-000000000003_SinglePlatformRestriction";
-pub const NOTICE: &str = "a0000000-0000-4000-8000-000000000005_EnrollmentNotificationsConfiguration";
-pub const DEFAULT_LIMIT: &str = "a0000000-0000-4000-8000-00000000dddd_DefaultLimit";
-pub const FILTER: &str = "f0000000-0000-4000-8000-000000000001";
-pub const ALL_USERS: &str = "acacacac-9df4-4c7d-9d50-4ef0226f57a9";
-pub const CONFIGURATIONS: &str = "/beta/deviceManagement/deviceEnrollmentConfigurations";
+pub(crate) const TENANT: &str = "11111111-2222-4333-8444-555555555555";
+pub(crate) const CLIENT: &str = "99999999-8888-4777-8666-555555555555";
+pub(crate) const SECRET: &str = "sandbox-client-secret";
+pub(crate) const SALES_ESP: &str =
+    "a0000000-0000-4000-8000-000000000001_Windows10EnrollmentCompletionPageConfiguration";
+pub(crate) const KIOSK_ESP: &str =
+    "a0000000-0000-4000-8000-000000000002_Windows10EnrollmentCompletionPageConfiguration";
+pub(crate) const RESTRICTION: &str = "a0000000-0000-4000-8000-000000000003_SinglePlatformRestriction";
+pub(crate) const NOTICE: &str = "a0000000-0000-4000-8000-000000000005_EnrollmentNotificationsConfiguration";
+pub(crate) const DEFAULT_LIMIT: &str = "a0000000-0000-4000-8000-00000000dddd_DefaultLimit";
+pub(crate) const FILTER: &str = "f0000000-0000-4000-8000-000000000001";
+pub(crate) const ALL_USERS: &str = "acacacac-9df4-4c7d-9d50-4ef0226f57a9";
+pub(crate) const CONFIGURATIONS: &str = "/beta/deviceManagement/deviceEnrollmentConfigurations";
 
 /// An answer read to its end.
 #[derive(Debug)]
-pub struct Got {
-    pub status: u16,
-    pub headers: BTreeMap<String, String>,
-    pub text: String,
-    pub body: Value,
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) text: String,
+    pub(crate) body: Value,
 }
 
 impl Got {
-    pub fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
 
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         self.body["error"]["message"].as_str().unwrap_or_default()
     }
 
-    pub fn rows(&self) -> &[Value] {
+    pub(crate) fn rows(&self) -> &[Value] {
         self.body["value"].as_array().unwrap_or_else(|| panic!("no rows in {self:?}"))
     }
 
     #[track_caller]
-    pub fn expect(self, status: u16) -> Self {
+    pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", self.text);
         self
     }
 }
 
-pub struct World {
-    pub sandbox: Sandbox,
-    pub client: Client,
-    pub token: String,
+pub(crate) struct World {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) client: Client,
+    pub(crate) token: String,
 }
 
 impl World {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::seeded(None).await
     }
 
-    pub async fn seeded(seed: Option<Seed>) -> Self {
+    pub(crate) async fn seeded(seed: Option<Seed>) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
         let sandbox = sandbox::start(Options { listen, seed, clock: Clock::system() }).await.unwrap();
         let client = Client::builder().no_proxy().build().unwrap();
@@ -68,17 +70,17 @@ impl World {
         world
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.sandbox.url()) }
     }
 
-    pub async fn fresh_token(&self) -> String {
+    pub(crate) async fn fresh_token(&self) -> String {
         let got = self.login(&[]).await.expect(200);
         got.body["access_token"].as_str().unwrap().to_owned()
     }
 
     /// Asks for a Graph token by the right form, with some fields changed or, if empty, left out.
-    pub async fn login(&self, changed: &[(&str, &str)]) -> Got {
+    pub(crate) async fn login(&self, changed: &[(&str, &str)]) -> Got {
         let scope = format!("{}/.default", self.sandbox.url());
         let mut form = BTreeMap::from([
             ("grant_type", "client_credentials"),
@@ -92,34 +94,34 @@ impl World {
         got(request).await
     }
 
-    pub fn request(&self, method: &str, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: &str, path: &str) -> RequestBuilder {
         self.client.request(Method::from_bytes(method.as_bytes()).unwrap(), self.url(path))
     }
 
-    pub fn authorized(&self, method: &str, path: &str) -> RequestBuilder {
+    pub(crate) fn authorized(&self, method: &str, path: &str) -> RequestBuilder {
         self.request(method, path).bearer_auth(&self.token)
     }
 
-    pub async fn get(&self, path: &str) -> Got {
+    pub(crate) async fn get(&self, path: &str) -> Got {
         got(self.authorized("GET", path)).await
     }
 
-    pub async fn assignments(&self, id: &str) -> Vec<Value> {
+    pub(crate) async fn assignments(&self, id: &str) -> Vec<Value> {
         let rows = self.get(&format!("{CONFIGURATIONS}/{id}/assignments")).await.expect(200).rows().to_vec();
         rows.iter().for_each(check_assignment);
         rows
     }
 
-    pub async fn assign_body(&self, id: &str, body: &Value) -> Got {
+    pub(crate) async fn assign_body(&self, id: &str, body: &Value) -> Got {
         got(self.authorized("POST", &format!("{CONFIGURATIONS}/{id}/assign")).json(body)).await
     }
 
-    pub async fn assign(&self, id: &str, targets: &[Value]) -> Got {
+    pub(crate) async fn assign(&self, id: &str, targets: &[Value]) -> Got {
         let entries: Vec<Value> = targets.iter().map(|target| json!({ "target": target })).collect();
         self.assign_body(id, &json!({"enrollmentConfigurationAssignments": entries})).await
     }
 
-    pub async fn control(&self, method: &str, path: &str, body: Option<Value>) -> Got {
+    pub(crate) async fn control(&self, method: &str, path: &str, body: Option<Value>) -> Got {
         let request = self.request(method, &format!("/_sandbox/{path}"));
         got(match body {
             Some(body) => request.json(&body),
@@ -128,38 +130,38 @@ impl World {
         .await
     }
 
-    pub async fn switch(&self, name: &str, value: impl Into<Value>) {
+    pub(crate) async fn switch(&self, name: &str, value: impl Into<Value>) {
         self.control("POST", "switches", Some(json!({ name: value.into() }))).await.expect(200);
     }
 
-    pub async fn fault(&self, order: Value) {
+    pub(crate) async fn fault(&self, order: Value) {
         self.control("POST", "faults", Some(order)).await.expect(201);
     }
 
-    pub async fn journal(&self) -> Vec<Value> {
+    pub(crate) async fn journal(&self) -> Vec<Value> {
         self.control("GET", "journal", None).await.expect(200).body["calls"].as_array().unwrap().clone()
     }
 }
 
-pub fn group(number: u8) -> String {
+pub(crate) fn group(number: u8) -> String {
     format!("b0000000-0000-4000-8000-0000000000{number:02}")
 }
 
-pub fn group_target(number: u8) -> Value {
+pub(crate) fn group_target(number: u8) -> Value {
     json!({"@odata.type": "#microsoft.graph.groupAssignmentTarget", "groupId": group(number)})
 }
 
-pub fn groups_of(rows: &[Value]) -> Vec<&str> {
+pub(crate) fn groups_of(rows: &[Value]) -> Vec<&str> {
     rows.iter().filter_map(|row| row["target"]["groupId"].as_str()).collect()
 }
 
 /// The one place that sends.
 #[expect(clippy::disallowed_methods, reason = "a test's client needs none of what outbound adds")]
-pub async fn sent(request: RequestBuilder) -> reqwest::Result<Response> {
+pub(crate) async fn sent(request: RequestBuilder) -> reqwest::Result<Response> {
     request.send().await
 }
 
-pub async fn got(request: RequestBuilder) -> Got {
+pub(crate) async fn got(request: RequestBuilder) -> Got {
     let response = sent(request).await.unwrap();
     let status = response.status().as_u16();
     let text_of = |value: &reqwest::header::HeaderValue| value.to_str().unwrap().to_owned();
@@ -170,7 +172,7 @@ pub async fn got(request: RequestBuilder) -> Got {
 }
 
 /// What Microsoft's beta documents say of an assignment, written down by hand.
-pub fn check_assignment(row: &Value) {
+pub(crate) fn check_assignment(row: &Value) {
     let names: Vec<&String> = row.as_object().unwrap().keys().collect();
     assert_eq!(names, ["id", "source", "sourceId", "target"], "{row}");
     assert!(["direct", "policySets"].contains(&row["source"].as_str().unwrap()));
