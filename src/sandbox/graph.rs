@@ -137,6 +137,11 @@ fn configurations(visit: Visit<'_>, path: &[&str]) -> Result<Answer, Refusal> {
 }
 
 fn list(visit: Visit<'_>) -> Result<Answer, Refusal> {
+    // Seen in the real service: this function is not refused but fails.
+    if visit.call.options().iter().any(|(name, value)| name == "$filter" && value.to_lowercase().contains("endswith("))
+    {
+        return Err(Refusal::intune(500, "InternalServerError", "An error has occurred"));
+    }
     let query = Query::of(visit.call, &["$filter", "$select", "$top", "$skiptoken", "$expand", "$orderby"])?;
     let mut found = Vec::new();
     for configuration in visit.state.tenant.configurations.iter().filter(|row| row.is_in(visit.version)) {
