@@ -101,10 +101,13 @@ fn caller(table: &mut Table<'_>, name: Option<String>, issuers: &BTreeSet<String
     Some(CallerRule { name: name?, issuer: issuer?, client_id, subject, required_role })
 }
 
-/// Whether a token exists that both rules match. Roles do not tell rules apart: a token can have all of them.
+/// Whether a token exists that both rules match. Roles do not tell rules apart: a token can have all of them. A rule that
+/// matches everything, or shares a name, has its own fault already.
 fn overlap(a: &CallerRule, b: &CallerRule) -> bool {
     let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
-    a.name != b.name && a.issuer == b.issuer && agree(&a.client_id, &b.client_id) && agree(&a.subject, &b.subject)
+    let narrow = |rule: &CallerRule| rule.client_id.is_some() || rule.subject.is_some();
+    let apart = a.name == b.name || a.issuer != b.issuer || !narrow(a) || !narrow(b);
+    !apart && agree(&a.client_id, &b.client_id) && agree(&a.subject, &b.subject)
 }
 
 /// The tables of `[catalogue]`: one for each configuration, by alias, and one each for groups and filters.

@@ -3,8 +3,9 @@
 //! Guarantees: whoever holds a [`Config`] holds settings that were all checked together; [`load`] reports every fault
 //! of the file and the environment at once, each with its place and a hint, and hands out nothing otherwise.
 //!
-//! It deliberately reads no secret and no policy: it knows where they are ([`SecretSource`], [`Policy::dir`]); those who
-//! use them read them, so that a rotated secret is taken up. This is the only module that reads the environment.
+//! It deliberately keeps no secret and reads no policy: it knows where they are ([`SecretSource`], [`Policy::dir`]); those
+//! who use them read them when they need them, so that a rotated secret is taken up. This is the only module that reads
+//! the environment.
 
 mod file;
 mod ledger;

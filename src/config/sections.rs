@@ -123,9 +123,9 @@ fn roots(table: &mut Table<'_>, cloud: Option<Cloud>) -> Option<(String, String)
 
 fn credential(table: &mut Table<'_>) -> Option<Credential> {
     let (file_key, variable_key) = ("graph.credential.secret_file", "graph.credential.secret_env");
-    table.setting("graph.credential.kind", "secret", value::credential_kind)?;
-    let file = table.path("graph.credential.secret_file", None).map(SecretSource::File);
-    let variable = table.optional("graph.credential.secret_env", value::variable).map(SecretSource::Environment);
+    let _kind = table.setting("graph.credential.kind", "secret", value::credential_kind);
+    let file = table.path(file_key, None).map(SecretSource::File);
+    let variable = table.optional(variable_key, value::variable).map(SecretSource::Environment);
     // The environment lies over the file: the one that was set there is meant.
     let source = match (table.given(file_key), table.given(variable_key)) {
         (true, true) => match (table.is_variable(file_key), table.is_variable(variable_key)) {

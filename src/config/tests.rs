@@ -1,1 +1,466 @@
+//! The loader as a whole: files with faults, variables, and the files that are shipped.
 
+use std::{collections::BTreeMap, fs, path::Path};
+
+use proptest::prelude::*;
+use secrecy::ExposeSecret as _;
+use toml::Value;
+
+use super::{
+    Algorithm, Config, Credential, Fault, SecretSource,
+    file::interpret,
+    load,
+    table::{Place, variable},
+};
+use crate::domain::ids::Cloud;
+
+const CLIENT: &str = "8b0a7c52-1f6e-4f0e-a9a4-2d9c5e7f3b20";
+
+/// The least that loads.
+fn least() -> String {
+    format!(
+        "[graph]\ncloud = \"global\"\ntenant_id = \"{CLIENT}\"\nclient_id = \"{CLIENT}\"\ncredential.secret_file = \"s\"\n"
+    )
+}
+
+fn issuer(name: &str, iss: &str) -> String {
+    format!(
+        "[[issuers]]\nname = \"{name}\"\nissuer = \"{iss}\"\naudiences = [\"a\"]\njwks_url = \"https://issuer.test/keys\"\n"
+    )
+}
+
+fn with(environment: &[(&str, &str)], text: &str) -> Result<Config, Vec<Fault>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    fs::write(&path, text).unwrap();
+    let variables = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    load(Some(&path), variables).map_err(|mut faults| {
+        for fault in &mut faults {
+            fault.place = fault.place.replace(&path.display().to_string(), "t.toml");
+        }
+        faults
+    })
+}
+
+fn loaded(text: &str) -> Config {
+    with(&[], text).unwrap_or_else(|faults| panic!("{}", told(&faults)))
+}
+
+fn told(faults: &[Fault]) -> String {
+    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// What is told about a text, one fault a paragraph.
+fn faults(text: &str) -> String {
+    told(&with(&[], text).expect_err("a fault"))
+}
+
+/// What is told about the least settings and `more`, which begins in line 6.
+fn faults_of(more: &str) -> String {
+    faults(&(least() + more))
+}
+
+#[test]
+fn every_fault_is_told_at_once_with_its_line() {
+    let text = r#"[server]
+listen = "localhost"
+body_max = 4096
+stop_deadline = "20 s"
+[grahp]
+cloud = "global"
+[graph]
+cloud = "mars"
+clent_id = "x"
+attempts_max = "4"
+api_version = "v1.0"
+credential.secret_env = "s3cr3t~value"
+[store]
+url = "postgres://db/postern"
+[[issuers]]
+name = "entra"
+issuer = "i"
+audiences = [
+  "a",
+  7,
+]
+algorithms = ["HS256"]
+jwks_url = "http://issuer.test/keys"
+[[callers]]
+name = "helpdesk"
+issuer = "entro"
+[catalogue.groups]
+"Everyone" = "acacacac-9df4-4c7d-9d50-4ef0226f57a9"
+"#;
+    let expected = r#"t.toml:2: server.listen: "localhost" is not an address and port
+  hint: write it like 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080; names are not looked up
+t.toml:3: server.body_max: takes a string, not a number
+  hint: the default is "256KiB"
+t.toml:4: server.stop_deadline: "20 s" is not a duration
+  hint: write a number and its unit: 500ms, 20s, 5m, 1h, 7d
+t.toml:5: unknown section "grahp"
+  hint: did you mean "graph"?
+t.toml:7: "graph.tenant_id" is missing
+t.toml:7: "graph.client_id" is missing
+t.toml:8: graph.cloud: "mars" does not fit
+  hint: a cloud is one of global, us-gov, us-gov-dod, china, sandbox
+t.toml:9: unknown key "graph.clent_id"
+  hint: did you mean "graph.client_id"?
+t.toml:10: graph.attempts_max: takes a whole number, not a string
+  hint: the default is 4
+t.toml:11: graph.api_version: v1.0 neither shows nor keeps filters, so a write through it would lose them
+  hint: leave it at "beta"
+t.toml:12: graph.credential.secret_env: not the name of an environment variable
+  hint: name the variable that holds the secret; never write the secret itself here
+t.toml:14: store.url: PostgreSQL is not supported by this version; use sqlite:PATH
+  hint: write sqlite: and the path of a file, like sqlite:/var/lib/postern/postern.db
+t.toml:20: issuers.audiences: takes a list of strings, not a number
+t.toml:22: issuers.algorithms: "HS256" is refused: whoever can check a shared-key signature can also forge one
+  hint: one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA
+t.toml:23: issuers.jwks_url: http:// to another machine sends tokens and keys unprotected
+  hint: write https://
+t.toml:24: caller "helpdesk" has neither client_id nor subject
+  hint: every token of the issuer would be this caller: give one of them, or both
+t.toml:26: callers.issuer: no issuer is called "entro"
+  hint: one of entra
+t.toml:28: catalogue.groups."Everyone": "acacacac-9df4-4c7d-9d50-4ef0226f57a9" does not fit
+  hint: this is Intune's stand-in for all users, not a group: write {"all": "users"}"#;
+    assert_eq!(faults(text), expected);
+}
+
+#[test]
+fn a_text_that_is_no_toml_is_told_with_its_line_and_without_its_content() {
+    let told = faults("[server]\nlisten = hunter2\n");
+    assert!(told.starts_with("t.toml:2: not TOML: "), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+#[test]
+fn a_missing_file_is_told_by_its_path() {
+    let told = told(&load(Some(Path::new("/nowhere/g.toml")), std::iter::empty()).unwrap_err());
+    assert!(told.starts_with("/nowhere/g.toml: cannot be read: "), "{told}");
+}
+
+#[test]
+fn the_least_settings_get_the_defaults() {
+    let config = loaded(&least());
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.server.body_max, 262_144);
+    assert_eq!(config.graph.endpoint, "https://graph.microsoft.com");
+    assert_eq!(config.graph.authority, "https://login.microsoftonline.com");
+    assert_eq!(config.graph.scope, "https://graph.microsoft.com/.default");
+    assert_eq!(config.operations.idempotency_ttl.as_secs(), 7 * 86_400);
+    assert_eq!((config.executor.lanes_max, config.executor.batch_max), (8, 500));
+    assert_eq!(loaded(&(least() + &issuer("i", "iss"))).issuers[0].algorithms, [Algorithm::Rs256].into());
+}
+
+#[test]
+fn a_fault_of_one_setting_is_told_in_its_own_words() {
+    for (more, told) in [
+        ("[store]\nurl = \"sqlite::memory:\"\n", "t.toml:7: store.url: a database in memory"),
+        ("call_timeout = \"30s\"\n", "t.toml: executor.lease_ttl: 1m is too short"),
+        ("[executor]\nlease_ttl = \"40s\"\n", "t.toml:7: executor.lease_ttl: 40s is too short"),
+        ("[executor]\nlanes_max = 0\n", "t.toml:7: executor.lanes_max: out of range"),
+        ("[executor]\nlanes_max = -99999999999999999999\n", "t.toml:7: executor.lanes_max: out of range"),
+        ("[executor]\nlease_ttl = 60\n", "t.toml:7: executor.lease_ttl: takes a string, not a number"),
+        ("[operations]\nwait_max = \"5s\"\n", "t.toml:7: operations.wait_max: 5s is less than"),
+        ("[operations]\nwait_max = \"1000h\"\n", "t.toml:7: operations.wait_max: \"1000h\" is out of range"),
+        ("[server]\nlisten = \"127.0.0.1:9090\"\n", "t.toml:6: server.admin_listen: the probes need"),
+        ("endpoint = \"https://a.test\"\n", "t.toml:6: graph.endpoint: given without graph.authority"),
+        ("authority = \"https://a.test\"\n", "t.toml:6: graph.authority: given without graph.endpoint"),
+        ("endpoint = \"http://a.test\"\nauthority = \"https://a.test\"\n", "t.toml:6: graph.endpoint: http://"),
+        ("endpoint = \"https://u:p@a.test\"\nauthority = \"https://a.test\"\n", "t.toml:6: graph.endpoint: a URL"),
+        ("credential.kind = \"certificate\"\n", "t.toml:6: graph.credential.kind: \"certificate\" is not"),
+        ("credential.secret_env = \"S\"\n", "t.toml:6: graph.credential.secret_env: given beside"),
+        ("[telemetry]\nlog_format = \"xml\"\n", "t.toml:7: telemetry.log_format: \"xml\""),
+        ("[telemetry]\nlog_filter = \"a=b=c\"\n", "t.toml:7: telemetry.log_filter: \"a=b=c\""),
+        ("[telemetry]\notlp_endpoint = \"collector:4318\"\n", "t.toml:7: telemetry.otlp_endpoint: not"),
+        ("[server.listen]\n", "t.toml:6: server.listen: takes a value, not a table"),
+        ("[[server]]\n", "t.toml:6: server: takes a table, not a list"),
+        ("[server]\n\"listen.x\" = 1\n", "t.toml:7: unknown key \"server.\\\"listen.x\\\"\""),
+        ("listen = \"[::]:80\"\n", "t.toml:6: unknown key \"graph.listen\"\n  hint: did you mean \"server.listen\"?"),
+        ("[catalogue]\ngroup = {}\n", "t.toml:7: unknown section \"catalogue.group\""),
+        ("[catalogue.groups]\nA = 1\n", "t.toml:7: catalogue.groups.\"A\": takes a string, not a number"),
+        ("[catalogue.configurations.A]\nid = \"x\"\n", "t.toml:7: catalogue.configurations.\"A\".id: \"x\" does not"),
+        ("[catalogue.configurations.A]\n", "t.toml:6: \"catalogue.configurations.\\\"A\\\".id\" is missing"),
+        ("[catalogue]\nconfigurations.A = 1\n", "t.toml:7: catalogue.configurations.\"A\": takes a table"),
+        ("[issuers]\n", "t.toml:6: issuers: takes a list of tables"),
+        ("[[callers]]\nname = \"a\"\nissuer = \"i\"\nrole = \"x\"\n", "t.toml:9: unknown key \"callers.role\""),
+        ("[[callers]]\nname = \"a b\"\n", "t.toml:7: callers.name: \"a b\" is not a name"),
+    ] {
+        let all = faults_of(more);
+        assert!(all.contains(told), "{more}\nshould tell\n{told}\nbut tells\n{all}");
+    }
+}
+
+#[test]
+fn a_fault_of_one_setting_brings_no_others() {
+    for more in [
+        "listen = 1\n",
+        "attempts_max = 0\n",
+        "credential.kind = \"x\"\n",
+        "[server]\nlisten = 1\n",
+        "[operations]\nwait_max = \"5s\"\n",
+        "[executor]\nlease_ttl = 60\n",
+        "[grphics]\na = 1\nb.c = 2\n[grphics.d]\ne = 1\n",
+    ] {
+        let all = with(&[], &(least() + more)).unwrap_err();
+        assert_eq!(all.len(), 1, "{more}: {}", told(&all));
+    }
+}
+
+#[test]
+fn names_and_issuers_are_given_once() {
+    let callers = "[[callers]]\nname = \"a\"\nissuer = \"i\"\nclient_id = \"1\"\n[[callers]]\nname = \"a\"\nissuer = \"i\"\nclient_id = \"2\"\n";
+    let all = faults_of(&(issuer("i", "x") + &issuer("i", "x") + callers));
+    for place in ["t.toml:12: issuers.name", "t.toml:13: issuers.issuer", "t.toml:21: callers.name"] {
+        assert!(all.contains(&format!("{place}: an earlier entry has the same one")), "{all}");
+    }
+}
+
+#[test]
+fn two_callers_that_could_match_one_token_are_refused() {
+    let overlaps = |a: &str, b: &str| {
+        let rules = [("a", a), ("b", b)]
+            .map(|(name, rule)| format!("[[callers]]\nname = \"{name}\"\nissuer = \"i\"\n{rule}\n"))
+            .concat();
+        match with(&[], &(least() + &issuer("i", "x") + &rules)) {
+            Ok(_) => false,
+            Err(all) => {
+                assert_eq!(told(&all).matches("could both match one token").count(), 1, "{}", told(&all));
+                true
+            }
+        }
+    };
+    assert!(!overlaps("client_id = \"1\"", "client_id = \"2\""));
+    assert!(!overlaps("client_id = \"1\"\nsubject = \"s\"", "client_id = \"1\"\nsubject = \"t\""));
+    assert!(overlaps("client_id = \"1\"", "client_id = \"1\"\nsubject = \"s\""));
+    assert!(overlaps("client_id = \"1\"", "subject = \"s\""));
+    assert!(overlaps("client_id = \"1\"\nrequired_role = \"r\"", "client_id = \"1\"\nrequired_role = \"q\""));
+}
+
+#[test]
+fn the_catalogue_gives_a_configuration_one_entry_and_no_alias_that_is_an_id() {
+    let id = format!("{CLIENT}_Limit");
+    let entry = |alias: &str| format!("[catalogue.configurations.\"{alias}\"]\nid = \"{id}\"\n");
+    assert!(faults_of(&(entry("A") + &entry("B"))).contains("t.toml:9: catalogue.configurations.\"B\".id: an earlier"));
+    assert!(faults_of(&entry(&id)).contains("is no name for an object"));
+    assert!(faults_of(&format!("[catalogue.groups]\n{CLIENT} = \"{CLIENT}\"\n")).contains("is no name for an object"));
+}
+
+#[test]
+fn the_environment_lies_over_the_file() {
+    let config = with(
+        &[
+            ("POSTERN__SERVER__LISTEN", "0.0.0.0:80"),
+            ("POSTERN__EXECUTOR__LANES_MAX", "3"),
+            ("POSTERN__GRAPH__CREDENTIAL__SECRET_ENV", "THE_SECRET"),
+            ("POSTERN__POLICY__DIR", "here"),
+            ("POSTERN_CONFIG", "elsewhere"),
+            ("PATH", "/bin"),
+        ],
+        &(least() + "[server]\nlisten = \"127.0.0.1:1\"\n"),
+    )
+    .unwrap();
+    assert_eq!(config.server.listen.port(), 80);
+    assert_eq!(config.executor.lanes_max, 3);
+    assert_eq!(config.policy.dir, Path::new("here"));
+    let Credential::Secret(source) = config.graph.credential;
+    assert_eq!(source, SecretSource::Environment("THE_SECRET".to_owned()));
+}
+
+#[test]
+fn faults_of_variables_are_told_by_their_names() {
+    let faults = with(
+        &[
+            ("POSTERN__SERVER__LISTEN", "nowhere"),
+            ("POSTERN__SERVER__LITSEN", "x"),
+            ("POSTERN__ISSUERS__0__NAME", "x"),
+            ("POSTERN__EXECUTOR__LANES_MAX", "many"),
+        ],
+        &least(),
+    )
+    .unwrap_err();
+    assert!(faults.iter().all(|fault| fault.place == "environment" && fault.line.is_none()));
+    let all = told(&faults);
+    for part in [
+        "environment: POSTERN__SERVER__LISTEN: \"nowhere\" is not an address",
+        "POSTERN__SERVER__LITSEN: no setting has this name\n  hint: did you mean POSTERN__SERVER__LISTEN?",
+        "POSTERN__ISSUERS__0__NAME: no setting has this name\n  hint: issuers, callers and the catalogue",
+        "POSTERN__EXECUTOR__LANES_MAX: out of range",
+    ] {
+        assert!(all.contains(part), "{all}");
+    }
+    assert_eq!(faults.len(), 4, "{all}");
+}
+
+#[test]
+fn without_a_file_the_environment_can_say_everything_that_is_required() {
+    let variables = [
+        ("graph.cloud", "china"),
+        ("graph.tenant_id", CLIENT),
+        ("graph.client_id", CLIENT),
+        ("graph.credential.secret_env", "S"),
+    ];
+    let config = load(None, variables.iter().map(|(key, value)| (variable(key), (*value).to_owned()))).unwrap();
+    assert_eq!(config.graph.cloud, Cloud::China);
+    let told = told(&load(None, std::iter::empty()).unwrap_err());
+    assert!(told.starts_with("environment: \"graph.cloud\" is missing"), "{told}");
+}
+
+#[test]
+fn an_override_keeps_the_audience_of_the_cloud_except_for_the_sandbox() {
+    let roots = "endpoint = \"http://127.0.0.1:9500/\"\nauthority = \"https://login.test/x/\"\n";
+    let real = loaded(&(least() + roots)).graph;
+    assert_eq!((real.endpoint.as_str(), real.authority.as_str()), ("http://127.0.0.1:9500", "https://login.test/x"));
+    assert_eq!(real.scope, "https://graph.microsoft.com/.default");
+    let sandbox = loaded(&(least().replace("global", "sandbox") + roots)).graph;
+    assert_eq!(sandbox.scope, "http://127.0.0.1:9500/.default");
+}
+
+#[test]
+fn a_secret_is_read_without_its_line_break_and_an_empty_one_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let source = SecretSource::File(path.clone());
+    let mut config = loaded(&least());
+    config.graph.credential = Credential::Secret(source.clone());
+    assert!(told(&config.check_secrets()).starts_with(&format!("{}: cannot read the secret", path.display())));
+    fs::write(&path, "\r\n").unwrap();
+    assert!(told(&config.check_secrets()).contains("is empty"));
+    fs::write(&path, "a b \r\n").unwrap();
+    assert_eq!(source.read().unwrap().expose_secret(), "a b ");
+    assert!(config.check_secrets().is_empty());
+    config.graph.credential = Credential::Secret(SecretSource::Environment("POSTERN_NO_SUCH_SECRET".to_owned()));
+    assert!(
+        told(&config.check_secrets()).contains("environment: the environment variable POSTERN_NO_SUCH_SECRET is not")
+    );
+}
+
+#[test]
+fn the_sandbox_file_loads_and_finds_its_secret() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sandbox.toml");
+    let config = load(Some(&path), std::iter::empty()).unwrap_or_else(|faults| panic!("{}", told(&faults)));
+    assert!(config.check_secrets().is_empty());
+    let Credential::Secret(source) = &config.graph.credential;
+    assert_eq!(source.read().unwrap().expose_secret(), "sandbox-client-secret");
+    assert_eq!(config.graph.scope, "http://127.0.0.1:9400/.default");
+    assert_eq!(config.policy.dir, path.with_file_name("policies"));
+    assert_eq!(config.store.sqlite, Path::new("var/sandbox.db"));
+    assert_eq!((config.callers.len(), config.catalogue.configurations.len()), (3, 4));
+}
+
+#[test]
+fn the_reference_file_loads() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gateway.toml");
+    load(Some(&path), std::iter::empty()).unwrap_or_else(|faults| panic!("{}", told(&faults)));
+}
+
+/// The reference with every setting in force that it shows behind a `#`.
+fn reference() -> String {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gateway.toml")).unwrap();
+    let shown = |line: &str| {
+        line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())).map(str::to_owned)
+    };
+    text.lines().map(|line| shown(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
+/// Every value of a document, by its key; the entries of a list count as one, aliases of the operator do not count.
+fn flat(above: &str, value: &Value, into: &mut BTreeMap<String, Vec<Value>>) {
+    if let Value::Table(table) = value {
+        for (key, value) in table {
+            let path = if above == "catalogue.configurations." { above.to_owned() } else { format!("{above}{key}.") };
+            // One level below the aliases, keys are ours again.
+            let path = if path == above { "catalogue.configurations.." } else { &path };
+            flat(path, value, into);
+        }
+        return;
+    }
+    let tables = value.as_array().filter(|items| items.first().is_some_and(Value::is_table));
+    for item in tables.into_iter().flatten() {
+        flat(above, item, into);
+    }
+    if tables.is_none() {
+        let key = above.trim_end_matches('.').replace("..", ".");
+        into.entry(key).or_default().push(value.clone());
+    }
+}
+
+#[test]
+fn the_reference_file_shows_every_key_with_its_default_and_no_other() {
+    let text = reference();
+    let place = Place::new(None, &text);
+    let (_, ledger) = interpret(&place, &text, std::iter::empty());
+    let told = told(&ledger.faults);
+    assert_eq!(ledger.faults.len(), 1, "only the two sources of the secret exclude each other: {told}");
+    assert!(told.contains("secret_env: given beside secret_file"), "{told}");
+    let mut written = BTreeMap::new();
+    flat("", &Value::Table(text.parse().unwrap()), &mut written);
+    for (key, default) in &ledger.known {
+        let values = written.get(key).unwrap_or_else(|| panic!("{key} is not in the reference"));
+        if let Some(default) = default {
+            let default: toml::Table = format!("it = {default}").parse().unwrap();
+            assert!(values.contains(&default["it"]), "{key} is shown as {values:?}, not as {default}");
+        }
+    }
+    assert!(ledger.known.len() > 40, "{:?}", ledger.known.keys());
+}
+
+/// Lines that are nearly settings, in any order.
+fn nearly_settings() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        Just("server"),
+        Just("graph"),
+        Just("issuers"),
+        Just("callers"),
+        Just("catalogue"),
+        Just("configurations"),
+        Just("groups"),
+        Just("listen"),
+        Just("name"),
+        Just("issuer"),
+        Just("audiences"),
+        Just("\"a.b\""),
+        Just("é"),
+    ];
+    let value = prop_oneof![
+        Just("\"20s\""),
+        Just("4"),
+        Just("-0x7"),
+        Just("[]"),
+        Just("[[1], {}]"),
+        Just("{ a.b = 1 }"),
+        Just("nan"),
+        Just("true"),
+        Just("1979-05-27"),
+        Just("\"18446744073709551616d\""),
+        Just("\"http://[::1\""),
+    ];
+    let line = (0..3_u8, proptest::collection::vec(word, 1..4), value).prop_map(|(form, words, value)| {
+        let path = words.join(".");
+        match form {
+            0 => format!("[{path}]"),
+            1 => format!("[[{path}]]"),
+            _ => format!("{path} = {value}"),
+        }
+    });
+    proptest::collection::vec(line, 0..12).prop_map(|lines| lines.join("\n"))
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_loader_panic(text in prop_oneof![nearly_settings(), ".{0,200}", "[a-z\\[\\]{}=\".#\n 0-9]{0,120}"]) {
+        let place = Place::new(None, &text);
+        let lines = text.split('\n').count();
+        let (_, ledger) = interpret(&place, &text, std::iter::empty());
+        for fault in ledger.faults {
+            prop_assert!(fault.line.is_none_or(|line| (1..=lines).contains(&line)), "{fault}");
+        }
+    }
+
+    #[test]
+    fn no_variable_makes_the_loader_panic(name in "[A-Z_]{0,20}", value in ".{0,40}") {
+        let variables = [(format!("POSTERN__{name}"), value.clone()), ("POSTERN__GRAPH__ENDPOINT".to_owned(), value.clone()),
+            ("POSTERN__TELEMETRY__LOG_FILTER".to_owned(), value.clone()), ("POSTERN__SERVER__BODY_MAX".to_owned(), value)];
+        prop_assert!(load(None, variables.into_iter()).is_err());
+    }
+}

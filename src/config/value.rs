@@ -259,3 +259,57 @@ pub(super) fn algorithm(text: &str) -> Result<Algorithm, Refusal> {
         Refusal::new(format!("{text:?} is no algorithm that this version knows")).hint(hint)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_spelt_duration_reads_the_same(millis in 1_u64..10_000_000_000) {
+            let value = Duration::from_millis(millis);
+            prop_assert_eq!(duration(Duration::ZERO, Duration::MAX)(&spell(value)).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn nothing_is_spelt_in_seconds() {
+        assert_eq!(spell(Duration::ZERO), "0s");
+        assert_eq!(spell(Duration::from_mins(90)), "90m");
+    }
+
+    #[test]
+    fn sizes_and_durations_have_a_unit() {
+        assert_eq!(size("256KiB").unwrap(), 262_144);
+        for text in ["4096", "256kb", "KiB", "", "-1KiB", "1 KiB", "é"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        let any = duration(Duration::ZERO, Duration::MAX);
+        for text in ["20", "s", "", "1.5s", "20S", "18446744073709551615d"] {
+            assert!(any(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_called_without_tls() {
+        for text in ["http://127.0.0.1:1", "http://[::1]/", "http://localhost", "https://a.test"] {
+            assert!(guarded_url(text).is_ok(), "{text}");
+        }
+        for text in
+            ["http://a.test", "http://127.0.0.1.a.test", "http://localhost.a.test", "ftp://a.test", "a.test", ""]
+        {
+            assert!(guarded_url(text).is_err(), "{text}");
+        }
+        assert!(any_url("http://collector:4318").is_ok());
+    }
+
+    #[test]
+    fn symmetric_and_missing_signatures_are_refused() {
+        for text in ["HS256", "HS512", "none", "None", "RS257", ""] {
+            assert!(algorithm(text).is_err(), "{text}");
+        }
+        assert_eq!(algorithm("EdDSA").unwrap(), Algorithm::EdDsa);
+    }
+}
