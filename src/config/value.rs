@@ -223,9 +223,14 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
 
 /// Which events are logged.
 pub(super) fn log_filter(text: &str) -> Result<String, Refusal> {
-    match EnvFilter::try_new(text) {
-        Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
-        _ => Err(Refusal::new(format!("{text:?} is not a filter")).hint("write a level, or like postern=debug,info")),
+    // tracing-subscriber 0.3.23 misreads a filter that begins with white space, and panics if letters outside ASCII
+    // follow: nothing of the kind may reach it.
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if plain && EnvFilter::try_new(text).is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err(Refusal::new(format!("{text:?} is not a filter"))
+            .hint("write a level, or like postern=debug,info, without spaces"))
     }
 }
 
@@ -303,6 +308,16 @@ mod tests {
             assert!(guarded_url(text).is_err(), "{text}");
         }
         assert!(any_url("http://collector:4318").is_ok());
+    }
+
+    #[test]
+    fn a_log_filter_is_plain_text() {
+        for text in ["info", "postern=debug,info", "[lane{state=7}]=trace,warn"] {
+            assert!(log_filter(text).is_ok(), "{text}");
+        }
+        for text in ["", " info", "\u{2003}a\u{e9}=info", "a=b=c", "postern=debug, info"] {
+            assert!(log_filter(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]
