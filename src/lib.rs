@@ -1,6 +1,7 @@
 //! Postern.
 #![forbid(unsafe_code)]
 pub mod audit;
+pub mod auth;
 pub mod canonical;
 pub mod clock;
 pub mod config;

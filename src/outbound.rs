@@ -9,10 +9,11 @@
 use std::time::Duration;
 
 use reqwest::{
-    Client, Method, StatusCode,
+    Client,
     header::{HeaderMap, HeaderName, HeaderValue},
     redirect,
 };
+pub use reqwest::{Method, StatusCode};
 
 use crate::telemetry;
 
