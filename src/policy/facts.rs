@@ -1,0 +1,179 @@
+//! Callers, configurations and targets in Cedar's terms: the one place that knows the words of `schema.cedarschema`.
+//!
+//! Guarantees: what is built here is checked against the schema before anything is decided on it, so a slip on either
+//! side denies and is told, when the policies are loaded already ([`rehearsal`]).
+//!
+//! It deliberately decides nothing. Called by `policy` only.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use cedar_policy::{
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression as Value, Schema,
+};
+use jiff::Timestamp;
+
+use super::Action;
+use crate::domain::{
+    Caller, Change, Configuration, Filter, FilterMode, Kind, Role, Target, Wanted, operation::Submission,
+};
+
+/// A configuration and what the catalogue says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Resource<'a> {
+    /// The configuration.
+    pub configuration: &'a Configuration,
+    /// Its tags.
+    pub tags: &'a BTreeSet<String>,
+}
+
+/// The types of the schema.
+#[derive(Debug)]
+pub(super) struct Vocabulary {
+    caller: EntityTypeName,
+    role: EntityTypeName,
+    configuration: EntityTypeName,
+    action: EntityTypeName,
+}
+
+impl Vocabulary {
+    pub(super) fn new() -> Result<Self, String> {
+        let named = |name: &str| name.parse::<EntityTypeName>().map_err(|why| why.to_string());
+        Ok(Self {
+            caller: named("Postern::Caller")?,
+            role: named("Postern::Role")?,
+            configuration: named("Postern::Configuration")?,
+            action: named("Postern::Action")?,
+        })
+    }
+
+    pub(super) fn caller(&self, caller: &Caller) -> EntityUid {
+        uid(&self.caller, &caller.name)
+    }
+
+    pub(super) fn configuration(&self, resource: Resource<'_>) -> EntityUid {
+        uid(&self.configuration, resource.configuration.id.as_str())
+    }
+
+    pub(super) fn action(&self, name: &str) -> EntityUid {
+        uid(&self.action, name)
+    }
+
+    /// The caller, its roles and the configuration.
+    pub(super) fn entities(
+        &self,
+        caller: &Caller,
+        resource: Resource<'_>,
+        schema: &Schema,
+    ) -> Result<Entities, String> {
+        let Configuration { id, name, kind, priority } = resource.configuration;
+        let roles: HashSet<_> = caller.roles.iter().map(|role| uid(&self.role, role.as_str())).collect();
+        let principal = HashMap::from([
+            ("issuer".to_owned(), text(&caller.issuer)),
+            ("roles".to_owned(), Value::new_set(caller.roles.iter().map(|role| text(role.as_str())))),
+        ]);
+        let configuration = HashMap::from([
+            ("configurationId".to_owned(), text(id.as_str())),
+            ("name".to_owned(), text(name)),
+            ("kind".to_owned(), text(kind.name())),
+            ("priority".to_owned(), Value::new_long(*priority)),
+            ("tags".to_owned(), Value::new_set(resource.tags.iter().map(|tag| text(tag)))),
+        ]);
+        let parents = roles.iter().cloned().map(|role| Entity::new_no_attrs(role, HashSet::new()));
+        let caller = Entity::new(self.caller(caller), principal, roles.clone()).map_err(|why| why.to_string())?;
+        let resource = Entity::new(self.configuration(resource), configuration, HashSet::new());
+        let both = [caller, resource.map_err(|why| why.to_string())?];
+        Entities::from_entities(parents.chain(both), Some(schema)).map_err(|why| why.to_string())
+    }
+}
+
+/// The context of a question about one target of a change, or about clearing.
+pub(super) fn change(submission: &Submission, wanted: Option<&Wanted>) -> Result<Context, String> {
+    let mut facts = BTreeMap::new();
+    if let Some(wanted) = wanted {
+        let change = &submission.change;
+        let count = change.wanted().len().saturating_add(change.unwanted().len());
+        facts.insert("targets".to_owned(), Value::new_long(i64::try_from(count).unwrap_or(i64::MAX)));
+        facts.insert("target".to_owned(), target(wanted, &submission.names)?);
+    }
+    if let Some(ticket) = &submission.ticket {
+        facts.insert("ticket".to_owned(), text(ticket));
+    }
+    Context::from_pairs(facts).map_err(|why| why.to_string())
+}
+
+/// The context of a question that is not about a change.
+pub(super) fn of(action: Action) -> Result<Context, String> {
+    let own = match action {
+        Action::Plan | Action::Audit => None,
+        Action::Read { own } | Action::Cancel { own } | Action::Revert { own } => Some(own),
+    };
+    let facts = own.map(|own| ("own".to_owned(), Value::new_bool(own)));
+    Context::from_pairs(facts).map_err(|why| why.to_string())
+}
+
+fn target(wanted: &Wanted, names: &BTreeMap<String, String>) -> Result<Value, String> {
+    let (kind, group) = match &wanted.target {
+        Target::Group(id) => ("group", Some(id.to_string())),
+        Target::ExcludedGroup(id) => ("excluded-group", Some(id.to_string())),
+        Target::AllDevices => ("all-devices", None),
+        Target::AllUsers => ("all-users", None),
+        Target::Foreign(_) => ("foreign", None),
+    };
+    let known = [
+        Some(("kind", kind.to_owned())),
+        group.as_ref().and_then(|id| names.get(id)).map(|name| ("name", name.clone())),
+        group.map(|id| ("id", id)),
+        wanted.filter.map(|filter| ("filter", filter.id.to_string())),
+    ];
+    let fields = known.into_iter().flatten().map(|(name, value)| (name.to_owned(), Value::new_string(value)));
+    Value::new_record(fields).map_err(|why| why.to_string())
+}
+
+fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+}
+
+fn text(text: &str) -> Value {
+    Value::new_string(text.to_owned())
+}
+
+/// Somebody, something and changes of which every word of the schema is needed to speak.
+#[expect(clippy::type_complexity, reason = "the parts of one rehearsal, taken apart where it is asked for")]
+pub(super) fn rehearsal() -> Result<(Caller, Configuration, BTreeSet<String>, Vec<Submission>), String> {
+    const ID: &str = "00000000-0000-4000-8000-000000000001";
+    let caller = Caller {
+        name: "somebody".to_owned(),
+        issuer: "issuer".to_owned(),
+        subject: String::new(),
+        token_id: None,
+        roles: vec![Role::new("role")],
+    };
+    let configuration = Configuration {
+        id: format!("{ID}_Limit").parse().map_err(|why| format!("{why}"))?,
+        name: String::new(),
+        kind: Kind::Unknown,
+        priority: 1,
+    };
+    let filter = Filter { id: ID.parse().map_err(|why| format!("{why}"))?, mode: FilterMode::Include };
+    let group = Target::Group(ID.parse().map_err(|why| format!("{why}"))?);
+    let wanted = || vec![Wanted { target: group.clone(), filter: Some(filter) }];
+    let changes = [
+        Change::amend(wanted(), vec![Target::AllUsers], 2),
+        Change::replace(wanted(), 1),
+        Change::replace(Vec::new(), 1),
+    ];
+    let submission = |change| Submission {
+        configuration: configuration.id.clone(),
+        configuration_name: String::new(),
+        change,
+        names: BTreeMap::from([(ID.to_owned(), "group".to_owned())]),
+        caller: caller.name.clone(),
+        ticket: Some("ticket".to_owned()),
+        requested_for: None,
+        comment: None,
+        accepted_at: Timestamp::UNIX_EPOCH,
+        traceparent: None,
+    };
+    let submissions = changes.into_iter().filter_map(Result::ok).map(submission).collect();
+    Ok((caller, configuration, BTreeSet::from(["tag".to_owned()]), submissions))
+}

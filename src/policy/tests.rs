@@ -1,0 +1,344 @@
+//! What the shipped policies decide, and what is told of folders that have faults.
+
+use std::{fs, path::PathBuf};
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::{Configuration, Kind, Role, assignment::Unread};
+
+const GROUP: &str = "b0000000-0000-4000-8000-000000000001";
+
+fn shipped() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/policies")
+}
+
+/// A folder with the shipped schema and these files.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(shipped().join("schema.cedarschema"), dir.path().join("schema.cedarschema")).unwrap();
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn policies(text: &str) -> Policies {
+    Policies::load(folder(&[("a.cedar", text)]).path()).unwrap()
+}
+
+fn caller(name: &str, roles: &[&str]) -> Caller {
+    Caller {
+        name: name.to_owned(),
+        issuer: "sandbox".to_owned(),
+        subject: "subject".to_owned(),
+        token_id: None,
+        roles: roles.iter().map(|role| Role::new(*role)).collect(),
+    }
+}
+
+fn servicenow() -> Caller {
+    caller("servicenow", &["Assignments.Change"])
+}
+
+fn configuration() -> Configuration {
+    let id = "a0000000-0000-4000-8000-000000000001_Limit".parse().unwrap();
+    Configuration { id, name: "Five devices".to_owned(), kind: Kind::DeviceLimit, priority: 3 }
+}
+
+fn group() -> Target {
+    Target::Group(GROUP.parse().unwrap())
+}
+
+fn wanted(target: Target) -> Wanted {
+    Wanted { target, filter: None }
+}
+
+fn adding(targets: &[Target]) -> Change {
+    Change::amend(targets.iter().cloned().map(wanted).collect(), vec![], 100).unwrap()
+}
+
+fn removing(target: Target) -> Change {
+    Change::amend(vec![], vec![target], 100).unwrap()
+}
+
+fn submission(caller: &Caller, change: Change, ticket: Option<&str>) -> Submission {
+    Submission {
+        configuration: configuration().id,
+        configuration_name: configuration().name,
+        change,
+        names: [(GROUP.to_owned(), "Sales Laptops".to_owned())].into(),
+        caller: caller.name.clone(),
+        ticket: ticket.map(str::to_owned),
+        requested_for: None,
+        comment: None,
+        accepted_at: Timestamp::UNIX_EPOCH,
+        traceparent: None,
+    }
+}
+
+/// The ids of the policies that permit a change with a ticket, or why it is denied.
+fn change(policies: &Policies, caller: &Caller, tag: &str, change: Change) -> Result<Vec<String>, Denial> {
+    with_ticket(policies, caller, tag, &submission(caller, change, Some("RITM0012345")))
+}
+
+fn with_ticket(policies: &Policies, caller: &Caller, tag: &str, asked: &Submission) -> Result<Vec<String>, Denial> {
+    let (configuration, tags) = (configuration(), BTreeSet::from([tag.to_owned()]));
+    let permit =
+        policies.decide_change(caller, Resource { configuration: &configuration, tags: &tags }, asked.clone())?;
+    assert_eq!(permit.get(), asked);
+    let ids = permit.policies().to_vec();
+    assert_eq!(permit.into_inner(), *asked);
+    Ok(ids)
+}
+
+fn ask(policies: &Policies, caller: &Caller, tag: &str, action: Action) -> Result<Vec<String>, Denial> {
+    let (configuration, tags) = (configuration(), BTreeSet::from([tag.to_owned()]));
+    let permit = policies.decide(caller, action, Resource { configuration: &configuration, tags: &tags })?;
+    Ok(permit.policies().to_vec())
+}
+
+fn reason(denial: Result<Vec<String>, Denial>) -> Reason {
+    denial.unwrap_err().reason
+}
+
+#[test]
+fn servicenow_changes_groups_of_what_the_desk_is_responsible_for() {
+    let policies = Policies::load(&shipped()).unwrap();
+    for tag in ["sales", "kiosk", "restriction"] {
+        for asked in [adding(&[group()]), removing(group())] {
+            assert_eq!(change(&policies, &servicenow(), tag, asked).unwrap(), ["servicenow-changes-groups"]);
+        }
+    }
+    assert_eq!(reason(change(&policies, &servicenow(), "finance", adding(&[group()]))), Reason::NotPermitted);
+    let replaced = Change::replace(vec![wanted(group())], 9).unwrap();
+    assert_eq!(reason(change(&policies, &servicenow(), "sales", replaced)), Reason::NotPermitted);
+}
+
+#[test]
+fn servicenow_needs_a_ticket_and_its_role() {
+    let policies = Policies::load(&shipped()).unwrap();
+    let caller = servicenow();
+    let without = submission(&caller, adding(&[group()]), None);
+    assert_eq!(reason(with_ticket(&policies, &caller, "sales", &without)), Reason::NotPermitted);
+    let bare = self::caller("servicenow", &["Assignments.Else"]);
+    assert_eq!(reason(change(&policies, &bare, "sales", adding(&[group()]))), Reason::NotPermitted);
+}
+
+#[test]
+fn servicenow_plans_and_reads_its_own() {
+    let policies = Policies::load(&shipped()).unwrap();
+    assert!(ask(&policies, &servicenow(), "sales", Action::Plan).is_ok());
+    assert!(ask(&policies, &servicenow(), "finance", Action::Plan).is_err());
+    assert!(ask(&policies, &servicenow(), "finance", Action::Read { own: true }).is_ok());
+    assert!(ask(&policies, &servicenow(), "sales", Action::Read { own: false }).is_err());
+}
+
+#[test]
+fn the_portal_changes_kiosks_only() {
+    let (policies, portal) = (Policies::load(&shipped()).unwrap(), caller("portal", &[]));
+    let without = submission(&portal, adding(&[group()]), None);
+    assert_eq!(with_ticket(&policies, &portal, "kiosk", &without).unwrap(), ["portal-changes-kiosk-groups"]);
+    assert!(change(&policies, &portal, "kiosk", removing(group())).is_ok());
+    assert_eq!(reason(change(&policies, &portal, "sales", adding(&[group()]))), Reason::NotPermitted);
+    assert!(ask(&policies, &portal, "sales", Action::Read { own: true }).is_ok());
+}
+
+#[test]
+fn the_help_desk_reads_and_plans_everything_and_changes_nothing() {
+    let (policies, helpdesk) = (Policies::load(&shipped()).unwrap(), caller("helpdesk", &["Assignments.Read"]));
+    for action in [Action::Plan, Action::Read { own: false }, Action::Read { own: true }] {
+        assert_eq!(ask(&policies, &helpdesk, "finance", action).unwrap(), ["helpdesk-reads-everything"]);
+    }
+    assert_eq!(reason(change(&policies, &helpdesk, "sales", adding(&[group()]))), Reason::NotPermitted);
+}
+
+#[test]
+fn what_no_shipped_policy_mentions_is_denied() {
+    let policies = Policies::load(&shipped()).unwrap();
+    for action in [Action::Cancel { own: true }, Action::Revert { own: true }, Action::Audit] {
+        assert_eq!(reason(ask(&policies, &servicenow(), "sales", action)), Reason::NotPermitted);
+    }
+    assert_eq!(reason(change(&policies, &caller("stranger", &[]), "sales", adding(&[group()]))), Reason::NotPermitted);
+}
+
+#[test]
+fn nobody_reaches_the_whole_tenant_or_clears() {
+    let open = r#"@id("anything") permit (principal, action, resource);"#;
+    let guard = fs::read_to_string(shipped().join("guard.cedar")).unwrap();
+    let policies = policies(&format!("{open}\n{guard}"));
+    let forbidden = |id: &str| Reason::Forbidden(vec![id.to_owned()]);
+    for target in [Target::AllDevices, Target::AllUsers] {
+        let replaced = Change::replace(vec![wanted(target.clone())], 9).unwrap();
+        for asked in [adding(std::slice::from_ref(&target)), removing(target), replaced] {
+            let denied = reason(change(&policies, &servicenow(), "sales", asked));
+            assert_eq!(denied, forbidden("no-tenant-wide-targets"));
+        }
+    }
+    let cleared = Change::replace(vec![], 9).unwrap();
+    assert_eq!(reason(change(&policies, &servicenow(), "sales", cleared)), forbidden("no-clearing"));
+    let replaced = Change::replace(vec![wanted(group())], 9).unwrap();
+    assert_eq!(change(&policies, &servicenow(), "sales", replaced).unwrap(), ["anything"]);
+}
+
+#[test]
+fn one_denied_target_denies_the_change_and_is_named() {
+    let policies = Policies::load(&shipped()).unwrap();
+    let denial = change(&policies, &servicenow(), "sales", adding(&[group(), Target::AllDevices])).unwrap_err();
+    let target = Some(Denied { list: List::Add, index: 1, target: Target::AllDevices });
+    let reason = Reason::Forbidden(vec!["no-tenant-wide-targets".to_owned()]);
+    assert_eq!(denial, Denial { action: "add", target, reason });
+    assert_eq!(denial.to_string(), "forbidden by policy no-tenant-wide-targets: add all devices");
+    let both = Change::amend(vec![wanted(group())], vec![Target::AllUsers], 9).unwrap();
+    let denial = change(&policies, &servicenow(), "sales", both).unwrap_err();
+    assert_eq!(denial.target.map(|denied| (denied.list, denied.index)), Some((List::Remove, 0)));
+}
+
+#[test]
+fn policies_see_name_id_filter_and_number_of_targets() {
+    let policies = policies(
+        r#"@id("all") permit (principal, action == Postern::Action::"add", resource) when {
+            context.targets == 2 && context.target has id && context.target has name && context.target has filter &&
+            context.target.name like "Sales *" && resource.priority == 3 && resource.kind == "device-limit" &&
+            resource.configurationId like "*_Limit" && resource.name == "Five devices" && principal.issuer == "sandbox" &&
+            principal.roles.contains("Assignments.Change") };
+        @id("remove") permit (principal, action == Postern::Action::"remove", resource)
+            when { context.target.kind == "foreign" };"#,
+    );
+    let filter = crate::domain::Filter { id: GROUP.parse().unwrap(), mode: crate::domain::FilterMode::Include };
+    let add = vec![Wanted { target: group(), filter: Some(filter) }];
+    let asked = Change::amend(add, vec![Target::Foreign(Unread::new("{}".to_owned()))], 9).unwrap();
+    assert_eq!(change(&policies, &servicenow(), "sales", asked).unwrap(), ["all", "remove"]);
+}
+
+#[test]
+fn a_policy_that_errs_denies_even_if_another_permits() {
+    let policies = policies(
+        r#"@id("open") permit (principal, action, resource);
+        @id("errs") forbid (principal, action == Postern::Action::"add", resource)
+            when { context.targets * 9223372036854775807 == 0 };"#,
+    );
+    assert!(change(&policies, &servicenow(), "sales", adding(&[group()])).is_ok());
+    let denial = change(&policies, &servicenow(), "sales", adding(&[group(), Target::AllUsers])).unwrap_err();
+    assert!(matches!(&denial.reason, Reason::Undecided(why) if why.contains("errs")), "{denial:?}");
+}
+
+#[test]
+fn a_submission_that_is_empty_or_of_another_caller_or_configuration_is_denied() {
+    let policies = policies(r#"@id("open") permit (principal, action, resource);"#);
+    let theirs = submission(&caller("portal", &[]), adding(&[group()]), None);
+    let mut elsewhere = submission(&servicenow(), adding(&[group()]), None);
+    elsewhere.configuration = "a0000000-0000-4000-8000-000000000009_Limit".parse().unwrap();
+    // Nobody can make an empty amendment, but the store could be made to hold one.
+    let empty = serde_json::from_str(r#"{"amend":{"add":[],"remove":[]}}"#).unwrap();
+    for asked in [theirs, elsewhere, submission(&servicenow(), empty, None)] {
+        assert!(matches!(reason(with_ticket(&policies, &servicenow(), "sales", &asked)), Reason::Undecided(_)));
+    }
+}
+
+#[test]
+fn every_fault_of_a_folder_is_told_at_once_with_its_line() {
+    let dir = folder(&[
+        ("a.cedar", "// Why.\npermit (principal, action, resource);\n"),
+        ("b.cedar", "@id(\"b\")\npermit (principal, action, resource)\nwhen { resource.tag.contains(\"x\") };\n"),
+        (
+            "c.cedar",
+            "@id(\"b\") permit (principal, action, resource);\n@id(\"\") permit (principal, action, resource);\n",
+        ),
+        ("d.cedar", "@id(\"d\")\npermit (principal, action, resource\n"),
+        ("e.cedar", "\n@id(\"e\") permit (principal == ?principal, action, resource);\n"),
+        ("f.cedar", "@id(\"f\")\nforbid (principal, action == Postern::Action::\"ad\", resource);\n"),
+        ("g.cedar", "@id(\"g\")\nforbid (principal, action, resource) when { context.own };\n"),
+        ("h.cedar", "@id(\"h\")\nforbid (principal, action, resource)\nwhen { principal.issuer == 1 };\n"),
+        ("README.md", "not a policy"),
+    ]);
+    fs::write(dir.path().join("i.cedar"), [0xff, 0xfe]).unwrap();
+    let faults = Policies::load(dir.path()).unwrap_err();
+    let found: BTreeSet<_> = faults
+        .iter()
+        .map(|fault| (fault.place.rsplit('/').next().unwrap().trim_end_matches(".cedar"), fault.line))
+        .collect();
+    for expected in [
+        ("a", Some(2)),
+        ("b", Some(3)),
+        ("c", Some(1)),
+        ("c", Some(2)),
+        ("d", Some(2)),
+        ("e", Some(2)),
+        ("f", Some(2)),
+        ("g", Some(2)),
+        ("h", Some(3)),
+        ("i", None),
+    ] {
+        assert!(found.contains(&expected), "{expected:?} is not in {faults:#?}");
+    }
+    let misspelt = faults.iter().find(|fault| fault.place.ends_with("b.cedar")).unwrap();
+    assert!(misspelt.to_string().contains("tags"), "{misspelt}");
+}
+
+#[test]
+fn a_policy_that_can_never_apply_is_a_fault() {
+    let dir = folder(&[("a.cedar", "@id(\"a\")\nforbid (principal, action, resource) when { false };")]);
+    assert!(Policies::load(dir.path()).is_err());
+}
+
+#[test]
+fn a_folder_without_policies_or_schema_or_at_all_is_a_fault() {
+    let empty = folder(&[("a.cedar", "// Nothing yet.")]);
+    assert!(Policies::load(empty.path()).unwrap_err()[0].what.contains("no policy"));
+    fs::remove_file(empty.path().join("schema.cedarschema")).unwrap();
+    assert!(Policies::load(empty.path()).unwrap_err()[0].place.ends_with("schema.cedarschema"));
+    assert!(Policies::load(&empty.path().join("absent")).is_err());
+}
+
+#[test]
+fn a_schema_of_another_version_is_a_fault_when_it_is_loaded() {
+    let schema = fs::read_to_string(shipped().join("schema.cedarschema")).unwrap();
+    let dir = folder(&[("a.cedar", r#"@id("a") permit (principal, action == Postern::Action::"add", resource);"#)]);
+    for (from, to) in
+        [("own: Bool", "own: Long"), ("issuer: String,", ""), ("name?: String,", ""), ("plan, audit", "audit")]
+    {
+        fs::write(dir.path().join("schema.cedarschema"), schema.replace(from, to)).unwrap();
+        let faults = Policies::load(dir.path()).unwrap_err();
+        assert!(faults[0].place.ends_with("schema.cedarschema"), "{from}: {faults:?}");
+    }
+    fs::write(dir.path().join("schema.cedarschema"), schema.replace("entity Role;", "entity Role")).unwrap();
+    assert!(Policies::load(dir.path()).unwrap_err()[0].line.is_some());
+}
+
+fn any_target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        Just(group()),
+        Just(Target::AllDevices),
+        Just(Target::AllUsers),
+        Just(Target::ExcludedGroup(GROUP.parse().unwrap())),
+        ".*".prop_map(|text| Target::Foreign(Unread::new(text))),
+    ]
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let targets = || prop::collection::btree_set(any_target(), 0..4);
+    (targets(), targets(), prop::bool::ANY).prop_filter_map("a possible change", |(add, remove, replace)| {
+        let wanted = add.into_iter().map(wanted).collect();
+        let change =
+            if replace { Change::replace(wanted, 9) } else { Change::amend(wanted, remove.into_iter().collect(), 9) };
+        change.ok()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn without_a_policy_that_permits_nothing_is_permitted(
+        name in ".*", roles in prop::collection::vec(".*", 0..3), tag in ".*", asked in any_change(), own in prop::bool::ANY,
+    ) {
+        let policies = policies(r#"@id("never") forbid (principal, action == Postern::Action::"audit", resource);"#);
+        let roles: Vec<_> = roles.iter().map(String::as_str).collect();
+        let caller = caller(&name, &roles);
+        prop_assert_eq!(reason(change(&policies, &caller, &tag, asked)), Reason::NotPermitted);
+        for action in [Action::Plan, Action::Read { own }, Action::Cancel { own }, Action::Revert { own }, Action::Audit] {
+            prop_assert!(ask(&policies, &caller, &tag, action).is_err());
+        }
+    }
+}
