@@ -24,10 +24,11 @@ impl Clock {
         Self { origin: std::time::Instant::now() }
     }
 
-    /// The present moment, in UTC.
+    /// The present moment, in UTC, in whole microseconds, as the stores keep it.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
     pub fn now(&self) -> Timestamp {
-        Timestamp::now()
+        let now = Timestamp::now();
+        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
     /// Time since this clock was made; never goes back, unlike [`Clock::now`].

@@ -1,14 +1,33 @@
-//! Postern.
-#![forbid(unsafe_code)]
+//! Postern: the small guarded gate in front of Microsoft Graph's Intune `assign` action.
+//!
+//! This is the map of the house; `docs/ARCHITECTURE.md` has the walkthroughs, the invariants and the rules on who may
+//! import whom.
+//!
+//! - ground: [`domain`] (the terms, pure), [`clock`], [`canonical`], [`telemetry`]
+//! - [`audit`] (the chained trail, pure), [`config`] (settings, checked), [`outbound`] (the one way to make a call)
+//! - adapters: [`store`], [`graph`], [`auth`], [`policy`]
+//! - work: [`gateway`] (the verbs that callers have), [`executor`] (carries changes to Graph)
+//! - edge: [`api`]
+//! - root: [`app`] (puts the parts together), [`cli`] (the commands), [`demo`]
+//! - apart: [`sandbox`] (a simulator of Entra and Graph that shares no code with [`graph`])
+//!
+//! The crate is the program `postern`; it is a library only so that tests can reach its parts.
+
+pub mod api;
+pub mod app;
 pub mod audit;
 pub mod auth;
 pub mod canonical;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod domain;
 pub mod executor;
+pub mod gateway;
 pub mod graph;
 pub mod outbound;
+pub mod policy;
 pub mod sandbox;
 pub mod store;
 pub mod telemetry;

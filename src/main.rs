@@ -1,2 +1,7 @@
-//! Postern.
-fn main() {}
+//! The `postern` program: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    postern::cli::run()
+}

@@ -8,12 +8,11 @@
 
 use std::time::Duration;
 
-use reqwest::{
-    Client,
-    header::{HeaderMap, HeaderName, HeaderValue},
-    redirect,
+use reqwest::{Client, redirect};
+pub use reqwest::{
+    Method, StatusCode,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
 };
-pub use reqwest::{Method, StatusCode};
 
 use crate::telemetry;
 

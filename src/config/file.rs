@@ -7,7 +7,7 @@
 //! It deliberately declares no setting and interprets no value. It is called by `cli`, once, before anything starts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     path::{Path, PathBuf},
 };
@@ -18,7 +18,7 @@ use toml::{
 };
 
 use super::{
-    Config, Fault,
+    Config, Examined, Fault,
     ledger::Ledger,
     lists::{self, Shelves},
     sections,
@@ -28,29 +28,55 @@ use super::{
 /// Reads and checks the settings of the process: a file (`path`, or the one that `POSTERN_CONFIG` names) and the
 /// environment.
 pub fn load_from_process(path: Option<&Path>) -> Result<Config, Vec<Fault>> {
-    let named = std::env::var_os("POSTERN_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
-    let Some(path) = path.map(Path::to_path_buf).or(named) else {
-        return Err(vec![Fault {
-            place: "environment".to_owned(),
-            line: None,
-            what: "no configuration file is named".to_owned(),
-            hint: Some("give one with --config FILE or POSTERN_CONFIG=FILE; config/gateway.toml is a model".to_owned()),
-        }]);
-    };
-    let text = |text: OsString| text.to_string_lossy().into_owned();
-    load(Some(&path), std::env::vars_os().map(|(name, value)| (text(name), text(value))))
+    let path = named(path).map_err(|fault| vec![fault])?;
+    load(Some(&path), process_environment())
+}
+
+/// Reads and checks settings as [`load_from_process`] does, with `assumed` for variables that the environment leaves out.
+pub fn load_with(path: &Path, assumed: impl IntoIterator<Item = (String, String)>) -> Result<Config, Vec<Fault>> {
+    let variables: BTreeMap<_, _> = assumed.into_iter().chain(process_environment()).collect();
+    load(Some(path), variables.into_iter())
 }
 
 /// Reads and checks settings: defaults, then the file at `path`, then the `POSTERN__…` variables of `environment`.
 pub fn load(path: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Vec<Fault>> {
     let text = path.map(read).transpose().map_err(|fault| vec![fault])?.unwrap_or_default();
-    let (config, mut ledger) = interpret(&Place::new(path, &text), &text, environment);
+    let Examined { config, faults, .. } = examine_text(path, &text, environment);
+    config.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// Reads the settings of the process as far as they go: what points elsewhere can be checked though other settings are
+/// at fault.
+pub fn examine_process(path: Option<&Path>) -> Examined {
+    let text = named(path).and_then(|path| Ok((read(&path)?, path)));
+    match text {
+        Ok((text, path)) => examine_text(Some(&path), &text, process_environment()),
+        Err(fault) => Examined { faults: vec![fault], ..Examined::default() },
+    }
+}
+
+fn examine_text(path: Option<&Path>, text: &str, environment: impl Iterator<Item = (String, String)>) -> Examined {
+    let (mut examined, mut ledger) = interpret(&Place::new(path, text), text, environment);
     // Faults of the file in the order of its lines, then what is about no line.
     ledger.faults.sort_by_key(|fault| fault.line.unwrap_or(usize::MAX));
-    match config {
-        Some(config) if ledger.faults.is_empty() => Ok(config),
-        _ => Err(ledger.faults),
-    }
+    examined.faults = ledger.faults;
+    examined
+}
+
+/// The file that is to be read: the one given, or the one that the environment names.
+fn named(path: Option<&Path>) -> Result<PathBuf, Fault> {
+    let named = std::env::var_os("POSTERN_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
+    path.map(Path::to_path_buf).or(named).ok_or_else(|| Fault {
+        place: "environment".to_owned(),
+        line: None,
+        what: "no configuration file is named".to_owned(),
+        hint: Some("give one with --config FILE or POSTERN_CONFIG=FILE; config/gateway.toml is a model".to_owned()),
+    })
+}
+
+fn process_environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
 /// Reads a text as settings, and tells what was wrong and which keys are known.
@@ -58,13 +84,13 @@ pub(super) fn interpret(
     place: &Place,
     text: &str,
     environment: impl Iterator<Item = (String, String)>,
-) -> (Option<Config>, Ledger) {
+) -> (Examined, Ledger) {
     let mut ledger = Ledger::default();
     let document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
             ledger.faults.push(syntax(place, &error));
-            return (None, ledger);
+            return (Examined::default(), ledger);
         }
     };
     let mut file = File {
@@ -91,26 +117,30 @@ struct File<'p> {
 }
 
 impl<'p> File<'p> {
-    fn settings(mut self) -> (Option<Config>, Ledger) {
+    fn settings(mut self) -> (Examined, Ledger) {
         let sections = sections::read(&mut self.root);
         self.ledger.close(self.root);
         let issuer_names = self.issuers.iter().filter_map(|table| table.peek("name")).collect::<BTreeSet<_>>();
         let issuers = lists::issuers(self.issuers, &mut self.ledger);
         let callers = lists::callers(self.callers, &issuer_names, &mut self.ledger);
         let catalogue = lists::catalogue(self.shelves, &mut self.ledger);
-        let config = sections.map(|sections| Config {
-            server: sections.server,
-            store: sections.store,
-            graph: sections.graph,
-            operations: sections.operations,
-            executor: sections.executor,
-            policy: sections.policy,
-            telemetry: sections.telemetry,
-            issuers,
-            callers,
-            catalogue,
-        });
-        (config, self.ledger)
+        let (policy, credential) = (sections.policy.clone(), sections.credential.clone());
+        let whole = || {
+            Some(Config {
+                server: sections.server?,
+                store: sections.store?,
+                graph: sections.graph?,
+                operations: sections.operations?,
+                executor: sections.executor?,
+                policy: sections.policy?,
+                telemetry: sections.telemetry?,
+                issuers,
+                callers,
+                catalogue,
+            })
+        };
+        let examined = Examined { config: whole(), policy, credential, faults: Vec::new() };
+        (examined, self.ledger)
     }
 
     /// Puts each part of the document where it will be read.

@@ -29,7 +29,7 @@ use std::{
 use url::Url;
 
 pub use self::{
-    file::{load, load_from_process},
+    file::{examine_process, load, load_from_process, load_with},
     secret::SecretError,
 };
 use crate::domain::{ConfigurationId, FilterId, GroupId, TenantId, ids::Cloud};
@@ -252,6 +252,19 @@ pub struct Catalogued {
     pub id: ConfigurationId,
     /// Words that policies can ask for.
     pub tags: BTreeSet<String>,
+}
+
+/// Settings as far as they could be read, and all that is wrong with them.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// All of them, if every section could be read.
+    pub config: Option<Config>,
+    /// Where policies are, if that much could be read.
+    pub policy: Option<Policy>,
+    /// What the credential is, if that much could be read.
+    pub credential: Option<Credential>,
+    /// All faults; settings with faults are not to be used.
+    pub faults: Vec<Fault>,
 }
 
 /// One thing wrong with the settings, and where.

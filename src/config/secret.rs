@@ -12,7 +12,7 @@ use std::{
 
 use secrecy::SecretString;
 
-use super::{Config, Credential, Fault, SecretSource};
+use super::{Credential, Fault, SecretSource};
 
 /// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -58,10 +58,10 @@ impl fmt::Display for SecretSource {
     }
 }
 
-impl Config {
-    /// Tries to read every secret that the settings name, and reports those that cannot be read.
-    pub fn check_secrets(&self) -> Vec<Fault> {
-        let Credential::Secret(source) = &self.graph.credential;
+impl Credential {
+    /// Tries to read every secret that it needs, and reports those that cannot be read.
+    pub fn check(&self) -> Vec<Fault> {
+        let Self::Secret(source) = self;
         source.read().err().map(|error| unreadable(source, &error)).into_iter().collect()
     }
 }

@@ -23,37 +23,32 @@ const DAY: Duration = Duration::from_hours(24);
 /// Sixty days: nobody repeats a request or rests a name for longer.
 const DAYS_60: Duration = Duration::from_hours(24 * 60);
 
-/// All single settings.
+/// All single settings; a section with a fault is missing.
 #[derive(Debug)]
 pub(super) struct Sections {
-    pub(super) server: Server,
-    pub(super) store: Store,
-    pub(super) graph: Graph,
-    pub(super) operations: Operations,
-    pub(super) executor: Executor,
-    pub(super) policy: Policy,
-    pub(super) telemetry: Telemetry,
+    pub(super) server: Option<Server>,
+    pub(super) store: Option<Store>,
+    pub(super) graph: Option<Graph>,
+    /// Also part of `graph`; here so that it can be checked if the rest of that section is at fault.
+    pub(super) credential: Option<Credential>,
+    pub(super) operations: Option<Operations>,
+    pub(super) executor: Option<Executor>,
+    pub(super) policy: Option<Policy>,
+    pub(super) telemetry: Option<Telemetry>,
 }
 
 /// Reads every section, then checks what must fit together.
-pub(super) fn read(table: &mut Table<'_>) -> Option<Sections> {
+pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let call_timeout = table.setting("graph.call_timeout", "20s", duration(SECOND, MINUTES_5));
     let server = server(table);
     let store = table.setting("store.url", "sqlite:postern.db", value::store_url).map(|sqlite| Store { sqlite });
-    let graph = graph(table, call_timeout);
+    let credential = credential(table);
+    let graph = graph(table, call_timeout, credential.clone());
     let operations = operations(table);
     let executor = executor(table, call_timeout);
     let policy = table.path("policy.dir", Some("policies")).map(|dir| Policy { dir });
     let telemetry = telemetry(table);
-    Some(Sections {
-        server: server?,
-        store: store?,
-        graph: graph?,
-        operations: operations?,
-        executor: executor?,
-        policy: policy?,
-        telemetry: telemetry?,
-    })
+    Sections { server, store, graph, credential, operations, executor, policy, telemetry }
 }
 
 fn server(table: &mut Table<'_>) -> Option<Server> {
@@ -72,13 +67,12 @@ fn server(table: &mut Table<'_>) -> Option<Server> {
     Some(Server { listen: listen?, admin_listen: admin_listen?, body_max: body_max?, stop_deadline: stop_deadline? })
 }
 
-fn graph(table: &mut Table<'_>, call_timeout: Option<Duration>) -> Option<Graph> {
+fn graph(table: &mut Table<'_>, call_timeout: Option<Duration>, credential: Option<Credential>) -> Option<Graph> {
     let cloud = table.required("graph.cloud", value::parsed::<Cloud>);
     let roots = roots(table, cloud);
     let _version = table.setting("graph.api_version", "beta", value::api_version);
     let tenant_id = table.required("graph.tenant_id", value::parsed::<TenantId>);
     let client_id = table.required("graph.client_id", value::application);
-    let credential = credential(table);
     let attempts_max = table.number("graph.attempts_max", 4, 1..=10);
     let names_ttl = table.setting("graph.names_ttl", "5m", duration(SECOND, DAY));
     let (endpoint, authority) = roots?;

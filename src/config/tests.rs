@@ -324,15 +324,16 @@ fn a_secret_is_read_without_its_line_break_and_an_empty_one_is_told() {
     let source = SecretSource::File(path.clone());
     let mut config = loaded(&least());
     config.graph.credential = Credential::Secret(source.clone());
-    assert!(told(&config.check_secrets()).starts_with(&format!("{}: cannot read the secret", path.display())));
+    assert!(told(&config.graph.credential.check()).starts_with(&format!("{}: cannot read the secret", path.display())));
     fs::write(&path, "\r\n").unwrap();
-    assert!(told(&config.check_secrets()).contains("is empty"));
+    assert!(told(&config.graph.credential.check()).contains("is empty"));
     fs::write(&path, "a b \r\n").unwrap();
     assert_eq!(source.read().unwrap().expose_secret(), "a b ");
-    assert!(config.check_secrets().is_empty());
+    assert!(config.graph.credential.check().is_empty());
     config.graph.credential = Credential::Secret(SecretSource::Environment("POSTERN_NO_SUCH_SECRET".to_owned()));
     assert!(
-        told(&config.check_secrets()).contains("environment: the environment variable POSTERN_NO_SUCH_SECRET is not")
+        told(&config.graph.credential.check())
+            .contains("environment: the environment variable POSTERN_NO_SUCH_SECRET is not")
     );
 }
 
@@ -340,7 +341,7 @@ fn a_secret_is_read_without_its_line_break_and_an_empty_one_is_told() {
 fn the_sandbox_file_loads_and_finds_its_secret() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sandbox.toml");
     let config = load(Some(&path), std::iter::empty()).unwrap_or_else(|faults| panic!("{}", told(&faults)));
-    assert!(config.check_secrets().is_empty());
+    assert!(config.graph.credential.check().is_empty());
     let Credential::Secret(source) = &config.graph.credential;
     assert_eq!(source.read().unwrap().expose_secret(), "sandbox-client-secret");
     assert_eq!(config.graph.scope, "http://127.0.0.1:9400/.default");

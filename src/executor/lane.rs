@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Pauses of a lane that Graph keeps from working, when Graph does not say how long.
-const PARKING: Backoff = Backoff { first: Duration::from_secs(4), longest: Duration::from_secs(300) };
+const PARKING: Backoff = Backoff { first: Duration::from_secs(4), longest: Duration::from_mins(5) };
 /// No pause is shorter than this: full jitter may draw zero, and a parked lane has just failed several attempts.
 const PARKING_MIN: Duration = Duration::from_secs(1);
 /// How often a set that cannot be understood is read before its operations fail.

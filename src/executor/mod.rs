@@ -46,11 +46,14 @@ pub struct Parts {
     pub owner: String,
 }
 
+/// How a lane's turn ended.
+type Turned = Result<After, store::Error>;
+
 /// The executor of one gateway process.
 #[derive(Debug)]
 pub struct Executor {
     parts: Parts,
-    lanes: JoinSet<Result<After, store::Error>>,
+    lanes: JoinSet<Turned>,
     running: HashMap<Id, ConfigurationId>,
     queue: Queue,
 }
@@ -124,7 +127,7 @@ impl Executor {
     }
 
     /// A lane's turn has ended.
-    fn ended(&mut self, ended: Result<(Id, Result<After, store::Error>), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, Turned), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some(configuration) = self.running.remove(&id) else { return };
         match ended {
@@ -133,7 +136,7 @@ impl Executor {
             Ok((_, Ok(After::Parked(until)))) => self.wake_at(configuration, until),
             // The sweep comes back to it; at once would be a hot loop against a store in trouble.
             Ok((_, Err(error))) => {
-                tracing::error!(%error, configuration.id = %configuration, "a lane's turn broke off")
+                tracing::error!(%error, configuration.id = %configuration, "a lane's turn broke off");
             }
             Err(error) => tracing::error!(%error, configuration.id = %configuration, "a lane's turn panicked"),
         }

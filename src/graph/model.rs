@@ -14,7 +14,8 @@ use super::{Error, Group, Present, Refusal};
 use crate::{
     canonical,
     domain::{
-        Assignment, AssignmentSet, Configuration, ConfigurationId, Filter, FilterMode, Kind, Target, assignment::Unread,
+        Assignment, AssignmentSet, Configuration, ConfigurationId, Filter, FilterMode, GroupId, Kind, Target,
+        assignment::Unread,
     },
 };
 
@@ -185,26 +186,20 @@ pub(super) fn assign_body(set: &AssignmentSet) -> Result<Vec<u8>, Error> {
 }
 
 fn entry(assignment: &Assignment) -> Result<Value, Error> {
-    let mut target = unread(assignment.unread.as_ref())?;
-    let name = match &assignment.target {
-        Target::Group(id) => {
-            target.insert(GROUP_ID.to_owned(), id.to_string().into());
-            Some(GROUP)
-        }
-        Target::ExcludedGroup(id) => {
-            target.insert(GROUP_ID.to_owned(), id.to_string().into());
-            Some(EXCLUDED_GROUP)
-        }
-        Target::AllDevices => Some(ALL_DEVICES),
-        Target::AllUsers => Some(ALL_USERS),
-        Target::Foreign(foreign) => {
-            target = unread(Some(foreign))?;
-            None
-        }
+    // The type comes first, as in Microsoft's examples: OData lets a reader depend on that.
+    let mut target = Map::new();
+    let typed = |name: &str, group: Option<&GroupId>| {
+        let group = group.map(|id| (GROUP_ID.to_owned(), Value::from(id.to_string())));
+        [(TYPE.to_owned(), Value::from(format!("{NAMESPACE}{name}")))].into_iter().chain(group)
     };
-    if let Some(name) = name {
-        target.insert(TYPE.to_owned(), format!("{NAMESPACE}{name}").into());
+    match &assignment.target {
+        Target::Group(id) => target.extend(typed(GROUP, Some(id))),
+        Target::ExcludedGroup(id) => target.extend(typed(EXCLUDED_GROUP, Some(id))),
+        Target::AllDevices => target.extend(typed(ALL_DEVICES, None)),
+        Target::AllUsers => target.extend(typed(ALL_USERS, None)),
+        Target::Foreign(foreign) => target.extend(unread(Some(foreign))?),
     }
+    target.extend(unread(assignment.unread.as_ref())?);
     if let Some(filter) = assignment.filter {
         target.insert(FILTER_ID.to_owned(), filter.id.to_string().into());
         target.insert(FILTER_TYPE.to_owned(), filter.mode.name().into());

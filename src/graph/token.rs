@@ -16,7 +16,6 @@ use std::{
 
 use jiff::Timestamp;
 use moka::future::Cache;
-use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::form_urlencoded;
@@ -25,7 +24,7 @@ use super::Error;
 use crate::{
     clock::{self, Clock},
     config,
-    outbound::{self, Call, Outbound},
+    outbound::{self, Call, Method, Outbound},
 };
 
 /// How long the login service may take.
@@ -148,7 +147,7 @@ impl Source {
         }
         let answer: TokenAnswer = serde_json::from_slice(&answer.body)
             // The text of the error could quote the answer, and with it the token.
-            .map_err(|_| Error::Unavailable("the login service's answer is not a token".to_owned()))?;
+            .map_err(|_quoting| Error::Unavailable("the login service's answer is not a token".to_owned()))?;
         tracing::info!(expires_in = answer.expires_in, "fetched a token for Graph");
         Ok(Arc::new(Token::new(answer, asked_at)))
     }

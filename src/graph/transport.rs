@@ -8,16 +8,14 @@
 
 use std::time::Duration;
 
-use reqwest::{
-    Method,
-    header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue},
-};
-
 use super::{Error, Tokens, model};
 use crate::{
     clock::{Backoff, Clock},
     config,
-    outbound::{self, Answer, Call, Outbound},
+    outbound::{
+        self, Answer, Call, HeaderName, HeaderValue, Method, Outbound,
+        header::{ACCEPT, AUTHORIZATION},
+    },
 };
 
 /// The largest answer that is read: a page of assignments is some hundred kilobytes at most.
@@ -126,12 +124,11 @@ impl Transport {
     }
 
     async fn attempt(&self, asked: &Asked<'_>) -> Result<Answer, Next> {
-        let token = self.tokens.token().await.map_err(|error| match error {
-            Error::Unavailable(_) => Next::Retry(None, error),
-            other => Next::Fail(other),
+        let token = self.tokens.token().await.map_err(|error| {
+            if matches!(error, Error::Unavailable(_)) { Next::Retry(None, error) } else { Next::Fail(error) }
         })?;
         let call = self.call(asked, &token.bearer()).map_err(Next::Fail)?;
-        let answer = self.outbound.send(call).await.map_err(|error| unanswered(asked.effect, error))?;
+        let answer = self.outbound.send(call).await.map_err(|error| unanswered(asked.effect, &error))?;
         tracing::debug!(
             graph.status = answer.status.as_u16(),
             graph.request_id = answer.header("request-id"),
@@ -151,10 +148,10 @@ impl Transport {
 
     fn call(&self, asked: &Asked<'_>, bearer: &str) -> Result<Call, Error> {
         let mut bearer = HeaderValue::from_str(bearer)
-            .map_err(|_| Error::Unauthorised("the login service's token is not a header's text".to_owned()))?;
+            .map_err(|_invalid| Error::Unauthorised("the login service's token is not a header's text".to_owned()))?;
         bearer.set_sensitive(true);
         let id = HeaderValue::from_str(&asked.client_request_id)
-            .map_err(|_| Error::Unreadable("our id of the call is not a header's text".to_owned()))?;
+            .map_err(|_invalid| Error::Unreadable("our id of the call is not a header's text".to_owned()))?;
         let headers = vec![
             (AUTHORIZATION, bearer),
             (ACCEPT, HeaderValue::from_static("application/json")),
@@ -175,15 +172,18 @@ impl Transport {
 }
 
 /// A call without an answer.
-fn unanswered(effect: Effect, error: outbound::Error) -> Next {
+fn unanswered(effect: Effect, error: &outbound::Error) -> Next {
     let words = error.to_string();
-    match error {
-        outbound::Error::Unreached(_) => Next::Retry(None, Error::Unavailable(words)),
-        outbound::Error::Unanswered(_) | outbound::Error::TooLarge(_) if effect == Effect::Write => {
+    match (error, effect) {
+        (outbound::Error::Unreached(_), _) | (outbound::Error::Unanswered(_), Effect::Read) => {
+            Next::Retry(None, Error::Unavailable(words))
+        }
+        (outbound::Error::Unanswered(_) | outbound::Error::TooLarge(_), Effect::Write) => {
             Next::Fail(Error::Unknown(words))
         }
-        outbound::Error::Unanswered(_) => Next::Retry(None, Error::Unavailable(words)),
-        outbound::Error::TooLarge(_) | outbound::Error::Impossible(_) => Next::Fail(Error::Unreadable(words)),
+        (outbound::Error::TooLarge(_), Effect::Read) | (outbound::Error::Impossible(_), _) => {
+            Next::Fail(Error::Unreadable(words))
+        }
     }
 }
 

@@ -1,0 +1,307 @@
+//! The body of a change, checked for form: from JSON to a [`ChangeRequest`], or all its faults at once.
+//!
+//! Guarantees: every wrong, missing or unknown field is told in one answer, each with its JSON pointer. Texts are bounded
+//! and hold no control characters, so they can stand in logs and tickets.
+//!
+//! It deliberately looks nothing up: whether names exist and targets fit is told by the gateway.
+
+use serde_json::{Map, Value};
+
+use crate::{
+    domain::FilterMode,
+    gateway::request::{ChangeRequest, Fault, Named, NamedFilter, Whom, Wish},
+};
+
+/// Names of configurations, groups and filters: Entra allows 256 characters.
+const NAME_MAX: usize = 256;
+/// A ticket's number.
+const TICKET_MAX: usize = 128;
+/// A comment.
+const COMMENT_MAX: usize = 1_000;
+
+const FIELDS: [&str; 7] = ["configuration", "add", "remove", "replace", "ticket", "requested_for", "comment"];
+/// Fields that are planned for; refused by name, so that nobody believes they were heeded.
+const FIELDS_TO_COME: [&str; 2] = ["until", "callback"];
+
+/// Reads a change.
+pub(super) fn read(body: &Value) -> Result<ChangeRequest, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let request = faults.change(body);
+    match request {
+        Some(request) if faults.0.is_empty() => Ok(request),
+        _ => Err(faults.0),
+    }
+}
+
+/// The faults found so far. Each reader returns what it could read and notes what it could not.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn note(&mut self, at: &str, detail: impl Into<String>) {
+        self.0.push(Fault { pointer: at.to_owned(), detail: detail.into() });
+    }
+
+    fn change(&mut self, body: &Value) -> Option<ChangeRequest> {
+        let fields = self.object(body, "", &FIELDS)?;
+        let configuration = self.text(fields, "", "configuration", NAME_MAX);
+        if configuration.is_none() && !fields.contains_key("configuration") {
+            self.note("/configuration", "is missing: give the id or the alias of a configuration");
+        }
+        let wish = self.wish(fields);
+        Some(ChangeRequest {
+            ticket: self.text(fields, "", "ticket", TICKET_MAX),
+            requested_for: self.text(fields, "", "requested_for", NAME_MAX),
+            comment: self.text(fields, "", "comment", COMMENT_MAX),
+            configuration: configuration?,
+            wish: wish?,
+        })
+    }
+
+    fn wish(&mut self, fields: &Map<String, Value>) -> Option<Wish> {
+        let [add, remove, replace] =
+            ["add", "remove", "replace"].map(|key| fields.get(key).map(|list| self.targets(list, key)));
+        match (add, remove, replace) {
+            (None, None, Some(replace)) => replace.map(Wish::Replace),
+            (None, None, None) => {
+                self.note("", "says nothing to do: give add or remove, or replace for the whole set");
+                None
+            }
+            (add, remove, None) => {
+                let (add, remove) =
+                    (add.unwrap_or_else(|| Some(Vec::new()))?, remove.unwrap_or_else(|| Some(Vec::new()))?);
+                Some(Wish::Amend { add, remove })
+            }
+            (_, _, Some(_)) => {
+                self.note("/replace", "cannot stand beside add or remove: it names the whole set");
+                None
+            }
+        }
+    }
+
+    fn targets(&mut self, list: &Value, key: &str) -> Option<Vec<Named>> {
+        let at = format!("/{key}");
+        let Value::Array(items) = list else {
+            self.note(&at, format!("must be a list of targets, not {}", kind_of(list)));
+            return None;
+        };
+        let read: Vec<_> =
+            items.iter().enumerate().map(|(index, item)| self.target(item, &format!("{at}/{index}"), key)).collect();
+        read.into_iter().collect()
+    }
+
+    fn target(&mut self, item: &Value, at: &str, list: &str) -> Option<Named> {
+        let fields = self.object(item, at, &["group", "all", "filter", "exclude"])?;
+        let filter = fields.get("filter").map(|filter| self.filter(filter, &format!("{at}/filter")));
+        if filter.is_some() && list == "remove" {
+            self.note(&format!("{at}/filter"), "has no place here: a target is removed whatever its filter");
+        }
+        let excluded = match fields.get("exclude") {
+            None => false,
+            Some(Value::Bool(excluded)) => *excluded,
+            Some(other) => {
+                self.note(&format!("{at}/exclude"), format!("must be true or false, not {}", kind_of(other)));
+                false
+            }
+        };
+        let whom = self.whom(fields, at)?;
+        let whom = match whom {
+            Whom::Group(group) if excluded => Whom::ExcludedGroup(group),
+            Whom::AllDevices | Whom::AllUsers if excluded => {
+                self.note(&format!("{at}/exclude"), "only groups can be excluded");
+                return None;
+            }
+            whom @ (Whom::Group(_) | Whom::ExcludedGroup(_) | Whom::AllDevices | Whom::AllUsers) => whom,
+        };
+        Some(Named { whom, filter: filter.map_or(Some(None), |filter| filter.map(Some))? })
+    }
+
+    fn whom(&mut self, fields: &Map<String, Value>, at: &str) -> Option<Whom> {
+        match (fields.get("group"), fields.get("all")) {
+            (Some(_), None) => self.text(fields, at, "group", NAME_MAX).map(Whom::Group),
+            (None, Some(Value::String(all))) if all == "devices" => Some(Whom::AllDevices),
+            (None, Some(Value::String(all))) if all == "users" => Some(Whom::AllUsers),
+            (None, Some(_)) => {
+                self.note(&format!("{at}/all"), "must be \"devices\" or \"users\"");
+                None
+            }
+            (None, None) => {
+                self.note(
+                    at,
+                    "names nobody: give {\"group\": \"…\"} or {\"all\": \"devices\"} or {\"all\": \"users\"}",
+                );
+                None
+            }
+            (Some(_), Some(_)) => {
+                self.note(at, "names both a group and everyone; a target is one of them");
+                None
+            }
+        }
+    }
+
+    fn filter(&mut self, filter: &Value, at: &str) -> Option<NamedFilter> {
+        let fields = self.object(filter, at, &["id", "name", "mode"])?;
+        let (id, name) = (self.text(fields, at, "id", NAME_MAX), self.text(fields, at, "name", NAME_MAX));
+        if fields.contains_key("id") == fields.contains_key("name") {
+            self.note(at, "needs either id or name");
+        }
+        let mode = fields.get("mode").and_then(Value::as_str).and_then(FilterMode::named);
+        if mode.is_none() {
+            self.note(&format!("{at}/mode"), "must be \"include\" or \"exclude\"");
+        }
+        Some(NamedFilter { reference: id.or(name)?, mode: mode? })
+    }
+
+    /// An object, with its unknown fields noted.
+    fn object<'a>(&mut self, value: &'a Value, at: &str, known: &[&str]) -> Option<&'a Map<String, Value>> {
+        let Value::Object(fields) = value else {
+            self.note(at, format!("must be an object, not {}", kind_of(value)));
+            return None;
+        };
+        for key in fields.keys().filter(|key| !known.contains(&key.as_str())) {
+            let pointer = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+            if at.is_empty() && FIELDS_TO_COME.contains(&key.as_str()) {
+                self.note(&pointer, "is not supported by this version");
+            } else {
+                self.note(&pointer, format!("is not a known field; known are {}", known.join(", ")));
+            }
+        }
+        Some(fields)
+    }
+
+    /// A text field that may be missing.
+    fn text(&mut self, fields: &Map<String, Value>, at: &str, key: &str, longest: usize) -> Option<String> {
+        let at = format!("{at}/{key}");
+        match fields.get(key)? {
+            Value::String(text) if text.trim().is_empty() => self.note(&at, "is empty"),
+            Value::String(text) if text.chars().count() > longest => {
+                self.note(&at, format!("is longer than {longest} characters"));
+            }
+            Value::String(text) if text.chars().any(|letter| letter.is_control() && letter != '\n') => {
+                self.note(&at, "holds control characters");
+            }
+            Value::String(text) => return Some(text.clone()),
+            other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                self.note(&at, format!("must be a text, not {}", kind_of(other)));
+            }
+        }
+        None
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn pointers(body: &Value) -> Vec<String> {
+        read(body).unwrap_err().into_iter().map(|fault| fault.pointer).collect()
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once_with_their_places() {
+        let body = json!({
+            "add": [{"group": 7}, {"grup": "x"}, {"all": "things"}, {"group": "x", "all": "users"}, "x",
+                    {"group": "x", "filter": {"mode": "maybe"}}],
+            "remove": [{"group": "x", "filter": {"id": "f", "mode": "include"}}],
+            "ticket": "", "comment": "a\u{7}", "until": "tomorrow", "a/b~c": 1,
+        });
+        let mut found = pointers(&body);
+        found.sort();
+        let expected = [
+            "/a~1b~0c",
+            "/add/0/group",
+            "/add/1",
+            "/add/1/grup",
+            "/add/2/all",
+            "/add/3",
+            "/add/4",
+            "/add/5/filter",
+            "/add/5/filter/mode",
+            "/comment",
+            "/configuration",
+            "/remove/0/filter",
+            "/ticket",
+            "/until",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_change_says_something_and_only_one_kind_of_thing() {
+        assert_eq!(pointers(&json!({"configuration": "x"})), [""]);
+        assert_eq!(pointers(&json!({"configuration": "x", "add": [], "replace": []})), ["/replace"]);
+        assert_eq!(pointers(&json!([])), [""]);
+    }
+
+    #[test]
+    fn a_whole_change_is_read() {
+        let body = json!({
+            "configuration": "Sales ESP",
+            "add": [{"group": "Sales Laptops"}, {"all": "users"}, {"group": "x", "exclude": true},
+                    {"all": "devices", "filter": {"name": "Corporate", "mode": "exclude"}}],
+            "remove": [{"group": "y"}], "ticket": "RITM1", "requested_for": "jane", "comment": "two\nlines",
+        });
+        let request = read(&body).unwrap();
+        assert_eq!(request.ticket.as_deref(), Some("RITM1"));
+        let whom: Vec<_> = request.wish.targets().map(|(.., named)| named.whom.clone()).collect();
+        let group = |name: &str| Whom::Group(name.to_owned());
+        assert_eq!(
+            whom,
+            [group("Sales Laptops"), Whom::AllUsers, Whom::ExcludedGroup("x".to_owned()), Whom::AllDevices, group("y")]
+        );
+    }
+
+    fn anything() -> impl Strategy<Value = Value> {
+        let word = prop_oneof![
+            Just("configuration"),
+            Just("add"),
+            Just("remove"),
+            Just("replace"),
+            Just("group"),
+            Just("all"),
+            Just("filter"),
+            Just("mode"),
+            Just("include"),
+            Just("id"),
+            Just("exclude"),
+            Just("devices"),
+            Just("x"),
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            word.clone().prop_map(Value::from)
+        ];
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(word.clone().prop_map(str::to_owned), inner, 0..5)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_the_reader_panic_or_refuse_without_a_reason(body in anything()) {
+            if let Err(faults) = read(&body) {
+                prop_assert!(!faults.is_empty());
+            }
+        }
+    }
+}

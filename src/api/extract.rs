@@ -1,0 +1,166 @@
+//! What handlers take out of a request: the proven caller, a checked body, the caller's preferences.
+//!
+//! Guarantees: a handler that takes a [`Proven`] cannot run without one; no body is read before the caller is proven, and
+//! none beyond the limit. Every refusal is a [`Problem`].
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use actix_web::{FromRequest, HttpRequest, dev, http::header::HeaderMap, web};
+use serde_json::Value;
+
+use super::{
+    State, json,
+    problem::{Code, Problem},
+};
+use crate::{
+    auth::Rejection,
+    canonical,
+    domain::{Caller, Digest},
+    gateway::{Attempt, Stranger},
+};
+
+/// A key longer than this is not a key.
+const KEY_MAX: usize = 255;
+
+/// The caller of a request, proven.
+#[derive(Debug)]
+pub(super) struct Proven(pub(super) Caller);
+
+impl FromRequest for Proven {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(req: &HttpRequest, _payload: &mut dev::Payload) -> Self::Future {
+        let request = req.clone();
+        Box::pin(async move { prove(&request).await.map(Self) })
+    }
+}
+
+async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
+    let state = state(request)?;
+    let mut headers = request.headers().get_all("authorization");
+    let authorization = headers.next().map(|value| value.to_str().unwrap_or_default());
+    if headers.next().is_some() {
+        return Err(Problem::new(Code::InvalidToken, "There is more than one Authorization header."));
+    }
+    match state.authenticator.authenticate(authorization).await {
+        Ok(caller) => Ok(caller),
+        Err(rejection) => {
+            if let Rejection::UnknownCaller { issuer, subject, token_id, detail, .. } = &rejection {
+                let (issuer, subject) = (issuer.clone(), subject.clone());
+                let stranger = Stranger { issuer, subject, token_id: token_id.clone(), reason: detail.clone() };
+                state.gateway.unknown_caller(stranger).await?;
+            }
+            Err(rejection.into())
+        }
+    }
+}
+
+pub(super) fn state(request: &HttpRequest) -> Result<&web::Data<State>, Problem> {
+    request.app_data::<web::Data<State>>().ok_or_else(|| Problem::new(Code::Internal, "The gateway is not set up."))
+}
+
+/// Reads a JSON body up to the limit.
+pub(super) async fn body(request: &HttpRequest, payload: web::Payload) -> Result<Value, Problem> {
+    if !is_json(request.headers()) {
+        return Err(Problem::new(Code::UnsupportedMediaType, "Send the body as Content-Type: application/json."));
+    }
+    let limit = state(request)?.body_max;
+    match payload.to_bytes_limited(limit).await {
+        Ok(Ok(bytes)) => json::parse(&bytes),
+        Ok(Err(error)) => Err(Problem::new(Code::MalformedJson, format!("The body did not arrive whole: {error}."))),
+        Err(_exceeded) => {
+            Err(Problem::new(Code::BodyTooLarge, format!("The body is larger than the {limit} bytes accepted.")))
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = text(headers, "content-type").unwrap_or_default();
+    content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The idempotency key of a request, quoted (as the draft has it) or bare (as most clients send it).
+pub(super) fn attempt(headers: &HeaderMap, body: &Value) -> Result<Option<Attempt>, Problem> {
+    let invalid = |what: &str| Problem::new(Code::InvalidHeader, format!("Idempotency-Key {what}."));
+    let mut values = headers.get_all("idempotency-key");
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(invalid("stands in the request more than once"));
+    }
+    let value = value.to_str().map_err(|_opaque| invalid("holds characters other than visible ASCII"))?.trim();
+    let key = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+    if key.is_empty() || key.len() > KEY_MAX || key.contains(['"', '\\']) {
+        return Err(invalid("must have 1 to 255 characters, without quotes and backslashes inside"));
+    }
+    let fingerprint = Digest::of(canonical::text(body).as_bytes());
+    Ok(Some(Attempt { key: key.to_owned(), fingerprint }))
+}
+
+/// What a caller wants to wait, from `Prefer` (RFC 7240).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preference {
+    /// Answer at once.
+    RespondAsync,
+    /// Wait so long.
+    Wait(Duration),
+    /// Not said.
+    Unsaid,
+}
+
+/// Reads `Prefer`. Unknown preferences are ignored, as the RFC has it; `respond-async` wins over `wait`.
+pub(super) fn preference(headers: &HeaderMap) -> Preference {
+    let preferences = headers.get_all("prefer").filter_map(|value| value.to_str().ok());
+    let mut wait = Preference::Unsaid;
+    for preference in preferences.flat_map(|value| value.split(',')) {
+        let essence = preference.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("respond-async") {
+            return Preference::RespondAsync;
+        }
+        let (name, value) = essence.split_once('=').unwrap_or_default();
+        if name.trim().eq_ignore_ascii_case("wait")
+            && let Ok(seconds) = value.trim().trim_matches('"').parse()
+        {
+            wait = Preference::Wait(Duration::from_secs(seconds));
+        }
+    }
+    wait
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn prefer(value: &str) -> Preference {
+        preference(TestRequest::default().insert_header(("prefer", value)).to_http_request().headers())
+    }
+
+    #[test]
+    fn preferences_are_read_as_the_rfc_writes_them() {
+        assert_eq!(prefer("wait=5"), Preference::Wait(Duration::from_secs(5)));
+        assert_eq!(prefer("Respond-Async, wait=5"), Preference::RespondAsync);
+        assert_eq!(prefer("handling=lenient; x, wait = \"7\""), Preference::Wait(Duration::from_secs(7)));
+        for ignored in ["", "wait", "wait=-1", "wait=soon", "return=minimal"] {
+            assert_eq!(prefer(ignored), Preference::Unsaid, "{ignored}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_the_same_quoted_and_bare() {
+        let key = |value: &str| {
+            let request = TestRequest::default().insert_header(("idempotency-key", value)).to_http_request();
+            attempt(request.headers(), &json!({})).map(|attempt| attempt.unwrap().key)
+        };
+        assert_eq!(key("\"a b\"").unwrap(), key("a b").unwrap());
+        for refused in ["", "\"\"", "a\"b", "a\\b", &"x".repeat(256)] {
+            assert!(key(refused).is_err(), "{refused}");
+        }
+    }
+}

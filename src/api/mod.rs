@@ -1,0 +1,138 @@
+//! The REST API: routes, middleware, and the two servers that answer.
+//!
+//! Guarantees: every route of `/v1` takes a proven caller, because its handler cannot be written without one; every
+//! failure, the framework's own included, is a problem document; each request has one span, continued from its caller's
+//! `traceparent`.
+//!
+//! It deliberately reaches neither store nor Graph: a handler can do what [`Gateway`] offers and no more.
+
+mod assignments;
+mod change;
+mod extract;
+mod json;
+mod operations;
+mod probes;
+mod problem;
+mod view;
+
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
+
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpServer, ResponseError,
+    body::MessageBody,
+    dev::{Server, ServiceRequest, ServiceResponse},
+    http::Method,
+    middleware::Compress,
+    web,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+use tracing_actix_web::{RootSpanBuilder, TracingLogger};
+
+use self::problem::{Code, Problem};
+use crate::{auth::Authenticator, gateway::Gateway, telemetry};
+
+/// What handlers work with.
+#[derive(Debug)]
+pub struct State {
+    /// The verbs.
+    pub gateway: Arc<Gateway>,
+    /// Who asks.
+    pub authenticator: Authenticator,
+    /// Largest accepted body, in bytes.
+    pub body_max: usize,
+    /// Cancelled when the process is about to stop.
+    pub stopping: CancellationToken,
+}
+
+/// A client that sends its head slower than this is cut off.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The API's server, on its listener. `deadline` bounds how long a stop waits for calls under way.
+pub fn server(listener: TcpListener, state: web::Data<State>, deadline: Duration) -> io::Result<Server> {
+    let app = move || {
+        App::new()
+            .app_data(state.clone())
+            // Outermost first: the span must see everything, also what compression does.
+            .wrap(Compress::default())
+            .wrap(TracingLogger::<RequestSpan>::new())
+            .configure(routes)
+    };
+    let server = HttpServer::new(app).disable_signals().client_request_timeout(HEAD_TIMEOUT);
+    Ok(server.shutdown_timeout(deadline.as_secs()).listen(listener)?.run())
+}
+
+/// The internal server with the probes.
+pub fn admin_server(listener: TcpListener, state: web::Data<State>) -> io::Result<Server> {
+    let app = move || {
+        App::new()
+            .app_data(state.clone())
+            .route("/livez", web::get().to(probes::livez))
+            .route("/readyz", web::get().to(probes::readyz))
+            .default_service(web::to(nothing_here))
+    };
+    Ok(HttpServer::new(app).disable_signals().workers(1).shutdown_timeout(0).listen(listener)?.run())
+}
+
+/// The page of routes.
+fn routes(config: &mut web::ServiceConfig) {
+    let resource = |path: &str, method: Method| {
+        let wrong = move |request: HttpRequest| std::future::ready(wrong_method(&request, &method));
+        web::resource(path.to_owned()).default_service(web::to(wrong))
+    };
+    config
+        .service(resource("/v1/assignments", Method::POST).route(web::post().to(assignments::submit)))
+        .service(resource("/v1/plan", Method::POST).route(web::post().to(assignments::plan)))
+        .service(resource("/v1/operations", Method::GET).route(web::get().to(operations::many)))
+        .service(resource("/v1/operations/{id}", Method::GET).route(web::get().to(operations::one)))
+        .service(resource("/problems/{code}", Method::GET).route(web::get().to(probes::problem)))
+        .default_service(web::to(nothing_here));
+}
+
+async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Err(Problem::new(Code::NotFound, format!("There is nothing at {}.", request.path())))
+}
+
+fn wrong_method(request: &HttpRequest, allowed: &Method) -> HttpResponse {
+    let detail = format!("{} is not possible at {}; {allowed} is.", request.method(), request.path());
+    let mut response = Problem::new(Code::MethodNotAllowed, detail).error_response();
+    operations::header(response.headers_mut(), "allow", allowed.as_str());
+    response
+}
+
+/// One span per request, by OpenTelemetry's conventions for HTTP servers.
+struct RequestSpan;
+
+impl RootSpanBuilder for RequestSpan {
+    fn on_request_start(request: &ServiceRequest) -> Span {
+        let route = request.match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+        let method = request.method().as_str();
+        let span = tracing::info_span!(
+            "request",
+            otel.name = format!("{method} {route}"),
+            otel.kind = "server",
+            http.request.method = method,
+            http.route = route,
+            url.path = request.path(),
+            url.scheme = request.connection_info().scheme(),
+            http.response.status_code = tracing::field::Empty,
+            otel.status_code = tracing::field::Empty,
+            trace_id = tracing::field::Empty,
+        );
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        telemetry::set_parent(&span, header("traceparent"), header("tracestate"));
+        span
+    }
+
+    fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, actix_web::Error>) {
+        let status = match outcome {
+            Ok(response) => response.status(),
+            Err(error) => error.as_response_error().status_code(),
+        };
+        span.record("http.response.status_code", status.as_u16());
+        if status.is_server_error() {
+            span.record("otel.status_code", "ERROR");
+        }
+        span.in_scope(|| tracing::info!(http.response.status_code = status.as_u16(), "request answered"));
+    }
+}

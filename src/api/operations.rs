@@ -1,0 +1,165 @@
+//! `GET /v1/operations/{id}` and `GET /v1/operations`.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{HeaderMap, HeaderName, HeaderValue},
+    web,
+};
+use jiff::Timestamp;
+use serde::Serialize;
+use url::form_urlencoded;
+
+use super::{
+    State,
+    extract::{self, Preference, Proven},
+    problem::{self, Code, Problem},
+    view::OperationView,
+};
+use crate::{
+    clock,
+    domain::{OperationId, State as Fate},
+    gateway::{Page, Search, Standing, request::Fault},
+};
+
+/// Operations on one page unless asked otherwise.
+const LIMIT_DEFAULT: usize = 50;
+/// Operations on one page at most.
+const LIMIT_MAX: usize = 200;
+/// When a caller that did not wait should ask again.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Answers one operation, after its end if the caller prefers to wait.
+pub(super) async fn one(
+    Proven(caller): Proven,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let State { gateway, .. } = &***extract::state(&request)?;
+    let unknown =
+        |_malformed| Problem::new(Code::UnknownOperation, "There is no such operation, or you may not see it.");
+    let id: OperationId = id.parse().map_err(unknown)?;
+    let mut standing = gateway.operation(&caller, id).await?;
+    let preference = extract::preference(request.headers());
+    let wait = match preference {
+        Preference::Wait(wait) => wait.min(gateway.wait_max()),
+        Preference::RespondAsync | Preference::Unsaid => Duration::ZERO,
+    };
+    if !wait.is_zero() {
+        standing = gateway.wait(standing.operation, wait).await?;
+    }
+    let mut response = respond(HttpResponse::Ok(), &standing, gateway.now());
+    if let Some(applied) = applied(preference, wait) {
+        header(response.headers_mut(), "preference-applied", &applied);
+    }
+    Ok(response)
+}
+
+/// Answers operations, newest first.
+pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    #[derive(Serialize)]
+    struct PageView {
+        operations: Vec<OperationView>,
+        next: Option<String>,
+    }
+    let State { gateway, .. } = &***extract::state(&request)?;
+    let search = search(request.query_string())
+        .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
+    let Page { operations, next } = gateway.operations(&caller, search).await?;
+    let next = next.map(|after| next_page(request.query_string(), after));
+    let operations = operations.iter().map(|operation| OperationView::of(operation, None)).collect();
+    Ok(HttpResponse::Ok().json(PageView { operations, next }))
+}
+
+/// An operation as an answer. One that has not ended says where and when to look again.
+pub(super) fn respond(
+    mut response: actix_web::HttpResponseBuilder,
+    standing: &Standing,
+    now: Timestamp,
+) -> HttpResponse {
+    let Standing { operation, parked } = standing;
+    if !operation.state.has_ended() {
+        let pause = parked.as_ref().map_or(POLL, |parked| clock::until(now, parked.until).max(POLL));
+        response.insert_header(("location", format!("/v1/operations/{}", operation.id)));
+        response.insert_header(("retry-after", problem::whole_seconds(pause)));
+    }
+    response.json(OperationView::of(operation, parked.as_ref()))
+}
+
+/// What of a preference was honoured.
+pub(super) fn applied(preference: Preference, wait: Duration) -> Option<String> {
+    match preference {
+        Preference::RespondAsync => Some("respond-async".to_owned()),
+        Preference::Wait(_) => Some(format!("wait={}", wait.as_secs())),
+        Preference::Unsaid => None,
+    }
+}
+
+/// Sets a header to a text of our own making.
+pub(super) fn header(headers: &mut HeaderMap, name: &'static str, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+/// Reads the query of a listing; all its faults at once.
+fn search(query: &str) -> Result<Search, Vec<Fault>> {
+    let mut search = Search { limit: LIMIT_DEFAULT, ..Search::default() };
+    let mut faults = Vec::new();
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        let value = value.into_owned();
+        let outcome = match &*key {
+            "ticket" => once(&mut search.ticket, value),
+            "configuration" => once(&mut search.configuration, value),
+            "caller" => once(&mut search.caller, value),
+            "state" if Fate::NAMES.contains(&value.as_str()) => once(&mut search.state, value),
+            "state" => Err(format!("is one of {}", Fate::NAMES.join(", "))),
+            "after" => value.parse().map_err(|error| format!("{error}")).and_then(|id| once(&mut search.after, id)),
+            "limit" => limit(&value).map(|limit| search.limit = limit),
+            _ => Err("is not known; known are ticket, configuration, caller, state, after, limit".to_owned()),
+        };
+        faults.extend(outcome.err().map(|detail| Fault { pointer: format!("/{key}"), detail }));
+    }
+    if faults.is_empty() { Ok(search) } else { Err(faults) }
+}
+
+fn once<T>(place: &mut Option<T>, value: T) -> Result<(), String> {
+    if place.replace(value).is_some() { Err("stands in the query twice".to_owned()) } else { Ok(()) }
+}
+
+fn limit(value: &str) -> Result<usize, String> {
+    let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+    limit.ok_or_else(|| format!("is a number from 1 to {LIMIT_MAX}"))
+}
+
+/// The same query, going on after the last operation of this page.
+fn next_page(query: &str, after: OperationId) -> String {
+    let kept = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key != "after");
+    let next = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(kept)
+        .append_pair("after", &after.to_string())
+        .finish();
+    format!("/v1/operations?{next}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_and_its_faults_are_told_at_once() {
+        let good = search("ticket=RITM%201&state=failed&limit=7").unwrap();
+        assert_eq!((good.ticket.as_deref(), good.state.as_deref(), good.limit), (Some("RITM 1"), Some("failed"), 7));
+        let faults = search("state=done&limit=0&after=x&sort=up&ticket=a&ticket=b").unwrap_err();
+        let pointers: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/state", "/limit", "/after", "/sort", "/ticket"]);
+    }
+
+    #[test]
+    fn the_next_page_keeps_the_query_and_moves_on() {
+        let id: OperationId = "op_00000000000000000000000001".parse().unwrap();
+        let next = next_page("ticket=a%26b&after=op_00000000000000000000000002&limit=1", id);
+        assert_eq!(next, "/v1/operations?ticket=a%26b&limit=1&after=op_00000000000000000000000001");
+    }
+}

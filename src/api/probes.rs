@@ -1,0 +1,35 @@
+//! What is asked about the gateway itself: liveness and readiness on the internal address, problem pages on the API's.
+
+use actix_web::{HttpResponse, web};
+
+use super::{
+    State,
+    problem::{Code, Problem},
+};
+
+/// Whether the process runs. Nothing else may fail this: a restart would mend nothing.
+pub(super) async fn livez() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain").body("alive\n")
+}
+
+/// Whether changes can be accepted: the store writes, and no stop is under way. Graph being down is no reason: changes
+/// are accepted all the same and carried out later.
+pub(super) async fn readyz(state: web::Data<State>) -> HttpResponse {
+    if state.stopping.is_cancelled() {
+        return not_ready("stopping");
+    }
+    match state.gateway.ready().await {
+        Ok(()) => HttpResponse::Ok().content_type("text/plain").body("ready\n"),
+        Err(error) => not_ready(&error.to_string()),
+    }
+}
+
+fn not_ready(why: &str) -> HttpResponse {
+    HttpResponse::ServiceUnavailable().content_type("text/plain").body(format!("not ready: {why}\n"))
+}
+
+/// The page behind a problem's `type`.
+pub(super) async fn problem(code: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let code = Code::named(&code).ok_or_else(|| Problem::new(Code::NotFound, "There is no problem of this code."))?;
+    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(code.page()))
+}

@@ -1,0 +1,367 @@
+//! The catalogue of problems: every failure a caller can be told of, once.
+//!
+//! A problem is a document by RFC 9457 with a stable code, one sentence that a service desk understands, the trace id,
+//! and whether trying again can help. Status, title and advice of a code stand in one table, from which the page behind
+//! `type` is made too.
+//!
+//! It deliberately shows no internals: Graph's and the store's own words go to the log; what a caller can use of them is
+//! in `detail`.
+
+use std::{fmt, time::Duration};
+
+use actix_web::{HttpResponse, ResponseError, http::StatusCode};
+use serde::Serialize;
+
+use crate::{
+    auth::Rejection,
+    domain::{FailureCode, OperationId},
+    gateway::{self, request::Fault},
+    telemetry,
+};
+
+/// Writes the enum and its table from one list.
+macro_rules! catalogue {
+    ($($(#[doc = $doc:literal])+ $code:ident = $name:literal, $status:literal, $retry:ident, $title:literal;)+) => {
+        /// The code of a problem.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Code { $($(#[doc = $doc])+ $code,)+ }
+
+        impl Code {
+            /// All codes.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$code,)+];
+
+            fn row(self) -> Row {
+                match self {
+                    $(Self::$code => Row { name: $name, status: $status, retry: Retry::$retry, title: $title, meaning: concat!($($doc,)+) },)+
+                }
+            }
+        }
+    };
+}
+
+/// Whether the same call can succeed later.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    Later,
+    Never,
+}
+
+struct Row {
+    name: &'static str,
+    status: u16,
+    retry: Retry,
+    title: &'static str,
+    meaning: &'static str,
+}
+
+catalogue! {
+    /// The body is not JSON, or a key stands in it twice.
+    MalformedJson = "malformed-json", 400, Never, "The body is not valid JSON";
+    /// A header has a value that cannot be used; `detail` names it.
+    InvalidHeader = "invalid-header", 400, Never, "A header cannot be used";
+    /// The query has a parameter that is unknown or has a wrong value; `errors` lists them.
+    InvalidQuery = "invalid-query", 400, Never, "The query cannot be used";
+    /// The call has no credentials, or they are not of the form `Bearer TOKEN`.
+    Unauthenticated = "unauthenticated", 401, Never, "Credentials are missing";
+    /// The token is expired, not yet valid, wrongly signed, or made for somebody else; get a new one.
+    InvalidToken = "invalid-token", 401, Never, "The token is not accepted";
+    /// The token is good, but belongs to no caller that this gateway knows; its operators must add one.
+    UnknownCaller = "unknown-caller", 403, Never, "The caller is not known here";
+    /// No policy permits the call, or one forbids it; `detail` names the policy.
+    NotPermitted = "not-permitted", 403, Never, "Policy does not permit this";
+    /// There is nothing at this path.
+    NotFound = "not-found", 404, Never, "There is nothing here";
+    /// Neither the catalogue nor Graph has this configuration; `candidates` lists similar names.
+    UnknownConfiguration = "unknown-configuration", 404, Never, "The configuration does not exist";
+    /// There is no such operation, or the caller may not see it.
+    UnknownOperation = "unknown-operation", 404, Never, "The operation does not exist";
+    /// The path exists, but not for this method.
+    MethodNotAllowed = "method-not-allowed", 405, Never, "The method does not fit the path";
+    /// The body is larger than the gateway accepts.
+    BodyTooLarge = "body-too-large", 413, Never, "The body is too large";
+    /// The body must be sent as `application/json`.
+    UnsupportedMediaType = "unsupported-media-type", 415, Never, "The body is not sent as JSON";
+    /// The change has wrong, unknown or contradictory fields; `errors` lists all of them.
+    InvalidChange = "invalid-change", 422, Never, "The change is not valid";
+    /// A group or filter of the change does not exist; `errors` names each.
+    UnknownTarget = "unknown-target", 422, Never, "A group or filter does not exist";
+    /// The configuration cannot be assigned as asked; `errors` says why.
+    NotAssignable = "not-assignable", 422, Never, "The configuration cannot be assigned so";
+    /// The idempotency key was used before for a different body; use a new key for a new change.
+    KeyReused = "idempotency-key-reused", 422, Never, "The idempotency key was used for something else";
+    /// Something in the gateway broke; its log has the trace id.
+    Internal = "internal", 500, Later, "The gateway failed";
+    /// Graph refused the change; `detail` holds its reason.
+    GraphRefused = "graph-refused", 502, Never, "Graph refused the change";
+    /// The configuration was deleted before the change could be applied.
+    ConfigurationGone = "configuration-gone", 502, Never, "The configuration is gone";
+    /// The present assignments cannot be understood, so nothing was written on top of them.
+    PresentSetUnreadable = "present-set-unreadable", 502, Later, "The present assignments cannot be read safely";
+    /// The assignments read as empty though they were not before; nothing was written.
+    PresentSetVanished = "present-set-vanished", 502, Later, "The present assignments have vanished";
+    /// Graph does not accept the gateway's own credentials; its operators must act.
+    GraphNotAuthorised = "graph-not-authorised", 502, Later, "The gateway is not authorised in Graph";
+    /// Graph throttles or does not answer. The change was not accepted; ask again.
+    GraphUnavailable = "graph-unavailable", 503, Later, "Graph is not available";
+    /// The change could not be made durable, so it was not accepted; ask again.
+    StoreUnavailable = "store-unavailable", 503, Later, "The store is not available";
+    /// The keys to check the token with cannot be fetched from its issuer.
+    KeysUnavailable = "keys-unavailable", 503, Later, "The token cannot be checked at present";
+}
+
+impl Code {
+    /// The stable name.
+    pub(crate) fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The code of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.name() == name)
+    }
+
+    /// The page behind the problem's `type`: title, status and meaning.
+    pub(crate) fn page(self) -> String {
+        let Row { name, status, retry, title, meaning } = self.row();
+        let retry = match retry {
+            Retry::Later => "The same call may succeed later.",
+            Retry::Never => "The same call will fail again; change it first.",
+        };
+        format!("{name} (HTTP {status})\n{title}.\n\n{}\n{retry}\n", meaning.trim())
+    }
+
+    fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// How long a caller should leave the gateway alone when it is not said more exactly.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// A problem, ready to be answered.
+#[derive(Debug)]
+pub(crate) struct Problem(Box<Content>);
+
+#[derive(Debug)]
+struct Content {
+    code: Code,
+    detail: String,
+    errors: Vec<Fault>,
+    candidates: Vec<String>,
+    operation: Option<OperationId>,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    trace_id: Option<String>,
+    retryable: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<ErrorView<'a>>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    candidates: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<OperationView>,
+}
+
+#[derive(Serialize)]
+struct ErrorView<'a> {
+    pointer: &'a str,
+    detail: &'a str,
+}
+
+#[derive(Serialize)]
+struct OperationView {
+    id: String,
+    href: String,
+}
+
+impl Problem {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
+        let (errors, candidates) = (Vec::new(), Vec::new());
+        Self(Box::new(Content { code, detail: detail.into(), errors, candidates, operation: None, retry_after: None }))
+    }
+
+    /// A problem with places in the body or the query.
+    pub(crate) fn with_errors(code: Code, what: &str, errors: Vec<Fault>) -> Self {
+        // The sentence for the ticket: the first fault itself, or how many there are.
+        let detail = match errors.as_slice() {
+            [Fault { pointer, detail }] if pointer.is_empty() => format!("{what}: {detail}"),
+            [Fault { pointer, detail }] => format!("{what}: {pointer}: {detail}"),
+            many => format!("{what}: {} faults, see errors", many.len()),
+        };
+        let mut problem = Self::new(code, detail);
+        problem.0.errors = errors;
+        problem
+    }
+
+    /// The problem of an operation that failed.
+    pub(crate) fn of_failure(code: FailureCode, detail: &str, operation: OperationId) -> Self {
+        let mut problem = Self::new(Code::from(code), detail);
+        problem.0.operation = Some(operation);
+        problem
+    }
+
+    fn candidates(mut self, candidates: Vec<String>) -> Self {
+        self.0.candidates = candidates;
+        self
+    }
+
+    fn retry_after(mut self, pause: Duration) -> Self {
+        self.0.retry_after = Some(pause);
+        self
+    }
+
+    fn document(&self) -> Document<'_> {
+        let Content { code, detail, errors, candidates, operation, .. } = &*self.0;
+        let Row { name, status, retry, title, .. } = code.row();
+        let operation = operation.map(|id| OperationView { id: id.to_string(), href: format!("/v1/operations/{id}") });
+        let errors = errors.iter().map(|Fault { pointer, detail }| ErrorView { pointer, detail }).collect();
+        Document {
+            r#type: format!("/problems/{name}"),
+            title,
+            status,
+            detail,
+            code: name,
+            trace_id: telemetry::trace_id(),
+            retryable: retry == Retry::Later,
+            errors,
+            candidates,
+            operation,
+        }
+    }
+
+    /// As JSON, for the operation that it ended.
+    pub(crate) fn to_value(&self) -> serde_json::Value {
+        serde_json::to_value(self.document()).unwrap_or_default()
+    }
+
+    /// By RFC 6750: an error code only if there were credentials at all.
+    fn challenge(&self) -> Option<&'static str> {
+        if self.0.code == Code::Unauthenticated {
+            Some("Bearer realm=\"postern\"")
+        } else if self.0.code == Code::InvalidToken {
+            Some("Bearer realm=\"postern\", error=\"invalid_token\"")
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code.name(), self.0.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.0.code.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let status = self.status_code();
+        let mut response = HttpResponse::build(status);
+        if let Some(challenge) = self.challenge() {
+            response.insert_header(("www-authenticate", challenge));
+        }
+        if matches!(status.as_u16(), 429 | 503) {
+            let pause = self.0.retry_after.unwrap_or(RETRY_AFTER);
+            response.insert_header(("retry-after", whole_seconds(pause)));
+        }
+        tracing::info!(problem.code = self.0.code.name(), problem.detail = self.0.detail, "answered with a problem");
+        let body = serde_json::to_vec(&self.document()).unwrap_or_default();
+        response.content_type("application/problem+json").body(body)
+    }
+}
+
+/// A pause as `Retry-After` wants it, rounded up.
+pub(crate) fn whole_seconds(pause: Duration) -> String {
+    let begun = u64::from(pause.subsec_nanos() > 0);
+    pause.as_secs().saturating_add(begun).max(1).to_string()
+}
+
+impl From<FailureCode> for Code {
+    fn from(code: FailureCode) -> Self {
+        match code {
+            FailureCode::GraphRefused => Self::GraphRefused,
+            FailureCode::ConfigurationGone => Self::ConfigurationGone,
+            FailureCode::PresentSetUnreadable => Self::PresentSetUnreadable,
+            FailureCode::PresentSetVanished => Self::PresentSetVanished,
+        }
+    }
+}
+
+impl From<gateway::Error> for Problem {
+    fn from(error: gateway::Error) -> Self {
+        use gateway::Error;
+        match error {
+            Error::UnknownConfiguration { reference, candidates } => {
+                let detail = format!("There is no configuration {reference:?} in the catalogue or in Graph.");
+                Self::new(Code::UnknownConfiguration, detail).candidates(candidates)
+            }
+            Error::UnknownTarget(faults) => Self::with_errors(Code::UnknownTarget, "Nothing was changed", faults),
+            Error::NotAssignable(faults) => Self::with_errors(Code::NotAssignable, "Nothing was changed", faults),
+            Error::InvalidChange(faults) => Self::with_errors(Code::InvalidChange, "Nothing was changed", faults),
+            Error::Denied(reason) => Self::new(Code::NotPermitted, reason),
+            Error::KeyReused(operation) => {
+                let detail =
+                    "This Idempotency-Key was used before for a different body. Use a new key for a new change.";
+                let mut problem = Self::new(Code::KeyReused, detail);
+                problem.0.operation = Some(operation);
+                problem
+            }
+            Error::UnknownOperation => {
+                Self::new(Code::UnknownOperation, "There is no such operation, or you may not see it.")
+            }
+            Error::GraphUnavailable { detail, pause } => {
+                let problem = Self::new(Code::GraphUnavailable, detail);
+                if let Some(pause) = pause { problem.retry_after(pause) } else { problem }
+            }
+            Error::GraphNotAuthorised(detail) => Self::new(Code::GraphNotAuthorised, detail),
+            Error::GraphUnusable(detail) => Self::new(Code::PresentSetUnreadable, detail),
+            Error::Store(error) => {
+                tracing::error!(%error, "the store failed");
+                Self::new(Code::StoreUnavailable, "Nothing was accepted, because it could not be recorded. Ask again.")
+            }
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let detail = rejection.to_string();
+        let code = match rejection {
+            Rejection::Missing => Code::Unauthenticated,
+            Rejection::Malformed(_) | Rejection::Invalid(_) => Code::InvalidToken,
+            Rejection::UnknownCaller { .. } => Code::UnknownCaller,
+            Rejection::KeysUnavailable { .. } => Code::KeysUnavailable,
+        };
+        Self::new(code, detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_has_its_own_name_and_an_error_status() {
+        let names: BTreeSet<_> = Code::ALL.iter().map(|code| code.name()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        assert!(Code::ALL.iter().all(|code| code.status().as_u16() >= 400 && Code::named(code.name()) == Some(*code)));
+    }
+
+    #[test]
+    fn a_pause_is_rounded_up_to_whole_seconds_and_never_zero() {
+        let rounded = |millis| whole_seconds(Duration::from_millis(millis));
+        assert_eq!([rounded(0), rounded(1), rounded(1000), rounded(2128)], ["1", "1", "1", "3"]);
+    }
+}

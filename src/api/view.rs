@@ -1,0 +1,253 @@
+//! How operations, differences and targets look to callers.
+//!
+//! The shapes here are the API's promise and change only by addition. They are made from the domain, never the other way
+//! round; groups and filters carry the display names that were known when the change was accepted.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::problem::Problem;
+use crate::{
+    domain::{
+        Change, Difference, Filter, Operation, State, Target, Wanted,
+        change::Changed,
+        operation::{Submission, Success, Write},
+    },
+    gateway::Parked,
+    telemetry,
+};
+
+/// Display names by ids.
+pub(super) type Names = BTreeMap<String, String>;
+
+#[derive(Serialize)]
+pub(super) struct ConfigurationView {
+    pub(super) id: String,
+    pub(super) name: String,
+}
+
+#[derive(Serialize)]
+struct FilterView {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    mode: &'static str,
+}
+
+/// A target in the words of a change: what is shown can be sent.
+#[derive(Default, Serialize)]
+struct TargetView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exclude: Option<bool>,
+    /// A target that this version does not know, as Graph has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<FilterView>,
+}
+
+impl TargetView {
+    fn of(target: &Target, filter: Option<Filter>, names: &Names) -> Self {
+        let filter = filter.map(|Filter { id, mode }| {
+            let id = id.to_string();
+            FilterView { name: names.get(&id).cloned(), id, mode: mode.name() }
+        });
+        let group = |id: &crate::domain::GroupId| {
+            let id = id.to_string();
+            Self { name: names.get(&id).cloned(), group: Some(id), ..Self::default() }
+        };
+        let view = match target {
+            Target::Group(id) => group(id),
+            Target::ExcludedGroup(id) => Self { exclude: Some(true), ..group(id) },
+            Target::AllDevices => Self { all: Some("devices"), ..Self::default() },
+            Target::AllUsers => Self { all: Some("users"), ..Self::default() },
+            Target::Foreign(unread) => Self { other: Some(unread.as_str().to_owned()), ..Self::default() },
+        };
+        Self { filter, ..view }
+    }
+
+    fn all_of(wanted: &[Wanted], names: &Names) -> Vec<Self> {
+        wanted.iter().map(|wanted| Self::of(&wanted.target, wanted.filter, names)).collect()
+    }
+}
+
+#[derive(Serialize)]
+struct ChangedView {
+    target: TargetView,
+    filter_before: Option<FilterView>,
+}
+
+#[derive(Serialize)]
+pub(super) struct DifferenceView {
+    added: Vec<TargetView>,
+    removed: Vec<TargetView>,
+    changed: Vec<ChangedView>,
+    before: usize,
+    after: usize,
+}
+
+impl DifferenceView {
+    pub(super) fn of(difference: &Difference, names: &Names) -> Self {
+        let changed = |Changed { target, before, after }: &Changed| ChangedView {
+            target: TargetView::of(target, *after, names),
+            filter_before: TargetView::of(target, *before, names).filter,
+        };
+        Self {
+            added: TargetView::all_of(&difference.added, names),
+            removed: TargetView::all_of(&difference.removed, names),
+            changed: difference.changed.iter().map(changed).collect(),
+            before: difference.before,
+            after: difference.after,
+        }
+    }
+}
+
+/// Whether a difference is one.
+pub(super) fn effect(difference: &Difference) -> &'static str {
+    if difference.is_empty() { "unchanged" } else { "changed" }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ChangeView {
+    Amend { add: Vec<TargetView>, remove: Vec<TargetView> },
+    Replace { replace: Vec<TargetView> },
+}
+
+impl ChangeView {
+    fn of(change: &Change, names: &Names) -> Self {
+        let wanted = TargetView::all_of(change.wanted(), names);
+        match change {
+            Change::Amend(_) => {
+                let remove = change.unwanted().iter().map(|target| TargetView::of(target, None, names)).collect();
+                Self::Amend { add: wanted, remove }
+            }
+            Change::Replace(_) => Self::Replace { replace: wanted },
+        }
+    }
+}
+
+/// The writes that carried an operation.
+#[derive(Serialize)]
+struct GraphView {
+    writes: u32,
+    merged_with: usize,
+    request_id: Option<String>,
+    client_request_id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ParkedView {
+    because: String,
+    until: Timestamp,
+    attempts: u32,
+}
+
+#[derive(Serialize)]
+struct LinksView {
+    #[serde(rename = "self")]
+    own: String,
+}
+
+/// An operation.
+#[derive(Serialize)]
+pub(super) struct OperationView {
+    id: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effect: Option<&'static str>,
+    configuration: ConfigurationView,
+    change: ChangeView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    difference: Option<DifferenceView>,
+    ticket: Option<String>,
+    requested_for: Option<String>,
+    comment: Option<String>,
+    caller: String,
+    accepted_at: Timestamp,
+    started_at: Option<Timestamp>,
+    ended_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graph: Option<GraphView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parked: Option<ParkedView>,
+    trace_id: Option<String>,
+    links: LinksView,
+}
+
+impl OperationView {
+    pub(super) fn of(operation: &Operation, parked: Option<&Parked>) -> Self {
+        let Operation { id, submission, state } = operation;
+        let Submission { configuration, configuration_name, change, names, .. } = submission;
+        let success = if let State::Succeeded(success) = state { Some(success) } else { None };
+        let (started_at, ended_at) = times(state);
+        Self {
+            id: id.to_string(),
+            state: state.name(),
+            effect: success.map(|success| effect(&success.difference)),
+            configuration: ConfigurationView { id: configuration.to_string(), name: configuration_name.clone() },
+            change: ChangeView::of(change, names),
+            difference: success.map(|success| DifferenceView::of(&success.difference, names)),
+            ticket: submission.ticket.clone(),
+            requested_for: submission.requested_for.clone(),
+            comment: submission.comment.clone(),
+            caller: submission.caller.clone(),
+            accepted_at: submission.accepted_at,
+            started_at,
+            ended_at,
+            graph: success.map(graph),
+            problem: problem(operation),
+            parked: parked.map(|Parked { because, until, attempts }| ParkedView {
+                because: because.clone(),
+                until: *until,
+                attempts: *attempts,
+            }),
+            trace_id: submission.traceparent.as_deref().and_then(telemetry::trace_id_in),
+            links: LinksView { own: format!("/v1/operations/{id}") },
+        }
+    }
+}
+
+fn times(state: &State) -> (Option<Timestamp>, Option<Timestamp>) {
+    match state {
+        State::Queued => (None, None),
+        State::Running { started_at } => (Some(*started_at), None),
+        State::Succeeded(Success { started_at, ended_at, .. }) | State::Failed { started_at, ended_at, .. } => {
+            (Some(*started_at), Some(*ended_at))
+        }
+        State::Cancelled { ended_at } => (None, Some(*ended_at)),
+    }
+}
+
+fn graph(success: &Success) -> GraphView {
+    let write = success.write.as_ref();
+    GraphView {
+        writes: u32::from(write.is_some()),
+        merged_with: write.map_or(0, |write| write.merged_with),
+        request_id: write.and_then(|Write { request_id, .. }| request_id.clone()),
+        client_request_id: write.map(|Write { client_request_id, .. }| client_request_id.clone()),
+    }
+}
+
+/// Why an operation failed. Its trace id is that of the call that asked for it, not of the one that looks.
+fn problem(operation: &Operation) -> Option<Value> {
+    let State::Failed { failure, .. } = &operation.state else { return None };
+    let mut problem = Problem::of_failure(failure.code, &failure.detail, operation.id).to_value();
+    let trace_id = operation.submission.traceparent.as_deref().and_then(telemetry::trace_id_in);
+    if let Some(fields) = problem.as_object_mut() {
+        fields.insert("trace_id".to_owned(), trace_id.into());
+        fields.remove("operation");
+    }
+    Some(problem)
+}

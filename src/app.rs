@@ -1,0 +1,184 @@
+//! The composition root: settings in, running parts out, and the order in which they stop.
+//!
+//! Start: policies, store (its first audit record opens this run's chain), Graph, executor, then the doors. Nothing
+//! answers before everything behind it works.
+//!
+//! Stop, under one deadline: not ready any more; no new connections, and waiting callers get their 202; the executor
+//! ends the turns that are under way; the store closes. Whatever the deadline cuts off stands in the store and is taken
+//! up at the next start.
+//!
+//! It deliberately decides nothing else; every part is made here and knows only what it is given.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::{dev::ServerHandle, web};
+use anyhow::{Context, anyhow};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api,
+    audit::{Entry, Event},
+    auth::Authenticator,
+    clock::Clock,
+    config::{Config, Fault},
+    domain::Digest,
+    executor::{self, Executor},
+    gateway::{self, Gateway},
+    graph::{Graph, Upstream},
+    outbound::Outbound,
+    policy::Policies,
+    store::{Sqlite, Store, sqlite::Run},
+};
+
+/// A gateway that is running.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    store: Arc<dyn Store>,
+    stopping: CancellationToken,
+    working: CancellationToken,
+    doors: Vec<ServerHandle>,
+    tasks: Vec<JoinHandle<()>>,
+    executor: JoinHandle<()>,
+    deadline: Duration,
+    clock: Clock,
+}
+
+/// Starts a gateway.
+pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
+    let policies = Policies::load(&config.policy.dir).map_err(|faults| anyhow!(listed(&faults)))?;
+    // Before anything is opened: an address in use must not cost the store a run.
+    let listener = listen(config.server.listen, "server.listen")?;
+    let admin_listener = listen(config.server.admin_listen, "server.admin_listen")?;
+    let run = Run { chain: clock.identifier().to_string(), now: clock.now() };
+    let owner = run.chain.clone();
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.store.sqlite, run).await?);
+    store.record(vec![loaded(&config, clock)?]).await?;
+
+    let outbound = Outbound::new()?;
+    let upstream: Arc<dyn Upstream> = Arc::new(Graph::new(config.graph.clone(), outbound.clone(), clock));
+    let (stopping, working) = (CancellationToken::new(), CancellationToken::new());
+    let executor = Executor::new(executor::Parts {
+        store: Arc::clone(&store),
+        upstream: Arc::clone(&upstream),
+        clock,
+        settings: config.executor.clone(),
+        owner,
+    });
+    let executor = tokio::spawn(executor.run(working.clone()));
+
+    let state = web::Data::new(api::State {
+        gateway: Arc::new(Gateway::new(gateway::Parts {
+            store: Arc::clone(&store),
+            upstream,
+            policies,
+            catalogue: config.catalogue,
+            settings: config.operations,
+            names_ttl: config.graph.names_ttl,
+            clock,
+            stopping: stopping.clone(),
+        })),
+        authenticator: Authenticator::new(config.issuers, config.callers, &outbound, clock),
+        body_max: config.server.body_max,
+        stopping: stopping.clone(),
+    });
+    let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
+    let deadline = config.server.stop_deadline;
+    let servers = [api::server(listener, state.clone(), deadline)?, api::admin_server(admin_listener, state)?];
+    let doors = servers.iter().map(actix_web::dev::Server::handle).collect();
+    let serve = |server: actix_web::dev::Server| {
+        tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "a server ended badly");
+            }
+        })
+    };
+    let tasks = servers.into_iter().map(serve).collect();
+    tracing::info!(%address, %admin_address, "the gateway is ready");
+    Ok(Running { address, admin_address, store, stopping, working, doors, tasks, executor, deadline, clock })
+}
+
+impl Running {
+    /// Where the API is.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where the probes are.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin_address)
+    }
+
+    /// The store, for those who look at the audit trail from within.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Stops in order. What does not end within the deadline is left to the next start.
+    pub async fn stop(self) {
+        tracing::info!("stopping");
+        let deadline = self.clock.elapsed().saturating_add(self.deadline);
+        self.stopping.cancel();
+        let left = |clock: Clock| deadline.saturating_sub(clock.elapsed());
+        let drained = async {
+            for door in &self.doors {
+                door.stop(true).await;
+            }
+            for task in self.tasks {
+                ended(task.await);
+            }
+            self.working.cancel();
+            ended(self.executor.await);
+        };
+        if tokio::time::timeout(left(self.clock), drained).await.is_err() {
+            tracing::warn!("the deadline cuts off what is under way; it is in the store");
+        }
+        self.store.close().await;
+    }
+}
+
+fn ended(outcome: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = outcome {
+        tracing::error!(%error, "a part of the gateway ended badly");
+    }
+}
+
+fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("cannot listen on {address} ({key})"))
+}
+
+/// The settings that hold from now on, for the audit trail.
+fn loaded(config: &Config, clock: Clock) -> anyhow::Result<Entry> {
+    let event = Event::ConfigurationLoaded {
+        policies: policies_digest(&config.policy.dir)?,
+        callers: config.callers.iter().map(|caller| caller.name.clone()).collect(),
+    };
+    Ok(Entry { at: clock.now(), trace_id: None, event })
+}
+
+/// A fingerprint of all policy files, by name and content.
+fn policies_digest(dir: &Path) -> anyhow::Result<Digest> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "cedar" || extension == "cedarschema") {
+            let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.push(format!("{name:?} {text:?}\n"));
+        }
+    }
+    files.sort();
+    Ok(Digest::of(files.concat().as_bytes()))
+}
+
+/// Faults as text, one after another.
+pub(crate) fn listed(faults: &[Fault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,331 @@
+//! The commands: arguments, dispatch, exit codes, and what is printed.
+//!
+//! Results go to standard output, faults and logs to standard error. Exit codes: 0 done, 1 a fault that is told, 2 wrong
+//! arguments.
+//!
+//! It deliberately does no work of its own: each command calls the part of the house that does.
+
+use std::{
+    io::{self, Write},
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app,
+    audit::Verifier,
+    clock::Clock,
+    config::{self, Config, Examined, Fault},
+    demo,
+    outbound::{Call, Method, Outbound},
+    policy::Policies,
+    sandbox::{self, Seed},
+    store::Sqlite,
+    telemetry,
+};
+
+/// Cedar evaluates recursively and denies where the stack ends; the main thread of a static binary has too little.
+const STACK: usize = 8 * 1024 * 1024;
+/// Audit records read at a time.
+const AUDIT_PAGE: usize = 1_000;
+/// Where a sandbox listens unless told otherwise.
+const SANDBOX: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9400);
+
+/// A guarded gate in front of Microsoft Graph's Intune assign action.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve(Settings),
+    /// Tell all faults of configuration, catalogue, policies and secrets at once.
+    Check(Settings),
+    /// Run gateway and sandbox and show one real request, step by step.
+    Demo {
+        /// End after the request that is shown, with exit code 1 if a step went wrong.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Run the simulator of Entra and Graph.
+    Sandbox {
+        /// Where to listen.
+        #[arg(long, value_name = "ADDRESS", default_value_t = SANDBOX)]
+        listen: SocketAddr,
+        /// A tenant to start with, as JSON; the built-in one otherwise.
+        #[arg(long, value_name = "FILE")]
+        seed: Option<PathBuf>,
+    },
+    /// Print a caller's token from a running sandbox.
+    Token {
+        /// Which caller.
+        #[arg(long, value_name = "NAME")]
+        caller: String,
+        /// Where the sandbox is.
+        #[arg(long, value_name = "URL", default_value_t = format!("http://{SANDBOX}"))]
+        sandbox: String,
+    },
+    /// Verify or export the audit trail.
+    #[command(subcommand)]
+    Audit(Audit),
+}
+
+#[derive(Args, Debug)]
+struct Settings {
+    /// The configuration file [environment: `POSTERN_CONFIG`].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Audit {
+    /// Check every hash; names the first record that does not fit.
+    Verify(Trail),
+    /// Print the records, oldest first.
+    Export {
+        #[command(flatten)]
+        trail: Trail,
+        /// The form of the records.
+        #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+        format: Format,
+    },
+}
+
+/// Where a trail is: in the store of a configuration, in a store's file, or in an exported file.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+struct Trail {
+    /// The store of this configuration [environment: `POSTERN_CONFIG`].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// This SQLite file; a gateway may be using it.
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+    /// This exported file.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// One record a line, as it is hashed.
+    Jsonl,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let started = std::thread::Builder::new().stack_size(STACK).spawn(move || block_on(cli.command));
+    let outcome = match started.map(std::thread::JoinHandle::join) {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_panic)) => Err(anyhow!("the program broke off")),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            // If standard error is gone, there is nobody left to tell.
+            drop(writeln!(io::stderr(), "postern: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(dispatch(command))
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(settings) => serve(&settings).await,
+        Command::Check(settings) => check(&settings),
+        Command::Demo { once: true } => demo_once().await,
+        Command::Demo { once: false } => demo_staying().await,
+        Command::Sandbox { listen, seed } => run_sandbox(listen, seed.as_deref()).await,
+        Command::Token { caller, sandbox } => token(&caller, &sandbox).await,
+        Command::Audit(Audit::Verify(trail)) => verify(&trail).await,
+        Command::Audit(Audit::Export { trail, format: Format::Jsonl }) => export(&trail).await,
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+fn tell(faults: &[Fault]) -> anyhow::Result<ExitCode> {
+    let count = if faults.len() == 1 { "1 fault".to_owned() } else { format!("{} faults", faults.len()) };
+    writeln!(io::stderr(), "{}\n{count}", app::listed(faults))?;
+    Ok(ExitCode::FAILURE)
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let config = match settled(settings) {
+        Ok(config) => config,
+        Err(faults) => return tell(&faults),
+    };
+    let telemetry = telemetry::start(&config.telemetry)?;
+    let running = app::start(config, Clock::system()).await?;
+    told_to_stop().await?;
+    running.stop().await;
+    flush(telemetry).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The exporter's own threads may block; the runtime's must not.
+async fn flush(telemetry: telemetry::Telemetry) {
+    // A panic in there has been told already, and this is the end of the program.
+    drop(tokio::task::spawn_blocking(move || telemetry.flush()).await);
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// The settings, if they and what they point at (secrets, policies) have no fault.
+fn settled(settings: &Settings) -> Result<Config, Vec<Fault>> {
+    let Examined { config, policy, credential, mut faults } = config::examine_process(settings.config.as_deref());
+    faults.extend(credential.iter().flat_map(config::Credential::check));
+    faults.extend(policy.and_then(|policy| Policies::load(&policy.dir).err()).unwrap_or_default());
+    config.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let config = match settled(settings) {
+        Ok(config) => config,
+        Err(faults) => return tell(&faults),
+    };
+    print(&format!(
+        "no faults: {} issuers, {} callers, {} configurations and {} groups in the catalogue, policies in {}",
+        config.issuers.len(),
+        config.callers.len(),
+        config.catalogue.configurations.len(),
+        config.catalogue.groups.len(),
+        config.policy.dir.display(),
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn demo_once() -> anyhow::Result<ExitCode> {
+    demo::tell(&mut io::stdout()).await?.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn demo_staying() -> anyhow::Result<ExitCode> {
+    let staying = demo::tell(&mut io::stdout()).await?;
+    staying.invite(&mut io::stdout())?;
+    told_to_stop().await?;
+    staying.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_sandbox(listen: SocketAddr, seed: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let seed = seed.map(Seed::load).transpose()?;
+    let mut running = sandbox::start(sandbox::Options { listen, seed, clock: Clock::system() }).await?;
+    print(&format!("the sandbox listens on {url}; what happened there: {url}/_sandbox/journal", url = running.url()))?;
+    tokio::select! {
+        stopped = running.stopped() => stopped?,
+        told = told_to_stop() => told?,
+    }
+    running.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn token(caller: &str, sandbox: &str) -> anyhow::Result<ExitCode> {
+    print(&token_of(caller, sandbox).await?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A token that the sandbox's issuer gives this caller.
+pub(crate) async fn token_of(caller: &str, sandbox: &str) -> anyhow::Result<String> {
+    #[derive(Deserialize)]
+    struct Issued {
+        access_token: String,
+    }
+    let call = Call {
+        method: Method::POST,
+        url: format!("{}/_sandbox/token", sandbox.trim_end_matches('/')),
+        headers: Vec::new(),
+        body: Some(("application/json", serde_json::to_vec(&serde_json::json!({ "caller": caller }))?)),
+        timeout: Duration::from_secs(10),
+        answer_max: 64 * 1024,
+    };
+    let answer = Outbound::new()?.send(call).await;
+    let answer =
+        answer.with_context(|| format!("no sandbox answers at {sandbox}; start one with `postern sandbox`"))?;
+    if !answer.status.is_success() {
+        bail!("the sandbox gives no token: {}", String::from_utf8_lossy(&answer.body));
+    }
+    Ok(serde_json::from_slice::<Issued>(&answer.body).context("the sandbox's answer is not a token")?.access_token)
+}
+
+async fn verify(trail: &Trail) -> anyhow::Result<ExitCode> {
+    let mut verifier = Verifier::default();
+    let mut broken = None;
+    each_record(trail, |record| {
+        broken = verifier.feed(record).err();
+        Ok(broken.is_none())
+    })
+    .await?;
+    if let Some(broken) = broken {
+        writeln!(io::stderr(), "the audit trail is broken: {broken}")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    print(&verifier.finish().to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn export(trail: &Trail) -> anyhow::Result<ExitCode> {
+    let mut output = io::BufWriter::new(io::stdout().lock());
+    each_record(trail, |record| {
+        writeln!(output, "{record}")?;
+        Ok(true)
+    })
+    .await?;
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Hands over every record, oldest first, until one is answered with false.
+async fn each_record(trail: &Trail, mut take: impl FnMut(&str) -> io::Result<bool>) -> anyhow::Result<()> {
+    if let Some(file) = &trail.file {
+        let text = std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+        for line in io::BufRead::lines(io::BufReader::new(text)) {
+            if !take(&line?)? {
+                return Ok(());
+            }
+        }
+        return Ok(());
+    }
+    let configured = || config::load_from_process(trail.config.as_deref()).map(|config| config.store.sqlite);
+    let store = trail.store.clone().map_or_else(configured, Ok).map_err(|faults| anyhow!(app::listed(&faults)))?;
+    let mut after = None;
+    loop {
+        let page = Sqlite::read_audit(&store, after, AUDIT_PAGE).await?;
+        for record in &page.records {
+            if !take(record)? {
+                return Ok(());
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}

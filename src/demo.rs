@@ -1,0 +1,329 @@
+//! `postern demo`: one real request, told step by step.
+//!
+//! Sandbox and gateway run in this process, each behind its own loopback address, and everything goes over HTTP as it
+//! would between machines: the caller's token, the request, the gateway's calls to Graph. Each step is checked, not only
+//! shown; the first that is not as it should be ends the demo with an error.
+//!
+//! It deliberately uses the shipped `config/sandbox.toml` and policies, copied to a temporary folder, so that what it
+//! shows is what a reader can change and run.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    app::{self, Running},
+    audit::Verifier,
+    cli,
+    clock::Clock,
+    config::{self, Config},
+    outbound::{Answer, Call, HeaderValue, Method, Outbound, header::AUTHORIZATION},
+    sandbox::{self, Sandbox},
+    telemetry::{self, Telemetry},
+};
+
+/// The shipped files that make the gateway fit the sandbox.
+const FILES: [(&str, &str); 7] = [
+    ("sandbox.toml", include_str!("../config/sandbox.toml")),
+    ("sandbox.secret", include_str!("../config/sandbox.secret")),
+    ("policies/schema.cedarschema", include_str!("../config/policies/schema.cedarschema")),
+    ("policies/servicenow.cedar", include_str!("../config/policies/servicenow.cedar")),
+    ("policies/portal.cedar", include_str!("../config/policies/portal.cedar")),
+    ("policies/helpdesk.cedar", include_str!("../config/policies/helpdesk.cedar")),
+    ("policies/guard.cedar", include_str!("../config/policies/guard.cedar")),
+];
+/// The address in the shipped file.
+const SANDBOX: &str = "127.0.0.1:9400";
+const TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_MAX: usize = 16 * 1024 * 1024;
+const CONFIGURATION: &str = "Sales ESP";
+
+/// The demo's gateway and sandbox, after the story.
+#[derive(Debug)]
+pub struct Staying {
+    gateway: Running,
+    sandbox: Sandbox,
+    telemetry: Telemetry,
+    token: String,
+}
+
+/// Where the story is told.
+struct Stage<'a> {
+    out: &'a mut dyn Write,
+    pretty: bool,
+    step: u32,
+}
+
+impl Stage<'_> {
+    fn step(&mut self, title: &str) -> io::Result<()> {
+        self.step = self.step.saturating_add(1);
+        let (bold, plain) = if self.pretty { ("\u{1b}[1;36m", "\u{1b}[0m") } else { ("", "") };
+        writeln!(self.out, "\n{bold}{}. {title}{plain}", self.step)
+    }
+
+    fn say(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.out, "   {line}")
+    }
+
+    fn show(&mut self, value: &Value) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(value).unwrap_or_default();
+        let (dim, plain) = if self.pretty { ("\u{1b}[2m", "\u{1b}[0m") } else { ("", "") };
+        text.lines().try_for_each(|line| writeln!(self.out, "     {dim}{line}{plain}"))
+    }
+}
+
+/// Starts both, has one request made, and tells what happened.
+pub async fn tell(out: &mut dyn Write) -> anyhow::Result<Staying> {
+    let mut stage = Stage { out, pretty: io::stdout().is_terminal(), step: 0 };
+    let clock = Clock::system();
+    let folder = folder(clock)?;
+    writeln!(stage.out, "Postern demo: a ticket wants the group Sales Laptops on the configuration {CONFIGURATION}.")?;
+    writeln!(stage.out, "All data of this demo are in {}", folder.display())?;
+    let staying = open(&folder, clock).await?;
+    stage.step("Sandbox and gateway are up")?;
+    stage.say(&format!("sandbox (Entra and Graph, simulated)  {}", staying.sandbox.url()))?;
+    stage.say(&format!("gateway                               {}", staying.gateway.url()))?;
+    if let Err(error) = story(&staying, &mut stage).await {
+        staying.stop().await;
+        return Err(error);
+    }
+    Ok(staying)
+}
+
+async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<()> {
+    let before = scene.present().await?;
+    stage.step(&format!("What {CONFIGURATION} is assigned to"))?;
+    list(stage, &before)?;
+
+    let body = json!({
+        "configuration": CONFIGURATION,
+        "add": [{ "group": "Sales Laptops" }],
+        "ticket": "RITM0010023",
+        "comment": "New sales floor",
+    });
+    stage.step("The caller servicenow asks, with its own token: POST /v1/assignments")?;
+    stage.show(&body)?;
+    let answer = scene.ask("/v1/assignments", &body).await?;
+    stage.say(&format!("answer: {}", answer.status))?;
+    let operation: Value = serde_json::from_slice(&answer.body).context("the answer is not JSON")?;
+    stage.show(&operation)?;
+    let ended = field(&operation, "state");
+    ensure!(
+        answer.status.is_success() && ended == "succeeded",
+        "the operation should have succeeded, but is {ended:?}"
+    );
+    ensure!(field(&operation, "effect") == "changed", "the operation should have changed something");
+
+    stage.step("What reached Graph, with Postern's credential, not the caller's")?;
+    graph_calls(stage, &scene.get("/_sandbox/journal").await?)?;
+
+    let after = scene.present().await?;
+    stage.step(&format!("What {CONFIGURATION} is assigned to now"))?;
+    list(stage, &after)?;
+    let added: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+    ensure!(before.iter().all(|line| after.contains(line)), "an assignment that nobody named was lost");
+    ensure!(added.len() == 1, "exactly one assignment should have come, not {}", added.len());
+
+    stage.step("The audit trail")?;
+    audit_trail(stage, scene).await?;
+
+    stage.step("The trace")?;
+    let trace_id = field(&operation, "trace_id");
+    ensure!(!trace_id.is_empty(), "the operation has no trace id");
+    stage.say(&format!("trace id {trace_id}: the same in the answer, the audit records and the calls to Graph"))?;
+    stage.say("set telemetry.otlp_endpoint to send traces to a collector")?;
+    Ok(())
+}
+
+fn list(stage: &mut Stage<'_>, lines: &[String]) -> io::Result<()> {
+    lines.iter().try_for_each(|line| stage.say(line))
+}
+
+/// Shows the calls of the journal, and the body of `assign` in full.
+fn graph_calls(stage: &mut Stage<'_>, journal: &Value) -> anyhow::Result<()> {
+    let mut assigns = 0_u32;
+    for call in items(journal, "calls") {
+        let (path, status) = (field(call, "path"), call.get("status").and_then(Value::as_u64).unwrap_or_default());
+        stage.say(&format!("{:4} {path} → {status}", field(call, "method")))?;
+        if path.ends_with("/assign") {
+            assigns = assigns.saturating_add(1);
+            stage.show(call.get("request").unwrap_or(&Value::Null))?;
+        }
+    }
+    ensure!(assigns == 1, "exactly one assign should have reached Graph, not {assigns}");
+    Ok(())
+}
+
+async fn audit_trail(stage: &mut Stage<'_>, scene: &Staying) -> anyhow::Result<()> {
+    let mut verifier = Verifier::default();
+    let page = scene.gateway.store().audit(None, 1_000).await?;
+    for text in &page.records {
+        verifier.feed(text)?;
+        let record: Value = serde_json::from_str(text)?;
+        let sequence = record.get("sequence").and_then(Value::as_u64).unwrap_or_default();
+        let mut line = format!("{sequence:>3} {:<20}", field(&record, "event"));
+        for key in ["caller", "ticket", "state", "effect", "request_id"] {
+            let value = field(&record, key);
+            if !value.is_empty() {
+                write!(line, " {key}={value}")?;
+            }
+        }
+        let hash = field(&record, "hash");
+        stage.say(&format!("{line}  hash {}…", hash.get(..12).unwrap_or(hash)))?;
+    }
+    let report = verifier.finish();
+    ensure!(report.records >= 5, "the trail should tell of start, acceptance, start of work, write and end");
+    stage.say(&format!("verified: {report}"))?;
+    Ok(())
+}
+
+/// One assignment in words.
+fn line(state: &Value, assignment: &Value) -> String {
+    let target = assignment.get("target").unwrap_or(&Value::Null);
+    let group = items(state, "groups").find(|group| field(group, "id") == field(target, "groupId"));
+    let name = group.map_or_else(|| field(target, "@odata.type"), |group| field(group, "displayName"));
+    let filter = match field(target, "deviceAndAppManagementAssignmentFilterType") {
+        "" | "none" => String::new(),
+        mode => format!(", filtered ({mode})"),
+    };
+    let source = match field(assignment, "source") {
+        "" | "direct" => String::new(),
+        source => format!(", from {source}"),
+    };
+    format!("- {name}{filter}{source}")
+}
+
+/// A text field, or nothing.
+fn field<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A list, or an empty one.
+fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value.get(key).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// A folder of this demo's own, with the shipped files in it.
+fn folder(clock: Clock) -> anyhow::Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("postern-demo-{}", clock.identifier()));
+    for (name, text) in FILES {
+        let path = folder.join("config").join(name);
+        let parent = path.parent().unwrap_or(&folder);
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(folder)
+}
+
+/// Starts the sandbox, then a gateway that fits it. The usual addresses are taken if they are free.
+async fn open(folder: &Path, clock: Clock) -> anyhow::Result<Staying> {
+    let listen = free(SANDBOX.parse()?);
+    let sandbox = sandbox::start(sandbox::Options { listen, seed: None, clock }).await?;
+    let config = settings(folder, sandbox.url())?;
+    let telemetry = telemetry::start(&config.telemetry)?;
+    let gateway = app::start(config, clock).await?;
+    let token = cli::token_of("servicenow", sandbox.url()).await?;
+    Ok(Staying { gateway, sandbox, telemetry, token })
+}
+
+/// The address, or any free port of this machine if somebody has it.
+fn free(address: SocketAddr) -> SocketAddr {
+    if TcpListener::bind(address).is_ok() { address } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) }
+}
+
+/// The shipped settings, with this demo's addresses and folder in them. The environment counts here too.
+fn settings(folder: &Path, sandbox: &str) -> anyhow::Result<Config> {
+    let path = folder.join("config").join("sandbox.toml");
+    let address = sandbox.trim_start_matches("http://");
+    let mut text = std::fs::read_to_string(&path)?.replace(SANDBOX, address);
+    if address != SANDBOX {
+        text = text.replace("[graph]\n", &format!("[graph]\nendpoint = \"{sandbox}\"\nauthority = \"{sandbox}\"\n"));
+    }
+    std::fs::write(&path, text)?;
+    let quiet = ("POSTERN__TELEMETRY__LOG_FILTER".to_owned(), "warn".to_owned());
+    let store = ("POSTERN__STORE__URL".to_owned(), format!("sqlite:{}", folder.join("postern.db").display()));
+    let mut config = config::load_with(&path, [quiet, store]).map_err(|faults| anyhow!(app::listed(&faults)))?;
+    config.server.listen = free(config.server.listen);
+    config.server.admin_listen = free(config.server.admin_listen);
+    Ok(config)
+}
+
+impl Staying {
+    /// What the configuration is assigned to in the sandbox, a line each.
+    async fn present(&self) -> anyhow::Result<Vec<String>> {
+        let state = self.get("/_sandbox/state").await?;
+        let configuration = items(&state, "configurations").find(|it| field(it, "displayName") == CONFIGURATION);
+        let configuration = configuration.ok_or_else(|| anyhow!("the sandbox has no {CONFIGURATION}"))?;
+        Ok(items(configuration, "assignments").map(|assignment| line(&state, assignment)).collect())
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let url = format!("{}{path}", self.sandbox.url());
+        let call = Call {
+            method: Method::GET,
+            url,
+            headers: Vec::new(),
+            body: None,
+            timeout: TIMEOUT,
+            answer_max: ANSWER_MAX,
+        };
+        let answer = Outbound::new()?.send(call).await?;
+        serde_json::from_slice(&answer.body).context("the sandbox's answer is not JSON")
+    }
+
+    async fn ask(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", self.token))?;
+        bearer.set_sensitive(true);
+        let call = Call {
+            method: Method::POST,
+            url: format!("{}{path}", self.gateway.url()),
+            headers: vec![(AUTHORIZATION, bearer)],
+            body: Some(("application/json", serde_json::to_vec(body)?)),
+            timeout: TIMEOUT,
+            answer_max: ANSWER_MAX,
+        };
+        let answer = Outbound::new()?.send(call).await?;
+        if answer.status.is_server_error() {
+            bail!("the gateway answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+        }
+        Ok(answer)
+    }
+
+    /// Prints commands with which a reader can go on.
+    pub fn invite(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let (gateway, sandbox) = (self.gateway.url(), self.sandbox.url());
+        let post = |path: &str, body: &str| {
+            format!(
+                "curl -sS {gateway}{path} -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\\n  -d '{body}'"
+            )
+        };
+        let add = r#"{"configuration":"Kiosk ESP","add":[{"group":"Sales Kiosks"}],"ticket":"RITM0010024"}"#;
+        let remove = r#"{"configuration":"Sales ESP","remove":[{"group":"Sales Laptops"}],"ticket":"RITM0010025"}"#;
+        let plan = r#"{"configuration":"Sales ESP","add":[{"group":"Sales Kiosks"}]}"#;
+        writeln!(out, "\nGateway and sandbox stay up until Ctrl-C. To go on, paste into another terminal:\n")?;
+        writeln!(out, "# the caller servicenow's token, good for an hour\nTOKEN='{}'\n", self.token)?;
+        writeln!(out, "# add a group\n{}\n", post("/v1/assignments", add))?;
+        writeln!(out, "# remove one\n{}\n", post("/v1/assignments", remove))?;
+        writeln!(out, "# see what a change would do, without doing it\n{}\n", post("/v1/plan", plan))?;
+        writeln!(out, "# ask for the operations of a ticket")?;
+        writeln!(out, "curl -sS '{gateway}/v1/operations?ticket=RITM0010023' -H \"Authorization: Bearer $TOKEN\"\n")?;
+        writeln!(out, "# what Graph was asked, and what it holds now")?;
+        writeln!(out, "curl -sS {sandbox}/_sandbox/journal\ncurl -sS {sandbox}/_sandbox/state")?;
+        Ok(())
+    }
+
+    /// Ends the demo; its folder stays.
+    pub async fn stop(self) {
+        self.gateway.stop().await;
+        self.sandbox.stop().await;
+        // The flush blocks, and a panic in it would be told by the runtime.
+        drop(tokio::task::spawn_blocking(move || self.telemetry.flush()).await);
+    }
+}

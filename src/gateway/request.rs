@@ -1,0 +1,101 @@
+//! What callers ask for, in the words in which they ask: names are not ids yet.
+//!
+//! `api` makes these from JSON that was checked for form; [`super::resolve`] turns them into the domain's change. A
+//! [`Fault`] points at the place in the caller's own body, so every layer can say where something is wrong.
+
+use crate::domain::{FilterMode, change::List};
+
+/// A change, as a caller words it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeRequest {
+    /// Id, alias or display name of the configuration.
+    pub configuration: String,
+    /// What to do.
+    pub wish: Wish,
+    /// The ticket.
+    pub ticket: Option<String>,
+    /// The person for whom it is asked.
+    pub requested_for: Option<String>,
+    /// Why.
+    pub comment: Option<String>,
+}
+
+/// What to do to the assignments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Add these, remove those.
+    Amend {
+        /// To add.
+        add: Vec<Named>,
+        /// To remove.
+        remove: Vec<Named>,
+    },
+    /// Make these the whole set.
+    Replace(Vec<Named>),
+}
+
+impl Wish {
+    /// All targets, with the list and the place in which they stand.
+    pub fn targets(&self) -> impl Iterator<Item = (List, usize, &Named)> {
+        let lists: [(List, &[Named]); 2] = match self {
+            Self::Amend { add, remove } => [(List::Add, add), (List::Remove, remove)],
+            Self::Replace(wanted) => [(List::Replace, wanted), (List::Remove, &[])],
+        };
+        lists
+            .into_iter()
+            .flat_map(|(list, targets)| targets.iter().enumerate().map(move |(index, named)| (list, index, named)))
+    }
+}
+
+/// A target, as a caller names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Whom it reaches.
+    pub whom: Whom,
+    /// What narrows it.
+    pub filter: Option<NamedFilter>,
+}
+
+/// Whom a target reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// The group of this id, alias or display name.
+    Group(String),
+    /// Everyone but that group. Understood, so that its refusal can say why.
+    ExcludedGroup(String),
+    /// All devices.
+    AllDevices,
+    /// All users.
+    AllUsers,
+}
+
+/// A filter, as a caller names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFilter {
+    /// Its id or alias.
+    pub reference: String,
+    /// How it narrows.
+    pub mode: FilterMode,
+}
+
+/// Something wrong with a request, and where in its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// JSON pointer (RFC 6901) into the body.
+    pub pointer: String,
+    /// What is wrong and what to do, for a person.
+    pub detail: String,
+}
+
+/// The JSON pointer of a place in a list of a change.
+pub fn pointer(list: List, index: usize) -> String {
+    format!("/{}/{index}", list_name(list))
+}
+
+fn list_name(list: List) -> &'static str {
+    match list {
+        List::Add => "add",
+        List::Remove => "remove",
+        List::Replace => "replace",
+    }
+}
