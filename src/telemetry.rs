@@ -24,8 +24,7 @@ use opentelemetry_sdk::{
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, Layer, filter, layer::SubscriberExt, util::SubscriberInitExt};
-
-use crate::config::{self, LogFormat};
+use url::Url;
 
 /// The name under which traces are sent.
 const SERVICE: &str = "postern";
@@ -34,6 +33,36 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Crates whose spans and events are the exporter's own traffic; exporting them would feed on itself.
 const EXPORTERS_OWN: [&str; 6] = ["hyper", "reqwest", "h2", "rustls", "opentelemetry", "hyper_util"];
+
+/// `telemetry.*`
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Root of an OTLP/HTTP collector; no traces are sent without one.
+    pub otlp_endpoint: Option<Url>,
+    /// The form of log lines.
+    pub log_format: LogFormat,
+    /// Which events are logged, in tracing's filter syntax (`info`, `postern=debug,info`).
+    pub log_filter: String,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people on a terminal, JSON otherwise.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// Whether a text can be a log filter.
+pub fn is_filter(text: &str) -> bool {
+    // tracing-subscriber 0.3.23 misreads a filter that begins with white space, and panics if letters outside ASCII
+    // follow: nothing of the kind may reach it.
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    plain && EnvFilter::try_new(text).is_ok()
+}
 
 /// Why telemetry cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +85,7 @@ pub struct Telemetry {
 }
 
 /// Starts logs and traces for this process.
-pub fn start(settings: &config::Telemetry) -> Result<Telemetry, Error> {
+pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
     let provider = provider(settings)?;
     let filter = EnvFilter::try_new(&settings.log_filter).map_err(|error| Error::Filter(error.to_string()))?;
     let pretty = match settings.log_format {
@@ -81,7 +110,7 @@ pub fn start(settings: &config::Telemetry) -> Result<Telemetry, Error> {
     Ok(Telemetry { provider })
 }
 
-fn provider(settings: &config::Telemetry) -> Result<SdkTracerProvider, Error> {
+fn provider(settings: &Settings) -> Result<SdkTracerProvider, Error> {
     let resource = Resource::builder()
         .with_service_name(SERVICE)
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))

@@ -33,6 +33,7 @@ pub use self::{
     secret::SecretError,
 };
 use crate::domain::{ConfigurationId, FilterId, GroupId, TenantId, ids::Cloud};
+pub use crate::telemetry::{LogFormat, Settings as Telemetry};
 
 /// All settings of one gateway.
 #[derive(Clone, Debug)]
@@ -151,28 +152,6 @@ pub struct Executor {
 pub struct Policy {
     /// Folder of `*.cedar` and `schema.cedarschema`.
     pub dir: PathBuf,
-}
-
-/// `telemetry.*`
-#[derive(Clone, Debug)]
-pub struct Telemetry {
-    /// Root of an OTLP/HTTP collector; no traces are sent without one.
-    pub otlp_endpoint: Option<Url>,
-    /// The form of log lines.
-    pub log_format: LogFormat,
-    /// Which events are logged, in tracing's filter syntax (`info`, `postern=debug,info`).
-    pub log_filter: String,
-}
-
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people on a terminal, JSON otherwise.
-    Auto,
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Pretty,
 }
 
 /// A signature algorithm that a caller's token may use. Asymmetric ones only: whoever can verify must not be able to sign.

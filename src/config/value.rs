@@ -7,11 +7,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 use uuid::Uuid;
 
 use super::{Algorithm, LogFormat, nearest::nearest};
+use crate::telemetry;
 
 /// Why a value cannot be taken.
 #[derive(Debug)]
@@ -223,10 +223,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
 
 /// Which events are logged.
 pub(super) fn log_filter(text: &str) -> Result<String, Refusal> {
-    // tracing-subscriber 0.3.23 misreads a filter that begins with white space, and panics if letters outside ASCII
-    // follow: nothing of the kind may reach it.
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if plain && EnvFilter::try_new(text).is_ok() {
+    if telemetry::is_filter(text) {
         Ok(text.to_owned())
     } else {
         Err(Refusal::new(format!("{text:?} is not a filter"))

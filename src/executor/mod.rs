@@ -8,7 +8,9 @@
 //!
 //! It deliberately keeps no list of work of its own: what is pending stands in the store and nowhere else.
 
+mod carry;
 mod lane;
+mod outcome;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

@@ -8,7 +8,9 @@
 //!
 //! It deliberately writes nothing to Graph. It reads there, to resolve names and to plan.
 
+mod error;
 mod names;
+mod reading;
 pub mod request;
 mod resolve;
 
@@ -17,10 +19,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+pub use self::{
+    error::Error,
+    reading::{Page, Parked, Search, Standing},
+};
 use self::{
     names::Names,
-    request::{ChangeRequest, Fault},
-    resolve::{Directory, Resolved, Unresolved},
+    request::ChangeRequest,
+    resolve::{Directory, Resolved},
 };
 use crate::{
     audit::{Actor, Aims, Entry, Event},
@@ -29,82 +35,11 @@ use crate::{
     domain::{
         Caller, Change, Configuration, Difference, Digest, Operation, OperationId, State, merge, operation::Submission,
     },
-    graph::{self, Upstream},
+    graph::Upstream,
     policy::{Action, Denial, Permit, Policies, Resource},
-    store::{self, Acceptance, Accepted, IdempotencyKey, Query, Store},
+    store::{self, Acceptance, Accepted, IdempotencyKey, Store},
     telemetry,
 };
-
-pub use crate::store::Parked;
-
-/// Why a verb did not do what was asked, by what the caller can do about it.
-#[derive(Debug)]
-pub enum Error {
-    /// Name another configuration.
-    UnknownConfiguration {
-        /// What was named.
-        reference: String,
-        /// What could be meant.
-        candidates: Vec<String>,
-    },
-    /// Name other groups or filters.
-    UnknownTarget(Vec<Fault>),
-    /// Ask for other targets.
-    NotAssignable(Vec<Fault>),
-    /// Mend the change.
-    InvalidChange(Vec<Fault>),
-    /// Ask the security officer; the sentence names the policy.
-    Denied(String),
-    /// Use another idempotency key.
-    KeyReused(OperationId),
-    /// Name another operation.
-    UnknownOperation,
-    /// Ask again later.
-    GraphUnavailable {
-        /// What happened.
-        detail: String,
-        /// When, if Graph said so.
-        pause: Option<Duration>,
-    },
-    /// Tell the gateway's operators.
-    GraphNotAuthorised(String),
-    /// Graph's answer makes no sense.
-    GraphUnusable(String),
-    /// Ask again later; nothing was recorded.
-    Store(store::Error),
-}
-
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<graph::Error> for Error {
-    fn from(error: graph::Error) -> Self {
-        let detail = error.to_string();
-        match error {
-            graph::Error::Throttled { pause } => Self::GraphUnavailable { detail, pause: Some(pause) },
-            graph::Error::Unavailable(_) | graph::Error::Unknown(_) => Self::GraphUnavailable { detail, pause: None },
-            graph::Error::Unauthorised(_) | graph::Error::Forbidden(_) => Self::GraphNotAuthorised(detail),
-            graph::Error::Missing(_) | graph::Error::Refused(_) | graph::Error::Unreadable(_) => {
-                Self::GraphUnusable(detail)
-            }
-        }
-    }
-}
-
-impl From<Unresolved> for Error {
-    fn from(unresolved: Unresolved) -> Self {
-        match unresolved {
-            Unresolved::Configuration { reference, candidates } => Self::UnknownConfiguration { reference, candidates },
-            Unresolved::Unknown(faults) => Self::UnknownTarget(faults),
-            Unresolved::NotAssignable(faults) => Self::NotAssignable(faults),
-            Unresolved::Invalid(faults) => Self::InvalidChange(faults),
-            Unresolved::Graph(error) => error.into(),
-        }
-    }
-}
 
 /// A proven identity that is no known caller.
 #[derive(Clone, Debug)]
@@ -137,15 +72,6 @@ pub struct Submitted {
     pub replayed: bool,
 }
 
-/// An operation and, if it has not ended, what holds it up.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    /// The operation.
-    pub operation: Operation,
-    /// Its lane's pause, if it is parked.
-    pub parked: Option<Parked>,
-}
-
 /// What a change would do to the present set.
 #[derive(Clone, Debug)]
 pub struct Planned {
@@ -159,32 +85,6 @@ pub struct Planned {
     pub before: Digest,
     /// Digest of the set it would leave.
     pub after: Digest,
-}
-
-/// Which operations a caller looks for: those that fit everything given, newest first.
-#[derive(Clone, Debug, Default)]
-pub struct Search {
-    /// Of this ticket.
-    pub ticket: Option<String>,
-    /// On the configuration of this id or alias.
-    pub configuration: Option<String>,
-    /// Of the caller of this name.
-    pub caller: Option<String>,
-    /// In the state of this name.
-    pub state: Option<String>,
-    /// Older than this one.
-    pub after: Option<OperationId>,
-    /// At most so many.
-    pub limit: usize,
-}
-
-/// A page of operations, newest first.
-#[derive(Clone, Debug)]
-pub struct Page {
-    /// Those that the caller may read.
-    pub operations: Vec<Operation>,
-    /// Where the next page begins; none if this is the last.
-    pub next: Option<OperationId>,
 }
 
 /// What the gateway is made of.
@@ -267,59 +167,6 @@ impl Gateway {
         let mut plan = merge(&present, [&change]);
         let difference = plan.differences.pop().unwrap_or_default();
         Ok(Planned { configuration, difference, names, before: present.digest(), after: plan.desired.digest() })
-    }
-
-    /// One operation, if the caller may read it.
-    pub async fn operation(&self, caller: &Caller, id: OperationId) -> Result<Standing, Error> {
-        let operation = self.store.operation(id).await?.ok_or(Error::UnknownOperation)?;
-        if !self.may_read(caller, &operation).await? {
-            return Err(Error::UnknownOperation);
-        }
-        self.standing(operation).await
-    }
-
-    /// Waits for the end of an operation that was submitted or read before, for so long at most.
-    pub async fn wait(&self, operation: Operation, up_to: Duration) -> Result<Standing, Error> {
-        let up_to = up_to.min(self.settings.wait_max);
-        if operation.state.has_ended() || up_to.is_zero() {
-            return self.standing(operation).await;
-        }
-        let mut end = self.store.notices().end_of(operation.id);
-        // It may have ended before we registered; from here on no end goes unnoticed.
-        let mut latest = self.reread(operation.id).await?;
-        if !latest.state.has_ended() {
-            tokio::select! {
-                () = end.notice() => {}
-                () = self.clock.sleep(up_to) => {}
-                () = self.stopping.cancelled() => {}
-            }
-            latest = self.reread(operation.id).await?;
-        }
-        self.standing(latest).await
-    }
-
-    /// Operations that fit a search and that the caller may read.
-    pub async fn operations(&self, caller: &Caller, search: Search) -> Result<Page, Error> {
-        let Search { ticket, configuration, caller: of_caller, state, after, limit: wanted } = search;
-        let configuration = configuration.map(|reference| self.directory.configuration_id(&reference)).transpose()?;
-        let mut query = Query { ticket, configuration, caller: of_caller, state, after, limit: wanted };
-        let mut operations = Vec::new();
-        loop {
-            let found = self.store.operations(&query).await?;
-            let last_page = found.len() < query.limit;
-            query.after = found.last().map(|operation| operation.id);
-            for operation in found {
-                if self.may_read(caller, &operation).await? {
-                    operations.push(operation);
-                }
-                if operations.len() == wanted {
-                    return Ok(Page { next: operations.last().map(|operation| operation.id), operations });
-                }
-            }
-            if last_page {
-                return Ok(Page { operations, next: None });
-            }
-        }
     }
 
     /// Puts a call on record that proved an identity which is no known caller.
@@ -444,35 +291,6 @@ impl Gateway {
             Ok(()) => Error::Denied(reason),
             Err(error) => Error::Store(error),
         }
-    }
-
-    /// Whether policy lets the caller read about this operation.
-    async fn may_read(&self, caller: &Caller, operation: &Operation) -> Result<bool, Error> {
-        let id = &operation.submission.configuration;
-        // A configuration that is gone, or that Graph cannot tell of now, is judged by what the operation knows of it.
-        let known = self.directory.configuration(id).await.ok().flatten();
-        let configuration = known.unwrap_or_else(|| Configuration {
-            id: id.clone(),
-            name: operation.submission.configuration_name.clone(),
-            kind: crate::domain::Kind::Unknown,
-            priority: -1,
-        });
-        let resource = Resource { configuration: &configuration, tags: &self.directory.tags(id) };
-        let own = operation.submission.caller == caller.name;
-        Ok(self.policies.decide(caller, Action::Read { own }, resource).is_ok())
-    }
-
-    async fn reread(&self, id: OperationId) -> Result<Operation, Error> {
-        self.store.operation(id).await?.ok_or(Error::UnknownOperation)
-    }
-
-    async fn standing(&self, operation: Operation) -> Result<Standing, Error> {
-        let parked = if operation.state.has_ended() {
-            None
-        } else {
-            self.store.parked(&operation.submission.configuration).await?
-        };
-        Ok(Standing { operation, parked })
     }
 
     fn entry(&self, event: Event) -> Entry {

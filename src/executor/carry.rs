@@ -1,0 +1,199 @@
+//! From the present set to the wanted one: read, recover, merge, write.
+//!
+//! Guarantees: no write follows a read that makes no sense, or that came back empty where the set was left full; a write
+//! is announced before it is sent, and both fit in the lease; a write whose answer was lost is decided by the next read.
+//!
+//! It deliberately ends nothing: it says what became of a batch ([`Outcome`]) or why it cannot go on ([`Stop`]), and
+//! [`super::lane`] settles, parks or halves.
+
+use std::time::Duration;
+
+use super::{
+    Parts,
+    lane::{Held, Lane},
+    outcome::{Effect, Outcome},
+};
+use crate::{
+    audit::{Entry, Event},
+    clock::{self, Backoff},
+    domain::{AssignmentSet, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write},
+    graph::{self, Present, Receipt},
+    store::{Carried, Error, Intent},
+    telemetry,
+};
+
+/// How often a set that cannot be built on is read before its operations fail.
+const READS_MAX: u32 = 3;
+/// Pauses between such reads.
+const REREAD: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(2) };
+/// What is left of a lease after the write's deadline, to settle in.
+const SETTLE_MARGIN: Duration = Duration::from_secs(10);
+
+/// Why a batch did not reach its end.
+pub(super) enum Stop {
+    /// The store failed or the lease is lost; whoever claims next goes on.
+    Store(Error),
+    /// Graph keeps the lane from working for now.
+    Park(Option<Duration>, String),
+    /// All operations of the batch fail.
+    Fail(Failure),
+    /// Graph refuses the merged write; one of its operations may be the reason.
+    Split(Failure),
+    /// It is unknown whether the write took effect.
+    Doubt(String),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Lane {
+    /// Read, merge, and write if that makes a difference.
+    pub(super) async fn apply(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Stop> {
+        let present = self.read(held).await?.direct;
+        let found = present.digest();
+        if let Some(intent) = held.intent.take().filter(|it| it.after == found && it.before != found) {
+            return Ok(self.recovered(intent, batch)?);
+        }
+        self.notice_drift(held, &found).await?;
+        let plan = merge(&present, batch.iter().map(|operation| &operation.submission.change));
+        let digests = (found, plan.desired.digest());
+        let write = if plan.desired == present { None } else { Some(self.write(held, batch, &plan, &digests).await?) };
+        let effect = Effect {
+            configuration: &self.configuration,
+            at: self.parts.clock.now(),
+            before: &digests.0,
+            after: &digests.1,
+            write: write.as_ref(),
+            known_by: "answered",
+        };
+        Ok(Outcome::of_effect(&effect, batch.iter().cloned().zip(plan.differences))?)
+    }
+
+    /// Records that somebody else changed the set since it was left. At once, so that no later step can lose it.
+    async fn notice_drift(&self, held: &mut Held, found: &Digest) -> Result<(), Error> {
+        let Some(left) = held.left.replace(found.clone()).filter(|left| left != found) else { return Ok(()) };
+        tracing::warn!(%left, %found, "somebody else changed the assignments since they were left");
+        let configuration = self.configuration.to_string();
+        let event = Event::DriftSeen { configuration, left, found: found.clone() };
+        let drift = Entry { at: self.parts.clock.now(), trace_id: telemetry::trace_id(), event };
+        self.parts.store.record(vec![drift]).await
+    }
+
+    /// Reads the present set; one that cannot be built on is read again before it is given up.
+    async fn read(&self, held: &Held) -> Result<Present, Stop> {
+        let mut failed = 0_u32;
+        loop {
+            let failure = match self.parts.upstream.read_assignments(&self.configuration).await {
+                Ok(present) if vanished(&present, held) => Failure {
+                    code: FailureCode::PresentSetVanished,
+                    detail: "the assignments read as empty, but were not empty when Postern last saw them; if they \
+                             were cleared on purpose, ask again"
+                        .to_owned(),
+                    request_id: None,
+                },
+                Ok(present) => return Ok(present),
+                Err(graph::Error::Unreadable(why)) => {
+                    Failure { code: FailureCode::PresentSetUnreadable, detail: why, request_id: None }
+                }
+                Err(error) => return Err(refused(error)),
+            };
+            failed = failed.saturating_add(1);
+            if failed >= READS_MAX {
+                return Err(Stop::Fail(failure));
+            }
+            tracing::warn!(
+                why = failure.detail,
+                attempt = failed,
+                "the present set cannot be built on; it is read again"
+            );
+            self.parts.clock.sleep(REREAD.pause(failed, self.parts.clock.chance())).await;
+        }
+    }
+
+    /// The set is as an announced write leaves it: the write took effect, though nobody was told. Its operations end
+    /// now, before anything else is written, so that no later fault can make them look undone.
+    fn recovered(&self, intent: Intent, batch: &[Operation]) -> Result<Outcome, Error> {
+        let Intent { before, after, client_request_id, carried } = intent;
+        let write = Write { merged_with: carried.len().saturating_sub(1), request_id: None, client_request_id };
+        let difference_of = |operation: &Operation| carried.iter().find(|carried| carried.operation == operation.id);
+        let (done, rest): (Vec<_>, Vec<_>) = batch.iter().cloned().partition(|it| difference_of(it).is_some());
+        let done = done.into_iter().map(|operation| {
+            let difference = difference_of(&operation).map(|carried| carried.difference.clone()).unwrap_or_default();
+            (operation, difference)
+        });
+        let effect = Effect {
+            configuration: &self.configuration,
+            at: self.parts.clock.now(),
+            before: &before,
+            after: &after,
+            write: Some(&write),
+            known_by: "read-back",
+        };
+        Ok(Outcome { rest, ..Outcome::of_effect(&effect, done)? })
+    }
+
+    /// Announces the write, then sends it; both must fit in the lease.
+    async fn write(
+        &self,
+        held: &mut Held,
+        batch: &[Operation],
+        plan: &Plan,
+        digests: &(Digest, Digest),
+    ) -> Result<Write, Stop> {
+        let Parts { store, upstream, clock, settings, .. } = &self.parts;
+        let client_request_id = clock.identifier().to_string();
+        let carried = batch.iter().zip(&plan.differences);
+        let carried =
+            carried.map(|(operation, difference)| Carried { operation: operation.id, difference: difference.clone() });
+        let intent = Intent {
+            before: digests.0.clone(),
+            after: digests.1.clone(),
+            client_request_id: client_request_id.clone(),
+            carried: carried.collect(),
+        };
+        let until = clock::after(clock.now(), settings.lease_ttl);
+        store.begin_write(&mut held.lease, &intent, until).await?;
+        let deadline = clock::until(clock.now(), until).saturating_sub(SETTLE_MARGIN);
+        let sent = upstream.replace_assignments(&self.configuration, &plan.desired, &client_request_id);
+        match tokio::time::timeout(deadline, sent).await {
+            Ok(Ok(Receipt { request_id })) => {
+                Ok(Write { merged_with: batch.len().saturating_sub(1), request_id, client_request_id })
+            }
+            Ok(Err(error)) => {
+                held.intent = Some(intent);
+                Err(refused(error))
+            }
+            Err(_elapsed) => {
+                held.intent = Some(intent);
+                Err(Stop::Doubt("no answer while the lease lasted".to_owned()))
+            }
+        }
+    }
+}
+
+/// Whether the set reads as empty though it was left full, and no announced write of ours explains that.
+fn vanished(present: &Present, held: &Held) -> bool {
+    let empty = AssignmentSet::default().digest();
+    let explained = held.intent.as_ref().is_some_and(|intent| intent.after == empty);
+    present.direct.is_empty() && !explained && held.left.as_ref().is_some_and(|left| *left != empty)
+}
+
+fn refused(error: graph::Error) -> Stop {
+    let detail = error.to_string();
+    let failure =
+        |code, refusal: graph::Refusal| Failure { code, detail: detail.clone(), request_id: refusal.request_id };
+    match error {
+        graph::Error::Throttled { pause } => Stop::Park(Some(pause), detail),
+        graph::Error::Unavailable(_) | graph::Error::Unauthorised(_) => Stop::Park(None, detail),
+        graph::Error::Unknown(_) => Stop::Doubt(detail),
+        graph::Error::Forbidden(refusal) => Stop::Fail(failure(FailureCode::GraphRefused, refusal)),
+        graph::Error::Missing(refusal) => Stop::Fail(failure(FailureCode::ConfigurationGone, refusal)),
+        graph::Error::Refused(refusal) => Stop::Split(failure(FailureCode::GraphRefused, refusal)),
+        graph::Error::Unreadable(_) => {
+            Stop::Fail(Failure { code: FailureCode::PresentSetUnreadable, detail, request_id: None })
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Why a verb did not do what was asked, by what the caller can do about it.
+//!
+//! One enum for all verbs; `api` makes problems of it, without an arm that catches the rest, so a new way to fail must
+//! be given an answer.
+
+use std::time::Duration;
+
+use super::{request::Fault, resolve::Unresolved};
+use crate::{domain::OperationId, graph, store};
+
+/// Why a verb did not do what was asked, by what the caller can do about it.
+#[derive(Debug)]
+pub enum Error {
+    /// Name another configuration.
+    UnknownConfiguration {
+        /// What was named.
+        reference: String,
+        /// What could be meant.
+        candidates: Vec<String>,
+    },
+    /// Name other groups or filters.
+    UnknownTarget(Vec<Fault>),
+    /// Ask for other targets.
+    NotAssignable(Vec<Fault>),
+    /// Mend the change.
+    InvalidChange(Vec<Fault>),
+    /// Ask the security officer; the sentence names the policy.
+    Denied(String),
+    /// Use another idempotency key.
+    KeyReused(OperationId),
+    /// Name another operation.
+    UnknownOperation,
+    /// Ask again later.
+    GraphUnavailable {
+        /// What happened.
+        detail: String,
+        /// When, if Graph said so.
+        pause: Option<Duration>,
+    },
+    /// Tell the gateway's operators.
+    GraphNotAuthorised(String),
+    /// Graph's answer makes no sense.
+    GraphUnusable(String),
+    /// Ask again later; nothing was recorded.
+    Store(store::Error),
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<graph::Error> for Error {
+    fn from(error: graph::Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            graph::Error::Throttled { pause } => Self::GraphUnavailable { detail, pause: Some(pause) },
+            graph::Error::Unavailable(_) | graph::Error::Unknown(_) => Self::GraphUnavailable { detail, pause: None },
+            graph::Error::Unauthorised(_) | graph::Error::Forbidden(_) => Self::GraphNotAuthorised(detail),
+            graph::Error::Missing(_) | graph::Error::Refused(_) | graph::Error::Unreadable(_) => {
+                Self::GraphUnusable(detail)
+            }
+        }
+    }
+}
+
+impl From<Unresolved> for Error {
+    fn from(unresolved: Unresolved) -> Self {
+        match unresolved {
+            Unresolved::Configuration { reference, candidates } => Self::UnknownConfiguration { reference, candidates },
+            Unresolved::Unknown(faults) => Self::UnknownTarget(faults),
+            Unresolved::NotAssignable(faults) => Self::NotAssignable(faults),
+            Unresolved::Invalid(faults) => Self::InvalidChange(faults),
+            Unresolved::Graph(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The verbs that look: one operation, many, and the wait for an end.
+//!
+//! Guarantees: a caller sees what policy lets it read and cannot tell the rest from what is not there. Waiting holds no
+//! connection of the store and no lock; a caller that hangs up changes nothing.
+
+use std::time::Duration;
+
+use super::{Error, Gateway};
+pub use crate::store::Parked;
+use crate::{
+    domain::{Caller, Configuration, Kind, Operation, OperationId},
+    policy::{Action, Resource},
+    store::Query,
+};
+
+/// An operation and, if it has not ended, what holds it up.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The operation.
+    pub operation: Operation,
+    /// Its lane's pause, if it is parked.
+    pub parked: Option<Parked>,
+}
+
+/// Which operations a caller looks for: those that fit everything given, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    /// Of this ticket.
+    pub ticket: Option<String>,
+    /// On the configuration of this id or alias.
+    pub configuration: Option<String>,
+    /// Of the caller of this name.
+    pub caller: Option<String>,
+    /// In the state of this name.
+    pub state: Option<String>,
+    /// Older than this one.
+    pub after: Option<OperationId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A page of operations, newest first.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Those that the caller may read.
+    pub operations: Vec<Operation>,
+    /// Where the next page begins; none if this is the last.
+    pub next: Option<OperationId>,
+}
+
+impl Gateway {
+    /// One operation, if the caller may read it.
+    pub async fn operation(&self, caller: &Caller, id: OperationId) -> Result<Standing, Error> {
+        let operation = self.store.operation(id).await?.ok_or(Error::UnknownOperation)?;
+        if !self.may_read(caller, &operation).await? {
+            return Err(Error::UnknownOperation);
+        }
+        self.standing(operation).await
+    }
+
+    /// Waits for the end of an operation that was submitted or read before, for so long at most.
+    pub async fn wait(&self, operation: Operation, up_to: Duration) -> Result<Standing, Error> {
+        let up_to = up_to.min(self.settings.wait_max);
+        if operation.state.has_ended() || up_to.is_zero() {
+            return self.standing(operation).await;
+        }
+        let mut end = self.store.notices().end_of(operation.id);
+        // It may have ended before we registered; from here on no end goes unnoticed.
+        let mut latest = self.reread(operation.id).await?;
+        if !latest.state.has_ended() {
+            tokio::select! {
+                () = end.notice() => {}
+                () = self.clock.sleep(up_to) => {}
+                () = self.stopping.cancelled() => {}
+            }
+            latest = self.reread(operation.id).await?;
+        }
+        self.standing(latest).await
+    }
+
+    /// Operations that fit a search and that the caller may read.
+    pub async fn operations(&self, caller: &Caller, search: Search) -> Result<Page, Error> {
+        let Search { ticket, configuration, caller: of_caller, state, after, limit: wanted } = search;
+        let configuration = configuration.map(|reference| self.directory.configuration_id(&reference)).transpose()?;
+        let mut query = Query { ticket, configuration, caller: of_caller, state, after, limit: wanted };
+        let mut operations = Vec::new();
+        loop {
+            let found = self.store.operations(&query).await?;
+            let last_page = found.len() < query.limit;
+            query.after = found.last().map(|operation| operation.id);
+            for operation in found {
+                if self.may_read(caller, &operation).await? {
+                    operations.push(operation);
+                }
+                if operations.len() == wanted {
+                    return Ok(Page { next: operations.last().map(|operation| operation.id), operations });
+                }
+            }
+            if last_page {
+                return Ok(Page { operations, next: None });
+            }
+        }
+    }
+
+    /// Whether policy lets the caller read about this operation.
+    async fn may_read(&self, caller: &Caller, operation: &Operation) -> Result<bool, Error> {
+        let id = &operation.submission.configuration;
+        // A configuration that is gone, or that Graph cannot tell of now, is judged by what the operation knows of it.
+        let known = self.directory.configuration(id).await.ok().flatten();
+        let configuration = known.unwrap_or_else(|| Configuration {
+            id: id.clone(),
+            name: operation.submission.configuration_name.clone(),
+            kind: Kind::Unknown,
+            priority: -1,
+        });
+        let resource = Resource { configuration: &configuration, tags: &self.directory.tags(id) };
+        let own = operation.submission.caller == caller.name;
+        Ok(self.policies.decide(caller, Action::Read { own }, resource).is_ok())
+    }
+
+    pub(super) async fn reread(&self, id: OperationId) -> Result<Operation, Error> {
+        self.store.operation(id).await?.ok_or(Error::UnknownOperation)
+    }
+
+    async fn standing(&self, operation: Operation) -> Result<Standing, Error> {
+        let parked = if operation.state.has_ended() {
+            None
+        } else {
+            self.store.parked(&operation.submission.configuration).await?
+        };
+        Ok(Standing { operation, parked })
+    }
+}
