@@ -14,15 +14,21 @@ RUN mkdir src \
 COPY . .
 # The sources may be older than the stand-ins above; cargo goes by their time.
 RUN find src -name '*.rs' -exec touch {} + \
-    && cargo build --release --locked --bin postern \
-    && mkdir /data
+    && cargo build --release --locked --bin postern
 
-# glibc, libgcc and CA certificates; no shell, no package manager.
-FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=build /build/target/release/postern /usr/local/bin/postern
-COPY --from=build --chown=65532:65532 /data /var/lib/postern
+# The image's whole content: the program, the libraries that it names, CA certificates, and a folder to write to.
+RUN mkdir -p /image/usr/local/bin /image/var/lib/postern \
+    && cp target/release/postern /image/usr/local/bin/ \
+    && ldd target/release/postern | grep -o '/[^ ]*' | xargs -I {} cp --parents --dereference {} /image \
+    && cp --parents --dereference /etc/ssl/certs/ca-certificates.crt /image \
+    && chown -R 65532:65532 /image/var/lib/postern
 
-# Nothing else is written to, so the root may be read-only. Inside a container, the loopback address reaches nobody.
+# No shell, no package manager, nothing to patch but what is above.
+FROM scratch
+COPY --from=build /image/ /
+
+# Nothing but the volume is written to, so the root may be read-only. Inside a container, the loopback address reaches
+# nobody.
 ENV POSTERN_CONFIG=/etc/postern/gateway.toml \
     POSTERN__SERVER__LISTEN=0.0.0.0:8080 \
     POSTERN__SERVER__ADMIN_LISTEN=0.0.0.0:9090

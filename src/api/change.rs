@@ -222,7 +222,6 @@ mod tests {
         let mut found = pointers(&body);
         found.sort();
         let expected = [
-            "/a~1b~0c",
             "/add/0/group",
             "/add/1",
             "/add/1/grup",
@@ -231,6 +230,7 @@ mod tests {
             "/add/4",
             "/add/5/filter",
             "/add/5/filter/mode",
+            "/a~1b~0c",
             "/comment",
             "/configuration",
             "/remove/0/filter",

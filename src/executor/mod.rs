@@ -1,7 +1,7 @@
 //! Carries pending changes to Graph: which configurations have work, and how many are worked on at once.
 //!
 //! Woken by the store's notices and by its own sweep, it gives each configuration with pending operations a turn
-//! ([`lane`]), one at a time per configuration and at most `lanes_max` in all, first come first served.
+//! (`lane`), one at a time per configuration and at most `lanes_max` in all, first come first served.
 //!
 //! Guarantees: an operation whose notice was lost is found by the sweep; a lane that panics takes no other with it and
 //! is free again when its lease ends. After [`Executor::run`] has returned no write is under way.

@@ -1,6 +1,6 @@
 //! What callers ask for, in the words in which they ask: names are not ids yet.
 //!
-//! `api` makes these from JSON that was checked for form; [`super::resolve`] turns them into the domain's change. A
+//! `api` makes these from JSON that was checked for form; `resolve` turns them into the domain's change. A
 //! [`Fault`] points at the place in the caller's own body, so every layer can say where something is wrong.
 
 use crate::domain::{FilterMode, change::List};

@@ -3,7 +3,7 @@
 //! Guarantees: write-ahead log with `synchronous = FULL`, so a commit is on disk when it returns; a lock file keeps a
 //! second gateway away, so the leases of an earlier run are void and are taken over at once when the file is opened.
 //!
-//! One connection writes ([`writer`]), a few read. It deliberately has no connection that does both: readers never wait
+//! One connection writes (`writer`), a few read. It deliberately has no connection that does both: readers never wait
 //! for a commit, and the writer never waits for a reader.
 
 mod read;
