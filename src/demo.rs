@@ -137,8 +137,9 @@ async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<()> {
     stage.step("The trace")?;
     let trace_id = field(&operation, "trace_id");
     ensure!(!trace_id.is_empty(), "the operation has no trace id");
-    stage.say(&format!("trace id {trace_id}: the same in the answer, the audit records and the calls to Graph"))?;
-    stage.say("set telemetry.otlp_endpoint to send traces to a collector")?;
+    stage.say(&format!("trace id {trace_id}: in the answer, in the audit records, in the log"))?;
+    stage.say("the merged write has a trace of its own, linked to that of every request it carries;")?;
+    stage.say("set telemetry.otlp_endpoint to send them to a collector")?;
     Ok(())
 }
 

@@ -173,6 +173,13 @@ pub fn set_parent(span: &Span, traceparent: Option<&str>, tracestate: Option<&st
     }
 }
 
+/// Writes a span's trace id into its field `trace_id`, so that log lines have it.
+pub fn note_trace_id(span: &Span) {
+    if let Some(trace_id) = trace_id_of(span) {
+        span.record("trace_id", trace_id);
+    }
+}
+
 /// Links a span to the one that a `traceparent` names.
 pub fn link(span: &Span, traceparent: Option<&str>) {
     let linked = traceparent.map(|traceparent| remote(traceparent, None)).filter(SpanContext::is_valid);

@@ -121,6 +121,7 @@ impl RootSpanBuilder for RequestSpan {
         );
         let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
         telemetry::set_parent(&span, header("traceparent"), header("tracestate"));
+        telemetry::note_trace_id(&span);
         span
     }
 

@@ -183,6 +183,6 @@ fn executor(table: &mut Table<'_>, call_timeout: Option<Duration>) -> Option<Exe
 fn telemetry(table: &mut Table<'_>) -> Option<Telemetry> {
     let otlp_endpoint: Option<Url> = table.optional("telemetry.otlp_endpoint", value::any_url);
     let log_format = table.setting("telemetry.log_format", "auto", value::log_format);
-    let log_filter = table.setting("telemetry.log_filter", "info", value::log_filter);
+    let log_filter = table.setting("telemetry.log_filter", "info,actix_server=warn", value::log_filter);
     Some(Telemetry { otlp_endpoint, log_format: log_format?, log_filter: log_filter? })
 }

@@ -82,7 +82,9 @@ impl Lane {
             otel.kind = "internal",
             configuration.id = %self.configuration,
             lane.operations = tracing::field::Empty,
+            trace_id = tracing::field::Empty,
         );
+        telemetry::note_trace_id(&span);
         let now = self.parts.clock.now();
         let claim = Claim {
             configuration: self.configuration.clone(),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{request::Fault, resolve::Unresolved};
+use super::request::Fault;
 use crate::{domain::OperationId, graph, store};
 
 /// Why a verb did not do what was asked, by what the caller can do about it.
@@ -61,18 +61,6 @@ impl From<graph::Error> for Error {
             graph::Error::Missing(_) | graph::Error::Refused(_) | graph::Error::Unreadable(_) => {
                 Self::GraphUnusable(detail)
             }
-        }
-    }
-}
-
-impl From<Unresolved> for Error {
-    fn from(unresolved: Unresolved) -> Self {
-        match unresolved {
-            Unresolved::Configuration { reference, candidates } => Self::UnknownConfiguration { reference, candidates },
-            Unresolved::Unknown(faults) => Self::UnknownTarget(faults),
-            Unresolved::NotAssignable(faults) => Self::NotAssignable(faults),
-            Unresolved::Invalid(faults) => Self::InvalidChange(faults),
-            Unresolved::Graph(error) => error.into(),
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    Error,
     names::{KnownGroup, Names},
     request::{ChangeRequest, Fault, Named, NamedFilter, Whom, Wish, pointer},
 };
@@ -31,32 +32,6 @@ pub(super) struct Resolved {
     pub change: Change,
     /// Display names by ids.
     pub names: BTreeMap<String, String>,
-}
-
-/// Why a request cannot be resolved.
-#[derive(Debug)]
-pub(super) enum Unresolved {
-    /// No such configuration; these are known.
-    Configuration {
-        /// What was asked for.
-        reference: String,
-        /// What could be meant.
-        candidates: Vec<String>,
-    },
-    /// Groups or filters that do not exist.
-    Unknown(Vec<Fault>),
-    /// Targets that the configuration cannot be assigned to, or a configuration that cannot be assigned.
-    NotAssignable(Vec<Fault>),
-    /// The change contradicts itself, is empty or too large.
-    Invalid(Vec<Fault>),
-    /// Graph could not be asked.
-    Graph(graph::Error),
-}
-
-impl From<graph::Error> for Unresolved {
-    fn from(error: graph::Error) -> Self {
-        Self::Graph(error)
-    }
 }
 
 /// The operator's names and Graph's.
@@ -88,23 +63,23 @@ impl Directory {
     }
 
     /// Resolves all names of a request.
-    pub(super) async fn resolve(&self, request: &ChangeRequest) -> Result<Resolved, Unresolved> {
+    pub(super) async fn resolve(&self, request: &ChangeRequest) -> Result<Resolved, Error> {
         // Cheap checks first: a request that is too large asks nothing of Graph.
         let size = request.wish.targets().count();
         if size > self.targets_max {
             let too_many = change::Fault::TooMany { found: size, allowed: self.targets_max };
-            return Err(Unresolved::Invalid(vec![placed(&too_many)]));
+            return Err(Error::InvalidChange(vec![placed(&too_many)]));
         }
         let id = self.configuration_id(&request.configuration)?;
         let (configuration, targets) = tokio::join!(self.names.configuration(&id), self.targets(&request.wish));
         let configuration = configuration?.ok_or_else(|| self.no_configuration(&request.configuration))?;
         let targets = targets?;
         if !targets.unknown.is_empty() {
-            return Err(Unresolved::Unknown(targets.unknown));
+            return Err(Error::UnknownTarget(targets.unknown));
         }
         let refused = not_assignable(&configuration, &targets.known);
         if !refused.is_empty() {
-            return Err(Unresolved::NotAssignable(refused));
+            return Err(Error::NotAssignable(refused));
         }
         let change = self.change(&request.wish, &targets.known)?;
         let tags = self.tags(&configuration.id);
@@ -112,7 +87,7 @@ impl Directory {
     }
 
     /// The id that a reference means: an alias, or an id.
-    pub(super) fn configuration_id(&self, reference: &str) -> Result<ConfigurationId, Unresolved> {
+    pub(super) fn configuration_id(&self, reference: &str) -> Result<ConfigurationId, Error> {
         let catalogued = self.catalogue.configurations.get(reference).map(|catalogued| catalogued.id.clone());
         catalogued.or_else(|| reference.parse().ok()).ok_or_else(|| self.no_configuration(reference))
     }
@@ -127,9 +102,9 @@ impl Directory {
         catalogued.flat_map(|catalogued| catalogued.tags.iter().cloned()).collect()
     }
 
-    fn no_configuration(&self, reference: &str) -> Unresolved {
+    fn no_configuration(&self, reference: &str) -> Error {
         let candidates = alike(reference, self.catalogue.configurations.keys());
-        Unresolved::Configuration { reference: reference.to_owned(), candidates }
+        Error::UnknownConfiguration { reference: reference.to_owned(), candidates }
     }
 
     async fn targets(&self, wish: &Wish) -> Result<Targets, graph::Error> {
@@ -219,7 +194,7 @@ impl Directory {
         Ok((Filter { id, mode: named.mode }, name))
     }
 
-    fn change(&self, wish: &Wish, known: &[Placed]) -> Result<Change, Unresolved> {
+    fn change(&self, wish: &Wish, known: &[Placed]) -> Result<Change, Error> {
         let of = |list| known.iter().filter(move |placed| placed.list == list).map(|placed| placed.wanted.clone());
         let change = match wish {
             Wish::Amend { .. } => {
@@ -228,7 +203,7 @@ impl Directory {
             }
             Wish::Replace(_) => Change::replace(of(List::Replace).collect(), self.targets_max),
         };
-        change.map_err(|faults| Unresolved::Invalid(faults.iter().map(placed).collect()))
+        change.map_err(|faults| Error::InvalidChange(faults.iter().map(placed).collect()))
     }
 }
 
