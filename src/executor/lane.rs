@@ -23,7 +23,8 @@ use crate::{
 
 /// Pauses of a lane that Graph keeps from working, when Graph does not say how long.
 const PARKING: Backoff = Backoff { first: Duration::from_secs(4), longest: Duration::from_mins(5) };
-/// No pause is shorter than this: full jitter may draw zero, and a parked lane has just failed several attempts.
+/// No pause is shorter than this: full jitter may draw zero, and a parked lane has just failed several attempts. None is
+/// longer than the longest of [`PARKING`] either, whatever Graph says: it has been seen to say absurd things.
 const PARKING_MIN: Duration = Duration::from_secs(1);
 /// How often a write is sent whose effect stays unknown, before the lane is parked.
 const WRITES_MAX: u32 = 3;
@@ -169,7 +170,8 @@ impl Lane {
     async fn park(&self, course: Course, pause: Option<Duration>, because: String) -> Result<Stepped, Error> {
         let Parts { store, clock, .. } = &self.parts;
         let attempts = course.attempts.saturating_add(1);
-        let pause = pause.unwrap_or_else(|| PARKING.pause(attempts, clock.chance())).max(PARKING_MIN);
+        let pause = pause.unwrap_or_else(|| PARKING.pause(attempts, clock.chance()));
+        let pause = pause.clamp(PARKING_MIN, PARKING.longest);
         let until = clock::after(clock.now(), pause);
         tracing::warn!(because, %until, attempts, "the lane is parked");
         store.park(course.held.lease, Parking { until, because }).await?;

@@ -15,7 +15,6 @@ mod outcome;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::task::{Id, JoinError, JoinSet};
@@ -92,18 +91,19 @@ impl Executor {
     /// Works until `stop`; then takes up nothing more, lets the turns that are under way end, and returns.
     pub async fn run(mut self, stop: CancellationToken) {
         let parts = self.parts.clone();
-        let mut pause = Duration::ZERO;
-        while !stop.is_cancelled() {
+        // A time, not a pause: notices that come all the time must not put the sweep off for ever.
+        let mut next_sweep = parts.clock.elapsed();
+        loop {
+            self.start_lanes();
             tokio::select! {
-                () = stop.cancelled() => {}
+                () = stop.cancelled() => break,
                 noticed = parts.store.notices().work() => noticed.into_iter().for_each(|it| self.queue.push(it)),
                 Some(ended) = self.lanes.join_next_with_id() => self.ended(ended),
-                () = parts.clock.sleep(pause) => {
+                () = parts.clock.sleep(next_sweep.saturating_sub(parts.clock.elapsed())) => {
                     self.sweep().await;
-                    pause = parts.settings.sweep_interval;
+                    next_sweep = parts.clock.elapsed().saturating_add(parts.settings.sweep_interval);
                 }
             }
-            self.start_lanes();
         }
         while let Some(ended) = self.lanes.join_next_with_id().await {
             self.ended(ended);
