@@ -10,12 +10,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -24,7 +22,6 @@ use crate::{
     clock::Clock,
     config::{self, Config, Examined, Fault},
     demo,
-    outbound::{Call, Method, Outbound},
     policy::Policies,
     sandbox::{self, Seed},
     store::Sqlite,
@@ -248,31 +245,8 @@ async fn run_sandbox(listen: SocketAddr, seed: Option<&Path>) -> anyhow::Result<
 }
 
 async fn token(caller: &str, sandbox: &str) -> anyhow::Result<ExitCode> {
-    print(&token_of(caller, sandbox).await?)?;
+    print(&demo::token_of(caller, sandbox).await?)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A token that the sandbox's issuer gives this caller.
-pub(crate) async fn token_of(caller: &str, sandbox: &str) -> anyhow::Result<String> {
-    #[derive(Deserialize)]
-    struct Issued {
-        access_token: String,
-    }
-    let call = Call {
-        method: Method::POST,
-        url: format!("{}/_sandbox/token", sandbox.trim_end_matches('/')),
-        headers: Vec::new(),
-        body: Some(("application/json", serde_json::to_vec(&serde_json::json!({ "caller": caller }))?)),
-        timeout: Duration::from_secs(10),
-        answer_max: 64 * 1024,
-    };
-    let answer = Outbound::new()?.send(call).await;
-    let answer =
-        answer.with_context(|| format!("no sandbox answers at {sandbox}; start one with `postern sandbox`"))?;
-    if !answer.status.is_success() {
-        bail!("the sandbox gives no token: {}", String::from_utf8_lossy(&answer.body));
-    }
-    Ok(serde_json::from_slice::<Issued>(&answer.body).context("the sandbox's answer is not a token")?.access_token)
 }
 
 async fn verify(trail: &Trail) -> anyhow::Result<ExitCode> {

@@ -16,12 +16,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail, ensure};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
     app::{self, Running},
     audit::Verifier,
-    cli,
     clock::Clock,
     config::{self, Config},
     outbound::{Answer, Call, HeaderValue, Method, Outbound, header::AUTHORIZATION},
@@ -185,6 +185,29 @@ async fn audit_trail(stage: &mut Stage<'_>, scene: &Staying) -> anyhow::Result<(
     Ok(())
 }
 
+/// A token that the sandbox's issuer gives this caller.
+pub(crate) async fn token_of(caller: &str, sandbox: &str) -> anyhow::Result<String> {
+    #[derive(Deserialize)]
+    struct Issued {
+        access_token: String,
+    }
+    let call = Call {
+        method: Method::POST,
+        url: format!("{}/_sandbox/token", sandbox.trim_end_matches('/')),
+        headers: Vec::new(),
+        body: Some(("application/json", serde_json::to_vec(&serde_json::json!({ "caller": caller }))?)),
+        timeout: TIMEOUT,
+        answer_max: ANSWER_MAX,
+    };
+    let answer = Outbound::new()?.send(call).await;
+    let answer =
+        answer.with_context(|| format!("no sandbox answers at {sandbox}; start one with `postern sandbox`"))?;
+    if !answer.status.is_success() {
+        bail!("the sandbox gives no token: {}", String::from_utf8_lossy(&answer.body));
+    }
+    Ok(serde_json::from_slice::<Issued>(&answer.body).context("the sandbox's answer is not a token")?.access_token)
+}
+
 /// One assignment in words.
 fn line(state: &Value, assignment: &Value) -> String {
     let target = assignment.get("target").unwrap_or(&Value::Null);
@@ -230,7 +253,7 @@ async fn open(folder: &Path, clock: Clock) -> anyhow::Result<Staying> {
     let config = settings(folder, sandbox.url())?;
     let telemetry = telemetry::start(&config.telemetry)?;
     let gateway = app::start(config, clock).await?;
-    let token = cli::token_of("servicenow", sandbox.url()).await?;
+    let token = token_of("servicenow", sandbox.url()).await?;
     Ok(Staying { gateway, sandbox, telemetry, token })
 }
 
