@@ -14,6 +14,8 @@ pub use reqwest::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
+use tracing::Instrument;
+
 use crate::telemetry;
 
 /// How long a connection may take to be made.
@@ -89,9 +91,27 @@ impl Outbound {
         Ok(Self { client })
     }
 
-    /// Sends a call and reads its answer.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
+    /// Sends a call and reads its answer, in a span by OpenTelemetry's conventions for HTTP clients.
     pub async fn send(&self, call: Call) -> Result<Answer, Error> {
+        let span = tracing::info_span!(
+            "call",
+            otel.name = %call.method,
+            otel.kind = "client",
+            http.request.method = %call.method,
+            url.full = call.url,
+            http.response.status_code = tracing::field::Empty,
+            otel.status_code = tracing::field::Empty,
+        );
+        let outcome = self.exchange(call).instrument(span.clone()).await;
+        match &outcome {
+            Ok(answer) => span.record("http.response.status_code", answer.status.as_u16()),
+            Err(_no_answer) => span.record("otel.status_code", "ERROR"),
+        };
+        outcome
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
+    async fn exchange(&self, call: Call) -> Result<Answer, Error> {
         let mut request = self.client.request(call.method, call.url).timeout(call.timeout);
         for (name, value) in call.headers {
             request = request.header(name, value);

@@ -13,6 +13,7 @@ use std::{
 
 use moka::{Expiry, future::Cache};
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
 
 use crate::{
     domain::{Configuration, ConfigurationId, GroupId},
@@ -102,7 +103,9 @@ async fn answer(upstream: Arc<dyn Upstream>, mut asked: mpsc::Receiver<Question>
     let mut questions = Vec::with_capacity(GROUPS_MAX);
     while asked.recv_many(&mut questions, GROUPS_MAX).await > 0 {
         let ids: Vec<_> = questions.iter().map(|question| question.id).collect();
-        let found = upstream.groups(&ids).await;
+        // A trace of its own: it serves several requests at once.
+        let span = tracing::info_span!("look up groups", otel.kind = "internal", groups = ids.len());
+        let found = upstream.groups(&ids).instrument(span).await;
         for Question { id, answer } in questions.drain(..) {
             let known = match &found {
                 Ok(groups) => {
