@@ -52,6 +52,8 @@ pub struct Staying {
     sandbox: Sandbox,
     telemetry: Telemetry,
     token: String,
+    /// Where the story's operation is.
+    operation: String,
 }
 
 /// Where the story is told.
@@ -86,18 +88,24 @@ pub async fn tell(out: &mut dyn Write) -> anyhow::Result<Staying> {
     let folder = folder(clock)?;
     writeln!(stage.out, "Postern demo: a ticket wants the group Sales Laptops on the configuration {CONFIGURATION}.")?;
     writeln!(stage.out, "All data of this demo are in {}", folder.display())?;
-    let staying = open(&folder, clock).await?;
+    let mut staying = open(&folder, clock).await?;
     stage.step("Sandbox and gateway are up")?;
     stage.say(&format!("sandbox (Entra and Graph, simulated)  {}", staying.sandbox.url()))?;
     stage.say(&format!("gateway                               {}", staying.gateway.url()))?;
-    if let Err(error) = story(&staying, &mut stage).await {
-        staying.stop().await;
-        return Err(error);
+    match story(&staying, &mut stage).await {
+        Ok(operation) => {
+            staying.operation = operation;
+            Ok(staying)
+        }
+        Err(error) => {
+            staying.stop().await;
+            Err(error)
+        }
     }
-    Ok(staying)
 }
 
-async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<()> {
+/// Tells the story, and where its operation is.
+async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<String> {
     let before = scene.present().await?;
     stage.step(&format!("What {CONFIGURATION} is assigned to"))?;
     list(stage, &before)?;
@@ -140,7 +148,8 @@ async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<()> {
     stage.say(&format!("trace id {trace_id}: in the answer, in the audit records, in the log"))?;
     stage.say("the merged write has a trace of its own, linked to that of every request it carries;")?;
     stage.say("set telemetry.otlp_endpoint to send them to a collector")?;
-    Ok(())
+    let operation = operation.get("links").map(|links| field(links, "self")).unwrap_or_default();
+    Ok(operation.to_owned())
 }
 
 fn list(stage: &mut Stage<'_>, lines: &[String]) -> io::Result<()> {
@@ -254,7 +263,7 @@ async fn open(folder: &Path, clock: Clock) -> anyhow::Result<Staying> {
     let telemetry = telemetry::start(&config.telemetry)?;
     let gateway = app::start(config, clock).await?;
     let token = token_of("servicenow", sandbox.url()).await?;
-    Ok(Staying { gateway, sandbox, telemetry, token })
+    Ok(Staying { gateway, sandbox, telemetry, token, operation: String::new() })
 }
 
 /// The address, or any free port of this machine if somebody has it.
@@ -325,7 +334,7 @@ impl Staying {
         let (gateway, sandbox) = (self.gateway.url(), self.sandbox.url());
         let post = |path: &str, body: &str| {
             format!(
-                "curl -sS {gateway}{path} -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\\n  -d '{body}'"
+                "curl -sS -w '\\n' {gateway}{path} -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\\n  -d '{body}'"
             )
         };
         let add = r#"{"configuration":"Kiosk ESP","add":[{"group":"Sales Kiosks"}],"ticket":"RITM0010024"}"#;
@@ -336,10 +345,11 @@ impl Staying {
         writeln!(out, "# add a group\n{}\n", post("/v1/assignments", add))?;
         writeln!(out, "# remove one\n{}\n", post("/v1/assignments", remove))?;
         writeln!(out, "# see what a change would do, without doing it\n{}\n", post("/v1/plan", plan))?;
-        writeln!(out, "# ask for the operations of a ticket")?;
-        writeln!(out, "curl -sS '{gateway}/v1/operations?ticket=RITM0010023' -H \"Authorization: Bearer $TOKEN\"\n")?;
+        let get = |path: &str| format!("curl -sS -w '\\n' '{gateway}{path}' -H \"Authorization: Bearer $TOKEN\"");
+        writeln!(out, "# ask for the operation of this story, or for all of a ticket")?;
+        writeln!(out, "{}\n{}\n", get(&self.operation), get("/v1/operations?ticket=RITM0010025"))?;
         writeln!(out, "# what Graph was asked, and what it holds now")?;
-        writeln!(out, "curl -sS {sandbox}/_sandbox/journal\ncurl -sS {sandbox}/_sandbox/state")?;
+        writeln!(out, "curl -sS -w '\\n' {sandbox}/_sandbox/journal\ncurl -sS -w '\\n' {sandbox}/_sandbox/state")?;
         Ok(())
     }
 
