@@ -1,0 +1,241 @@
+//! Stores to try the verbs on, and what goes into them.
+//!
+//! Another kind of store joins the suite by a variant of [`Kind`] and an arm in [`Fixture::try_open`].
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use postern::{
+    audit::{Actor, Aims, Entry, Event, Verifier},
+    clock::Clock,
+    domain::{
+        Change, ConfigurationId, Difference, Digest, Operation, OperationId, State, Target, Wanted,
+        operation::{Ending, Submission},
+    },
+    store::{
+        Acceptance, Accepted, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Query, Settlement, Sqlite, Store,
+        Turn, sqlite::Run,
+    },
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// A kind of store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Sqlite,
+}
+
+const KINDS: [Kind; 1] = [Kind::Sqlite];
+
+/// A place for one store, empty at first, that can be opened again and again.
+pub(crate) struct Fixture {
+    kind: Kind,
+    folder: TempDir,
+}
+
+/// Has a test done once for every kind of store, each time in a place of its own.
+pub(crate) async fn each(test: impl AsyncFn(Fixture)) {
+    for kind in KINDS {
+        test(Fixture::new(kind)).await;
+    }
+}
+
+impl Fixture {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self { kind, folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("postern.db")
+    }
+
+    /// Opens the store as a new run.
+    pub(crate) async fn open(&self) -> Arc<dyn Store> {
+        self.try_open().await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind))
+    }
+
+    pub(crate) async fn try_open(&self) -> Result<Arc<dyn Store>, Error> {
+        let run = Run { chain: Clock::system().identifier().to_string(), now: at(0) };
+        match self.kind {
+            Kind::Sqlite => Ok(Arc::new(Sqlite::open(&self.path(), run).await?)),
+        }
+    }
+
+    /// Ends this run and begins the next.
+    pub(crate) async fn reopen(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        store.close().await;
+        drop(store);
+        self.open().await
+    }
+}
+
+/// So many seconds after the beginning of the test's time.
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    "2026-03-01T08:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
+}
+
+pub(crate) fn lane(number: u8) -> ConfigurationId {
+    format!("9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0{number:02}_Limit").parse().unwrap()
+}
+
+pub(crate) fn id(number: u128) -> OperationId {
+    OperationId::from(Uuid::from_u128(number))
+}
+
+pub(crate) fn digest(text: &str) -> Digest {
+    Digest::of(text.as_bytes())
+}
+
+/// A queued operation with something in every field.
+pub(crate) fn operation(number: u128, lane: &ConfigurationId) -> Operation {
+    let group = |number: u128| Target::Group(Uuid::from_u128(number).to_string().parse().unwrap());
+    let change = Change::amend(vec![Wanted { target: group(number), filter: None }], vec![group(9_999)], 10).unwrap();
+    let submission = Submission {
+        configuration: lane.clone(),
+        configuration_name: "Sales \"ESP\" \u{e9}".to_owned(),
+        change,
+        names: BTreeMap::from([(Uuid::from_u128(number).to_string(), "Sales Laptops".to_owned())]),
+        caller: "servicenow".to_owned(),
+        ticket: Some(format!("RITM{number}")),
+        requested_for: Some("jane.doe@contoso.com".to_owned()),
+        comment: Some("New sales floor\n'; DROP TABLE operations; --".to_owned()),
+        accepted_at: at(0),
+        traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+    };
+    Operation { id: id(number), submission, state: State::Queued }
+}
+
+pub(crate) fn acceptance(operation: Operation) -> Acceptance {
+    let Submission { configuration, change, caller, ticket, .. } = &operation.submission;
+    let event = Event::Accepted {
+        operation: operation.id,
+        actor: Actor {
+            caller: Some(caller.clone()),
+            issuer: "sandbox".to_owned(),
+            subject: "s".to_owned(),
+            token_id: None,
+        },
+        configuration: configuration.to_string(),
+        change: Aims::from(change),
+        ticket: ticket.clone(),
+        requested_for: None,
+        comment: None,
+        policies: vec!["a".to_owned()],
+    };
+    Acceptance { key: None, entry: Entry { at: at(0), trace_id: None, event }, operation }
+}
+
+/// The acceptance under a key, used now and remembered for an hour.
+pub(crate) fn keyed(operation: Operation, key: &str, asked: &str, now: i64) -> Acceptance {
+    Acceptance { key: Some(used(key, asked, now)), ..acceptance(operation) }
+}
+
+pub(crate) fn used(key: &str, asked: &str, now: i64) -> IdempotencyKey {
+    IdempotencyKey { key: key.to_owned(), fingerprint: digest(asked), used_at: at(now), expires_at: at(now + 3_600) }
+}
+
+/// Accepts operations of these numbers, in this order, on one lane.
+pub(crate) async fn accept(store: &dyn Store, lane: &ConfigurationId, numbers: impl IntoIterator<Item = u128>) {
+    for number in numbers {
+        let accepted = store.accept(acceptance(operation(number, lane))).await.unwrap();
+        assert!(matches!(accepted, Accepted::New), "{accepted:?}");
+    }
+}
+
+/// A claim of a whole lane for ten seconds.
+pub(crate) fn claim(lane: &ConfigurationId, owner: &str, now: i64) -> Claim {
+    Claim {
+        configuration: lane.clone(),
+        owner: owner.to_owned(),
+        now: at(now),
+        until: at(now + 10),
+        batch_max: 100,
+        trace_id: None,
+    }
+}
+
+/// A turn that must be given.
+pub(crate) async fn turn(store: &dyn Store, claim: Claim) -> Turn {
+    let lane = claim.configuration.clone();
+    store.claim(claim).await.unwrap().unwrap_or_else(|| panic!("no turn on {lane}"))
+}
+
+pub(crate) fn ids(operations: &[Operation]) -> Vec<OperationId> {
+    operations.iter().map(|operation| operation.id).collect()
+}
+
+/// The end that a lane would give to a running operation.
+pub(crate) fn succeeded(operation: &Operation, now: i64) -> (OperationId, State) {
+    let difference = Difference { after: 1, ..Difference::default() };
+    let ending = Ending { at: at(now), difference, before: digest("before"), after: digest("after"), write: None };
+    (operation.id, operation.state.clone().succeed(ending).unwrap())
+}
+
+/// A settlement that ends these and frees the lane, with an audit record each.
+pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
+    let entry = |operation: &Operation| {
+        let event = Event::Settled {
+            operation: operation.id,
+            state: "succeeded",
+            effect: Some("changed"),
+            added: vec![],
+            removed: vec![],
+            changed: vec![],
+            failure: None,
+            request_id: None,
+        };
+        Entry { at: at(now), trace_id: None, event }
+    };
+    Settlement {
+        ended: operations.iter().map(|operation| succeeded(operation, now)).collect(),
+        left: Some(digest("left")),
+        entries: operations.iter().map(entry).collect(),
+        keep_until: None,
+    }
+}
+
+pub(crate) async fn settle(store: &dyn Store, lease: Lease, operations: &[Operation]) {
+    assert!(store.settle(lease, settlement(operations, 5)).await.unwrap().is_none());
+}
+
+pub(crate) fn intent(operations: &[Operation]) -> Intent {
+    let carried = |it: &Operation| Carried { operation: it.id, difference: Difference::default() };
+    Intent {
+        before: digest("before"),
+        after: digest("after"),
+        client_request_id: "call-1".to_owned(),
+        carried: operations.iter().map(carried).collect(),
+    }
+}
+
+/// The whole trail, every record of it verified.
+pub(crate) async fn trail(store: &dyn Store) -> Vec<Value> {
+    let (mut records, mut verifier, mut after) = (Vec::new(), Verifier::default(), None);
+    loop {
+        let page = store.audit(after, 100).await.unwrap();
+        for text in &page.records {
+            verifier.feed(text).unwrap();
+            records.push(serde_json::from_str(text).unwrap());
+        }
+        after = page.next;
+        if after.is_none() {
+            return records;
+        }
+    }
+}
+
+/// The trail's records of one event.
+pub(crate) async fn records_of(store: &dyn Store, event: &str) -> Vec<Value> {
+    trail(store).await.into_iter().filter(|record| record["event"] == event).collect()
+}
+
+/// All operations, newest first.
+pub(crate) async fn all(store: &dyn Store) -> Vec<Operation> {
+    store.operations(&Query { limit: 10_000, ..Query::default() }).await.unwrap()
+}
+
+pub(crate) async fn state(store: &dyn Store, number: u128) -> &'static str {
+    store.operation(id(number)).await.unwrap().unwrap().state.name()
+}

@@ -1,0 +1,175 @@
+//! Claiming lanes, parking them, and which are open.
+
+use postern::{
+    domain::State,
+    store::{Claim, Parking},
+};
+
+use crate::fixture::{
+    accept, at, claim, digest, each, id, ids, intent, lane, operation, records_of, settle, settlement, state, turn,
+};
+
+fn parking(until: i64) -> Parking {
+    Parking { until: at(until), because: "Graph is throttling".to_owned() }
+}
+
+#[tokio::test]
+async fn a_claim_marks_operations_running_and_gives_them_in_the_order_of_their_acceptance() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        accept(&*store, &lane(1), [3, 1, 2]).await;
+        accept(&*store, &lane(2), [4]).await;
+        let turn = turn(&*store, claim(&lane(1), "a", 1)).await;
+        assert_eq!(ids(&turn.operations), [id(3), id(1), id(2)]);
+        assert_eq!(turn.operations[0].submission, operation(3, &lane(1)).submission);
+        assert_eq!((turn.lease.configuration(), turn.lease.until()), (&lane(1), at(11)));
+        assert_eq!((turn.intent, turn.left, turn.attempts), (None, None, 0));
+        for operation in turn.operations {
+            assert_eq!(operation.state, State::Running { started_at: at(1) });
+            assert_eq!(store.operation(operation.id).await.unwrap(), Some(operation));
+        }
+        assert_eq!(state(&*store, 4).await, "queued");
+        let started = records_of(&*store, "started").await;
+        assert_eq!(started.len(), 1);
+        assert_eq!(started[0]["operations"], serde_json::json!([id(3), id(1), id(2)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_takes_up_no_more_operations_than_it_asks_for() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        accept(&*store, &lane(1), 1..=5).await;
+        for expected in [vec![id(1), id(2)], vec![id(3), id(4)], vec![id(5)]] {
+            let turn = turn(&*store, Claim { batch_max: 2, ..claim(&lane(1), "a", 1) }).await;
+            assert_eq!(ids(&turn.operations), expected);
+            let running = [1, 2, 3, 4, 5].map(id);
+            for other in running.iter().filter(|other| !expected.contains(other)) {
+                assert_ne!(store.operation(*other).await.unwrap().unwrap().state.name(), "running");
+            }
+            settle(&*store, turn.lease, &turn.operations).await;
+        }
+        assert!(store.claim(claim(&lane(1), "a", 1)).await.unwrap().is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lane_that_is_leased_is_given_to_nobody_else_and_not_to_its_owner_twice() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        accept(&*store, &lane(1), [1]).await;
+        let held = turn(&*store, claim(&lane(1), "a", 0)).await;
+        accept(&*store, &lane(1), [2]).await;
+        for owner in ["a", "b"] {
+            assert!(store.claim(claim(&lane(1), owner, 9)).await.unwrap().is_none());
+        }
+        assert_eq!(state(&*store, 2).await, "queued");
+        assert_eq!(records_of(&*store, "started").await.len(), 1);
+        drop(held);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_after_the_leases_end_gets_a_higher_fencing_number_and_the_same_operations() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        accept(&*store, &lane(1), [1]).await;
+        drop(turn(&*store, claim(&lane(1), "a", 0)).await);
+        accept(&*store, &lane(1), [2]).await;
+        let second = turn(&*store, claim(&lane(1), "b", 10)).await;
+        assert_eq!(ids(&second.operations), [id(1), id(2)]);
+        // Taken up again, it keeps its first start.
+        assert_eq!(second.operations[0].state, State::Running { started_at: at(0) });
+        assert_eq!(second.operations[1].state, State::Running { started_at: at(10) });
+        let started = records_of(&*store, "started").await;
+        let fencing: Vec<_> = started.iter().map(|record| record["lease"].as_i64().unwrap()).collect();
+        assert!(fencing[1] > fencing[0], "{fencing:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lane_without_pending_operations_cannot_be_claimed() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        assert!(store.claim(claim(&lane(1), "a", 0)).await.unwrap().is_none());
+        accept(&*store, &lane(1), [1]).await;
+        let turn = turn(&*store, claim(&lane(1), "a", 0)).await;
+        settle(&*store, turn.lease, &turn.operations).await;
+        assert!(store.claim(claim(&lane(1), "a", 1)).await.unwrap().is_none());
+        assert_eq!(records_of(&*store, "started").await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn open_lanes_are_those_with_pending_operations_and_nobody_on_them() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        assert!(store.open_lanes(at(0), 10).await.unwrap().is_empty());
+        accept(&*store, &lane(1), [1, 2]).await;
+        accept(&*store, &lane(2), [3]).await;
+        accept(&*store, &lane(3), [4]).await;
+        let mut open = store.open_lanes(at(0), 10).await.unwrap();
+        open.sort();
+        assert_eq!(open, [lane(1), lane(2), lane(3)]);
+        assert_eq!(store.open_lanes(at(0), 2).await.unwrap().len(), 2);
+        let settled = turn(&*store, claim(&lane(1), "a", 0)).await;
+        settle(&*store, settled.lease, &settled.operations).await;
+        drop(turn(&*store, claim(&lane(2), "a", 0)).await);
+        assert_eq!(store.open_lanes(at(9), 10).await.unwrap(), [lane(3)]);
+        // Its owner is gone; the lease is over.
+        let mut open = store.open_lanes(at(10), 10).await.unwrap();
+        open.sort();
+        assert_eq!(open, [lane(2), lane(3)]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_parked_lane_is_neither_open_nor_claimed_before_its_time_and_says_why() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        accept(&*store, &lane(1), [1]).await;
+        assert_eq!(store.parked(&lane(1)).await.unwrap(), None);
+        let held = turn(&*store, claim(&lane(1), "a", 0)).await;
+        store.park(held.lease, parking(60)).await.unwrap();
+        let parked = store.parked(&lane(1)).await.unwrap().unwrap();
+        assert_eq!((parked.because.as_str(), parked.until, parked.attempts), ("Graph is throttling", at(60), 1));
+        assert!(store.open_lanes(at(59), 10).await.unwrap().is_empty());
+        assert!(store.claim(claim(&lane(1), "b", 59)).await.unwrap().is_none());
+        assert_eq!(state(&*store, 1).await, "running");
+
+        assert_eq!(store.open_lanes(at(60), 10).await.unwrap(), [lane(1)]);
+        let again = turn(&*store, claim(&lane(1), "b", 60)).await;
+        assert_eq!((again.attempts, store.parked(&lane(1)).await.unwrap()), (1, None));
+        store.park(again.lease, parking(90)).await.unwrap();
+        assert_eq!(store.parked(&lane(1)).await.unwrap().unwrap().attempts, 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_settled_turn_forgets_attempts_and_the_announced_write_and_leaves_its_digest() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        accept(&*store, &lane(1), [1]).await;
+        let first = turn(&*store, claim(&lane(1), "a", 0)).await;
+        store.park(first.lease, parking(20)).await.unwrap();
+        let mut second = turn(&*store, claim(&lane(1), "a", 20)).await;
+        store.begin_write(&mut second.lease, &intent(&second.operations), at(40)).await.unwrap();
+        settle(&*store, second.lease, &second.operations).await;
+        accept(&*store, &lane(1), [2]).await;
+        let third = turn(&*store, claim(&lane(1), "a", 21)).await;
+        assert_eq!((third.attempts, third.intent, third.left), (0, None, Some(digest("left"))));
+        // A turn that does not know what it leaves keeps what was known.
+        let unknown = postern::store::Settlement { left: None, ..settlement(&third.operations, 22) };
+        store.settle(third.lease, unknown).await.unwrap();
+        accept(&*store, &lane(1), [3]).await;
+        assert_eq!(turn(&*store, claim(&lane(1), "a", 23)).await.left, Some(digest("left")));
+    })
+    .await;
+}

@@ -1,0 +1,21 @@
+//! The verbs of the store: one suite for every kind of store.
+//!
+//! Tests see a `dyn Store` and what [`fixture`] builds, nothing of its kind; what only one kind promises is in its module.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test that cannot go on ends"
+)]
+
+mod accept;
+mod fixture;
+mod lanes;
+mod leases;
+mod listing;
+mod notices;
+mod random;
+mod reopening;
+mod settling;
+mod sqlite;

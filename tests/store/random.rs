@@ -1,0 +1,257 @@
+//! Random sequences of verbs by two owners, against a model of the lanes.
+
+use std::collections::BTreeMap;
+
+use postern::{
+    domain::{OperationId, State},
+    store::{Claim, Error, Lease, Parking, Query, Settlement, Store, Turn},
+};
+use proptest::prelude::*;
+
+use crate::fixture::{
+    Fixture, Kind, acceptance, all, at, claim, id, ids, intent, lane, operation, records_of, settlement, trail,
+};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Accept(u8),
+    Claim {
+        owner: u8,
+        lane: u8,
+        batch_max: usize,
+    },
+    Announce(prop::sample::Index),
+    /// Ends all operations of a turn.
+    Settle(prop::sample::Index),
+    /// Ends the first, and keeps the lane for the others if there are any.
+    SettleFirst(prop::sample::Index),
+    Park {
+        turn: prop::sample::Index,
+        pause: i64,
+    },
+    Pass(i64),
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let turn = any::<prop::sample::Index>;
+    prop_oneof![
+        4 => (0..3_u8).prop_map(Step::Accept),
+        5 => (0..2_u8, 0..3_u8, 1..4_usize).prop_map(|(owner, lane, batch_max)| Step::Claim { owner, lane, batch_max }),
+        2 => turn().prop_map(Step::Announce),
+        2 => turn().prop_map(Step::Settle),
+        2 => turn().prop_map(Step::SettleFirst),
+        2 => (turn(), 1..15_i64).prop_map(|(turn, pause)| Step::Park { turn, pause }),
+        3 => (1..12_i64).prop_map(Step::Pass),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// What a lane must be like.
+#[derive(Default)]
+struct Lane {
+    pending: Vec<OperationId>,
+    /// Grants so far, and until when the latest counts; none if it was given back.
+    granted: u32,
+    leased_until: Option<i64>,
+    parked_until: Option<i64>,
+    announced: bool,
+    attempts: u32,
+}
+
+/// What a lease is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worth {
+    Good,
+    Lost,
+}
+
+/// A turn that an owner believes to have, and which grant of its lane it is.
+struct Believed {
+    turn: Turn,
+    lane: u8,
+    grant: u32,
+}
+
+struct World {
+    fixture: Fixture,
+    store: std::sync::Arc<dyn Store>,
+    lanes: BTreeMap<u8, Lane>,
+    believed: Vec<Believed>,
+    accepted: u128,
+    now: i64,
+}
+
+impl World {
+    async fn new() -> Self {
+        let fixture = Fixture::new(Kind::Sqlite);
+        let store = fixture.open().await;
+        let lanes = (0..3).map(|number| (number, Lane::default())).collect();
+        Self { fixture, store, lanes, believed: Vec::new(), accepted: 0, now: 0 }
+    }
+
+    fn lane(&mut self, number: u8) -> &mut Lane {
+        self.lanes.get_mut(&number).unwrap()
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Accept(number) => {
+                self.accepted += 1;
+                self.store.accept(acceptance(operation(self.accepted, &lane(number)))).await.unwrap();
+                let accepted = id(self.accepted);
+                self.lane(number).pending.push(accepted);
+            }
+            Step::Claim { owner, lane, batch_max } => self.claim(owner, lane, batch_max).await,
+            Step::Announce(turn) => self.announce(turn).await,
+            Step::Settle(turn) => self.settle(turn, usize::MAX).await,
+            Step::SettleFirst(turn) => self.settle(turn, 1).await,
+            Step::Park { turn, pause } => self.park(turn, pause).await,
+            Step::Pass(seconds) => self.now += seconds,
+            Step::Reopen => {
+                self.store.close().await;
+                self.store = self.fixture.open().await;
+                self.lanes.values_mut().for_each(|lane| lane.leased_until = None);
+                // No lease of the run before counts any more.
+                self.lanes.values_mut().for_each(|lane| lane.granted += 1);
+            }
+        }
+    }
+
+    async fn claim(&mut self, owner: u8, number: u8, batch_max: usize) {
+        let owner = format!("owner {owner}");
+        let wanted = Claim { batch_max, ..claim(&lane(number), &owner, self.now) };
+        let turn = self.store.claim(wanted).await.unwrap();
+        let now = self.now;
+        let model = self.lane(number);
+        let leased = model.leased_until.is_some_and(|until| until > now);
+        let parked = model.parked_until.is_some_and(|until| until > now);
+        assert_eq!(turn.is_some(), !model.pending.is_empty() && !leased && !parked, "a turn on {number} at {now}");
+        let Some(turn) = turn else { return };
+        let expected: Vec<_> = model.pending.iter().copied().take(batch_max).collect();
+        assert_eq!(ids(&turn.operations), expected);
+        assert!(turn.operations.iter().all(|operation| matches!(operation.state, State::Running { .. })));
+        assert_eq!((turn.intent.is_some(), turn.attempts), (model.announced, model.attempts));
+        model.granted += 1;
+        model.leased_until = Some(now + 10);
+        model.parked_until = None;
+        let grant = model.granted;
+        self.believed.push(Believed { turn, lane: number, grant });
+    }
+
+    /// Takes a turn out of those believed in, and says what its lease is worth.
+    fn take(&mut self, at: prop::sample::Index) -> Option<(Believed, Worth)> {
+        if self.believed.is_empty() {
+            return None;
+        }
+        let believed = self.believed.remove(at.index(self.believed.len()));
+        let lane = self.lane(believed.lane);
+        let good = lane.leased_until.is_some() && lane.granted == believed.grant;
+        Some((believed, if good { Worth::Good } else { Worth::Lost }))
+    }
+
+    async fn announce(&mut self, at_turn: prop::sample::Index) {
+        let Some((mut believed, worth)) = self.take(at_turn) else { return };
+        let until = self.now + 20;
+        let announced = intent(&believed.turn.operations);
+        let outcome = self.store.begin_write(&mut believed.turn.lease, &announced, at(until)).await;
+        check(&outcome, worth);
+        if worth == Worth::Good {
+            let lane = self.lane(believed.lane);
+            lane.announced = true;
+            lane.leased_until = Some(until);
+            self.believed.push(believed);
+        }
+    }
+
+    async fn settle(&mut self, at_turn: prop::sample::Index, ends_max: usize) {
+        let Some((Believed { turn, lane, grant }, worth)) = self.take(at_turn) else { return };
+        let Turn { lease, mut operations, intent, left, attempts } = turn;
+        let done: Vec<_> = operations.drain(..operations.len().min(ends_max)).collect();
+        let kept_until = (!operations.is_empty()).then_some(self.now + 10);
+        let settlement = Settlement { keep_until: kept_until.map(at), ..settlement(&done, self.now) };
+        let outcome = self.store.settle(lease, settlement).await;
+        check(&outcome, worth);
+        if worth == Worth::Lost {
+            return;
+        }
+        let model = self.lane(lane);
+        model.pending.retain(|pending| !ids(&done).contains(pending));
+        (model.announced, model.attempts, model.leased_until) = (false, 0, kept_until);
+        let lease: Option<Lease> = outcome.unwrap();
+        assert_eq!(lease.is_some(), kept_until.is_some());
+        if let Some(lease) = lease {
+            let turn = Turn { lease, operations, intent, left, attempts };
+            self.believed.push(Believed { turn, lane, grant });
+        }
+    }
+
+    async fn park(&mut self, at_turn: prop::sample::Index, pause: i64) {
+        let Some((Believed { turn, lane, .. }, worth)) = self.take(at_turn) else { return };
+        let until = self.now + pause;
+        let outcome = self.store.park(turn.lease, Parking { until: at(until), because: "pause".to_owned() }).await;
+        check(&outcome, worth);
+        if worth == Worth::Good {
+            let lane = self.lane(lane);
+            lane.leased_until = None;
+            lane.parked_until = Some(until);
+            lane.attempts += 1;
+        }
+    }
+
+    /// Every accepted operation is in exactly one state, and the lanes are as the model has them.
+    async fn agree(&self) {
+        let everything = all(&*self.store).await;
+        assert_eq!(u128::try_from(everything.len()).unwrap(), self.accepted);
+        let mut by_state = Vec::new();
+        for name in State::NAMES {
+            let query = Query { state: Some(name.to_owned()), limit: 10_000, ..Query::default() };
+            let found = self.store.operations(&query).await.unwrap();
+            assert!(found.iter().all(|operation| operation.state.name() == name));
+            by_state.extend(ids(&found));
+        }
+        by_state.sort();
+        assert_eq!(by_state, (1..=self.accepted).map(id).collect::<Vec<_>>());
+        let pending: usize = self.lanes.values().map(|lane| lane.pending.len()).sum();
+        assert_eq!(everything.iter().filter(|operation| !operation.state.has_ended()).count(), pending);
+        let now = self.now;
+        let busy = |until: Option<i64>| until.is_some_and(|until| until > now);
+        let open = self.lanes.iter().filter(|(_, it)| !it.pending.is_empty() && !busy(it.leased_until));
+        let open: Vec<_> = open.filter(|(_, it)| !busy(it.parked_until)).map(|(number, _)| lane(*number)).collect();
+        let mut found = self.store.open_lanes(at(now), 10).await.unwrap();
+        found.sort();
+        assert_eq!(found, open);
+    }
+}
+
+#[track_caller]
+fn check<T: std::fmt::Debug>(outcome: &Result<T, Error>, worth: Worth) {
+    let expected = match worth {
+        Worth::Good => outcome.is_ok(),
+        Worth::Lost => matches!(outcome, Err(Error::LeaseLost(_))),
+    };
+    assert!(expected, "a lease that is {worth:?}: {outcome:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_two_owners_do_no_operation_is_lost_and_no_lane_has_two_leases(
+        steps in prop::collection::vec(step(), 10..60)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new().await;
+            for step in steps {
+                world.step(step).await;
+                world.agree().await;
+            }
+            trail(&*world.store).await;
+            let settled = records_of(&*world.store, "settled").await.len();
+            let ended = all(&*world.store).await.iter().filter(|operation| operation.state.has_ended()).count();
+            assert_eq!(settled, ended, "every end is recorded once");
+            world.store.close().await;
+        });
+    }
+}

@@ -1,0 +1,143 @@
+//! What the SQLite store promises beyond the verbs: one process, few commits, clear refusals.
+
+use std::{fs, path::Path};
+
+use futures_util::future::join_all;
+use postern::store::{Accepted, Error, Sqlite, Store, sqlite::Run};
+use sqlx::{Connection, SqliteConnection};
+
+use crate::fixture::{Fixture, Kind, accept, acceptance, at, lane, operation, trail};
+
+fn fixture() -> Fixture {
+    Fixture::new(Kind::Sqlite)
+}
+
+/// The counter in the header of the WAL index, which grows by one with every commit that writes
+/// (<https://sqlite.org/walformat.html#the_wal_index_header>, `iChange`).
+fn commits(path: &Path) -> u32 {
+    let index = fs::read(format!("{}-shm", path.display())).unwrap();
+    u32::from_ne_bytes(index[8..12].try_into().unwrap())
+}
+
+/// Why a file cannot be opened.
+async fn refusal(path: &Path) -> String {
+    let run = Run { chain: "c".to_owned(), now: at(0) };
+    match Sqlite::open(path, run).await {
+        Err(Error::Unusable(why)) => why,
+        other => panic!("{} should be unusable, but: {other:?}", path.display()),
+    }
+}
+
+#[tokio::test]
+async fn concurrent_acceptances_share_commits() {
+    let fixture = fixture();
+    let store = fixture.open().await;
+    let before = commits(&fixture.path());
+    accept(&*store, &lane(1), 1001..=1010).await;
+    // The way of counting counts: who comes alone has a commit alone.
+    assert_eq!(commits(&fixture.path()) - before, 10);
+    let before = commits(&fixture.path());
+    let burst = join_all((1..=500).map(|number| store.accept(acceptance(operation(number, &lane(1)))))).await;
+    assert!(burst.iter().all(|it| matches!(it, Ok(Accepted::New))));
+    let shared = commits(&fixture.path()) - before;
+    assert!((2..=10).contains(&shared), "500 acceptances took {shared} commits");
+}
+
+#[tokio::test]
+async fn a_file_in_use_is_refused_and_is_free_after_close() {
+    let fixture = fixture();
+    let store = fixture.open().await;
+    accept(&*store, &lane(1), [1]).await;
+    let why = refusal(&fixture.path()).await;
+    assert!(why.contains("postern.db") && why.contains("another gateway uses it"), "{why}");
+    // The refused one changed nothing.
+    assert_eq!(trail(&*store).await.len(), 2);
+    store.close().await;
+    assert_eq!(trail(&*fixture.open().await).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_every_verb_that_writes() {
+    let fixture = fixture();
+    let store = fixture.open().await;
+    store.close().await;
+    let refused = store.accept(acceptance(operation(1, &lane(1)))).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    assert!(matches!(store.probe(at(0)).await, Err(Error::Unavailable(_))));
+    assert!(store.operation(operation(1, &lane(1)).id).await.is_err());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_was_begun_before_close_is_finished() {
+    let fixture = fixture();
+    let store = fixture.open().await;
+    let burst = join_all((1..=50).map(|number| store.accept(acceptance(operation(number, &lane(1))))));
+    let (accepted, ()) = tokio::join!(burst, store.close());
+    let durable = accepted.iter().filter(|it| matches!(it, Ok(Accepted::New))).count();
+    let store = fixture.open().await;
+    assert_eq!(crate::fixture::all(&*store).await.len(), durable);
+    assert_eq!(durable, 50);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused_by_its_name_and_left_as_it_is() {
+    let fixture = fixture();
+    let garbage = "this is not a database, but somebody's notes\n".repeat(100);
+    fs::write(fixture.path(), &garbage).unwrap();
+    let why = refusal(&fixture.path()).await;
+    assert!(why.contains("postern.db") && why.contains("not a database"), "{why}");
+    assert_eq!(fs::read_to_string(fixture.path()).unwrap(), garbage);
+    let audit = Sqlite::read_audit(&fixture.path(), None, 10).await;
+    assert!(matches!(&audit, Err(error) if error.to_string().contains("not a database")), "{audit:?}");
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_written_is_refused_by_its_name() {
+    let fixture = fixture();
+    let file = fixture.path();
+    fs::write(&file, "").unwrap();
+    let why = refusal(&file.join("below/postern.db")).await;
+    assert!(why.contains("below/postern.db") && why.contains("cannot make its folder"), "{why}");
+    // Nobody makes files there, the superuser neither.
+    let why = refusal(Path::new("/proc/postern.db")).await;
+    assert!(why.contains("/proc/postern.db") && why.contains("cannot make its lock file"), "{why}");
+    let folder = file.with_file_name("folder.db");
+    fs::create_dir(&folder).unwrap();
+    let why = refusal(&folder).await;
+    assert!(why.contains("folder.db") && why.contains("unable to open"), "{why}");
+}
+
+#[tokio::test]
+async fn a_missing_folder_is_made() {
+    let fixture = fixture();
+    let path = fixture.path().with_file_name("var").join("lib").join("postern.db");
+    let store = Sqlite::open(&path, Run { chain: "c".to_owned(), now: at(0) }).await.unwrap();
+    store.close().await;
+    assert!(path.exists());
+}
+
+#[tokio::test]
+async fn an_audit_trail_whose_end_is_unreadable_is_not_continued() {
+    let fixture = fixture();
+    let store = fixture.open().await;
+    store.close().await;
+    let url = format!("sqlite:{}", fixture.path().display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("UPDATE audit SET text = 'nothing'").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let why = refusal(&fixture.path()).await;
+    assert!(why.contains("postern audit verify"), "{why}");
+}
+
+#[tokio::test]
+async fn a_trail_can_be_read_while_a_gateway_writes_it() {
+    let fixture = fixture();
+    let store = fixture.open().await;
+    accept(&*store, &lane(1), [1]).await;
+    let page = Sqlite::read_audit(&fixture.path(), None, 10).await.unwrap();
+    assert_eq!(page.records, store.audit(None, 10).await.unwrap().records);
+    accept(&*store, &lane(1), [2]).await;
+    let missing = Sqlite::read_audit(&fixture.path().with_file_name("other.db"), None, 10).await;
+    assert!(matches!(missing, Err(Error::Unusable(why)) if why.contains("there is no store at")));
+}
