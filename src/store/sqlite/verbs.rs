@@ -336,14 +336,14 @@ async fn settle(
         return Ok(outcome);
     }
     for ended in settlement.ended.chunks(ROWS_MAX) {
-        end(connection, ended).await?;
+        end(connection, holder, ended).await?;
     }
     ledger.add_all(&settlement.entries);
     Ok(outcome)
 }
 
-/// Writes the end of operations; each of them must be running, or the whole transaction is undone.
-async fn end(connection: &mut SqliteConnection, ended: &[(OperationId, State)]) -> Result<(), Error> {
+/// Writes the end of operations; each must be running on the holder's lane, or the whole transaction is undone.
+async fn end(connection: &mut SqliteConnection, holder: &Holder, ended: &[(OperationId, State)]) -> Result<(), Error> {
     let mut json = Vec::with_capacity(ended.len());
     for (_, state) in ended {
         json.push(rows::to_json("fate", state)?);
@@ -354,13 +354,18 @@ async fn end(connection: &mut SqliteConnection, ended: &[(OperationId, State)]) 
     });
     sql.push(
         ") UPDATE operations SET state = ended.state, fate = ended.fate FROM ended
-         WHERE operations.id = ended.id AND operations.state = 'running'",
+         WHERE operations.id = ended.id AND operations.state = 'running' AND operations.configuration = ",
     );
+    sql.push_bind(holder.configuration.as_str());
     let changed = sql.build().execute(connection).await.map_err(unavailable)?.rows_affected();
     if usize::try_from(changed).ok() == Some(ended.len()) {
         Ok(())
     } else {
-        Err(Error::Unreadable(format!("of {} operations to settle only {changed} were running", ended.len())))
+        Err(Error::Unreadable(format!(
+            "of {} operations to settle only {changed} were running on the lane of {}",
+            ended.len(),
+            holder.configuration
+        )))
     }
 }
 
