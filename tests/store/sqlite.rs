@@ -81,6 +81,19 @@ async fn what_was_begun_before_close_is_finished() {
 }
 
 #[tokio::test]
+async fn a_closed_store_is_one_file() {
+    let fixture = fixture();
+    let store = fixture.open().await;
+    accept(&*store, &lane(1), 1..=10).await;
+    assert_eq!(trail(&*store).await.len(), 11);
+    store.close().await;
+    let copy = fixture.path().with_file_name("copy.db");
+    fs::copy(fixture.path(), &copy).unwrap();
+    assert_eq!(Sqlite::read_audit(&copy, None, 100).await.unwrap().records.len(), 11);
+    assert!(!fs::exists(format!("{}-wal", fixture.path().display())).unwrap());
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_refused_by_its_name_and_left_as_it_is() {
     let fixture = fixture();
     let garbage = "this is not a database, but somebody's notes\n".repeat(100);

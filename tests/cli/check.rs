@@ -1,0 +1,68 @@
+//! `postern check`.
+
+use crate::{Program, faulty, postern, run, shipped};
+
+#[test]
+fn the_shipped_sandbox_settings_have_no_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = run(folder.path(), &["check", "--config", &shipped("config/sandbox.toml")]);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    assert!(ended.out.starts_with("no faults: 1 issuers, 3 callers"), "{}", ended.out);
+    let mut by_environment = postern(folder.path(), &["check"]);
+    by_environment.env("POSTERN_CONFIG", shipped("config/sandbox.toml"));
+    assert_eq!(Program::start(by_environment).ended().code, Some(0));
+}
+
+#[test]
+fn the_shipped_gateway_settings_lack_nothing_but_their_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = run(folder.path(), &["check", "--config", &shipped("config/gateway.toml")]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
+    let lines: Vec<_> = ended.err.lines().collect();
+    assert_eq!(lines.len(), 3, "{}", ended.err);
+    assert!(ended.err.starts_with("/run/secrets/postern/client-secret: cannot read the secret"), "{}", ended.err);
+    assert!(ended.err.contains("\n  hint: graph.credential.secret_file"), "{}", ended.err);
+    assert!(ended.err.ends_with("1 fault\n"), "{}", ended.err);
+}
+
+#[test]
+fn all_faults_are_told_at_once_each_with_its_place_and_a_hint() {
+    let folder = faulty();
+    let ended = run(folder.path(), &["check", "--config", "faulty.toml"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
+    let expected = [
+        "faulty.toml:2: server.listen: \"nowhere\"",
+        "faulty.toml:3: unknown key \"server.lisen\"",
+        "faulty.toml:22: callers.issuer: no issuer is called \"sandboks\"",
+        "faulty.toml:26: catalogue.configurations.\"Sales ESP\".id: \"Sales\"",
+        "missing.secret: cannot read the secret",
+        "policies/kiosks.cedar:3: for policy `kiosks`, attribute `tag`",
+    ];
+    let lines: Vec<_> = ended.err.lines().collect();
+    let (told, count) = lines.split_at(expected.len() * 2);
+    assert_eq!(count, ["6 faults"], "{}", ended.err);
+    for (fault, begins) in told.chunks(2).zip(expected) {
+        let [what, hint] = fault else { panic!("{fault:?}") };
+        assert!(what.starts_with(begins), "{begins} in\n{}", ended.err);
+        assert!(hint.starts_with("  hint: "), "{begins} in\n{}", ended.err);
+    }
+}
+
+#[test]
+fn a_fault_in_the_environment_is_told_as_one_of_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = postern(folder.path(), &["check", "--config", &shipped("config/sandbox.toml")]);
+    command.env("POSTERN__SERVER__LISTEN", "nowhere").env("POSTERN__SERVER__LISEN", "127.0.0.1:1");
+    let ended = Program::start(command).ended();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("POSTERN__SERVER__LISTEN") && ended.err.contains("2 faults"), "{}", ended.err);
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("bad.toml"), "[server]\nlisten = nowhere\n").unwrap();
+    let ended = run(folder.path(), &["check", "--config", "bad.toml"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.starts_with("bad.toml:2: not TOML: "), "{}", ended.err);
+}

@@ -1,0 +1,76 @@
+//! `postern serve`.
+
+use std::{net::TcpListener, path::Path, process::Command};
+
+use crate::{Program, faulty, postern, run, shipped};
+
+/// A gateway with the sandbox's settings, on free ports, with its store in the folder.
+fn gateway(folder: &Path) -> Command {
+    let mut command = postern(folder, &["serve", "--config", &shipped("config/sandbox.toml")]);
+    command
+        .env("POSTERN__SERVER__LISTEN", "127.0.0.1:0")
+        .env("POSTERN__SERVER__ADMIN_LISTEN", "127.0.0.1:0")
+        .env("POSTERN__STORE__URL", "sqlite:postern.db");
+    command
+}
+
+#[test]
+fn with_faults_it_does_not_start_and_says_what_check_says() {
+    let folder = faulty();
+    let checked = run(folder.path(), &["check", "--config", "faulty.toml"]);
+    let served = run(folder.path(), &["serve", "--config", "faulty.toml"]);
+    assert_eq!((served.code, served.out, served.err), (Some(1), String::new(), checked.err));
+    assert!(!folder.path().join("postern.db").exists());
+}
+
+#[test]
+fn a_taken_port_is_named_and_costs_the_store_nothing() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for key in ["server.listen", "server.admin_listen"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = gateway(folder.path());
+        command.env(format!("POSTERN__{}", key.replace('.', "__").to_uppercase()), &address);
+        let ended = Program::start(command).ended();
+        assert_eq!(ended.code, Some(1));
+        let told = format!("postern: cannot listen on {address} ({key}): Address already in use");
+        assert!(ended.err.contains(&told), "{}", ended.err);
+        assert!(!folder.path().join("postern.db").exists());
+    }
+}
+
+#[test]
+fn it_logs_json_says_where_it_is_and_stops_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Program::start(gateway(folder.path()));
+    let ready: serde_json::Value = serde_json::from_str(&running.err.until("the gateway is ready")).unwrap();
+    let address = ready.get("address").and_then(|address| address.as_str()).unwrap();
+    assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{ready}");
+    running.terminate();
+    let ended = running.ended();
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), ""));
+    for line in ended.err.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    // All of it is in the one file, so a copy of that file is a copy of the store.
+    assert!(!folder.path().join("postern.db-wal").exists());
+    let verified = run(folder.path(), &["audit", "verify", "--store", "postern.db"]);
+    assert_eq!((verified.code, verified.err.as_str()), (Some(0), ""));
+    assert!(verified.out.starts_with("2 records in 1 chains, every hash fits"), "{}", verified.out);
+}
+
+#[test]
+fn a_second_gateway_on_one_store_is_refused_and_the_first_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Program::start(gateway(folder.path()));
+    first.err.until("the gateway is ready");
+    let second = Program::start(gateway(folder.path())).ended();
+    assert_eq!(second.code, Some(1));
+    assert!(second.err.contains("postern.db: another gateway uses it"), "{}", second.err);
+    // The trail can be looked at meanwhile.
+    assert_eq!(run(folder.path(), &["audit", "verify", "--store", "postern.db"]).code, Some(0));
+    first.terminate();
+    assert_eq!(first.ended().code, Some(0));
+    let third = Program::start(gateway(folder.path()));
+    third.err.until("the gateway is ready");
+}
