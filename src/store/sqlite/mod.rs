@@ -42,7 +42,7 @@ pub struct Sqlite {
     readers: SqlitePool,
     writer: Writer,
     notices: Notices,
-    /// Held, not used: the lock goes when the file is closed.
+    /// Held until the store is closed.
     lock: Mutex<Option<File>>,
 }
 
@@ -203,8 +203,15 @@ impl Store for Sqlite {
     }
 
     async fn close(&self) {
-        self.writer.stop().await;
+        // The writer's connection closes last: then SQLite moves the write-ahead log into the file, which a connection
+        // that only reads cannot do. So a stopped store is one file, and a copy of it is whole.
         self.readers.close().await;
-        drop(self.lock.lock().await.take());
+        self.writer.stop().await;
+        // Closing alone leaves the lock to any copy of the handle, as a child that is being started has for a moment.
+        if let Some(lock) = self.lock.lock().await.take()
+            && let Err(error) = lock.unlock()
+        {
+            tracing::warn!(%error, "the store's lock is given back when this process ends");
+        }
     }
 }
