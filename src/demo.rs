@@ -10,7 +10,7 @@
 use std::{
     fmt::Write as _,
     io::{self, IsTerminal, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -41,6 +41,8 @@ const FILES: [(&str, &str); 7] = [
 ];
 /// The address in the shipped file.
 const SANDBOX: &str = "127.0.0.1:9400";
+/// A free port of this machine.
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
 const CONFIGURATION: &str = "Sales ESP";
@@ -257,8 +259,12 @@ fn folder(clock: Clock) -> anyhow::Result<PathBuf> {
 
 /// Starts the sandbox, then a gateway that fits it. The usual addresses are taken if they are free.
 async fn open(folder: &Path, clock: Clock) -> anyhow::Result<Staying> {
-    let listen = free(SANDBOX.parse()?);
-    let sandbox = sandbox::start(sandbox::Options { listen, seed: None, clock }).await?;
+    let start = |listen| sandbox::start(sandbox::Options { listen, seed: None, clock });
+    // Tried, not asked for first: between question and start somebody else may take the address.
+    let sandbox = match start(SANDBOX.parse()?).await {
+        Err(sandbox::Error::Listen { .. }) => start(ANY_PORT).await?,
+        started => started?,
+    };
     let config = settings(folder, sandbox.url())?;
     let telemetry = telemetry::start(&config.telemetry)?;
     let gateway = app::start(config, clock).await?;
@@ -268,7 +274,7 @@ async fn open(folder: &Path, clock: Clock) -> anyhow::Result<Staying> {
 
 /// The address, or any free port of this machine if somebody has it.
 fn free(address: SocketAddr) -> SocketAddr {
-    if TcpListener::bind(address).is_ok() { address } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) }
+    if TcpListener::bind(address).is_ok() { address } else { ANY_PORT }
 }
 
 /// The shipped settings, with this demo's addresses and folder in them. The environment counts here too.
