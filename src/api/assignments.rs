@@ -13,6 +13,7 @@ use super::{
     view::{self, ConfigurationView, DifferenceView},
 };
 use crate::{
+    clock,
     domain::State as Fate,
     gateway::{Planned, Standing, Submitted, request::ChangeRequest},
 };
@@ -24,6 +25,7 @@ pub(super) async fn submit(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let State { gateway, .. } = &***extract::state(&request)?;
+    let begun = gateway.now();
     let body = extract::body(&request, payload).await?;
     let attempt = extract::attempt(request.headers(), &body)?;
     let asked = read(&request, &body)?;
@@ -34,7 +36,9 @@ pub(super) async fn submit(
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
         Preference::Unsaid => gateway.wait_default(),
     };
-    let standing = gateway.wait(operation, wait).await?;
+    // The caller counts from when it asked.
+    let left = wait.saturating_sub(clock::until(begun, gateway.now()));
+    let standing = gateway.wait(operation, left).await?;
     let mut response = answer(&standing, gateway.now());
     let headers = response.headers_mut();
     if replayed {

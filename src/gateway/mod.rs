@@ -150,20 +150,22 @@ impl Gateway {
             // What an earlier attempt was answered holds, even if a name has since gone or a policy has changed.
             return self.remembered(known).await;
         }
-        let resolved = self.directory.resolve(&request).await?;
+        let resolved = self.in_time(self.directory.resolve(&request)).await?;
         let permit = self.permit(caller, request, resolved).await?;
         self.accept(caller, permit, key).await
     }
 
     /// What a change would do at present; nothing is written.
     pub async fn plan(&self, caller: &Caller, request: ChangeRequest) -> Result<Planned, Error> {
-        let Resolved { configuration, tags, change, names } = self.directory.resolve(&request).await?;
+        let resolved = self.in_time(self.directory.resolve(&request)).await?;
+        let Resolved { configuration, tags, change, names } = resolved;
         let resource = Resource { configuration: &configuration, tags: &tags };
         if let Err(denial) = self.policies.decide(caller, Action::Plan, resource) {
             let about = About { configuration: &configuration, change: &change, ticket: request.ticket };
             return Err(self.denied(caller, about, &denial).await);
         }
-        let present = self.upstream.read_assignments(&configuration.id).await?.direct;
+        let read = async { Ok(self.upstream.read_assignments(&configuration.id).await?) };
+        let present = self.in_time(read).await?.direct;
         let mut plan = merge(&present, [&change]);
         let difference = plan.differences.pop().unwrap_or_default();
         Ok(Planned { configuration, difference, names, before: present.digest(), after: plan.desired.digest() })
@@ -196,6 +198,16 @@ impl Gateway {
     /// The present moment, for times in answers.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Asks Graph for no longer than a caller may wait: its retries add up to more than callers have patience for.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let longest = self.settings.wait_max;
+        let late = |_elapsed| {
+            let detail = format!("Graph did not answer within {} s", longest.as_secs());
+            Err(Error::GraphUnavailable { detail, pause: None })
+        };
+        tokio::time::timeout(longest, work).await.unwrap_or_else(late)
     }
 
     fn key(&self, Attempt { key, fingerprint }: Attempt) -> IdempotencyKey {
