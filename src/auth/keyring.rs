@@ -1,18 +1,21 @@
-//! The key set of one issuer: fetched when it is needed, kept, refreshed, and kept on when the issuer is down.
+//! The key set of one issuer: fetched when it is needed, cached, refreshed, and used on when the issuer is down.
 //!
-//! Guarantees: the set comes from the configured address and nowhere else, however a token asks; one fetch at a time; a
-//! token whose key is unknown causes a fetch at most once in `jwks_refresh_min`, so nobody can make the gateway hammer
-//! an issuer; the last good set stays in force for [`GRACE`] when it cannot be renewed, and no longer.
+//! Guarantees: the set comes from the configured address and nowhere else, however a token asks. It is cached for
+//! `jwks_ttl`; one fetch is under way at a time, which all who need it share and no caller ends by hanging up. A token
+//! whose key is unknown causes a fetch at most once in `jwks_refresh_min`, so nobody can make the gateway hammer an
+//! issuer, and nobody whose key is known waits for it. The last good set stays in force for [`GRACE`] when it cannot be
+//! renewed, and no longer.
 //!
-//! When to fetch is decided by [`State::need`], a function of the time. That is why the set is not in a cache that
-//! expires by a clock of its own; it also lets callers go on with the set at hand while one of them renews it.
-//!
-//! It deliberately judges no key (`keys` does) and no token (`jwt` does). Called by `auth` for every token.
+//! The caching is moka's; [`Past`] is what a cache cannot know. It deliberately judges no key (`keys` does) and no token
+//! (`jwt` does). Called by `auth` for every token.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use moka::future::Cache;
+use tracing::Instrument as _;
 
 use super::keys::KeySet;
 use crate::{
@@ -23,132 +26,123 @@ use crate::{
 /// How long the last good set is used beyond its time when it cannot be renewed. A day outlasts an issuer's bad night;
 /// a key withdrawn meanwhile is not trusted for longer.
 const GRACE: Duration = Duration::from_hours(24);
-/// How long a failed fetch is not repeated, so that callers of a dead issuer get their answer at once.
-const RETRY_MIN: Duration = Duration::from_secs(5);
 /// How long a fetch may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after the beginning of a fetch that failed none is begun, so that callers of a dead issuer get their answer
+/// at once. Twice [`TIMEOUT`], or one that lets us wait would be asked without a pause.
+const RETRY_MIN: Duration = Duration::from_secs(10);
 /// The largest key set that is read, in bytes. Entra's has about 20 KiB.
 const DOCUMENT_MAX: usize = 256 * 1024;
 
-/// The keys of one issuer, as far as they are known.
-#[derive(Debug)]
+/// The keys of one issuer, as far as they are known. Clones share them.
+#[derive(Clone, Debug)]
 pub(super) struct Keyring {
+    issuer: Arc<Issuer>,
     outbound: Outbound,
-    state: RwLock<State>,
-    /// Held by whoever fetches.
-    flight: tokio::sync::Mutex<()>,
+    /// The set in force.
+    current: Cache<(), Arc<KeySet>>,
+    /// Keeps nothing: it lets all who need a fetch share the one that is under way.
+    flight: Cache<(), Arc<KeySet>>,
+    past: Arc<Mutex<Past>>,
 }
 
 /// The issuer's keys cannot be had, and none that were had before may be used any longer.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Unavailable;
 
-/// What is known, and what was tried. All times are since the clock was made.
-#[derive(Clone, Debug, Default)]
-struct State {
-    /// The last good set, and when it was fetched.
+/// What was fetched and tried. All times are since the clock was made.
+#[derive(Debug, Default)]
+struct Past {
+    /// The last good set, and when it was asked for.
     good: Option<(Duration, Arc<KeySet>)>,
-    /// When a fetch failed after the last good one.
-    failed: Option<Duration>,
-    /// When a fetch was last made for the sake of an unknown key.
+    /// When the fetch was begun that is under way, or that failed after the last good one.
+    tried: Option<Duration>,
+    /// When a fetch was last begun for the sake of an unknown key.
     forced: Option<Duration>,
 }
 
-/// What a token's key needs.
-#[derive(Clone, Debug)]
-enum Need {
-    /// Nothing: look in this set.
-    Ready(Arc<KeySet>),
-    /// A newer set. If it cannot be had at once, this one will do.
-    Renewal(Arc<KeySet>),
-    /// A newer set, because the key is not in this one.
-    Key,
-    /// Any set.
-    Set,
-    /// What cannot be had now.
-    Nothing,
+impl Past {
+    fn is_resting(&self, now: Duration) -> bool {
+        is_recent(self.tried, RETRY_MIN, now)
+    }
+
+    /// The last good set, if it has the key and is younger than `age_max`.
+    fn bridge(&self, key: &str, age_max: Duration, now: Duration) -> Option<Arc<KeySet>> {
+        let (asked, set) = self.good.as_ref()?;
+        let usable = is_recent(Some(*asked), age_max, now) && set.find(key).is_some();
+        usable.then(|| Arc::clone(set))
+    }
+
+    /// Notes that a fetch begins, unless it is too soon. `pause` is between those for the sake of unknown keys.
+    fn begins(&mut self, pause: Option<Duration>, now: Duration) -> bool {
+        if self.is_resting(now) || pause.is_some_and(|pause| is_recent(self.forced, pause, now)) {
+            return false;
+        }
+        self.tried = Some(now);
+        self.forced = pause.map(|_| now).or(self.forced);
+        true
+    }
 }
 
-impl State {
-    fn need(&self, key: &str, issuer: &Issuer, now: Duration) -> Need {
-        let paused = |since: Option<Duration>, pause| since.is_some_and(|since| now.saturating_sub(since) < pause);
-        let resting = paused(self.failed, RETRY_MIN);
-        let Some((fetched, set)) = &self.good else { return if resting { Need::Nothing } else { Need::Set } };
-        let age = now.saturating_sub(*fetched);
-        if age >= issuer.jwks_ttl.saturating_add(GRACE) {
-            return if resting { Need::Nothing } else { Need::Set };
-        }
-        if age >= issuer.jwks_ttl && !resting {
-            return if set.find(key).is_some() { Need::Renewal(Arc::clone(set)) } else { Need::Set };
-        }
-        if set.find(key).is_some() {
-            return Need::Ready(Arc::clone(set));
-        }
-        match (self.failed, paused(self.forced, issuer.jwks_refresh_min)) {
-            (_, false) if !resting => Need::Key,
-            (None, _) => Need::Ready(Arc::clone(set)),
-            // The key may well be in the set that could not be fetched.
-            (Some(_), _) => Need::Nothing,
-        }
-    }
+fn is_recent(moment: Option<Duration>, span: Duration, now: Duration) -> bool {
+    moment.is_some_and(|moment| now.saturating_sub(moment) < span)
 }
 
 impl Keyring {
-    pub(super) fn new(outbound: Outbound) -> Self {
-        Self { outbound, state: RwLock::default(), flight: tokio::sync::Mutex::default() }
+    pub(super) fn new(issuer: Arc<Issuer>, outbound: Outbound) -> Self {
+        let lasting = |ttl| Cache::builder().max_capacity(1).time_to_live(ttl).build();
+        let (current, flight) = (lasting(issuer.jwks_ttl), lasting(Duration::ZERO));
+        Self { issuer, outbound, current, flight, past: Arc::default() }
     }
 
     /// The set in which to look for `key`. That it is not there then means that the issuer does not publish it.
-    pub(super) async fn set_for(&self, key: &str, issuer: &Issuer, now: Duration) -> Result<Arc<KeySet>, Unavailable> {
-        let flight = match self.need(key, issuer, now) {
-            Need::Ready(set) => return Ok(set),
-            Need::Nothing => return Err(Unavailable),
-            Need::Renewal(set) => match self.flight.try_lock() {
-                Ok(flight) => flight,
-                Err(_) => return Ok(set),
-            },
-            Need::Key | Need::Set => self.flight.lock().await,
-        };
-        // Another may have landed while this one waited for its turn.
-        let fallback = match self.need(key, issuer, now) {
-            Need::Ready(set) => return Ok(set),
-            Need::Nothing => return Err(Unavailable),
-            Need::Renewal(set) => Some(set),
-            Need::Set => None,
-            Need::Key => {
-                // Before the fetch, because a caller who hangs up ends it half way.
-                self.change(|state| state.forced = Some(now));
-                None
-            }
-        };
-        let fetched = self.fetch(issuer).await;
-        drop(flight);
-        match fetched {
-            Ok(set) => {
-                let set = Arc::new(set);
-                self.change(|state| (state.good, state.failed) = (Some((now, Arc::clone(&set))), None));
-                Ok(set)
-            }
-            Err(why) => {
-                tracing::warn!(issuer.name = %issuer.name, error = %why, "cannot fetch the issuer's keys");
-                self.change(|state| state.failed = Some(now));
-                fallback.ok_or(Unavailable)
-            }
+    pub(super) async fn set_for(&self, key: &str, now: Duration) -> Result<Arc<KeySet>, Unavailable> {
+        if let Some(set) = self.current.get(&()).await.filter(|set| set.find(key).is_some()) {
+            return Ok(set);
+        }
+        let bridge = self.past().bridge(key, self.issuer.jwks_ttl.saturating_add(GRACE), now);
+        match bridge {
+            // Another is renewing it, or tried in vain.
+            Some(set) if self.past().is_resting(now) => Ok(set),
+            bridge => self.newer(key.to_owned(), now).await.or(bridge.ok_or(Unavailable)),
         }
     }
 
-    fn need(&self, key: &str, issuer: &Issuer, now: Duration) -> Need {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).need(key, issuer, now)
+    /// The set after the fetch that is under way, or after one that is begun now if it may be.
+    async fn newer(&self, key: String, now: Duration) -> Result<Arc<KeySet>, Unavailable> {
+        let ring = self.clone();
+        // In a task of its own, because a caller who hangs up would end the fetch for all who share it.
+        let flight = async move { ring.flight.try_get_with((), ring.land(&key, now)).await };
+        match tokio::spawn(flight.in_current_span()).await {
+            Ok(Ok(set)) => Ok(set),
+            Ok(Err(_)) | Err(_) => Err(Unavailable),
+        }
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
+    async fn land(&self, key: &str, now: Duration) -> Result<Arc<KeySet>, Unavailable> {
+        let current = self.current.get(&()).await;
+        // Another may have landed while this one was on its way.
+        if let Some(set) = current.clone().filter(|set| set.find(key).is_some()) {
+            return Ok(set);
+        }
+        if !self.past().begins(current.as_ref().map(|_| self.issuer.jwks_refresh_min), now) {
+            // If the last fetch failed, the key may well be in the set that could not be had.
+            return current.filter(|_| self.past().tried.is_none()).ok_or(Unavailable);
+        }
+        let set = self.fetch().await.map(Arc::new).map_err(|why| {
+            tracing::warn!(issuer.name = %self.issuer.name, error = %why, "cannot fetch the issuer's keys");
+            Unavailable
+        })?;
+        self.current.insert((), Arc::clone(&set)).await;
+        let mut past = self.past();
+        (past.good, past.tried) = (Some((now, Arc::clone(&set))), None);
+        Ok(set)
     }
 
-    async fn fetch(&self, issuer: &Issuer) -> Result<KeySet, String> {
+    async fn fetch(&self) -> Result<KeySet, String> {
         let call = Call {
             method: Method::GET,
-            url: issuer.jwks_url.to_string(),
+            url: self.issuer.jwks_url.to_string(),
             headers: Vec::new(),
             body: None,
             timeout: TIMEOUT,
@@ -158,6 +152,16 @@ impl Keyring {
         if answer.status != StatusCode::OK {
             return Err(format!("the answer is {}", answer.status));
         }
-        KeySet::read(&answer.body, &issuer.issuer).map_err(|error| format!("the answer is no key set: {error}"))
+        KeySet::read(&answer.body, &self.issuer.issuer).map_err(|error| format!("the answer is no key set: {error}"))
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As if `jwks_ttl` had passed.
+    #[cfg(test)]
+    pub(super) async fn expire(&self) {
+        self.current.invalidate(&()).await;
     }
 }

@@ -13,7 +13,7 @@ mod keys;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -40,7 +40,7 @@ pub struct Authenticator {
 /// An issuer and its keys.
 #[derive(Debug)]
 struct Trusted {
-    issuer: Issuer,
+    issuer: Arc<Issuer>,
     keys: Keyring,
 }
 
@@ -81,8 +81,11 @@ pub enum Rejection {
 impl Authenticator {
     /// An authenticator that trusts these issuers and knows these callers. Keys are fetched when the first token comes.
     pub fn new(issuers: Vec<Issuer>, callers: Vec<CallerRule>, outbound: &Outbound, clock: Clock) -> Self {
-        let trusted = |issuer| Trusted { issuer, keys: Keyring::new(outbound.clone()) };
-        Self { issuers: issuers.into_iter().map(trusted).collect(), callers, clock }
+        let trusted = |issuer: Arc<Issuer>| {
+            let keys = Keyring::new(Arc::clone(&issuer), outbound.clone());
+            Trusted { issuer, keys }
+        };
+        Self { issuers: issuers.into_iter().map(Arc::new).map(trusted).collect(), callers, clock }
     }
 
     /// The caller that the value of an `Authorization` header proves.
@@ -105,7 +108,7 @@ impl Authenticator {
         // A token that is refused anyway shall not cause a fetch.
         token.algorithm(issuer)?;
         let key_id = token.key_id()?.to_owned();
-        let Ok(set) = keys.set_for(&key_id, issuer, elapsed).await else {
+        let Ok(set) = keys.set_for(&key_id, elapsed).await else {
             return Err(Rejection::KeysUnavailable { issuer: issuer.name.clone() });
         };
         match set.find(&key_id) {

@@ -6,7 +6,7 @@ use std::{
     net::TcpListener,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -19,6 +19,7 @@ use aws_lc_rs::{
     signature::{self, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RsaEncoding, RsaKeyPair},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::*;
@@ -98,15 +99,18 @@ struct Published {
     url: String,
     answer: Arc<Mutex<(u16, String)>>,
     asked: Arc<AtomicUsize>,
+    /// Whether it lets those wait who ask.
+    slow: Arc<AtomicBool>,
 }
 
 impl Published {
     fn new(keys: &[Value]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
-        let published = Self { url, answer: Arc::default(), asked: Arc::default() };
+        let published = Self { url, answer: Arc::default(), asked: Arc::default(), slow: Arc::default() };
         published.publish(keys);
         let (answer, asked) = (Arc::clone(&published.answer), Arc::clone(&published.asked));
+        let slow = Arc::clone(&published.slow);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -115,6 +119,9 @@ impl Published {
                     continue;
                 }
                 asked.fetch_add(1, Ordering::SeqCst);
+                while slow.load(Ordering::SeqCst) {
+                    thread::yield_now();
+                }
                 let (status, body) = answer.lock().unwrap().clone();
                 let length = body.len();
                 write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
@@ -130,6 +137,14 @@ impl Published {
 
     fn fail(&self, status: u16, body: &str) {
         *self.answer.lock().unwrap() = (status, body.to_owned());
+    }
+
+    fn stall(&self) {
+        self.slow.store(true, Ordering::SeqCst);
+    }
+
+    fn go_on(&self) {
+        self.slow.store(false, Ordering::SeqCst);
     }
 
     fn asked(&self) -> usize {
@@ -179,6 +194,14 @@ impl World {
             Clock::system(),
         );
         Self { entra, other, authenticator, elapsed: Duration::ZERO }
+    }
+
+    /// Lets an hour pass, and with it the time of the key sets.
+    async fn an_hour_later(&mut self) {
+        self.elapsed = self.elapsed.saturating_add(HOUR);
+        for trusted in &self.authenticator.issuers {
+            trusted.keys.expire().await;
+        }
     }
 
     async fn header(&self, value: Option<&str>) -> Result<Caller, Rejection> {
@@ -482,7 +505,8 @@ async fn an_issuer_that_is_down_is_bridged_by_its_last_good_keys_for_a_day() {
     let huge = "x".repeat(300 * 1024);
     for (status, body) in [(500, ""), (200, "<html>"), (200, &*huge), (302, "")] {
         world.entra.fail(status, body);
-        world.elapsed += 2 * HOUR;
+        world.elapsed += HOUR;
+        world.an_hour_later().await;
         world.token(&honest()).await.unwrap();
     }
     assert_eq!(world.entra.asked(), 5);
@@ -493,7 +517,7 @@ async fn an_issuer_that_is_down_is_bridged_by_its_last_good_keys_for_a_day() {
     assert_eq!(world.token(&honest()).await, down);
     assert_eq!(world.entra.asked(), 6);
     world.entra.publish(&[rsa_jwk(0, "a")]);
-    world.elapsed += Duration::from_secs(5);
+    world.elapsed += Duration::from_secs(10);
     world.token(&honest()).await.unwrap();
 }
 
@@ -511,4 +535,59 @@ async fn whether_an_unknown_key_is_known_by_now_is_open_while_the_issuer_is_down
     world.entra.publish(&[rsa_jwk(0, "a"), rsa_jwk(1, "b")]);
     world.elapsed += 2 * MINUTE;
     world.token(&token).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_set_is_renewed_after_its_time_and_a_withdrawn_key_ends_with_it() {
+    let mut world = World::new();
+    world.token(&honest()).await.unwrap();
+    world.entra.publish(&[rsa_jwk(1, "b")]);
+    world.an_hour_later().await;
+    assert!(matches!(world.token(&honest()).await, Err(Rejection::Invalid(_))));
+    world.token(&signed(1, &header(json!({ "kid": "b" })), &claims(json!({})))).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_has_a_known_key_waits_for_no_fetch_of_another() {
+    let mut world = World::new();
+    world.token(&honest()).await.unwrap();
+    for (asked, kid) in [(2, "b"), (3, "a")] {
+        world.entra.stall();
+        let (good, needy) = (honest(), signed(0, &header(json!({ "kid": kid })), &claims(json!({}))));
+        let mut waiting = Box::pin(world.token(&needy));
+        while world.entra.asked() < asked {
+            assert_eq!((&mut waiting).now_or_never(), None);
+            tokio::task::yield_now().await;
+        }
+        assert!(world.token(&good).now_or_never().unwrap().is_ok());
+        assert_eq!((&mut waiting).now_or_never(), None);
+        world.entra.go_on();
+        assert_eq!(waiting.await.is_ok(), kid == "a");
+        // The next round is about a set whose time is over.
+        world.an_hour_later().await;
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_hangs_up_ends_no_fetch() {
+    let world = World::new();
+    world.token(&honest()).await.unwrap();
+    world.entra.publish(&[rsa_jwk(0, "a"), rsa_jwk(1, "b")]);
+    let rotated = signed(1, &header(json!({ "kid": "b" })), &claims(json!({})));
+    for _ in 0..3 {
+        assert_eq!(world.token(&rotated).now_or_never(), None);
+    }
+    world.token(&rotated).await.unwrap();
+    assert_eq!(world.entra.asked(), 2);
+}
+
+#[tokio::test]
+async fn all_whose_key_is_new_share_the_fetch_that_brings_it() {
+    let world = World::new();
+    world.token(&honest()).await.unwrap();
+    world.entra.publish(&[rsa_jwk(1, "b")]);
+    let rotated = signed(1, &header(json!({ "kid": "b" })), &claims(json!({})));
+    let callers = futures_util::future::join_all((0..20).map(|_| world.token(&rotated))).await;
+    assert!(callers.iter().all(Result::is_ok));
+    assert_eq!(world.entra.asked(), 2);
 }
