@@ -35,6 +35,10 @@ const TOKEN_MAX: usize = 16 * 1024;
 /// The last second that a claim may name: the end of the year 9999, as RFC 3339 has no later one.
 const MOMENT_MAX: f64 = 253_402_300_799.0;
 
+/// Claims of ID tokens (`at_hash`, `c_hash`) and of logout tokens and other events (`events`). `nonce` is not among
+/// them: some issuers put it into access tokens.
+const FOREIGN: [&str; 3] = ["at_hash", "c_hash", "events"];
+
 /// The name in `alg`, and what verifies it. What is not in this table cannot be configured, least of all `none`.
 const ALGORITHMS: [(Algorithm, &str, Signature); 9] = [
     (Algorithm::Rs256, "RS256", Signature::RS256),
@@ -114,6 +118,7 @@ impl<'a> Claimed<'a> {
         if !verified {
             return Err(invalid("the signature does not fit the token, its algorithm and its key"));
         }
+        self.check_purpose()?;
         self.check_times(issuer.leeway, now)?;
         self.check_audience(issuer)?;
         Ok(Proven {
@@ -141,6 +146,14 @@ impl<'a> Claimed<'a> {
             return Err(invalid("the token asks for extensions (crit) that are not supported"));
         }
         Ok(algorithm)
+    }
+
+    /// Most issuers call every token `JWT`, so what is no access token is told by claims that only its kind has.
+    fn check_purpose(&self) -> Result<(), Rejection> {
+        match FOREIGN.iter().find(|name| self.payload.0.contains_key(**name)) {
+            Some(name) => Err(invalid(format!("the token is no access token, since it has {name}"))),
+            None => Ok(()),
+        }
     }
 
     fn check_times(&self, leeway: Duration, now: Timestamp) -> Result<(), Rejection> {
@@ -236,9 +249,10 @@ impl Object {
 
     /// A member that is a string, which may be empty.
     fn string(&self, name: &str) -> Result<Option<&str>, Rejection> {
-        let text = |value: &'_ Value| value.as_str().is_some_and(|text| !text.contains(char::is_control));
         match self.0.get(name) {
-            Some(value) if !text(value) => Err(invalid(format!("{name} is not a string of printable characters"))),
+            Some(value) if printable(value).is_none() => {
+                Err(invalid(format!("{name} is not a string of printable characters")))
+            }
             value => Ok(value.and_then(Value::as_str)),
         }
     }
@@ -258,8 +272,8 @@ impl Object {
     /// A member that is a list of strings; absent, it is empty.
     fn texts(&self, name: &str) -> Result<Vec<&str>, Rejection> {
         let Some(value) = self.0.get(name) else { return Ok(Vec::new()) };
-        let texts = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
-        texts.ok_or_else(|| invalid(format!("{name} is not a list of strings")))
+        let texts = value.as_array().and_then(|list| list.iter().map(printable).collect::<Option<Vec<_>>>());
+        texts.ok_or_else(|| invalid(format!("{name} is not a list of strings of printable characters")))
     }
 
     /// A member that is a number of seconds since 1970, possibly with a fraction.
@@ -268,6 +282,10 @@ impl Object {
         let seconds = value.as_f64().filter(|seconds| (0.0..=MOMENT_MAX).contains(seconds));
         seconds.map(Some).ok_or_else(|| invalid(format!("{name} is not a number of seconds since 1970")))
     }
+}
+
+fn printable(value: &Value) -> Option<&str> {
+    value.as_str().filter(|text| !text.contains(char::is_control))
 }
 
 impl<'de> Deserialize<'de> for Object {

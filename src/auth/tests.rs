@@ -292,6 +292,11 @@ async fn what_is_no_compact_signed_token_is_malformed() {
         format!("{}.{signature}", unsigned("{}", "{} {}")),
         format!("{}.{signature}", unsigned("{}", twice)),
         format!("{}.{signature}", unsigned(r#"{"alg":"none","alg":"RS256"}"#, "{}")),
+        format!("{}.{signature}", unsigned("{}", r#"{"exp":1,"\u0065xp":2}"#)),
+        format!("{}.{signature}", unsigned("{}", r#"{"exp":1e400}"#)),
+        format!("{}.{signature}", unsigned("{}", &format!(r#"{{"x":{}}}"#, "[".repeat(9_000)))),
+        format!("{}.{signature}", unsigned("\u{feff}{}", "{}")),
+        "a".repeat(1024 * 1024),
         format!("{}.{payload}.{signature}", URL_SAFE_NO_PAD.encode([0xff])),
         json!({ "payload": payload, "protected": head, "signature": signature }).to_string(),
     ] {
@@ -351,6 +356,13 @@ async fn a_claim_that_does_not_hold_is_refused() {
         (json!({ "azp": 0 }), "azp"),
         (json!({ "roles": "Assignments.Change" }), "roles"),
         (json!({ "roles": [1] }), "roles"),
+        (json!({ "roles": ["Assignments.Change", "a\u{0}b"] }), "roles"),
+        (json!({ "aud": ["api://postern", "a\nb"] }), "aud"),
+        (json!({ "azp": "app-1\u{0}" }), "azp"),
+        (json!({ "exp": u64::MAX }), "exp"),
+        (json!({ "iat": -1e300 }), "iat"),
+        (json!({ "at_hash": "x" }), "access token"),
+        (json!({ "events": {} }), "access token"),
         (json!({ "scp": ["read"] }), "scp"),
     ] {
         let detail = world.refused(&signed(0, &header(json!({})), &claims(members.clone()))).await;
