@@ -307,6 +307,27 @@ fn a_schema_of_another_version_is_a_fault_when_it_is_loaded() {
     assert!(Policies::load(dir.path()).unwrap_err()[0].line.is_some());
 }
 
+#[test]
+fn no_name_is_taken_for_more_than_a_name() {
+    let policies = Policies::load(&shipped()).unwrap();
+    for name in [
+        "servicenow\"",
+        "servicenow\0",
+        " servicenow",
+        "ServiceNow",
+        "s\u{435}rvicenow",
+        "Postern::Caller::\"servicenow\"",
+        "*",
+    ] {
+        let denied = change(&policies, &caller(name, &["Assignments.Change"]), "sales", adding(&[group()]));
+        assert_eq!(reason(denied), Reason::NotPermitted, "{name:?}");
+    }
+    for role in ["assignments.change", "Assignments.Change\0", "*", "", "servicenow"] {
+        let denied = change(&policies, &caller("servicenow", &[role]), "sales", adding(&[group()]));
+        assert_eq!(reason(denied), Reason::NotPermitted, "{role:?}");
+    }
+}
+
 fn any_target() -> impl Strategy<Value = Target> {
     prop_oneof![
         Just(group()),
