@@ -98,7 +98,9 @@ impl Directory {
     }
 
     pub(super) fn tags(&self, id: &ConfigurationId) -> BTreeSet<String> {
-        let catalogued = self.catalogue.configurations.values().filter(|catalogued| catalogued.id == *id);
+        // The catalogue may spell the id in another case than Graph; a `forbid` by tag must apply all the same.
+        let same = |other: &ConfigurationId| other.as_str().eq_ignore_ascii_case(id.as_str());
+        let catalogued = self.catalogue.configurations.values().filter(|catalogued| same(&catalogued.id));
         catalogued.flat_map(|catalogued| catalogued.tags.iter().cloned()).collect()
     }
 

@@ -52,6 +52,7 @@ fn read<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result<T, Error> 
 
 #[derive(Deserialize)]
 struct ConfigurationBody {
+    id: Option<String>,
     #[serde(rename = "@odata.type")]
     odata_type: Option<String>,
     #[serde(rename = "displayName")]
@@ -59,16 +60,23 @@ struct ConfigurationBody {
     priority: Option<i64>,
 }
 
+/// The configuration that was asked for by `id`, under the id as Graph spells it: it finds ids in any case, and one
+/// configuration must not have two.
 pub(super) fn configuration(id: &ConfigurationId, body: &[u8]) -> Result<Configuration, Error> {
     let body: ConfigurationBody = read("the configuration", body)?;
+    let own = body.id.map_or_else(|| Ok(id.clone()), |own| own.parse()).ok();
+    let id = own
+        .filter(|own: &ConfigurationId| own.as_str().eq_ignore_ascii_case(id.as_str()))
+        .ok_or_else(|| Error::Unreadable(format!("another configuration than {id}, which was asked for")))?;
     let suffix = id.as_str().split_once('_').map_or("", |(_, suffix)| suffix);
     let suffix = suffix.strip_prefix("Default").unwrap_or(suffix);
     let name = body.odata_type.as_deref().map(short_type);
     let kind = KINDS.iter().find(|(_, of_type, of_id)| name.map_or(*of_id == suffix, |name| name == *of_type));
+    let kind = kind.map_or(Kind::Unknown, |(kind, ..)| *kind);
     Ok(Configuration {
-        id: id.clone(),
+        id,
         name: body.display_name.unwrap_or_default(),
-        kind: kind.map_or(Kind::Unknown, |(kind, ..)| *kind),
+        kind,
         // Without its priority a configuration cannot be told from a default by it; its id still can.
         priority: body.priority.unwrap_or(-1),
     })
@@ -303,6 +311,18 @@ mod tests {
             json!({ "value": twice.map(|target| json!({ "target": target })) }),
         ] {
             assert!(matches!(present_of(&body), Err(Error::Unreadable(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_goes_by_the_id_that_graph_gives_it() {
+        let asked: ConfigurationId = "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_defaultLIMIT".parse().unwrap();
+        let found = configuration(&asked, br#"{"id":"9F1C6A4E-8a77-4b8e-9d6e-3a54b2f1c0aa_DefaultLimit"}"#).unwrap();
+        assert_eq!(found.id.as_str(), "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_DefaultLimit");
+        assert!(found.is_default() && found.kind == Kind::DeviceLimit);
+        for other in ["", "x", "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit"] {
+            let body = json!({ "id": other }).to_string();
+            assert!(matches!(configuration(&asked, body.as_bytes()), Err(Error::Unreadable(_))), "{other}");
         }
     }
 
