@@ -13,6 +13,8 @@ mod names;
 mod reading;
 pub mod request;
 mod resolve;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,0 +1,159 @@
+//! A gateway over a store in a file and a Graph that counts what it is asked.
+
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    reading::{SEARCH_ROUNDS, SEEN_AT_ONCE},
+    request::Wish,
+    *,
+};
+use crate::{
+    config::Catalogued,
+    domain::{AssignmentSet, ConfigurationId, GroupId, Kind, Role},
+    graph::{self, Group, Present, Receipt},
+    store::{Sqlite, sqlite::Run},
+};
+
+const ID: &str = "a0000000-0000-4000-8000-000000000001_Limit";
+
+/// A Graph with one configuration, or one that does not answer.
+#[derive(Debug, Default)]
+struct Tenant {
+    asked: AtomicUsize,
+    down: std::sync::atomic::AtomicBool,
+}
+
+#[async_trait]
+impl Upstream for Tenant {
+    async fn configuration(&self, _id: &ConfigurationId) -> Result<Configuration, graph::Error> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.down.load(Ordering::SeqCst) {
+            return Err(graph::Error::Unavailable("down".to_owned()));
+        }
+        Ok(Configuration { id: ID.parse().unwrap(), name: "Five".to_owned(), kind: Kind::DeviceLimit, priority: 3 })
+    }
+
+    async fn groups(&self, _ids: &[GroupId]) -> Result<Vec<Group>, graph::Error> {
+        Ok(Vec::new())
+    }
+
+    async fn read_assignments(&self, _id: &ConfigurationId) -> Result<Present, graph::Error> {
+        Err(graph::Error::Unavailable("down".to_owned()))
+    }
+
+    async fn replace_assignments(
+        &self,
+        _id: &ConfigurationId,
+        _set: &AssignmentSet,
+        _client_request_id: &str,
+    ) -> Result<Receipt, graph::Error> {
+        Err(graph::Error::Unavailable("down".to_owned()))
+    }
+}
+
+struct World {
+    tenant: Arc<Tenant>,
+    gateway: Gateway,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    /// The catalogue spells the id in capitals; names are not remembered.
+    async fn new(policies: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/config/policies/schema.cedarschema");
+        std::fs::copy(schema, dir.path().join("schema.cedarschema")).unwrap();
+        std::fs::write(dir.path().join("a.cedar"), policies).unwrap();
+        let run = Run { chain: "a".to_owned(), now: Timestamp::UNIX_EPOCH };
+        let id = ID.replace("Limit", "LIMIT").parse().unwrap();
+        let catalogued = Catalogued { id, tags: BTreeSet::from(["frozen".to_owned()]) };
+        let tenant = Arc::new(Tenant::default());
+        let gateway = Gateway::new(Parts {
+            store: Arc::new(Sqlite::open(&dir.path().join("store"), run).await.unwrap()),
+            upstream: Arc::<Tenant>::clone(&tenant),
+            policies: Policies::load(dir.path()).unwrap(),
+            catalogue: config::Catalogue {
+                configurations: BTreeMap::from([("limit".to_owned(), catalogued)]),
+                ..config::Catalogue::default()
+            },
+            settings: config::Operations {
+                wait_default: Duration::ZERO,
+                wait_max: Duration::from_secs(10),
+                idempotency_ttl: Duration::from_hours(1),
+                targets_max: 10,
+            },
+            names_ttl: Duration::ZERO,
+            clock: Clock::system(),
+            stopping: CancellationToken::new(),
+        });
+        Self { tenant, gateway, _dir: dir }
+    }
+
+    async fn submit(&self, configuration: &str) -> Result<Submitted, Error> {
+        let group = "b0000000-0000-4000-8000-000000000001".to_owned();
+        let named = request::Named { whom: request::Whom::Group(group), filter: None };
+        let wish = Wish::Amend { add: Vec::new(), remove: vec![named] };
+        let configuration = configuration.to_owned();
+        let change = ChangeRequest { configuration, wish, ticket: None, requested_for: None, comment: None };
+        self.gateway.submit(&caller("writer"), change, None).await
+    }
+
+    async fn page(&self, of: &str, limit: usize) -> Page {
+        self.gateway.operations(&caller(of), Search { limit, ..Search::default() }).await.unwrap()
+    }
+}
+
+fn caller(name: &str) -> Caller {
+    Caller {
+        name: name.to_owned(),
+        issuer: "issuer".to_owned(),
+        subject: "subject".to_owned(),
+        token_id: None,
+        roles: vec![Role::new("role")],
+    }
+}
+
+const OPEN: &str = r#"@id("open") permit (principal == Postern::Caller::"writer", action, resource);"#;
+
+#[tokio::test]
+async fn a_configuration_has_one_lane_and_one_set_of_tags_however_its_id_is_spelt() {
+    let world = World::new(OPEN).await;
+    for spelt in [ID, &ID.to_lowercase(), &ID.to_uppercase(), "limit"] {
+        assert_eq!(world.submit(spelt).await.unwrap().operation.submission.configuration.as_str(), ID, "{spelt}");
+    }
+    let frozen = r#"@id("frozen") forbid (principal, action == Postern::Action::"remove", resource)
+        when { resource.tags.contains("frozen") };"#;
+    let world = World::new(&format!("{OPEN}\n{frozen}")).await;
+    for spelt in [ID, &ID.to_lowercase(), &ID.to_uppercase(), "limit"] {
+        assert!(matches!(world.submit(spelt).await, Err(Error::Denied(_))), "{spelt}");
+    }
+}
+
+#[tokio::test]
+async fn a_search_asks_graph_once_for_a_configuration_even_if_it_is_down() {
+    let world = World::new(OPEN).await;
+    for _ in 0..5 {
+        world.submit(ID).await.unwrap();
+    }
+    world.tenant.down.store(true, Ordering::SeqCst);
+    let before = world.tenant.asked.load(Ordering::SeqCst);
+    assert_eq!(world.page("writer", 50).await.operations.len(), 5);
+    assert_eq!(world.tenant.asked.load(Ordering::SeqCst), before + 1);
+    let page = world.page("writer", 2).await;
+    assert_eq!(page.next, page.operations.get(1).map(|operation| operation.id));
+}
+
+#[tokio::test]
+async fn a_search_ends_for_a_caller_who_may_read_nothing() {
+    let world = World::new(OPEN).await;
+    futures_util::future::join_all((0..=SEEN_AT_ONCE * SEARCH_ROUNDS).map(|_| world.submit(ID))).await;
+    let page = world.page("stranger", 1).await;
+    assert!(page.operations.is_empty() && page.next.is_some());
+    let search = Search { limit: 1, after: page.next, ..Search::default() };
+    assert!(world.gateway.operations(&caller("stranger"), search).await.unwrap().next.is_none());
+}
