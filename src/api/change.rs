@@ -18,6 +18,8 @@ const NAME_MAX: usize = 256;
 const TICKET_MAX: usize = 128;
 /// A comment.
 const COMMENT_MAX: usize = 1_000;
+/// Faults that are told at once: a body of nothing else would make an answer many times its size.
+const FAULTS_MAX: usize = 100;
 
 const FIELDS: [&str; 7] = ["configuration", "add", "remove", "replace", "ticket", "requested_for", "comment"];
 /// Fields that are planned for; refused by name, so that nobody believes they were heeded.
@@ -39,7 +41,9 @@ struct Faults(Vec<Fault>);
 
 impl Faults {
     fn note(&mut self, at: &str, detail: impl Into<String>) {
-        self.0.push(Fault { pointer: at.to_owned(), detail: detail.into() });
+        if self.0.len() < FAULTS_MAX {
+            self.0.push(Fault { pointer: at.to_owned(), detail: detail.into() });
+        }
     }
 
     fn change(&mut self, body: &Value) -> Option<ChangeRequest> {
@@ -177,7 +181,9 @@ impl Faults {
             Value::String(text) if text.chars().count() > longest => {
                 self.note(&at, format!("is longer than {longest} characters"));
             }
-            Value::String(text) if text.chars().any(|letter| letter.is_control() && letter != '\n') => {
+            Value::String(text)
+                if text.chars().any(|letter| is_unseemly(letter) && !(key == "comment" && letter == '\n')) =>
+            {
                 self.note(&at, "holds control characters");
             }
             Value::String(text) => return Some(text.clone()),
@@ -187,6 +193,12 @@ impl Faults {
         }
         None
     }
+}
+
+/// Whether a letter makes a text look like another one, or like several lines, where it is shown: control characters,
+/// line and paragraph separators, and what turns the direction of writing.
+fn is_unseemly(letter: char) -> bool {
+    letter.is_control() || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn kind_of(value: &Value) -> &'static str {
@@ -245,6 +257,25 @@ mod tests {
         assert_eq!(pointers(&json!({"configuration": "x"})), [""]);
         assert_eq!(pointers(&json!({"configuration": "x", "add": [], "replace": []})), ["/replace"]);
         assert_eq!(pointers(&json!([])), [""]);
+    }
+
+    #[test]
+    fn texts_are_one_line_that_reads_as_it_is_written() {
+        for letter in ["\n", "\r", "\0", "\u{85}", "\u{2028}", "\u{202e}", "\u{2067}"] {
+            let body = json!({"configuration": "x", "add": [{"all": "users"}], "ticket": format!("RITM1{letter}2")});
+            assert_eq!(pointers(&body), ["/ticket"], "{letter:?}");
+        }
+        let body = json!({"configuration": "x", "add": [{"group": "a\nb"}], "comment": "a\u{202e}b"});
+        assert_eq!(pointers(&body), ["/add/0/group", "/comment"]);
+        assert!(
+            read(&json!({"configuration": "a\u{e9}\u{200d}b", "add": [{"all": "users"}], "comment": "1\n2"})).is_ok()
+        );
+    }
+
+    #[test]
+    fn no_more_faults_are_told_than_somebody_reads() {
+        let empty = vec![json!({}); 50_000];
+        assert_eq!(pointers(&json!({"configuration": "x", "add": empty})).len(), FAULTS_MAX);
     }
 
     #[test]

@@ -27,6 +27,8 @@ use crate::{
 const LIMIT_DEFAULT: usize = 50;
 /// Operations on one page at most.
 const LIMIT_MAX: usize = 200;
+/// Faults of a query that are told at once.
+const FAULTS_MAX: usize = 20;
 /// When a caller that did not wait should ask again.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -105,8 +107,9 @@ pub(super) fn header(headers: &mut HeaderMap, name: &'static str, text: &str) {
 
 /// Reads the query of a listing; all its faults at once.
 fn search(query: &str) -> Result<Search, Vec<Fault>> {
-    let mut search = Search { limit: LIMIT_DEFAULT, ..Search::default() };
+    let mut search = Search::default();
     let mut faults = Vec::new();
+    let mut limited = None;
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
         let value = value.into_owned();
         let outcome = match &*key {
@@ -116,11 +119,16 @@ fn search(query: &str) -> Result<Search, Vec<Fault>> {
             "state" if Fate::NAMES.contains(&value.as_str()) => once(&mut search.state, value),
             "state" => Err(format!("is one of {}", Fate::NAMES.join(", "))),
             "after" => value.parse().map_err(|error| format!("{error}")).and_then(|id| once(&mut search.after, id)),
-            "limit" => limit(&value).map(|limit| search.limit = limit),
+            "limit" => limit(&value).and_then(|limit| once(&mut limited, limit)),
             _ => Err("is not known; known are ticket, configuration, caller, state, after, limit".to_owned()),
         };
-        faults.extend(outcome.err().map(|detail| Fault { pointer: format!("/{key}"), detail }));
+        let pointer = || format!("/{}", key.replace('~', "~0").replace('/', "~1"));
+        faults.extend(outcome.err().map(|detail| Fault { pointer: pointer(), detail }));
+        if faults.len() >= FAULTS_MAX {
+            break;
+        }
     }
+    search.limit = limited.unwrap_or(LIMIT_DEFAULT);
     if faults.is_empty() { Ok(search) } else { Err(faults) }
 }
 
@@ -154,6 +162,10 @@ mod tests {
         let faults = search("state=done&limit=0&after=x&sort=up&ticket=a&ticket=b").unwrap_err();
         let pointers: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
         assert_eq!(pointers, ["/state", "/limit", "/after", "/sort", "/ticket"]);
+        assert_eq!(search("limit=1&limit=2").unwrap_err()[0].pointer, "/limit");
+        assert_eq!(search("a/b~=1").unwrap_err()[0].pointer, "/a~1b~0");
+        assert_eq!(search(&"a&".repeat(9_000)).unwrap_err().len(), FAULTS_MAX);
+        assert_eq!(search("").unwrap().limit, LIMIT_DEFAULT);
     }
 
     #[test]
