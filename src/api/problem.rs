@@ -138,6 +138,9 @@ impl Code {
 /// How long a caller should leave the gateway alone when it is not said more exactly.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// The longest detail, in bytes: some repeat what the caller sent, and all go to the log.
+const DETAIL_MAX: usize = 2_000;
+
 /// A problem, ready to be answered.
 #[derive(Debug)]
 pub(crate) struct Problem(Box<Content>);
@@ -184,7 +187,9 @@ struct OperationView {
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
         let (errors, candidates) = (Vec::new(), Vec::new());
-        Self(Box::new(Content { code, detail: detail.into(), errors, candidates, operation: None, retry_after: None }))
+        let mut detail = detail.into();
+        detail.truncate(detail.floor_char_boundary(DETAIL_MAX));
+        Self(Box::new(Content { code, detail, errors, candidates, operation: None, retry_after: None }))
     }
 
     /// A problem with places in the body or the query.
@@ -320,10 +325,16 @@ impl From<gateway::Error> for Problem {
                 Self::new(Code::UnknownOperation, "There is no such operation, or you may not see it.")
             }
             Error::GraphUnavailable { detail, pause } => {
-                let problem = Self::new(Code::GraphUnavailable, detail);
+                tracing::warn!(error = detail, "Graph is not available");
+                let why = if pause.is_some() { "throttles the gateway" } else { "cannot be asked" };
+                let problem = Self::new(Code::GraphUnavailable, format!("Graph {why} at present. Ask again later."));
                 if let Some(pause) = pause { problem.retry_after(pause) } else { problem }
             }
-            Error::GraphNotAuthorised(detail) => Self::new(Code::GraphNotAuthorised, detail),
+            Error::GraphNotAuthorised(detail) => {
+                tracing::error!(error = detail, "Graph or its login service refuses the gateway");
+                let detail = "Graph does not let the gateway do this. Its operators find the reason in the log.";
+                Self::new(Code::GraphNotAuthorised, detail)
+            }
             Error::GraphUnusable(detail) => Self::new(Code::PresentSetUnreadable, detail),
             Error::Store(error) => {
                 tracing::error!(%error, "the store failed");
@@ -357,6 +368,25 @@ mod tests {
         let names: BTreeSet<_> = Code::ALL.iter().map(|code| code.name()).collect();
         assert_eq!(names.len(), Code::ALL.len());
         assert!(Code::ALL.iter().all(|code| code.status().as_u16() >= 400 && Code::named(code.name()) == Some(*code)));
+    }
+
+    #[test]
+    fn a_detail_is_bounded_and_ends_between_letters() {
+        let problem = Problem::new(Code::NotFound, "\u{e9}".repeat(5_000) + "x");
+        assert_eq!(problem.0.detail.len(), DETAIL_MAX);
+        assert_eq!(Problem::new(Code::NotFound, format!("x{}", "\u{e9}".repeat(5_000))).0.detail.len(), DETAIL_MAX - 1);
+    }
+
+    #[test]
+    fn what_the_login_service_says_of_the_gateway_is_for_the_log() {
+        let said = "AADSTS7000215: Invalid client secret for app 5f0c";
+        let errors = [
+            gateway::Error::GraphNotAuthorised(said.to_owned()),
+            gateway::Error::GraphUnavailable { detail: said.to_owned(), pause: None },
+        ];
+        for error in errors {
+            assert!(!Problem::from(error).to_value().to_string().contains("AADSTS"));
+        }
     }
 
     #[test]
