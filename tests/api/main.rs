@@ -1,0 +1,23 @@
+//! Postern as its callers see it: a real gateway in front of a real sandbox, spoken to over HTTP only.
+//!
+//! What stands in the store is looked at through the audit trail, which must verify at the end of every test; see
+//! [`world::World::end`]. Nothing sleeps: tests wait by `Prefer: wait`, by calls that the sandbox holds, or by asking
+//! again a bounded number of times.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that cannot go on ends")]
+
+mod answers;
+mod assignments;
+mod auth;
+mod forged;
+mod idempotency;
+mod input;
+mod load;
+mod operations;
+mod policy;
+mod probes;
+mod refusals;
+mod restart;
+mod tracing;
+mod trouble;
+mod waiting;
+mod world;

@@ -1,0 +1,396 @@
+//! A sandbox, a gateway in front of it with a store of its own, and callers.
+//!
+//! [`World::end`] is how every test ends; a world that is dropped without it fails its test. There the audit chain must
+//! verify, every accepted operation must have ended, every write that reached Graph must be on record, and Graph must
+//! have seen nothing that no correct client does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Mutex, Once},
+};
+
+use postern::{
+    app::{self, Running},
+    audit::Verifier,
+    clock::Clock,
+    config::{self, Config},
+    sandbox::{self, Options, Sandbox, Seed},
+    store::Sqlite,
+    telemetry,
+};
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::answers::{Got, got};
+
+pub(crate) const SALES_ESP: &str =
+    "a0000000-0000-4000-8000-000000000001_Windows10EnrollmentCompletionPageConfiguration";
+pub(crate) const KIOSK_ESP: &str =
+    "a0000000-0000-4000-8000-000000000002_Windows10EnrollmentCompletionPageConfiguration";
+pub(crate) const RESTRICTION: &str = "a0000000-0000-4000-8000-000000000003_SinglePlatformRestriction";
+pub(crate) const LIMIT: &str = "a0000000-0000-4000-8000-000000000004_Limit";
+pub(crate) const NOTICE: &str = "a0000000-0000-4000-8000-000000000005_EnrollmentNotificationsConfiguration";
+pub(crate) const DEFAULT_ESP: &str =
+    "a0000000-0000-4000-8000-00000000dddd_DefaultWindows10EnrollmentCompletionPageConfiguration";
+pub(crate) const FILTER: &str = "f0000000-0000-4000-8000-000000000001";
+pub(crate) const ASSIGNMENTS: &str = "/v1/assignments";
+/// How often a condition is asked for before it is taken as never coming.
+pub(crate) const TRIES: usize = 20_000;
+/// Whatever servicenow asks for is permitted, unless a policy forbids it.
+pub(crate) const EVERYTHING: (&str, &str) = (
+    "everything.cedar",
+    "@id(\"everything\")\npermit (principal == Postern::Caller::\"servicenow\", action, resource);",
+);
+
+/// What is not as shipped.
+#[derive(Default)]
+pub(crate) struct Setup {
+    pub(crate) seed: Option<Value>,
+    /// Policy files by name; an empty text leaves a shipped one out.
+    pub(crate) policies: Vec<(&'static str, &'static str)>,
+    /// Settings by their environment variables, without prefix.
+    pub(crate) settings: Vec<(&'static str, &'static str)>,
+    /// Pieces of the configuration file and what to write in their place.
+    pub(crate) edits: Vec<(&'static str, String)>,
+}
+
+pub(crate) struct World {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) client: Client,
+    pub(crate) folder: TempDir,
+    gateway: Option<Running>,
+    settings: Vec<(String, String)>,
+    tokens: Mutex<BTreeMap<String, String>>,
+    codes: Mutex<BTreeSet<String>>,
+    ended: bool,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let seed = setup.seed.map(|seed| {
+            let path = folder.path().join("seed.json");
+            std::fs::write(&path, seed.to_string()).unwrap();
+            Seed::load(path).unwrap()
+        });
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let sandbox = sandbox::start(Options { listen, seed, clock: Clock::system() }).await.unwrap();
+        write_files(&folder, sandbox.url(), &setup.policies, &setup.edits);
+        let store = format!("sqlite:{}", folder.path().join("postern.db").display());
+        let ours = [
+            ("SERVER__LISTEN", "127.0.0.1:0"),
+            ("SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+            ("TELEMETRY__LOG_FILTER", "off"),
+            ("STORE__URL", &store),
+        ];
+        let settings = ours.into_iter().chain(setup.settings);
+        let settings = settings.map(|(name, value)| (format!("POSTERN__{name}"), value.to_owned())).collect();
+        let client = Client::builder().no_proxy().build().unwrap();
+        let (tokens, codes) = Default::default();
+        let mut world = Self { sandbox, client, folder, gateway: None, settings, tokens, codes, ended: false };
+        world.start_gateway().await;
+        world
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        config::load_with(&self.folder.path().join("postern.toml"), self.settings.clone()).unwrap()
+    }
+
+    /// The store's file.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.folder.path().join("postern.db")
+    }
+
+    pub(crate) async fn start_gateway(&mut self) {
+        static TELEMETRY: Once = Once::new();
+        let config = self.config();
+        // Trace ids come from it; it sends nothing anywhere.
+        TELEMETRY.call_once(|| drop(telemetry::start(&config.telemetry).unwrap()));
+        self.gateway = Some(app::start(config, Clock::system()).await.unwrap());
+    }
+
+    /// Takes the gateway out, to stop it.
+    pub(crate) fn take_gateway(&mut self) -> Running {
+        self.gateway.take().unwrap()
+    }
+
+    pub(crate) async fn restart(&mut self) {
+        self.take_gateway().stop().await;
+        self.start_gateway().await;
+    }
+
+    pub(crate) fn gateway(&self) -> &Running {
+        self.gateway.as_ref().unwrap()
+    }
+
+    // Callers.
+
+    /// The caller's token; always the same.
+    pub(crate) async fn token(&self, caller: &str) -> String {
+        let known = self.tokens.lock().unwrap().get(caller).cloned();
+        if let Some(token) = known {
+            return token;
+        }
+        let token = self.forge(caller, json!({}), json!({})).await;
+        self.tokens.lock().unwrap().insert(caller.to_owned(), token.clone());
+        token
+    }
+
+    /// A token with some claims and header fields set otherwise; null leaves one out.
+    pub(crate) async fn forge(&self, caller: &str, claims: Value, header: Value) -> String {
+        let order = json!({"caller": caller, "claims": claims, "header": header});
+        let got = self.control("POST", "token", Some(order)).await.expect(200);
+        got.body["access_token"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn bare(&self, method: &str, path: &str) -> RequestBuilder {
+        let url = format!("{}{path}", self.gateway().url());
+        self.client.request(Method::from_bytes(method.as_bytes()).unwrap(), url)
+    }
+
+    pub(crate) async fn request(&self, caller: &str, method: &str, path: &str) -> RequestBuilder {
+        self.bare(method, path).bearer_auth(self.token(caller).await)
+    }
+
+    /// Sends, and remembers the code of a problem.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Got {
+        let answer = got(request).await;
+        if let Some(code) = answer.body["code"].as_str() {
+            self.codes.lock().unwrap().insert(code.to_owned());
+        }
+        answer
+    }
+
+    pub(crate) async fn post(&self, caller: &str, path: &str, body: &Value, headers: &[(&str, &str)]) -> Got {
+        let request = self.request(caller, "POST", path).await.json(body);
+        self.send(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+    }
+
+    pub(crate) async fn get(&self, caller: &str, path: &str) -> Got {
+        self.send(self.request(caller, "GET", path).await).await
+    }
+
+    /// Asks servicenow's way for a change and waits as long as possible.
+    pub(crate) async fn change(&self, body: &Value) -> Got {
+        self.post("servicenow", ASSIGNMENTS, body, &[("prefer", "wait=25")]).await
+    }
+
+    /// Asks for a change without waiting; the operation's id.
+    pub(crate) async fn begin(&self, body: &Value) -> String {
+        self.post("servicenow", ASSIGNMENTS, body, &[("prefer", "respond-async")]).await.expect(202).id()
+    }
+
+    pub(crate) async fn operation(&self, id: &str) -> Got {
+        self.get("servicenow", &format!("/v1/operations/{id}")).await.expect(200)
+    }
+
+    /// The operation after its end.
+    pub(crate) async fn end_of(&self, id: &str) -> Got {
+        for _ in 0..4 {
+            let request = self.request("servicenow", "GET", &format!("/v1/operations/{id}")).await;
+            let answer = self.send(request.header("prefer", "wait=20")).await.expect(200);
+            if has_ended(&answer.body) {
+                return answer;
+            }
+        }
+        panic!("operation {id} does not end");
+    }
+
+    // The sandbox.
+
+    pub(crate) async fn control(&self, method: &str, path: &str, body: Option<Value>) -> Got {
+        let url = format!("{}/_sandbox/{path}", self.sandbox.url());
+        let request = self.client.request(Method::from_bytes(method.as_bytes()).unwrap(), url);
+        got(match body {
+            Some(body) => request.json(&body),
+            None => request,
+        })
+        .await
+    }
+
+    pub(crate) async fn switch(&self, name: &str, value: impl Into<Value>) {
+        self.control("POST", "switches", Some(json!({ name: value.into() }))).await.expect(200);
+    }
+
+    pub(crate) async fn fault(&self, order: Value) {
+        self.control("POST", "faults", Some(order)).await.expect(201);
+    }
+
+    /// Holds every call whose path ends so.
+    pub(crate) async fn hold(&self, path_ends: &str) {
+        self.fault(json!({"path_ends": path_ends, "effect": {"kind": "hold"}})).await;
+    }
+
+    pub(crate) async fn clear_faults(&self) {
+        self.control("DELETE", "faults", None).await.expect(204);
+    }
+
+    /// Waits until the sandbox holds so many calls.
+    pub(crate) async fn held(&self, calls: u64) {
+        for _ in 0..TRIES {
+            if self.control("GET", "faults", None).await.body["held"] == calls {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("the sandbox never held {calls} calls");
+    }
+
+    pub(crate) async fn journal(&self) -> Vec<Value> {
+        self.control("GET", "journal", None).await.expect(200).body["calls"].as_array().unwrap().clone()
+    }
+
+    /// The gateway's assign calls.
+    pub(crate) async fn assigns(&self) -> Vec<Value> {
+        let mut calls = self.journal().await;
+        calls.retain(|call| call["path"].as_str().unwrap().ends_with("/assign") && is_ours(call));
+        calls
+    }
+
+    pub(crate) async fn jwks_fetches(&self) -> u64 {
+        self.control("GET", "state", None).await.body["jwks_fetches"].as_u64().unwrap()
+    }
+
+    /// A configuration's assignments as Graph holds them.
+    pub(crate) async fn assigned(&self, configuration: &str) -> Vec<Value> {
+        let state = self.control("GET", "state", None).await.expect(200);
+        let all = state.body["configurations"].as_array().unwrap().clone();
+        let found = all.into_iter().find(|it| it["id"] == configuration).unwrap();
+        found["assignments"].as_array().unwrap().clone()
+    }
+
+    /// The groups that are assigned directly.
+    pub(crate) async fn groups(&self, configuration: &str) -> BTreeSet<String> {
+        let assigned = self.assigned(configuration).await;
+        let direct = assigned.iter().filter(|it| it["source"] == "direct");
+        direct.filter_map(|it| it["target"]["groupId"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// An administrator's own assign, past the gateway.
+    pub(crate) async fn administrator_assigns(&self, configuration: &str, groups: &[String]) {
+        let config = self.config().graph;
+        let (root, scope) = (self.sandbox.url(), config.scope);
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", config.client_id.as_str()),
+            ("client_secret", "sandbox-client-secret"),
+            ("scope", scope.as_str()),
+        ];
+        let url = format!("{root}/{}/oauth2/v2.0/token", config.tenant_id);
+        let token = got(self.client.post(url).form(&form)).await.expect(200);
+        let entries: Vec<_> = groups.iter().map(|group| json!({"target": target(group)})).collect();
+        let url = format!("{root}/beta/deviceManagement/deviceEnrollmentConfigurations/{configuration}/assign");
+        let request = self.client.post(url).bearer_auth(token.body["access_token"].as_str().unwrap());
+        got(request.json(&json!({"enrollmentConfigurationAssignments": entries}))).await.expect(204);
+    }
+
+    // The end.
+
+    /// The audit trail, verified.
+    pub(crate) async fn audit(&self) -> Vec<Value> {
+        let page = Sqlite::read_audit(&self.store(), None, 1_000_000).await.unwrap();
+        let mut verifier = Verifier::default();
+        page.records.iter().for_each(|record| verifier.feed(record).unwrap());
+        page.records.iter().map(|record| serde_json::from_str(record).unwrap()).collect()
+    }
+
+    /// The audit records of one event.
+    pub(crate) async fn events(&self, event: &str) -> Vec<Value> {
+        let mut audit = self.audit().await;
+        audit.retain(|record| record["event"] == event);
+        audit
+    }
+
+    /// Checks what must hold after every test, and stops everything.
+    pub(crate) async fn end(mut self) {
+        let codes = self.codes.lock().unwrap().clone();
+        for code in codes {
+            let page = got(self.bare("GET", &format!("/problems/{code}"))).await.expect(200);
+            assert!(page.text.starts_with(&code), "{}", page.text);
+        }
+        self.take_gateway().stop().await;
+        check_trail(&self.audit().await, &self.journal().await);
+        self.ended = true;
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        assert!(self.ended || std::thread::panicking(), "a test must end its world");
+    }
+}
+
+fn check_trail(audit: &[Value], journal: &[Value]) {
+    let of = |event: &'static str| audit.iter().filter(move |record| record["event"] == event);
+    let ids = |event| of(event).map(|record| record["operation"].as_str().unwrap()).collect::<Vec<_>>();
+    let (mut accepted, mut settled) = (ids("accepted"), ids("settled"));
+    accepted.sort_unstable();
+    settled.sort_unstable();
+    assert_eq!(accepted, settled, "every accepted operation ends exactly once");
+    let written: BTreeSet<_> = of("written").map(|record| record["client_request_id"].as_str().unwrap()).collect();
+    for call in journal {
+        assert!(call["violation"].is_null(), "{call}");
+        let applied = call["path"].as_str().unwrap().ends_with("/assign")
+            && call["status"].as_u64().is_some_and(|status| status < 300)
+            && call["fault"] != "answer";
+        if applied && is_ours(call) {
+            let id = call["client-request-id"].as_str().unwrap();
+            assert!(written.contains(id), "a write that is not on record: {call}");
+        }
+    }
+}
+
+fn write_files(folder: &TempDir, sandbox: &str, policies: &[(&str, &str)], edits: &[(&str, String)]) {
+    let shipped = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config");
+    let own = folder.path().join("policies");
+    std::fs::create_dir(&own).unwrap();
+    for entry in std::fs::read_dir(shipped.join("policies")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
+    }
+    for (name, text) in policies {
+        std::fs::write(own.join(name), text).unwrap();
+    }
+    std::fs::copy(shipped.join("sandbox.secret"), folder.path().join("sandbox.secret")).unwrap();
+    let graph = format!("[graph]\nendpoint = \"{sandbox}\"\nauthority = \"{sandbox}\"\n");
+    let text = std::fs::read_to_string(shipped.join("sandbox.toml")).unwrap();
+    let text = text.replace("http://127.0.0.1:9400", sandbox).replace("[graph]\n", &graph);
+    let text = edits.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{from} is not in the shipped file");
+        text.replace(from, to)
+    });
+    std::fs::write(folder.path().join("postern.toml"), text).unwrap();
+}
+
+/// Whether a call in the journal is the gateway's.
+pub(crate) fn is_ours(call: &Value) -> bool {
+    call["user_agent"].as_str().is_some_and(|agent| agent.starts_with("postern/"))
+}
+
+pub(crate) fn has_ended(operation: &Value) -> bool {
+    ["succeeded", "failed", "cancelled"].contains(&operation["state"].as_str().unwrap())
+}
+
+pub(crate) fn group(number: usize) -> String {
+    format!("b0000000-0000-4000-8000-{number:012}")
+}
+
+pub(crate) fn target(group: &str) -> Value {
+    json!({"@odata.type": "#microsoft.graph.groupAssignmentTarget", "groupId": group})
+}
+
+/// A change with a ticket that adds one group.
+pub(crate) fn add(configuration: &str, group: &str) -> Value {
+    json!({"configuration": configuration, "add": [{"group": group}], "ticket": "RITM0000001"})
+}
+
+/// A change with a ticket that removes one group.
+pub(crate) fn remove(configuration: &str, group: &str) -> Value {
+    json!({"configuration": configuration, "remove": [{"group": group}], "ticket": "RITM0000002"})
+}
