@@ -2,7 +2,8 @@
 //!
 //! Guarantees: every call has a deadline, an answer is read up to a bound and no further, redirects are not followed
 //! (a token must not travel to a host that the configuration does not name), and the W3C trace context of the current
-//! span goes along.
+//! span goes along. A call that is given up is ended. Connections belong to the runtime in which [`Outbound::new`] was
+//! called, so none ends with a server's worker that happened to open it.
 //!
 //! It deliberately does not retry and does not judge a status: the callers know what a repetition would do.
 
@@ -13,7 +14,8 @@ pub use reqwest::{
     Method, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
-
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::telemetry;
@@ -25,6 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Outbound {
     client: Client,
+    runtime: Handle,
 }
 
 /// What to send.
@@ -80,18 +83,20 @@ pub enum Error {
 }
 
 impl Outbound {
-    /// A client.
+    /// A client; needs a running runtime, which must outlive all calls.
     pub fn new() -> Result<Self, Error> {
+        let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Error::Impossible(chain(&error)))?;
-        Ok(Self { client })
+        Ok(Self { client, runtime })
     }
 
-    /// Sends a call and reads its answer, in a span by OpenTelemetry's conventions for HTTP clients.
+    /// Sends a call and reads its answer, in a span by OpenTelemetry's conventions for HTTP clients. Dropping the future
+    /// ends the call.
     pub async fn send(&self, call: Call) -> Result<Answer, Error> {
         let span = tracing::info_span!(
             "call",
@@ -102,37 +107,41 @@ impl Outbound {
             http.response.status_code = tracing::field::Empty,
             otel.status_code = tracing::field::Empty,
         );
-        let outcome = self.exchange(call).instrument(span.clone()).await;
+        // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
+        // by a handler, it would die with the server's worker at a stop, and with it a write that a lane had under way.
+        let exchange = exchange(self.client.clone(), call).instrument(span.clone());
+        let exchanged = AbortOnDropHandle::new(self.runtime.spawn(exchange)).await;
+        let outcome = exchanged.unwrap_or_else(|ended| Err(Error::Unanswered(ended.to_string())));
         match &outcome {
             Ok(answer) => span.record("http.response.status_code", answer.status.as_u16()),
             Err(_no_answer) => span.record("otel.status_code", "ERROR"),
         };
         outcome
     }
+}
 
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
-    async fn exchange(&self, call: Call) -> Result<Answer, Error> {
-        let mut request = self.client.request(call.method, call.url).timeout(call.timeout);
-        for (name, value) in call.headers {
-            request = request.header(name, value);
-        }
-        if let Some(traceparent) = telemetry::traceparent() {
-            request = request.header("traceparent", traceparent);
-        }
-        if let Some((content_type, body)) = call.body {
-            request = request.header("content-type", content_type).body(body);
-        }
-        let mut response = request.send().await.map_err(|error| classify(&error))?;
-        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error))? {
-            if body.len().saturating_add(chunk.len()) > call.answer_max {
-                return Err(Error::TooLarge(call.answer_max));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Answer { status, headers, body })
+#[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
+async fn exchange(client: Client, call: Call) -> Result<Answer, Error> {
+    let mut request = client.request(call.method, call.url).timeout(call.timeout);
+    for (name, value) in call.headers {
+        request = request.header(name, value);
     }
+    if let Some(traceparent) = telemetry::traceparent() {
+        request = request.header("traceparent", traceparent);
+    }
+    if let Some((content_type, body)) = call.body {
+        request = request.header("content-type", content_type).body(body);
+    }
+    let mut response = request.send().await.map_err(|error| classify(&error))?;
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error))? {
+        if body.len().saturating_add(chunk.len()) > call.answer_max {
+            return Err(Error::TooLarge(call.answer_max));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Answer { status, headers, body })
 }
 
 fn classify(error: &reqwest::Error) -> Error {
