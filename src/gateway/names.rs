@@ -18,6 +18,7 @@ use tracing::Instrument;
 use crate::{
     domain::{Configuration, ConfigurationId, GroupId},
     graph::{self, GROUPS_MAX, Upstream},
+    telemetry,
 };
 
 /// Configurations remembered; a tenant has tens.
@@ -50,6 +51,8 @@ pub(super) struct Names {
 /// A group that somebody waits for.
 struct Question {
     id: GroupId,
+    /// The trace of whoever asks.
+    traceparent: Option<String>,
     answer: oneshot::Sender<Result<Option<KnownGroup>, graph::Error>>,
 }
 
@@ -91,7 +94,8 @@ impl Names {
         let gone = || graph::Error::Unavailable("the look-up of groups has stopped".to_owned());
         let ask = async {
             let (answer, answered) = oneshot::channel();
-            self.questions.send(Question { id, answer }).await.map_err(|_closed| gone())?;
+            let question = Question { id, traceparent: telemetry::traceparent(), answer };
+            self.questions.send(question).await.map_err(|_closed| gone())?;
             answered.await.map_err(|_closed| gone())?
         };
         self.groups.try_get_with(id, ask).await.map_err(|error| graph::Error::clone(&error))
@@ -103,10 +107,11 @@ async fn answer(upstream: Arc<dyn Upstream>, mut asked: mpsc::Receiver<Question>
     let mut questions = Vec::with_capacity(GROUPS_MAX);
     while asked.recv_many(&mut questions, GROUPS_MAX).await > 0 {
         let ids: Vec<_> = questions.iter().map(|question| question.id).collect();
-        // A trace of its own: it serves several requests at once.
+        // One look-up answers several requests, so it belongs to none of their traces and links to all.
         let span = tracing::info_span!("look up groups", otel.kind = "internal", groups = ids.len());
+        questions.iter().for_each(|question| telemetry::link(&span, question.traceparent.as_deref()));
         let found = upstream.groups(&ids).instrument(span).await;
-        for Question { id, answer } in questions.drain(..) {
+        for Question { id, answer, .. } in questions.drain(..) {
             let known = match &found {
                 Ok(groups) => {
                     Ok(groups.iter().find(|group| group.id == id).map(|group| KnownGroup::Named(group.name.clone())))

@@ -39,7 +39,8 @@ async fn all(world: &World, changes: &[Value], keys: bool) -> Vec<Got> {
 async fn calls(world: &World, what: &str) -> usize {
     let journal = world.journal().await;
     let count = |end: &str| journal.iter().filter(|call| call["path"].as_str().unwrap().ends_with(end)).count();
-    let (all, assigns, groups) = (journal.iter().filter(|call| is_ours(call)).count(), count("/assign"), count("/groups"));
+    let (all, assigns, groups) =
+        (journal.iter().filter(|call| is_ours(call)).count(), count("/assign"), count("/groups"));
     eprintln!("{what}: {all} calls to Graph, {assigns} of them assign, {groups} group look-ups");
     all
 }
