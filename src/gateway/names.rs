@@ -109,7 +109,9 @@ async fn answer(upstream: Arc<dyn Upstream>, mut asked: mpsc::Receiver<Question>
         let ids: Vec<_> = questions.iter().map(|question| question.id).collect();
         // One look-up answers several requests, so it belongs to none of their traces and links to all.
         let span = tracing::info_span!("look up groups", otel.kind = "internal", groups = ids.len());
-        questions.iter().for_each(|question| telemetry::link(&span, question.traceparent.as_deref()));
+        for question in &questions {
+            telemetry::link(&span, question.traceparent.as_deref());
+        }
         let found = upstream.groups(&ids).instrument(span).await;
         for Question { id, answer, .. } in questions.drain(..) {
             let known = match &found {
