@@ -26,7 +26,8 @@ use crate::{
 const READS_MAX: u32 = 3;
 /// Pauses between such reads.
 const REREAD: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(2) };
-/// What is left of a lease after the write's deadline, to settle in.
+/// What is left of a lease after the write's deadline, to settle in; of a short lease, its last quarter. A lease is longer
+/// than two calls may take, so one call fits before it in any case.
 const SETTLE_MARGIN: Duration = Duration::from_secs(10);
 
 /// Why a batch did not reach its end.
@@ -156,7 +157,8 @@ impl Lane {
         };
         let until = clock::after(clock.now(), settings.lease_ttl);
         store.begin_write(&mut held.lease, &intent, until).await?;
-        let deadline = clock::until(clock.now(), until).saturating_sub(SETTLE_MARGIN);
+        let margin = SETTLE_MARGIN.min(settings.lease_ttl.mul_f64(0.25));
+        let deadline = clock::until(clock.now(), until).saturating_sub(margin);
         let sent = upstream.replace_assignments(&self.configuration, &plan.desired, &client_request_id);
         match tokio::time::timeout(deadline, sent).await {
             Ok(Ok(Receipt { request_id })) => {
