@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     app,
@@ -173,8 +173,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
         Err(faults) => return tell(&faults),
     };
     let telemetry = telemetry::start(&config.telemetry)?;
+    let stop = Stop::listen()?;
     let running = app::start(config, Clock::system()).await?;
-    told_to_stop().await?;
+    stop.told().await;
     running.stop().await;
     flush(telemetry).await;
     Ok(ExitCode::SUCCESS)
@@ -186,13 +187,24 @@ async fn flush(telemetry: telemetry::Telemetry) {
     drop(tokio::task::spawn_blocking(move || telemetry.flush()).await);
 }
 
-async fn told_to_stop() -> anyhow::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that ask for a stop, heard from [`Stop::listen`] on: until then they end the process where it stands.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Waits for one, or returns at once if one came meanwhile.
+    async fn told(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// The settings, if they and what they point at (secrets, policies) have no fault.
@@ -226,19 +238,21 @@ async fn demo_once() -> anyhow::Result<ExitCode> {
 
 async fn demo_staying() -> anyhow::Result<ExitCode> {
     let staying = demo::tell(&mut io::stdout()).await?;
+    let stop = Stop::listen()?;
     staying.invite(&mut io::stdout())?;
-    told_to_stop().await?;
+    stop.told().await;
     staying.stop().await;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn run_sandbox(listen: SocketAddr, seed: Option<&Path>) -> anyhow::Result<ExitCode> {
     let seed = seed.map(Seed::load).transpose()?;
+    let stop = Stop::listen()?;
     let mut running = sandbox::start(sandbox::Options { listen, seed, clock: Clock::system() }).await?;
     print(&format!("the sandbox listens on {url}; what happened there: {url}/_sandbox/journal", url = running.url()))?;
     tokio::select! {
         stopped = running.stopped() => stopped?,
-        told = told_to_stop() => told?,
+        () = stop.told() => {}
     }
     running.stop().await;
     Ok(ExitCode::SUCCESS)
