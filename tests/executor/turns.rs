@@ -1,0 +1,159 @@
+//! What the executor promises, whatever store and Graph do.
+
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+
+use postern::{clock, domain::State, store::Claim};
+use tokio::sync::Semaphore;
+
+use crate::{
+    upstream::{Read, Tenant},
+    work::{World, group, id, lane},
+};
+
+#[track_caller]
+fn has_succeeded(state: &State) {
+    assert!(matches!(state, State::Succeeded(_)), "{state:?}");
+}
+
+#[tokio::test]
+async fn changes_that_wait_together_cost_one_write() {
+    let world = World::with(Tenant::new()).await;
+    for number in 1..=100 {
+        world.accept(number, &lane(1)).await;
+    }
+    let running = world.run();
+    for number in 1..=100 {
+        has_succeeded(&world.end_of(number).await);
+    }
+    assert_eq!((world.tenant.written(), world.tenant.set(&lane(1)).len()), (1, 100));
+    running.tell_to_stop();
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn the_sweep_finds_work_though_notices_never_cease() {
+    let world = World::with(Tenant::new()).await;
+    world.accept(1, &lane(1)).await;
+    // Another replica that will not come back: nobody gives notice when its lease ends.
+    let now = world.clock.now();
+    let gone = Claim {
+        configuration: lane(1),
+        owner: "a replica that is gone".to_owned(),
+        now,
+        until: clock::after(now, Duration::from_millis(300)),
+        batch_max: 1,
+        trace_id: None,
+    };
+    drop(world.store.claim(gone).await.unwrap().unwrap());
+    drop(world.store.notices().work().await);
+    let _running = world.run();
+    // Other lanes have news more often than the sweep has its turn.
+    let drummed = async {
+        let mut drum = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            drum.tick().await;
+            world.store.notices().work_on(lane(2));
+        }
+    };
+    tokio::select! {
+        end = world.end_of(1) => has_succeeded(&end),
+        () = drummed => {}
+    }
+}
+
+#[tokio::test]
+async fn a_short_lease_leaves_time_to_write() {
+    let mut tenant = Tenant::new();
+    tenant.gate = Semaphore::new(0);
+    let mut world = World::with(tenant).await;
+    // What settings allow that give one call two seconds.
+    world.settings.lease_ttl = Duration::from_secs(5);
+    world.accept(1, &lane(1)).await;
+    let _running = world.run();
+    world.until(async || world.tenant.under_way_max.load(Ordering::SeqCst) == 1).await;
+    // Graph takes its time, as it does.
+    world.clock.sleep(Duration::from_millis(200)).await;
+    world.tenant.gate.add_permits(1);
+    has_succeeded(&world.end_of(1).await);
+    // Writes that are given up stay counted as under way.
+    assert_eq!((world.tenant.written(), world.tenant.under_way_max.load(Ordering::SeqCst)), (1, 1));
+}
+
+#[tokio::test]
+async fn one_change_that_graph_refuses_fails_alone() {
+    let mut tenant = Tenant::new();
+    tenant.refused = BTreeSet::from([group(5)]);
+    let world = World::with(tenant).await;
+    for number in 1..=9 {
+        world.accept(number, &lane(1)).await;
+    }
+    let _running = world.run();
+    for number in 1..=9 {
+        let end = world.end_of(number).await;
+        assert_eq!(matches!(end, State::Failed { .. }), number == 5, "{number}: {end:?}");
+    }
+    assert_eq!(world.tenant.set(&lane(1)).len(), 8);
+}
+
+#[tokio::test]
+async fn a_lane_that_panics_harms_no_other_and_is_worked_on_when_its_lease_ends() {
+    let mut world = World::with(Tenant::new()).await;
+    world.settings.lease_ttl = Duration::from_secs(1);
+    world.tenant.told(&lane(1), Read::Panics);
+    world.accept(1, &lane(1)).await;
+    world.accept(2, &lane(2)).await;
+    let _running = world.run();
+    has_succeeded(&world.end_of(2).await);
+    has_succeeded(&world.end_of(1).await);
+}
+
+#[tokio::test]
+async fn while_graph_is_down_the_lane_is_parked_in_plain_sight_and_others_go_on() {
+    let world = World::with(Tenant::new()).await;
+    world.tenant.told(&lane(1), Read::Unavailable);
+    world.accept(1, &lane(1)).await;
+    world.accept(2, &lane(2)).await;
+    let _running = world.run();
+    has_succeeded(&world.end_of(2).await);
+    world.until(async || world.store.parked(&lane(1)).await.unwrap().is_some()).await;
+    let parked = world.store.parked(&lane(1)).await.unwrap().unwrap();
+    assert!(parked.because.contains("it is down") && parked.attempts == 1, "{parked:?}");
+    assert!(matches!(world.state(1).await, State::Running { .. }));
+}
+
+#[tokio::test]
+async fn no_more_lanes_run_at_once_than_are_allowed() {
+    let mut tenant = Tenant::new();
+    tenant.gate = Semaphore::new(0);
+    let mut world = World::with(tenant).await;
+    world.settings.lanes_max = 3;
+    for number in 1..=10_u8 {
+        world.accept(number.into(), &lane(number)).await;
+    }
+    let _running = world.run();
+    world.until(async || world.tenant.under_way_max.load(Ordering::SeqCst) == 3).await;
+    world.tenant.gate.add_permits(10);
+    for number in 1..=10 {
+        has_succeeded(&world.end_of(number).await);
+    }
+    assert_eq!(world.tenant.under_way_max.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn the_store_is_usable_while_a_write_is_under_way_and_a_stop_waits_for_it() {
+    let mut tenant = Tenant::new();
+    tenant.gate = Semaphore::new(0);
+    let world = World::with(tenant).await;
+    world.accept(1, &lane(1)).await;
+    let running = world.run();
+    world.until(async || world.tenant.under_way_max.load(Ordering::SeqCst) == 1).await;
+    // One connection writes; it is not waiting for Graph.
+    world.accept(2, &lane(1)).await;
+    world.store.probe(world.clock.now()).await.unwrap();
+    running.tell_to_stop();
+    world.tenant.gate.add_permits(1);
+    running.ended().await;
+    has_succeeded(&world.state(1).await);
+    assert_eq!((world.state(2).await, world.tenant.written()), (State::Queued, 1));
+    assert_eq!(world.store.operation(id(2)).await.unwrap().unwrap().id, id(2));
+}

@@ -1,0 +1,106 @@
+//! A Graph in memory that does as it is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use postern::{
+    domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Target},
+    graph::{Error, Group, Present, Receipt, Refusal, Upstream},
+};
+use tokio::sync::Semaphore;
+
+/// What a read of one configuration does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Unavailable,
+    /// Once; afterwards it answers.
+    Panics,
+}
+
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) sets: Mutex<BTreeMap<ConfigurationId, AssignmentSet>>,
+    pub(crate) reads: Mutex<BTreeMap<ConfigurationId, Read>>,
+    /// Groups that no write may have in it.
+    pub(crate) refused: BTreeSet<Target>,
+    /// Writes need one each.
+    pub(crate) gate: Semaphore,
+    pub(crate) writes: AtomicUsize,
+    under_way: AtomicUsize,
+    pub(crate) under_way_max: AtomicUsize,
+}
+
+impl Tenant {
+    pub(crate) fn new() -> Self {
+        Self {
+            sets: Mutex::default(),
+            reads: Mutex::default(),
+            refused: BTreeSet::new(),
+            gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            writes: AtomicUsize::new(0),
+            under_way: AtomicUsize::new(0),
+            under_way_max: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn set(&self, id: &ConfigurationId) -> AssignmentSet {
+        self.sets.lock().unwrap().get(id).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn written(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn told(&self, id: &ConfigurationId, read: Read) {
+        self.reads.lock().unwrap().insert(id.clone(), read);
+    }
+}
+
+#[async_trait]
+impl Upstream for Tenant {
+    async fn configuration(&self, _id: &ConfigurationId) -> Result<Configuration, Error> {
+        Err(Error::Unreadable("nobody asks for it here".to_owned()))
+    }
+
+    async fn groups(&self, _ids: &[GroupId]) -> Result<Vec<Group>, Error> {
+        Err(Error::Unreadable("nobody asks for them here".to_owned()))
+    }
+
+    async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
+        let told = self.reads.lock().unwrap().get(id).copied();
+        match told {
+            None => Ok(Present { direct: self.set(id), from_policy_sets: 0 }),
+            Some(Read::Unavailable) => Err(Error::Unavailable("it is down".to_owned())),
+            Some(Read::Panics) => {
+                self.reads.lock().unwrap().remove(id);
+                panic!("a fault of ours, as planned")
+            }
+        }
+    }
+
+    async fn replace_assignments(
+        &self,
+        id: &ConfigurationId,
+        set: &AssignmentSet,
+        _client_request_id: &str,
+    ) -> Result<Receipt, Error> {
+        let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+        self.under_way_max.fetch_max(now, Ordering::SeqCst);
+        // A real call is never answered at once.
+        tokio::task::yield_now().await;
+        self.gate.acquire().await.unwrap().forget();
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
+        if set.iter().any(|assignment| self.refused.contains(&assignment.target)) {
+            return Err(Error::Refused(Refusal { status: 400, ..Refusal::default() }));
+        }
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.sets.lock().unwrap().insert(id.clone(), set.clone());
+        Ok(Receipt::default())
+    }
+}

@@ -1,0 +1,143 @@
+//! A store, a Graph, and an executor between them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use postern::{
+    audit::{Actor, Aims, Entry, Event},
+    clock::Clock,
+    config,
+    domain::{Change, ConfigurationId, Operation, OperationId, State, Target, Wanted, operation::Submission},
+    executor::{Executor, Parts},
+    store::{Acceptance, Accepted, Sqlite, Store, sqlite::Run},
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::upstream::Tenant;
+
+/// Longer than anything takes here.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct World {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) clock: Clock,
+    pub(crate) settings: config::Executor,
+    _folder: TempDir,
+}
+
+pub(crate) struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    pub(crate) fn tell_to_stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(crate) async fn ended(self) {
+        tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap();
+    }
+}
+
+pub(crate) fn lane(number: u8) -> ConfigurationId {
+    format!("9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0{number:02}_Limit").parse().unwrap()
+}
+
+pub(crate) fn group(number: u128) -> Target {
+    Target::Group(Uuid::from_u128(number).to_string().parse().unwrap())
+}
+
+pub(crate) fn id(number: u128) -> OperationId {
+    OperationId::from(Uuid::from_u128(number))
+}
+
+impl World {
+    pub(crate) async fn with(tenant: Tenant) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::system();
+        let run = Run { chain: "run".to_owned(), now: clock.now() };
+        let store = Sqlite::open(&folder.path().join("postern.db"), run).await.unwrap();
+        let settings = config::Executor {
+            lanes_max: 8,
+            batch_max: 500,
+            lease_ttl: Duration::from_mins(1),
+            sweep_interval: Duration::from_millis(100),
+        };
+        Self { store: Arc::new(store), tenant: Arc::new(tenant), clock, settings, _folder: folder }
+    }
+
+    /// Starts the executor.
+    pub(crate) fn run(&self) -> Running {
+        let executor = Executor::new(Parts {
+            store: Arc::clone(&self.store),
+            upstream: Arc::<Tenant>::clone(&self.tenant),
+            clock: self.clock,
+            settings: self.settings.clone(),
+            owner: "a replica".to_owned(),
+        });
+        let stop = CancellationToken::new();
+        Running { task: tokio::spawn(executor.run(stop.clone())), stop }
+    }
+
+    /// Accepts the change of this number: add the group of this number.
+    pub(crate) async fn accept(&self, number: u128, lane: &ConfigurationId) {
+        let wanted = vec![Wanted { target: group(number), filter: None }];
+        let submission = Submission {
+            configuration: lane.clone(),
+            configuration_name: "Five devices".to_owned(),
+            change: Change::amend(wanted, vec![], 1).unwrap(),
+            names: BTreeMap::new(),
+            caller: "servicenow".to_owned(),
+            ticket: None,
+            requested_for: None,
+            comment: None,
+            accepted_at: self.clock.now(),
+            traceparent: None,
+        };
+        let actor = Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None };
+        let event = Event::Accepted {
+            operation: id(number),
+            actor,
+            configuration: lane.to_string(),
+            change: Aims::from(&submission.change),
+            ticket: None,
+            requested_for: None,
+            comment: None,
+            policies: vec![],
+        };
+        let entry = Entry { at: self.clock.now(), trace_id: None, event };
+        let operation = Operation { id: id(number), submission, state: State::Queued };
+        let accepted = self.store.accept(Acceptance { operation, key: None, entry }).await.unwrap();
+        assert!(matches!(accepted, Accepted::New));
+    }
+
+    pub(crate) async fn state(&self, number: u128) -> State {
+        self.store.operation(id(number)).await.unwrap().unwrap().state
+    }
+
+    /// The state in which an operation ends.
+    pub(crate) async fn end_of(&self, number: u128) -> State {
+        let mut end = self.store.notices().end_of(id(number));
+        let state = self.state(number).await;
+        if state.has_ended() {
+            return state;
+        }
+        let ended = tokio::time::timeout(PATIENCE, end.notice()).await;
+        assert!(ended.is_ok(), "operation {number} does not end: it is {:?}", self.state(number).await);
+        self.state(number).await
+    }
+
+    /// Looks again and again until something is so.
+    pub(crate) async fn until(&self, so: impl AsyncFn() -> bool) {
+        let looked = async {
+            while !so().await {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looked).await.unwrap();
+    }
+}

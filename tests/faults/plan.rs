@@ -1,0 +1,109 @@
+//! What happens in a story, decided by its seed alone.
+
+use serde_json::{Value, json};
+
+use crate::{
+    gateway::{Change, Key},
+    tenant::{Assigned, CONFIGURATIONS, group},
+};
+
+/// Numbers that look random and are the same for the same seed (`SplitMix64`).
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    fn place<'a, T>(&mut self, among: &'a [T]) -> &'a T {
+        let bound = u64::try_from(among.len()).unwrap();
+        &among[usize::try_from(self.below(bound)).unwrap()]
+    }
+}
+
+/// What the tenant does to `assign`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    None,
+    Hold,
+    CutAfter,
+    CutBefore,
+    Unavailable,
+}
+
+impl Trouble {
+    /// The order to the sandbox.
+    pub(crate) fn order(self) -> Option<Value> {
+        let (effect, times) = match self {
+            Self::None => return None,
+            Self::Hold => return Some(json!({"path_ends": "/assign", "effect": {"kind": "hold"}})),
+            Self::CutAfter => (json!({"kind": "cut_after"}), 2),
+            Self::CutBefore => (json!({"kind": "cut_before"}), 2),
+            Self::Unavailable => (json!({"kind": "answer", "status": 503}), 1),
+        };
+        Some(json!({"path_ends": "/assign", "times": times, "effect": effect}))
+    }
+}
+
+/// When the gateway dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kill {
+    /// At the k-th answer; changes are under way then.
+    AfterAnswers(usize),
+    /// When all are answered and a write waits for Graph.
+    WhileHeld,
+}
+
+/// From one start of the gateway to the next.
+#[derive(Debug)]
+pub(crate) struct Cycle {
+    pub(crate) trouble: Trouble,
+    pub(crate) kill: Kill,
+    pub(crate) changes: Vec<Change>,
+}
+
+/// Groups that changes are about; others are nobody's business and must stay.
+const GROUPS: [u8; 4] = [1, 2, 3, 6];
+
+impl Cycle {
+    pub(crate) fn planned(chance: &mut Chance, number: usize, present: &Assigned) -> Self {
+        let troubles =
+            [Trouble::None, Trouble::Hold, Trouble::Hold, Trouble::CutAfter, Trouble::CutBefore, Trouble::Unavailable];
+        let trouble = *chance.place(&troubles);
+        let mut changes = vec![toggle(number, present)];
+        let count = 6 + usize::try_from(chance.below(6)).unwrap();
+        for change in 1..count {
+            let (configuration, touched) = (*chance.place(&CONFIGURATIONS), *chance.place(&GROUPS));
+            let list = *chance.place(&["add", "add", "remove"]);
+            changes.push(change_of(number, change, configuration, (list, touched)));
+        }
+        let kill = if trouble == Trouble::Hold && chance.below(2) == 0 {
+            Kill::WhileHeld
+        } else {
+            Kill::AfterAnswers(1 + usize::try_from(chance.below(u64::try_from(count).unwrap())).unwrap())
+        };
+        Self { trouble, kill, changes }
+    }
+}
+
+/// A change that no other of its cycle undoes, so that there is a write to be held.
+fn toggle(number: usize, present: &Assigned) -> Change {
+    let quiet = CONFIGURATIONS[0];
+    let there = present[quiet].contains_key(&group(5));
+    change_of(number, 0, quiet, (if there { "remove" } else { "add" }, 5))
+}
+
+fn change_of(cycle: usize, change: usize, configuration: &str, (list, touched): (&str, u8)) -> Change {
+    let ticket = format!("RITM{cycle}-{change}");
+    Change {
+        key: Key(ticket.clone()),
+        body: json!({"configuration": configuration, list: [{"group": group(touched)}], "ticket": ticket}),
+    }
+}
