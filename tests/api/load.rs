@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     answers::Got,
-    world::{ASSIGNMENTS, SALES_ESP, Setup, World, add, group, is_ours, remove},
+    trail::is_ours,
+    world::{ASSIGNMENTS, SALES_ESP, Setup, World, add, group, remove},
 };
 
 /// Calls to Graph, token included, that two hundred changes may cost.
@@ -23,13 +24,13 @@ fn seed(groups: usize, assigned: usize) -> Value {
     seed
 }
 
-async fn all(world: &World, changes: &[Value], keys: bool) -> Vec<Got> {
+/// Asks for all changes at once and waits for their ends; the n-th with the n-th key, if there are keys.
+async fn all(world: &World, changes: &[Value], keys: &[String]) -> Vec<Got> {
     world.token("servicenow").await;
     let ask = |(index, change)| async move {
-        let key = format!("key-{index}");
-        let headers = [("prefer", "wait=25"), ("idempotency-key", key.as_str())];
-        let headers = if keys { headers.as_slice() } else { &headers[..1] };
-        world.post("servicenow", ASSIGNMENTS, change, headers).await
+        let key = keys.get(index).map(|key: &String| ("idempotency-key", key.as_str()));
+        let headers: Vec<_> = [("prefer", "wait=25")].into_iter().chain(key).collect();
+        world.post("servicenow", ASSIGNMENTS, change, &headers).await
     };
     join_all(changes.iter().enumerate().map(ask)).await
 }
@@ -54,7 +55,7 @@ async fn two_hundred_concurrent_changes_are_merged_and_none_is_lost() {
     let world = World::with(Setup { seed: Some(seed(300, 0)), ..Setup::default() }).await;
     let before = world.groups(SALES_ESP).await;
     let changes: Vec<_> = (101..=300).map(|number| add("Sales ESP", &group(number))).collect();
-    let answers = all(&world, &changes, false).await;
+    let answers = all(&world, &changes, &[]).await;
     let ids: BTreeSet<_> = answers.iter().map(|answer| answer.succeeded("changed")).collect();
     assert_eq!(ids.len(), 200);
     let expected: BTreeSet<_> = (101..=300).map(group).chain(before).collect();
@@ -74,8 +75,10 @@ async fn a_hundred_adds_and_a_hundred_removes_at_once_leave_exactly_the_right_se
     let changes: Vec<_> = (101..=200)
         .flat_map(|number| [remove("Sales ESP", &group(number)), add("Sales ESP", &group(number + 100))])
         .collect();
-    let answers = all(&world, &changes, false).await;
-    answers.iter().for_each(|answer| drop(answer.succeeded("changed")));
+    let answers = all(&world, &changes, &[]).await;
+    for answer in &answers {
+        answer.succeeded("changed");
+    }
     let expected: BTreeSet<_> = (201..=300).chain(3..=5).map(group).collect();
     assert_eq!(world.groups(SALES_ESP).await, expected);
     assert!(calls(&world, "100 adds and 100 removes").await < CALLS_MAX);
@@ -86,7 +89,8 @@ async fn a_hundred_adds_and_a_hundred_removes_at_once_leave_exactly_the_right_se
 async fn the_same_two_hundred_changes_sent_twice_at_once_are_two_hundred_operations() {
     let world = World::with(Setup { seed: Some(seed(300, 0)), ..Setup::default() }).await;
     let changes: Vec<_> = (101..=300).map(|number| add("Sales ESP", &group(number))).collect();
-    let (first, second) = tokio::join!(all(&world, &changes, true), all(&world, &changes, true));
+    let keys: Vec<_> = (101..=300).map(|number| format!("key-{number}")).collect();
+    let (first, second) = tokio::join!(all(&world, &changes, &keys), all(&world, &changes, &keys));
     let replayed = |answers: &[Got]| answers.iter().filter(|it| it.header("idempotency-replayed") == "true").count();
     for (one, other) in first.iter().zip(&second) {
         assert_eq!(one.succeeded("changed"), other.succeeded("changed"));

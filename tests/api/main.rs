@@ -3,11 +3,19 @@
 //! What stands in the store is looked at through the audit trail, which must verify at the end of every test; see
 //! [`world::World::end`]. Nothing sleeps: tests wait by `Prefer: wait`, by calls that the sandbox holds, or by asking
 //! again a bounded number of times.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that cannot go on ends")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test that cannot go on ends"
+)]
 
 mod answers;
 mod assignments;
 mod auth;
+mod collector;
 mod forged;
 mod idempotency;
 mod input;
@@ -15,9 +23,11 @@ mod load;
 mod operations;
 mod policy;
 mod probes;
+mod process;
 mod refusals;
 mod restart;
 mod tracing;
+mod trail;
 mod trouble;
 mod waiting;
 mod world;

@@ -23,7 +23,10 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::answers::{Got, got};
+use crate::{
+    answers::{Got, got},
+    trail,
+};
 
 pub(crate) const SALES_ESP: &str =
     "a0000000-0000-4000-8000-000000000001_Windows10EnrollmentCompletionPageConfiguration";
@@ -59,7 +62,7 @@ pub(crate) struct Setup {
 pub(crate) struct World {
     pub(crate) sandbox: Sandbox,
     pub(crate) client: Client,
-    pub(crate) folder: TempDir,
+    folder: TempDir,
     gateway: Option<Running>,
     settings: Vec<(String, String)>,
     tokens: Mutex<BTreeMap<String, String>>,
@@ -99,7 +102,16 @@ impl World {
     }
 
     pub(crate) fn config(&self) -> Config {
-        config::load_with(&self.folder.path().join("postern.toml"), self.settings.clone()).unwrap()
+        config::load_with(&self.config_file(), self.settings.clone()).unwrap()
+    }
+
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.folder.path().join("postern.toml")
+    }
+
+    /// The settings that are not in the file, as variables of the environment.
+    pub(crate) fn environment(&self) -> &[(String, String)] {
+        &self.settings
     }
 
     /// The store's file.
@@ -249,7 +261,7 @@ impl World {
     /// The gateway's assign calls.
     pub(crate) async fn assigns(&self) -> Vec<Value> {
         let mut calls = self.journal().await;
-        calls.retain(|call| call["path"].as_str().unwrap().ends_with("/assign") && is_ours(call));
+        calls.retain(|call| call["path"].as_str().unwrap().ends_with("/assign") && trail::is_ours(call));
         calls
     }
 
@@ -315,7 +327,7 @@ impl World {
             assert!(page.text.starts_with(&code), "{}", page.text);
         }
         self.take_gateway().stop().await;
-        check_trail(&self.audit().await, &self.journal().await);
+        trail::check(&self.audit().await, &self.journal().await);
         self.ended = true;
     }
 }
@@ -323,26 +335,6 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         assert!(self.ended || std::thread::panicking(), "a test must end its world");
-    }
-}
-
-fn check_trail(audit: &[Value], journal: &[Value]) {
-    let of = |event: &'static str| audit.iter().filter(move |record| record["event"] == event);
-    let ids = |event| of(event).map(|record| record["operation"].as_str().unwrap()).collect::<Vec<_>>();
-    let (mut accepted, mut settled) = (ids("accepted"), ids("settled"));
-    accepted.sort_unstable();
-    settled.sort_unstable();
-    assert_eq!(accepted, settled, "every accepted operation ends exactly once");
-    let written: BTreeSet<_> = of("written").map(|record| record["client_request_id"].as_str().unwrap()).collect();
-    for call in journal {
-        assert!(call["violation"].is_null(), "{call}");
-        let applied = call["path"].as_str().unwrap().ends_with("/assign")
-            && call["status"].as_u64().is_some_and(|status| status < 300)
-            && call["fault"] != "answer";
-        if applied && is_ours(call) {
-            let id = call["client-request-id"].as_str().unwrap();
-            assert!(written.contains(id), "a write that is not on record: {call}");
-        }
     }
 }
 
@@ -366,11 +358,6 @@ fn write_files(folder: &TempDir, sandbox: &str, policies: &[(&str, &str)], edits
         text.replace(from, to)
     });
     std::fs::write(folder.path().join("postern.toml"), text).unwrap();
-}
-
-/// Whether a call in the journal is the gateway's.
-pub(crate) fn is_ours(call: &Value) -> bool {
-    call["user_agent"].as_str().is_some_and(|agent| agent.starts_with("postern/"))
 }
 
 pub(crate) fn has_ended(operation: &Value) -> bool {

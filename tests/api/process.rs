@@ -1,0 +1,207 @@
+//! The real program: its traces, its end by a signal, and its end without one.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::JoinHandle,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    answers::{Got, got},
+    collector::{Collector, attribute, hex, spans},
+    world::{ASSIGNMENTS, SALES_ESP, TRIES, World, add, group, has_ended},
+};
+
+/// `SPAN_KIND_SERVER` of OTLP.
+const SERVER: i32 = 2;
+
+/// A gateway in a process of its own, on the store and settings of a world.
+struct Process {
+    child: Child,
+    url: String,
+    log: JoinHandle<String>,
+}
+
+impl Process {
+    fn start(world: &World, settings: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_postern"))
+            .args(["serve", "--config"])
+            .arg(world.config_file())
+            .envs(world.environment().iter().cloned())
+            .envs([("POSTERN__TELEMETRY__LOG_FILTER", "info"), ("POSTERN__TELEMETRY__LOG_FORMAT", "json")])
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut told = String::new();
+        let address = loop {
+            let start = told.len();
+            assert!(log.read_line(&mut told).unwrap() > 0, "the program ended: {told}");
+            let event: Value = serde_json::from_str(&told[start..]).unwrap_or_default();
+            if event["message"] == "the gateway is ready" {
+                break event["address"].as_str().unwrap().to_owned();
+            }
+        };
+        let rest = move || {
+            log.read_to_string(&mut told).unwrap();
+            told
+        };
+        Self { child, url: format!("http://{address}"), log: std::thread::spawn(rest) }
+    }
+
+    /// Asks it to stop and waits until it has; how it ended, and its log.
+    fn stop(mut self) -> (ExitStatus, String) {
+        let kill = format!("kill -TERM {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        (self.child.wait().unwrap(), self.log.join().unwrap())
+    }
+
+    /// Ends it at once, as a power cut would.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        drop(self.log.join().unwrap());
+    }
+
+    async fn post(&self, world: &World, body: &Value, traceparent: &str) -> Got {
+        let request =
+            world.client.post(format!("{}{ASSIGNMENTS}", self.url)).bearer_auth(world.token("servicenow").await);
+        let request = request.header("prefer", "respond-async").header("traceparent", traceparent);
+        got(request.json(body)).await
+    }
+
+    async fn end_of(&self, world: &World, id: &str) -> Got {
+        let request = world.client.get(format!("{}/v1/operations/{id}", self.url));
+        let request = request.bearer_auth(world.token("servicenow").await).header("prefer", "wait=20");
+        let ended = got(request).await.expect(200);
+        assert!(has_ended(&ended.body), "{}", ended.text);
+        ended
+    }
+}
+
+/// A world whose own gateway has stopped, so that the store is free.
+async fn vacant() -> World {
+    let mut world = World::start().await;
+    world.take_gateway().stop().await;
+    world
+}
+
+fn traceparent(number: usize) -> String {
+    format!("00-{:032x}-{:016x}-01", 0xabc0 + number, 0xdef0 + number)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_one_span_and_a_merge_links_to_the_requests_it_serves() {
+    let mut world = vacant().await;
+    let collector = Collector::start();
+    let process = Process::start(&world, &[("POSTERN__TELEMETRY__OTLP_ENDPOINT", &collector.url)]);
+    world.hold("/assign").await;
+    let mut ids = Vec::new();
+    for number in [1, 2, 6] {
+        ids.push(process.post(&world, &add("Sales ESP", &group(number)), &traceparent(number)).await.expect(202).id());
+        world.held(1).await;
+    }
+    process.post(&world, &json!({}), &traceparent(9)).await.problem(422, "invalid-change");
+    world.clear_faults().await;
+    for id in &ids {
+        process.end_of(&world, id).await.succeeded("changed");
+    }
+    let (status, log) = process.stop();
+    assert!(status.success(), "{status}: {log}");
+    assert!(!log.contains("eyJ") && !log.contains("sandbox-client-secret"), "a secret in the log");
+
+    let received = collector.end().await;
+    let resource = &received[0].resource.as_ref().unwrap().attributes;
+    assert_eq!(attribute(resource, "service.name").as_deref(), Some("postern"));
+    assert!(attribute(resource, "service.version").is_some());
+    let spans = spans(&received);
+    let servers: Vec<_> = spans.iter().filter(|span| span.kind == SERVER).collect();
+    let named = |name: &str| servers.iter().filter(|span| span.name == name).count();
+    let counts = (named("POST /v1/assignments"), named("GET /v1/operations/{id}"), servers.len());
+    assert_eq!(counts, (4, 3, 7), "one span for each request");
+    let of = |number: usize| {
+        let trace = format!("{:032x}", 0xabc0 + number);
+        let mut found = servers.iter().filter(|span| hex(&span.trace_id) == trace);
+        (found.next().unwrap(), found.next().is_none())
+    };
+    for (number, status) in [(1, "202"), (2, "202"), (6, "202"), (9, "422")] {
+        let (span, alone) = of(number);
+        assert!(alone && hex(&span.parent_span_id) == format!("{:016x}", 0xdef0 + number));
+        let attribute = |key| attribute(&span.attributes, key);
+        assert_eq!(attribute("http.response.status_code").as_deref(), Some(status));
+        assert_eq!(attribute("http.request.method").as_deref(), Some("POST"));
+        assert_eq!(attribute("http.route").as_deref(), Some(ASSIGNMENTS));
+        assert_ne!(
+            span.status.as_ref().map(|status| status.code),
+            Some(2),
+            "a caller's fault is no error of the server"
+        );
+    }
+    let mut merges: Vec<_> =
+        spans.iter().filter(|span| span.name == "merge assignments" && !span.links.is_empty()).collect();
+    merges.sort_by_key(|span| span.start_time_unix_nano);
+    let linked =
+        |place: usize| merges[place].links.iter().map(|link| (&link.trace_id, &link.span_id)).collect::<Vec<_>>();
+    let place = |number| (&of(number).0.trace_id, &of(number).0.span_id);
+    assert_eq!(merges.len(), 2);
+    assert_eq!((linked(0), linked(1)), (vec![place(1)], vec![place(2), place(6)]));
+    let calls = world.assigns().await;
+    for (merge, call) in merges.iter().zip(&calls) {
+        assert!(call["traceparent"].as_str().unwrap().contains(&hex(&merge.trace_id)), "{call}");
+    }
+    world.start_gateway().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_is_down_costs_nothing_but_its_traces() {
+    let mut world = vacant().await;
+    let process = Process::start(&world, &[("POSTERN__TELEMETRY__OTLP_ENDPOINT", "http://127.0.0.1:9")]);
+    let id = process.post(&world, &add("Sales ESP", &group(1)), &traceparent(1)).await.expect(202).id();
+    process.end_of(&world, &id).await.succeeded("changed");
+    let (status, log) = process.stop();
+    assert!(status.success(), "{status}: {log}");
+    world.start_gateway().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_accepted_is_lost_when_the_process_is_killed() {
+    let mut world = vacant().await;
+    let process = Process::start(&world, &[]);
+    world.hold("/assign").await;
+    let mut ids = Vec::new();
+    for number in [1, 2, 6, 7] {
+        ids.push(process.post(&world, &add("Sales ESP", &group(number)), &traceparent(number)).await.expect(202).id());
+        world.held(1).await;
+    }
+    process.kill();
+    world.clear_faults().await;
+    // The held write takes effect though its sender is dead; the next process must not meet it half way.
+    let mut applied = false;
+    for _ in 0..TRIES {
+        applied = world.groups(SALES_ESP).await.contains(&group(1));
+        if applied {
+            break;
+        }
+    }
+    assert!(applied);
+    let verified =
+        Command::new(env!("CARGO_BIN_EXE_postern")).args(["audit", "verify", "--store"]).arg(world.store()).output();
+    let verified = verified.unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    assert!(String::from_utf8_lossy(&verified.stdout).contains("every hash fits"));
+    world.start_gateway().await;
+    for id in &ids {
+        world.end_of(id).await.succeeded("changed");
+    }
+    let groups: Vec<_> = world.groups(SALES_ESP).await.into_iter().collect();
+    assert_eq!(groups, (1..=7).map(group).collect::<Vec<_>>());
+    assert_eq!(world.assigns().await.len(), 2, "the write that took effect is not repeated");
+    world.end().await;
+}

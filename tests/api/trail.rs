@@ -1,0 +1,31 @@
+//! What the audit trail and Graph's journal must say of each other, whatever a test did.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// Every accepted operation has ended once, every write is on record, and Graph saw nothing that no client should do.
+pub(crate) fn check(audit: &[Value], journal: &[Value]) {
+    let of = |event: &'static str| audit.iter().filter(move |record| record["event"] == event);
+    let ids = |event| of(event).map(|record| record["operation"].as_str().unwrap()).collect::<Vec<_>>();
+    let (mut accepted, mut settled) = (ids("accepted"), ids("settled"));
+    accepted.sort_unstable();
+    settled.sort_unstable();
+    assert_eq!(accepted, settled, "every accepted operation ends exactly once");
+    let written: BTreeSet<_> = of("written").map(|record| record["client_request_id"].as_str().unwrap()).collect();
+    for call in journal {
+        assert!(call["violation"].is_null(), "{call}");
+        let applied = call["path"].as_str().unwrap().ends_with("/assign")
+            && call["status"].as_u64().is_some_and(|status| status < 300)
+            && call["fault"] != "answer";
+        if applied && is_ours(call) {
+            let id = call["client-request-id"].as_str().unwrap();
+            assert!(written.contains(id), "a write that is not on record: {call}");
+        }
+    }
+}
+
+/// Whether a call in the journal is the gateway's.
+pub(crate) fn is_ours(call: &Value) -> bool {
+    call["user_agent"].as_str().is_some_and(|agent| agent.starts_with("postern/"))
+}
