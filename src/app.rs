@@ -127,6 +127,7 @@ impl Running {
         let deadline = self.clock.elapsed().saturating_add(self.deadline);
         self.stopping.cancel();
         let left = |clock: Clock| deadline.saturating_sub(clock.elapsed());
+        let unfinished = self.executor.abort_handle();
         let drained = async {
             for door in &self.doors {
                 door.stop(true).await;
@@ -139,6 +140,7 @@ impl Running {
         };
         if tokio::time::timeout(left(self.clock), drained).await.is_err() {
             tracing::warn!("the deadline cuts off what is under way; it is in the store");
+            unfinished.abort();
         }
         self.store.close().await;
     }

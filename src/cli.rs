@@ -210,7 +210,7 @@ impl Stop {
 /// The settings, if they and what they point at (secrets, policies) have no fault.
 fn settled(settings: &Settings) -> Result<Config, Vec<Fault>> {
     let Examined { config, policy, credential, mut faults } = config::examine_process(settings.config.as_deref());
-    faults.extend(credential.iter().flat_map(config::Credential::check));
+    faults.extend(credential.iter().flat_map(config::Named::check));
     faults.extend(policy.and_then(|policy| Policies::load(&policy.dir).err()).unwrap_or_default());
     config.filter(|_| faults.is_empty()).ok_or(faults)
 }

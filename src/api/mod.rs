@@ -69,7 +69,6 @@ pub fn admin_server(listener: TcpListener, state: web::Data<State>) -> io::Resul
             .app_data(state.clone())
             .route("/livez", web::get().to(probes::livez))
             .route("/readyz", web::get().to(probes::readyz))
-            .default_service(web::to(nothing_here))
     };
     Ok(HttpServer::new(app).disable_signals().workers(1).shutdown_timeout(0).listen(listener)?.run())
 }

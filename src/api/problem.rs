@@ -97,8 +97,9 @@ catalogue! {
     ConfigurationGone = "configuration-gone", 502, Never, "The configuration is gone";
     /// The present assignments cannot be understood, so nothing was written on top of them.
     PresentSetUnreadable = "present-set-unreadable", 502, Later, "The present assignments cannot be read safely";
-    /// The assignments read as empty though they were not before; nothing was written.
-    PresentSetVanished = "present-set-vanished", 502, Later, "The present assignments have vanished";
+    /// The assignments read as empty though they were not before; nothing was written. If they were cleared on purpose,
+    /// a `replace` of the whole set says so; changes are possible again after it.
+    PresentSetVanished = "present-set-vanished", 502, Never, "The present assignments have vanished";
     /// Graph does not accept the gateway's own credentials; its operators must act.
     GraphNotAuthorised = "graph-not-authorised", 502, Later, "The gateway is not authorised in Graph";
     /// Graph throttles or does not answer. The change was not accepted; ask again.

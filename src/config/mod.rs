@@ -241,9 +241,18 @@ pub struct Examined {
     /// Where policies are, if that much could be read.
     pub policy: Option<Policy>,
     /// What the credential is, if that much could be read.
-    pub credential: Option<Credential>,
+    pub credential: Option<Named>,
     /// All faults; settings with faults are not to be used.
     pub faults: Vec<Fault>,
+}
+
+/// A credential and the place that names it.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The credential.
+    pub credential: Credential,
+    /// Place, line and key, for a fault of what it names.
+    at: Fault,
 }
 
 /// One thing wrong with the settings, and where.

@@ -12,7 +12,7 @@ use std::{
 
 use secrecy::SecretString;
 
-use super::{Credential, Fault, SecretSource};
+use super::{Credential, Fault, Named, SecretSource};
 
 /// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +58,18 @@ impl fmt::Display for SecretSource {
     }
 }
 
-impl Credential {
-    /// Tries to read every secret that it needs, and reports those that cannot be read.
+impl Named {
+    /// Tries to read every secret that the credential needs, and reports those that cannot be read.
     pub fn check(&self) -> Vec<Fault> {
-        let Self::Secret(source) = self;
-        source.read().err().map(|error| unreadable(source, &error)).into_iter().collect()
+        let Credential::Secret(source) = &self.credential;
+        source.read().err().map(|error| self.unreadable(&error)).into_iter().collect()
+    }
+
+    fn unreadable(&self, error: &SecretError) -> Fault {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let hint = "it must hold the client secret and nothing else, and be readable for the gateway's user";
+        let Fault { place, line, what, .. } = self.at.clone();
+        Fault { place, line, what: format!("{what}: {error}{cause}"), hint: Some(hint.to_owned()) }
     }
 }
 
@@ -74,13 +81,4 @@ fn read_file(path: &Path) -> Result<String, SecretError> {
 fn read_variable(name: &str) -> Result<String, SecretError> {
     // The cause is left out: it may hold the variable's content.
     std::env::var(name).ok().ok_or_else(|| SecretError::Variable { name: name.to_owned() })
-}
-
-fn unreadable(source: &SecretSource, error: &SecretError) -> Fault {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    let (place, hint) = match source {
-        SecretSource::File(path) => (path.display().to_string(), "graph.credential.secret_file names this file"),
-        SecretSource::Environment(_) => ("environment".to_owned(), "graph.credential.secret_env names this variable"),
-    };
-    Fault { place, line: None, what: format!("{error}{cause}"), hint: Some(hint.to_owned()) }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Credential, Executor, Graph, Operations, Policy, SecretSource, Server, Store, Telemetry,
+    Credential, Executor, Graph, Named, Operations, Policy, SecretSource, Server, Store, Telemetry,
     table::Table,
     value::{self, duration, spell},
 };
@@ -30,7 +30,7 @@ pub(super) struct Sections {
     pub(super) store: Option<Store>,
     pub(super) graph: Option<Graph>,
     /// Also part of `graph`; here so that it can be checked if the rest of that section is at fault.
-    pub(super) credential: Option<Credential>,
+    pub(super) credential: Option<Named>,
     pub(super) operations: Option<Operations>,
     pub(super) executor: Option<Executor>,
     pub(super) policy: Option<Policy>,
@@ -43,7 +43,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let server = server(table);
     let store = table.setting("store.url", "sqlite:postern.db", value::store_url).map(|sqlite| Store { sqlite });
     let credential = credential(table);
-    let graph = graph(table, call_timeout, credential.clone());
+    let graph = graph(table, call_timeout, credential.as_ref().map(|named| named.credential.clone()));
     let operations = operations(table);
     let executor = executor(table, call_timeout);
     let policy = table.path("policy.dir", Some("policies")).map(|dir| Policy { dir });
@@ -115,7 +115,7 @@ fn roots(table: &mut Table<'_>, cloud: Option<Cloud>) -> Option<(String, String)
     ))
 }
 
-fn credential(table: &mut Table<'_>) -> Option<Credential> {
+fn credential(table: &mut Table<'_>) -> Option<Named> {
     let (file_key, variable_key) = ("graph.credential.secret_file", "graph.credential.secret_env");
     let _kind = table.setting("graph.credential.kind", "secret", value::credential_kind);
     let file = table.path(file_key, None).map(SecretSource::File);
@@ -136,7 +136,9 @@ fn credential(table: &mut Table<'_>) -> Option<Credential> {
         }
         (true, false) | (false, true) => file.or(variable),
     };
-    source.map(Credential::Secret)
+    let source = source?;
+    let key = if matches!(source, SecretSource::File(_)) { file_key } else { variable_key };
+    Some(Named { at: table.fault_at(key), credential: Credential::Secret(source) })
 }
 
 fn operations(table: &mut Table<'_>) -> Option<Operations> {

@@ -249,15 +249,19 @@ impl<'p> Table<'p> {
 
     /// Records a fault at the place of a key, or of its table if it was not written.
     pub(super) fn refuse(&mut self, key: &str, what: &str, hint: Option<&str>) {
-        let hint = hint.map(str::to_owned);
-        let fault = match self.taken.get(key) {
+        let at = self.fault_at(key);
+        self.faults.push(Fault { what: format!("{}: {what}", at.what), hint: hint.map(str::to_owned), ..at });
+    }
+
+    /// A fault at the place of a key whose value is found to be wrong elsewhere.
+    pub(super) fn fault_at(&self, key: &str) -> Fault {
+        match self.taken.get(key) {
             Some(At::Variable(name)) => {
-                Fault { place: "environment".to_owned(), line: None, what: format!("{name}: {what}"), hint }
+                Fault { place: "environment".to_owned(), line: None, what: name.clone(), hint: None }
             }
-            Some(At::Line(line)) => self.fault(Some(*line), format!("{}: {what}", self.shown(key)), hint),
-            None => self.fault(self.home(key), format!("{}: {what}", self.shown(key)), hint),
-        };
-        self.faults.push(fault);
+            Some(At::Line(line)) => self.fault(Some(*line), self.shown(key), None),
+            None => self.fault(self.home(key), self.shown(key), None),
+        }
     }
 
     /// Records that a key which must be there is not.

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use toml::Value;
 
 use super::{
-    Algorithm, Config, Credential, Fault, SecretSource,
+    Algorithm, Config, Credential, Fault, SecretSource, examine_process,
     file::interpret,
     load,
     table::{Place, variable},
@@ -320,28 +320,26 @@ fn an_override_keeps_the_audience_of_the_cloud_except_for_the_sandbox() {
 #[test]
 fn a_secret_is_read_without_its_line_break_and_an_empty_one_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("secret");
-    let source = SecretSource::File(path.clone());
-    let mut config = loaded(&least());
-    config.graph.credential = Credential::Secret(source.clone());
-    assert!(told(&config.graph.credential.check()).starts_with(&format!("{}: cannot read the secret", path.display())));
-    fs::write(&path, "\r\n").unwrap();
-    assert!(told(&config.graph.credential.check()).contains("is empty"));
-    fs::write(&path, "a b \r\n").unwrap();
-    assert_eq!(source.read().unwrap().expose_secret(), "a b ");
-    assert!(config.graph.credential.check().is_empty());
-    config.graph.credential = Credential::Secret(SecretSource::Environment("POSTERN_NO_SUCH_SECRET".to_owned()));
-    assert!(
-        told(&config.graph.credential.check())
-            .contains("environment: the environment variable POSTERN_NO_SUCH_SECRET is not")
-    );
+    let path = folder.path().join("gateway.toml");
+    fs::write(&path, least()).unwrap();
+    let secret = path.with_file_name("s");
+    let check = || told(&examine_process(Some(&path)).credential.unwrap().check());
+    let expected = format!("{}:5: graph.credential.secret_file: cannot read the secret in", path.display());
+    assert!(check().starts_with(&expected), "{}", check());
+    fs::write(&secret, "\r\n").unwrap();
+    assert!(check().contains("is empty"));
+    fs::write(&secret, "a b \r\n").unwrap();
+    assert_eq!(check(), "");
+    assert_eq!(SecretSource::File(secret).read().unwrap().expose_secret(), "a b ");
+    let nowhere = SecretSource::Environment("POSTERN_NO_SUCH_SECRET".to_owned()).read().unwrap_err();
+    assert!(nowhere.to_string().contains("the environment variable POSTERN_NO_SUCH_SECRET is not"));
 }
 
 #[test]
 fn the_sandbox_file_loads_and_finds_its_secret() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sandbox.toml");
     let config = load(Some(&path), std::iter::empty()).unwrap_or_else(|faults| panic!("{}", told(&faults)));
-    assert!(config.graph.credential.check().is_empty());
+    assert!(examine_process(Some(&path)).credential.unwrap().check().is_empty());
     let Credential::Secret(source) = &config.graph.credential;
     assert_eq!(source.read().unwrap().expose_secret(), "sandbox-client-secret");
     assert_eq!(config.graph.scope, "http://127.0.0.1:9400/.default");

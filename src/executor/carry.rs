@@ -16,7 +16,7 @@ use super::{
 use crate::{
     audit::{Entry, Event},
     clock::{self, Backoff},
-    domain::{AssignmentSet, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write},
+    domain::{AssignmentSet, Change, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write},
     graph::{self, Present, Receipt},
     store::{Carried, Error, Intent},
     telemetry,
@@ -53,7 +53,7 @@ impl From<Error> for Stop {
 impl Lane {
     /// Read, merge, and write if that makes a difference.
     pub(super) async fn apply(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Stop> {
-        let present = self.read(held).await?.direct;
+        let present = self.read(held, batch).await?.direct;
         let found = present.digest();
         if let Some(intent) = held.intent.take().filter(|it| it.after == found && it.before != found) {
             return Ok(self.recovered(intent, batch)?);
@@ -84,14 +84,14 @@ impl Lane {
     }
 
     /// Reads the present set; one that cannot be built on is read again before it is given up.
-    async fn read(&self, held: &Held) -> Result<Present, Stop> {
+    async fn read(&self, held: &Held, batch: &[Operation]) -> Result<Present, Stop> {
         let mut failed = 0_u32;
         loop {
             let failure = match self.parts.upstream.read_assignments(&self.configuration).await {
-                Ok(present) if vanished(&present, held) => Failure {
+                Ok(present) if vanished(&present, held) && !replaces(batch.first()) => Failure {
                     code: FailureCode::PresentSetVanished,
                     detail: "the assignments read as empty, but were not empty when Postern last saw them; if they \
-                             were cleared on purpose, ask again"
+                             were cleared on purpose, say so by replacing the whole set once"
                         .to_owned(),
                     request_id: None,
                 },
@@ -99,11 +99,11 @@ impl Lane {
                 Err(graph::Error::Unreadable(why)) => {
                     Failure { code: FailureCode::PresentSetUnreadable, detail: why, request_id: None }
                 }
-                Err(error) => return Err(refused(error)),
+                Err(error) => return Err(undecided(held, refused(error))),
             };
             failed = failed.saturating_add(1);
             if failed >= READS_MAX {
-                return Err(Stop::Fail(failure));
+                return Err(undecided(held, Stop::Fail(failure)));
             }
             tracing::warn!(
                 why = failure.detail,
@@ -181,6 +181,22 @@ fn vanished(present: &Present, held: &Held) -> bool {
     let empty = AssignmentSet::default().digest();
     let explained = held.intent.as_ref().is_some_and(|intent| intent.after == empty);
     present.direct.is_empty() && !explained && held.left.as_ref().is_some_and(|left| *left != empty)
+}
+
+/// Whether the first operation states the whole set. Then the set that was read does not matter, and saying so is how a
+/// person confirms that an empty one is true.
+fn replaces(first: Option<&Operation>) -> bool {
+    first.is_some_and(|operation| matches!(operation.submission.change, Change::Replace(_)))
+}
+
+/// While a write is announced that may have taken effect, a failed read must not fail its operations: they may be done.
+fn undecided(held: &Held, stop: Stop) -> Stop {
+    match stop {
+        Stop::Fail(failure) if held.intent.is_some() && failure.code != FailureCode::ConfigurationGone => {
+            Stop::Park(None, failure.detail)
+        }
+        stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Fail(_) | Stop::Split(_) | Stop::Doubt(_)) => stop,
+    }
 }
 
 fn refused(error: graph::Error) -> Stop {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::{
     audit::{Aim, Entry, Event},
     domain::{
-        AssignmentSet, ConfigurationId, Difference, Digest, Failure, FailureCode, Operation, OperationId, State,
+        Change, ConfigurationId, Difference, Digest, Failure, FailureCode, Operation, OperationId, State,
         change::Changed,
         operation::{Ending, Write},
     },
@@ -85,17 +85,18 @@ impl Outcome {
         Ok(())
     }
 
-    /// All these operations fail.
-    pub(super) fn of_failure(batch: Vec<Operation>, at: Timestamp, failure: &Failure) -> Result<Self, Error> {
+    /// These operations fail. If the set has vanished, those from the first on that states the whole set do not depend on
+    /// it, and are still to do.
+    pub(super) fn of_failure(mut batch: Vec<Operation>, at: Timestamp, failure: &Failure) -> Result<Self, Error> {
         let mut outcome = Self::default();
+        if failure.code == FailureCode::PresentSetVanished {
+            let stated = batch.iter().position(|it| matches!(it.submission.change, Change::Replace(_)));
+            outcome.rest = batch.split_off(stated.unwrap_or(batch.len()));
+        }
         for operation in batch {
             outcome.entries.push(settled(&operation, at, Err(failure)));
             let state = operation.state.fail(at, failure.clone());
             outcome.ended.push((operation.id, state.map_err(|error| Error::Unreadable(error.to_string()))?));
-        }
-        // If the set really is empty now, the next change must not fail for it again.
-        if failure.code == FailureCode::PresentSetVanished {
-            outcome.left = Some(AssignmentSet::default().digest());
         }
         Ok(outcome)
     }

@@ -35,7 +35,8 @@ use crate::{
     clock::{self, Clock},
     config,
     domain::{
-        Caller, Change, Configuration, Difference, Digest, Operation, OperationId, State, merge, operation::Submission,
+        Caller, Change, Configuration, ConfigurationId, Difference, Digest, Operation, OperationId, State, merge,
+        operation::Submission,
     },
     graph::Upstream,
     policy::{Action, Denial, Permit, Policies, Resource},
@@ -124,8 +125,8 @@ pub struct Gateway {
 
 /// What a denied call was about.
 struct About<'a> {
-    configuration: &'a Configuration,
-    change: &'a Change,
+    configuration: &'a ConfigurationId,
+    change: Option<&'a Change>,
     ticket: Option<String>,
 }
 
@@ -163,7 +164,7 @@ impl Gateway {
         let Resolved { configuration, tags, change, names } = resolved;
         let resource = Resource { configuration: &configuration, tags: &tags };
         if let Err(denial) = self.policies.decide(caller, Action::Plan, resource) {
-            let about = About { configuration: &configuration, change: &change, ticket: request.ticket };
+            let about = About { configuration: &configuration.id, change: Some(&change), ticket: request.ticket };
             return Err(self.denied(caller, about, &denial).await);
         }
         let read = async { Ok(self.upstream.read_assignments(&configuration.id).await?) };
@@ -253,7 +254,7 @@ impl Gateway {
         match self.policies.decide_change(caller, resource, submission) {
             Ok(permit) => Ok(permit),
             Err(denial) => {
-                let about = About { configuration: &configuration, change: &change, ticket };
+                let about = About { configuration: &configuration.id, change: Some(&change), ticket };
                 Err(self.denied(caller, about, &denial).await)
             }
         }
@@ -296,8 +297,8 @@ impl Gateway {
         let event = Event::Denied {
             actor: actor(caller),
             action: denial.action.to_owned(),
-            configuration: Some(about.configuration.id.to_string()),
-            change: Some(Aims::from(about.change)),
+            configuration: Some(about.configuration.to_string()),
+            change: about.change.map(Aims::from),
             ticket: about.ticket,
             reason: reason.clone(),
         };

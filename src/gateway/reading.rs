@@ -5,11 +5,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Error, Gateway};
+use super::{About, Error, Gateway};
 pub use crate::store::Parked;
 use crate::{
     domain::{Caller, Configuration, Kind, Operation, OperationId, operation::Submission},
-    policy::{Action, Resource},
+    policy::{Action, Denial, Resource},
     store::Query,
 };
 
@@ -54,13 +54,18 @@ pub struct Page {
 }
 
 impl Gateway {
-    /// One operation, if the caller may read it.
+    /// One operation, if the caller may read it. One that it may not read is as unknown as one that is not there.
     pub async fn operation(&self, caller: &Caller, id: OperationId) -> Result<Standing, Error> {
         let operation = self.store.operation(id).await?.ok_or(Error::UnknownOperation)?;
-        if !self.may_read(caller, &operation).await {
-            return Err(Error::UnknownOperation);
+        match self.may_read(caller, &operation).await {
+            Ok(()) => self.standing(operation).await,
+            Err(denial) => {
+                let Submission { configuration, ticket, .. } = operation.submission;
+                let about = About { configuration: &configuration, change: None, ticket };
+                let recorded = self.denied(caller, about, &denial).await;
+                Err(if matches!(recorded, Error::Denied(_)) { Error::UnknownOperation } else { recorded })
+            }
         }
-        self.standing(operation).await
     }
 
     /// Waits for the end of an operation that was submitted or read before, for so long at most.
@@ -101,7 +106,7 @@ impl Gateway {
                 let alike = (configuration.clone(), *theirs == caller.name);
                 let readable = match decided.get(&alike) {
                     Some(readable) => *readable,
-                    None => *decided.entry(alike).or_insert(self.may_read(caller, &operation).await),
+                    None => *decided.entry(alike).or_insert(self.may_read(caller, &operation).await.is_ok()),
                 };
                 if readable {
                     operations.push(operation);
@@ -118,7 +123,7 @@ impl Gateway {
     }
 
     /// Whether policy lets the caller read about this operation.
-    async fn may_read(&self, caller: &Caller, operation: &Operation) -> bool {
+    async fn may_read(&self, caller: &Caller, operation: &Operation) -> Result<(), Denial> {
         let id = &operation.submission.configuration;
         // A configuration that is gone, or that Graph cannot tell of now, is judged by what the operation knows of it.
         let known = self.directory.configuration(id).await.ok().flatten();
@@ -130,7 +135,7 @@ impl Gateway {
         });
         let resource = Resource { configuration: &configuration, tags: &self.directory.tags(id) };
         let own = operation.submission.caller == caller.name;
-        self.policies.decide(caller, Action::Read { own }, resource).is_ok()
+        self.policies.decide(caller, Action::Read { own }, resource).map(drop)
     }
 
     pub(super) async fn reread(&self, id: OperationId) -> Result<Operation, Error> {

@@ -49,6 +49,9 @@ impl Source {
             what = format!("{what}: {text}");
         }
         let hint = complaint.help().map(|help| help.to_string());
+        let hint = hint.or_else(|| {
+            Some("a policy reads: @id(\"name\") permit (principal, action, resource) when { ... };".to_owned())
+        });
         self.fault(label.map(|label| label.offset()), what, hint.as_deref())
     }
 }

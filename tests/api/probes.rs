@@ -17,8 +17,8 @@ async fn a_running_gateway_is_alive_and_ready_whatever_graph_does() {
         assert_eq!(got(world.client.get(format!("{admin}/{path}"))).await.expect(200).text, word);
     }
     for path in ["/", "/v1/operations", "/v1/assignments"] {
-        let answer = got(world.client.get(format!("{admin}{path}"))).await.expect(404);
-        assert_eq!(answer.body["code"], "not-found", "the internal address has no API");
+        // The internal address has no API.
+        got(world.client.get(format!("{admin}{path}"))).await.expect(404);
     }
     assert!(world.journal().await.is_empty(), "a probe asks nothing of Graph");
     world.end().await;

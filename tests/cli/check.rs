@@ -20,8 +20,9 @@ fn the_shipped_gateway_settings_lack_nothing_but_their_secret() {
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
     let lines: Vec<_> = ended.err.lines().collect();
     assert_eq!(lines.len(), 3, "{}", ended.err);
-    assert!(ended.err.starts_with("/run/secrets/postern/client-secret: cannot read the secret"), "{}", ended.err);
-    assert!(ended.err.contains("\n  hint: graph.credential.secret_file"), "{}", ended.err);
+    let what = ": graph.credential.secret_file: cannot read the secret in /run/secrets/postern/client-secret: ";
+    assert!(ended.err.starts_with(&shipped("config/gateway.toml")) && ended.err.contains(what), "{}", ended.err);
+    assert!(ended.err.contains("\n  hint: it must hold the client secret"), "{}", ended.err);
     assert!(ended.err.ends_with("1 fault\n"), "{}", ended.err);
 }
 
@@ -35,7 +36,7 @@ fn all_faults_are_told_at_once_each_with_its_place_and_a_hint() {
         "faulty.toml:3: unknown key \"server.lisen\"",
         "faulty.toml:22: callers.issuer: no issuer is called \"sandboks\"",
         "faulty.toml:26: catalogue.configurations.\"Sales ESP\".id: \"Sales\"",
-        "missing.secret: cannot read the secret",
+        "faulty.toml:9: graph.credential.secret_file: cannot read the secret in missing.secret",
         "policies/kiosks.cedar:3: for policy `kiosks`, attribute `tag`",
     ];
     let lines: Vec<_> = ended.err.lines().collect();

@@ -64,7 +64,9 @@ impl Sqlite {
             |error: &dyn std::fmt::Display| Error::Unusable(format!("cannot open {}: {error}", path.display()));
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(|error| unusable(&error))?;
         sqlx::migrate!("migrations/sqlite").run(&mut connection).await.map_err(|error| unusable(&error))?;
-        let head = verbs::begin_run(&mut connection, &run).await.map_err(|error| unusable(&error))?;
+        let mut transaction = connection.begin().await.map_err(|error| unusable(&error))?;
+        let head = verbs::begin_run(&mut transaction, &run).await.map_err(|error| unusable(&error))?;
+        transaction.commit().await.map_err(|error| unusable(&error))?;
         let readers = readers(path).await?;
         Ok(Self {
             readers,
