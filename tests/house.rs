@@ -16,6 +16,7 @@ use std::path::Path;
 
 use scan::{Named, Token, paths, split_tests, tokens};
 
+#[path = "house/scan.rs"]
 mod scan;
 
 /// Lines a source file may have, its tests not counted.
