@@ -205,8 +205,19 @@ fn refused(error: graph::Error) -> Stop {
         |code, refusal: graph::Refusal| Failure { code, detail: detail.clone(), request_id: refusal.request_id };
     match error {
         graph::Error::Throttled { pause } => Stop::Park(Some(pause), detail),
-        graph::Error::Unavailable(_) | graph::Error::Unauthorised(_) => Stop::Park(None, detail),
-        graph::Error::Unknown(_) => Stop::Doubt(detail),
+        // The words name hosts, the tenant and the gateway's application; callers read why a lane is parked.
+        graph::Error::Unavailable(words) => {
+            tracing::warn!(error = words, "Graph is not available");
+            Stop::Park(None, "Graph is not available".to_owned())
+        }
+        graph::Error::Unauthorised(words) => {
+            tracing::error!(error = words, "Graph or its login service refuses the gateway");
+            Stop::Park(None, "Graph does not accept the gateway's credentials; its operators must act".to_owned())
+        }
+        graph::Error::Unknown(words) => {
+            tracing::warn!(error = words, "the answer to a write was lost");
+            Stop::Doubt("the answer to a write was lost".to_owned())
+        }
         graph::Error::Forbidden(refusal) => Stop::Fail(failure(FailureCode::GraphRefused, refusal)),
         graph::Error::Missing(refusal) => Stop::Fail(failure(FailureCode::ConfigurationGone, refusal)),
         graph::Error::Refused(refusal) => Stop::Split(failure(FailureCode::GraphRefused, refusal)),

@@ -109,9 +109,9 @@ async fn a_token_that_graph_refuses_once_is_replaced_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operation_that_graph_keeps_from_working_is_parked_in_sight_and_goes_on_later() {
     for (path, effect, words) in [
-        ("/assignments", status(401), "not authorised"),
-        (ASSIGN, status(401), "not authorised"),
-        ("/assignments", status(503), "unavailable"),
+        ("/assignments", status(401), "credentials"),
+        (ASSIGN, status(401), "credentials"),
+        ("/assignments", status(503), "not available"),
         (ASSIGN, json!({"kind": "answer", "status": 429, "retry_after": "6"}), "throttling"),
     ] {
         let world = World::with(Setup { settings: vec![("GRAPH__ATTEMPTS_MAX", "1")], ..Setup::default() }).await;

@@ -117,7 +117,7 @@ async fn while_graph_is_down_the_lane_is_parked_in_plain_sight_and_others_go_on(
     has_succeeded(&world.end_of(2).await);
     world.until(async || world.store.parked(&lane(1)).await.unwrap().is_some()).await;
     let parked = world.store.parked(&lane(1)).await.unwrap().unwrap();
-    assert!(parked.because.contains("it is down") && parked.attempts == 1, "{parked:?}");
+    assert!(parked.because.contains("not available") && parked.attempts == 1, "{parked:?}");
     assert!(matches!(world.state(1).await, State::Running { .. }));
 }
 
