@@ -275,7 +275,11 @@ async fn verify(trail: &Trail) -> anyhow::Result<ExitCode> {
         writeln!(io::stderr(), "the audit trail is broken: {broken}")?;
         return Ok(ExitCode::FAILURE);
     }
-    print(&verifier.finish().to_string())?;
+    let report = verifier.finish();
+    if report.records == 0 {
+        return Err(anyhow!("there are no records to verify"));
+    }
+    print(&report.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 

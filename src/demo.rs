@@ -147,7 +147,7 @@ async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<String>
     stage.step("The trace")?;
     let trace_id = field(&operation, "trace_id");
     ensure!(!trace_id.is_empty(), "the operation has no trace id");
-    stage.say(&format!("trace id {trace_id}: in the answer, in the audit records, in the log"))?;
+    stage.say(&format!("trace id {trace_id}: in the answer and in the audit records"))?;
     stage.say("the merged write has a trace of its own, linked to that of every request it carries;")?;
     stage.say("set telemetry.otlp_endpoint to send them to a collector")?;
     let operation = operation.get("links").map(|links| field(links, "self")).unwrap_or_default();

@@ -125,7 +125,11 @@ pub(super) fn preference(headers: &HeaderMap) -> Preference {
         if name.trim().eq_ignore_ascii_case("wait")
             && let Ok(seconds) = value.trim().trim_matches('"').parse()
         {
-            wait = Preference::Wait(Duration::from_secs(seconds));
+            wait = match wait {
+                // The first counts.
+                Preference::Unsaid => Preference::Wait(Duration::from_secs(seconds)),
+                Preference::Wait(_) | Preference::RespondAsync => wait,
+            };
         }
     }
     wait

@@ -53,7 +53,7 @@ pub fn server(listener: TcpListener, state: web::Data<State>, deadline: Duration
     let app = move || {
         App::new()
             .app_data(state.clone())
-            // Outermost first: the span must see everything, also what compression does.
+            // The last is the outermost: the span must see everything, also what compression does.
             .wrap(Compress::default())
             .wrap(TracingLogger::<RequestSpan>::new())
             .configure(routes)

@@ -49,7 +49,7 @@ pub(super) async fn one(
         Preference::RespondAsync | Preference::Unsaid => Duration::ZERO,
     };
     if !wait.is_zero() {
-        standing = gateway.wait(standing.operation, wait).await?;
+        standing = gateway.wait(standing.operation, wait).await;
     }
     let mut response = respond(HttpResponse::Ok(), &standing, gateway.now());
     if let Some(applied) = applied(preference, wait) {

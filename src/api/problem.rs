@@ -104,7 +104,8 @@ catalogue! {
     GraphNotAuthorised = "graph-not-authorised", 502, Later, "The gateway is not authorised in Graph";
     /// Graph throttles or does not answer. The change was not accepted; ask again.
     GraphUnavailable = "graph-unavailable", 503, Later, "Graph is not available";
-    /// The change could not be made durable, so it was not accepted; ask again.
+    /// The store could not record or read what this call needs. Repeat a change under the same `Idempotency-Key`: if it
+    /// was recorded after all, that finds it.
     StoreUnavailable = "store-unavailable", 503, Later, "The store is not available";
     /// The keys to check the token with cannot be fetched from its issuer.
     KeysUnavailable = "keys-unavailable", 503, Later, "The token cannot be checked at present";
@@ -339,7 +340,10 @@ impl From<gateway::Error> for Problem {
             Error::GraphUnusable(detail) => Self::new(Code::PresentSetUnreadable, detail),
             Error::Store(error) => {
                 tracing::error!(%error, "the store failed");
-                Self::new(Code::StoreUnavailable, "Nothing was accepted, because it could not be recorded. Ask again.")
+                Self::new(
+                    Code::StoreUnavailable,
+                    "The gateway cannot use its store at present. Ask again; under the same Idempotency-Key nothing is done twice.",
+                )
             }
         }
     }

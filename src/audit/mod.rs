@@ -179,7 +179,8 @@ pub enum Event {
         request_id: Option<String>,
         /// Our id of the call.
         client_request_id: String,
-        /// How it is known: `answered`, or `read-back` after a lost answer.
+        /// How it is known: `answered`, `read-back` after a lost answer, or `undecided` if the set that was found then is
+        /// neither the one before nor the one after.
         known_by: &'static str,
     },
     /// An operation ended.

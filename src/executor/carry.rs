@@ -11,12 +11,14 @@ use std::time::Duration;
 use super::{
     Parts,
     lane::{Held, Lane},
-    outcome::{Effect, Outcome},
+    outcome::{Effect, Ended, Outcome},
 };
 use crate::{
     audit::{Entry, Event},
     clock::{self, Backoff},
-    domain::{AssignmentSet, Change, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write},
+    domain::{
+        AssignmentSet, Change, Difference, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write,
+    },
     graph::{self, Present, Receipt},
     store::{Carried, Error, Intent},
     telemetry,
@@ -26,6 +28,8 @@ use crate::{
 const READS_MAX: u32 = 3;
 /// Pauses between such reads.
 const REREAD: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(2) };
+/// How often a lane is parked because the outcome of its write cannot be told, before that is told instead.
+const UNDECIDED_MAX: u32 = 3;
 /// What is left of a lease after the write's deadline, to settle in; of a short lease, its last quarter. A lease is longer
 /// than two calls may take, so one call fits before it in any case.
 const SETTLE_MARGIN: Duration = Duration::from_secs(10);
@@ -55,8 +59,12 @@ impl Lane {
     pub(super) async fn apply(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Stop> {
         let present = self.read(held, batch).await?.direct;
         let found = present.digest();
-        if let Some(intent) = held.intent.take().filter(|it| it.after == found && it.before != found) {
+        let earlier = held.intent.take().filter(|intent| intent.before != found);
+        if let Some(intent) = earlier.clone().filter(|intent| intent.after == found) {
             return Ok(self.recovered(intent, batch)?);
+        }
+        if let Some(intent) = &earlier {
+            self.notice_undecided(intent).await?;
         }
         self.notice_drift(held, &found).await?;
         let plan = merge(&present, batch.iter().map(|operation| &operation.submission.change));
@@ -70,7 +78,27 @@ impl Lane {
             write: write.as_ref(),
             known_by: "answered",
         };
-        Ok(Outcome::of_effect(&effect, batch.iter().cloned().zip(plan.differences))?)
+        let merged = batch.iter().cloned().zip(plan.differences);
+        Ok(Outcome::of_effect(&effect, merged.map(|merged| attributed(merged, earlier.as_ref())))?)
+    }
+
+    /// Records an announced write of which the set that was found does not tell whether it took effect.
+    async fn notice_undecided(&self, intent: &Intent) -> Result<(), Error> {
+        tracing::warn!(
+            client_request_id = intent.client_request_id,
+            "whether an announced write took effect cannot be told"
+        );
+        let event = Event::Written {
+            configuration: self.configuration.to_string(),
+            operations: intent.carried.iter().map(|carried| carried.operation).collect(),
+            before: intent.before.clone(),
+            after: intent.after.clone(),
+            request_id: None,
+            client_request_id: intent.client_request_id.clone(),
+            known_by: "undecided",
+        };
+        let written = Entry { at: self.parts.clock.now(), trace_id: telemetry::trace_id(), event };
+        self.parts.store.record(vec![written]).await
     }
 
     /// Records that somebody else changed the set since it was left. At once, so that no later step can lose it.
@@ -99,7 +127,7 @@ impl Lane {
                 Err(graph::Error::Unreadable(why)) => {
                     Failure { code: FailureCode::PresentSetUnreadable, detail: why, request_id: None }
                 }
-                Err(error) => return Err(undecided(held, refused(error))),
+                Err(error) => return Err(undecided(held, unsplit(refused(error)))),
             };
             failed = failed.saturating_add(1);
             if failed >= READS_MAX {
@@ -123,7 +151,7 @@ impl Lane {
         let (done, rest): (Vec<_>, Vec<_>) = batch.iter().cloned().partition(|it| difference_of(it).is_some());
         let done = done.into_iter().map(|operation| {
             let difference = difference_of(&operation).map(|carried| carried.difference.clone()).unwrap_or_default();
-            (operation, difference)
+            Ended { operation, difference, earlier: None }
         });
         let effect = Effect {
             configuration: &self.configuration,
@@ -189,13 +217,42 @@ fn replaces(first: Option<&Operation>) -> bool {
     first.is_some_and(|operation| matches!(operation.submission.change, Change::Replace(_)))
 }
 
-/// While a write is announced that may have taken effect, a failed read must not fail its operations: they may be done.
+/// A read that is refused is refused for all: halving the batch would ask the same again and again.
+fn unsplit(stop: Stop) -> Stop {
+    match stop {
+        Stop::Split(failure) => Stop::Fail(failure),
+        stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Fail(_) | Stop::Doubt(_)) => stop,
+    }
+}
+
+/// While a write is announced that may have taken effect, a failed read does not fail its operations at once: they may be
+/// done. If it lasts, they fail all the same, since every operation ends; the failure says what is unknown.
 fn undecided(held: &Held, stop: Stop) -> Stop {
     match stop {
         Stop::Fail(failure) if held.intent.is_some() && failure.code != FailureCode::ConfigurationGone => {
-            Stop::Park(None, failure.detail)
+            if held.attempts < UNDECIDED_MAX {
+                return Stop::Park(None, failure.detail);
+            }
+            let detail = format!("{}; a write that was sent before may have taken effect", failure.detail);
+            Stop::Fail(Failure { detail, ..failure })
         }
         stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Fail(_) | Stop::Split(_) | Stop::Doubt(_)) => stop,
+    }
+}
+
+/// An operation that finds everything as it wants it, but was carried by an announced write that would have done it, was
+/// done by that write, whatever became of the rest of the set.
+fn attributed((operation, difference): (Operation, Difference), earlier: Option<&Intent>) -> Ended {
+    let Some(intent) = earlier.filter(|_| difference.is_empty()) else {
+        return Ended { operation, difference, earlier: None };
+    };
+    match intent.carried.iter().find(|carried| carried.operation == operation.id) {
+        Some(carried) if !carried.difference.is_empty() => {
+            let merged_with = intent.carried.len().saturating_sub(1);
+            let write = Write { merged_with, request_id: None, client_request_id: intent.client_request_id.clone() };
+            Ended { operation, difference: carried.difference.clone(), earlier: Some(write) }
+        }
+        Some(_) | None => Ended { operation, difference, earlier: None },
     }
 }
 

@@ -50,8 +50,6 @@ struct Course {
     held: Held,
     /// Operations still to do, in batches; the last is the next.
     batches: Vec<Vec<Operation>>,
-    /// How often the lane was parked before.
-    attempts: u32,
     /// Writes sent in this turn whose effect is still unknown.
     writes_unknown: u32,
 }
@@ -63,11 +61,13 @@ pub(super) struct Held {
     pub(super) intent: Option<Intent>,
     /// Digest of the set as it was left last.
     pub(super) left: Option<Digest>,
+    /// How often the lane was parked before.
+    pub(super) attempts: u32,
 }
 
 /// How a step ended.
 enum Stepped {
-    On(Course),
+    On(Box<Course>),
     Out(After),
 }
 
@@ -105,11 +105,11 @@ impl Lane {
 
     async fn work(&self, turn: Turn) -> Result<After, Error> {
         let Turn { lease, operations, intent, left, attempts } = turn;
-        let held = Held { lease, intent, left };
-        let mut course = Course { held, batches: vec![operations], attempts, writes_unknown: 0 };
+        let held = Held { lease, intent, left, attempts };
+        let mut course = Course { held, batches: vec![operations], writes_unknown: 0 };
         while let Some(batch) = course.batches.pop() {
             match self.step(course, batch).await? {
-                Stepped::On(next) => course = next,
+                Stepped::On(next) => course = *next,
                 Stepped::Out(after) => return Ok(after),
             }
         }
@@ -133,7 +133,7 @@ impl Lane {
                 let mut first = batch;
                 let second = first.split_off(first.len() / 2);
                 course.batches.extend([second, first]);
-                Ok(Stepped::On(course))
+                Ok(Stepped::On(Box::new(course)))
             }
             Err(Stop::Doubt(because)) => {
                 course.writes_unknown = course.writes_unknown.saturating_add(1);
@@ -142,7 +142,7 @@ impl Lane {
                 }
                 tracing::warn!(because, "the answer to a write was lost; the set is read back");
                 course.batches.push(batch);
-                Ok(Stepped::On(course))
+                Ok(Stepped::On(Box::new(course)))
             }
         }
     }
@@ -162,14 +162,14 @@ impl Lane {
         let settlement = Settlement { ended, left: left.clone(), entries, keep_until };
         let kept = self.parts.store.settle(held.lease, settlement).await?;
         Ok(kept.map_or(Stepped::Out(After::Again), |lease| {
-            let held = Held { lease, intent: None, left };
-            Stepped::On(Course { held, batches, attempts: 0, writes_unknown: 0 })
+            let held = Held { lease, intent: None, left, attempts: 0 };
+            Stepped::On(Box::new(Course { held, batches, writes_unknown: 0 }))
         }))
     }
 
     async fn park(&self, course: Course, pause: Option<Duration>, because: String) -> Result<Stepped, Error> {
         let Parts { store, clock, .. } = &self.parts;
-        let attempts = course.attempts.saturating_add(1);
+        let attempts = course.held.attempts.saturating_add(1);
         let pause = pause.unwrap_or_else(|| PARKING.pause(attempts, clock.chance()));
         let pause = pause.clamp(PARKING_MIN, PARKING.longest);
         let until = clock::after(clock.now(), pause);

@@ -45,20 +45,29 @@ pub(super) struct Effect<'a> {
     pub(super) known_by: &'static str,
 }
 
+/// An operation that ends well.
+pub(super) struct Ended {
+    pub(super) operation: Operation,
+    pub(super) difference: Difference,
+    /// The write that did it, if that was an earlier one than the effect's.
+    pub(super) earlier: Option<Write>,
+}
+
 impl Outcome {
     /// All these operations end well, each with its difference.
-    pub(super) fn of_effect(
-        effect: &Effect<'_>,
-        carried: impl IntoIterator<Item = (Operation, Difference)>,
-    ) -> Result<Self, Error> {
+    pub(super) fn of_effect(effect: &Effect<'_>, ended: impl IntoIterator<Item = Ended>) -> Result<Self, Error> {
         let mut outcome = Self { left: Some(effect.after.clone()), ..Self::default() };
-        for (operation, difference) in carried {
-            outcome.succeed(effect, operation, difference)?;
+        let mut carried = Vec::new();
+        for ended in ended {
+            if !ended.difference.is_empty() && ended.earlier.is_none() {
+                carried.push(ended.operation.id);
+            }
+            outcome.succeed(effect, ended)?;
         }
         if let Some(write) = effect.write {
             let event = Event::Written {
                 configuration: effect.configuration.to_string(),
-                operations: outcome.ended.iter().map(|(operation, _)| *operation).collect(),
+                operations: carried,
                 before: effect.before.clone(),
                 after: effect.after.clone(),
                 request_id: write.request_id.clone(),
@@ -70,14 +79,15 @@ impl Outcome {
         Ok(outcome)
     }
 
-    fn succeed(&mut self, effect: &Effect<'_>, operation: Operation, difference: Difference) -> Result<(), Error> {
+    fn succeed(&mut self, effect: &Effect<'_>, ended: Ended) -> Result<(), Error> {
+        let Ended { operation, difference, earlier } = ended;
         self.entries.push(settled(&operation, effect.at, Ok(&difference)));
         let ending = Ending {
             at: effect.at,
             before: effect.before.clone(),
             after: effect.after.clone(),
             // An operation that changed nothing was not carried by the write, though it was merged with others.
-            write: effect.write.filter(|_| !difference.is_empty()).cloned(),
+            write: earlier.or_else(|| effect.write.filter(|_| !difference.is_empty()).cloned()),
             difference,
         };
         let state = operation.state.succeed(ending).map_err(|error| Error::Unreadable(error.to_string()))?;

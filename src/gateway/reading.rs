@@ -13,6 +13,8 @@ use crate::{
     store::Query,
 };
 
+/// How long reading about an operation waits for Graph to say what its configuration is like.
+const LOOK_UP_MAX: Duration = Duration::from_secs(1);
 /// Operations that a search reads from the store at once.
 pub(super) const SEEN_AT_ONCE: usize = 200;
 /// How often it does before it answers, so that a caller who may read few of many does not have the whole store read.
@@ -68,10 +70,22 @@ impl Gateway {
         }
     }
 
-    /// Waits for the end of an operation that was submitted or read before, for so long at most.
-    pub async fn wait(&self, operation: Operation, up_to: Duration) -> Result<Standing, Error> {
+    /// Waits for the end of an operation that was submitted or read before, for so long at most. If the store cannot be
+    /// read meanwhile, the operation is answered as it was known: it was accepted, and nothing that fails later may deny it.
+    pub async fn wait(&self, operation: Operation, up_to: Duration) -> Standing {
         let up_to = up_to.min(self.settings.wait_max);
-        if operation.state.has_ended() || up_to.is_zero() {
+        if operation.state.has_ended() {
+            return Standing { operation, parked: None };
+        }
+        let known = operation.clone();
+        self.latest(operation, up_to).await.unwrap_or_else(|error| {
+            tracing::warn!(?error, operation.id = %known.id, "an accepted operation cannot be read at present");
+            Standing { operation: known, parked: None }
+        })
+    }
+
+    async fn latest(&self, operation: Operation, up_to: Duration) -> Result<Standing, Error> {
+        if up_to.is_zero() {
             return self.standing(operation).await;
         }
         let mut end = self.store.notices().end_of(operation.id);
@@ -126,7 +140,8 @@ impl Gateway {
     async fn may_read(&self, caller: &Caller, operation: &Operation) -> Result<(), Denial> {
         let id = &operation.submission.configuration;
         // A configuration that is gone, or that Graph cannot tell of now, is judged by what the operation knows of it.
-        let known = self.directory.configuration(id).await.ok().flatten();
+        let known = tokio::time::timeout(LOOK_UP_MAX, self.directory.configuration(id)).await;
+        let known = known.ok().and_then(Result::ok).flatten();
         let configuration = known.unwrap_or_else(|| Configuration {
             id: id.clone(),
             name: operation.submission.configuration_name.clone(),

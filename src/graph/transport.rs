@@ -200,8 +200,9 @@ fn judge(effect: Effect, answer: &Answer) -> Next {
         403 => Next::Fail(Error::Forbidden(refusal)),
         404 => Next::Fail(Error::Missing(refusal)),
         429 => Next::Retry(named, Error::Throttled { pause: named.unwrap_or(THROTTLED_UNSAID) }),
-        500.. if effect == Effect::Write => Next::Fail(Error::Unknown(words)),
-        500.. => Next::Retry(named, Error::Unavailable(words)),
+        408 | 500.. if effect == Effect::Write => Next::Fail(Error::Unknown(words)),
+        // Conflicts and locks pass, and nothing was changed.
+        408 | 409 | 423 | 500.. => Next::Retry(named, Error::Unavailable(words)),
         _ => Next::Fail(Error::Refused(refusal)),
     }
 }

@@ -76,6 +76,41 @@ async fn a_write_that_took_effect_while_nobody_ran_is_recognised_not_repeated() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_read_does_not_fail_what_may_be_done() {
+    let mut world = World::with(impatient()).await;
+    world.hold("/assign").await;
+    let id = world.begin(&add("Sales ESP", &group(1))).await;
+    world.held(1).await;
+    world.take_gateway().stop().await;
+    release(&world).await;
+    let refused = json!({"kind": "answer", "status": 400});
+    world.fault(json!({"method": "GET", "path_ends": "/assignments", "times": 1, "effect": refused})).await;
+    world.start_gateway().await;
+    world.end_of(&id).await.succeeded("changed");
+    assert_eq!(world.assigns().await.len(), 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_somebody_followed_up_while_nobody_ran_is_still_told_of() {
+    let mut world = World::with(impatient()).await;
+    world.hold("/assign").await;
+    let id = world.begin(&add("Sales ESP", &group(1))).await;
+    world.held(1).await;
+    world.take_gateway().stop().await;
+    release(&world).await;
+    world.administrator_assigns(SALES_ESP, &[1, 3, 6].map(group)).await;
+    world.start_gateway().await;
+    let ended = world.end_of(&id).await;
+    ended.succeeded("changed");
+    assert_eq!(ended.body["difference"]["added"][0]["group"], json!(group(1)));
+    assert_eq!(world.events("written").await[0]["known_by"], "undecided");
+    let groups: Vec<_> = world.groups(SALES_ESP).await.into_iter().collect();
+    assert_eq!(groups, [1, 3, 6].map(group));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operations_and_their_trail_outlive_several_processes() {
     let mut world = World::start().await;
     let mut ids = Vec::new();

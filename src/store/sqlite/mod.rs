@@ -32,7 +32,9 @@ use crate::{
 };
 
 /// Readers at once; each is a thread, and reads are short.
-const READERS: u32 = 4;
+const READERS: u32 = 8;
+/// How long a read waits for one of them: longer than any burst that the doors let in.
+const READER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -96,7 +98,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 async fn readers(path: &Path) -> Result<SqlitePool, Error> {
-    let pool = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(BUSY_TIMEOUT);
+    let pool = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(READER_TIMEOUT);
     pool.connect_with(options(path).read_only(true)).await.map_err(unavailable)
 }
 
