@@ -19,6 +19,17 @@ async fn release(world: &World) {
     panic!("the held write never took effect");
 }
 
+/// A world without a gateway: it was stopped while it waited for the answer to a write, which has taken effect since.
+async fn stopped_before_the_answer() -> (World, String) {
+    let mut world = World::with(impatient()).await;
+    world.hold("/assign").await;
+    let id = world.begin(&add("Sales ESP", &group(1))).await;
+    world.held(1).await;
+    world.take_gateway().stop().await;
+    release(&world).await;
+    (world, id)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_accepted_before_a_stop_ends_after_the_next_start() {
     let mut world = World::with(impatient()).await;
@@ -61,12 +72,7 @@ async fn a_stop_lets_a_turn_under_way_end_within_its_deadline() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_took_effect_while_nobody_ran_is_recognised_not_repeated() {
-    let mut world = World::with(impatient()).await;
-    world.hold("/assign").await;
-    let id = world.begin(&add("Sales ESP", &group(1))).await;
-    world.held(1).await;
-    world.take_gateway().stop().await;
-    release(&world).await;
+    let (mut world, id) = stopped_before_the_answer().await;
     world.start_gateway().await;
     let ended = world.end_of(&id).await;
     ended.succeeded("changed");
@@ -77,12 +83,7 @@ async fn a_write_that_took_effect_while_nobody_ran_is_recognised_not_repeated() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_read_does_not_fail_what_may_be_done() {
-    let mut world = World::with(impatient()).await;
-    world.hold("/assign").await;
-    let id = world.begin(&add("Sales ESP", &group(1))).await;
-    world.held(1).await;
-    world.take_gateway().stop().await;
-    release(&world).await;
+    let (mut world, id) = stopped_before_the_answer().await;
     let refused = json!({"kind": "answer", "status": 400});
     world.fault(json!({"method": "GET", "path_ends": "/assignments", "times": 1, "effect": refused})).await;
     world.start_gateway().await;
@@ -93,12 +94,7 @@ async fn a_refused_read_does_not_fail_what_may_be_done() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_somebody_followed_up_while_nobody_ran_is_still_told_of() {
-    let mut world = World::with(impatient()).await;
-    world.hold("/assign").await;
-    let id = world.begin(&add("Sales ESP", &group(1))).await;
-    world.held(1).await;
-    world.take_gateway().stop().await;
-    release(&world).await;
+    let (mut world, id) = stopped_before_the_answer().await;
     world.administrator_assigns(SALES_ESP, &[1, 3, 6].map(group)).await;
     world.start_gateway().await;
     let ended = world.end_of(&id).await;
