@@ -240,8 +240,9 @@ fn undecided(held: &Held, stop: Stop) -> Stop {
     }
 }
 
-/// An operation that finds everything as it wants it, but was carried by an announced write that would have done it, was
-/// done by that write, whatever became of the rest of the set.
+/// An operation that finds everything as it wants it, but was carried by an announced write that would have done it, is
+/// put down to that write. That is likely, not proven: somebody else may have done the same. The write's audit record
+/// says `undecided`.
 fn attributed((operation, difference): (Operation, Difference), earlier: Option<&Intent>) -> Ended {
     let Some(intent) = earlier.filter(|_| difference.is_empty()) else {
         return Ended { operation, difference, earlier: None };
