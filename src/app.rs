@@ -33,7 +33,7 @@ use crate::{
     graph::{Graph, Upstream},
     outbound::Outbound,
     policy::Policies,
-    store::{Sqlite, Store, sqlite::Run},
+    store::{Run, Sqlite, Store},
 };
 
 /// A gateway that is running.
@@ -57,7 +57,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     // Before anything is opened: an address in use must not cost the store a run.
     let listener = listen(config.server.listen, "server.listen")?;
     let admin_listener = listen(config.server.admin_listen, "server.admin_listen")?;
-    let run = Run { chain: clock.identifier().to_string(), now: clock.now() };
+    let run = Run { chain: clock.identifier().to_string(), clock };
     let owner = run.chain.clone();
     let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.store.sqlite, run).await?);
     store.record(vec![loaded(&config, clock)?]).await?;

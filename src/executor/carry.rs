@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     audit::{Entry, Event},
-    clock::{self, Backoff},
+    clock::Backoff,
     domain::{
         AssignmentSet, Change, Difference, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write,
     },
@@ -183,10 +183,9 @@ impl Lane {
             client_request_id: client_request_id.clone(),
             carried: carried.collect(),
         };
-        let until = clock::after(clock.now(), settings.lease_ttl);
-        store.begin_write(&mut held.lease, &intent, until).await?;
+        store.begin_write(&mut held.lease, &intent, settings.lease_ttl).await?;
         let margin = SETTLE_MARGIN.min(settings.lease_ttl.mul_f64(0.25));
-        let deadline = clock::until(clock.now(), until).saturating_sub(margin);
+        let deadline = held.lease.left(*clock).saturating_sub(margin);
         let sent = upstream.replace_assignments(&self.configuration, &plan.desired, &client_request_id);
         match tokio::time::timeout(deadline, sent).await {
             Ok(Ok(Receipt { request_id })) => {

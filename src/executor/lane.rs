@@ -10,12 +10,11 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tracing::Instrument;
 
 use super::{Parts, carry::Stop, outcome::Outcome};
 use crate::{
-    clock::{self, Backoff},
+    clock::Backoff,
     domain::{ConfigurationId, Digest, Failure, Operation},
     store::{Claim, Error, Intent, Lease, Parking, Settlement, Turn},
     telemetry,
@@ -35,8 +34,8 @@ pub(super) enum After {
     Idle,
     /// More may be pending.
     Again,
-    /// Nothing to do before then.
-    Parked(Timestamp),
+    /// Nothing to do for so long.
+    Parked(Duration),
 }
 
 /// One configuration, about to have its turn.
@@ -86,12 +85,11 @@ impl Lane {
             trace_id = tracing::field::Empty,
         );
         telemetry::note_trace_id(&span);
-        let now = self.parts.clock.now();
         let claim = Claim {
             configuration: self.configuration.clone(),
             owner: self.parts.owner.clone(),
-            now,
-            until: clock::after(now, self.parts.settings.lease_ttl),
+            at: self.parts.clock.now(),
+            ttl: self.parts.settings.lease_ttl,
             batch_max: self.parts.settings.batch_max,
             trace_id: telemetry::trace_id_of(&span),
         };
@@ -153,13 +151,12 @@ impl Lane {
         if !rest.is_empty() {
             batches.push(rest);
         }
-        let now = self.parts.clock.now();
-        let keep_until = (!batches.is_empty()).then(|| clock::after(now, self.parts.settings.lease_ttl));
+        let keep = (!batches.is_empty()).then_some(self.parts.settings.lease_ttl);
         for (operation, state) in &ended {
             tracing::info!(operation.id = %operation, operation.state = state.name(), "operation ended");
         }
         let left = left.or(held.left);
-        let settlement = Settlement { ended, left: left.clone(), entries, keep_until };
+        let settlement = Settlement { ended, left: left.clone(), entries, keep };
         let kept = self.parts.store.settle(held.lease, settlement).await?;
         Ok(kept.map_or(Stepped::Out(After::Again), |lease| {
             let held = Held { lease, intent: None, left, attempts: 0 };
@@ -172,10 +169,9 @@ impl Lane {
         let attempts = course.held.attempts.saturating_add(1);
         let pause = pause.unwrap_or_else(|| PARKING.pause(attempts, clock.chance()));
         let pause = pause.clamp(PARKING_MIN, PARKING.longest);
-        let until = clock::after(clock.now(), pause);
-        tracing::warn!(because, %until, attempts, "the lane is parked");
-        store.park(course.held.lease, Parking { until, because }).await?;
-        Ok(Stepped::Out(After::Parked(until)))
+        tracing::warn!(because, ?pause, attempts, "the lane is parked");
+        store.park(course.held.lease, Parking { pause, because }).await?;
+        Ok(Stepped::Out(After::Parked(pause)))
     }
 
     async fn fail(&self, course: Course, batch: Vec<Operation>, failure: &Failure) -> Result<Stepped, Error> {

@@ -15,6 +15,7 @@ mod outcome;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::task::{Id, JoinError, JoinSet};
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::lane::{After, Lane};
 use crate::{
-    clock::{self, Clock},
+    clock::Clock,
     config,
     domain::ConfigurationId,
     graph::Upstream,
@@ -112,7 +113,7 @@ impl Executor {
 
     /// Looks for pending work without being told of it.
     async fn sweep(&mut self) {
-        match self.parts.store.open_lanes(self.parts.clock.now(), SWEEP_MAX).await {
+        match self.parts.store.open_lanes(SWEEP_MAX).await {
             Ok(found) => found.into_iter().for_each(|configuration| self.queue.push(configuration)),
             Err(error) => tracing::error!(%error, "cannot look for pending operations"),
         }
@@ -135,7 +136,7 @@ impl Executor {
         match ended {
             Ok((_, Ok(After::Idle))) => {}
             Ok((_, Ok(After::Again))) => self.queue.push(configuration),
-            Ok((_, Ok(After::Parked(until)))) => self.wake_at(configuration, until),
+            Ok((_, Ok(After::Parked(pause)))) => self.wake_after(configuration, pause),
             // The sweep comes back to it; at once would be a hot loop against a store in trouble.
             Ok((_, Err(error))) => {
                 tracing::error!(%error, configuration.id = %configuration, "a lane's turn broke off");
@@ -145,10 +146,10 @@ impl Executor {
     }
 
     /// Has a parked lane noticed when its pause is over, so that it need not wait for a sweep.
-    fn wake_at(&self, configuration: ConfigurationId, until: jiff::Timestamp) {
+    fn wake_after(&self, configuration: ConfigurationId, pause: Duration) {
         let Parts { store, clock, .. } = self.parts.clone();
         tokio::spawn(async move {
-            clock.sleep(clock::until(clock.now(), until)).await;
+            clock.sleep(pause).await;
             store.notices().work_on(configuration);
         });
     }

@@ -195,7 +195,7 @@ impl Gateway {
 
     /// Why this gateway cannot accept changes at present, if it cannot.
     pub async fn ready(&self) -> Result<(), store::Error> {
-        self.store.probe(self.clock.now()).await
+        self.store.probe().await
     }
 
     /// The present moment, for times in answers.

@@ -16,7 +16,7 @@ use crate::{
     config::Catalogued,
     domain::{AssignmentSet, ConfigurationId, GroupId, Kind, Role},
     graph::{self, Group, Present, Receipt},
-    store::{Sqlite, sqlite::Run},
+    store::{Run, Sqlite},
 };
 
 const ID: &str = "a0000000-0000-4000-8000-000000000001_Limit";
@@ -69,7 +69,7 @@ impl World {
         let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/config/policies/schema.cedarschema");
         std::fs::copy(schema, dir.path().join("schema.cedarschema")).unwrap();
         std::fs::write(dir.path().join("a.cedar"), policies).unwrap();
-        let run = Run { chain: "a".to_owned(), now: Timestamp::UNIX_EPOCH };
+        let run = Run { chain: "a".to_owned(), clock: Clock::system() };
         let id = ID.replace("Limit", "LIMIT").parse().unwrap();
         let catalogued = Catalogued { id, tags: BTreeSet::from(["frozen".to_owned()]) };
         let tenant = Arc::new(Tenant::default());

@@ -6,10 +6,19 @@
 //! A lane is owned through a [`Lease`] with a fencing number: whoever lost it can neither announce a write nor settle.
 //! No transaction is open between two verbs, so none is open while Graph is called.
 //!
+//! Leases and pauses are asked for as durations and end by the store's own time, so that replicas whose clocks differ
+//! agree on who owns a lane. What is told about operations (when they were accepted, began, ended) is the caller's time.
+//!
 //! It deliberately knows neither callers' rights nor Graph: it stores what it is given.
 
+mod ledger;
 pub mod notices;
+mod rows;
 pub mod sqlite;
+mod verbs;
+mod writer;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -18,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{notices::Notices, sqlite::Sqlite};
 use crate::{
     audit::Entry,
+    clock::Clock,
     domain::{ConfigurationId, Difference, Digest, Operation, OperationId, State},
 };
 
@@ -36,6 +46,15 @@ pub enum Error {
     /// The store cannot be opened as it is.
     #[error("{0}")]
     Unusable(String),
+}
+
+/// Who opens a store.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// A new name for the audit chain of this run.
+    pub chain: String,
+    /// The time, where it is not the store's own.
+    pub clock: Clock,
 }
 
 /// A change to accept.
@@ -97,10 +116,10 @@ pub struct Claim {
     pub configuration: ConfigurationId,
     /// Who wants it.
     pub owner: String,
-    /// The present moment.
-    pub now: Timestamp,
-    /// Until when it is wanted.
-    pub until: Timestamp,
+    /// When it is asked for, for the operations and the audit trail.
+    pub at: Timestamp,
+    /// For how long it is wanted.
+    pub ttl: Duration,
     /// How many operations to take up at most.
     pub batch_max: usize,
     /// The trace of the turn, for the audit trail.
@@ -113,7 +132,8 @@ pub struct Lease {
     configuration: ConfigurationId,
     owner: String,
     fencing: i64,
-    until: Timestamp,
+    /// By [`Clock::elapsed`]; reckoned from before the store was asked, so never later than the store's own end.
+    until: Duration,
 }
 
 impl Lease {
@@ -122,9 +142,9 @@ impl Lease {
         &self.configuration
     }
 
-    /// When the right ends.
-    pub fn until(&self) -> Timestamp {
-        self.until
+    /// How long the right lasts at least, by the clock with which the store was opened.
+    pub fn left(&self, clock: Clock) -> Duration {
+        self.until.saturating_sub(clock.elapsed())
     }
 }
 
@@ -188,15 +208,15 @@ pub struct Settlement {
     pub left: Option<Digest>,
     /// Their audit records.
     pub entries: Vec<Entry>,
-    /// Keep the lane until then, for more of this turn; otherwise it becomes free.
-    pub keep_until: Option<Timestamp>,
+    /// Keep the lane for so long, for more of this turn; otherwise it becomes free.
+    pub keep: Option<Duration>,
 }
 
 /// A pause for a lane that cannot go on.
 #[derive(Clone, Debug)]
 pub struct Parking {
-    /// Not to be claimed before.
-    pub until: Timestamp,
+    /// Not to be claimed for so long.
+    pub pause: Duration,
     /// Why, in one sentence.
     pub because: String,
 }
@@ -206,7 +226,7 @@ pub struct Parking {
 pub struct Parked {
     /// In one sentence.
     pub because: String,
-    /// When its lane tries again.
+    /// When its lane tries again, by the clock with which the store was opened.
     pub until: Timestamp,
     /// How often it has tried in vain.
     pub attempts: u32,
@@ -242,14 +262,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Whether the lane of this configuration is parked.
     async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error>;
 
-    /// Configurations with pending operations whose lane is free and not parked at `now`.
-    async fn open_lanes(&self, now: Timestamp, limit: usize) -> Result<Vec<ConfigurationId>, Error>;
+    /// Configurations with pending operations whose lane is free and not parked.
+    async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error>;
 
     /// Takes a free lane and marks its pending operations running. None if it is not free or nothing is pending.
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error>;
 
-    /// Announces a write, so that a successor can tell whether it took effect, and extends the lease for it.
-    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, until: Timestamp) -> Result<(), Error>;
+    /// Announces a write, so that a successor can tell whether it took effect, and makes the lease last for
+    /// `ttl` from now.
+    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error>;
 
     /// Ends operations; the lane becomes free unless the settlement keeps it.
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error>;
@@ -261,7 +282,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error>;
 
     /// Proves that writing works.
-    async fn probe(&self, now: Timestamp) -> Result<(), Error>;
+    async fn probe(&self) -> Result<(), Error>;
 
     /// Where news of this store come in.
     fn notices(&self) -> &Notices;

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use postern::{
     audit::{Actor, Entry, Event},
     clock::Clock,
-    store::{Sqlite, Store, sqlite::Run},
+    store::{Run, Sqlite, Store},
 };
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
@@ -18,7 +18,7 @@ fn store() -> TempDir {
     block_on(async {
         let clock = Clock::system();
         for chain in ["first", "second"] {
-            let run = Run { chain: chain.to_owned(), now: clock.now() };
+            let run = Run { chain: chain.to_owned(), clock };
             let store = Sqlite::open(&folder.path().join("postern.db"), run).await.unwrap();
             let actor = Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None };
             let event = Event::Denied {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use postern::{clock, domain::State, store::Claim};
+use postern::{domain::State, store::Claim};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -35,12 +35,11 @@ async fn the_sweep_finds_work_though_notices_never_cease() {
     let world = World::with(Tenant::new()).await;
     world.accept(1, &lane(1)).await;
     // Another replica that will not come back: nobody gives notice when its lease ends.
-    let now = world.clock.now();
     let gone = Claim {
         configuration: lane(1),
         owner: "a replica that is gone".to_owned(),
-        now,
-        until: clock::after(now, Duration::from_millis(300)),
+        at: world.clock.now(),
+        ttl: Duration::from_millis(300),
         batch_max: 1,
         trace_id: None,
     };
@@ -149,7 +148,7 @@ async fn the_store_is_usable_while_a_write_is_under_way_and_a_stop_waits_for_it(
     world.until(async || world.tenant.under_way_max.load(Ordering::SeqCst) == 1).await;
     // One connection writes; it is not waiting for Graph.
     world.accept(2, &lane(1)).await;
-    world.store.probe(world.clock.now()).await.unwrap();
+    world.store.probe().await.unwrap();
     running.tell_to_stop();
     world.tenant.gate.add_permits(1);
     running.ended().await;

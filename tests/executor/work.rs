@@ -8,7 +8,7 @@ use postern::{
     config,
     domain::{Change, ConfigurationId, Operation, OperationId, State, Target, Wanted, operation::Submission},
     executor::{Executor, Parts},
-    store::{Acceptance, Accepted, Sqlite, Store, sqlite::Run},
+    store::{Acceptance, Accepted, Run, Sqlite, Store},
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -59,7 +59,7 @@ impl World {
     pub(crate) async fn with(tenant: Tenant) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::system();
-        let run = Run { chain: "run".to_owned(), now: clock.now() };
+        let run = Run { chain: "run".to_owned(), clock };
         let store = Sqlite::open(&folder.path().join("postern.db"), run).await.unwrap();
         let settings = config::Executor {
             lanes_max: 8,

@@ -2,7 +2,7 @@
 //!
 //! Another kind of store joins the suite by a variant of [`Kind`] and an arm in [`Fixture::try_open`].
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use postern::{
@@ -13,11 +13,12 @@ use postern::{
         operation::{Ending, Submission},
     },
     store::{
-        Acceptance, Accepted, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Query, Settlement, Sqlite, Store,
-        Turn, sqlite::Run,
+        Acceptance, Accepted, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Query, Run, Settlement, Sqlite,
+        Store, Turn,
     },
 };
 use serde_json::Value;
+use sqlx::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -33,6 +34,8 @@ const KINDS: [Kind; 1] = [Kind::Sqlite];
 pub(crate) struct Fixture {
     kind: Kind,
     folder: TempDir,
+    /// The time of every store that is opened here.
+    pub(crate) clock: Clock,
 }
 
 /// Has a test done once for every kind of store, each time in a place of its own.
@@ -44,7 +47,7 @@ pub(crate) async fn each(test: impl AsyncFn(Fixture)) {
 
 impl Fixture {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { kind, folder: tempfile::tempdir().unwrap() }
+        Self { kind, folder: tempfile::tempdir().unwrap(), clock: Clock::system() }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -57,9 +60,26 @@ impl Fixture {
     }
 
     pub(crate) async fn try_open(&self) -> Result<Arc<dyn Store>, Error> {
-        let run = Run { chain: Clock::system().identifier().to_string(), now: at(0) };
+        let run = Run { chain: self.clock.identifier().to_string(), clock: self.clock };
         match self.kind {
             Kind::Sqlite => Ok(Arc::new(Sqlite::open(&self.path(), run).await?)),
+        }
+    }
+
+    /// Lets so many minutes pass for leases and pauses: the store's time cannot be turned, so they are moved back.
+    pub(crate) async fn pass(&self, number: i64) {
+        let micros = number * 60_000_000;
+        match self.kind {
+            Kind::Sqlite => {
+                let url = format!("sqlite:{}", self.path().display());
+                let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+                sqlx::query("UPDATE lanes SET lease_until = lease_until - ?1, not_before = not_before - ?1")
+                    .bind(micros)
+                    .execute(&mut connection)
+                    .await
+                    .unwrap();
+                connection.close().await.unwrap();
+            }
         }
     }
 
@@ -69,6 +89,16 @@ impl Fixture {
         drop(store);
         self.open().await
     }
+}
+
+/// A duration for leases and pauses. Minutes, so that what the machine takes for a test makes no difference.
+pub(crate) fn minutes(number: u64) -> Duration {
+    Duration::from_mins(number)
+}
+
+/// Whether a duration is this one, but for what the machine took meanwhile.
+pub(crate) fn is_about(found: Duration, expected: Duration) -> bool {
+    found.abs_diff(expected) < Duration::from_mins(1)
 }
 
 /// So many seconds after the beginning of the test's time.
@@ -144,13 +174,13 @@ pub(crate) async fn accept(store: &dyn Store, lane: &ConfigurationId, numbers: i
     }
 }
 
-/// A claim of a whole lane for ten seconds.
+/// A claim of a whole lane for ten minutes.
 pub(crate) fn claim(lane: &ConfigurationId, owner: &str, now: i64) -> Claim {
     Claim {
         configuration: lane.clone(),
         owner: owner.to_owned(),
-        now: at(now),
-        until: at(now + 10),
+        at: at(now),
+        ttl: minutes(10),
         batch_max: 100,
         trace_id: None,
     }
@@ -192,7 +222,7 @@ pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
         ended: operations.iter().map(|operation| succeeded(operation, now)).collect(),
         left: Some(digest("left")),
         entries: operations.iter().map(entry).collect(),
-        keep_until: None,
+        keep: None,
     }
 }
 

@@ -1,16 +1,18 @@
 //! Claiming lanes, parking them, and which are open.
 
 use postern::{
+    clock,
     domain::State,
     store::{Claim, Parking},
 };
 
 use crate::fixture::{
-    accept, at, claim, digest, each, id, ids, intent, lane, operation, records_of, settle, settlement, state, turn,
+    accept, at, claim, digest, each, id, ids, intent, is_about, lane, minutes, operation, records_of, settle,
+    settlement, state, turn,
 };
 
-fn parking(until: i64) -> Parking {
-    Parking { until: at(until), because: "Graph is throttling".to_owned() }
+fn parking(pause: u64) -> Parking {
+    Parking { pause: minutes(pause), because: "Graph is throttling".to_owned() }
 }
 
 #[tokio::test]
@@ -22,7 +24,10 @@ async fn a_claim_marks_operations_running_and_gives_them_in_the_order_of_their_a
         let turn = turn(&*store, claim(&lane(1), "a", 1)).await;
         assert_eq!(ids(&turn.operations), [id(3), id(1), id(2)]);
         assert_eq!(turn.operations[0].submission, operation(3, &lane(1)).submission);
-        assert_eq!((turn.lease.configuration(), turn.lease.until()), (&lane(1), at(11)));
+        assert_eq!(turn.lease.configuration(), &lane(1));
+        // What the lane believes is never longer than what the store grants.
+        let left = turn.lease.left(fixture.clock);
+        assert!(is_about(left, minutes(10)) && left <= minutes(10), "{left:?}");
         assert_eq!((turn.intent, turn.left, turn.attempts), (None, None, 0));
         for operation in turn.operations {
             assert_eq!(operation.state, State::Running { started_at: at(1) });
@@ -62,6 +67,7 @@ async fn a_lane_that_is_leased_is_given_to_nobody_else_and_not_to_its_owner_twic
         accept(&*store, &lane(1), [1]).await;
         let held = turn(&*store, claim(&lane(1), "a", 0)).await;
         accept(&*store, &lane(1), [2]).await;
+        fixture.pass(9).await;
         for owner in ["a", "b"] {
             assert!(store.claim(claim(&lane(1), owner, 9)).await.unwrap().is_none());
         }
@@ -79,6 +85,7 @@ async fn a_claim_after_the_leases_end_gets_a_higher_fencing_number_and_the_same_
         accept(&*store, &lane(1), [1]).await;
         drop(turn(&*store, claim(&lane(1), "a", 0)).await);
         accept(&*store, &lane(1), [2]).await;
+        fixture.pass(10).await;
         let second = turn(&*store, claim(&lane(1), "b", 10)).await;
         assert_eq!(ids(&second.operations), [id(1), id(2)]);
         // Taken up again, it keeps its first start.
@@ -109,20 +116,22 @@ async fn a_lane_without_pending_operations_cannot_be_claimed() {
 async fn open_lanes_are_those_with_pending_operations_and_nobody_on_them() {
     each(async |fixture| {
         let store = fixture.open().await;
-        assert!(store.open_lanes(at(0), 10).await.unwrap().is_empty());
+        assert!(store.open_lanes(10).await.unwrap().is_empty());
         accept(&*store, &lane(1), [1, 2]).await;
         accept(&*store, &lane(2), [3]).await;
         accept(&*store, &lane(3), [4]).await;
-        let mut open = store.open_lanes(at(0), 10).await.unwrap();
+        let mut open = store.open_lanes(10).await.unwrap();
         open.sort();
         assert_eq!(open, [lane(1), lane(2), lane(3)]);
-        assert_eq!(store.open_lanes(at(0), 2).await.unwrap().len(), 2);
+        assert_eq!(store.open_lanes(2).await.unwrap().len(), 2);
         let settled = turn(&*store, claim(&lane(1), "a", 0)).await;
         settle(&*store, settled.lease, &settled.operations).await;
         drop(turn(&*store, claim(&lane(2), "a", 0)).await);
-        assert_eq!(store.open_lanes(at(9), 10).await.unwrap(), [lane(3)]);
+        fixture.pass(9).await;
+        assert_eq!(store.open_lanes(10).await.unwrap(), [lane(3)]);
         // Its owner is gone; the lease is over.
-        let mut open = store.open_lanes(at(10), 10).await.unwrap();
+        fixture.pass(1).await;
+        let mut open = store.open_lanes(10).await.unwrap();
         open.sort();
         assert_eq!(open, [lane(2), lane(3)]);
     })
@@ -138,15 +147,18 @@ async fn a_parked_lane_is_neither_open_nor_claimed_before_its_time_and_says_why(
         let held = turn(&*store, claim(&lane(1), "a", 0)).await;
         store.park(held.lease, parking(60)).await.unwrap();
         let parked = store.parked(&lane(1)).await.unwrap().unwrap();
-        assert_eq!((parked.because.as_str(), parked.until, parked.attempts), ("Graph is throttling", at(60), 1));
-        assert!(store.open_lanes(at(59), 10).await.unwrap().is_empty());
+        assert_eq!((parked.because.as_str(), parked.attempts), ("Graph is throttling", 1));
+        assert!(is_about(clock::until(fixture.clock.now(), parked.until), minutes(60)), "{parked:?}");
+        fixture.pass(59).await;
+        assert!(store.open_lanes(10).await.unwrap().is_empty());
         assert!(store.claim(claim(&lane(1), "b", 59)).await.unwrap().is_none());
         assert_eq!(state(&*store, 1).await, "running");
 
-        assert_eq!(store.open_lanes(at(60), 10).await.unwrap(), [lane(1)]);
+        fixture.pass(1).await;
+        assert_eq!(store.open_lanes(10).await.unwrap(), [lane(1)]);
         let again = turn(&*store, claim(&lane(1), "b", 60)).await;
         assert_eq!((again.attempts, store.parked(&lane(1)).await.unwrap()), (1, None));
-        store.park(again.lease, parking(90)).await.unwrap();
+        store.park(again.lease, parking(30)).await.unwrap();
         assert_eq!(store.parked(&lane(1)).await.unwrap().unwrap().attempts, 2);
     })
     .await;
@@ -159,8 +171,9 @@ async fn a_settled_turn_forgets_attempts_and_the_announced_write_and_leaves_its_
         accept(&*store, &lane(1), [1]).await;
         let first = turn(&*store, claim(&lane(1), "a", 0)).await;
         store.park(first.lease, parking(20)).await.unwrap();
+        fixture.pass(20).await;
         let mut second = turn(&*store, claim(&lane(1), "a", 20)).await;
-        store.begin_write(&mut second.lease, &intent(&second.operations), at(40)).await.unwrap();
+        store.begin_write(&mut second.lease, &intent(&second.operations), minutes(20)).await.unwrap();
         settle(&*store, second.lease, &second.operations).await;
         accept(&*store, &lane(1), [2]).await;
         let third = turn(&*store, claim(&lane(1), "a", 21)).await;

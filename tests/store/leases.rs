@@ -8,7 +8,9 @@ use postern::{
 };
 use serde_json::Value;
 
-use crate::fixture::{Fixture, accept, all, at, claim, each, ids, intent, lane, settlement, trail, turn};
+use crate::fixture::{
+    Fixture, accept, all, claim, each, ids, intent, is_about, lane, minutes, settlement, trail, turn,
+};
 
 /// Everything that a verb could have changed.
 async fn picture(store: &dyn Store) -> (Vec<Operation>, Vec<Value>, Option<Parked>) {
@@ -20,6 +22,7 @@ async fn taken_over(fixture: &Fixture) -> (Arc<dyn Store>, Lease, Lease) {
     let store = fixture.open().await;
     accept(&*store, &lane(1), [1, 2]).await;
     let lost = turn(&*store, claim(&lane(1), "a", 0)).await.lease;
+    fixture.pass(10).await;
     let held = turn(&*store, claim(&lane(1), "b", 10)).await.lease;
     (store, lost, held)
 }
@@ -34,10 +37,11 @@ async fn whoever_lost_a_lane_cannot_announce_a_write() {
     each(async |fixture| {
         let (store, mut lost, held) = taken_over(&fixture).await;
         let before = picture(&*store).await;
-        is_lost(&store.begin_write(&mut lost, &intent(&before.0), at(100)).await);
-        assert_eq!(lost.until(), at(10));
+        is_lost(&store.begin_write(&mut lost, &intent(&before.0), minutes(100)).await);
+        assert!(lost.left(fixture.clock) <= minutes(10));
         assert_eq!(picture(&*store).await, before);
         drop(held);
+        fixture.pass(10).await;
         // Neither the intent nor the longer lease was taken.
         let next = turn(&*store, claim(&lane(1), "c", 20)).await;
         assert_eq!(next.intent, None);
@@ -53,9 +57,10 @@ async fn whoever_lost_a_lane_can_neither_settle_nor_park() {
         is_lost(&store.settle(lost, settlement(&before.0, 12)).await);
         assert_eq!(picture(&*store).await, before);
         // The successor is lost in its turn: parked by none but the one who holds the lane.
+        fixture.pass(10).await;
         let newest = turn(&*store, claim(&lane(1), "a", 20)).await;
         let before = picture(&*store).await;
-        is_lost(&store.park(held, Parking { until: at(100), because: "no".to_owned() }).await);
+        is_lost(&store.park(held, Parking { pause: minutes(100), because: "no".to_owned() }).await);
         assert_eq!(picture(&*store).await, before);
         store.settle(newest.lease, settlement(&newest.operations, 21)).await.unwrap();
     })
@@ -68,6 +73,7 @@ async fn a_lease_of_an_owner_that_took_the_lane_again_is_lost_too() {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1]).await;
         let lost = turn(&*store, claim(&lane(1), "a", 0)).await;
+        fixture.pass(10).await;
         let held = turn(&*store, claim(&lane(1), "a", 10)).await;
         is_lost(&store.settle(lost.lease, settlement(&lost.operations, 11)).await);
         store.settle(held.lease, settlement(&held.operations, 11)).await.unwrap();
@@ -81,6 +87,7 @@ async fn a_lease_that_is_over_still_counts_while_nobody_took_the_lane() {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1]).await;
         let late = turn(&*store, claim(&lane(1), "a", 0)).await;
+        fixture.pass(1_000).await;
         // Nothing was done behind its back, so what it knows still holds.
         store.settle(late.lease, settlement(&late.operations, 1_000)).await.unwrap();
     })
@@ -93,9 +100,11 @@ async fn announcing_a_write_extends_the_lease() {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1]).await;
         let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
-        store.begin_write(&mut held.lease, &intent(&held.operations), at(100)).await.unwrap();
-        assert_eq!(held.lease.until(), at(100));
+        store.begin_write(&mut held.lease, &intent(&held.operations), minutes(100)).await.unwrap();
+        assert!(is_about(held.lease.left(fixture.clock), minutes(100)));
+        fixture.pass(99).await;
         assert!(store.claim(claim(&lane(1), "b", 99)).await.unwrap().is_none());
+        fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 100)).await;
         assert_eq!(next.intent, Some(intent(&held.operations)));
         assert_eq!(ids(&next.operations), ids(&held.operations));

@@ -42,6 +42,7 @@ async fn nobody_is_told_of_an_end_that_was_refused() {
         accept(&*store, &lane(1), [1]).await;
         let end = store.notices().end_of(id(1));
         let lost = turn(&*store, claim(&lane(1), "a", 0)).await;
+        fixture.pass(10).await;
         drop(turn(&*store, claim(&lane(1), "b", 10)).await);
         assert!(store.settle(lost.lease, settlement(&lost.operations, 11)).await.is_err());
         assert_eq!(store.notices().waiting(), 1);

@@ -9,7 +9,7 @@ use postern::{
 use proptest::prelude::*;
 
 use crate::fixture::{
-    Fixture, Kind, acceptance, all, at, claim, id, ids, intent, lane, operation, records_of, settlement, trail,
+    Fixture, Kind, acceptance, all, claim, id, ids, intent, lane, minutes, operation, records_of, settlement, trail,
 };
 
 #[derive(Clone, Debug)]
@@ -107,7 +107,10 @@ impl World {
             Step::Settle(turn) => self.settle(turn, usize::MAX).await,
             Step::SettleFirst(turn) => self.settle(turn, 1).await,
             Step::Park { turn, pause } => self.park(turn, pause).await,
-            Step::Pass(seconds) => self.now += seconds,
+            Step::Pass(minutes) => {
+                self.fixture.pass(minutes).await;
+                self.now += minutes;
+            }
             Step::Reopen => {
                 self.store.close().await;
                 self.store = self.fixture.open().await;
@@ -154,7 +157,7 @@ impl World {
         let Some((mut believed, worth)) = self.take(at_turn) else { return };
         let until = self.now + 20;
         let announced = intent(&believed.turn.operations);
-        let outcome = self.store.begin_write(&mut believed.turn.lease, &announced, at(until)).await;
+        let outcome = self.store.begin_write(&mut believed.turn.lease, &announced, minutes(20)).await;
         check(&outcome, worth);
         if worth == Worth::Good {
             let lane = self.lane(believed.lane);
@@ -169,7 +172,7 @@ impl World {
         let Turn { lease, mut operations, intent, left, attempts } = turn;
         let done: Vec<_> = operations.drain(..operations.len().min(ends_max)).collect();
         let kept_until = (!operations.is_empty()).then_some(self.now + 10);
-        let settlement = Settlement { keep_until: kept_until.map(at), ..settlement(&done, self.now) };
+        let settlement = Settlement { keep: kept_until.map(|_| minutes(10)), ..settlement(&done, self.now) };
         let outcome = self.store.settle(lease, settlement).await;
         check(&outcome, worth);
         if worth == Worth::Lost {
@@ -189,7 +192,8 @@ impl World {
     async fn park(&mut self, at_turn: prop::sample::Index, pause: i64) {
         let Some((Believed { turn, lane, .. }, worth)) = self.take(at_turn) else { return };
         let until = self.now + pause;
-        let outcome = self.store.park(turn.lease, Parking { until: at(until), because: "pause".to_owned() }).await;
+        let parking = Parking { pause: minutes(pause.unsigned_abs()), because: "pause".to_owned() };
+        let outcome = self.store.park(turn.lease, parking).await;
         check(&outcome, worth);
         if worth == Worth::Good {
             let lane = self.lane(lane);
@@ -218,7 +222,7 @@ impl World {
         let busy = |until: Option<i64>| until.is_some_and(|until| until > now);
         let open = self.lanes.iter().filter(|(_, it)| !it.pending.is_empty() && !busy(it.leased_until));
         let open: Vec<_> = open.filter(|(_, it)| !busy(it.parked_until)).map(|(number, _)| lane(*number)).collect();
-        let mut found = self.store.open_lanes(at(now), 10).await.unwrap();
+        let mut found = self.store.open_lanes(10).await.unwrap();
         found.sort();
         assert_eq!(found, open);
     }

@@ -7,7 +7,8 @@ use postern::{
 };
 
 use crate::fixture::{
-    accept, at, claim, digest, each, id, ids, intent, keyed, lane, operation, settlement, state, trail, turn, used,
+    accept, at, claim, digest, each, id, ids, intent, keyed, lane, minutes, operation, settlement, state, trail, turn,
+    used,
 };
 
 #[tokio::test]
@@ -17,7 +18,7 @@ async fn an_announced_write_comes_back_with_the_next_claim_after_reopening() {
         accept(&*store, &lane(1), [1, 2]).await;
         let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
         let announced = intent(&held.operations);
-        store.begin_write(&mut held.lease, &announced, at(60)).await.unwrap();
+        store.begin_write(&mut held.lease, &announced, minutes(60)).await.unwrap();
         let store = fixture.reopen(store).await;
         let next = turn(&*store, claim(&lane(1), "b", 1)).await;
         assert_eq!((next.intent, ids(&next.operations)), (Some(announced), vec![id(1), id(2)]));
@@ -32,14 +33,16 @@ async fn the_digest_left_and_the_attempts_survive_reopening() {
         accept(&*store, &lane(1), [1, 2]).await;
         let held = turn(&*store, claim(&lane(1), "a", 0)).await;
         let (first, _) = held.operations.split_at(1);
-        let keeping = Settlement { keep_until: Some(at(20)), ..settlement(first, 4) };
+        let keeping = Settlement { keep: Some(minutes(20)), ..settlement(first, 4) };
         let kept = store.settle(held.lease, keeping).await.unwrap().unwrap();
-        store.park(kept, Parking { until: at(30), because: "Graph is throttling".to_owned() }).await.unwrap();
+        store.park(kept, Parking { pause: minutes(30), because: "Graph is throttling".to_owned() }).await.unwrap();
         let store = fixture.reopen(store).await;
         let parked = store.parked(&lane(1)).await.unwrap().unwrap();
-        assert_eq!((parked.attempts, parked.until), (1, at(30)));
+        assert_eq!(parked.attempts, 1);
+        fixture.pass(29).await;
         // That a run has ended is no reason to press Graph.
         assert!(store.claim(claim(&lane(1), "b", 29)).await.unwrap().is_none());
+        fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 30)).await;
         assert_eq!((next.left, next.attempts, next.intent), (Some(digest("left")), 1, None));
         assert_eq!(ids(&next.operations), [id(2)]);
@@ -54,7 +57,7 @@ async fn leases_of_an_earlier_run_are_void_at_once() {
         accept(&*store, &lane(1), [1]).await;
         let lost = turn(&*store, claim(&lane(1), "a", 0)).await;
         let store = fixture.reopen(store).await;
-        assert_eq!(store.open_lanes(at(1), 10).await.unwrap(), [lane(1)]);
+        assert_eq!(store.open_lanes(10).await.unwrap(), [lane(1)]);
         // Even before the next claim.
         assert!(store.settle(lost.lease, settlement(&lost.operations, 1)).await.is_err());
         assert_eq!(state(&*store, 1).await, "running");
@@ -73,7 +76,7 @@ async fn operations_and_keys_survive_reopening() {
         store.accept(keyed(first.clone(), "k", "body", 0)).await.unwrap();
         let store = fixture.reopen(store).await;
         assert_eq!(store.operation(id(1)).await.unwrap(), Some(first.clone()));
-        assert_eq!(store.open_lanes(at(0), 10).await.unwrap(), [lane(1)]);
+        assert_eq!(store.open_lanes(10).await.unwrap(), [lane(1)]);
         let known = store.recall("servicenow", &used("k", "body", 1)).await.unwrap();
         assert!(matches!(known, Some(Accepted::Replayed(operation)) if *operation == first));
     })
@@ -117,7 +120,7 @@ async fn records_of_no_other_verb_are_chained_and_durable_too() {
         let entry = Entry { at: at(0), trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()), event };
         store.record(vec![entry.clone(), entry]).await.unwrap();
         store.record(vec![]).await.unwrap();
-        store.probe(at(0)).await.unwrap();
+        store.probe().await.unwrap();
         let store = fixture.reopen(store).await;
         assert_eq!(trail(&*store).await.iter().filter(|record| record["event"] == "denied").count(), 2);
     })

@@ -4,8 +4,8 @@ use futures_util::future::join_all;
 use postern::store::{Error, Settlement};
 
 use crate::fixture::{
-    accept, acceptance, all, at, claim, each, id, ids, intent, lane, operation, records_of, settlement, state,
-    succeeded, trail, turn,
+    accept, acceptance, all, claim, each, id, ids, intent, is_about, lane, minutes, operation, records_of, settlement,
+    state, succeeded, trail, turn,
 };
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_settlement_ends_operations_with_their_evidence_and_frees_the_lane() {
         }
         assert_eq!(records_of(&*store, "settled").await.len(), 2);
         // Long before the lease would have ended.
-        assert_eq!(store.open_lanes(at(4), 10).await.unwrap(), [lane(1)]);
+        assert_eq!(store.open_lanes(10).await.unwrap(), [lane(1)]);
         assert_eq!(ids(&turn(&*store, claim(&lane(1), "b", 4)).await.operations), [id(3)]);
     })
     .await;
@@ -36,14 +36,15 @@ async fn a_settlement_may_keep_the_lane_for_more_of_the_turn() {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1, 2]).await;
         let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
-        store.begin_write(&mut held.lease, &intent(&held.operations), at(20)).await.unwrap();
+        store.begin_write(&mut held.lease, &intent(&held.operations), minutes(20)).await.unwrap();
         let (first, second) = held.operations.split_at(1);
-        let keeping = Settlement { keep_until: Some(at(50)), ..settlement(first, 4) };
+        let keeping = Settlement { keep: Some(minutes(50)), ..settlement(first, 4) };
         let kept = store.settle(held.lease, keeping).await.unwrap().unwrap();
-        assert_eq!(kept.until(), at(50));
+        assert!(is_about(kept.left(fixture.clock), minutes(50)));
         assert_eq!((state(&*store, 1).await, state(&*store, 2).await), ("succeeded", "running"));
+        fixture.pass(49).await;
         assert!(store.claim(claim(&lane(1), "b", 49)).await.unwrap().is_none());
-        assert!(store.open_lanes(at(49), 10).await.unwrap().is_empty());
+        assert!(store.open_lanes(10).await.unwrap().is_empty());
         assert!(store.settle(kept, settlement(second, 5)).await.unwrap().is_none());
         assert_eq!(state(&*store, 2).await, "succeeded");
     })
@@ -65,7 +66,9 @@ async fn settling_what_is_not_running_undoes_the_whole_settlement() {
         assert_eq!((state(&*store, 1).await, state(&*store, 3).await), ("running", "queued"));
         assert_eq!(trail(&*store).await, before);
         // The lane is as it was: leased, and free when the lease ends.
+        fixture.pass(9).await;
         assert!(store.claim(claim(&lane(1), "b", 9)).await.unwrap().is_none());
+        fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 10)).await;
         assert_eq!((ids(&next.operations), next.left), (vec![id(1), id(2), id(3)], None));
     })

@@ -3,10 +3,13 @@
 use std::{fs, path::Path};
 
 use futures_util::future::join_all;
-use postern::store::{Accepted, Error, Sqlite, Store, sqlite::Run};
+use postern::{
+    clock::Clock,
+    store::{Accepted, Error, Run, Sqlite, Store},
+};
 use sqlx::{Connection, SqliteConnection};
 
-use crate::fixture::{Fixture, Kind, accept, acceptance, at, lane, operation, trail};
+use crate::fixture::{Fixture, Kind, accept, acceptance, lane, operation, trail};
 
 fn fixture() -> Fixture {
     Fixture::new(Kind::Sqlite)
@@ -19,10 +22,13 @@ fn commits(path: &Path) -> u32 {
     u32::from_ne_bytes(index[8..12].try_into().unwrap())
 }
 
+fn run() -> Run {
+    Run { chain: "c".to_owned(), clock: Clock::system() }
+}
+
 /// Why a file cannot be opened.
 async fn refusal(path: &Path) -> String {
-    let run = Run { chain: "c".to_owned(), now: at(0) };
-    match Sqlite::open(path, run).await {
+    match Sqlite::open(path, run()).await {
         Err(Error::Unusable(why)) => why,
         other => panic!("{} should be unusable, but: {other:?}", path.display()),
     }
@@ -63,7 +69,7 @@ async fn a_closed_store_refuses_every_verb_that_writes() {
     store.close().await;
     let refused = store.accept(acceptance(operation(1, &lane(1)))).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
-    assert!(matches!(store.probe(at(0)).await, Err(Error::Unavailable(_))));
+    assert!(matches!(store.probe().await, Err(Error::Unavailable(_))));
     assert!(store.operation(operation(1, &lane(1)).id).await.is_err());
     store.close().await;
 }
@@ -125,7 +131,7 @@ async fn a_place_that_cannot_be_written_is_refused_by_its_name() {
 async fn a_missing_folder_is_made() {
     let fixture = fixture();
     let path = fixture.path().with_file_name("var").join("lib").join("postern.db");
-    let store = Sqlite::open(&path, Run { chain: "c".to_owned(), now: at(0) }).await.unwrap();
+    let store = Sqlite::open(&path, run()).await.unwrap();
     store.close().await;
     assert!(path.exists());
 }

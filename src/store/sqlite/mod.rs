@@ -3,28 +3,27 @@
 //! Guarantees: write-ahead log with `synchronous = FULL`, so a commit is on disk when it returns; a lock file keeps a
 //! second gateway away, so the leases of an earlier run are void and are taken over at once when the file is opened.
 //!
-//! One connection writes (`writer`), a few read. It deliberately has no connection that does both: readers never wait
+//! Its time is the clock of that process. One connection writes (`desk`), a few read. It deliberately has no connection that does both: readers never wait
 //! for a commit, and the writer never waits for a reader.
 
+mod desk;
 mod read;
 mod rows;
 mod verbs;
-mod writer;
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use sqlx::{
     Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::Mutex;
 
-use self::writer::{Done, Verb, Writer};
+use self::desk::Desk;
 use super::{
-    Acceptance, Accepted, AuditPage, Claim, Error, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query,
-    Settlement, Store, Turn,
+    Acceptance, Accepted, AuditPage, Claim, Error, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Run,
+    Settlement, Store, Turn, verbs::Verbs, writer::Writer,
 };
 use crate::{
     audit::Entry,
@@ -41,20 +40,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A store in a file.
 #[derive(Debug)]
 pub struct Sqlite {
+    verbs: Verbs,
     readers: SqlitePool,
-    writer: Writer,
-    notices: Notices,
     /// Held until the store is closed.
     lock: Mutex<Option<File>>,
-}
-
-/// Who opens the store, for the audit trail.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// A new name for the chain of this run.
-    pub chain: String,
-    /// The present moment.
-    pub now: Timestamp,
 }
 
 impl Sqlite {
@@ -70,12 +59,9 @@ impl Sqlite {
         let head = verbs::begin_run(&mut transaction, &run).await.map_err(|error| unusable(&error))?;
         transaction.commit().await.map_err(|error| unusable(&error))?;
         let readers = readers(path).await?;
-        Ok(Self {
-            readers,
-            writer: Writer::start(connection, head),
-            notices: Notices::default(),
-            lock: Mutex::new(Some(lock)),
-        })
+        let writer = Writer::start(Desk { connection, head, clock: run.clock });
+        let verbs = Verbs { writer, notices: Arc::new(Notices::default()), clock: run.clock };
+        Ok(Self { verbs, readers, lock: Mutex::new(Some(lock)) })
     }
 
     /// The audit trail of a file that a gateway may be using, without disturbing it.
@@ -121,22 +107,10 @@ fn unavailable(error: sqlx::Error) -> Error {
     Error::Unavailable(error.to_string())
 }
 
-/// The writer answered with another verb's result, which no code path can bring about.
-fn confused() -> Error {
-    Error::Unavailable("the writer answered another question".to_owned())
-}
-
 #[async_trait]
 impl Store for Sqlite {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
-        let configuration = acceptance.operation.submission.configuration.clone();
-        match self.writer.run(Verb::Accept(Box::new(acceptance))).await? {
-            Done::Accepted(accepted) => {
-                self.notices.work_on(configuration);
-                Ok(accepted)
-            }
-            Done::Claimed(_) | Done::Written => Err(confused()),
-        }
+        self.verbs.accept(acceptance).await
     }
 
     async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
@@ -145,7 +119,7 @@ impl Store for Sqlite {
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
-        self.writer.run(Verb::Record(entries)).await.map(drop)
+        self.verbs.record(entries).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
@@ -163,34 +137,25 @@ impl Store for Sqlite {
         read::parked(&mut connection, configuration).await
     }
 
-    async fn open_lanes(&self, now: Timestamp, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
+    async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::open_lanes(&mut connection, now, limit).await
+        read::open_lanes(&mut connection, self.verbs.clock.now(), limit).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
-        match self.writer.run(Verb::Claim(claim)).await? {
-            Done::Claimed(turn) => Ok(turn.map(|turn| *turn)),
-            Done::Accepted(_) | Done::Written => Err(confused()),
-        }
+        self.verbs.claim(claim).await
     }
 
-    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, until: Timestamp) -> Result<(), Error> {
-        self.writer.run(Verb::BeginWrite(lease.holder(), intent.clone(), until)).await?;
-        lease.until = until;
-        Ok(())
+    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
+        self.verbs.begin_write(lease, intent, ttl).await
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
-        let keep_until = settlement.keep_until;
-        let ended: Vec<_> = settlement.ended.iter().map(|(id, _)| *id).collect();
-        self.writer.run(Verb::Settle(lease.holder(), settlement)).await?;
-        self.notices.ended(ended);
-        Ok(keep_until.map(|until| Lease { until, ..lease }))
+        self.verbs.settle(lease, settlement).await
     }
 
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
-        self.writer.run(Verb::Park(lease.holder(), parking)).await.map(drop)
+        self.verbs.park(lease, parking).await
     }
 
     async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
@@ -198,19 +163,19 @@ impl Store for Sqlite {
         read::audit(&mut connection, after, limit).await
     }
 
-    async fn probe(&self, now: Timestamp) -> Result<(), Error> {
-        self.writer.run(Verb::Probe(now)).await.map(drop)
+    async fn probe(&self) -> Result<(), Error> {
+        self.verbs.probe().await
     }
 
     fn notices(&self) -> &Notices {
-        &self.notices
+        &self.verbs.notices
     }
 
     async fn close(&self) {
         // The writer's connection closes last: then SQLite moves the write-ahead log into the file, which a connection
         // that only reads cannot do. So a stopped store is one file, and a copy of it is whole.
         self.readers.close().await;
-        self.writer.stop().await;
+        self.verbs.writer.stop().await;
         // Closing alone leaves the lock to any copy of the handle, as a child that is being started has for a moment.
         if let Some(lock) = self.lock.lock().await.take()
             && let Err(error) = lock.unlock()

@@ -4,20 +4,22 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::{
-    super::{AuditPage, Error, Parked, Query},
+    super::{
+        AuditPage, Error, Parked, Query,
+        rows::{OPERATION, count, micros, moment, unreadable},
+    },
     rows, unavailable,
 };
 use crate::domain::{ConfigurationId, Operation, OperationId};
 
 pub(super) async fn operation(connection: &mut SqliteConnection, id: OperationId) -> Result<Option<Operation>, Error> {
-    let sql = format!("SELECT {} FROM operations WHERE id = ?", rows::OPERATION);
+    let sql = format!("SELECT {OPERATION} FROM operations WHERE id = ?");
     let row = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(connection).await;
     row.map_err(unavailable)?.as_ref().map(rows::operation).transpose()
 }
 
 pub(super) async fn operations(connection: &mut SqliteConnection, query: &Query) -> Result<Vec<Operation>, Error> {
-    let mut sql: QueryBuilder<Sqlite> =
-        QueryBuilder::new(format!("SELECT {} FROM operations WHERE 1", rows::OPERATION));
+    let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(format!("SELECT {OPERATION} FROM operations WHERE 1"));
     let configuration = query.configuration.as_ref().map(ConfigurationId::as_str);
     let equals = [
         ("ticket", query.ticket.as_deref()),
@@ -33,7 +35,7 @@ pub(super) async fn operations(connection: &mut SqliteConnection, query: &Query)
     if let Some(after) = query.after {
         sql.push(" AND position < (SELECT position FROM operations WHERE id = ").push_bind(after.to_string()).push(")");
     }
-    sql.push(" ORDER BY position DESC LIMIT ").push_bind(i64::try_from(query.limit).unwrap_or(i64::MAX));
+    sql.push(" ORDER BY position DESC LIMIT ").push_bind(count(query.limit));
     let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;
     found.iter().map(rows::operation).collect()
 }
@@ -53,7 +55,7 @@ pub(super) async fn parked(
     let parked = |row| {
         Ok(Parked {
             because: rows::text(&row, "parked_because")?,
-            until: rows::moment(rows::column(&row, "not_before")?)?,
+            until: moment(rows::column(&row, "not_before")?)?,
             attempts: rows::column(&row, "attempts")?,
         })
     };
@@ -71,12 +73,12 @@ pub(super) async fn open_lanes(
              SELECT configuration FROM lanes WHERE lease_until > ?1 OR not_before > ?1)
          LIMIT ?2",
     )
-    .bind(rows::micros(now))
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(micros(now))
+    .bind(count(limit))
     .fetch_all(connection)
     .await
     .map_err(unavailable)?;
-    let id = |row| rows::text(row, "configuration")?.parse().map_err(|error| rows::unreadable("configuration", &error));
+    let id = |row| rows::text(row, "configuration")?.parse().map_err(|error| unreadable("configuration", &error));
     found.iter().map(id).collect()
 }
 
@@ -87,7 +89,7 @@ pub(super) async fn audit(
 ) -> Result<AuditPage, Error> {
     let found = sqlx::query("SELECT position, text FROM audit WHERE position > ? ORDER BY position LIMIT ?")
         .bind(after.unwrap_or(0))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(count(limit))
         .fetch_all(connection)
         .await
         .map_err(unavailable)?;

@@ -1,23 +1,16 @@
-//! Rows of the SQLite store, to and from the domain. Every column's spelling is here or in the SQL beside it.
+//! Rows of the SQLite store. What stands in them is in [`super::super::rows`].
 
-use jiff::Timestamp;
-use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Row, sqlite::SqliteRow};
 
-use super::super::Error;
-use crate::domain::{Operation, OperationId};
+use super::super::{
+    Error,
+    rows::{self, unreadable},
+};
+use crate::domain::Operation;
 
-/// The columns that [`operation`] reads.
-pub(super) const OPERATION: &str = "id, submission, fate";
-
-/// An operation, from [`OPERATION`].
+/// An operation, from [`rows::OPERATION`].
 pub(super) fn operation(row: &SqliteRow) -> Result<Operation, Error> {
-    let id: OperationId = text(row, "id")?.parse().map_err(|error| unreadable("operations.id", &error))?;
-    Ok(Operation {
-        id,
-        submission: from_json("operations.submission", &text(row, "submission")?)?,
-        state: from_json("operations.fate", &text(row, "fate")?)?,
-    })
+    rows::operation(column(row, "id")?, column(row, "submission")?, column(row, "fate")?)
 }
 
 /// A text column that is never null.
@@ -31,28 +24,4 @@ where
     T: sqlx::Decode<'row, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
 {
     row.try_get(column).map_err(|error| unreadable(column, &error))
-}
-
-/// A JSON column's value.
-pub(super) fn from_json<T: DeserializeOwned>(what: &str, json: &str) -> Result<T, Error> {
-    serde_json::from_str(json).map_err(|error| unreadable(what, &error))
-}
-
-/// A JSON column's text.
-pub(super) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<String, Error> {
-    serde_json::to_string(value).map_err(|error| unreadable(what, &error))
-}
-
-/// A moment as the store keeps it.
-pub(super) fn micros(moment: Timestamp) -> i64 {
-    moment.as_microsecond()
-}
-
-/// A moment from the store.
-pub(super) fn moment(micros: i64) -> Result<Timestamp, Error> {
-    Timestamp::from_microsecond(micros).map_err(|error| unreadable("a time", &error))
-}
-
-pub(super) fn unreadable(what: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::Unreadable(format!("{what}: {error}"))
 }

@@ -1,56 +1,39 @@
-//! The SQL of the verbs that write. Each function runs inside a transaction that `writer` opens and commits.
+//! The SQL of the verbs that write. Each function runs inside a transaction that `desk` opens and commits.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{
-    super::{Acceptance, Accepted, Claim, Error, Holder, IdempotencyKey, Intent, Lease, Parking, Settlement, Turn},
-    Run, read, rows, unavailable,
-    writer::{Done, Outcome, Verb},
+    super::{
+        Acceptance, Accepted, Claim, Error, Holder, IdempotencyKey, Intent, Lease, Parking, Run, Settlement, Turn,
+        ledger::{Ledger, head_after},
+        rows::{OPERATION, count, intent, micros, to_json, unreadable},
+        verbs::{Done, Outcome, Verb},
+    },
+    read, rows, unavailable,
 };
 use crate::{
-    audit::{Entry, Event, Head, Record},
+    audit::{Entry, Event, Head},
+    clock,
     domain::{Digest, Operation, OperationId, State},
 };
 
 /// Rows in one INSERT at most; SQLite takes 32,766 values in a statement.
 const ROWS_MAX: usize = 500;
 
-/// The audit records of one transaction.
-pub(super) struct Ledger {
-    head: Head,
-    records: Vec<Record>,
-}
-
-impl Ledger {
-    pub(super) fn new(head: Head) -> Self {
-        Self { head, records: Vec::new() }
+/// Writes the records of a transaction.
+pub(super) async fn write(connection: &mut SqliteConnection, ledger: &Ledger) -> Result<(), Error> {
+    for records in ledger.records.chunks(ROWS_MAX) {
+        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new("INSERT INTO audit (chain, sequence, text) ");
+        sql.push_values(records, |mut row, record| {
+            let sequence = i64::try_from(record.sequence).unwrap_or(i64::MAX);
+            row.push_bind(&record.chain).push_bind(sequence).push_bind(&record.text);
+        });
+        sql.build().execute(&mut *connection).await.map_err(unavailable)?;
     }
-
-    fn add(&mut self, entry: &Entry) {
-        self.records.push(self.head.append(entry));
-    }
-
-    fn add_all(&mut self, entries: &[Entry]) {
-        for entry in entries {
-            self.add(entry);
-        }
-    }
-
-    /// Writes the records and says where the chain ends now.
-    pub(super) async fn write(self, connection: &mut SqliteConnection) -> Result<Head, Error> {
-        for records in self.records.chunks(ROWS_MAX) {
-            let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new("INSERT INTO audit (chain, sequence, text) ");
-            sql.push_values(records, |mut row, record| {
-                let sequence = i64::try_from(record.sequence).unwrap_or(i64::MAX);
-                row.push_bind(&record.chain).push_bind(sequence).push_bind(&record.text);
-            });
-            sql.build().execute(&mut *connection).await.map_err(unavailable)?;
-        }
-        Ok(self.head)
-    }
+    Ok(())
 }
 
 /// Voids the leases of earlier runs (the lock file says that they are over) and opens this run's chain.
@@ -58,25 +41,23 @@ pub(super) async fn begin_run(connection: &mut SqliteConnection, run: &Run) -> R
     let newest = sqlx::query("SELECT text FROM audit ORDER BY position DESC LIMIT 1");
     let newest = newest.fetch_optional(&mut *connection).await.map_err(unavailable)?;
     let previous = match newest {
-        Some(row) => Some(
-            Head::after(&rows::text(&row, "text")?)
-                .ok_or_else(|| Error::Unreadable("the newest audit record: run `postern audit verify`".to_owned()))?,
-        ),
+        Some(row) => Some(head_after(&rows::text(&row, "text")?)?),
         None => None,
     };
     let (head, opening) = Head::open(run.chain.clone(), previous.as_ref(), env!("CARGO_PKG_VERSION"));
     let mut ledger = Ledger::new(head);
-    ledger.add(&Entry { at: run.now, trace_id: None, event: opening });
-    let head = ledger.write(connection).await?;
+    ledger.add(&Entry { at: run.clock.now(), trace_id: None, event: opening });
+    write(connection, &ledger).await?;
     let freed = sqlx::query("UPDATE lanes SET owner = NULL, lease_until = NULL WHERE owner IS NOT NULL");
     freed.execute(connection).await.map_err(unavailable)?;
-    Ok(head)
+    Ok(ledger.head)
 }
 
 /// Does the verbs of one transaction. An error undoes all of them; a refusal in an outcome concerns that verb alone.
 pub(super) async fn apply(
     connection: &mut SqliteConnection,
     ledger: &mut Ledger,
+    now: Timestamp,
     verbs: &[Verb],
 ) -> Result<Vec<Outcome>, Error> {
     let acceptances: Vec<_> =
@@ -90,13 +71,22 @@ pub(super) async fn apply(
                 ledger.add_all(entries);
                 Ok(Done::Written)
             }
-            Verb::Claim(wanted) => Ok(Done::Claimed(claim(connection, ledger, wanted).await?.map(Box::new))),
-            Verb::BeginWrite(holder, intent, until) => begin_write(connection, holder, intent, *until).await?,
-            Verb::Settle(holder, settlement) => settle(connection, ledger, holder, settlement).await?,
-            Verb::Park(holder, parking) => park(connection, holder, parking).await?,
-            Verb::Probe(now) => {
+            Verb::Claim(wanted, until) => {
+                let turn = claim(connection, ledger, now, wanted).await?;
+                let granted = |mut turn: Turn| {
+                    turn.lease.until = *until;
+                    Box::new(turn)
+                };
+                Ok(Done::Claimed(turn.map(granted)))
+            }
+            Verb::BeginWrite(holder, intent, ttl) => {
+                begin_write(connection, holder, intent, clock::after(now, *ttl)).await?
+            }
+            Verb::Settle(holder, settlement) => settle(connection, ledger, now, (holder, settlement)).await?,
+            Verb::Park(holder, parking) => park(connection, holder, now, parking).await?,
+            Verb::Probe => {
                 let sql = "INSERT INTO probe (one, probed_at) VALUES (1, ?1) ON CONFLICT DO UPDATE SET probed_at = ?1";
-                sqlx::query(sql).bind(rows::micros(*now)).execute(&mut *connection).await.map_err(unavailable)?;
+                sqlx::query(sql).bind(micros(now)).execute(&mut *connection).await.map_err(unavailable)?;
                 Ok(Done::Written)
             }
         };
@@ -116,13 +106,12 @@ pub(super) async fn recall(
     )
     .bind(caller)
     .bind(&key.key)
-    .bind(rows::micros(key.used_at))
+    .bind(micros(key.used_at))
     .fetch_optional(&mut *connection)
     .await
     .map_err(unavailable)?;
     let Some(known) = known else { return Ok(None) };
-    let id: OperationId =
-        rows::text(&known, "operation")?.parse().map_err(|error| rows::unreadable("operation", &error))?;
+    let id: OperationId = rows::text(&known, "operation")?.parse().map_err(|error| unreadable("operation", &error))?;
     if rows::text(&known, "fingerprint")? != key.fingerprint.as_str() {
         return Ok(Some(Accepted::KeyReused(id)));
     }
@@ -176,7 +165,7 @@ fn meet(first: &Acceptance, key: &IdempotencyKey) -> Accepted {
 async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance]) -> Result<(), Error> {
     let mut json = Vec::with_capacity(new.len());
     for Acceptance { operation, .. } in new {
-        json.push((rows::to_json("submission", &operation.submission)?, rows::to_json("fate", &operation.state)?));
+        json.push((to_json("submission", &operation.submission)?, to_json("fate", &operation.state)?));
     }
     let mut sql: QueryBuilder<Sqlite> =
         QueryBuilder::new("INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate) ");
@@ -203,19 +192,24 @@ async fn insert_keys(connection: &mut SqliteConnection, keyed: &[(&Operation, &I
             .push_bind(&key.key)
             .push_bind(key.fingerprint.as_str())
             .push_bind(operation.id.to_string())
-            .push_bind(rows::micros(key.expires_at));
+            .push_bind(micros(key.expires_at));
     });
     sql.build().execute(connection).await.map_err(unavailable).map(drop)
 }
 
-async fn claim(connection: &mut SqliteConnection, ledger: &mut Ledger, claim: &Claim) -> Result<Option<Turn>, Error> {
+async fn claim(
+    connection: &mut SqliteConnection,
+    ledger: &mut Ledger,
+    now: Timestamp,
+    claim: &Claim,
+) -> Result<Option<Turn>, Error> {
     let sql = format!(
-        "SELECT {} FROM operations WHERE configuration = ? AND state IN ('queued', 'running') ORDER BY position LIMIT ?",
-        rows::OPERATION
+        "SELECT {OPERATION} FROM operations WHERE configuration = ? AND state IN ('queued', 'running')
+         ORDER BY position LIMIT ?"
     );
     let pending = sqlx::query(AssertSqlSafe(sql))
         .bind(claim.configuration.as_str())
-        .bind(i64::try_from(claim.batch_max).unwrap_or(i64::MAX))
+        .bind(count(claim.batch_max))
         .fetch_all(&mut *connection)
         .await
         .map_err(unavailable)?;
@@ -230,24 +224,23 @@ async fn claim(connection: &mut SqliteConnection, ledger: &mut Ledger, claim: &C
     )
     .bind(claim.configuration.as_str())
     .bind(&claim.owner)
-    .bind(rows::micros(claim.until))
-    .bind(rows::micros(claim.now))
+    .bind(micros(clock::after(now, claim.ttl)))
+    .bind(micros(now))
     .fetch_optional(&mut *connection)
     .await
     .map_err(unavailable)?;
     let Some(taken) = taken else { return Ok(None) };
-    let intent: Option<String> = rows::column(&taken, "intent")?;
-    let left: Option<String> = rows::column(&taken, "left_digest")?;
+    let left: Option<&str> = rows::column(&taken, "left_digest")?;
     let lease = Lease {
         configuration: claim.configuration.clone(),
         owner: claim.owner.clone(),
         fencing: rows::column(&taken, "fencing")?,
-        until: claim.until,
+        until: Duration::ZERO,
     };
     let operations = pending.iter().map(rows::operation).collect::<Result<Vec<_>, _>>()?;
     let operations = start(connection, operations, claim).await?;
     ledger.add(&Entry {
-        at: claim.now,
+        at: claim.at,
         trace_id: claim.trace_id.clone(),
         event: Event::Started {
             configuration: claim.configuration.to_string(),
@@ -258,8 +251,8 @@ async fn claim(connection: &mut SqliteConnection, ledger: &mut Ledger, claim: &C
     Ok(Some(Turn {
         lease,
         operations,
-        intent: intent.as_deref().map(|json| rows::from_json("lanes.intent", json)).transpose()?,
-        left: left.map(|hex| Digest::stored(&hex)),
+        intent: intent(rows::column(&taken, "intent")?)?,
+        left: left.map(Digest::stored),
         attempts: rows::column(&taken, "attempts")?,
     }))
 }
@@ -270,7 +263,7 @@ async fn start(
     operations: Vec<Operation>,
     claim: &Claim,
 ) -> Result<Vec<Operation>, Error> {
-    let fate = rows::to_json("fate", &State::Running { started_at: claim.now })?;
+    let fate = to_json("fate", &State::Running { started_at: claim.at })?;
     let ids: Vec<_> = operations.iter().filter(|it| it.state == State::Queued).map(|it| it.id).collect();
     for ids in ids.chunks(ROWS_MAX) {
         let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new("UPDATE operations SET state = 'running', fate = ");
@@ -282,7 +275,7 @@ async fn start(
         sql.push(")").build().execute(&mut *connection).await.map_err(unavailable)?;
     }
     let started = |Operation { id, submission, state }| {
-        let state = state.start(claim.now).map_err(|error| rows::unreadable("fate", &error))?;
+        let state = state.start(claim.at).map_err(|error| unreadable("fate", &error))?;
         Ok(Operation { id, submission, state })
     };
     operations.into_iter().map(started).collect()
@@ -311,19 +304,19 @@ async fn begin_write(
     intent: &Intent,
     until: Timestamp,
 ) -> Result<Outcome, Error> {
-    let intent = rows::to_json("intent", intent)?;
-    Ok(if_held!(connection, holder, "intent = ?, lease_until = ?", intent, rows::micros(until)))
+    let intent = to_json("intent", intent)?;
+    Ok(if_held!(connection, holder, "intent = ?, lease_until = ?", intent, micros(until)))
 }
 
 async fn settle(
     connection: &mut SqliteConnection,
     ledger: &mut Ledger,
-    holder: &Holder,
-    settlement: &Settlement,
+    now: Timestamp,
+    (holder, settlement): (&Holder, &Settlement),
 ) -> Result<Outcome, Error> {
     let left = settlement.left.as_ref().map(Digest::as_str);
-    let (owner, until) =
-        settlement.keep_until.map_or((None, None), |until| (Some(&holder.owner), Some(rows::micros(until))));
+    let kept = |ttl| (Some(&holder.owner), Some(micros(clock::after(now, ttl))));
+    let (owner, until) = settlement.keep.map_or((None, None), kept);
     let outcome = if_held!(
         connection,
         holder,
@@ -346,7 +339,7 @@ async fn settle(
 async fn end(connection: &mut SqliteConnection, holder: &Holder, ended: &[(OperationId, State)]) -> Result<(), Error> {
     let mut json = Vec::with_capacity(ended.len());
     for (_, state) in ended {
-        json.push(rows::to_json("fate", state)?);
+        json.push(to_json("fate", state)?);
     }
     let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new("WITH ended (id, state, fate) AS (");
     sql.push_values(ended.iter().zip(json), |mut row, ((id, state), json)| {
@@ -369,12 +362,17 @@ async fn end(connection: &mut SqliteConnection, holder: &Holder, ended: &[(Opera
     }
 }
 
-async fn park(connection: &mut SqliteConnection, holder: &Holder, parking: &Parking) -> Result<Outcome, Error> {
+async fn park(
+    connection: &mut SqliteConnection,
+    holder: &Holder,
+    now: Timestamp,
+    parking: &Parking,
+) -> Result<Outcome, Error> {
     Ok(if_held!(
         connection,
         holder,
         "owner = NULL, lease_until = NULL, not_before = ?, parked_because = ?, attempts = attempts + 1",
-        rows::micros(parking.until),
+        micros(clock::after(now, parking.pause)),
         &parking.because
     ))
 }

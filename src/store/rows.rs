@@ -1,0 +1,55 @@
+//! What stands in the columns of every kind of store, to and from the domain.
+//!
+//! It deliberately knows no database: each kind of store reads its own rows and hands over what stood in them.
+
+use jiff::Timestamp;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Error, Intent};
+use crate::domain::Operation;
+
+/// The columns that [`operation`] is made of.
+pub(super) const OPERATION: &str = "id, submission, fate";
+
+/// An operation, from the texts of [`OPERATION`].
+pub(super) fn operation(id: &str, submission: &str, fate: &str) -> Result<Operation, Error> {
+    Ok(Operation {
+        id: id.parse().map_err(|error| unreadable("operations.id", &error))?,
+        submission: from_json("operations.submission", submission)?,
+        state: from_json("operations.fate", fate)?,
+    })
+}
+
+/// The write that was announced on a lane.
+pub(super) fn intent(json: Option<&str>) -> Result<Option<Intent>, Error> {
+    json.map(|json| from_json("lanes.intent", json)).transpose()
+}
+
+/// A JSON column's value.
+pub(super) fn from_json<T: DeserializeOwned>(what: &str, json: &str) -> Result<T, Error> {
+    serde_json::from_str(json).map_err(|error| unreadable(what, &error))
+}
+
+/// A JSON column's text.
+pub(super) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|error| unreadable(what, &error))
+}
+
+/// A moment as the store keeps it.
+pub(super) fn micros(moment: Timestamp) -> i64 {
+    moment.as_microsecond()
+}
+
+/// A moment from the store.
+pub(super) fn moment(micros: i64) -> Result<Timestamp, Error> {
+    Timestamp::from_microsecond(micros).map_err(|error| unreadable("a time", &error))
+}
+
+/// A number as databases take it.
+pub(super) fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(super) fn unreadable(what: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::Unreadable(format!("{what}: {error}"))
+}

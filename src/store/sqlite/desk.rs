@@ -1,0 +1,51 @@
+//! Where the SQLite store writes: one connection, one transaction after another.
+//!
+//! The end of the audit chain moves on with the commit, never before it.
+
+use async_trait::async_trait;
+use sqlx::{Connection, SqliteConnection};
+
+use super::{
+    super::{
+        ledger::Ledger,
+        verbs::{Outcome, Verb},
+        writer::{self, Failed},
+    },
+    unavailable, verbs,
+};
+use crate::{audit::Head, clock::Clock};
+
+/// The writing connection, and where the chain ends.
+pub(super) struct Desk {
+    pub(super) connection: SqliteConnection,
+    pub(super) head: Head,
+    pub(super) clock: Clock,
+}
+
+#[async_trait]
+impl writer::Desk for Desk {
+    async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(busy)?;
+        let mut ledger = Ledger::new(self.head.clone());
+        let now = self.clock.now();
+        let outcomes = verbs::apply(&mut transaction, &mut ledger, now, verbs).await.map_err(Failed::Content)?;
+        verbs::write(&mut transaction, &ledger).await.map_err(Failed::Content)?;
+        transaction.commit().await.map_err(|error| Failed::Content(unavailable(error)))?;
+        self.head = ledger.head;
+        Ok(outcomes)
+    }
+
+    /// One process uses the file, and it has been told.
+    async fn announce(&mut self) {}
+
+    async fn close(self) {
+        if let Err(error) = self.connection.close().await {
+            tracing::error!(%error, "cannot close the store");
+        }
+    }
+}
+
+/// Nobody may write now, whatever it is.
+fn busy(error: sqlx::Error) -> Failed {
+    Failed::Surroundings(unavailable(error))
+}

@@ -1,0 +1,102 @@
+//! The verbs that write, as they are handed to the one writer of a store, and what comes back.
+//!
+//! Guarantees: how long a lease lasts is reckoned from before its verb was handed over, so a lane never believes in a
+//! lease that the store has ended; whoever waits in this process is told at once.
+//!
+//! It deliberately holds no SQL; `sqlite` and `postgres` do.
+
+use std::time::Duration;
+
+use super::{
+    Acceptance, Accepted, Claim, Error, Holder, Intent, Lease, Notices, Parking, Settlement, Turn, writer::Writer,
+};
+use crate::{audit::Entry, clock::Clock};
+
+/// Something to write.
+#[derive(Debug)]
+pub(super) enum Verb {
+    Accept(Box<Acceptance>),
+    Record(Vec<Entry>),
+    /// Until when its lease lasts at least, by our clock.
+    Claim(Claim, Duration),
+    BeginWrite(Holder, Intent, Duration),
+    Settle(Holder, Settlement),
+    Park(Holder, Parking),
+    Probe,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Done {
+    Accepted(Accepted),
+    Claimed(Option<Box<Turn>>),
+    Written,
+}
+
+/// The result of one verb: a refusal concerns it alone.
+pub(super) type Outcome = Result<Done, Error>;
+
+/// The writer answered with another verb's result, which no code path can bring about.
+fn confused() -> Error {
+    Error::Unavailable("the writer answered another question".to_owned())
+}
+
+/// Where the verbs that write are called.
+#[derive(Debug)]
+pub(super) struct Verbs {
+    pub(super) writer: Writer,
+    pub(super) notices: std::sync::Arc<Notices>,
+    pub(super) clock: Clock,
+}
+
+impl Verbs {
+    pub(super) async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
+        let configuration = acceptance.operation.submission.configuration.clone();
+        match self.writer.run(Verb::Accept(Box::new(acceptance))).await? {
+            Done::Accepted(accepted) => {
+                self.notices.work_on(configuration);
+                Ok(accepted)
+            }
+            Done::Claimed(_) | Done::Written => Err(confused()),
+        }
+    }
+
+    pub(super) async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.writer.run(Verb::Record(entries)).await.map(drop)
+    }
+
+    pub(super) async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+        let until = self.until(claim.ttl);
+        match self.writer.run(Verb::Claim(claim, until)).await? {
+            Done::Claimed(turn) => Ok(turn.map(|turn| *turn)),
+            Done::Accepted(_) | Done::Written => Err(confused()),
+        }
+    }
+
+    pub(super) async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
+        let until = self.until(ttl);
+        self.writer.run(Verb::BeginWrite(lease.holder(), intent.clone(), ttl)).await?;
+        lease.until = until;
+        Ok(())
+    }
+
+    pub(super) async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
+        let kept_until = settlement.keep.map(|ttl| self.until(ttl));
+        let ended: Vec<_> = settlement.ended.iter().map(|(id, _)| *id).collect();
+        self.writer.run(Verb::Settle(lease.holder(), settlement)).await?;
+        self.notices.ended(ended);
+        Ok(kept_until.map(|until| Lease { until, ..lease }))
+    }
+
+    pub(super) async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
+        self.writer.run(Verb::Park(lease.holder(), parking)).await.map(drop)
+    }
+
+    pub(super) async fn probe(&self) -> Result<(), Error> {
+        self.writer.run(Verb::Probe).await.map(drop)
+    }
+
+    fn until(&self, ttl: Duration) -> Duration {
+        self.clock.elapsed().saturating_add(ttl)
+    }
+}

@@ -1,0 +1,124 @@
+//! The one writer of a store: concurrent verbs share a commit.
+//!
+//! Whatever has arrived while a commit was under way goes into the next one, in one transaction. So a verb that comes
+//! alone waits for its own commit only, and a thousand that come together cost a few commits, not a thousand.
+//!
+//! Guarantees: nobody is told of success before the commit; if a shared transaction fails for what is in it, its verbs
+//! are tried one by one, so a bad one harms only itself.
+//!
+//! It deliberately holds no SQL and no rules about operations or lanes: the [`Desk`] of a kind of store does.
+
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{
+    Error,
+    verbs::{Done, Outcome, Verb},
+};
+
+/// Verbs in one transaction at most: bounds its memory and how long the first of them waits.
+const BATCH_MAX: usize = 256;
+/// Verbs that wait for the writer; more wait at the door.
+const QUEUE_MAX: usize = 4096;
+
+/// Why a transaction failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// For something in it: one of its verbs may be the reason.
+    Content(Error),
+    /// For something outside of it: no verb would do better alone.
+    Surroundings(Error),
+}
+
+/// Where the writing is done.
+#[async_trait]
+pub(super) trait Desk: Send + 'static {
+    /// Does verbs in one transaction, and gives an outcome for each.
+    async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed>;
+
+    /// Tells others of what was committed. Those who asked have their answers by now.
+    async fn announce(&mut self);
+
+    /// Closes the connection.
+    async fn close(self);
+}
+
+#[derive(Debug)]
+struct Asked {
+    verb: Verb,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// The way to the writer.
+#[derive(Debug)]
+pub(super) struct Writer {
+    asked: Mutex<Option<mpsc::Sender<Asked>>>,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    /// Starts the writer at its desk.
+    pub(super) fn start(desk: impl Desk) -> Self {
+        let (asked, queue) = mpsc::channel(QUEUE_MAX);
+        let task = tokio::spawn(work(desk, queue));
+        Self { asked: Mutex::new(Some(asked)), task: tokio::sync::Mutex::new(Some(task)) }
+    }
+
+    /// Has one verb done; returns after its commit.
+    pub(super) async fn run(&self, verb: Verb) -> Outcome {
+        let closed = || Error::Unavailable("the store is closed".to_owned());
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
+        let (reply, outcome) = oneshot::channel();
+        asked.send(Asked { verb, reply }).await.map_err(|_closed| closed())?;
+        outcome.await.map_err(|_gone| closed())?
+    }
+
+    /// Takes no more verbs, finishes those that are waiting, and closes the connection.
+    pub(super) async fn stop(&self) {
+        drop(self.asked.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(task) = self.task.lock().await.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the store's writer ended badly");
+        }
+    }
+}
+
+async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>) {
+    let mut asked = Vec::with_capacity(BATCH_MAX);
+    while queue.recv_many(&mut asked, BATCH_MAX).await > 0 {
+        let (verbs, replies): (Vec<_>, Vec<_>) = asked.drain(..).map(|it| (it.verb, it.reply)).unzip();
+        let outcomes = write(&mut desk, &verbs).await;
+        for (reply, outcome) in replies.into_iter().zip(outcomes) {
+            // Whoever asked may be gone (a caller hung up); what was written stays written.
+            drop(reply.send(outcome));
+        }
+        desk.announce().await;
+    }
+    desk.close().await;
+}
+
+/// Writes verbs together; if that fails for what is in them, one by one.
+async fn write(desk: &mut impl Desk, verbs: &[Verb]) -> Vec<Outcome> {
+    match desk.commit(verbs).await {
+        Ok(outcomes) => return outcomes,
+        Err(Failed::Surroundings(error)) => return verbs.iter().map(|_| Err(error.clone())).collect(),
+        Err(Failed::Content(error)) if verbs.len() == 1 => return vec![Err(error)],
+        Err(Failed::Content(error)) => {
+            tracing::warn!(%error, verbs = verbs.len(), "a shared commit failed; its verbs are tried alone");
+        }
+    }
+    let mut outcomes = Vec::with_capacity(verbs.len());
+    for verb in verbs {
+        outcomes.push(match desk.commit(std::slice::from_ref(verb)).await {
+            Ok(mut outcomes) => outcomes.pop().unwrap_or(Ok(Done::Written)),
+            Err(Failed::Content(error) | Failed::Surroundings(error)) => Err(error),
+        });
+    }
+    outcomes
+}
