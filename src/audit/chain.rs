@@ -5,6 +5,7 @@
 //!
 //! It deliberately stores nothing: the store moves its [`Head`] on when, and only when, the records are committed.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Entry, Event};
@@ -35,14 +36,34 @@ pub struct Head {
     pub hash: String,
 }
 
+/// The end of a chain, as the first record of another names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct End {
+    /// The chain.
+    pub chain: String,
+    /// Sequence number of its last record.
+    pub sequence: u64,
+    /// That record's hash.
+    pub hash: String,
+}
+
+impl From<&Head> for End {
+    fn from(head: &Head) -> Self {
+        Self { chain: head.chain.clone(), sequence: head.sequence, hash: head.hash.clone() }
+    }
+}
+
 impl Head {
-    /// The beginning of a chain that follows `previous`, and the event that opens it.
-    pub fn open(chain: String, previous: Option<&Self>, version: &str) -> (Self, Event) {
+    /// The beginning of a chain, and the event that opens it. `ends` are the ends of all chains that no opening before
+    /// this one has named, newest first: from here on none of them can lose a record unnoticed.
+    pub fn open(chain: String, ends: &[Self], version: &str) -> (Self, Event) {
+        let previous = ends.first();
         let hash = previous.map_or_else(|| NOTHING_BEFORE.to_owned(), |head| head.hash.clone());
         let opening = Event::StartedUp {
             version: version.to_owned(),
             previous_chain: previous.map(|head| head.chain.clone()),
             previous_sequence: previous.map_or(0, |head| head.sequence),
+            other_ends: ends.iter().skip(1).map(End::from).collect(),
         };
         (Self { chain, sequence: 0, hash }, opening)
     }

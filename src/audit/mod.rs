@@ -2,7 +2,8 @@
 //!
 //! Every run of a gateway writes one chain ([`chain`]). A record names its chain and sequence, repeats the hash of the
 //! record before it and carries its own: SHA-256 over the record's canonical JSON without `hash`. The first record of a
-//! chain repeats the last hash of the chain before it, so runs hang together too.
+//! chain repeats the hash of the newest record there was, and names the ends of all other chains that went on since the
+//! chain before it began: so runs hang together too, one after another or side by side.
 //!
 //! Guarantees: [`Verifier`] finds any record that was altered, dropped from the middle, put in or reordered, and names
 //! the first bad one. No event has a field that could hold a token or a secret.
@@ -17,7 +18,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 pub use self::{
-    chain::{Head, Record},
+    chain::{End, Head, Record},
     verify::{Broken, Report, Verifier},
 };
 use crate::domain::{Change, Digest, Filter, OperationId, Target, Wanted};
@@ -104,7 +105,7 @@ impl From<&Change> for Aims {
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// A run began, and with it a chain.
+    /// A run began, and with it a chain. It names what was there, so that nothing of that can be taken away unnoticed.
     StartedUp {
         /// Version of the program.
         version: String,
@@ -112,6 +113,9 @@ pub enum Event {
         previous_chain: Option<String>,
         /// Its last sequence number; 0 if there was none.
         previous_sequence: u64,
+        /// The ends of other chains that no opening has named yet: of replicas that ran beside that one.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        other_ends: Vec<End>,
     },
     /// The settings and policies that hold from now on.
     ConfigurationLoaded {

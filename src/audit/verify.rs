@@ -1,15 +1,20 @@
 //! Whether a trail is whole: the check behind `postern audit verify`.
 //!
-//! Records are fed oldest first; runs may be interleaved, as they are when several wrote at once. The first record that
-//! does not fit ends the check and is named.
+//! Records are fed oldest first; runs may be interleaved, as they are when several replicas write at once. Each chain goes
+//! on without a gap, and the record that opens a chain names the end of every chain as it stood there, but for those
+//! that an earlier opening has named and that did not go on since. So only what is newer than the newest opening can be cut off
+//! unnoticed, of however many chains. The first record that does not fit ends the check and is named.
 //!
 //! It deliberately trusts nothing but the records: it needs no key, no store and no settings.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde_json::{Map, Value};
 
-use super::chain::{Head, NOTHING_BEFORE, hash_of};
+use super::chain::{End, Head, NOTHING_BEFORE, hash_of};
 use crate::canonical;
 
 /// The first record that does not fit, and why.
@@ -46,6 +51,8 @@ impl fmt::Display for Report {
 #[derive(Debug, Default)]
 pub struct Verifier {
     heads: BTreeMap<String, Head>,
+    /// Chains that went on since an opening named their end.
+    loose: BTreeSet<String>,
     newest: Option<String>,
     records: u64,
 }
@@ -70,12 +77,23 @@ impl Verifier {
         let tie = Tie { head: &head, record: &record };
         let fits = match self.heads.get(&head.chain) {
             Some(before) => tie.follows(before),
-            None => tie.opens(self.newest.as_ref().and_then(|chain| self.heads.get(chain))),
+            None => tie.opens(&self.ends()),
         };
         fits.map_err(|why| broken(place, why))?;
+        if !self.heads.contains_key(&head.chain) {
+            self.loose.clear();
+        }
+        self.loose.insert(head.chain.clone());
         self.newest = Some(head.chain.clone());
         self.heads.insert(head.chain.clone(), head);
         Ok(())
+    }
+
+    /// The ends that the next opening must name: the newest record's first.
+    fn ends(&self) -> Vec<End> {
+        let newest = self.newest.iter();
+        let others = self.loose.iter().filter(|chain| Some(*chain) != self.newest.as_ref());
+        newest.chain(others).filter_map(|chain| self.heads.get(chain).map(End::from)).collect()
     }
 
     /// What was checked.
@@ -108,17 +126,39 @@ impl Tie<'_> {
         Ok(())
     }
 
-    /// Whether the record opens a chain after `newest`, the end of the chain before it.
-    fn opens(&self, newest: Option<&Head>) -> Result<(), String> {
+    /// Whether the record opens a chain where these are the ends of all others, the newest record's first.
+    fn opens(&self, ends: &[End]) -> Result<(), String> {
         if self.head.sequence != 1 || !self.claims("event", Some("started-up")) {
             return Err("the beginning of its chain is missing".to_owned());
         }
-        let hash = newest.map_or(NOTHING_BEFORE, |head| &head.hash);
+        let newest = ends.first();
+        let hash = newest.map_or(NOTHING_BEFORE, |end| &end.hash);
         let sequence = self.record.get("previous_sequence").and_then(Value::as_u64);
         let tied = self.claims("previous_hash", Some(hash))
-            && self.claims("previous_chain", newest.map(|head| head.chain.as_str()))
-            && sequence == Some(newest.map_or(0, |head| head.sequence));
-        if tied { Ok(()) } else { Err("it is not tied to the end of the chain before it".to_owned()) }
+            && self.claims("previous_chain", newest.map(|end| end.chain.as_str()))
+            && sequence == Some(newest.map_or(0, |end| end.sequence));
+        if !tied {
+            return Err("it is not tied to the end of the chain before it".to_owned());
+        }
+        match self.other_ends() {
+            Some(named) if named.iter().eq(ends.iter().skip(1)) => Ok(()),
+            Some(_) | None => Err("the other chains do not end where it says that they do".to_owned()),
+        }
+    }
+
+    /// The other ends that the record names, in the order of their chains' names; none if they cannot be read.
+    fn other_ends(&self) -> Option<Vec<End>> {
+        let end = |value: &Value| {
+            Some(End {
+                chain: value.get("chain")?.as_str()?.to_owned(),
+                sequence: value.get("sequence")?.as_u64()?,
+                hash: value.get("hash")?.as_str()?.to_owned(),
+            })
+        };
+        let Some(named) = self.record.get("other_ends") else { return Some(Vec::new()) };
+        let mut named = named.as_array()?.iter().map(end).collect::<Option<Vec<_>>>()?;
+        named.sort();
+        Some(named)
     }
 }
 
@@ -150,14 +190,61 @@ mod tests {
     /// A trail of several runs of several records each.
     fn trail(runs: &[u64]) -> Vec<String> {
         let mut records = Vec::new();
-        let mut previous: Option<Head> = None;
+        let mut ends: Vec<Head> = Vec::new();
         for (run, length) in runs.iter().enumerate() {
-            let (mut head, opening) = Head::open(format!("run-{run}"), previous.as_ref(), "1");
+            let (mut head, opening) = Head::open(format!("run-{run}"), &ends, "1");
             records.push(head.append(&Entry { event: opening, ..entry(0) }).text);
             records.extend((0..*length).map(|number| head.append(&entry(number)).text));
-            previous = Some(head);
+            ends = vec![head];
         }
         records
+    }
+
+    /// What replicas do beside each other.
+    #[derive(Clone, Debug)]
+    enum Beside {
+        Start,
+        /// One of those that have started writes a record.
+        Write(prop::sample::Index),
+    }
+
+    fn beside() -> impl Strategy<Value = Vec<Beside>> {
+        let step = prop_oneof![
+            1 => Just(Beside::Start),
+            4 => any::<prop::sample::Index>().prop_map(Beside::Write),
+        ];
+        prop::collection::vec(step, 0..30)
+    }
+
+    /// A trail of replicas that write beside each other: chain and text of each record, and whether it opens a chain.
+    fn interleaved(steps: &[Beside]) -> Vec<(usize, String, bool)> {
+        let mut records: Vec<(usize, String, bool)> = Vec::new();
+        let mut heads: Vec<Head> = Vec::new();
+        // As a store keeps it: how far each chain was named by an opening.
+        let mut named: Vec<u64> = Vec::new();
+        for (number, step) in std::iter::once(&Beside::Start).chain(steps).enumerate() {
+            if let Beside::Write(which) = step {
+                let chain = which.index(heads.len());
+                let text = heads[chain].append(&entry(u64::try_from(number).unwrap())).text;
+                records.push((chain, text, false));
+                continue;
+            }
+            let mut ends: Vec<usize> = (0..heads.len()).filter(|it| heads[*it].sequence > named[*it]).collect();
+            ends.sort_by_key(|it| std::cmp::Reverse(records.iter().rposition(|record| record.0 == *it)));
+            for end in &ends {
+                named[*end] = heads[*end].sequence;
+            }
+            let ends: Vec<_> = ends.into_iter().map(|it| heads[it].clone()).collect();
+            let (mut head, opening) = Head::open(format!("run-{}", heads.len()), &ends, "1");
+            records.push((heads.len(), head.append(&Entry { event: opening, ..entry(0) }).text, true));
+            heads.push(head);
+            named.push(0);
+        }
+        records
+    }
+
+    fn texts(records: &[(usize, String, bool)]) -> Vec<String> {
+        records.iter().map(|record| record.1.clone()).collect()
     }
 
     fn verify(records: &[String]) -> Result<Report, Broken> {
@@ -221,6 +308,72 @@ mod tests {
             let without_middle: Vec<_> = [&records[..per_run], &records[per_run.saturating_mul(2)..]].concat();
             prop_assert!(verify(&without_middle).is_err());
             prop_assert!(verify(&records[per_run..]).is_err());
+        }
+
+        #[test]
+        fn replicas_beside_each_other_leave_a_trail_that_verifies(steps in beside()) {
+            let records = interleaved(&steps);
+            let report = verify(&texts(&records)).unwrap();
+            prop_assert_eq!(report.records, u64::try_from(records.len()).unwrap());
+            prop_assert_eq!(report.chains, records.iter().filter(|record| record.2).count());
+        }
+
+        #[test]
+        fn of_replicas_any_record_dropped_before_the_newest_opening_is_found(steps in beside(), at: prop::sample::Index) {
+            let mut records = interleaved(&steps);
+            let newest_opening = records.iter().rposition(|record| record.2).unwrap();
+            prop_assume!(newest_opening > 0);
+            records.remove(at.index(newest_opening));
+            prop_assert!(verify(&texts(&records)).is_err());
+        }
+
+        #[test]
+        fn of_replicas_any_record_dropped_before_the_newest_of_its_chain_is_found(steps in beside(), at: prop::sample::Index) {
+            let mut records = interleaved(&steps);
+            let at = at.index(records.len());
+            prop_assume!(records[at.saturating_add(1)..].iter().any(|record| record.0 == records[at].0));
+            records.remove(at);
+            prop_assert!(verify(&texts(&records)).is_err());
+        }
+
+        #[test]
+        fn of_replicas_any_end_cut_off_before_the_newest_opening_is_found(steps in beside(), at: prop::sample::Index) {
+            let mut records = interleaved(&steps);
+            let newest_opening = records.iter().rposition(|record| record.2).unwrap();
+            prop_assume!(newest_opening > 0);
+            let (from, chain) = (at.index(newest_opening), records[at.index(newest_opening)].0);
+            let mut place = 0_usize;
+            records.retain(|record| {
+                place = place.saturating_add(1);
+                record.0 != chain || place <= from
+            });
+            prop_assert!(verify(&texts(&records)).is_err());
+        }
+
+        #[test]
+        fn of_replicas_a_record_moved_within_its_chain_or_over_an_opening_is_found(steps in beside(), from: prop::sample::Index, to: prop::sample::Index) {
+            let mut records = interleaved(&steps);
+            let (from, to) = (from.index(records.len()), to.index(records.len()));
+            let (low, high) = (from.min(to), from.max(to));
+            let crossed = &records[low..=high];
+            let harmless = crossed.iter().enumerate().all(|(place, record)| {
+                place.saturating_add(low) == from || (record.0 != records[from].0 && !record.2 && !records[from].2)
+            });
+            prop_assume!(!harmless);
+            let moved = records.remove(from);
+            records.insert(to, moved);
+            prop_assert!(verify(&texts(&records)).is_err());
+        }
+
+        #[test]
+        fn of_replicas_any_record_doubled_or_altered_is_found(steps in beside(), at: prop::sample::Index, to: prop::sample::Index) {
+            let mut records = texts(&interleaved(&steps));
+            let at = at.index(records.len());
+            let mut doubled = records.clone();
+            doubled.insert(to.index(records.len()), records[at].clone());
+            prop_assert!(verify(&doubled).is_err());
+            records[at] = records[at].replace("1970-01-01", "1970-01-02");
+            prop_assert!(verify(&records).is_err());
         }
 
         #[test]

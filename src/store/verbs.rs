@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use super::{
-    Acceptance, Accepted, Claim, Error, Holder, Intent, Lease, Notices, Parking, Settlement, Turn, writer::Writer,
+    Acceptance, Accepted, Claim, Error, Holder, IdempotencyKey, Intent, Lease, Notices, Parking, Settlement, Turn,
+    writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -35,6 +36,22 @@ pub(super) enum Done {
 
 /// The result of one verb: a refusal concerns it alone.
 pub(super) type Outcome = Result<Done, Error>;
+
+/// What a key stands for that another acceptance of the same transaction brought.
+pub(super) fn meet(first: &Acceptance, key: &IdempotencyKey) -> Accepted {
+    let same = first.key.as_ref().is_some_and(|known| known.fingerprint == key.fingerprint);
+    if same { Accepted::Replayed(Box::new(first.operation.clone())) } else { Accepted::KeyReused(first.operation.id) }
+}
+
+impl Holder {
+    /// Why a settlement was undone: of so many operations only `running` were running on the lane.
+    pub(super) fn wrong(&self, operations: usize, running: u64) -> Error {
+        Error::Unreadable(format!(
+            "of {operations} operations to settle only {running} were running on the lane of {}",
+            self.configuration
+        ))
+    }
+}
 
 /// The writer answered with another verb's result, which no code path can bring about.
 fn confused() -> Error {

@@ -10,7 +10,7 @@ use super::{
         Acceptance, Accepted, Claim, Error, Holder, IdempotencyKey, Intent, Lease, Parking, Run, Settlement, Turn,
         ledger::{Ledger, head_after},
         rows::{OPERATION, count, intent, micros, to_json, unreadable},
-        verbs::{Done, Outcome, Verb},
+        verbs::{Done, Outcome, Verb, meet},
     },
     read, rows, unavailable,
 };
@@ -40,11 +40,9 @@ pub(super) async fn write(connection: &mut SqliteConnection, ledger: &Ledger) ->
 pub(super) async fn begin_run(connection: &mut SqliteConnection, run: &Run) -> Result<Head, Error> {
     let newest = sqlx::query("SELECT text FROM audit ORDER BY position DESC LIMIT 1");
     let newest = newest.fetch_optional(&mut *connection).await.map_err(unavailable)?;
-    let previous = match newest {
-        Some(row) => Some(head_after(&rows::text(&row, "text")?)?),
-        None => None,
-    };
-    let (head, opening) = Head::open(run.chain.clone(), previous.as_ref(), env!("CARGO_PKG_VERSION"));
+    // One run after another: the newest record is the end of the one chain that no opening has named.
+    let ends = newest.iter().map(|row| head_after(&rows::text(row, "text")?)).collect::<Result<Vec<_>, _>>()?;
+    let (head, opening) = Head::open(run.chain.clone(), &ends, env!("CARGO_PKG_VERSION"));
     let mut ledger = Ledger::new(head);
     ledger.add(&Entry { at: run.clock.now(), trace_id: None, event: opening });
     write(connection, &ledger).await?;
@@ -154,12 +152,6 @@ async fn accept(
         insert_keys(connection, chunk).await?;
     }
     Ok(accepted)
-}
-
-/// What a key stands for that another acceptance of the same transaction brought.
-fn meet(first: &Acceptance, key: &IdempotencyKey) -> Accepted {
-    let same = first.key.as_ref().is_some_and(|known| known.fingerprint == key.fingerprint);
-    if same { Accepted::Replayed(Box::new(first.operation.clone())) } else { Accepted::KeyReused(first.operation.id) }
 }
 
 async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance]) -> Result<(), Error> {
@@ -354,11 +346,7 @@ async fn end(connection: &mut SqliteConnection, holder: &Holder, ended: &[(Opera
     if usize::try_from(changed).ok() == Some(ended.len()) {
         Ok(())
     } else {
-        Err(Error::Unreadable(format!(
-            "of {} operations to settle only {changed} were running on the lane of {}",
-            ended.len(),
-            holder.configuration
-        )))
+        Err(holder.wrong(ended.len(), changed))
     }
 }
 
