@@ -33,7 +33,7 @@ use crate::{
     graph::{Graph, Upstream},
     outbound::Outbound,
     policy::Policies,
-    store::{Run, Sqlite, Store},
+    store::{self, Run, Store},
 };
 
 /// A gateway that is running.
@@ -59,7 +59,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let admin_listener = listen(config.server.admin_listen, "server.admin_listen")?;
     let run = Run { chain: clock.identifier().to_string(), clock };
     let owner = run.chain.clone();
-    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&config.store.sqlite, run).await?);
+    let store = store::open(&config.store, run).await?;
     store.record(vec![loaded(&config, clock)?]).await?;
 
     let outbound = Outbound::new()?;

@@ -24,8 +24,7 @@ use crate::{
     demo,
     policy::Policies,
     sandbox::{self, Seed},
-    store::Sqlite,
-    telemetry,
+    store, telemetry,
 };
 
 /// Cedar evaluates recursively and denies where the stack ends; the main thread of a static binary has too little.
@@ -209,8 +208,8 @@ impl Stop {
 
 /// The settings, if they and what they point at (secrets, policies) have no fault.
 fn settled(settings: &Settings) -> Result<Config, Vec<Fault>> {
-    let Examined { config, policy, credential, mut faults } = config::examine_process(settings.config.as_deref());
-    faults.extend(credential.iter().flat_map(config::Named::check));
+    let Examined { config, policy, secrets, mut faults } = config::examine_process(settings.config.as_deref());
+    faults.extend(secrets.iter().filter_map(config::Named::check));
     faults.extend(policy.and_then(|policy| Policies::load(&policy.dir).err()).unwrap_or_default());
     config.filter(|_| faults.is_empty()).ok_or(faults)
 }
@@ -307,11 +306,13 @@ async fn each_record(trail: &Trail, mut take: impl FnMut(&str) -> io::Result<boo
         }
         return Ok(());
     }
-    let configured = || config::load_from_process(trail.config.as_deref()).map(|config| config.store.sqlite);
-    let store = trail.store.clone().map_or_else(configured, Ok).map_err(|faults| anyhow!(app::listed(&faults)))?;
+    let configured = || config::load_from_process(trail.config.as_deref()).map(|config| config.store);
+    let named = trail.store.clone().map(config::Store::Sqlite);
+    let store = named.map_or_else(configured, Ok).map_err(|faults| anyhow!(app::listed(&faults)))?;
+    let mut stored = store::Trail::open(&store).await?;
     let mut after = None;
     loop {
-        let page = Sqlite::read_audit(&store, after, AUDIT_PAGE).await?;
+        let page = stored.page(after, AUDIT_PAGE).await?;
         for record in &page.records {
             if !take(record)? {
                 return Ok(());

@@ -124,7 +124,7 @@ impl<'p> File<'p> {
         let issuers = lists::issuers(self.issuers, &mut self.ledger);
         let callers = lists::callers(self.callers, &issuer_names, &mut self.ledger);
         let catalogue = lists::catalogue(self.shelves, &mut self.ledger);
-        let (policy, credential) = (sections.policy.clone(), sections.credential.clone());
+        let policy = sections.policy.clone();
         let whole = || {
             Some(Config {
                 server: sections.server?,
@@ -139,7 +139,7 @@ impl<'p> File<'p> {
                 catalogue,
             })
         };
-        let examined = Examined { config: whole(), policy, credential, faults: Vec::new() };
+        let examined = Examined { config: whole(), policy, secrets: sections.secrets, faults: Vec::new() };
         (examined, self.ledger)
     }
 

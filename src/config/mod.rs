@@ -75,9 +75,20 @@ pub struct Server {
 
 /// `store.*`
 #[derive(Clone, Debug)]
-pub struct Store {
-    /// File of the SQLite database, from `store.url = "sqlite:PATH"`.
-    pub sqlite: PathBuf,
+pub enum Store {
+    /// The file of a SQLite database, from `store.url = "sqlite:PATH"`.
+    Sqlite(PathBuf),
+    /// A PostgreSQL database, from `store.url = "postgres://…"`.
+    Postgres(Postgres),
+}
+
+/// How to reach a PostgreSQL database.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    /// Host or socket, port, database, user and TLS; no password.
+    pub url: Url,
+    /// The password, if the server asks for one; read for each connection.
+    pub password: Option<SecretSource>,
 }
 
 /// `graph.*`
@@ -240,17 +251,17 @@ pub struct Examined {
     pub config: Option<Config>,
     /// Where policies are, if that much could be read.
     pub policy: Option<Policy>,
-    /// What the credential is, if that much could be read.
-    pub credential: Option<Named>,
+    /// The secrets that settings name, as far as they could be read.
+    pub secrets: Vec<Named>,
     /// All faults; settings with faults are not to be used.
     pub faults: Vec<Fault>,
 }
 
-/// A credential and the place that names it.
+/// A secret and the place that names it.
 #[derive(Clone, Debug)]
 pub struct Named {
-    /// The credential.
-    pub credential: Credential,
+    /// Where it is.
+    pub source: SecretSource,
     /// Place, line and key, for a fault of what it names.
     at: Fault,
 }

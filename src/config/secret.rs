@@ -12,7 +12,7 @@ use std::{
 
 use secrecy::SecretString;
 
-use super::{Credential, Fault, Named, SecretSource};
+use super::{Fault, Named, SecretSource};
 
 /// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -59,15 +59,14 @@ impl fmt::Display for SecretSource {
 }
 
 impl Named {
-    /// Tries to read every secret that the credential needs, and reports those that cannot be read.
-    pub fn check(&self) -> Vec<Fault> {
-        let Credential::Secret(source) = &self.credential;
-        source.read().err().map(|error| self.unreadable(&error)).into_iter().collect()
+    /// Tries to read the secret, and says if it cannot be read.
+    pub fn check(&self) -> Option<Fault> {
+        self.source.read().err().map(|error| self.unreadable(&error))
     }
 
     fn unreadable(&self, error: &SecretError) -> Fault {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        let hint = "it must hold the client secret and nothing else, and be readable for the gateway's user";
+        let hint = "it must hold the secret and nothing else, and be readable for the gateway's user";
         let Fault { place, line, what, .. } = self.at.clone();
         Fault { place, line, what: format!("{what}: {error}{cause}"), hint: Some(hint.to_owned()) }
     }

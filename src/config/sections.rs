@@ -10,7 +10,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Credential, Executor, Graph, Named, Operations, Policy, SecretSource, Server, Store, Telemetry,
+    Credential, Executor, Graph, Named, Operations, Policy, Postgres, SecretSource, Server, Store, Telemetry,
     table::Table,
     value::{self, duration, spell},
 };
@@ -29,8 +29,8 @@ pub(super) struct Sections {
     pub(super) server: Option<Server>,
     pub(super) store: Option<Store>,
     pub(super) graph: Option<Graph>,
-    /// Also part of `graph`; here so that it can be checked if the rest of that section is at fault.
-    pub(super) credential: Option<Named>,
+    /// Also parts of other sections; here so that they can be checked if the rest of those is at fault.
+    pub(super) secrets: Vec<Named>,
     pub(super) operations: Option<Operations>,
     pub(super) executor: Option<Executor>,
     pub(super) policy: Option<Policy>,
@@ -41,14 +41,16 @@ pub(super) struct Sections {
 pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let call_timeout = table.setting("graph.call_timeout", "20s", duration(SECOND, MINUTES_5));
     let server = server(table);
-    let store = table.setting("store.url", "sqlite:postern.db", value::store_url).map(|sqlite| Store { sqlite });
-    let credential = credential(table);
-    let graph = graph(table, call_timeout, credential.as_ref().map(|named| named.credential.clone()));
+    let (store, password) = store(table);
+    let secret = credential(table);
+    let credential = secret.as_ref().map(|named| Credential::Secret(named.source.clone()));
+    let graph = graph(table, call_timeout, credential);
     let operations = operations(table);
     let executor = executor(table, call_timeout);
     let policy = table.path("policy.dir", Some("policies")).map(|dir| Policy { dir });
     let telemetry = telemetry(table);
-    Sections { server, store, graph, credential, operations, executor, policy, telemetry }
+    let secrets = password.into_iter().chain(secret).collect();
+    Sections { server, store, graph, secrets, operations, executor, policy, telemetry }
 }
 
 fn server(table: &mut Table<'_>) -> Option<Server> {
@@ -115,30 +117,54 @@ fn roots(table: &mut Table<'_>, cloud: Option<Cloud>) -> Option<(String, String)
     ))
 }
 
+fn store(table: &mut Table<'_>) -> (Option<Store>, Option<Named>) {
+    let (file_key, variable_key) = ("store.password_file", "store.password_env");
+    let store = table.setting("store.url", "sqlite:postern.db", value::store_url);
+    let password = secret(table, file_key, variable_key);
+    if let Some(Store::Sqlite(_)) = store {
+        for key in [file_key, variable_key] {
+            if table.given(key) {
+                table.refuse(key, "a SQLite store has no password", Some("leave it out, or use postgres://"));
+            }
+        }
+    }
+    let store = store.map(|store| match store {
+        Store::Postgres(postgres) => {
+            Store::Postgres(Postgres { password: password.as_ref().map(|named| named.source.clone()), ..postgres })
+        }
+        sqlite @ Store::Sqlite(_) => sqlite,
+    });
+    (store, password)
+}
+
 fn credential(table: &mut Table<'_>) -> Option<Named> {
     let (file_key, variable_key) = ("graph.credential.secret_file", "graph.credential.secret_env");
     let _kind = table.setting("graph.credential.kind", "secret", value::credential_kind);
+    let source = secret(table, file_key, variable_key);
+    if !table.given(file_key) && !table.given(variable_key) {
+        table.missing(file_key);
+    }
+    source
+}
+
+/// Where a secret is, by one key or the other.
+fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key: &'static str) -> Option<Named> {
     let file = table.path(file_key, None).map(SecretSource::File);
     let variable = table.optional(variable_key, value::variable).map(SecretSource::Environment);
     // The environment lies over the file: the one that was set there is meant.
-    let source = match (table.given(file_key), table.given(variable_key)) {
-        (true, true) => match (table.is_variable(file_key), table.is_variable(variable_key)) {
-            (true, false) => file,
-            (false, true) => variable,
-            (true, true) | (false, false) => {
-                table.refuse(variable_key, "given beside secret_file", Some("give one of the two"));
-                None
-            }
-        },
-        (false, false) => {
-            table.missing(file_key);
+    let source = match (table.is_variable(file_key), table.is_variable(variable_key)) {
+        _ if !(table.given(file_key) && table.given(variable_key)) => file.or(variable),
+        (true, false) => file,
+        (false, true) => variable,
+        (true, true) | (false, false) => {
+            let other = file_key.rsplit('.').next().unwrap_or(file_key);
+            table.refuse(variable_key, &format!("given beside {other}"), Some("give one of the two"));
             None
         }
-        (true, false) | (false, true) => file.or(variable),
     };
     let source = source?;
     let key = if matches!(source, SecretSource::File(_)) { file_key } else { variable_key };
-    Some(Named { at: table.fault_at(key), credential: Credential::Secret(source) })
+    Some(Named { at: table.fault_at(key), source })
 }
 
 fn operations(table: &mut Table<'_>) -> Option<Operations> {

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use toml::Value;
 
 use super::{
-    Algorithm, Config, Credential, Fault, SecretSource, examine_process,
+    Algorithm, Config, Credential, Fault, Named, Postgres, SecretSource, Store, examine_process,
     file::interpret,
     load,
     table::{Place, variable},
@@ -50,6 +50,11 @@ fn told(faults: &[Fault]) -> String {
     faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n")
 }
 
+/// What is told about the secrets that the settings in this file name.
+fn unreadable_secrets(path: &Path) -> String {
+    told(&examine_process(Some(path)).secrets.iter().filter_map(Named::check).collect::<Vec<_>>())
+}
+
 /// What is told about a text, one fault a paragraph.
 fn faults(text: &str) -> String {
     told(&with(&[], text).expect_err("a fault"))
@@ -75,7 +80,7 @@ attempts_max = "4"
 api_version = "v1.0"
 credential.secret_env = "s3cr3t~value"
 [store]
-url = "postgres://db/postern"
+url = "postgres://postern:hunter2@db/postern"
 [[issuers]]
 name = "entra"
 issuer = "i"
@@ -111,8 +116,8 @@ t.toml:11: graph.api_version: v1.0 neither shows nor keeps filters, so a write t
   hint: leave it at "beta"
 t.toml:12: graph.credential.secret_env: not the name of an environment variable
   hint: name the variable that holds the secret; never write the secret itself here
-t.toml:14: store.url: PostgreSQL is not supported by this version; use sqlite:PATH
-  hint: write sqlite: and the path of a file, like sqlite:/var/lib/postern/postern.db
+t.toml:14: store.url: a password in the URL ends up in logs and tickets
+  hint: take it out, and name its place by store.password_file or store.password_env
 t.toml:20: issuers.audiences: takes a list of strings, not a number
 t.toml:22: issuers.algorithms: "HS256" is refused: whoever can check a shared-key signature can also forge one
   hint: one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA
@@ -157,6 +162,11 @@ fn the_least_settings_get_the_defaults() {
 fn a_fault_of_one_setting_is_told_in_its_own_words() {
     for (more, told) in [
         ("[store]\nurl = \"sqlite::memory:\"\n", "t.toml:7: store.url: a database in memory"),
+        ("[store]\npassword_file = \"p\"\n", "t.toml:7: store.password_file: a SQLite store has no password"),
+        ("[store]\nurl = \"postgres://db\"\n", "t.toml:7: store.url: it names no database"),
+        ("[store]\nurl = \"postgres://db/p?password=x\"\n", "t.toml:7: store.url: a password in the URL"),
+        ("[store]\nurl = \"postgres://db/p?sslmod=require\"\n", "t.toml:7: store.url: unknown parameter \"sslmod\""),
+        ("[store]\nurl = \"postgres://db/p?sslmode=on\"\n", "t.toml:7: store.url: \"on\" is no sslmode"),
         ("call_timeout = \"30s\"\n", "t.toml: executor.lease_ttl: 1m is too short"),
         ("[executor]\nlease_ttl = \"40s\"\n", "t.toml:7: executor.lease_ttl: 40s is too short"),
         ("[executor]\nlanes_max = 0\n", "t.toml:7: executor.lanes_max: out of range"),
@@ -323,7 +333,7 @@ fn a_secret_is_read_without_its_line_break_and_an_empty_one_is_told() {
     let path = folder.path().join("gateway.toml");
     fs::write(&path, least()).unwrap();
     let secret = path.with_file_name("s");
-    let check = || told(&examine_process(Some(&path)).credential.unwrap().check());
+    let check = || unreadable_secrets(&path);
     let expected = format!("{}:5: graph.credential.secret_file: cannot read the secret in", path.display());
     assert!(check().starts_with(&expected), "{}", check());
     fs::write(&secret, "\r\n").unwrap();
@@ -339,13 +349,31 @@ fn a_secret_is_read_without_its_line_break_and_an_empty_one_is_told() {
 fn the_sandbox_file_loads_and_finds_its_secret() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sandbox.toml");
     let config = load(Some(&path), std::iter::empty()).unwrap_or_else(|faults| panic!("{}", told(&faults)));
-    assert!(examine_process(Some(&path)).credential.unwrap().check().is_empty());
+    assert_eq!(unreadable_secrets(&path), "");
     let Credential::Secret(source) = &config.graph.credential;
     assert_eq!(source.read().unwrap().expose_secret(), "sandbox-client-secret");
     assert_eq!(config.graph.scope, "http://127.0.0.1:9400/.default");
     assert_eq!(config.policy.dir, path.with_file_name("policies"));
-    assert_eq!(config.store.sqlite, Path::new("var/sandbox.db"));
+    assert!(matches!(&config.store, Store::Sqlite(path) if path == Path::new("var/sandbox.db")));
     assert_eq!((config.callers.len(), config.catalogue.configurations.len()), (3, 4));
+}
+
+#[test]
+fn a_database_is_reached_by_host_or_socket_and_its_password_is_elsewhere() {
+    let store = |url: &str, more: &str| loaded(&(least() + &format!("[store]\nurl = \"{url}\"\n{more}"))).store;
+    for url in ["postgres://u@db:5433/postern?sslmode=verify-full&sslrootcert=/ca.pem", "postgresql:///p?host=/run/pg"]
+    {
+        let Store::Postgres(Postgres { url: found, password: None }) = store(url, "") else { panic!("{url}") };
+        assert_eq!(found.as_str(), url);
+    }
+    let store = store("postgres://u@db/postern", "password_file = \"missing\"\n");
+    assert!(matches!(&store, Store::Postgres(Postgres { password: Some(SecretSource::File(_)), .. })));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    fs::write(folder.path().join("s"), "secret").unwrap();
+    fs::write(&path, least() + "[store]\nurl = \"postgres://u@db/postern\"\npassword_file = \"missing\"\n").unwrap();
+    let told = unreadable_secrets(&path);
+    assert!(told.contains("store.password_file: cannot read the secret in"), "{told}");
 }
 
 #[test]
@@ -396,8 +424,10 @@ fn the_reference_file_shows_every_key_with_its_default_and_no_other() {
     let place = Place::new(None, &text);
     let (_, ledger) = interpret(&place, &text, std::iter::empty());
     let told = told(&ledger.faults);
-    assert_eq!(ledger.faults.len(), 1, "only the two sources of the secret exclude each other: {told}");
-    assert!(told.contains("secret_env: given beside secret_file"), "{told}");
+    // Two sources of one secret exclude each other, and the store shown first has no password.
+    let excluded = ["secret_env: given beside", "password_env: given beside", "a SQLite store has no password"];
+    let expected = |fault: &Fault| excluded.iter().any(|part| fault.what.contains(part));
+    assert!(ledger.faults.len() == 4 && ledger.faults.iter().all(expected), "{told}");
     let mut written = BTreeMap::new();
     flat("", &Value::Table(text.parse().unwrap()), &mut written);
     for (key, default) in &ledger.known {

@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use url::{Host, Url};
 use uuid::Uuid;
 
-use super::{Algorithm, LogFormat, nearest::nearest};
+use super::{Algorithm, LogFormat, Postgres, Store, nearest::nearest};
 use crate::telemetry;
 
 /// Why a value cannot be taken.
@@ -96,11 +96,16 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Refusal> {
     })
 }
 
-/// The file of the database.
-pub(super) fn store_url(text: &str) -> Result<PathBuf, Refusal> {
-    let hint = "write sqlite: and the path of a file, like sqlite:/var/lib/postern/postern.db";
+/// What a PostgreSQL URL may say behind its `?`.
+const POSTGRES_PARAMETERS: [&str; 8] =
+    ["host", "port", "user", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey"];
+
+/// The database. A URL that is refused is not repeated: it may hold a password.
+pub(super) fn store_url(text: &str) -> Result<Store, Refusal> {
+    let hint = "write sqlite: and the path of a file, like sqlite:/var/lib/postern/postern.db, or a URL like \
+                postgres://user@host/database";
     if text.starts_with("postgres:") || text.starts_with("postgresql:") {
-        return Err(Refusal::new("PostgreSQL is not supported by this version; use sqlite:PATH").hint(hint));
+        return postgres_url(text).map(|url| Store::Postgres(Postgres { url, password: None }));
     }
     match text.strip_prefix("sqlite:") {
         Some("" | ":memory:") => {
@@ -109,10 +114,41 @@ pub(super) fn store_url(text: &str) -> Result<PathBuf, Refusal> {
         Some(path) if path.starts_with("//") || path.contains('?') => {
             Err(Refusal::new("sqlite: takes a plain path, no URL").hint(hint))
         }
-        Some(path) => Ok(PathBuf::from(path)),
+        Some(path) => Ok(Store::Sqlite(PathBuf::from(path))),
         None => Err(Refusal::new("not a store").hint(hint)),
     }
 }
+
+fn postgres_url(text: &str) -> Result<Url, Refusal> {
+    let url = Url::parse(text).map_err(|error| {
+        Refusal::new(format!("not a URL: {error}")).hint("write it like postgres://user@host:5432/database")
+    })?;
+    if url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password") {
+        return Err(Refusal::new("a password in the URL ends up in logs and tickets")
+            .hint("take it out, and name its place by store.password_file or store.password_env"));
+    }
+    for (key, value) in url.query_pairs() {
+        if !POSTGRES_PARAMETERS.contains(&&*key) {
+            let meant = nearest(&key, POSTGRES_PARAMETERS.into_iter());
+            let known = || format!("one of {}", POSTGRES_PARAMETERS.join(", "));
+            return Err(Refusal::new(format!("unknown parameter {key:?}"))
+                .hint(meant.map_or_else(known, |meant| format!("did you mean {meant:?}?"))));
+        }
+        if key == "sslmode" && !SSL_MODES.contains(&&*value) {
+            return Err(
+                Refusal::new(format!("{value:?} is no sslmode")).hint(format!("one of {}", SSL_MODES.join(", ")))
+            );
+        }
+    }
+    let named = !url.path().trim_matches('/').is_empty() || url.query_pairs().any(|(key, _)| key == "dbname");
+    if !named {
+        return Err(Refusal::new("it names no database").hint("write it like postgres://user@host:5432/database"));
+    }
+    Ok(url)
+}
+
+/// How TLS is used towards PostgreSQL, as its own tools call it.
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
 /// A URL that is called over TLS, or on this machine.
 pub(super) fn guarded_url(text: &str) -> Result<Url, Refusal> {

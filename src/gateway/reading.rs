@@ -10,7 +10,7 @@ pub use crate::store::Parked;
 use crate::{
     domain::{Caller, Configuration, Kind, Operation, OperationId, operation::Submission},
     policy::{Action, Denial, Resource},
-    store::Query,
+    store::{Query, notices::Gaps},
 };
 
 /// How long reading about an operation waits for Graph to say what its configuration is like.
@@ -19,6 +19,8 @@ const LOOK_UP_MAX: Duration = Duration::from_secs(1);
 pub(super) const SEEN_AT_ONCE: usize = 200;
 /// How often it does before it answers, so that a caller who may read few of many does not have the whole store read.
 pub(super) const SEARCH_ROUNDS: usize = 10;
+/// How often whoever waits asks whether news may have been missed.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// An operation and, if it has not ended, what holds it up.
 #[derive(Clone, Debug)]
@@ -88,18 +90,32 @@ impl Gateway {
         if up_to.is_zero() {
             return self.standing(operation).await;
         }
-        let mut end = self.store.notices().end_of(operation.id);
-        // It may have ended before we registered; from here on no end goes unnoticed.
-        let mut latest = self.reread(operation.id).await?;
-        if !latest.state.has_ended() {
+        let deadline = self.clock.elapsed().saturating_add(up_to);
+        loop {
+            let notices = self.store.notices();
+            // It may have ended before we registered; from here on no end goes unnoticed while news are heard.
+            let (heard, mut end) = (notices.gaps(), notices.end_of(operation.id));
+            let latest = self.reread(operation.id).await?;
+            if latest.state.has_ended() || self.clock.elapsed() >= deadline || self.stopping.is_cancelled() {
+                return self.standing(latest).await;
+            }
             tokio::select! {
                 () = end.notice() => {}
-                () = self.clock.sleep(up_to) => {}
+                () = self.missed_or_over(heard, deadline) => {}
                 () = self.stopping.cancelled() => {}
             }
-            latest = self.reread(operation.id).await?;
         }
-        self.standing(latest).await
+    }
+
+    /// Waits until news may have been missed, or for the deadline.
+    async fn missed_or_over(&self, heard: Gaps, deadline: Duration) {
+        loop {
+            let left = deadline.saturating_sub(self.clock.elapsed());
+            self.clock.sleep(left.min(LOOK_AGAIN)).await;
+            if left <= LOOK_AGAIN || self.store.notices().may_have_missed(heard) {
+                return;
+            }
+        }
     }
 
     /// Operations that fit a search and that the caller may read. A page can be short, even empty, and have a next one:

@@ -13,21 +13,24 @@
 
 mod ledger;
 pub mod notices;
+pub mod postgres;
 mod rows;
 pub mod sqlite;
+mod trail;
 mod verbs;
 mod writer;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{notices::Notices, sqlite::Sqlite};
+pub use self::{notices::Notices, postgres::Postgres, sqlite::Sqlite, trail::Trail};
 use crate::{
     audit::Entry,
     clock::Clock,
+    config,
     domain::{ConfigurationId, Difference, Digest, Operation, OperationId, State},
 };
 
@@ -55,6 +58,14 @@ pub struct Run {
     pub chain: String,
     /// The time, where it is not the store's own.
     pub clock: Clock,
+}
+
+/// Opens the store that the settings name, and begins a run.
+pub async fn open(settings: &config::Store, run: Run) -> Result<Arc<dyn Store>, Error> {
+    Ok(match settings {
+        config::Store::Sqlite(path) => Arc::new(Sqlite::open(path, run).await?),
+        config::Store::Postgres(settings) => Arc::new(Postgres::open(settings, run).await?),
+    })
 }
 
 /// A change to accept.

@@ -3,11 +3,16 @@
 //! Notices are hints. They make things quick, never right: the executor also sweeps, and a waiting caller reads the
 //! operation after its time is up. Lost notices cost time only.
 //!
+//! Where news come from other processes too, the board knows whether it hears them: [`Notices::gaps`].
+//!
 //! It deliberately keeps nothing for those who come late: whoever waits registers first and looks at the store second.
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, oneshot};
@@ -23,7 +28,13 @@ pub struct Notices {
     work: Mutex<BTreeSet<ConfigurationId>>,
     woken: Notify,
     waiting: Mutex<HashMap<OperationId, Vec<Bell>>>,
+    /// How often hearing began or ended; odd while nothing is heard.
+    gaps: AtomicU64,
 }
+
+/// A moment in the hearing of a board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gaps(u64);
 
 /// A panic elsewhere cannot leave these collections half changed, so what is in them is still good.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -62,6 +73,28 @@ impl Notices {
         let (sender, ended) = oneshot::channel();
         lock(&self.waiting).entry(operation).or_default().push(sender);
         EndOf { notices: self, operation, ended }
+    }
+
+    /// From now on, news of other processes are missed.
+    pub(super) fn miss(&self) {
+        self.gaps.fetch_or(1, Ordering::SeqCst);
+    }
+
+    /// From now on, news of other processes are heard.
+    pub(super) fn hear(&self) {
+        if self.gaps.load(Ordering::SeqCst) % 2 == 1 {
+            self.gaps.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// This moment, for [`Notices::may_have_missed`].
+    pub fn gaps(&self) -> Gaps {
+        Gaps(self.gaps.load(Ordering::SeqCst))
+    }
+
+    /// Whether news may have been missed since that moment: then only the store itself can tell.
+    pub fn may_have_missed(&self, since: Gaps) -> bool {
+        since.0 % 2 == 1 || self.gaps() != since
     }
 
     /// How many callers wait for the end of operations.
@@ -117,6 +150,20 @@ mod tests {
         a.notice().await;
         b.notice().await;
         assert_eq!(notices.waiting(), 0);
+    }
+
+    #[test]
+    fn whoever_waits_knows_of_every_gap() {
+        let notices = Notices::default();
+        let whole = notices.gaps();
+        assert!(!notices.may_have_missed(whole));
+        notices.miss();
+        notices.miss();
+        assert!(notices.may_have_missed(whole) && notices.may_have_missed(notices.gaps()));
+        let deaf = notices.gaps();
+        notices.hear();
+        assert!(notices.may_have_missed(deaf) && notices.may_have_missed(whole));
+        assert!(!notices.may_have_missed(notices.gaps()));
     }
 
     #[tokio::test]

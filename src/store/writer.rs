@@ -35,6 +35,14 @@ pub(super) enum Failed {
     Surroundings(Error),
 }
 
+impl Failed {
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Content(error) | Self::Surroundings(error) => error,
+        }
+    }
+}
+
 /// Where the writing is done.
 #[async_trait]
 pub(super) trait Desk: Send + 'static {
@@ -117,7 +125,7 @@ async fn write(desk: &mut impl Desk, verbs: &[Verb]) -> Vec<Outcome> {
     for verb in verbs {
         outcomes.push(match desk.commit(std::slice::from_ref(verb)).await {
             Ok(mut outcomes) => outcomes.pop().unwrap_or(Ok(Done::Written)),
-            Err(Failed::Content(error) | Failed::Surroundings(error)) => Err(error),
+            Err(failed) => Err(failed.into_error()),
         });
     }
     outcomes

@@ -22,7 +22,7 @@ fn the_shipped_gateway_settings_lack_nothing_but_their_secret() {
     assert_eq!(lines.len(), 3, "{}", ended.err);
     let what = ": graph.credential.secret_file: cannot read the secret in /run/secrets/postern/client-secret: ";
     assert!(ended.err.starts_with(&shipped("config/gateway.toml")) && ended.err.contains(what), "{}", ended.err);
-    assert!(ended.err.contains("\n  hint: it must hold the client secret"), "{}", ended.err);
+    assert!(ended.err.contains("\n  hint: it must hold the secret"), "{}", ended.err);
     assert!(ended.err.ends_with("1 fault\n"), "{}", ended.err);
 }
 

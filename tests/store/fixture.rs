@@ -1,6 +1,6 @@
 //! Stores to try the verbs on, and what goes into them.
 //!
-//! Another kind of store joins the suite by a variant of [`Kind`] and an arm in [`Fixture::try_open`].
+//! Another kind of store joins the suite by a variant of [`Kind`] and an arm in [`Fixture::settings`].
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -8,13 +8,13 @@ use jiff::{SignedDuration, Timestamp};
 use postern::{
     audit::{Actor, Aims, Entry, Event, Verifier},
     clock::Clock,
+    config,
     domain::{
         Change, ConfigurationId, Difference, Digest, Operation, OperationId, State, Target, Wanted,
         operation::{Ending, Submission},
     },
     store::{
-        Acceptance, Accepted, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Query, Run, Settlement, Sqlite,
-        Store, Turn,
+        Acceptance, Accepted, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Query, Run, Settlement, Store, Turn,
     },
 };
 use serde_json::Value;
@@ -22,18 +22,23 @@ use sqlx::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::server;
+
 /// A kind of store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Sqlite,
+    Postgres,
 }
 
-const KINDS: [Kind; 1] = [Kind::Sqlite];
+pub(crate) const KINDS: [Kind; 2] = [Kind::Sqlite, Kind::Postgres];
 
 /// A place for one store, empty at first, that can be opened again and again.
 pub(crate) struct Fixture {
-    kind: Kind,
+    pub(crate) kind: Kind,
     folder: TempDir,
+    /// Of the database, where it is not a file.
+    url: String,
     /// The time of every store that is opened here.
     pub(crate) clock: Clock,
 }
@@ -41,13 +46,32 @@ pub(crate) struct Fixture {
 /// Has a test done once for every kind of store, each time in a place of its own.
 pub(crate) async fn each(test: impl AsyncFn(Fixture)) {
     for kind in KINDS {
-        test(Fixture::new(kind)).await;
+        test(Fixture::new(kind).await).await;
     }
 }
 
 impl Fixture {
-    pub(crate) fn new(kind: Kind) -> Self {
-        Self { kind, folder: tempfile::tempdir().unwrap(), clock: Clock::system() }
+    pub(crate) async fn new(kind: Kind) -> Self {
+        let url = match kind {
+            Kind::Sqlite => String::new(),
+            Kind::Postgres => server::shared().database().await,
+        };
+        Self { kind, folder: tempfile::tempdir().unwrap(), url, clock: Clock::system() }
+    }
+
+    /// What the settings would say.
+    pub(crate) fn settings(&self) -> config::Store {
+        match self.kind {
+            Kind::Sqlite => config::Store::Sqlite(self.path()),
+            Kind::Postgres => {
+                config::Store::Postgres(config::Postgres { url: self.url.parse().unwrap(), password: None })
+            }
+        }
+    }
+
+    /// A connection to the database itself, for what no verb does.
+    pub(crate) async fn connection(&self) -> sqlx::PgConnection {
+        sqlx::PgConnection::connect(&self.url).await.unwrap()
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -61,9 +85,7 @@ impl Fixture {
 
     pub(crate) async fn try_open(&self) -> Result<Arc<dyn Store>, Error> {
         let run = Run { chain: self.clock.identifier().to_string(), clock: self.clock };
-        match self.kind {
-            Kind::Sqlite => Ok(Arc::new(Sqlite::open(&self.path(), run).await?)),
-        }
+        postern::store::open(&self.settings(), run).await
     }
 
     /// Lets so many minutes pass for leases and pauses: the store's time cannot be turned, so they are moved back.
@@ -78,6 +100,18 @@ impl Fixture {
                     .execute(&mut connection)
                     .await
                     .unwrap();
+                connection.close().await.unwrap();
+            }
+            Kind::Postgres => {
+                let mut connection = self.connection().await;
+                sqlx::query(
+                    "UPDATE lanes SET lease_until = lease_until - $1 * INTERVAL '1 microsecond',
+                                      not_before = not_before - $1 * INTERVAL '1 microsecond'",
+                )
+                .bind(micros)
+                .execute(&mut connection)
+                .await
+                .unwrap();
                 connection.close().await.unwrap();
             }
         }

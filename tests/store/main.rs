@@ -3,6 +3,7 @@
 //! Tests see a `dyn Store` and what [`fixture`] builds, nothing of its kind; what only one kind promises is in its module.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::arithmetic_side_effects,
@@ -15,7 +16,10 @@ mod lanes;
 mod leases;
 mod listing;
 mod notices;
+mod postgres;
 mod random;
 mod reopening;
+#[path = "../support/postgres.rs"]
+mod server;
 mod settling;
 mod sqlite;

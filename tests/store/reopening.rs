@@ -2,13 +2,11 @@
 
 use postern::{
     audit::{Actor, Entry, Event},
-    domain::State,
     store::{Accepted, Parking, Settlement},
 };
 
 use crate::fixture::{
-    accept, at, claim, digest, each, id, ids, intent, keyed, lane, minutes, operation, settlement, state, trail, turn,
-    used,
+    accept, at, claim, digest, each, id, ids, intent, keyed, lane, minutes, operation, settlement, trail, turn, used,
 };
 
 #[tokio::test]
@@ -20,6 +18,7 @@ async fn an_announced_write_comes_back_with_the_next_claim_after_reopening() {
         let announced = intent(&held.operations);
         store.begin_write(&mut held.lease, &announced, minutes(60)).await.unwrap();
         let store = fixture.reopen(store).await;
+        fixture.pass(60).await;
         let next = turn(&*store, claim(&lane(1), "b", 1)).await;
         assert_eq!((next.intent, ids(&next.operations)), (Some(announced), vec![id(1), id(2)]));
     })
@@ -46,24 +45,6 @@ async fn the_digest_left_and_the_attempts_survive_reopening() {
         let next = turn(&*store, claim(&lane(1), "b", 30)).await;
         assert_eq!((next.left, next.attempts, next.intent), (Some(digest("left")), 1, None));
         assert_eq!(ids(&next.operations), [id(2)]);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn leases_of_an_earlier_run_are_void_at_once() {
-    each(async |fixture| {
-        let store = fixture.open().await;
-        accept(&*store, &lane(1), [1]).await;
-        let lost = turn(&*store, claim(&lane(1), "a", 0)).await;
-        let store = fixture.reopen(store).await;
-        assert_eq!(store.open_lanes(10).await.unwrap(), [lane(1)]);
-        // Even before the next claim.
-        assert!(store.settle(lost.lease, settlement(&lost.operations, 1)).await.is_err());
-        assert_eq!(state(&*store, 1).await, "running");
-        let next = turn(&*store, claim(&lane(1), "b", 1)).await;
-        assert_eq!(next.operations[0].state, State::Running { started_at: at(0) });
-        store.settle(next.lease, settlement(&next.operations, 2)).await.unwrap();
     })
     .await;
 }

@@ -5,14 +5,17 @@ use std::{fs, path::Path};
 use futures_util::future::join_all;
 use postern::{
     clock::Clock,
+    domain::State,
     store::{Accepted, Error, Run, Sqlite, Store},
 };
 use sqlx::{Connection, SqliteConnection};
 
-use crate::fixture::{Fixture, Kind, accept, acceptance, lane, operation, trail};
+use crate::fixture::{
+    Fixture, Kind, accept, acceptance, at, claim, id, lane, operation, settlement, state, trail, turn,
+};
 
-fn fixture() -> Fixture {
-    Fixture::new(Kind::Sqlite)
+async fn fixture() -> Fixture {
+    Fixture::new(Kind::Sqlite).await
 }
 
 /// The counter in the header of the WAL index, which grows by one with every commit that writes
@@ -36,7 +39,7 @@ async fn refusal(path: &Path) -> String {
 
 #[tokio::test]
 async fn concurrent_acceptances_share_commits() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let store = fixture.open().await;
     let before = commits(&fixture.path());
     accept(&*store, &lane(1), 1001..=1010).await;
@@ -51,7 +54,7 @@ async fn concurrent_acceptances_share_commits() {
 
 #[tokio::test]
 async fn a_file_in_use_is_refused_and_is_free_after_close() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let store = fixture.open().await;
     accept(&*store, &lane(1), [1]).await;
     let why = refusal(&fixture.path()).await;
@@ -64,19 +67,19 @@ async fn a_file_in_use_is_refused_and_is_free_after_close() {
 
 #[tokio::test]
 async fn a_closed_store_refuses_every_verb_that_writes() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let store = fixture.open().await;
     store.close().await;
     let refused = store.accept(acceptance(operation(1, &lane(1)))).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     assert!(matches!(store.probe().await, Err(Error::Unavailable(_))));
-    assert!(store.operation(operation(1, &lane(1)).id).await.is_err());
+    assert!(store.operation(id(1)).await.is_err());
     store.close().await;
 }
 
 #[tokio::test]
 async fn what_was_begun_before_close_is_finished() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let store = fixture.open().await;
     let burst = join_all((1..=50).map(|number| store.accept(acceptance(operation(number, &lane(1))))));
     let (accepted, ()) = tokio::join!(burst, store.close());
@@ -88,7 +91,7 @@ async fn what_was_begun_before_close_is_finished() {
 
 #[tokio::test]
 async fn a_closed_store_is_one_file() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let store = fixture.open().await;
     accept(&*store, &lane(1), 1..=10).await;
     assert_eq!(trail(&*store).await.len(), 11);
@@ -101,7 +104,7 @@ async fn a_closed_store_is_one_file() {
 
 #[tokio::test]
 async fn a_file_that_is_no_database_is_refused_by_its_name_and_left_as_it_is() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let garbage = "this is not a database, but somebody's notes\n".repeat(100);
     fs::write(fixture.path(), &garbage).unwrap();
     let why = refusal(&fixture.path()).await;
@@ -113,7 +116,7 @@ async fn a_file_that_is_no_database_is_refused_by_its_name_and_left_as_it_is() {
 
 #[tokio::test]
 async fn a_place_that_cannot_be_written_is_refused_by_its_name() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let file = fixture.path();
     fs::write(&file, "").unwrap();
     let why = refusal(&file.join("below/postern.db")).await;
@@ -129,7 +132,7 @@ async fn a_place_that_cannot_be_written_is_refused_by_its_name() {
 
 #[tokio::test]
 async fn a_missing_folder_is_made() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let path = fixture.path().with_file_name("var").join("lib").join("postern.db");
     let store = Sqlite::open(&path, run()).await.unwrap();
     store.close().await;
@@ -138,7 +141,7 @@ async fn a_missing_folder_is_made() {
 
 #[tokio::test]
 async fn an_audit_trail_whose_end_is_unreadable_is_not_continued() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let store = fixture.open().await;
     store.close().await;
     let url = format!("sqlite:{}", fixture.path().display());
@@ -151,7 +154,7 @@ async fn an_audit_trail_whose_end_is_unreadable_is_not_continued() {
 
 #[tokio::test]
 async fn a_trail_can_be_read_while_a_gateway_writes_it() {
-    let fixture = fixture();
+    let fixture = fixture().await;
     let store = fixture.open().await;
     accept(&*store, &lane(1), [1]).await;
     let page = Sqlite::read_audit(&fixture.path(), None, 10).await.unwrap();
@@ -159,4 +162,20 @@ async fn a_trail_can_be_read_while_a_gateway_writes_it() {
     accept(&*store, &lane(1), [2]).await;
     let missing = Sqlite::read_audit(&fixture.path().with_file_name("other.db"), None, 10).await;
     assert!(matches!(missing, Err(Error::Unusable(why)) if why.contains("there is no store at")));
+}
+
+#[tokio::test]
+async fn leases_of_an_earlier_run_are_void_at_once() {
+    let fixture = fixture().await;
+    let store = fixture.open().await;
+    accept(&*store, &lane(1), [1]).await;
+    let lost = turn(&*store, claim(&lane(1), "a", 0)).await;
+    let store = fixture.reopen(store).await;
+    assert_eq!(store.open_lanes(10).await.unwrap(), [lane(1)]);
+    // Even before the next claim.
+    assert!(store.settle(lost.lease, settlement(&lost.operations, 1)).await.is_err());
+    assert_eq!(state(&*store, 1).await, "running");
+    let next = turn(&*store, claim(&lane(1), "b", 1)).await;
+    assert_eq!(next.operations[0].state, State::Running { started_at: at(0) });
+    store.settle(next.lease, settlement(&next.operations, 2)).await.unwrap();
 }

@@ -343,11 +343,7 @@ async fn end(connection: &mut SqliteConnection, holder: &Holder, ended: &[(Opera
     );
     sql.push_bind(holder.configuration.as_str());
     let changed = sql.build().execute(connection).await.map_err(unavailable)?.rows_affected();
-    if usize::try_from(changed).ok() == Some(ended.len()) {
-        Ok(())
-    } else {
-        Err(holder.wrong(ended.len(), changed))
-    }
+    if usize::try_from(changed).ok() == Some(ended.len()) { Ok(()) } else { Err(holder.wrong(ended.len(), changed)) }
 }
 
 async fn park(

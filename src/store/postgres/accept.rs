@@ -1,0 +1,139 @@
+//! Acceptances of one transaction, by statements of many rows.
+//!
+//! Other replicas may use the same idempotency keys at the same moment: the row of the key decides who was first.
+//! Whoever was not gets what the first one stored, which is committed by then. Keys are taken in their order, so that
+//! two replicas never wait for each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::PgConnection;
+
+use super::{
+    super::{
+        Acceptance, Accepted, Error, IdempotencyKey,
+        ledger::Ledger,
+        rows::{micros, to_json},
+        verbs::meet,
+        writer::Failed,
+    },
+    failed, read, rows,
+};
+
+/// A caller's key.
+type Name<'a> = (&'a str, &'a str);
+/// A key and the first acceptance of this transaction that brings it.
+type First<'a> = (&'a Acceptance, &'a IdempotencyKey);
+
+pub(super) async fn accept(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    acceptances: &[&Acceptance],
+) -> Result<Vec<Accepted>, Failed> {
+    let mut firsts: BTreeMap<Name<'_>, First<'_>> = BTreeMap::new();
+    for acceptance in acceptances {
+        if let Some(key) = &acceptance.key {
+            firsts.entry(name_of(acceptance, key)).or_insert((*acceptance, key));
+        }
+    }
+    let taken = take_keys(connection, &firsts).await?;
+    let mut accepted = Vec::with_capacity(acceptances.len());
+    let mut new = Vec::with_capacity(acceptances.len());
+    for acceptance in acceptances {
+        let known = match &acceptance.key {
+            None => None,
+            Some(key) => {
+                let name = name_of(acceptance, key);
+                let first = firsts.get(&name).map(|first| first.0);
+                let is_taken = taken.contains(&(name.0.to_owned(), name.1.to_owned()));
+                match first {
+                    Some(first) if is_taken => (!std::ptr::eq(first, *acceptance)).then(|| meet(first, key)),
+                    Some(_) | None => Some(known(connection, name.0, key).await?),
+                }
+            }
+        };
+        if known.is_none() {
+            new.push(*acceptance);
+            ledger.add(&acceptance.entry);
+        }
+        accepted.push(known.unwrap_or(Accepted::New));
+    }
+    insert_operations(connection, &new).await?;
+    Ok(accepted)
+}
+
+fn name_of<'a>(acceptance: &'a Acceptance, key: &'a IdempotencyKey) -> Name<'a> {
+    (&acceptance.operation.submission.caller, &key.key)
+}
+
+/// What a key stands for that is taken.
+async fn known(connection: &mut PgConnection, caller: &str, key: &IdempotencyKey) -> Result<Accepted, Failed> {
+    let known = read::recall(connection, caller, key).await.map_err(Failed::Content)?;
+    let gone = || Failed::Content(Error::Unavailable("an idempotency key was forgotten just now".to_owned()));
+    known.ok_or_else(gone)
+}
+
+/// Takes the keys that are free or over, and says which these are.
+async fn take_keys(
+    connection: &mut PgConnection,
+    firsts: &BTreeMap<Name<'_>, First<'_>>,
+) -> Result<BTreeSet<(String, String)>, Failed> {
+    if firsts.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let (callers, keys): (Vec<_>, Vec<_>) = firsts.keys().copied().unzip();
+    let column = |text: fn(&First<'_>) -> String| firsts.values().map(text).collect::<Vec<_>>();
+    let moments = |moment: fn(&IdempotencyKey) -> i64| firsts.values().map(|it| moment(it.1)).collect::<Vec<_>>();
+    let taken = sqlx::query(
+        "INSERT INTO idempotency_keys AS known (caller, key, fingerprint, operation, used_at, expires_at)
+         SELECT caller, key, fingerprint, operation, used_at, expires_at
+         FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $6::BIGINT[]) WITH ORDINALITY
+              AS new (caller, key, fingerprint, operation, used_at, expires_at, place)
+         ORDER BY place
+         ON CONFLICT (caller, key) DO UPDATE SET fingerprint = EXCLUDED.fingerprint, operation = EXCLUDED.operation,
+             used_at = EXCLUDED.used_at, expires_at = EXCLUDED.expires_at
+         WHERE known.expires_at <= EXCLUDED.used_at
+         RETURNING caller, key",
+    )
+    .bind(callers)
+    .bind(keys)
+    .bind(column(|it| it.1.fingerprint.as_str().to_owned()))
+    .bind(column(|it| it.0.operation.id.to_string()))
+    .bind(moments(|key| micros(key.used_at)))
+    .bind(moments(|key| micros(key.expires_at)))
+    .fetch_all(connection)
+    .await
+    .map_err(failed)?;
+    let name = |row| Ok((rows::column(row, "caller")?, rows::column(row, "key")?));
+    taken.iter().map(name).collect::<Result<_, Error>>().map_err(Failed::Content)
+}
+
+async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -> Result<(), Failed> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let mut submissions = Vec::with_capacity(new.len());
+    let mut fates = Vec::with_capacity(new.len());
+    for Acceptance { operation, .. } in new {
+        submissions.push(to_json("submission", &operation.submission).map_err(Failed::Content)?);
+        fates.push(to_json("fate", &operation.state).map_err(Failed::Content)?);
+    }
+    let operations = || new.iter().map(|it| &it.operation);
+    sqlx::query(
+        "INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate)
+         SELECT id, configuration, caller, ticket, state, submission, fate
+         FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[]) WITH ORDINALITY
+              AS new (id, configuration, caller, ticket, state, submission, fate, place)
+         ORDER BY place",
+    )
+    .bind(operations().map(|it| it.id.to_string()).collect::<Vec<_>>())
+    .bind(operations().map(|it| it.submission.configuration.as_str()).collect::<Vec<_>>())
+    .bind(operations().map(|it| it.submission.caller.as_str()).collect::<Vec<_>>())
+    .bind(operations().map(|it| it.submission.ticket.as_deref()).collect::<Vec<_>>())
+    .bind(operations().map(|it| it.state.name()).collect::<Vec<_>>())
+    .bind(submissions)
+    .bind(fates)
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(failed)
+}

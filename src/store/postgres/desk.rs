@@ -1,0 +1,200 @@
+//! Where the PostgreSQL store writes: one connection, one transaction after another.
+//!
+//! Guarantees: the end of the chain in memory is what is stored. A connection that broke is given up, and the next one
+//! begins by reading where the chain ends. If it broke while a commit was under way, that end also tells whether the
+//! commit took place, so that an accepted change is not called refused.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use async_trait::async_trait;
+use sqlx::{Connection, PgConnection};
+
+use super::{
+    super::{
+        Error, Run,
+        ledger::{Ledger, head_after},
+        verbs::{Outcome, Verb},
+        writer::{self, Failed},
+    },
+    access::Access,
+    failed,
+    news::News,
+    rows, unavailable, verbs,
+};
+use crate::audit::{Entry, Head};
+
+/// A connection that may write, and where the chain ends.
+struct Line {
+    connection: PgConnection,
+    head: Head,
+}
+
+/// The writer's place.
+pub(super) struct Desk {
+    access: Access,
+    chain: String,
+    line: Option<Line>,
+    news: News,
+    /// The server's name for our connection.
+    own: Arc<AtomicU32>,
+}
+
+/// What a commit would bring about.
+type Pending = Option<(Head, Vec<Outcome>)>;
+
+#[async_trait]
+impl writer::Desk for Desk {
+    async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
+        let mut line = match self.line.take() {
+            Some(line) => line,
+            None => self.connect().await.map_err(Failed::Surroundings)?,
+        };
+        let mut pending = None;
+        let done = self.access.in_time(async { Ok(line.transact(verbs, &mut pending).await) }).await;
+        let outcomes = match done.unwrap_or_else(|late| Err(Failed::Surroundings(late))) {
+            Ok(()) => {
+                self.line = Some(line);
+                pending.map(|(_, outcomes)| outcomes).unwrap_or_default()
+            }
+            Err(Failed::Content(error)) => {
+                self.line = Some(line);
+                return Err(Failed::Content(error));
+            }
+            Err(Failed::Surroundings(error)) => {
+                tracing::warn!(%error, "the connection to the database is lost");
+                drop(line);
+                self.find_out(pending).await.ok_or(Failed::Surroundings(error))?
+            }
+        };
+        self.news.note(verbs, &outcomes);
+        Ok(outcomes)
+    }
+
+    async fn announce(&mut self) {
+        let Some(mut line) = self.line.take() else { return };
+        let told = async { self.news.tell(&mut line.connection).await.map_err(unavailable) };
+        match self.access.in_time(told).await {
+            Ok(()) => self.line = Some(line),
+            Err(error) => tracing::warn!(%error, "other replicas are not told; they look for themselves"),
+        }
+    }
+
+    async fn close(self) {
+        let Some(line) = self.line else { return };
+        let closed = self.access.in_time(async { line.connection.close().await.map_err(unavailable) }).await;
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the database does not say goodbye");
+        }
+    }
+}
+
+impl Line {
+    /// One transaction. What it would bring about is noted before the commit: after an error, it may have happened.
+    async fn transact(&mut self, verbs: &[Verb], pending: &mut Pending) -> Result<(), Failed> {
+        let mut transaction = self.connection.begin().await.map_err(failed)?;
+        let mut ledger = Ledger::new(self.head.clone());
+        match write(&mut transaction, &mut ledger, verbs).await {
+            Ok(outcomes) => *pending = Some((ledger.head.clone(), outcomes)),
+            Err(error) => {
+                // Dropping it would undo it at the connection's next use only, and hold its locks until then.
+                transaction.rollback().await.map_err(failed)?;
+                return Err(error);
+            }
+        }
+        transaction.commit().await.map_err(failed)?;
+        self.head = ledger.head;
+        Ok(())
+    }
+}
+
+async fn write(connection: &mut PgConnection, ledger: &mut Ledger, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
+    let outcomes = verbs::apply(connection, ledger, verbs).await?;
+    verbs::write(connection, ledger).await?;
+    Ok(outcomes)
+}
+
+impl Desk {
+    /// Makes or migrates the tables and begins this run's chain.
+    pub(super) async fn open(access: Access, run: &Run) -> Result<Self, Error> {
+        let mut connection = access.connect().await?;
+        sqlx::migrate!("migrations/postgres").run(&mut connection).await.map_err(|error| unavailable(error.into()))?;
+        access.bind(&mut connection).await?;
+        begin_run(&mut connection, run).await?;
+        let (chain, own) = (run.chain.clone(), Arc::new(AtomicU32::new(0)));
+        let mut desk = Self { access, chain, line: None, news: News::default(), own };
+        desk.line = Some(desk.take_up(connection).await?);
+        Ok(desk)
+    }
+
+    pub(super) fn own(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.own)
+    }
+
+    async fn connect(&self) -> Result<Line, Error> {
+        let mut connection = self.access.connect().await?;
+        let taken_up = async {
+            self.access.bind(&mut connection).await?;
+            self.take_up(connection).await
+        };
+        self.access.in_time(taken_up).await
+    }
+
+    /// Reads where the chain ends.
+    async fn take_up(&self, mut connection: PgConnection) -> Result<Line, Error> {
+        let newest =
+            "SELECT pg_backend_pid() AS own, (SELECT text FROM audit WHERE chain = $1 ORDER BY sequence DESC LIMIT 1)";
+        let newest = sqlx::query(newest).bind(&self.chain).fetch_one(&mut connection).await.map_err(unavailable)?;
+        let own: i32 = rows::column(&newest, "own")?;
+        self.own.store(u32::try_from(own).unwrap_or(0), Ordering::Relaxed);
+        let text: Option<&str> = rows::column(&newest, "text")?;
+        let gone =
+            || Error::Unavailable("the database has lost this run's audit chain; start the gateway again".to_owned());
+        Ok(Line { connection, head: head_after(text.ok_or_else(gone)?)? })
+    }
+
+    /// Whether what was pending when the connection broke is stored. None if not, or if nobody can tell.
+    async fn find_out(&mut self, pending: Pending) -> Option<Vec<Outcome>> {
+        let (head, outcomes) = pending?;
+        let line = self.connect().await.ok()?;
+        let stored = line.head == head && line.head.sequence > 0;
+        self.line = Some(line);
+        stored.then_some(outcomes)
+    }
+}
+
+/// Begins this run's chain: names the ends of all chains that went on since they were named last. Nobody writes records
+/// meanwhile, so these are the ends at this place of the trail, and the verifier can ask for exactly them.
+async fn begin_run(connection: &mut PgConnection, run: &Run) -> Result<(), Error> {
+    let mut transaction = connection.begin().await.map_err(unavailable)?;
+    sqlx::raw_sql("LOCK TABLE audit IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await
+        .map_err(unavailable)?;
+    let newest = sqlx::query_scalar(
+        "SELECT newest.text FROM chains CROSS JOIN LATERAL (
+             SELECT position, sequence, text FROM audit WHERE audit.chain = chains.chain ORDER BY sequence DESC LIMIT 1
+         ) AS newest
+         WHERE newest.sequence > chains.named ORDER BY newest.position DESC",
+    );
+    let newest: Vec<String> = newest.fetch_all(&mut *transaction).await.map_err(unavailable)?;
+    let ends = newest.iter().map(|text| head_after(text)).collect::<Result<Vec<_>, _>>()?;
+    let (head, opening) = Head::open(run.chain.clone(), &ends, env!("CARGO_PKG_VERSION"));
+    let mut ledger = Ledger::new(head);
+    ledger.add(&Entry { at: run.clock.now(), trace_id: None, event: opening });
+    sqlx::query(
+        "UPDATE chains SET named = ends.sequence FROM unnest($1::TEXT[], $2::BIGINT[]) AS ends (chain, sequence)
+         WHERE chains.chain = ends.chain",
+    )
+    .bind(ends.iter().map(|end| end.chain.as_str()).collect::<Vec<_>>())
+    .bind(ends.iter().map(|end| i64::try_from(end.sequence).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+    .execute(&mut *transaction)
+    .await
+    .map_err(unavailable)?;
+    let opened = sqlx::query("INSERT INTO chains (chain) VALUES ($1)").bind(&run.chain);
+    opened.execute(&mut *transaction).await.map_err(unavailable)?;
+    verbs::write(&mut transaction, &ledger).await.map_err(Failed::into_error)?;
+    transaction.commit().await.map_err(unavailable)
+}

@@ -1,0 +1,184 @@
+//! The store in a PostgreSQL database, for several gateway processes.
+//!
+//! Guarantees: what a verb wrote is committed when it returns; leases and pauses end by the database's time, so replicas
+//! whose clocks differ agree on who owns a lane. Each run has its own audit chain. When the database is away, verbs fail
+//! soon and nothing hangs; when it is back, they work again. A verb that was told `Unavailable` may have happened all the
+//! same, if the connection broke in its commit and stayed away.
+//!
+//! One connection of a process writes (`desk`), a few read, one listens (`news`). On opening nothing of other owners is
+//! voided: their leases end by themselves.
+//!
+//! It deliberately decides nothing that the SQLite store does not decide in the same way: one suite tests both.
+
+mod accept;
+mod access;
+mod desk;
+mod news;
+mod read;
+mod rows;
+mod verbs;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{PgConnection, Postgres as Database, error::DatabaseError, pool::PoolConnection};
+use tokio::{sync::Mutex, task::JoinHandle};
+
+use self::{access::Access, desk::Desk, news::Listener};
+use super::{
+    Acceptance, Accepted, AuditPage, Claim, Error, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Run,
+    Settlement, Store, Turn,
+    verbs::Verbs,
+    writer::{Failed, Writer},
+};
+use crate::{
+    audit::Entry,
+    clock::Clock,
+    config,
+    domain::{ConfigurationId, Operation, OperationId},
+};
+
+/// A store in a database.
+#[derive(Debug)]
+pub struct Postgres {
+    verbs: Verbs,
+    access: Access,
+    listening: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Postgres {
+    /// Connects, makes or migrates the tables, and begins this run's chain.
+    pub async fn open(settings: &config::Postgres, run: Run) -> Result<Self, Error> {
+        let unusable = |error: Error| Error::Unusable(format!("cannot open {}: {error}", settings.url));
+        let access = Access::new(settings.clone()).map_err(unusable)?;
+        let desk = Desk::open(access.clone(), &run).await.map_err(unusable)?;
+        let notices = Arc::new(Notices::default());
+        notices.miss();
+        let (pool, clock) = (access.ears.clone(), run.clock);
+        let listener = Listener { pool, notices: Arc::clone(&notices), clock, own: desk.own() };
+        let listening = Mutex::new(Some(tokio::spawn(listener.listen())));
+        let verbs = Verbs { writer: Writer::start(desk), notices, clock };
+        Ok(Self { verbs, access, listening })
+    }
+
+    async fn reader(&self) -> Result<PoolConnection<Database>, Error> {
+        self.access.readers.acquire().await.map_err(unavailable)
+    }
+}
+
+/// The audit trail of a database that gateways may be using, without disturbing them.
+#[derive(Debug)]
+pub(super) struct Trail {
+    access: Access,
+    connection: PgConnection,
+    clock: Clock,
+}
+
+impl Trail {
+    pub(super) async fn open(settings: &config::Postgres) -> Result<Self, Error> {
+        let unusable = |error: Error| Error::Unusable(format!("cannot open {}: {error}", settings.url));
+        let access = Access::new(settings.clone()).map_err(unusable)?;
+        let connection = access.connect().await.map_err(unusable)?;
+        Ok(Self { access, connection, clock: Clock::system() })
+    }
+
+    pub(super) async fn page(&mut self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+        let page = read::audit(&mut self.connection, self.clock, after, limit);
+        self.access.in_time(page).await
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "its one use is in map_err")]
+fn unavailable(error: sqlx::Error) -> Error {
+    Error::Unavailable(if matches!(error, sqlx::Error::PoolTimedOut) {
+        "the database cannot be reached".to_owned()
+    } else {
+        error.to_string()
+    })
+}
+
+/// Whether another try, alone, could do better.
+fn failed(error: sqlx::Error) -> Failed {
+    if error.as_database_error().is_some_and(is_about_content) {
+        Failed::Content(unavailable(error))
+    } else {
+        Failed::Surroundings(unavailable(error))
+    }
+}
+
+/// Not about content are: the connection (08), a database that only reads, as one does that is no longer the first
+/// (25), missing resources (53), a server that is being stopped or started (57P), and waits that took too long (55P03,
+/// 57014): tried one by one, each would wait as long. Source: PostgreSQL's appendix on error codes.
+fn is_about_content(error: &(dyn DatabaseError + 'static)) -> bool {
+    let code = error.code().unwrap_or_default();
+    !["08", "25", "53", "57P", "55P03", "57014"].iter().any(|class| code.starts_with(class))
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
+        self.verbs.accept(acceptance).await
+    }
+
+    async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
+        self.access.in_time(async { read::recall(&mut *self.reader().await?, caller, key).await }).await
+    }
+
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.verbs.record(entries).await
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
+        self.access.in_time(async { read::operation(&mut *self.reader().await?, id).await }).await
+    }
+
+    async fn operations(&self, query: &Query) -> Result<Vec<Operation>, Error> {
+        self.access.in_time(async { read::operations(&mut *self.reader().await?, query).await }).await
+    }
+
+    async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
+        let clock = self.verbs.clock;
+        self.access.in_time(async { read::parked(&mut *self.reader().await?, configuration, clock).await }).await
+    }
+
+    async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
+        self.access.in_time(async { read::open_lanes(&mut *self.reader().await?, limit).await }).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+        self.verbs.claim(claim).await
+    }
+
+    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
+        self.verbs.begin_write(lease, intent, ttl).await
+    }
+
+    async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
+        self.verbs.settle(lease, settlement).await
+    }
+
+    async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
+        self.verbs.park(lease, parking).await
+    }
+
+    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+        let clock = self.verbs.clock;
+        self.access.in_time(async { read::audit(&mut *self.reader().await?, clock, after, limit).await }).await
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        self.verbs.probe().await
+    }
+
+    fn notices(&self) -> &Notices {
+        &self.verbs.notices
+    }
+
+    async fn close(&self) {
+        self.verbs.writer.stop().await;
+        if let Some(listening) = self.listening.lock().await.take() {
+            listening.abort();
+        }
+        self.access.close().await;
+    }
+}

@@ -1,0 +1,172 @@
+//! News between replicas, by `LISTEN` and `NOTIFY`.
+//!
+//! What a commit brought is told after it, outside of any transaction: PostgreSQL lets one notifying transaction commit at a
+//! time, and commits must not wait for news that are hints only. A listener feeds what other replicas tell into
+//! [`Notices`]; while it has no connection, the notices say so, and whoever waits looks for itself.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{Executor, PgConnection, PgPool, postgres::PgListener};
+
+use super::super::{
+    Accepted, Notices,
+    verbs::{Done, Outcome, Verb},
+};
+use crate::clock::{Backoff, Clock};
+
+/// Lanes that may have work.
+const WORK: &str = "postern_work";
+/// Operations that have ended.
+const ENDED: &str = "postern_ended";
+/// PostgreSQL takes payloads below 8,000 bytes.
+const PAYLOAD_MAX: usize = 7_900;
+/// Pauses between attempts to listen.
+const PAUSES: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
+/// How long silence is taken for peace before the connection is tried.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long that may take.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// What is to be told of commits.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    work: BTreeSet<String>,
+    ended: BTreeSet<String>,
+}
+
+impl News {
+    /// Takes down what a commit brought.
+    pub(super) fn note(&mut self, verbs: &[Verb], outcomes: &[Outcome]) {
+        for pair in verbs.iter().zip(outcomes) {
+            match pair {
+                (Verb::Accept(acceptance), Ok(Done::Accepted(Accepted::New))) => {
+                    self.work.insert(acceptance.operation.submission.configuration.to_string());
+                }
+                (Verb::Settle(_, settlement), Ok(_)) => {
+                    self.ended.extend(settlement.ended.iter().map(|(id, _)| id.to_string()));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells it, and forgets it whether that works or not.
+    pub(super) async fn tell(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let Self { work, ended } = std::mem::take(self);
+        let (work, ended) = (payloads(work), payloads(ended));
+        let channels: Vec<_> = work.iter().map(|_| WORK).chain(ended.iter().map(|_| ENDED)).collect();
+        if channels.is_empty() {
+            return Ok(());
+        }
+        let payloads: Vec<_> = work.into_iter().chain(ended).collect();
+        let sql = "SELECT pg_notify(channel, payload) FROM unnest($1::TEXT[], $2::TEXT[]) AS news (channel, payload)";
+        sqlx::query(sql).bind(channels).bind(payloads).execute(connection).await.map(drop)
+    }
+}
+
+/// Names, separated by commas, in texts that a notice can hold.
+fn payloads(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut payloads: Vec<String> = Vec::new();
+    for name in names {
+        match payloads.last_mut() {
+            Some(last) if last.len().saturating_add(name.len()) < PAYLOAD_MAX => {
+                last.push(',');
+                last.push_str(&name);
+            }
+            Some(_) | None => payloads.push(name),
+        }
+    }
+    payloads
+}
+
+/// What other replicas tell.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) pool: PgPool,
+    pub(super) notices: Arc<Notices>,
+    pub(super) clock: Clock,
+    /// The server's name for our own writing connection, whose news are no news.
+    pub(super) own: Arc<AtomicU32>,
+}
+
+impl Listener {
+    /// Listens, and connects again whenever that ends, until the pool is closed.
+    pub(super) async fn listen(self) {
+        let mut failed = 0_u32;
+        while !self.pool.is_closed() {
+            let error = match self.connect().await {
+                Ok(listener) => {
+                    failed = 0;
+                    self.notices.hear();
+                    let error = self.hear(listener).await;
+                    self.notices.miss();
+                    error
+                }
+                Err(error) => error,
+            };
+            if self.pool.is_closed() {
+                return;
+            }
+            failed = failed.saturating_add(1);
+            tracing::warn!(%error, "no news from other replicas; their work is looked for instead");
+            self.clock.sleep(PAUSES.pause(failed, self.clock.chance())).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<PgListener, sqlx::Error> {
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen_all([WORK, ENDED]).await?;
+        Ok(listener)
+    }
+
+    /// Feeds the notices for as long as the connection lasts.
+    async fn hear(&self, mut listener: PgListener) -> sqlx::Error {
+        loop {
+            match tokio::time::timeout(SILENCE, listener.try_recv()).await {
+                Ok(Ok(Some(news))) if news.process_id() == self.own.load(Ordering::Relaxed) => {}
+                Ok(Ok(Some(news))) => self.pass_on(news.channel(), news.payload()),
+                Ok(Ok(None)) => return sqlx::Error::WorkerCrashed,
+                Ok(Err(error)) => return error,
+                Err(_silence) => match tokio::time::timeout(ANSWER_MAX, listener.execute("SELECT 1")).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => return error,
+                    Err(_elapsed) => return sqlx::Error::PoolTimedOut,
+                },
+            }
+        }
+    }
+
+    /// What cannot be read is no hint.
+    fn pass_on(&self, channel: &str, payload: &str) {
+        if channel == WORK {
+            payload.split(',').filter_map(|name| name.parse().ok()).for_each(|lane| self.notices.work_on(lane));
+        } else {
+            self.notices.ended(payload.split(',').filter_map(|name| name.parse().ok()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_name_is_told_once_and_no_payload_is_too_long(lengths in prop::collection::vec(1..140_usize, 0..2_000)) {
+            let names: Vec<_> = lengths.iter().map(|length| "n".repeat(*length)).collect();
+            let payloads = payloads(names.clone());
+            prop_assert!(payloads.iter().all(|payload| payload.len() < 8_000));
+            prop_assert_eq!(payloads.iter().flat_map(|payload| payload.split(',')).collect::<Vec<_>>(), names);
+        }
+    }
+}

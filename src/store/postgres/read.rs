@@ -1,0 +1,152 @@
+//! What the PostgreSQL store is asked without changing it.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder};
+
+use super::{
+    super::{
+        AuditPage, Error, IdempotencyKey, Parked, Query,
+        rows::{OPERATION, count, micros, unreadable},
+    },
+    Accepted, rows, unavailable,
+};
+use crate::{
+    clock::{self, Clock},
+    domain::{ConfigurationId, Operation, OperationId},
+};
+
+/// How often it is looked whether writing transactions have ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+pub(super) async fn operation(connection: &mut PgConnection, id: OperationId) -> Result<Option<Operation>, Error> {
+    let sql = format!("SELECT {OPERATION} FROM operations WHERE id = $1");
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(connection).await;
+    row.map_err(unavailable)?.as_ref().map(rows::operation).transpose()
+}
+
+pub(super) async fn operations(connection: &mut PgConnection, query: &Query) -> Result<Vec<Operation>, Error> {
+    let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(format!("SELECT {OPERATION} FROM operations WHERE true"));
+    let configuration = query.configuration.as_ref().map(ConfigurationId::as_str);
+    let equals = [
+        ("ticket", query.ticket.as_deref()),
+        ("configuration", configuration),
+        ("caller", query.caller.as_deref()),
+        ("state", query.state.as_deref()),
+    ];
+    for (column, value) in equals {
+        if let Some(value) = value {
+            sql.push(format!(" AND {column} = ")).push_bind(value);
+        }
+    }
+    if let Some(after) = query.after {
+        sql.push(" AND position < (SELECT position FROM operations WHERE id = ").push_bind(after.to_string()).push(")");
+    }
+    sql.push(" ORDER BY position DESC LIMIT ").push_bind(count(query.limit));
+    let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;
+    found.iter().map(rows::operation).collect()
+}
+
+/// What a key stands for, if it is remembered.
+pub(super) async fn recall(
+    connection: &mut PgConnection,
+    caller: &str,
+    key: &IdempotencyKey,
+) -> Result<Option<Accepted>, Error> {
+    let known = sqlx::query(
+        "SELECT fingerprint, id, submission, fate FROM idempotency_keys JOIN operations ON id = operation
+         WHERE idempotency_keys.caller = $1 AND key = $2 AND expires_at > $3",
+    )
+    .bind(caller)
+    .bind(&key.key)
+    .bind(micros(key.used_at))
+    .fetch_optional(connection)
+    .await
+    .map_err(unavailable)?;
+    let Some(known) = known else { return Ok(None) };
+    let operation = rows::operation(&known)?;
+    let same = rows::column::<&str>(&known, "fingerprint")? == key.fingerprint.as_str();
+    Ok(Some(if same { Accepted::Replayed(Box::new(operation)) } else { Accepted::KeyReused(operation.id) }))
+}
+
+pub(super) async fn parked(
+    connection: &mut PgConnection,
+    configuration: &ConfigurationId,
+    clock: Clock,
+) -> Result<Option<Parked>, Error> {
+    let row = sqlx::query(
+        "SELECT parked_because, attempts,
+                (EXTRACT(EPOCH FROM not_before - clock_timestamp()) * 1000000)::BIGINT AS pause
+         FROM lanes WHERE configuration = $1 AND parked_because IS NOT NULL AND not_before IS NOT NULL",
+    )
+    .bind(configuration.as_str())
+    .fetch_optional(connection)
+    .await
+    .map_err(unavailable)?;
+    let parked = |row| {
+        let attempts: i64 = rows::column(&row, "attempts")?;
+        Ok(Parked {
+            because: rows::column(&row, "parked_because")?,
+            until: clock::after(clock.now(), rows::duration(rows::column(&row, "pause")?)),
+            attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+        })
+    };
+    row.map(parked).transpose()
+}
+
+pub(super) async fn open_lanes(connection: &mut PgConnection, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
+    let found = sqlx::query(
+        "SELECT DISTINCT configuration FROM operations
+         WHERE state IN ('queued', 'running') AND configuration NOT IN (
+             SELECT configuration FROM lanes WHERE lease_until > clock_timestamp() OR not_before > clock_timestamp())
+         LIMIT $1",
+    )
+    .bind(count(limit))
+    .fetch_all(connection)
+    .await
+    .map_err(unavailable)?;
+    let id = |row| rows::column::<&str>(row, "configuration")?.parse().map_err(|it| unreadable("configuration", &it));
+    found.iter().map(id).collect()
+}
+
+/// A page of the trail. Positions are given out before the commit, so a record can become visible after one with a
+/// higher position; whoever read on from there would miss it. So a page ends where everything before is decided.
+pub(super) async fn audit(
+    connection: &mut PgConnection,
+    clock: Clock,
+    after: Option<i64>,
+    limit: usize,
+) -> Result<AuditPage, Error> {
+    let decided = decided(connection, clock).await?;
+    let found = sqlx::query(
+        "SELECT position, text FROM audit WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
+    )
+    .bind(after.unwrap_or(0))
+    .bind(decided)
+    .bind(count(limit))
+    .fetch_all(connection)
+    .await
+    .map_err(unavailable)?;
+    let records = found.iter().map(|row| rows::column(row, "text")).collect::<Result<Vec<_>, _>>()?;
+    let full = found.len() >= limit;
+    let next = found.last().filter(|_| full).map(|row| rows::column(row, "position")).transpose()?;
+    Ok(AuditPage { records, next })
+}
+
+/// The highest position up to which every record is committed or never will be: the last one given out, once all who
+/// were writing records at that moment have ended their transactions. Nobody is held up by this, and nobody new awaited.
+async fn decided(connection: &mut PgConnection, clock: Clock) -> Result<i64, Error> {
+    let last = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_position_seq";
+    let last: i64 = sqlx::query_scalar(last).fetch_one(&mut *connection).await.map_err(unavailable)?;
+    let writing = "SELECT virtualtransaction FROM pg_locks
+         WHERE relation = 'audit'::regclass AND mode = 'RowExclusiveLock' AND granted
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let mut awaited: Vec<String> =
+        sqlx::query_scalar(writing).fetch_all(&mut *connection).await.map_err(unavailable)?;
+    while !awaited.is_empty() {
+        clock.sleep(LOOK_AGAIN).await;
+        let still: Vec<String> = sqlx::query_scalar(writing).fetch_all(&mut *connection).await.map_err(unavailable)?;
+        awaited.retain(|transaction| still.contains(transaction));
+    }
+    Ok(last)
+}

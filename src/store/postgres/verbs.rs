@@ -1,0 +1,277 @@
+//! The SQL of the verbs that write. Each function runs inside a transaction that `desk` opens and commits.
+//!
+//! Leases and pauses end by the database's time. Of the verbs of one transaction acceptances come first, then those
+//! about lanes in the order of the lanes, so that two replicas never wait for each other.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::{
+    super::{
+        Claim, Error, Holder, Intent, Lease, Parking, Settlement, Turn,
+        ledger::Ledger,
+        rows::{OPERATION, count, intent, to_json, unreadable},
+        verbs::{Done, Outcome, Verb},
+        writer::Failed,
+    },
+    accept, failed,
+    rows::{self, micros},
+};
+use crate::{
+    audit::{Entry, Event},
+    domain::{ConfigurationId, Digest, Operation, OperationId, State},
+};
+
+/// Does the verbs of one transaction. An error undoes all of them; a refusal in an outcome concerns that verb alone.
+pub(super) async fn apply(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    verbs: &[Verb],
+) -> Result<Vec<Outcome>, Failed> {
+    let acceptances: Vec<_> =
+        verbs.iter().filter_map(|verb| if let Verb::Accept(it) = verb { Some(&**it) } else { None }).collect();
+    let mut accepted = accept::accept(connection, ledger, &acceptances).await?.into_iter();
+    let mut order: Vec<_> = verbs.iter().enumerate().collect();
+    order.sort_by_key(|(_, verb)| lane_of(verb));
+    let mut outcomes = Vec::with_capacity(verbs.len());
+    for (place, verb) in order {
+        let outcome = match verb {
+            Verb::Accept(_) => accepted.next().map_or(Ok(Done::Written), |it| Ok(Done::Accepted(it))),
+            Verb::Record(entries) => {
+                ledger.add_all(entries);
+                Ok(Done::Written)
+            }
+            Verb::Claim(wanted, until) => {
+                Ok(Done::Claimed(claim(connection, ledger, wanted, *until).await?.map(Box::new)))
+            }
+            Verb::BeginWrite(holder, intent, ttl) => begin_write(connection, holder, intent, *ttl).await?,
+            Verb::Settle(holder, settlement) => settle(connection, ledger, holder, settlement).await?,
+            Verb::Park(holder, parking) => park(connection, holder, parking).await?,
+            Verb::Probe => {
+                let sql = "INSERT INTO probe (one, probed_at) VALUES (1, clock_timestamp())
+                     ON CONFLICT (one) DO UPDATE SET probed_at = EXCLUDED.probed_at";
+                sqlx::query(sql).execute(&mut *connection).await.map_err(failed)?;
+                Ok(Done::Written)
+            }
+        };
+        outcomes.push((place, outcome));
+    }
+    outcomes.sort_by_key(|(place, _)| *place);
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+/// The lane whose row a verb locks.
+fn lane_of(verb: &Verb) -> Option<&ConfigurationId> {
+    match verb {
+        Verb::Claim(claim, _) => Some(&claim.configuration),
+        Verb::BeginWrite(holder, ..) | Verb::Settle(holder, _) | Verb::Park(holder, _) => Some(&holder.configuration),
+        Verb::Accept(_) | Verb::Record(_) | Verb::Probe => None,
+    }
+}
+
+/// Writes the records of a transaction.
+pub(super) async fn write(connection: &mut PgConnection, ledger: &Ledger) -> Result<(), Failed> {
+    if ledger.records.is_empty() {
+        return Ok(());
+    }
+    let sequence = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    sqlx::query(
+        "INSERT INTO audit (chain, sequence, text)
+         SELECT $1, sequence, text FROM unnest($2::BIGINT[], $3::TEXT[]) AS new (sequence, text) ORDER BY sequence",
+    )
+    .bind(&ledger.head.chain)
+    .bind(ledger.records.iter().map(|record| sequence(record.sequence)).collect::<Vec<_>>())
+    .bind(ledger.records.iter().map(|record| record.text.as_str()).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(failed)
+}
+
+/// Changes the row of a lane if it is still this holder's: the SQL of the change, then the values bound in it, from `$4`.
+macro_rules! if_held {
+    ($connection:expr, $holder:expr, $set:literal $(, $value:expr)*) => {{
+        let sql = concat!("UPDATE lanes SET ", $set, " WHERE configuration = $1 AND owner = $2 AND fencing = $3");
+        let holder: &Holder = $holder;
+        let changed = sqlx::query(sql)
+            .bind(holder.configuration.as_str())
+            .bind(&holder.owner)
+            .bind(holder.fencing)
+            $(.bind($value))*
+            .execute(&mut *$connection)
+            .await
+            .map_err(failed)?;
+        if changed.rows_affected() == 1 { Ok(Done::Written) } else { Err(Error::LeaseLost(holder.configuration.clone())) }
+    }};
+}
+
+async fn claim(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    claim: &Claim,
+    until: Duration,
+) -> Result<Option<Turn>, Failed> {
+    // The first two conditions look without locking: most claims that get nothing cost no more than that.
+    let taken = sqlx::query(
+        "INSERT INTO lanes (configuration, owner, fencing, lease_until)
+         SELECT $1, $2, 1, clock_timestamp() + $3 * INTERVAL '1 microsecond'
+         WHERE EXISTS (SELECT FROM operations WHERE configuration = $1 AND state IN ('queued', 'running'))
+           AND NOT EXISTS (SELECT FROM lanes WHERE configuration = $1
+                           AND (lease_until > clock_timestamp() OR not_before > clock_timestamp()))
+         ON CONFLICT (configuration) DO UPDATE SET owner = $2, fencing = lanes.fencing + 1, not_before = NULL,
+             lease_until = clock_timestamp() + $3 * INTERVAL '1 microsecond'
+         WHERE (lanes.lease_until IS NULL OR lanes.lease_until <= clock_timestamp())
+           AND (lanes.not_before IS NULL OR lanes.not_before <= clock_timestamp())
+         RETURNING fencing, intent, left_digest, attempts",
+    )
+    .bind(claim.configuration.as_str())
+    .bind(&claim.owner)
+    .bind(micros(claim.ttl))
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(failed)?;
+    let Some(taken) = taken else { return Ok(None) };
+    let mut turn = granted(&taken, claim, until).map_err(Failed::Content)?;
+    let pending = pending(connection, claim).await?;
+    if pending.is_empty() {
+        // Another replica settled them between our look and our turn.
+        let given_back = if_held!(connection, &turn.lease.holder(), "owner = NULL, lease_until = NULL");
+        return given_back.map(|_done| None).map_err(Failed::Content);
+    }
+    turn.operations = start(connection, pending, claim).await?;
+    ledger.add(&Entry {
+        at: claim.at,
+        trace_id: claim.trace_id.clone(),
+        event: Event::Started {
+            configuration: claim.configuration.to_string(),
+            operations: turn.operations.iter().map(|operation| operation.id).collect(),
+            lease: turn.lease.fencing,
+        },
+    });
+    Ok(Some(turn))
+}
+
+/// The turn that a claim was given, without its operations.
+fn granted(taken: &sqlx::postgres::PgRow, claim: &Claim, until: Duration) -> Result<Turn, Error> {
+    let left: Option<&str> = rows::column(taken, "left_digest")?;
+    let attempts: i64 = rows::column(taken, "attempts")?;
+    Ok(Turn {
+        lease: Lease {
+            configuration: claim.configuration.clone(),
+            owner: claim.owner.clone(),
+            fencing: rows::column(taken, "fencing")?,
+            until,
+        },
+        operations: Vec::new(),
+        intent: intent(rows::column(taken, "intent")?)?,
+        left: left.map(Digest::stored),
+        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+    })
+}
+
+async fn pending(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<Operation>, Failed> {
+    let sql = format!(
+        "SELECT {OPERATION} FROM operations WHERE configuration = $1 AND state IN ('queued', 'running')
+         ORDER BY position LIMIT $2"
+    );
+    let found = sqlx::query(AssertSqlSafe(sql)).bind(claim.configuration.as_str()).bind(count(claim.batch_max));
+    let found = found.fetch_all(connection).await.map_err(failed)?;
+    found.iter().map(rows::operation).collect::<Result<_, _>>().map_err(Failed::Content)
+}
+
+/// Marks operations running, those that are not yet.
+async fn start(
+    connection: &mut PgConnection,
+    operations: Vec<Operation>,
+    claim: &Claim,
+) -> Result<Vec<Operation>, Failed> {
+    let fate = to_json("fate", &State::Running { started_at: claim.at }).map_err(Failed::Content)?;
+    let queued = operations.iter().filter(|it| it.state == State::Queued).map(|it| it.id.to_string());
+    sqlx::query("UPDATE operations SET state = 'running', fate = $1 WHERE state = 'queued' AND id = ANY($2)")
+        .bind(fate)
+        .bind(queued.collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map_err(failed)?;
+    let started = |Operation { id, submission, state }| {
+        let state = state.start(claim.at).map_err(|error| unreadable("fate", &error))?;
+        Ok(Operation { id, submission, state })
+    };
+    operations.into_iter().map(started).collect::<Result<_, _>>().map_err(Failed::Content)
+}
+
+async fn begin_write(
+    connection: &mut PgConnection,
+    holder: &Holder,
+    intent: &Intent,
+    ttl: Duration,
+) -> Result<Outcome, Failed> {
+    let intent = to_json("intent", intent).map_err(Failed::Content)?;
+    Ok(if_held!(
+        connection,
+        holder,
+        "intent = $4, lease_until = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
+        intent,
+        micros(ttl)
+    ))
+}
+
+async fn settle(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    holder: &Holder,
+    settlement: &Settlement,
+) -> Result<Outcome, Failed> {
+    let outcome = if_held!(
+        connection,
+        holder,
+        "intent = NULL, left_digest = COALESCE($4, left_digest), attempts = 0, parked_because = NULL,
+         owner = CASE WHEN $5::BIGINT IS NULL THEN NULL ELSE owner END,
+         lease_until = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
+        settlement.left.as_ref().map(Digest::as_str),
+        settlement.keep.map(micros)
+    );
+    if outcome.is_ok() {
+        end(connection, holder, &settlement.ended).await?;
+        ledger.add_all(&settlement.entries);
+    }
+    Ok(outcome)
+}
+
+/// Writes the end of operations; each must be running on the holder's lane, or the whole transaction is undone.
+async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(OperationId, State)]) -> Result<(), Failed> {
+    let mut fates = Vec::with_capacity(ended.len());
+    for (_, state) in ended {
+        fates.push(to_json("fate", state).map_err(Failed::Content)?);
+    }
+    let changed = sqlx::query(
+        "UPDATE operations SET state = ended.state, fate = ended.fate
+         FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[]) AS ended (id, state, fate)
+         WHERE operations.id = ended.id AND operations.state = 'running' AND operations.configuration = $4",
+    )
+    .bind(ended.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>())
+    .bind(ended.iter().map(|(_, state)| state.name()).collect::<Vec<_>>())
+    .bind(fates)
+    .bind(holder.configuration.as_str())
+    .execute(connection)
+    .await
+    .map_err(failed)?
+    .rows_affected();
+    if usize::try_from(changed).ok() == Some(ended.len()) {
+        Ok(())
+    } else {
+        Err(Failed::Content(holder.wrong(ended.len(), changed)))
+    }
+}
+
+async fn park(connection: &mut PgConnection, holder: &Holder, parking: &Parking) -> Result<Outcome, Failed> {
+    Ok(if_held!(
+        connection,
+        holder,
+        "owner = NULL, lease_until = NULL, attempts = attempts + 1, parked_because = $4,
+         not_before = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
+        &parking.because,
+        micros(parking.pause)
+    ))
+}

@@ -1,0 +1,290 @@
+//! What the PostgreSQL store promises beyond the verbs: replicas side by side, and a server that goes and comes back.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use postern::{
+    audit::Verifier,
+    clock::Clock,
+    config,
+    store::{Accepted, Error, Postgres, Run, Store, Trail},
+};
+use sqlx::Connection;
+
+use crate::{
+    fixture::{
+        Fixture, Kind, accept, acceptance, all, claim, id, ids, intent, keyed, lane, minutes, operation, settlement,
+        state, trail, turn,
+    },
+    server,
+};
+
+/// Nothing that is told at once takes that long.
+const LONG: Duration = Duration::from_secs(20);
+
+async fn replicas() -> (Fixture, Arc<dyn Store>, Arc<dyn Store>) {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let (a, b) = (fixture.open().await, fixture.open().await);
+    for store in [&a, &b] {
+        eventually("it hears of others", async || !store.notices().may_have_missed(store.notices().gaps())).await;
+    }
+    (fixture, a, b)
+}
+
+/// Waits until something is so.
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let clock = Clock::system();
+    while !is_so().await {
+        assert!(clock.elapsed() < LONG, "not in time: {what}");
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lane_belongs_to_one_replica_until_its_lease_ends() {
+    let (fixture, a, b) = replicas().await;
+    accept(&*a, &lane(1), [1, 2]).await;
+    let mut lost = turn(&*a, claim(&lane(1), "a", 0)).await;
+    fixture.pass(9).await;
+    assert!(b.claim(claim(&lane(1), "b", 0)).await.unwrap().is_none());
+    assert!(b.open_lanes(10).await.unwrap().is_empty());
+    a.begin_write(&mut lost.lease, &intent(&lost.operations), minutes(30)).await.unwrap();
+    fixture.pass(30).await;
+    let held = turn(&*b, claim(&lane(1), "b", 0)).await;
+    assert_eq!((held.intent, ids(&held.operations)), (Some(intent(&lost.operations)), vec![id(1), id(2)]));
+    let refused = a.begin_write(&mut lost.lease, &intent(&lost.operations), minutes(30)).await;
+    assert!(matches!(refused, Err(Error::LeaseLost(_))), "{refused:?}");
+    let refused = a.settle(lost.lease, settlement(&lost.operations, 1)).await;
+    assert!(matches!(refused, Err(Error::LeaseLost(_))), "{refused:?}");
+    assert_eq!(state(&*a, 1).await, "running");
+    b.settle(held.lease, settlement(&held.operations, 1)).await.unwrap();
+    assert_eq!((state(&*a, 1).await, state(&*a, 2).await), ("succeeded", "succeeded"));
+    assert_eq!(trail(&*a).await, trail(&*b).await);
+}
+
+#[tokio::test]
+async fn of_replicas_that_claim_at_once_one_gets_each_lane() {
+    let (_fixture, a, b) = replicas().await;
+    for number in 1..=20 {
+        accept(&*a, &lane(number), [u128::from(number)]).await;
+    }
+    // In opposite orders, so that the rows are locked crosswise.
+    let of_a = join_all((1..=20).map(|number| a.claim(claim(&lane(number), "a", 0))));
+    let of_b = join_all((1..=20).rev().map(|number| b.claim(claim(&lane(number), "b", 0))));
+    let (of_a, of_b) = tokio::join!(of_a, of_b);
+    let granted = of_a.into_iter().chain(of_b).filter_map(Result::unwrap).count();
+    assert_eq!(granted, 20);
+}
+
+#[tokio::test]
+async fn whoever_waits_at_one_replica_is_told_of_an_end_at_another() {
+    let (_fixture, a, b) = replicas().await;
+    accept(&*a, &lane(1), 1..=700).await;
+    let noticed = tokio::time::timeout(LONG, b.notices().work()).await.unwrap();
+    assert!(noticed.contains(&lane(1)));
+    let mut ends: Vec<_> = (1..=700).map(|number| a.notices().end_of(id(number))).collect();
+    let held = turn(&*b, postern::store::Claim { batch_max: 1_000, ..claim(&lane(1), "b", 0) }).await;
+    b.settle(held.lease, settlement(&held.operations, 1)).await.unwrap();
+    // More than one notice can hold.
+    for end in &mut ends {
+        tokio::time::timeout(LONG, end.notice()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_key_used_at_two_replicas_at_once_is_one_operation() {
+    let (_fixture, a, b) = replicas().await;
+    for round in 0..20 {
+        let key = |number: u128| keyed(operation(2 * round + number, &lane(1)), &round.to_string(), "body", 0);
+        let (of_a, of_b) = tokio::join!(a.accept(key(1)), b.accept(key(2)));
+        let outcomes = [of_a.unwrap(), of_b.unwrap()];
+        assert_eq!(outcomes.iter().filter(|it| matches!(it, Accepted::New)).count(), 1, "{outcomes:?}");
+        assert_eq!(outcomes.iter().filter(|it| matches!(it, Accepted::Replayed(_))).count(), 1, "{outcomes:?}");
+    }
+    assert_eq!(all(&*a).await.len(), 20);
+}
+
+#[tokio::test]
+async fn concurrent_acceptances_share_commits() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let burst = join_all((1..=500).map(|number| store.accept(acceptance(operation(number, &lane(1)))))).await;
+    assert!(burst.iter().all(|it| matches!(it, Ok(Accepted::New))));
+    let mut connection = fixture.connection().await;
+    let transactions = sqlx::query_scalar("SELECT count(DISTINCT xmin::TEXT) FROM operations");
+    let transactions: i64 = transactions.fetch_one(&mut connection).await.unwrap();
+    assert!((2..=10).contains(&transactions), "500 acceptances took {transactions} commits");
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_of_replicas_that_come_and_go_verifies_at_every_moment() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let busy = |from: u128| {
+        let fixture = &fixture;
+        async move {
+            for run in 0..3 {
+                let store = fixture.open().await;
+                let burst = (0..100).map(|number| acceptance(operation(from + 100 * run + number, &lane(1))));
+                for accepted in join_all(burst.map(|it| store.accept(it))).await {
+                    accepted.unwrap();
+                }
+                store.close().await;
+            }
+        }
+    };
+    let looking = async {
+        let mut whole = 0;
+        while whole < 909 {
+            let mut opened = Trail::open(&fixture.settings()).await.unwrap();
+            let (mut verifier, mut after) = (Verifier::default(), None);
+            loop {
+                // Small pages: others write between them.
+                let Ok(page) = opened.page(after, 7).await else { break };
+                page.records
+                    .iter()
+                    .for_each(|record| verifier.feed(record).unwrap_or_else(|broken| panic!("{broken}")));
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            whole = verifier.finish().records;
+        }
+        whole
+    };
+    let (.., whole) = tokio::join!(busy(1), busy(1_001), busy(2_001), looking);
+    assert_eq!(whole, 909);
+}
+
+#[tokio::test]
+async fn a_record_taken_from_a_replica_that_ended_is_found() {
+    let (fixture, a, b) = replicas().await;
+    accept(&*a, &lane(1), [1]).await;
+    accept(&*b, &lane(1), [2]).await;
+    accept(&*a, &lane(1), [3]).await;
+    a.close().await;
+    b.close().await;
+    let c = fixture.open().await;
+    assert_eq!(trail(&*c).await.len(), 6);
+    let mut connection = fixture.connection().await;
+    // The last word of b, whose chain no one repeats.
+    let cut = sqlx::query("DELETE FROM audit WHERE position = 4").execute(&mut connection).await.unwrap();
+    assert_eq!(cut.rows_affected(), 1);
+    connection.close().await.unwrap();
+    let mut verifier = Verifier::default();
+    let records = c.audit(None, 100).await.unwrap().records;
+    let broken = records.iter().find_map(|record| verifier.feed(record).err()).unwrap();
+    assert!(broken.to_string().contains("the other chains do not end where it says"), "{broken}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_fail_soon_while_the_server_is_away_and_work_when_it_is_back() {
+    let mut server = server::Server::begin();
+    let url = server.database().await;
+    let settings = config::Postgres { url: url.parse().unwrap(), password: None };
+    let clock = Clock::system();
+    let store = Postgres::open(&settings, Run { chain: "a".to_owned(), clock }).await.unwrap();
+    eventually("it hears", async || !store.notices().may_have_missed(store.notices().gaps())).await;
+    let (mut accepted, mut number) = (Vec::new(), 0_u128);
+    for round in 0..3 {
+        // Under load: the server goes while commits are under way.
+        let burst = join_all((1..=200).map(|offset| store.accept(acceptance(operation(number + offset, &lane(1))))));
+        let (outcomes, mut gone) = tokio::join!(burst, async {
+            clock.sleep(Duration::from_millis(5 * round)).await;
+            tokio::task::spawn_blocking(move || {
+                server.stop();
+                server
+            })
+            .await
+            .unwrap()
+        });
+        for (offset, outcome) in (1..).zip(outcomes) {
+            match outcome {
+                Ok(_) => accepted.push(id(number + offset)),
+                Err(error) => assert!(matches!(error, Error::Unavailable(_)), "{error:?}"),
+            }
+        }
+        number += 200;
+        let began = Clock::system();
+        let why = store.probe().await.unwrap_err();
+        assert!(matches!(&why, Error::Unavailable(why) if why.contains("No such file")), "{why:?}");
+        assert!(matches!(store.accept(acceptance(operation(9_998, &lane(1)))).await, Err(Error::Unavailable(_))));
+        let (one, open) = tokio::join!(store.operation(id(1)), store.open_lanes(10));
+        assert!(matches!((one, open), (Err(Error::Unavailable(_)), Err(Error::Unavailable(_)))));
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        assert!(store.notices().may_have_missed(store.notices().gaps()));
+        gone = tokio::task::spawn_blocking(move || {
+            gone.start();
+            gone
+        })
+        .await
+        .unwrap();
+        server = gone;
+        eventually("it writes again", async || store.probe().await.is_ok()).await;
+        eventually("it hears again", async || !store.notices().may_have_missed(store.notices().gaps())).await;
+    }
+    let stored = ids(&all(&store).await);
+    assert!(accepted.iter().all(|id| stored.contains(id)), "what was accepted is there");
+    let recorded = trail(&store).await.len();
+    assert_eq!(recorded, stored.len() + 1);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn nothing_hangs_while_somebody_locks_the_tables() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let mut connection = fixture.connection().await;
+    let mut locking = connection.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE operations, lanes").execute(&mut *locking).await.unwrap();
+    let clock = Clock::system();
+    let burst = join_all((1..=50).map(|number| store.accept(acceptance(operation(number, &lane(1))))));
+    let (burst, claimed, read) = tokio::join!(burst, store.claim(claim(&lane(1), "a", 0)), store.operation(id(1)));
+    assert!(burst.iter().all(|it| matches!(it, Err(Error::Unavailable(_)))), "{burst:?}");
+    assert!(matches!((claimed, read), (Err(Error::Unavailable(_)), Err(Error::Unavailable(_)))));
+    assert!(clock.elapsed() < Duration::from_secs(20), "{:?}", clock.elapsed());
+    locking.rollback().await.unwrap();
+    connection.close().await.unwrap();
+    accept(&*store, &lane(1), 1..=3).await;
+    assert_eq!(trail(&*store).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_password_comes_from_its_file_and_is_in_no_message() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let mut connection = fixture.connection().await;
+    sqlx::raw_sql("CREATE ROLE keeper LOGIN SUPERUSER PASSWORD 'correct horse'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let url = format!("postgres://keeper@127.0.0.1:{}/{name}?sslmode=disable", server::shared().port);
+    let file = fixture.path().with_file_name("password");
+    let password = Some(config::SecretSource::File(file.clone()));
+    let settings = config::Postgres { url: url.parse().unwrap(), password };
+    std::fs::write(&file, "battery staple\n").unwrap();
+    let run = || Run { chain: fixture.clock.identifier().to_string(), clock: fixture.clock };
+    let refused = Postgres::open(&settings, run()).await.unwrap_err();
+    assert!(matches!(&refused, Error::Unusable(why) if why.contains("password authentication failed")), "{refused}");
+    assert!(!format!("{refused:?}").contains("staple"));
+    std::fs::write(&file, "correct horse\n").unwrap();
+    let store = Postgres::open(&settings, run()).await.unwrap();
+    assert!(!format!("{store:?}").contains("correct"), "{store:?}");
+    accept(&store, &lane(1), [1]).await;
+    assert_eq!(state(&store, 1).await, "queued");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_every_verb_and_finishes_what_was_begun() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let burst = join_all((1..=50).map(|number| store.accept(acceptance(operation(number, &lane(1))))));
+    let (accepted, ()) = tokio::join!(burst, store.close());
+    assert!(accepted.iter().all(|it| matches!(it, Ok(Accepted::New))));
+    assert!(matches!(store.probe().await, Err(Error::Unavailable(_))));
+    assert!(matches!(store.operation(id(1)).await, Err(Error::Unavailable(_))));
+    assert_eq!(all(&*fixture.open().await).await.len(), 50);
+}
