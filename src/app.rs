@@ -62,7 +62,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let store = store::open(&config.store, run).await?;
     store.record(vec![loaded(&config, clock)?]).await?;
 
-    let outbound = Outbound::new()?;
+    let outbound = Outbound::new(clock)?;
     let upstream: Arc<dyn Upstream> = Arc::new(Graph::new(config.graph.clone(), outbound.clone(), clock));
     let (stopping, working) = (CancellationToken::new(), CancellationToken::new());
     let executor = Executor::new(executor::Parts {

@@ -208,9 +208,10 @@ pub(crate) async fn token_of(caller: &str, sandbox: &str) -> anyhow::Result<Stri
         headers: Vec::new(),
         body: Some(("application/json", serde_json::to_vec(&serde_json::json!({ "caller": caller }))?)),
         timeout: TIMEOUT,
+        end_by: None,
         answer_max: ANSWER_MAX,
     };
-    let answer = Outbound::new()?.send(call).await;
+    let answer = Outbound::new(Clock::system())?.send(call).await;
     let answer =
         answer.with_context(|| format!("no sandbox answers at {sandbox}; start one with `postern sandbox`"))?;
     if !answer.status.is_success() {
@@ -311,9 +312,10 @@ impl Staying {
             headers: Vec::new(),
             body: None,
             timeout: TIMEOUT,
+            end_by: None,
             answer_max: ANSWER_MAX,
         };
-        let answer = Outbound::new()?.send(call).await?;
+        let answer = Outbound::new(Clock::system())?.send(call).await?;
         serde_json::from_slice(&answer.body).context("the sandbox's answer is not JSON")
     }
 
@@ -326,9 +328,10 @@ impl Staying {
             headers: vec![(AUTHORIZATION, bearer)],
             body: Some(("application/json", serde_json::to_vec(body)?)),
             timeout: TIMEOUT,
+            end_by: None,
             answer_max: ANSWER_MAX,
         };
-        let answer = Outbound::new()?.send(call).await?;
+        let answer = Outbound::new(Clock::system())?.send(call).await?;
         if answer.status.is_server_error() {
             bail!("the gateway answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
         }

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use crate::telemetry;
+use crate::{clock::Clock, telemetry};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +28,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Outbound {
     client: Client,
     runtime: Handle,
+    clock: Clock,
 }
 
 /// What to send.
@@ -43,6 +44,8 @@ pub struct Call {
     pub body: Option<(&'static str, Vec<u8>)>,
     /// How long the call may take, the answer's last byte included.
     pub timeout: Duration,
+    /// By [`Clock::elapsed`]: the call is begun only if its whole timeout fits before this.
+    pub end_by: Option<Duration>,
     /// How many bytes of an answer are read at most.
     pub answer_max: usize,
 }
@@ -77,6 +80,9 @@ pub enum Error {
     /// The answer is larger than allowed. The call was acted on.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
+    /// It was too late to begin; nothing was sent.
+    #[error("there was no time left to send it")]
+    Late,
     /// The client or the call cannot be made from what was given.
     #[error("not a possible call: {0}")]
     Impossible(String),
@@ -84,7 +90,7 @@ pub enum Error {
 
 impl Outbound {
     /// A client; needs a running runtime, which must outlive all calls.
-    pub fn new() -> Result<Self, Error> {
+    pub fn new(clock: Clock) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
         let client = Client::builder()
             .redirect(redirect::Policy::none())
@@ -92,7 +98,7 @@ impl Outbound {
             .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Error::Impossible(chain(&error)))?;
-        Ok(Self { client, runtime })
+        Ok(Self { client, runtime, clock })
     }
 
     /// Sends a call and reads its answer, in a span by OpenTelemetry's conventions for HTTP clients. Dropping the future
@@ -109,7 +115,7 @@ impl Outbound {
         );
         // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
         // by a handler, it would die with the server's worker at a stop, and with it a write that a lane had under way.
-        let exchange = exchange(self.client.clone(), call).instrument(span.clone());
+        let exchange = exchange(self.client.clone(), call, self.clock).instrument(span.clone());
         let exchanged = AbortOnDropHandle::new(self.runtime.spawn(exchange)).await;
         let outcome = exchanged.unwrap_or_else(|ended| Err(Error::Unanswered(ended.to_string())));
         match &outcome {
@@ -121,7 +127,7 @@ impl Outbound {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
-async fn exchange(client: Client, call: Call) -> Result<Answer, Error> {
+async fn exchange(client: Client, call: Call, clock: Clock) -> Result<Answer, Error> {
     let mut request = client.request(call.method, call.url).timeout(call.timeout);
     for (name, value) in call.headers {
         request = request.header(name, value);
@@ -131,6 +137,10 @@ async fn exchange(client: Client, call: Call) -> Result<Answer, Error> {
     }
     if let Some((content_type, body)) = call.body {
         request = request.header("content-type", content_type).body(body);
+    }
+    // As late as can be: a process that was stopped in between must not send what it no longer may.
+    if call.end_by.is_some_and(|end_by| clock.elapsed().saturating_add(call.timeout) > end_by) {
+        return Err(Error::Late);
     }
     let mut response = request.send().await.map_err(|error| classify(&error))?;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
@@ -165,4 +175,34 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_whose_time_does_not_fit_any_more_reaches_nobody() {
+        let clock = Clock::system();
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let timeout = Duration::from_secs(20);
+        let call = Call {
+            method: Method::POST,
+            url: format!("http://{}/", server.local_addr().unwrap()),
+            headers: Vec::new(),
+            body: None,
+            timeout,
+            end_by: Some(clock.elapsed().saturating_add(timeout)),
+            answer_max: 1,
+        };
+        let sent = Outbound::new(clock).unwrap().send(call).await;
+        assert!(matches!(sent, Err(Error::Late)), "{sent:?}");
+        tokio::select! {
+            biased;
+            _ = server.accept() => panic!("somebody called"),
+            () = std::future::ready(()) => {}
+        }
+    }
 }

@@ -146,6 +146,7 @@ impl Keyring {
             headers: Vec::new(),
             body: None,
             timeout: TIMEOUT,
+            end_by: None,
             answer_max: DOCUMENT_MAX,
         };
         let answer = self.outbound.send(call).await.map_err(|error| error.to_string())?;

@@ -190,7 +190,7 @@ impl World {
         let authenticator = Authenticator::new(
             vec![issuer("entra", &entra), issuer("other", &other)],
             vec![rule("servicenow", "entra", Some("Assignments.Change")), rule("portal", "other", None)],
-            &Outbound::new().unwrap(),
+            &Outbound::new(Clock::system()).unwrap(),
             Clock::system(),
         );
         Self { entra, other, authenticator, elapsed: Duration::ZERO }

@@ -19,7 +19,7 @@ use crate::{
     domain::{
         AssignmentSet, Change, Difference, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write,
     },
-    graph::{self, Present, Receipt},
+    graph::{self, Clearance, Present, Receipt},
     store::{Carried, Error, Intent},
     telemetry,
 };
@@ -185,10 +185,12 @@ impl Lane {
         };
         store.begin_write(&mut held.lease, &intent, settings.lease_ttl).await?;
         let margin = SETTLE_MARGIN.min(settings.lease_ttl.mul_f64(0.25));
-        let deadline = held.lease.left(*clock).saturating_sub(margin);
-        let sent = upstream.replace_assignments(&self.configuration, &plan.desired, &client_request_id);
-        match tokio::time::timeout(deadline, sent).await {
+        let left = held.lease.left(*clock).saturating_sub(margin);
+        let clearance = Clearance { client_request_id, until: clock.elapsed().saturating_add(left) };
+        let sent = upstream.replace_assignments(&self.configuration, &plan.desired, &clearance);
+        match tokio::time::timeout(left, sent).await {
             Ok(Ok(Receipt { request_id })) => {
+                let Clearance { client_request_id, .. } = clearance;
                 Ok(Write { merged_with: batch.len().saturating_sub(1), request_id, client_request_id })
             }
             Ok(Err(error)) => {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::Catalogued,
     domain::{AssignmentSet, ConfigurationId, GroupId, Kind, Role},
-    graph::{self, Group, Present, Receipt},
+    graph::{self, Clearance, Group, Present, Receipt},
     store::{Run, Sqlite},
 };
 
@@ -50,7 +50,7 @@ impl Upstream for Tenant {
         &self,
         _id: &ConfigurationId,
         _set: &AssignmentSet,
-        _client_request_id: &str,
+        _clearance: &Clearance,
     ) -> Result<Receipt, graph::Error> {
         Err(graph::Error::Unavailable("down".to_owned()))
     }

@@ -100,6 +100,16 @@ pub struct Receipt {
     pub request_id: Option<String>,
 }
 
+/// Leave to send one announced write.
+#[derive(Clone, Debug)]
+pub struct Clearance {
+    /// Our id of the call.
+    pub client_request_id: String,
+    /// By [`Clock::elapsed`]: nothing is sent that could last longer. Without a precondition on Graph's side, this is what
+    /// keeps an owner that was stopped in the middle from writing after another has taken over.
+    pub until: Duration,
+}
+
 /// What the house asks of Graph.
 #[async_trait]
 pub trait Upstream: Send + Sync + std::fmt::Debug {
@@ -117,7 +127,7 @@ pub trait Upstream: Send + Sync + std::fmt::Debug {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        client_request_id: &str,
+        clearance: &Clearance,
     ) -> Result<Receipt, Error>;
 }
 
@@ -171,11 +181,11 @@ impl Upstream for Graph {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        client_request_id: &str,
+        clearance: &Clearance,
     ) -> Result<Receipt, Error> {
         let body = model::assign_body(set)?;
         let path = format!("{CONFIGURATIONS}/{id}/assign");
-        let answer = self.transport.write(&path, body, client_request_id).await?;
+        let answer = self.transport.write(&path, body, clearance).await?;
         Ok(Receipt { request_id: answer.header("request-id").map(str::to_owned) })
     }
 }

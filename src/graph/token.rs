@@ -139,6 +139,7 @@ impl Source {
             headers: Vec::new(),
             body: Some(("application/x-www-form-urlencoded", body.into_bytes())),
             timeout: TIMEOUT,
+            end_by: None,
             answer_max: ANSWER_MAX,
         };
         let answer = self.outbound.send(call).await.map_err(|error| unavailable(&error))?;

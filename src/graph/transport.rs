@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::{Error, Tokens, model};
+use super::{Clearance, Error, Tokens, model};
 use crate::{
     clock::{Backoff, Clock},
     config,
@@ -47,7 +47,8 @@ struct Asked<'a> {
     effect: Effect,
     url: &'a str,
     body: Option<Vec<u8>>,
-    client_request_id: String,
+    client_request_id: &'a str,
+    end_by: Option<Duration>,
 }
 
 /// What to do after an attempt that did not succeed.
@@ -82,14 +83,16 @@ impl Transport {
     }
 
     /// Posts a body to a path below the API version.
-    pub(super) async fn write(&self, path: &str, body: Vec<u8>, client_request_id: &str) -> Result<Answer, Error> {
-        let (url, client_request_id) = (self.url(path), client_request_id.to_owned());
-        self.ask(Asked { effect: Effect::Write, url: &url, body: Some(body), client_request_id }).await
+    pub(super) async fn write(&self, path: &str, body: Vec<u8>, clearance: &Clearance) -> Result<Answer, Error> {
+        let Clearance { client_request_id, until } = clearance;
+        let (url, end_by) = (self.url(path), Some(*until));
+        self.ask(Asked { effect: Effect::Write, url: &url, body: Some(body), client_request_id, end_by }).await
     }
 
     async fn read_at(&self, url: &str) -> Result<Answer, Error> {
         let client_request_id = self.clock.identifier().to_string();
-        self.ask(Asked { effect: Effect::Read, url, body: None, client_request_id }).await
+        let client_request_id = &client_request_id;
+        self.ask(Asked { effect: Effect::Read, url, body: None, client_request_id, end_by: None }).await
     }
 
     fn url(&self, path: &str) -> String {
@@ -150,7 +153,7 @@ impl Transport {
         let mut bearer = HeaderValue::from_str(bearer)
             .map_err(|_invalid| Error::Unauthorised("the login service's token is not a header's text".to_owned()))?;
         bearer.set_sensitive(true);
-        let id = HeaderValue::from_str(&asked.client_request_id)
+        let id = HeaderValue::from_str(asked.client_request_id)
             .map_err(|_invalid| Error::Unreadable("our id of the call is not a header's text".to_owned()))?;
         let headers = vec![
             (AUTHORIZATION, bearer),
@@ -166,6 +169,7 @@ impl Transport {
             headers,
             body: asked.body.clone().map(|body| ("application/json", body)),
             timeout: self.settings.call_timeout,
+            end_by: asked.end_by,
             answer_max: ANSWER_MAX,
         })
     }
@@ -181,6 +185,7 @@ fn unanswered(effect: Effect, error: &outbound::Error) -> Next {
         (outbound::Error::Unanswered(_) | outbound::Error::TooLarge(_), Effect::Write) => {
             Next::Fail(Error::Unknown(words))
         }
+        (outbound::Error::Late, _) => Next::Fail(Error::Unavailable(words)),
         (outbound::Error::TooLarge(_), Effect::Read) | (outbound::Error::Impossible(_), _) => {
             Next::Fail(Error::Unreadable(words))
         }

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use postern::{
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Target},
-    graph::{Error, Group, Present, Receipt, Refusal, Upstream},
+    graph::{Clearance, Error, Group, Present, Receipt, Refusal, Upstream},
 };
 use tokio::sync::Semaphore;
 
@@ -88,7 +88,7 @@ impl Upstream for Tenant {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        _client_request_id: &str,
+        _clearance: &Clearance,
     ) -> Result<Receipt, Error> {
         let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.under_way_max.fetch_max(now, Ordering::SeqCst);
