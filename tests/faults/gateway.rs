@@ -50,7 +50,11 @@ fn command(tenant: &Tenant) -> Command {
         .env("POSTERN__GRAPH__ENDPOINT", tenant.url())
         .env("POSTERN__GRAPH__AUTHORITY", tenant.url())
         .env("POSTERN__GRAPH__CREDENTIAL__SECRET_FILE", shipped("sandbox.secret"))
-        .env("POSTERN__POLICY__DIR", shipped("policies"));
+        .env("POSTERN__POLICY__DIR", shipped("policies"))
+        // After a write under way at its owner's end, a lane is left alone for as long as its lease lasts.
+        .env("POSTERN__GRAPH__CALL_TIMEOUT", "1s")
+        .env("POSTERN__EXECUTOR__LEASE_TTL", "3s")
+        .env("POSTERN__EXECUTOR__SWEEP_INTERVAL", "100ms");
     command
 }
 

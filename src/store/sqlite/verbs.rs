@@ -36,7 +36,9 @@ pub(super) async fn write(connection: &mut SqliteConnection, ledger: &Ledger) ->
     Ok(())
 }
 
-/// Voids the leases of earlier runs (the lock file says that they are over) and opens this run's chain.
+/// Voids the leases of earlier runs (the lock file says that they are over) and opens this run's chain. Where a run
+/// ended with a write under way, its lease stands to its end: Graph may still be carrying that write out, and it must not
+/// land on top of a later one.
 pub(super) async fn begin_run(connection: &mut SqliteConnection, run: &Run) -> Result<Head, Error> {
     let newest = sqlx::query("SELECT text FROM audit ORDER BY position DESC LIMIT 1");
     let newest = newest.fetch_optional(&mut *connection).await.map_err(unavailable)?;
@@ -46,7 +48,8 @@ pub(super) async fn begin_run(connection: &mut SqliteConnection, run: &Run) -> R
     let mut ledger = Ledger::new(head);
     ledger.add(&Entry { at: run.clock.now(), trace_id: None, event: opening });
     write(connection, &ledger).await?;
-    let freed = sqlx::query("UPDATE lanes SET owner = NULL, lease_until = NULL WHERE owner IS NOT NULL");
+    let freed =
+        sqlx::query("UPDATE lanes SET owner = NULL, lease_until = NULL WHERE owner IS NOT NULL AND intent IS NULL");
     freed.execute(connection).await.map_err(unavailable)?;
     Ok(ledger.head)
 }
