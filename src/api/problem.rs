@@ -100,6 +100,9 @@ catalogue! {
     /// The assignments read as empty though they were not before; nothing was written. If they were cleared on purpose,
     /// a `replace` of the whole set says so; changes are possible again after it.
     PresentSetVanished = "present-set-vanished", 502, Never, "The present assignments have vanished";
+    /// Graph kept the change from being applied for as long as it may wait; `detail` says why. Ask again when Graph is
+    /// back.
+    DeadlinePassed = "deadline-passed", 504, Later, "The change could not be applied in time";
     /// Graph does not accept the gateway's own credentials; its operators must act.
     GraphNotAuthorised = "graph-not-authorised", 502, Later, "The gateway is not authorised in Graph";
     /// Graph throttles or does not answer. The change was not accepted; ask again.
@@ -300,6 +303,7 @@ impl From<FailureCode> for Code {
             FailureCode::ConfigurationGone => Self::ConfigurationGone,
             FailureCode::PresentSetUnreadable => Self::PresentSetUnreadable,
             FailureCode::PresentSetVanished => Self::PresentSetVanished,
+            FailureCode::DeadlinePassed => Self::DeadlinePassed,
         }
     }
 }

@@ -156,6 +156,8 @@ pub struct Executor {
     pub lease_ttl: Duration,
     /// How often pending work is looked for without being told of it.
     pub sweep_interval: Duration,
+    /// `operations.deadline`: how long Graph may keep an operation from being applied.
+    pub deadline: Duration,
 }
 
 /// `policy.*`

@@ -192,6 +192,7 @@ fn executor(table: &mut Table<'_>, call_timeout: Option<Duration>) -> Option<Exe
     let lease_ttl = table.setting("executor.lease_ttl", "60s", duration(SECOND, Duration::from_hours(1)));
     let sweep_interval =
         table.setting("executor.sweep_interval", "5s", duration(Duration::from_millis(100), MINUTES_5));
+    let deadline = table.setting("operations.deadline", "24h", duration(SECOND, DAYS_60));
     if let (Some(lease), Some(call)) = (lease_ttl, call_timeout)
         && lease <= call.saturating_mul(2)
     {
@@ -205,6 +206,7 @@ fn executor(table: &mut Table<'_>, call_timeout: Option<Duration>) -> Option<Exe
         batch_max: usize::try_from(batch_max?).ok()?,
         lease_ttl: lease_ttl?,
         sweep_interval: sweep_interval?,
+        deadline: deadline?,
     })
 }
 

@@ -133,6 +133,8 @@ pub enum FailureCode {
     PresentSetUnreadable,
     /// The set reads as empty, but was left full; a write on top of a faulty read would wipe it.
     PresentSetVanished,
+    /// Graph kept it from being applied for longer than it may wait.
+    DeadlinePassed,
 }
 
 impl FailureCode {
@@ -143,6 +145,7 @@ impl FailureCode {
             Self::ConfigurationGone => "configuration-gone",
             Self::PresentSetUnreadable => "present-set-unreadable",
             Self::PresentSetVanished => "present-set-vanished",
+            Self::DeadlinePassed => "deadline-passed",
         }
     }
 }

@@ -194,7 +194,7 @@ impl Lane {
                 Ok(Write { merged_with: batch.len().saturating_sub(1), request_id, client_request_id })
             }
             Ok(Err(error)) => {
-                held.intent = Some(intent);
+                held.intent = matches!(error, graph::Error::Unknown(_)).then_some(intent);
                 Err(refused(error))
             }
             Err(_elapsed) => {

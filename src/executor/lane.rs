@@ -14,8 +14,8 @@ use tracing::Instrument;
 
 use super::{Parts, carry::Stop, outcome::Outcome};
 use crate::{
-    clock::Backoff,
-    domain::{ConfigurationId, Digest, Failure, Operation},
+    clock::{self, Backoff},
+    domain::{ConfigurationId, Digest, Failure, FailureCode, Operation, OperationId, State},
     store::{Claim, Error, Intent, Lease, Parking, Settlement, Turn},
     telemetry,
 };
@@ -25,6 +25,8 @@ const PARKING: Backoff = Backoff { first: Duration::from_secs(4), longest: Durat
 /// No pause is shorter than this: full jitter may draw zero, and a parked lane has just failed several attempts. None is
 /// longer than the longest of [`PARKING`] either, whatever Graph says: it has been seen to say absurd things.
 const PARKING_MIN: Duration = Duration::from_secs(1);
+/// Pauses before a set is read back.
+const READ_BACK: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(4) };
 /// How often a write is sent whose effect stays unknown, before the lane is parked.
 const WRITES_MAX: u32 = 3;
 /// What the executor does with the lane next.
@@ -119,7 +121,7 @@ impl Lane {
         match self.apply(&mut course.held, &batch).await {
             Ok(outcome) => self.settle(course, outcome).await,
             Err(Stop::Store(error)) => Err(error),
-            Err(Stop::Park(pause, because)) => self.park(course, pause, because).await,
+            Err(Stop::Park(pause, because)) => self.park(course, batch, pause, because).await,
             Err(Stop::Fail(failure)) => self.fail(course, batch, &failure).await,
             Err(Stop::Split(failure)) if batch.len() == 1 => self.fail(course, batch, &failure).await,
             Err(Stop::Split(failure)) => {
@@ -136,9 +138,12 @@ impl Lane {
             Err(Stop::Doubt(because)) => {
                 course.writes_unknown = course.writes_unknown.saturating_add(1);
                 if course.writes_unknown >= WRITES_MAX {
-                    return self.park(course, None, because).await;
+                    return self.park(course, batch, None, because).await;
                 }
                 tracing::warn!(because, "the answer to a write was lost; the set is read back");
+                // Graph may still be at it.
+                let Parts { clock, .. } = &self.parts;
+                clock.sleep(READ_BACK.pause(course.writes_unknown, clock.chance())).await;
                 course.batches.push(batch);
                 Ok(Stepped::On(Box::new(course)))
             }
@@ -152,9 +157,7 @@ impl Lane {
             batches.push(rest);
         }
         let keep = (!batches.is_empty()).then_some(self.parts.settings.lease_ttl);
-        for (operation, state) in &ended {
-            tracing::info!(operation.id = %operation, operation.state = state.name(), "operation ended");
-        }
+        told(&ended);
         let left = left.or(held.left);
         let settlement = Settlement { ended, left: left.clone(), entries, keep };
         let kept = self.parts.store.settle(held.lease, settlement).await?;
@@ -164,13 +167,28 @@ impl Lane {
         }))
     }
 
-    async fn park(&self, course: Course, pause: Option<Duration>, because: String) -> Result<Stepped, Error> {
-        let Parts { store, clock, .. } = &self.parts;
-        let attempts = course.held.attempts.saturating_add(1);
+    /// Leaves the lane for a while. Operations that have waited for Graph long enough fail.
+    async fn park(
+        &self,
+        course: Course,
+        batch: Vec<Operation>,
+        pause: Option<Duration>,
+        because: String,
+    ) -> Result<Stepped, Error> {
+        let Parts { store, clock, settings, .. } = &self.parts;
+        let Course { held, batches, .. } = course;
+        let (attempts, now) = (held.attempts.saturating_add(1), clock.now());
         let pause = pause.unwrap_or_else(|| PARKING.pause(attempts, clock.chance()));
         let pause = pause.clamp(PARKING_MIN, PARKING.longest);
         tracing::warn!(because, ?pause, attempts, "the lane is parked");
-        store.park(course.held.lease, Parking { pause, because }).await?;
+        let is_late = |operation: &Operation| clock::after(operation.submission.accepted_at, settings.deadline) <= now;
+        let (late, waiting): (Vec<_>, Vec<_>) = batches.into_iter().flatten().chain(batch).partition(is_late);
+        // There may be more behind a whole batch that is given up.
+        let pause = if waiting.is_empty() { PARKING_MIN } else { pause };
+        let failure = deadline_passed(settings.deadline, &because, held.intent.as_ref());
+        let Outcome { ended, entries, .. } = Outcome::of_failure(late, now, &failure)?;
+        told(&ended);
+        store.park(held.lease, Parking { pause, because, ended, entries }).await?;
         Ok(Stepped::Out(After::Parked(pause)))
     }
 
@@ -178,4 +196,19 @@ impl Lane {
         let outcome = Outcome::of_failure(batch, self.parts.clock.now(), failure)?;
         self.settle(course, outcome).await
     }
+}
+
+fn told(ended: &[(OperationId, State)]) {
+    for (operation, state) in ended {
+        tracing::info!(operation.id = %operation, operation.state = state.name(), "operation ended");
+    }
+}
+
+/// Why operations are given up that Graph has kept waiting. An announced write is one of which it is not known whether it
+/// took effect.
+fn deadline_passed(deadline: Duration, because: &str, announced: Option<&Intent>) -> Failure {
+    let hours = deadline.as_secs_f64() / 3600.0;
+    let doubt = announced.map_or("", |_| "; a write that was sent before may have taken effect");
+    let detail = format!("it could not be applied within {hours:.1} hours: {because}{doubt}");
+    Failure { code: FailureCode::DeadlinePassed, detail, request_id: None }
 }

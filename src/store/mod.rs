@@ -230,6 +230,10 @@ pub struct Parking {
     pub pause: Duration,
     /// Why, in one sentence.
     pub because: String,
+    /// Operations that have waited long enough, and the states in which they end.
+    pub ended: Vec<(OperationId, State)>,
+    /// Their audit records.
+    pub entries: Vec<Entry>,
 }
 
 /// Why and how long an operation that has not ended waits for Graph.
@@ -286,7 +290,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Ends operations; the lane becomes free unless the settlement keeps it.
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error>;
 
-    /// Frees the lane and keeps it from being claimed for a while. Its operations stay running.
+    /// Frees the lane and keeps it from being claimed for a while. Its operations stay running, but for those that the
+    /// parking ends. A write that was announced stays announced.
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error>;
 
     /// Audit records after a position, oldest first.

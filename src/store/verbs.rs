@@ -106,7 +106,10 @@ impl Verbs {
     }
 
     pub(super) async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
-        self.writer.run(Verb::Park(lease.holder(), parking)).await.map(drop)
+        let ended: Vec<_> = parking.ended.iter().map(|(id, _)| *id).collect();
+        self.writer.run(Verb::Park(lease.holder(), parking)).await?;
+        self.notices.ended(ended);
+        Ok(())
     }
 
     pub(super) async fn probe(&self) -> Result<(), Error> {

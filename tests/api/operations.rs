@@ -130,7 +130,8 @@ async fn every_code_has_a_page_that_anybody_can_read() {
     let codes = "malformed-json invalid-header invalid-query unauthenticated invalid-token unknown-caller not-permitted \
                  not-found unknown-configuration unknown-operation method-not-allowed body-too-large \
                  unsupported-media-type invalid-change unknown-target not-assignable idempotency-key-reused internal \
-                 graph-refused configuration-gone present-set-unreadable present-set-vanished graph-not-authorised \
+                 graph-refused configuration-gone present-set-unreadable present-set-vanished deadline-passed \
+                 graph-not-authorised \
                  graph-unavailable store-unavailable keys-unavailable";
     let mut pages = BTreeSet::new();
     for code in codes.split_whitespace() {

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use postern::{domain::State, store::Claim};
+use postern::{
+    domain::{FailureCode, State},
+    store::Claim,
+};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -155,4 +158,20 @@ async fn the_store_is_usable_while_a_write_is_under_way_and_a_stop_waits_for_it(
     has_succeeded(&world.state(1).await);
     assert_eq!((world.state(2).await, world.tenant.written()), (State::Queued, 1));
     assert_eq!(world.store.operation(id(2)).await.unwrap().unwrap().id, id(2));
+}
+
+#[tokio::test]
+async fn what_graph_keeps_waiting_past_the_deadline_fails_by_name_and_the_rest_waits_on() {
+    let mut world = World::with(Tenant::new()).await;
+    world.tenant.told(&lane(1), Read::Unavailable);
+    world.settings.deadline = Duration::from_hours(1);
+    world.accept_at(1, &lane(1), world.clock.now().checked_sub(Duration::from_mins(61)).unwrap()).await;
+    world.accept(2, &lane(1)).await;
+    let _running = world.run();
+    let State::Failed { failure, .. } = world.end_of(1).await else { panic!("it should have failed") };
+    assert_eq!(failure.code, FailureCode::DeadlinePassed);
+    assert_eq!(failure.detail, "it could not be applied within 1.0 hours: Graph is not available");
+    assert_eq!(world.state(2).await.name(), "running");
+    let parked = world.store.parked(&lane(1)).await.unwrap().unwrap();
+    assert_eq!((parked.because.as_str(), parked.attempts), ("Graph is not available", 1));
 }

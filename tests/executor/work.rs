@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use postern::{
     audit::{Actor, Aims, Entry, Event},
     clock::Clock,
@@ -66,6 +67,7 @@ impl World {
             batch_max: 500,
             lease_ttl: Duration::from_mins(1),
             sweep_interval: Duration::from_millis(100),
+            deadline: Duration::from_hours(24),
         };
         Self { store: Arc::new(store), tenant: Arc::new(tenant), clock, settings, _folder: folder }
     }
@@ -85,6 +87,10 @@ impl World {
 
     /// Accepts the change of this number: add the group of this number.
     pub(crate) async fn accept(&self, number: u128, lane: &ConfigurationId) {
+        self.accept_at(number, lane, self.clock.now()).await;
+    }
+
+    pub(crate) async fn accept_at(&self, number: u128, lane: &ConfigurationId, accepted_at: Timestamp) {
         let wanted = vec![Wanted { target: group(number), filter: None }];
         let submission = Submission {
             configuration: lane.clone(),
@@ -95,7 +101,7 @@ impl World {
             ticket: None,
             requested_for: None,
             comment: None,
-            accepted_at: self.clock.now(),
+            accepted_at,
             traceparent: None,
         };
         let actor = Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None };

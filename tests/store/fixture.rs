@@ -14,7 +14,8 @@ use postern::{
         operation::{Ending, Submission},
     },
     store::{
-        Acceptance, Accepted, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Query, Run, Settlement, Store, Turn,
+        Acceptance, Accepted, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Parking, Query, Run, Settlement,
+        Store, Turn,
     },
 };
 use serde_json::Value;
@@ -302,4 +303,9 @@ pub(crate) async fn all(store: &dyn Store) -> Vec<Operation> {
 
 pub(crate) async fn state(store: &dyn Store, number: u128) -> &'static str {
     store.operation(id(number)).await.unwrap().unwrap().state.name()
+}
+
+/// A pause of so many minutes.
+pub(crate) fn parking(number: u64) -> Parking {
+    Parking { pause: minutes(number), because: "Graph is throttling".to_owned(), ended: vec![], entries: vec![] }
 }

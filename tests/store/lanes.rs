@@ -7,13 +7,9 @@ use postern::{
 };
 
 use crate::fixture::{
-    accept, at, claim, digest, each, id, ids, intent, is_about, lane, minutes, operation, records_of, settle,
+    accept, at, claim, digest, each, id, ids, intent, is_about, lane, minutes, operation, parking, records_of, settle,
     settlement, state, turn,
 };
-
-fn parking(pause: u64) -> Parking {
-    Parking { pause: minutes(pause), because: "Graph is throttling".to_owned() }
-}
 
 #[tokio::test]
 async fn a_claim_marks_operations_running_and_gives_them_in_the_order_of_their_acceptance() {
@@ -183,6 +179,31 @@ async fn a_settled_turn_forgets_attempts_and_the_announced_write_and_leaves_its_
         store.settle(third.lease, unknown).await.unwrap();
         accept(&*store, &lane(1), [3]).await;
         assert_eq!(turn(&*store, claim(&lane(1), "a", 23)).await.left, Some(digest("left")));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn parking_ends_what_has_waited_long_enough_and_keeps_the_rest_and_the_announced_write() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        accept(&*store, &lane(1), [1, 2]).await;
+        let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
+        let announced = intent(&held.operations);
+        store.begin_write(&mut held.lease, &announced, minutes(60)).await.unwrap();
+        let ending = settlement(&held.operations[..1], 4);
+        let mut noticed = store.notices().end_of(id(1));
+        store.park(held.lease, Parking { ended: ending.ended, entries: ending.entries, ..parking(30) }).await.unwrap();
+        noticed.notice().await;
+        assert_eq!((state(&*store, 1).await, state(&*store, 2).await), ("succeeded", "running"));
+        assert_eq!(records_of(&*store, "settled").await.len(), 1);
+        fixture.pass(30).await;
+        let next = turn(&*store, claim(&lane(1), "b", 31)).await;
+        assert_eq!((ids(&next.operations), next.intent, next.attempts), (vec![id(2)], Some(announced), 1));
+        // An end that cannot be written undoes the parking too.
+        let ended = settlement(&held.operations[..1], 32).ended;
+        store.park(next.lease, Parking { ended, ..parking(30) }).await.unwrap_err();
+        assert_eq!(store.parked(&lane(1)).await.unwrap(), None);
     })
     .await;
 }

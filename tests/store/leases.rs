@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use postern::{
     domain::Operation,
-    store::{Error, Lease, Parked, Parking, Store},
+    store::{Error, Lease, Parked, Store},
 };
 use serde_json::Value;
 
 use crate::fixture::{
-    Fixture, accept, all, claim, each, ids, intent, is_about, lane, minutes, settlement, trail, turn,
+    Fixture, accept, all, claim, each, ids, intent, is_about, lane, minutes, parking, settlement, trail, turn,
 };
 
 /// Everything that a verb could have changed.
@@ -60,7 +60,7 @@ async fn whoever_lost_a_lane_can_neither_settle_nor_park() {
         fixture.pass(10).await;
         let newest = turn(&*store, claim(&lane(1), "a", 20)).await;
         let before = picture(&*store).await;
-        is_lost(&store.park(held, Parking { pause: minutes(100), because: "no".to_owned() }).await);
+        is_lost(&store.park(held, parking(100)).await);
         assert_eq!(picture(&*store).await, before);
         store.settle(newest.lease, settlement(&newest.operations, 21)).await.unwrap();
     })

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use postern::{
     domain::{OperationId, State},
-    store::{Claim, Error, Lease, Parking, Query, Settlement, Store, Turn},
+    store::{Claim, Error, Lease, Query, Settlement, Store, Turn},
 };
 use proptest::prelude::*;
 
 use crate::fixture::{
-    Fixture, KINDS, Kind, acceptance, all, claim, id, ids, intent, lane, minutes, operation, records_of, settlement,
-    trail,
+    Fixture, KINDS, Kind, acceptance, all, claim, id, ids, intent, lane, minutes, operation, parking, records_of,
+    settlement, trail,
 };
 
 #[derive(Clone, Debug)]
@@ -116,9 +116,11 @@ impl World {
                 self.store.close().await;
                 self.store = self.fixture.open().await;
                 if self.fixture.kind == Kind::Sqlite {
-                    // One process uses the file: no lease of the run before counts any more.
-                    self.lanes.values_mut().for_each(|lane| lane.leased_until = None);
-                    self.lanes.values_mut().for_each(|lane| lane.granted += 1);
+                    // One process uses the file: no lease of the run before counts any more, unless a write was under way.
+                    for lane in self.lanes.values_mut().filter(|lane| !lane.announced) {
+                        lane.leased_until = None;
+                        lane.granted += 1;
+                    }
                 }
             }
         }
@@ -195,7 +197,7 @@ impl World {
     async fn park(&mut self, at_turn: prop::sample::Index, pause: i64) {
         let Some((Believed { turn, lane, .. }, worth)) = self.take(at_turn) else { return };
         let until = self.now + pause;
-        let parking = Parking { pause: minutes(pause.unsigned_abs()), because: "pause".to_owned() };
+        let parking = parking(pause.unsigned_abs());
         let outcome = self.store.park(turn.lease, parking).await;
         check(&outcome, worth);
         if worth == Worth::Good {

@@ -16,7 +16,7 @@ use std::{
 use sqlx::{Executor, PgConnection, PgPool, postgres::PgListener};
 
 use super::super::{
-    Accepted, Notices,
+    Accepted, Notices, Parking, Settlement,
     verbs::{Done, Outcome, Verb},
 };
 use crate::clock::{Backoff, Clock};
@@ -49,8 +49,8 @@ impl News {
                 (Verb::Accept(acceptance), Ok(Done::Accepted(Accepted::New))) => {
                     self.work.insert(acceptance.operation.submission.configuration.to_string());
                 }
-                (Verb::Settle(_, settlement), Ok(_)) => {
-                    self.ended.extend(settlement.ended.iter().map(|(id, _)| id.to_string()));
+                (Verb::Settle(_, Settlement { ended, .. }) | Verb::Park(_, Parking { ended, .. }), Ok(_)) => {
+                    self.ended.extend(ended.iter().map(|(id, _)| id.to_string()));
                 }
                 _ => {}
             }

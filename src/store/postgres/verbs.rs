@@ -47,7 +47,7 @@ pub(super) async fn apply(
             }
             Verb::BeginWrite(holder, intent, ttl) => begin_write(connection, holder, intent, *ttl).await?,
             Verb::Settle(holder, settlement) => settle(connection, ledger, holder, settlement).await?,
-            Verb::Park(holder, parking) => park(connection, holder, parking).await?,
+            Verb::Park(holder, parking) => park(connection, ledger, holder, parking).await?,
             Verb::Probe => {
                 let sql = "INSERT INTO probe (one, probed_at) VALUES (1, clock_timestamp())
                      ON CONFLICT (one) DO UPDATE SET probed_at = EXCLUDED.probed_at";
@@ -265,13 +265,23 @@ async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(Operation
     }
 }
 
-async fn park(connection: &mut PgConnection, holder: &Holder, parking: &Parking) -> Result<Outcome, Failed> {
-    Ok(if_held!(
+async fn park(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    holder: &Holder,
+    parking: &Parking,
+) -> Result<Outcome, Failed> {
+    let outcome = if_held!(
         connection,
         holder,
         "owner = NULL, lease_until = NULL, attempts = attempts + 1, parked_because = $4,
          not_before = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
         &parking.because,
         micros(parking.pause)
-    ))
+    );
+    if outcome.is_ok() {
+        end(connection, holder, &parking.ended).await?;
+        ledger.add_all(&parking.entries);
+    }
+    Ok(outcome)
 }

@@ -84,7 +84,7 @@ pub(super) async fn apply(
                 begin_write(connection, holder, intent, clock::after(now, *ttl)).await?
             }
             Verb::Settle(holder, settlement) => settle(connection, ledger, now, (holder, settlement)).await?,
-            Verb::Park(holder, parking) => park(connection, holder, now, parking).await?,
+            Verb::Park(holder, parking) => park(connection, ledger, now, (holder, parking)).await?,
             Verb::Probe => {
                 let sql = "INSERT INTO probe (one, probed_at) VALUES (1, ?1) ON CONFLICT DO UPDATE SET probed_at = ?1";
                 sqlx::query(sql).bind(micros(now)).execute(&mut *connection).await.map_err(unavailable)?;
@@ -320,14 +320,22 @@ async fn settle(
         owner,
         until
     );
-    if outcome.is_err() {
-        return Ok(outcome);
+    if outcome.is_ok() {
+        end_all(connection, holder, &settlement.ended).await?;
+        ledger.add_all(&settlement.entries);
     }
-    for ended in settlement.ended.chunks(ROWS_MAX) {
+    Ok(outcome)
+}
+
+async fn end_all(
+    connection: &mut SqliteConnection,
+    holder: &Holder,
+    ended: &[(OperationId, State)],
+) -> Result<(), Error> {
+    for ended in ended.chunks(ROWS_MAX) {
         end(connection, holder, ended).await?;
     }
-    ledger.add_all(&settlement.entries);
-    Ok(outcome)
+    Ok(())
 }
 
 /// Writes the end of operations; each must be running on the holder's lane, or the whole transaction is undone.
@@ -351,15 +359,20 @@ async fn end(connection: &mut SqliteConnection, holder: &Holder, ended: &[(Opera
 
 async fn park(
     connection: &mut SqliteConnection,
-    holder: &Holder,
+    ledger: &mut Ledger,
     now: Timestamp,
-    parking: &Parking,
+    (holder, parking): (&Holder, &Parking),
 ) -> Result<Outcome, Error> {
-    Ok(if_held!(
+    let outcome = if_held!(
         connection,
         holder,
         "owner = NULL, lease_until = NULL, not_before = ?, parked_because = ?, attempts = attempts + 1",
         micros(clock::after(now, parking.pause)),
         &parking.because
-    ))
+    );
+    if outcome.is_ok() {
+        end_all(connection, holder, &parking.ended).await?;
+        ledger.add_all(&parking.entries);
+    }
+    Ok(outcome)
 }
