@@ -104,6 +104,7 @@ impl Lane {
     /// Records that somebody else changed the set since it was left. At once, so that no later step can lose it.
     async fn notice_drift(&self, held: &mut Held, found: &Digest) -> Result<(), Error> {
         let Some(left) = held.left.replace(found.clone()).filter(|left| left != found) else { return Ok(()) };
+        telemetry::count_drift();
         tracing::warn!(%left, %found, "somebody else changed the assignments since they were left");
         let configuration = self.configuration.to_string();
         let event = Event::DriftSeen { configuration, left, found: found.clone() };

@@ -157,10 +157,11 @@ impl Lane {
             batches.push(rest);
         }
         let keep = (!batches.is_empty()).then_some(self.parts.settings.lease_ttl);
-        told(&ended);
         let left = left.or(held.left);
+        let ends: Vec<_> = ended.iter().map(End::of).collect();
         let settlement = Settlement { ended, left: left.clone(), entries, keep };
         let kept = self.parts.store.settle(held.lease, settlement).await?;
+        ends.into_iter().for_each(End::tell);
         Ok(kept.map_or(Stepped::Out(After::Again), |lease| {
             let held = Held { lease, intent: None, left, attempts: 0 };
             Stepped::On(Box::new(Course { held, batches, writes_unknown: 0 }))
@@ -181,14 +182,16 @@ impl Lane {
         let pause = pause.unwrap_or_else(|| PARKING.pause(attempts, clock.chance()));
         let pause = pause.clamp(PARKING_MIN, PARKING.longest);
         tracing::warn!(because, ?pause, attempts, "the lane is parked");
+        telemetry::count_parking();
         let is_late = |operation: &Operation| clock::after(operation.submission.accepted_at, settings.deadline) <= now;
         let (late, waiting): (Vec<_>, Vec<_>) = batches.into_iter().flatten().chain(batch).partition(is_late);
         // There may be more behind a whole batch that is given up.
         let pause = if waiting.is_empty() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because, held.intent.as_ref());
         let Outcome { ended, entries, .. } = Outcome::of_failure(late, now, &failure)?;
-        told(&ended);
+        let ends: Vec<_> = ended.iter().map(End::of).collect();
         store.park(held.lease, Parking { pause, because, ended, entries }).await?;
+        ends.into_iter().for_each(End::tell);
         Ok(Stepped::Out(After::Parked(pause)))
     }
 
@@ -198,9 +201,23 @@ impl Lane {
     }
 }
 
-fn told(ended: &[(OperationId, State)]) {
-    for (operation, state) in ended {
-        tracing::info!(operation.id = %operation, operation.state = state.name(), "operation ended");
+/// What to tell of an operation's end once it is stored.
+struct End {
+    operation: OperationId,
+    state: &'static str,
+    failure: Option<FailureCode>,
+}
+
+impl End {
+    fn of((operation, state): &(OperationId, State)) -> Self {
+        let failure = if let State::Failed { failure, .. } = state { Some(failure.code) } else { None };
+        Self { operation: *operation, state: state.name(), failure }
+    }
+
+    fn tell(self) {
+        let Self { operation, state, failure } = self;
+        tracing::info!(operation.id = %operation, operation.state = state, "operation ended");
+        telemetry::count_end(state, failure.map(FailureCode::name));
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     domain::ConfigurationId,
     graph::Upstream,
     store::{self, Store},
+    telemetry,
 };
 
 /// Lanes taken up by one sweep at most; the next sweep takes the next.
@@ -139,9 +140,13 @@ impl Executor {
             Ok((_, Ok(After::Parked(pause)))) => self.wake_after(configuration, pause),
             // The sweep comes back to it; at once would be a hot loop against a store in trouble.
             Ok((_, Err(error))) => {
+                telemetry::count_broken_turn();
                 tracing::error!(%error, configuration.id = %configuration, "a lane's turn broke off");
             }
-            Err(error) => tracing::error!(%error, configuration.id = %configuration, "a lane's turn panicked"),
+            Err(error) => {
+                telemetry::count_broken_turn();
+                tracing::error!(%error, configuration.id = %configuration, "a lane's turn panicked");
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! A collector of traces: takes what is sent by OTLP over HTTP and shows the spans.
+//! A collector: takes what is sent by OTLP over HTTP and shows the spans and the counts.
 
 use std::{
     net::TcpListener,
@@ -7,13 +7,21 @@ use std::{
 
 use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
+    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
     common::v1::{AnyValue, KeyValue, any_value},
+    metrics::v1::{Metric, NumberDataPoint, metric, number_data_point},
     trace::v1::{ResourceSpans, Span},
 };
 use prost::Message as _;
 
-type Received = Arc<Mutex<Vec<ResourceSpans>>>;
+/// What came, after the sender has ended.
+#[derive(Default)]
+pub(crate) struct Telemetry {
+    pub(crate) spans: Vec<ResourceSpans>,
+    metrics: Vec<Metric>,
+}
+
+type Received = Arc<Mutex<Telemetry>>;
 
 pub(crate) struct Collector {
     pub(crate) url: String,
@@ -29,7 +37,11 @@ impl Collector {
         let state = web::Data::new(Arc::clone(&received));
         let app = move || {
             let size = web::PayloadConfig::new(16 * 1024 * 1024);
-            App::new().app_data(state.clone()).app_data(size).route("/v1/traces", web::post().to(take))
+            App::new()
+                .app_data(state.clone())
+                .app_data(size)
+                .route("/v1/traces", web::post().to(take))
+                .route("/v1/metrics", web::post().to(count))
         };
         let server = HttpServer::new(app).workers(1).disable_signals().listen(listener).unwrap().run();
         let handle = server.handle();
@@ -38,7 +50,7 @@ impl Collector {
     }
 
     /// Everything that came, after the sender has ended.
-    pub(crate) async fn end(self) -> Vec<ResourceSpans> {
+    pub(crate) async fn end(self) -> Telemetry {
         self.server.stop(true).await;
         std::mem::take(&mut *self.received.lock().unwrap())
     }
@@ -46,8 +58,34 @@ impl Collector {
 
 async fn take(received: web::Data<Received>, body: web::Bytes) -> HttpResponse {
     let request = ExportTraceServiceRequest::decode(body).unwrap();
-    received.lock().unwrap().extend(request.resource_spans);
+    received.lock().unwrap().spans.extend(request.resource_spans);
     HttpResponse::Ok().content_type("application/x-protobuf").finish()
+}
+
+async fn count(received: web::Data<Received>, body: web::Bytes) -> HttpResponse {
+    let request = ExportMetricsServiceRequest::decode(body).unwrap();
+    let metrics = request.resource_metrics.into_iter().flat_map(|it| it.scope_metrics).flat_map(|it| it.metrics);
+    received.lock().unwrap().metrics.extend(metrics);
+    HttpResponse::Ok().content_type("application/x-protobuf").finish()
+}
+
+impl Telemetry {
+    /// The last that was told of a counter whose series has this attribute, if one is asked for.
+    pub(crate) fn counted(&self, name: &str, attributes: Option<(&str, &str)>) -> i64 {
+        let fits = |point: &&NumberDataPoint| {
+            attributes.is_none_or(|(key, value)| attribute(&point.attributes, key).as_deref() == Some(value))
+        };
+        let of_metric = |metric: &Metric| {
+            let Some(metric::Data::Sum(sum)) = &metric.data else { panic!("{name} is a counter") };
+            let values = sum.data_points.iter().filter(fits).filter_map(|point| point.value.as_ref());
+            let number = |value: &number_data_point::Value| match value {
+                number_data_point::Value::AsInt(number) => *number,
+                number_data_point::Value::AsDouble(_) => panic!("{name} counts whole things"),
+            };
+            values.map(number).sum::<i64>()
+        };
+        self.metrics.iter().filter(|metric| metric.name == name).map(of_metric).max().unwrap_or_default()
+    }
 }
 
 pub(crate) fn spans(received: &[ResourceSpans]) -> Vec<Span> {

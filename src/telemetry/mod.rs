@@ -1,4 +1,4 @@
-//! Logs and traces: how they are started, what they carry, and how they are flushed.
+//! Logs, traces and counts: how they are started, what they carry, and how they are flushed.
 //!
 //! Logs go to standard error, as JSON lines or for people. Traces go to a collector by OTLP over HTTP when one is
 //! configured; without one they are made all the same, so every log line, problem and audit record has a trace id.
@@ -7,6 +7,8 @@
 //! starts a new trace. A collector that is down costs nothing but its traces.
 //!
 //! It deliberately holds all names of OpenTelemetry: no other module touches its types.
+
+mod meters;
 
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use opentelemetry::{
 use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
+    metrics::SdkMeterProvider,
     propagation::TraceContextPropagator,
     trace::{Sampler, SdkTracerProvider},
 };
@@ -25,6 +28,8 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, Layer, filter, layer::SubscriberExt, util::SubscriberInitExt};
 use url::Url;
+
+pub use self::meters::{count_broken_turn, count_drift, count_end, count_parking};
 
 /// The name under which traces are sent.
 const SERVICE: &str = "postern";
@@ -37,7 +42,7 @@ const EXPORTERS_OWN: [&str; 6] = ["hyper", "reqwest", "h2", "rustls", "opentelem
 /// `telemetry.*`
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Root of an OTLP/HTTP collector; no traces are sent without one.
+    /// Root of an OTLP/HTTP collector; no traces and counts are sent without one.
     pub otlp_endpoint: Option<Url>,
     /// The form of log lines.
     pub log_format: LogFormat,
@@ -81,12 +86,18 @@ pub enum Error {
 /// Telemetry that is running; keep it until the end and [`Telemetry::flush`] it.
 #[derive(Debug)]
 pub struct Telemetry {
-    provider: SdkTracerProvider,
+    tracing: SdkTracerProvider,
+    metering: SdkMeterProvider,
 }
 
-/// Starts logs and traces for this process.
+/// Starts logs, traces and counts for this process.
 pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
-    let provider = provider(settings)?;
+    let resource = Resource::builder()
+        .with_service_name(SERVICE)
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    let tracing = tracer_provider(settings, resource.clone())?;
+    let metering = meters::provider(settings, resource)?;
     let filter = EnvFilter::try_new(&settings.log_filter).map_err(|error| Error::Filter(error.to_string()))?;
     let pretty = match settings.log_format {
         LogFormat::Pretty => true,
@@ -101,20 +112,16 @@ pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
     };
     let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
     let traces =
-        tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE)).with_filter(filter::filter_fn(own));
+        tracing_opentelemetry::layer().with_tracer(tracing.tracer(SERVICE)).with_filter(filter::filter_fn(own));
     tracing_subscriber::registry()
         .with(traces)
         .with(logs.with_filter(filter))
         .try_init()
         .map_err(|error| Error::Started(error.to_string()))?;
-    Ok(Telemetry { provider })
+    Ok(Telemetry { tracing, metering })
 }
 
-fn provider(settings: &Settings) -> Result<SdkTracerProvider, Error> {
-    let resource = Resource::builder()
-        .with_service_name(SERVICE)
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .build();
+fn tracer_provider(settings: &Settings, resource: Resource) -> Result<SdkTracerProvider, Error> {
     let builder = SdkTracerProvider::builder()
         .with_resource(resource)
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)));
@@ -132,8 +139,11 @@ fn provider(settings: &Settings) -> Result<SdkTracerProvider, Error> {
 impl Telemetry {
     /// Sends what has not been sent yet, for a bounded time. Blocks.
     pub fn flush(self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(FLUSH_TIMEOUT) {
+        if let Err(error) = self.tracing.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::warn!(%error, "some traces may not have been sent");
+        }
+        if let Err(error) = self.metering.shutdown_with_timeout(FLUSH_TIMEOUT) {
+            tracing::warn!(%error, "some counts may not have been sent");
         }
     }
 }
