@@ -119,7 +119,7 @@ async fn an_operation_that_graph_keeps_from_working_is_parked_in_sight_and_goes_
         answers(&world, path, None, effect.clone()).await;
         let id = world.begin(&add("Sales ESP", "Sales Laptops")).await;
         let mut seen = world.operation(&id).await;
-        for _ in 0..20 {
+        for _ in 0..60 {
             if seen.body.get("parked").is_some() {
                 break;
             }
