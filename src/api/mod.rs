@@ -21,7 +21,6 @@ use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer, ResponseError,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
-    http::Method,
     middleware::Compress,
     web,
 };
@@ -75,16 +74,20 @@ pub fn admin_server(listener: TcpListener, state: web::Data<State>) -> io::Resul
 
 /// The page of routes.
 fn routes(config: &mut web::ServiceConfig) {
-    let resource = |path: &str, method: Method| {
-        let wrong = move |request: HttpRequest| std::future::ready(wrong_method(&request, &method));
+    let resource = |path: &str, allowed: &'static str| {
+        let wrong = move |request: HttpRequest| std::future::ready(wrong_method(&request, allowed));
         web::resource(path.to_owned()).default_service(web::to(wrong))
     };
     config
-        .service(resource("/v1/assignments", Method::POST).route(web::post().to(assignments::submit)))
-        .service(resource("/v1/plan", Method::POST).route(web::post().to(assignments::plan)))
-        .service(resource("/v1/operations", Method::GET).route(web::get().to(operations::many)))
-        .service(resource("/v1/operations/{id}", Method::GET).route(web::get().to(operations::one)))
-        .service(resource("/problems/{code}", Method::GET).route(web::get().to(probes::problem)))
+        .service(resource("/v1/assignments", "POST").route(web::post().to(assignments::submit)))
+        .service(resource("/v1/plan", "POST").route(web::post().to(assignments::plan)))
+        .service(resource("/v1/operations", "GET").route(web::get().to(operations::many)))
+        .service(
+            resource("/v1/operations/{id}", "GET, DELETE")
+                .route(web::get().to(operations::one))
+                .route(web::delete().to(operations::cancel)),
+        )
+        .service(resource("/problems/{code}", "GET").route(web::get().to(probes::problem)))
         .default_service(web::to(nothing_here));
 }
 
@@ -92,10 +95,10 @@ async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, Problem> {
     Err(Problem::new(Code::NotFound, format!("There is nothing at {}.", request.path())))
 }
 
-fn wrong_method(request: &HttpRequest, allowed: &Method) -> HttpResponse {
-    let detail = format!("{} is not possible at {}; {allowed} is.", request.method(), request.path());
+fn wrong_method(request: &HttpRequest, allowed: &str) -> HttpResponse {
+    let detail = format!("{} is not possible at {}; possible: {allowed}.", request.method(), request.path());
     let mut response = Problem::new(Code::MethodNotAllowed, detail).error_response();
-    operations::header(response.headers_mut(), "allow", allowed.as_str());
+    operations::header(response.headers_mut(), "allow", allowed);
     response
 }
 

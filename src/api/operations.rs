@@ -1,4 +1,4 @@
-//! `GET /v1/operations/{id}` and `GET /v1/operations`.
+//! `GET` and `DELETE /v1/operations/{id}`, and `GET /v1/operations`.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock,
     domain::{OperationId, State as Fate},
-    gateway::{Page, Search, Standing, request::Fault},
+    gateway::{self, Page, Search, Standing, request::Fault},
 };
 
 /// Operations on one page unless asked otherwise.
@@ -39,10 +39,7 @@ pub(super) async fn one(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let State { gateway, .. } = &***extract::state(&request)?;
-    let unknown =
-        |_malformed| Problem::new(Code::UnknownOperation, "There is no such operation, or you may not see it.");
-    let id: OperationId = id.parse().map_err(unknown)?;
-    let mut standing = gateway.operation(&caller, id).await?;
+    let mut standing = gateway.operation(&caller, named(&id)?).await?;
     let preference = extract::preference(request.headers());
     let wait = match preference {
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
@@ -56,6 +53,22 @@ pub(super) async fn one(
         header(response.headers_mut(), "preference-applied", &applied);
     }
     Ok(response)
+}
+
+/// Cancels one operation that has not begun.
+pub(super) async fn cancel(
+    Proven(caller): Proven,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let State { gateway, .. } = &***extract::state(&request)?;
+    let operation = gateway.cancel(&caller, named(&id)?).await?;
+    Ok(respond(HttpResponse::Ok(), &Standing { operation, parked: None }, gateway.now()))
+}
+
+/// The id in a path. One that is none names no operation.
+fn named(id: &str) -> Result<OperationId, Problem> {
+    id.parse().map_err(|_malformed| gateway::Error::UnknownOperation.into())
 }
 
 /// Answers operations, newest first.

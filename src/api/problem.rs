@@ -77,6 +77,8 @@ catalogue! {
     UnknownOperation = "unknown-operation", 404, Never, "The operation does not exist";
     /// The path exists, but not for this method.
     MethodNotAllowed = "method-not-allowed", 405, Never, "The method does not fit the path";
+    /// The operation is running or has ended, so it cannot be cancelled; ask for the opposite change instead.
+    TooLateToCancel = "too-late-to-cancel", 409, Never, "The operation can no longer be cancelled";
     /// The body is larger than the gateway accepts.
     BodyTooLarge = "body-too-large", 413, Never, "The body is too large";
     /// The body must be sent as `application/json`.
@@ -329,6 +331,16 @@ impl From<gateway::Error> for Problem {
             }
             Error::UnknownOperation => {
                 Self::new(Code::UnknownOperation, "There is no such operation, or you may not see it.")
+            }
+            Error::TooLate(operation) => {
+                let how = if operation.state.has_ended() { "has already ended: it" } else { "has begun: it is" };
+                let detail = format!(
+                    "The operation {how} {}. Ask for the opposite change to undo what it does.",
+                    operation.state.name()
+                );
+                let mut problem = Self::new(Code::TooLateToCancel, detail);
+                problem.0.operation = Some(operation.id);
+                problem
             }
             Error::GraphUnavailable { detail, pause } => {
                 tracing::warn!(error = detail, "Graph is not available");

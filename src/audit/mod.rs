@@ -149,7 +149,7 @@ pub enum Event {
         /// Who asked.
         #[serde(flatten)]
         actor: Actor,
-        /// What for (`add`, `plan`, `read`, `authenticate`).
+        /// What for (`add`, `plan`, `read`, `cancel`, `authenticate`).
         action: String,
         /// The configuration it was about, where that far was got.
         configuration: Option<String>,
@@ -205,6 +205,16 @@ pub enum Event {
         failure: Option<String>,
         /// Graph's id of the call that failed.
         request_id: Option<String>,
+    },
+    /// An operation was taken back before it began, and ended so.
+    Cancelled {
+        /// Which.
+        operation: OperationId,
+        /// Who took it back.
+        #[serde(flatten)]
+        actor: Actor,
+        /// The policies that permitted it.
+        policies: Vec<String>,
     },
     /// Graph's set is not the one we left: somebody else changed it.
     DriftSeen {

@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use super::request::Fault;
-use crate::{domain::OperationId, graph, store};
+use crate::{
+    domain::{Operation, OperationId},
+    graph, store,
+};
 
 /// Why a verb did not do what was asked, by what the caller can do about it.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub enum Error {
     KeyReused(OperationId),
     /// Name another operation.
     UnknownOperation,
+    /// Ask for the opposite change: the operation, as it stands, can no longer be cancelled.
+    TooLate(Box<Operation>),
     /// Ask again later.
     GraphUnavailable {
         /// What happened.

@@ -1,4 +1,4 @@
-//! The verbs that callers have: submit, plan, one operation, many operations, wait.
+//! The verbs that callers have: submit, plan, cancel, one operation, many operations, wait.
 //!
 //! Every verb takes a proven [`Caller`] and asks policy before it does anything; storing a change takes the [`Permit`]
 //! that only policy makes. REST handlers end here, and so will webhooks.
@@ -8,6 +8,7 @@
 //!
 //! It deliberately writes nothing to Graph. It reads there, to resolve names and to plan.
 
+mod cancel;
 mod error;
 mod names;
 mod reading;
@@ -128,6 +129,14 @@ struct About<'a> {
     configuration: &'a ConfigurationId,
     change: Option<&'a Change>,
     ticket: Option<String>,
+}
+
+impl<'a> About<'a> {
+    /// A call about an operation that was accepted before.
+    fn of(operation: &'a Operation) -> Self {
+        let Submission { configuration, ticket, .. } = &operation.submission;
+        Self { configuration, change: None, ticket: ticket.clone() }
+    }
 }
 
 impl Gateway {

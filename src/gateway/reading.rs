@@ -9,7 +9,7 @@ use super::{About, Error, Gateway};
 pub use crate::store::Parked;
 use crate::{
     domain::{Caller, Configuration, Kind, Operation, OperationId, operation::Submission},
-    policy::{Action, Denial, Resource},
+    policy::{Action, Denial, Permit, Resource},
     store::{Query, notices::Gaps},
 };
 
@@ -60,13 +60,17 @@ pub struct Page {
 impl Gateway {
     /// One operation, if the caller may read it. One that it may not read is as unknown as one that is not there.
     pub async fn operation(&self, caller: &Caller, id: OperationId) -> Result<Standing, Error> {
+        let operation = self.readable(caller, id).await?;
+        self.standing(operation).await
+    }
+
+    /// One operation, as [`Gateway::operation`] finds it.
+    pub(super) async fn readable(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
         let operation = self.store.operation(id).await?.ok_or(Error::UnknownOperation)?;
         match self.may_read(caller, &operation).await {
-            Ok(()) => self.standing(operation).await,
+            Ok(()) => Ok(operation),
             Err(denial) => {
-                let Submission { configuration, ticket, .. } = operation.submission;
-                let about = About { configuration: &configuration, change: None, ticket };
-                let recorded = self.denied(caller, about, &denial).await;
+                let recorded = self.denied(caller, About::of(&operation), &denial).await;
                 Err(if matches!(recorded, Error::Denied(_)) { Error::UnknownOperation } else { recorded })
             }
         }
@@ -154,6 +158,17 @@ impl Gateway {
 
     /// Whether policy lets the caller read about this operation.
     async fn may_read(&self, caller: &Caller, operation: &Operation) -> Result<(), Denial> {
+        let own = operation.submission.caller == caller.name;
+        self.decide(caller, Action::Read { own }, operation).await.map(drop)
+    }
+
+    /// What policy says of something that is to be done with an operation.
+    pub(super) async fn decide(
+        &self,
+        caller: &Caller,
+        action: Action,
+        operation: &Operation,
+    ) -> Result<Permit<()>, Denial> {
         let id = &operation.submission.configuration;
         // A configuration that is gone, or that Graph cannot tell of now, is judged by what the operation knows of it.
         let known = tokio::time::timeout(LOOK_UP_MAX, self.directory.configuration(id)).await;
@@ -165,8 +180,7 @@ impl Gateway {
             priority: -1,
         });
         let resource = Resource { configuration: &configuration, tags: &self.directory.tags(id) };
-        let own = operation.submission.caller == caller.name;
-        self.policies.decide(caller, Action::Read { own }, resource).map(drop)
+        self.policies.decide(caller, action, resource)
     }
 
     pub(super) async fn reread(&self, id: OperationId) -> Result<Operation, Error> {

@@ -136,6 +136,20 @@ fn servicenow_plans_and_reads_its_own() {
 }
 
 #[test]
+fn callers_that_change_cancel_their_own_and_no_others() {
+    let policies = Policies::load(&shipped()).unwrap();
+    for (caller, policy) in
+        [(servicenow(), "servicenow-cancels-its-own"), (caller("portal", &[]), "portal-cancels-its-own")]
+    {
+        assert_eq!(ask(&policies, &caller, "sales", Action::Cancel { own: true }).unwrap(), [policy]);
+        assert_eq!(reason(ask(&policies, &caller, "sales", Action::Cancel { own: false })), Reason::NotPermitted);
+    }
+    for caller in [caller("servicenow", &[]), caller("helpdesk", &["Assignments.Read"])] {
+        assert_eq!(reason(ask(&policies, &caller, "sales", Action::Cancel { own: true })), Reason::NotPermitted);
+    }
+}
+
+#[test]
 fn the_portal_changes_kiosks_only() {
     let (policies, portal) = (Policies::load(&shipped()).unwrap(), caller("portal", &[]));
     let without = submission(&portal, adding(&[group()]), None);
@@ -157,7 +171,7 @@ fn the_help_desk_reads_and_plans_everything_and_changes_nothing() {
 #[test]
 fn what_no_shipped_policy_mentions_is_denied() {
     let policies = Policies::load(&shipped()).unwrap();
-    for action in [Action::Cancel { own: true }, Action::Revert { own: true }, Action::Audit] {
+    for action in [Action::Cancel { own: false }, Action::Revert { own: true }, Action::Audit] {
         assert_eq!(reason(ask(&policies, &servicenow(), "sales", action)), Reason::NotPermitted);
     }
     assert_eq!(reason(change(&policies, &caller("stranger", &[]), "sales", adding(&[group()]))), Reason::NotPermitted);

@@ -103,6 +103,29 @@ pub enum Accepted {
     KeyReused(OperationId),
 }
 
+/// An operation to take back.
+#[derive(Clone, Debug)]
+pub struct Cancellation {
+    /// Which.
+    pub operation: OperationId,
+    /// When.
+    pub at: Timestamp,
+    /// The audit record of it, stored only if it is cancelled now.
+    pub entry: Entry,
+}
+
+/// What became of a cancellation.
+#[derive(Clone, Debug)]
+pub enum Cancelled {
+    /// The operation was queued and is cancelled; this is how it ended.
+    Done(Box<Operation>),
+    /// A lane has taken it up, or it has ended (it may have been cancelled before): this is how it stands. Nothing was
+    /// stored.
+    TooLate(Box<Operation>),
+    /// There is no such operation.
+    Unknown,
+}
+
 /// Which operations to list: those that fit everything given, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
@@ -264,6 +287,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// What a caller's key stands for, without storing anything. `fingerprint` and times count as in [`Store::accept`].
     async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error>;
+
+    /// Ends an operation that no lane has taken up. What is cancelled is never in a turn, and what is in a turn is never
+    /// cancelled, however close the two come.
+    async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error>;
 
     /// Stores audit records that belong to no other verb.
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;

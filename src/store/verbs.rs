@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::{
-    Acceptance, Accepted, Claim, Error, Holder, IdempotencyKey, Intent, Lease, Notices, Parking, Settlement, Turn,
-    writer::Writer,
+    Acceptance, Accepted, Cancellation, Cancelled, Claim, Error, Holder, IdempotencyKey, Intent, Lease, Notices,
+    Parking, Settlement, Turn, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -17,6 +17,7 @@ use crate::{audit::Entry, clock::Clock};
 #[derive(Debug)]
 pub(super) enum Verb {
     Accept(Box<Acceptance>),
+    Cancel(Cancellation),
     Record(Vec<Entry>),
     /// Until when its lease lasts at least, by our clock.
     Claim(Claim, Duration),
@@ -30,6 +31,7 @@ pub(super) enum Verb {
 #[derive(Debug)]
 pub(super) enum Done {
     Accepted(Accepted),
+    Cancelled(Cancelled),
     Claimed(Option<Box<Turn>>),
     Written,
 }
@@ -71,10 +73,24 @@ impl Verbs {
         let configuration = acceptance.operation.submission.configuration.clone();
         match self.writer.run(Verb::Accept(Box::new(acceptance))).await? {
             Done::Accepted(accepted) => {
-                self.notices.work_on(configuration);
+                if matches!(accepted, Accepted::New) {
+                    self.notices.work_on(configuration);
+                }
                 Ok(accepted)
             }
-            Done::Claimed(_) | Done::Written => Err(confused()),
+            Done::Cancelled(_) | Done::Claimed(_) | Done::Written => Err(confused()),
+        }
+    }
+
+    pub(super) async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
+        match self.writer.run(Verb::Cancel(cancellation)).await? {
+            Done::Cancelled(cancelled) => {
+                if let Cancelled::Done(operation) = &cancelled {
+                    self.notices.ended([operation.id]);
+                }
+                Ok(cancelled)
+            }
+            Done::Accepted(_) | Done::Claimed(_) | Done::Written => Err(confused()),
         }
     }
 
@@ -86,7 +102,7 @@ impl Verbs {
         let until = self.until(claim.ttl);
         match self.writer.run(Verb::Claim(claim, until)).await? {
             Done::Claimed(turn) => Ok(turn.map(|turn| *turn)),
-            Done::Accepted(_) | Done::Written => Err(confused()),
+            Done::Accepted(_) | Done::Cancelled(_) | Done::Written => Err(confused()),
         }
     }
 

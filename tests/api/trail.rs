@@ -8,10 +8,10 @@ use serde_json::Value;
 pub(crate) fn check(audit: &[Value], journal: &[Value]) {
     let of = |event: &'static str| audit.iter().filter(move |record| record["event"] == event);
     let ids = |event| of(event).map(|record| record["operation"].as_str().unwrap()).collect::<Vec<_>>();
-    let (mut accepted, mut settled) = (ids("accepted"), ids("settled"));
+    let (mut accepted, mut ended) = (ids("accepted"), [ids("settled"), ids("cancelled")].concat());
     accepted.sort_unstable();
-    settled.sort_unstable();
-    assert_eq!(accepted, settled, "every accepted operation ends exactly once");
+    ended.sort_unstable();
+    assert_eq!(accepted, ended, "every accepted operation ends exactly once");
     let written: BTreeSet<_> = of("written").map(|record| record["client_request_id"].as_str().unwrap()).collect();
     for call in journal {
         assert!(call["violation"].is_null(), "{call}");

@@ -14,8 +14,8 @@ use postern::{
         operation::{Ending, Submission},
     },
     store::{
-        Acceptance, Accepted, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Parking, Query, Run, Settlement,
-        Store, Turn,
+        Acceptance, Accepted, Cancellation, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Parking, Query, Run,
+        Settlement, Store, Turn,
     },
 };
 use serde_json::Value;
@@ -176,12 +176,7 @@ pub(crate) fn acceptance(operation: Operation) -> Acceptance {
     let Submission { configuration, change, caller, ticket, .. } = &operation.submission;
     let event = Event::Accepted {
         operation: operation.id,
-        actor: Actor {
-            caller: Some(caller.clone()),
-            issuer: "sandbox".to_owned(),
-            subject: "s".to_owned(),
-            token_id: None,
-        },
+        actor: actor(caller),
         configuration: configuration.to_string(),
         change: Aims::from(change),
         ticket: ticket.clone(),
@@ -190,6 +185,16 @@ pub(crate) fn acceptance(operation: Operation) -> Acceptance {
         policies: vec!["a".to_owned()],
     };
     Acceptance { key: None, entry: Entry { at: at(0), trace_id: None, event }, operation }
+}
+
+fn actor(caller: &str) -> Actor {
+    Actor { caller: Some(caller.to_owned()), issuer: "sandbox".to_owned(), subject: "s".to_owned(), token_id: None }
+}
+
+/// The cancellation of the operation of this number.
+pub(crate) fn cancellation(number: u128, now: i64) -> Cancellation {
+    let event = Event::Cancelled { operation: id(number), actor: actor("servicenow"), policies: vec!["a".to_owned()] };
+    Cancellation { operation: id(number), at: at(now), entry: Entry { at: at(now), trace_id: None, event } }
 }
 
 /// The acceptance under a key, used now and remembered for an hour.

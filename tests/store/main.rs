@@ -11,6 +11,7 @@
 )]
 
 mod accept;
+mod cancelling;
 mod fixture;
 mod lanes;
 mod leases;

@@ -7,14 +7,15 @@ use postern::{
     audit::Verifier,
     clock::Clock,
     config,
-    store::{Accepted, Error, Postgres, Run, Store, Trail},
+    store::{Accepted, Cancelled, Error, Postgres, Run, Store, Trail},
 };
 use sqlx::Connection;
 
 use crate::{
+    cancelling,
     fixture::{
-        Fixture, Kind, accept, acceptance, all, claim, id, ids, intent, keyed, lane, minutes, operation, settlement,
-        state, trail, turn,
+        Fixture, Kind, accept, acceptance, all, cancellation, claim, id, ids, intent, keyed, lane, minutes, operation,
+        settlement, state, trail, turn,
     },
     server,
 };
@@ -89,6 +90,75 @@ async fn whoever_waits_at_one_replica_is_told_of_an_end_at_another() {
     for end in &mut ends {
         tokio::time::timeout(LONG, end.notice()).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_is_cancelled_at_one_replica_or_in_a_turn_of_another_and_never_both() {
+    let (_fixture, a, b) = replicas().await;
+    for round in 0..10 {
+        cancelling::race([&*a, &*b], round).await;
+    }
+    cancelling::check(&*a).await;
+}
+
+/// Waits until so many of our statements wait for a row that somebody has locked.
+async fn waiting_for_rows(connection: &mut sqlx::PgConnection, statements: i64) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'postern' AND wait_event_type = 'Lock'";
+    let clock = Clock::system();
+    loop {
+        let found: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *connection).await.unwrap();
+        if found == statements {
+            return;
+        }
+        assert!(clock.elapsed() < LONG, "{found} statements wait, not {statements}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_cancellation_and_a_claim_that_meet_at_one_operation_the_first_has_it() {
+    let (fixture, a, b) = replicas().await;
+    let mut looking = fixture.connection().await;
+    for (number, cancel_is_first) in [(1, true), (2, false)] {
+        let lane = lane(number);
+        let (met, other) = (u128::from(10 * number), u128::from(10 * number + 1));
+        accept(&*a, &lane, [met, other]).await;
+        let mut connection = fixture.connection().await;
+        let mut holding = connection.begin().await.unwrap();
+        let row = sqlx::query("SELECT FROM operations WHERE id = $1 FOR UPDATE").bind(id(met).to_string());
+        row.execute(&mut *holding).await.unwrap();
+        let (claiming, cancelling) = (Arc::clone(&a), Arc::clone(&b));
+        let claimed = async move { claiming.claim(claim(&lane, "a", 1)).await.unwrap().unwrap() };
+        let cancelled = async move { cancelling.cancel(cancellation(met, 1)).await.unwrap() };
+        // Rows are given to those who wait for them in their order.
+        let (cancelled, claimed) = if cancel_is_first {
+            let cancelled = tokio::spawn(cancelled);
+            waiting_for_rows(&mut looking, 1).await;
+            (cancelled, tokio::spawn(claimed))
+        } else {
+            let claimed = tokio::spawn(claimed);
+            waiting_for_rows(&mut looking, 1).await;
+            (tokio::spawn(cancelled), claimed)
+        };
+        waiting_for_rows(&mut looking, 2).await;
+        holding.rollback().await.unwrap();
+        connection.close().await.unwrap();
+        let (cancelled, turn) = (cancelled.await.unwrap(), claimed.await.unwrap());
+        assert_eq!(matches!(cancelled, Cancelled::Done(_)), cancel_is_first, "{cancelled:?}");
+        let expected = if cancel_is_first { vec![id(other)] } else { vec![id(met), id(other)] };
+        assert_eq!(ids(&turn.operations), expected);
+    }
+    looking.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_waits_at_one_replica_is_told_of_a_cancellation_at_another() {
+    let (_fixture, a, b) = replicas().await;
+    accept(&*a, &lane(1), [1]).await;
+    let mut end = a.notices().end_of(id(1));
+    b.cancel(cancellation(1, 1)).await.unwrap();
+    tokio::time::timeout(LONG, end.notice()).await.unwrap();
 }
 
 #[tokio::test]
@@ -236,15 +306,15 @@ async fn nothing_hangs_while_somebody_locks_the_tables() {
     let fixture = Fixture::new(Kind::Postgres).await;
     let store = fixture.open().await;
     let mut connection = fixture.connection().await;
-    let mut locking = connection.begin().await.unwrap();
-    sqlx::raw_sql("LOCK TABLE operations, lanes").execute(&mut *locking).await.unwrap();
+    let mut holding = connection.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE operations, lanes").execute(&mut *holding).await.unwrap();
     let clock = Clock::system();
     let burst = join_all((1..=50).map(|number| store.accept(acceptance(operation(number, &lane(1))))));
     let (burst, claimed, read) = tokio::join!(burst, store.claim(claim(&lane(1), "a", 0)), store.operation(id(1)));
     assert!(burst.iter().all(|it| matches!(it, Err(Error::Unavailable(_)))), "{burst:?}");
     assert!(matches!((claimed, read), (Err(Error::Unavailable(_)), Err(Error::Unavailable(_)))));
     assert!(clock.elapsed() < Duration::from_secs(20), "{:?}", clock.elapsed());
-    locking.rollback().await.unwrap();
+    holding.rollback().await.unwrap();
     connection.close().await.unwrap();
     accept(&*store, &lane(1), 1..=3).await;
     assert_eq!(trail(&*store).await.len(), 4);

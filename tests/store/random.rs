@@ -1,16 +1,16 @@
 //! Random sequences of verbs by two owners, against a model of the lanes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postern::{
     domain::{OperationId, State},
-    store::{Claim, Error, Lease, Query, Settlement, Store, Turn},
+    store::{Cancelled, Claim, Error, Lease, Query, Settlement, Store, Turn},
 };
 use proptest::prelude::*;
 
 use crate::fixture::{
-    Fixture, KINDS, Kind, acceptance, all, claim, id, ids, intent, lane, minutes, operation, parking, records_of,
-    settlement, trail,
+    Fixture, KINDS, Kind, acceptance, all, cancellation, claim, id, ids, intent, lane, minutes, operation, parking,
+    records_of, settlement, trail,
 };
 
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ enum Step {
         lane: u8,
         batch_max: usize,
     },
+    /// Takes back one of the operations accepted so far.
+    Cancel(prop::sample::Index),
     Announce(prop::sample::Index),
     /// Ends all operations of a turn.
     Settle(prop::sample::Index),
@@ -39,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..3_u8).prop_map(Step::Accept),
         5 => (0..2_u8, 0..3_u8, 1..4_usize).prop_map(|(owner, lane, batch_max)| Step::Claim { owner, lane, batch_max }),
+        2 => turn().prop_map(Step::Cancel),
         2 => turn().prop_map(Step::Announce),
         2 => turn().prop_map(Step::Settle),
         2 => turn().prop_map(Step::SettleFirst),
@@ -52,6 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Lane {
     pending: Vec<OperationId>,
+    /// Those of them that were in a turn.
+    begun: BTreeSet<OperationId>,
     /// Grants so far, and until when the latest counts; none if it was given back.
     granted: u32,
     leased_until: Option<i64>,
@@ -104,6 +109,7 @@ impl World {
                 self.lane(number).pending.push(accepted);
             }
             Step::Claim { owner, lane, batch_max } => self.claim(owner, lane, batch_max).await,
+            Step::Cancel(number) => self.cancel(number).await,
             Step::Announce(turn) => self.announce(turn).await,
             Step::Settle(turn) => self.settle(turn, usize::MAX).await,
             Step::SettleFirst(turn) => self.settle(turn, 1).await,
@@ -140,6 +146,7 @@ impl World {
         assert_eq!(ids(&turn.operations), expected);
         assert!(turn.operations.iter().all(|operation| matches!(operation.state, State::Running { .. })));
         assert_eq!((turn.intent.is_some(), turn.attempts), (model.announced, model.attempts));
+        model.begun.extend(expected);
         model.granted += 1;
         model.leased_until = Some(now + 10);
         model.parked_until = None;
@@ -156,6 +163,21 @@ impl World {
         let lane = self.lane(believed.lane);
         let good = lane.leased_until.is_some() && lane.granted == believed.grant;
         Some((believed, if good { Worth::Good } else { Worth::Lost }))
+    }
+
+    async fn cancel(&mut self, of: prop::sample::Index) {
+        if self.accepted == 0 {
+            return;
+        }
+        let number = 1 + u128::try_from(of.index(usize::try_from(self.accepted).unwrap())).unwrap();
+        let queued = |lane: &&mut Lane| lane.pending.contains(&id(number)) && !lane.begun.contains(&id(number));
+        let lane = self.lanes.values_mut().find(queued);
+        let outcome = self.store.cancel(cancellation(number, self.now)).await.unwrap();
+        assert_eq!(matches!(outcome, Cancelled::Done(_)), lane.is_some(), "{outcome:?}");
+        assert_eq!(matches!(outcome, Cancelled::TooLate(_)), lane.is_none(), "{outcome:?}");
+        if let Some(lane) = lane {
+            lane.pending.retain(|pending| *pending != id(number));
+        }
     }
 
     async fn announce(&mut self, at_turn: prop::sample::Index) {
@@ -250,8 +272,9 @@ async fn walk(kind: Kind, steps: Vec<Step>) {
     }
     trail(&*world.store).await;
     let settled = records_of(&*world.store, "settled").await.len();
+    let cancelled = records_of(&*world.store, "cancelled").await.len();
     let ended = all(&*world.store).await.iter().filter(|operation| operation.state.has_ended()).count();
-    assert_eq!(settled, ended, "every end is recorded once");
+    assert_eq!(settled + cancelled, ended, "every end is recorded once");
     world.store.close().await;
 }
 

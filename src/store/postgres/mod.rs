@@ -13,6 +13,7 @@
 mod accept;
 mod access;
 mod desk;
+mod ends;
 mod news;
 mod read;
 mod rows;
@@ -26,8 +27,8 @@ use tokio::{sync::Mutex, task::JoinHandle};
 
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
-    Acceptance, Accepted, AuditPage, Claim, Error, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Run,
-    Settlement, Store, Turn,
+    Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, IdempotencyKey, Intent, Lease, Notices,
+    Parked, Parking, Query, Run, Settlement, Store, Turn,
     verbs::Verbs,
     writer::{Failed, Writer},
 };
@@ -122,6 +123,10 @@ impl Store for Postgres {
 
     async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
         self.access.in_time(async { read::recall(&mut *self.reader().await?, caller, key).await }).await
+    }
+
+    async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
+        self.verbs.cancel(cancellation).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

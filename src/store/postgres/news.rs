@@ -16,7 +16,7 @@ use std::{
 use sqlx::{Executor, PgConnection, PgPool, postgres::PgListener};
 
 use super::super::{
-    Accepted, Notices, Parking, Settlement,
+    Accepted, Cancelled, Notices, Parking, Settlement,
     verbs::{Done, Outcome, Verb},
 };
 use crate::clock::{Backoff, Clock};
@@ -48,6 +48,9 @@ impl News {
             match pair {
                 (Verb::Accept(acceptance), Ok(Done::Accepted(Accepted::New))) => {
                     self.work.insert(acceptance.operation.submission.configuration.to_string());
+                }
+                (Verb::Cancel(_), Ok(Done::Cancelled(Cancelled::Done(operation)))) => {
+                    self.ended.insert(operation.id.to_string());
                 }
                 (Verb::Settle(_, Settlement { ended, .. }) | Verb::Park(_, Parking { ended, .. }), Ok(_)) => {
                     self.ended.extend(ended.iter().map(|(id, _)| id.to_string()));

@@ -1,7 +1,8 @@
 //! The SQL of the verbs that write. Each function runs inside a transaction that `desk` opens and commits.
 //!
-//! Leases and pauses end by the database's time. Of the verbs of one transaction acceptances come first, then those
-//! about lanes in the order of the lanes, so that two replicas never wait for each other.
+//! Leases and pauses end by the database's time. So that two replicas never wait for each other, rows are locked in one
+//! order by all: of the verbs of one transaction acceptances come first, then lane after lane in the order of their names,
+//! and of a lane its own row, then its operations in the order of their acceptance.
 
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use super::{
         verbs::{Done, Outcome, Verb},
         writer::Failed,
     },
-    accept, failed,
+    accept,
+    ends::{self, Places},
+    failed,
     rows::{self, micros},
 };
 use crate::{
     audit::{Entry, Event},
-    domain::{ConfigurationId, Digest, Operation, OperationId, State},
+    domain::{Digest, Operation, OperationId, State},
 };
 
 /// Does the verbs of one transaction. An error undoes all of them; a refusal in an outcome concerns that verb alone.
@@ -32,12 +35,14 @@ pub(super) async fn apply(
     let acceptances: Vec<_> =
         verbs.iter().filter_map(|verb| if let Verb::Accept(it) = verb { Some(&**it) } else { None }).collect();
     let mut accepted = accept::accept(connection, ledger, &acceptances).await?.into_iter();
+    let cancelled = ends::places(connection, verbs).await?;
     let mut order: Vec<_> = verbs.iter().enumerate().collect();
-    order.sort_by_key(|(_, verb)| lane_of(verb));
+    order.sort_by_key(|(_, verb)| locks(verb, &cancelled));
     let mut outcomes = Vec::with_capacity(verbs.len());
     for (place, verb) in order {
         let outcome = match verb {
             Verb::Accept(_) => accepted.next().map_or(Ok(Done::Written), |it| Ok(Done::Accepted(it))),
+            Verb::Cancel(cancellation) => Ok(Done::Cancelled(ends::cancel(connection, ledger, cancellation).await?)),
             Verb::Record(entries) => {
                 ledger.add_all(entries);
                 Ok(Done::Written)
@@ -61,11 +66,16 @@ pub(super) async fn apply(
     Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
-/// The lane whose row a verb locks.
-fn lane_of(verb: &Verb) -> Option<&ConfigurationId> {
+/// Whose rows a verb locks: those of a lane, and if it is about one of its operations only, that one's place.
+fn locks<'a>(verb: &'a Verb, cancelled: &'a Places) -> Option<(&'a str, Option<i64>)> {
     match verb {
-        Verb::Claim(claim, _) => Some(&claim.configuration),
-        Verb::BeginWrite(holder, ..) | Verb::Settle(holder, _) | Verb::Park(holder, _) => Some(&holder.configuration),
+        Verb::Claim(claim, _) => Some((claim.configuration.as_str(), None)),
+        Verb::BeginWrite(holder, ..) | Verb::Settle(holder, _) | Verb::Park(holder, _) => {
+            Some((holder.configuration.as_str(), None))
+        }
+        Verb::Cancel(cancellation) => {
+            cancelled.get(&cancellation.operation).map(|(lane, position)| (lane.as_str(), Some(*position)))
+        }
         Verb::Accept(_) | Verb::Record(_) | Verb::Probe => None,
     }
 }
@@ -135,7 +145,7 @@ async fn claim(
     let mut turn = granted(&taken, claim, until).map_err(Failed::Content)?;
     let pending = pending(connection, claim).await?;
     if pending.is_empty() {
-        // Another replica settled them between our look and our turn.
+        // Between our look and our turn, another replica settled them, or they were cancelled.
         let given_back = if_held!(connection, &turn.lease.holder(), "owner = NULL, lease_until = NULL");
         return given_back.map(|_done| None).map_err(Failed::Content);
     }
@@ -170,10 +180,11 @@ fn granted(taken: &sqlx::postgres::PgRow, claim: &Claim, until: Duration) -> Res
     })
 }
 
+/// The operations to take up, locked: another replica that cancels one of them has done so by now, or comes too late.
 async fn pending(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<Operation>, Failed> {
     let sql = format!(
         "SELECT {OPERATION} FROM operations WHERE configuration = $1 AND state IN ('queued', 'running')
-         ORDER BY position LIMIT $2"
+         ORDER BY position LIMIT $2 FOR UPDATE"
     );
     let found = sqlx::query(AssertSqlSafe(sql)).bind(claim.configuration.as_str()).bind(count(claim.batch_max));
     let found = found.fetch_all(connection).await.map_err(failed)?;

@@ -3,10 +3,12 @@
 //! Guarantees: write-ahead log with `synchronous = FULL`, so a commit is on disk when it returns; a lock file keeps a
 //! second gateway away, so the leases of an earlier run are void and are taken over at once when the file is opened.
 //!
-//! Its time is the clock of that process. One connection writes (`desk`), a few read. It deliberately has no connection that does both: readers never wait
-//! for a commit, and the writer never waits for a reader.
+//! Its time is the clock of that process. One connection writes (`desk`), a few read. It deliberately has no connection
+//! that does both: readers never wait for a commit, and the writer never waits for a reader.
 
+mod accept;
 mod desk;
+mod ends;
 mod read;
 mod rows;
 mod verbs;
@@ -22,8 +24,8 @@ use tokio::sync::Mutex;
 
 use self::desk::Desk;
 use super::{
-    Acceptance, Accepted, AuditPage, Claim, Error, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Run,
-    Settlement, Store, Turn, verbs::Verbs, writer::Writer,
+    Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, IdempotencyKey, Intent, Lease, Notices,
+    Parked, Parking, Query, Run, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
 };
 use crate::{
     audit::Entry,
@@ -115,7 +117,11 @@ impl Store for Sqlite {
 
     async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        verbs::recall(&mut connection, caller, key).await
+        accept::recall(&mut connection, caller, key).await
+    }
+
+    async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
+        self.verbs.cancel(cancellation).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

@@ -1,18 +1,18 @@
 //! The SQL of the verbs that write. Each function runs inside a transaction that `desk` opens and commits.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{
     super::{
-        Acceptance, Accepted, Claim, Error, Holder, IdempotencyKey, Intent, Lease, Parking, Run, Settlement, Turn,
+        Claim, Error, Holder, Intent, Lease, Parking, Run, Settlement, Turn,
         ledger::{Ledger, head_after},
         rows::{OPERATION, count, intent, micros, to_json, unreadable},
-        verbs::{Done, Outcome, Verb, meet},
+        verbs::{Done, Outcome, Verb},
     },
-    read, rows, unavailable,
+    accept, ends, rows, unavailable,
 };
 use crate::{
     audit::{Entry, Event, Head},
@@ -20,8 +20,8 @@ use crate::{
     domain::{Digest, Operation, OperationId, State},
 };
 
-/// Rows in one INSERT at most; SQLite takes 32,766 values in a statement.
-const ROWS_MAX: usize = 500;
+/// Rows in one statement at most; SQLite takes 32,766 values in one.
+pub(super) const ROWS_MAX: usize = 500;
 
 /// Writes the records of a transaction.
 pub(super) async fn write(connection: &mut SqliteConnection, ledger: &Ledger) -> Result<(), Error> {
@@ -63,11 +63,12 @@ pub(super) async fn apply(
 ) -> Result<Vec<Outcome>, Error> {
     let acceptances: Vec<_> =
         verbs.iter().filter_map(|verb| if let Verb::Accept(it) = verb { Some(&**it) } else { None }).collect();
-    let mut accepted = accept(connection, ledger, &acceptances).await?.into_iter();
+    let mut accepted = accept::accept(connection, ledger, &acceptances).await?.into_iter();
     let mut outcomes = Vec::with_capacity(verbs.len());
     for verb in verbs {
         let outcome = match verb {
             Verb::Accept(_) => accepted.next().map_or(Ok(Done::Written), |it| Ok(Done::Accepted(it))),
+            Verb::Cancel(cancellation) => Ok(Done::Cancelled(ends::cancel(connection, ledger, cancellation).await?)),
             Verb::Record(entries) => {
                 ledger.add_all(entries);
                 Ok(Done::Written)
@@ -96,123 +97,16 @@ pub(super) async fn apply(
     Ok(outcomes)
 }
 
-/// What a key stands for, if it is remembered.
-pub(super) async fn recall(
-    connection: &mut SqliteConnection,
-    caller: &str,
-    key: &IdempotencyKey,
-) -> Result<Option<Accepted>, Error> {
-    let known = sqlx::query(
-        "SELECT fingerprint, operation FROM idempotency_keys WHERE caller = ? AND key = ? AND expires_at > ?",
-    )
-    .bind(caller)
-    .bind(&key.key)
-    .bind(micros(key.used_at))
-    .fetch_optional(&mut *connection)
-    .await
-    .map_err(unavailable)?;
-    let Some(known) = known else { return Ok(None) };
-    let id: OperationId = rows::text(&known, "operation")?.parse().map_err(|error| unreadable("operation", &error))?;
-    if rows::text(&known, "fingerprint")? != key.fingerprint.as_str() {
-        return Ok(Some(Accepted::KeyReused(id)));
-    }
-    let operation = read::operation(connection, id).await?;
-    // An operation may be forgotten before its key is; then the key is free again.
-    Ok(operation.map(|operation| Accepted::Replayed(Box::new(operation))))
-}
-
-async fn accept(
-    connection: &mut SqliteConnection,
-    ledger: &mut Ledger,
-    acceptances: &[&Acceptance],
-) -> Result<Vec<Accepted>, Error> {
-    let mut accepted = Vec::with_capacity(acceptances.len());
-    let mut new: Vec<&Acceptance> = Vec::with_capacity(acceptances.len());
-    let mut keys: HashMap<(&str, &str), &Acceptance> = HashMap::new();
-    for acceptance in acceptances {
-        let caller = acceptance.operation.submission.caller.as_str();
-        let known = match &acceptance.key {
-            None => None,
-            Some(key) => match keys.get(&(caller, key.key.as_str())) {
-                Some(first) => Some(meet(first, key)),
-                None => recall(connection, caller, key).await?,
-            },
-        };
-        if known.is_none() {
-            new.push(acceptance);
-            ledger.add(&acceptance.entry);
-            if let Some(key) = &acceptance.key {
-                keys.insert((caller, &key.key), acceptance);
-            }
-        }
-        accepted.push(known.unwrap_or(Accepted::New));
-    }
-    for chunk in new.chunks(ROWS_MAX) {
-        insert_operations(connection, chunk).await?;
-    }
-    let keyed: Vec<_> = new.iter().filter_map(|it| it.key.as_ref().map(|key| (&it.operation, key))).collect();
-    for chunk in keyed.chunks(ROWS_MAX) {
-        insert_keys(connection, chunk).await?;
-    }
-    Ok(accepted)
-}
-
-async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance]) -> Result<(), Error> {
-    let mut json = Vec::with_capacity(new.len());
-    for Acceptance { operation, .. } in new {
-        json.push((to_json("submission", &operation.submission)?, to_json("fate", &operation.state)?));
-    }
-    let mut sql: QueryBuilder<Sqlite> =
-        QueryBuilder::new("INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate) ");
-    sql.push_values(
-        new.iter().zip(json),
-        |mut row, (Acceptance { operation: Operation { id, submission, state }, .. }, json)| {
-            row.push_bind(id.to_string())
-                .push_bind(submission.configuration.as_str())
-                .push_bind(&submission.caller)
-                .push_bind(&submission.ticket)
-                .push_bind(state.name())
-                .push_bind(json.0)
-                .push_bind(json.1);
-        },
-    );
-    sql.build().execute(connection).await.map_err(unavailable).map(drop)
-}
-
-async fn insert_keys(connection: &mut SqliteConnection, keyed: &[(&Operation, &IdempotencyKey)]) -> Result<(), Error> {
-    let mut sql: QueryBuilder<Sqlite> =
-        QueryBuilder::new("INSERT OR REPLACE INTO idempotency_keys (caller, key, fingerprint, operation, expires_at) ");
-    sql.push_values(keyed, |mut row, (operation, key)| {
-        row.push_bind(&operation.submission.caller)
-            .push_bind(&key.key)
-            .push_bind(key.fingerprint.as_str())
-            .push_bind(operation.id.to_string())
-            .push_bind(micros(key.expires_at));
-    });
-    sql.build().execute(connection).await.map_err(unavailable).map(drop)
-}
-
 async fn claim(
     connection: &mut SqliteConnection,
     ledger: &mut Ledger,
     now: Timestamp,
     claim: &Claim,
 ) -> Result<Option<Turn>, Error> {
-    let sql = format!(
-        "SELECT {OPERATION} FROM operations WHERE configuration = ? AND state IN ('queued', 'running')
-         ORDER BY position LIMIT ?"
-    );
-    let pending = sqlx::query(AssertSqlSafe(sql))
-        .bind(claim.configuration.as_str())
-        .bind(count(claim.batch_max))
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(unavailable)?;
-    if pending.is_empty() {
-        return Ok(None);
-    }
     let taken = sqlx::query(
-        "INSERT INTO lanes (configuration, owner, fencing, lease_until) VALUES (?1, ?2, 1, ?3)
+        "INSERT INTO lanes (configuration, owner, fencing, lease_until)
+         SELECT ?1, ?2, 1, ?3
+         WHERE EXISTS (SELECT 1 FROM operations WHERE configuration = ?1 AND state IN ('queued', 'running'))
          ON CONFLICT (configuration) DO UPDATE SET owner = ?2, fencing = fencing + 1, lease_until = ?3, not_before = NULL
          WHERE (lease_until IS NULL OR lease_until <= ?4) AND (not_before IS NULL OR not_before <= ?4)
          RETURNING fencing, intent, left_digest, attempts",
@@ -232,7 +126,7 @@ async fn claim(
         fencing: rows::column(&taken, "fencing")?,
         until: Duration::ZERO,
     };
-    let operations = pending.iter().map(rows::operation).collect::<Result<Vec<_>, _>>()?;
+    let operations = pending(connection, claim).await?;
     let operations = start(connection, operations, claim).await?;
     ledger.add(&Entry {
         at: claim.at,
@@ -250,6 +144,20 @@ async fn claim(
         left: left.map(Digest::stored),
         attempts: rows::column(&taken, "attempts")?,
     }))
+}
+
+async fn pending(connection: &mut SqliteConnection, claim: &Claim) -> Result<Vec<Operation>, Error> {
+    let sql = format!(
+        "SELECT {OPERATION} FROM operations WHERE configuration = ? AND state IN ('queued', 'running')
+         ORDER BY position LIMIT ?"
+    );
+    let found = sqlx::query(AssertSqlSafe(sql))
+        .bind(claim.configuration.as_str())
+        .bind(count(claim.batch_max))
+        .fetch_all(connection)
+        .await
+        .map_err(unavailable)?;
+    found.iter().map(rows::operation).collect()
 }
 
 /// Marks operations running, those that are not yet.

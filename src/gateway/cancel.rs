@@ -1,0 +1,40 @@
+//! Taking an operation back before it begins.
+//!
+//! Guarantees: what is answered as cancelled has not reached Graph and never will. Whether it was in time is decided by
+//! the store in the transaction that cancels it, not by what was read before.
+
+use super::{About, Error, Gateway, actor};
+use crate::{
+    audit::Event,
+    domain::{Caller, Operation, OperationId, State},
+    policy::Action,
+    store::{Cancellation, Cancelled},
+};
+
+impl Gateway {
+    /// Cancels an operation that is still queued; one that is cancelled already stays so. One that the caller may not read
+    /// is as unknown as one that is not there.
+    pub async fn cancel(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
+        let operation = self.readable(caller, id).await?;
+        let own = operation.submission.caller == caller.name;
+        let permit = match self.decide(caller, Action::Cancel { own }, &operation).await {
+            Ok(permit) => permit,
+            Err(denial) => return Err(self.denied(caller, About::of(&operation), &denial).await),
+        };
+        let event = Event::Cancelled { operation: id, actor: actor(caller), policies: permit.policies().to_vec() };
+        let entry = self.entry(event);
+        match self.store.cancel(Cancellation { operation: id, at: entry.at, entry }).await? {
+            Cancelled::Done(operation) => {
+                tracing::info!(operation.id = %id, caller.name = caller.name, "operation cancelled");
+                Ok(*operation)
+            }
+            Cancelled::TooLate(operation) => match operation.state {
+                State::Cancelled { .. } => Ok(*operation),
+                State::Queued | State::Running { .. } | State::Succeeded(_) | State::Failed { .. } => {
+                    Err(Error::TooLate(operation))
+                }
+            },
+            Cancelled::Unknown => Err(Error::UnknownOperation),
+        }
+    }
+}

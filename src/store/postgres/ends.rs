@@ -1,0 +1,63 @@
+//! Operations that end without a lane.
+
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+
+use super::{
+    super::{
+        Cancellation, Cancelled, Error,
+        ledger::Ledger,
+        rows::{to_json, unreadable},
+        verbs::Verb,
+        writer::Failed,
+    },
+    failed, read, rows,
+};
+use crate::domain::{Operation, OperationId, State};
+
+/// Where operations stand: their lane, and their place in the order of acceptance. Neither ever changes.
+pub(super) type Places = HashMap<OperationId, (String, i64)>;
+
+/// The places of the operations that are to be cancelled.
+pub(super) async fn places(connection: &mut PgConnection, verbs: &[Verb]) -> Result<Places, Failed> {
+    let cancelled = verbs.iter().filter_map(|verb| if let Verb::Cancel(it) = verb { Some(it.operation) } else { None });
+    let cancelled: Vec<_> = cancelled.map(|id| id.to_string()).collect();
+    if cancelled.is_empty() {
+        return Ok(Places::new());
+    }
+    let found = sqlx::query("SELECT id, configuration, position FROM operations WHERE id = ANY($1)")
+        .bind(cancelled)
+        .fetch_all(connection)
+        .await
+        .map_err(failed)?;
+    let place = |row| {
+        let id = rows::column::<&str>(row, "id")?.parse().map_err(|error| unreadable("operations.id", &error))?;
+        Ok((id, (rows::column(row, "configuration")?, rows::column(row, "position")?)))
+    };
+    found.iter().map(place).collect::<Result<_, Error>>().map_err(Failed::Content)
+}
+
+pub(super) async fn cancel(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    cancellation: &Cancellation,
+) -> Result<Cancelled, Failed> {
+    let cancelled =
+        State::Queued.cancel(cancellation.at).map_err(|error| Failed::Content(unreadable("fate", &error)))?;
+    // If another replica is taking it up just now, this waits for its commit and then finds it running.
+    let changed = sqlx::query("UPDATE operations SET state = $1, fate = $2 WHERE id = $3 AND state = 'queued'")
+        .bind(cancelled.name())
+        .bind(to_json("fate", &cancelled).map_err(Failed::Content)?)
+        .bind(cancellation.operation.to_string())
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
+    let operation = read::operation(connection, cancellation.operation).await.map_err(Failed::Content)?;
+    let Some(operation): Option<Operation> = operation else { return Ok(Cancelled::Unknown) };
+    if changed.rows_affected() == 0 {
+        return Ok(Cancelled::TooLate(Box::new(operation)));
+    }
+    ledger.add(&cancellation.entry);
+    Ok(Cancelled::Done(Box::new(operation)))
+}

@@ -1,0 +1,113 @@
+//! Acceptances of one transaction, by statements of many rows; and what idempotency keys stand for.
+
+use std::collections::HashMap;
+
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+
+use super::{
+    super::{
+        Acceptance, Accepted, Error, IdempotencyKey,
+        ledger::Ledger,
+        rows::{micros, to_json, unreadable},
+        verbs::meet,
+    },
+    read, rows, unavailable,
+    verbs::ROWS_MAX,
+};
+use crate::domain::{Operation, OperationId};
+
+/// What a key stands for, if it is remembered.
+pub(super) async fn recall(
+    connection: &mut SqliteConnection,
+    caller: &str,
+    key: &IdempotencyKey,
+) -> Result<Option<Accepted>, Error> {
+    let known = sqlx::query(
+        "SELECT fingerprint, operation FROM idempotency_keys WHERE caller = ? AND key = ? AND expires_at > ?",
+    )
+    .bind(caller)
+    .bind(&key.key)
+    .bind(micros(key.used_at))
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(unavailable)?;
+    let Some(known) = known else { return Ok(None) };
+    let id: OperationId = rows::text(&known, "operation")?.parse().map_err(|error| unreadable("operation", &error))?;
+    if rows::text(&known, "fingerprint")? != key.fingerprint.as_str() {
+        return Ok(Some(Accepted::KeyReused(id)));
+    }
+    let operation = read::operation(connection, id).await?;
+    // An operation may be forgotten before its key is; then the key is free again.
+    Ok(operation.map(|operation| Accepted::Replayed(Box::new(operation))))
+}
+
+pub(super) async fn accept(
+    connection: &mut SqliteConnection,
+    ledger: &mut Ledger,
+    acceptances: &[&Acceptance],
+) -> Result<Vec<Accepted>, Error> {
+    let mut accepted = Vec::with_capacity(acceptances.len());
+    let mut new: Vec<&Acceptance> = Vec::with_capacity(acceptances.len());
+    let mut keys: HashMap<(&str, &str), &Acceptance> = HashMap::new();
+    for acceptance in acceptances {
+        let caller = acceptance.operation.submission.caller.as_str();
+        let known = match &acceptance.key {
+            None => None,
+            Some(key) => match keys.get(&(caller, key.key.as_str())) {
+                Some(first) => Some(meet(first, key)),
+                None => recall(connection, caller, key).await?,
+            },
+        };
+        if known.is_none() {
+            new.push(acceptance);
+            ledger.add(&acceptance.entry);
+            if let Some(key) = &acceptance.key {
+                keys.insert((caller, &key.key), acceptance);
+            }
+        }
+        accepted.push(known.unwrap_or(Accepted::New));
+    }
+    for chunk in new.chunks(ROWS_MAX) {
+        insert_operations(connection, chunk).await?;
+    }
+    let keyed: Vec<_> = new.iter().filter_map(|it| it.key.as_ref().map(|key| (&it.operation, key))).collect();
+    for chunk in keyed.chunks(ROWS_MAX) {
+        insert_keys(connection, chunk).await?;
+    }
+    Ok(accepted)
+}
+
+async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance]) -> Result<(), Error> {
+    let mut json = Vec::with_capacity(new.len());
+    for Acceptance { operation, .. } in new {
+        json.push((to_json("submission", &operation.submission)?, to_json("fate", &operation.state)?));
+    }
+    let mut sql: QueryBuilder<Sqlite> =
+        QueryBuilder::new("INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate) ");
+    sql.push_values(
+        new.iter().zip(json),
+        |mut row, (Acceptance { operation: Operation { id, submission, state }, .. }, json)| {
+            row.push_bind(id.to_string())
+                .push_bind(submission.configuration.as_str())
+                .push_bind(&submission.caller)
+                .push_bind(&submission.ticket)
+                .push_bind(state.name())
+                .push_bind(json.0)
+                .push_bind(json.1);
+        },
+    );
+    sql.build().execute(connection).await.map_err(unavailable).map(drop)
+}
+
+async fn insert_keys(connection: &mut SqliteConnection, keyed: &[(&Operation, &IdempotencyKey)]) -> Result<(), Error> {
+    let mut sql: QueryBuilder<Sqlite> =
+        QueryBuilder::new("INSERT OR REPLACE INTO idempotency_keys (caller, key, fingerprint, operation, expires_at) ");
+    sql.push_values(keyed, |mut row, (operation, key)| {
+        row.push_bind(&operation.submission.caller)
+            .push_bind(&key.key)
+            .push_bind(key.fingerprint.as_str())
+            .push_bind(operation.id.to_string())
+            .push_bind(micros(key.expires_at));
+    });
+    sql.build().execute(connection).await.map_err(unavailable).map(drop)
+}
