@@ -91,6 +91,9 @@ catalogue! {
     NotAssignable = "not-assignable", 422, Never, "The configuration cannot be assigned so";
     /// The idempotency key was used before for a different body; use a new key for a new change.
     KeyReused = "idempotency-key-reused", 422, Never, "The idempotency key was used for something else";
+    /// As many changes of this configuration are pending as may be. The change was not accepted, and its `Idempotency-Key`
+    /// was not used; ask again when some have ended.
+    TooManyPending = "too-many-pending", 429, Later, "Too many changes of this configuration are pending";
     /// Something in the gateway broke; its log has the trace id.
     Internal = "internal", 500, Later, "The gateway failed";
     /// Graph refused the change; `detail` holds its reason.
@@ -112,6 +115,9 @@ catalogue! {
     /// The store could not record or read what this call needs. Repeat a change under the same `Idempotency-Key`: if it
     /// was recorded after all, that finds it.
     StoreUnavailable = "store-unavailable", 503, Later, "The store is not available";
+    /// As many changes are pending in the gateway as may be, which mostly means that Graph has not let it work for long.
+    /// The change was not accepted, and its `Idempotency-Key` was not used; ask again when some have ended.
+    GatewayFull = "gateway-full", 503, Later, "Too many changes are pending";
     /// The keys to check the token with cannot be fetched from its issuer.
     KeysUnavailable = "keys-unavailable", 503, Later, "The token cannot be checked at present";
 }
@@ -144,6 +150,9 @@ impl Code {
 
 /// How long a caller should leave the gateway alone when it is not said more exactly.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The same where changes must end first: several turns of a lane.
+const RETRY_AFTER_FULL: Duration = Duration::from_secs(30);
 
 /// The longest detail, in bytes: some repeat what the caller sent, and all go to the log.
 const DETAIL_MAX: usize = 2_000;
@@ -328,6 +337,16 @@ impl From<gateway::Error> for Problem {
                 let mut problem = Self::new(Code::KeyReused, detail);
                 problem.0.operation = Some(operation);
                 problem
+            }
+            Error::TooManyPending(configuration) => {
+                let detail = format!(
+                    "Nothing was changed: too many changes of {configuration:?} are waiting already. Ask again later."
+                );
+                Self::new(Code::TooManyPending, detail).retry_after(RETRY_AFTER_FULL)
+            }
+            Error::Full => {
+                let detail = "Nothing was changed: too many changes are waiting already. Ask again later.";
+                Self::new(Code::GatewayFull, detail).retry_after(RETRY_AFTER_FULL)
             }
             Error::UnknownOperation => {
                 Self::new(Code::UnknownOperation, "There is no such operation, or you may not see it.")

@@ -143,6 +143,10 @@ pub struct Operations {
     pub idempotency_ttl: Duration,
     /// How many targets one change may name.
     pub targets_max: usize,
+    /// How many changes may be pending.
+    pub pending_max: usize,
+    /// How many changes of one configuration may be pending.
+    pub pending_per_configuration_max: usize,
 }
 
 /// `executor.*`

@@ -172,6 +172,8 @@ fn operations(table: &mut Table<'_>) -> Option<Operations> {
     let wait_max = table.setting("operations.wait_max", "25s", duration(SECOND, MINUTES_5));
     let idempotency_ttl = table.setting("operations.idempotency_ttl", "7d", duration(MINUTE, DAYS_60));
     let targets_max = table.number("operations.targets_max", 100, 1..=1_000);
+    let pending_max = table.number("operations.pending_max", 10_000, 1..=1_000_000);
+    let per_configuration_max = table.number("operations.pending_per_configuration_max", 1_000, 1..=1_000_000);
     if let (Some(wait_default), Some(wait_max)) = (wait_default, wait_max)
         && wait_max < wait_default
     {
@@ -183,6 +185,8 @@ fn operations(table: &mut Table<'_>) -> Option<Operations> {
         wait_max: wait_max?,
         idempotency_ttl: idempotency_ttl?,
         targets_max: usize::try_from(targets_max?).ok()?,
+        pending_max: usize::try_from(pending_max?).ok()?,
+        pending_per_configuration_max: usize::try_from(per_configuration_max?).ok()?,
     })
 }
 

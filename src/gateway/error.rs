@@ -31,6 +31,10 @@ pub enum Error {
     Denied(String),
     /// Use another idempotency key.
     KeyReused(OperationId),
+    /// Ask again when some of the configuration's changes have ended; this is its name.
+    TooManyPending(String),
+    /// Ask again when some changes have ended.
+    Full,
     /// Name another operation.
     UnknownOperation,
     /// Ask for the opposite change: the operation, as it stands, can no longer be cancelled.

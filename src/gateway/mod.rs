@@ -41,7 +41,7 @@ use crate::{
     },
     graph::Upstream,
     policy::{Action, Denial, Permit, Policies, Resource},
-    store::{self, Acceptance, Accepted, IdempotencyKey, Store},
+    store::{self, Acceptance, Accepted, Bounds, Full, IdempotencyKey, Store},
     telemetry,
 };
 
@@ -234,7 +234,8 @@ impl Gateway {
                 Ok(Submitted { operation, replayed: true })
             }
             Accepted::KeyReused(operation) => Err(Error::KeyReused(operation)),
-            Accepted::New => Err(Error::UnknownOperation),
+            // A key stands for neither.
+            Accepted::New | Accepted::Full(_) => Err(Error::UnknownOperation),
         }
     }
 
@@ -290,12 +291,17 @@ impl Gateway {
             policies,
         };
         let operation = Operation { id, submission, state: State::Queued };
-        let acceptance = Acceptance { operation: operation.clone(), key, entry: self.entry(event) };
+        let config::Operations { pending_max: in_all, pending_per_configuration_max: of_configuration, .. } =
+            self.settings;
+        let bounds = Bounds { of_configuration, in_all };
+        let acceptance = Acceptance { operation: operation.clone(), key, entry: self.entry(event), bounds };
         match self.store.accept(acceptance).await? {
             Accepted::New => {
                 tracing::info!(operation.id = %id, caller.name = caller.name, "operation accepted");
                 Ok(Submitted { operation, replayed: false })
             }
+            Accepted::Full(Full::Configuration) => Err(Error::TooManyPending(operation.submission.configuration_name)),
+            Accepted::Full(Full::Everything) => Err(Error::Full),
             known @ (Accepted::Replayed(_) | Accepted::KeyReused(_)) => self.remembered(known).await,
         }
     }

@@ -86,6 +86,8 @@ impl World {
                 wait_max: Duration::from_secs(10),
                 idempotency_ttl: Duration::from_hours(1),
                 targets_max: 10,
+                pending_max: 10_000,
+                pending_per_configuration_max: 10_000,
             },
             names_ttl: Duration::ZERO,
             clock: Clock::system(),

@@ -14,6 +14,7 @@
 mod ledger;
 pub mod notices;
 pub mod postgres;
+mod room;
 mod rows;
 pub mod sqlite;
 mod trail;
@@ -77,6 +78,18 @@ pub struct Acceptance {
     pub key: Option<IdempotencyKey>,
     /// The audit record of the acceptance.
     pub entry: Entry,
+    /// How much may be pending, this operation included.
+    pub bounds: Bounds,
+}
+
+/// How many operations may be pending at once. They hold for what other replicas have committed: what these commit at the
+/// same moment is not counted, so each replica can go over them by what it accepts in one commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Of one configuration.
+    pub of_configuration: usize,
+    /// Of all.
+    pub in_all: usize,
 }
 
 /// A caller's name for one attempt to have something done.
@@ -101,6 +114,17 @@ pub enum Accepted {
     Replayed(Box<Operation>),
     /// The key was used before for something else. Nothing was stored.
     KeyReused(OperationId),
+    /// As much is pending as may be. Nothing was stored, and the key is free.
+    Full(Full),
+}
+
+/// Which bound is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// That of the configuration.
+    Configuration,
+    /// That of all together.
+    Everything,
 }
 
 /// An operation to take back.
@@ -282,7 +306,8 @@ pub struct AuditPage {
 /// The verbs. Each is one whole transaction.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
-    /// Stores an operation, its idempotency key and its audit record, or finds what the key stands for.
+    /// Stores an operation, its idempotency key and its audit record, or finds what the key stands for. A key that stands
+    /// for something is found even if the bounds are reached.
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error>;
 
     /// What a caller's key stands for, without storing anything. `fingerprint` and times count as in [`Store::accept`].

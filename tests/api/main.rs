@@ -15,6 +15,7 @@
 mod answers;
 mod assignments;
 mod auth;
+mod bounds;
 mod cancelling;
 mod collector;
 mod forged;

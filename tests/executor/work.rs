@@ -9,7 +9,7 @@ use postern::{
     config,
     domain::{Change, ConfigurationId, Operation, OperationId, State, Target, Wanted, operation::Submission},
     executor::{Executor, Parts},
-    store::{Acceptance, Accepted, Run, Sqlite, Store},
+    store::{Acceptance, Accepted, Bounds, Run, Sqlite, Store},
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -117,7 +117,8 @@ impl World {
         };
         let entry = Entry { at: self.clock.now(), trace_id: None, event };
         let operation = Operation { id: id(number), submission, state: State::Queued };
-        let accepted = self.store.accept(Acceptance { operation, key: None, entry }).await.unwrap();
+        let bounds = Bounds { of_configuration: 100, in_all: 100 };
+        let accepted = self.store.accept(Acceptance { operation, key: None, entry, bounds }).await.unwrap();
         assert!(matches!(accepted, Accepted::New));
     }
 

@@ -14,8 +14,8 @@ use postern::{
         operation::{Ending, Submission},
     },
     store::{
-        Acceptance, Accepted, Cancellation, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Parking, Query, Run,
-        Settlement, Store, Turn,
+        Acceptance, Accepted, Bounds, Cancellation, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Parking,
+        Query, Run, Settlement, Store, Turn,
     },
 };
 use serde_json::Value;
@@ -24,6 +24,9 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::server;
+
+/// More than any test needs.
+pub(crate) const AMPLE: Bounds = Bounds { of_configuration: 1_000_000, in_all: 1_000_000 };
 
 /// A kind of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +187,7 @@ pub(crate) fn acceptance(operation: Operation) -> Acceptance {
         comment: None,
         policies: vec!["a".to_owned()],
     };
-    Acceptance { key: None, entry: Entry { at: at(0), trace_id: None, event }, operation }
+    Acceptance { key: None, entry: Entry { at: at(0), trace_id: None, event }, operation, bounds: AMPLE }
 }
 
 fn actor(caller: &str) -> Actor {

@@ -11,6 +11,7 @@
 )]
 
 mod accept;
+mod bounds;
 mod cancelling;
 mod fixture;
 mod lanes;

@@ -4,20 +4,22 @@
 //! Whoever was not gets what the first one stored, which is committed by then. Keys are taken in their order, so that
 //! two replicas never wait for each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sqlx::PgConnection;
 
 use super::{
     super::{
-        Acceptance, Accepted, Error, IdempotencyKey,
+        Acceptance, Accepted, Error, Full, IdempotencyKey,
         ledger::Ledger,
+        room::Room,
         rows::{micros, to_json},
         verbs::meet,
         writer::Failed,
     },
     failed, read, rows,
 };
+use crate::domain::OperationId;
 
 /// A caller's key.
 type Name<'a> = (&'a str, &'a str);
@@ -38,6 +40,8 @@ pub(super) async fn accept(
     let taken = take_keys(connection, &firsts).await?;
     let mut accepted = Vec::with_capacity(acceptances.len());
     let mut new = Vec::with_capacity(acceptances.len());
+    let mut refused: HashMap<OperationId, Full> = HashMap::new();
+    let mut room = None;
     for acceptance in acceptances {
         let known = match &acceptance.key {
             None => None,
@@ -46,17 +50,35 @@ pub(super) async fn accept(
                 let first = firsts.get(&name).map(|first| first.0);
                 let is_taken = taken.contains(&(name.0.to_owned(), name.1.to_owned()));
                 match first {
-                    Some(first) if is_taken => (!std::ptr::eq(first, *acceptance)).then(|| meet(first, key)),
+                    Some(first) if is_taken && std::ptr::eq(first, *acceptance) => None,
+                    Some(first) if is_taken => Some(match refused.get(&first.operation.id) {
+                        Some(full) => Accepted::Full(*full),
+                        None => meet(first, key),
+                    }),
                     Some(_) | None => Some(known(connection, name.0, key).await?),
                 }
             }
         };
-        if known.is_none() {
-            new.push(*acceptance);
-            ledger.add(&acceptance.entry);
+        if let Some(known) = known {
+            accepted.push(known);
+            continue;
         }
-        accepted.push(known.unwrap_or(Accepted::New));
+        let room = match &mut room {
+            Some(room) => room,
+            none => none.insert(pending(connection).await?),
+        };
+        if let Some(full) = room.take(acceptance) {
+            if acceptance.key.is_some() {
+                refused.insert(acceptance.operation.id, full);
+            }
+            accepted.push(Accepted::Full(full));
+            continue;
+        }
+        new.push(*acceptance);
+        ledger.add(&acceptance.entry);
+        accepted.push(Accepted::New);
     }
+    give_back(connection, refused.keys()).await?;
     insert_operations(connection, &new).await?;
     Ok(accepted)
 }
@@ -105,6 +127,33 @@ async fn take_keys(
     .map_err(failed)?;
     let name = |row| Ok((rows::column(row, "caller")?, rows::column(row, "key")?));
     taken.iter().map(name).collect::<Result<_, Error>>().map_err(Failed::Content)
+}
+
+/// Gives back the keys of acceptances for which there is no room.
+async fn give_back(
+    connection: &mut PgConnection,
+    refused: impl ExactSizeIterator<Item = &OperationId>,
+) -> Result<(), Failed> {
+    if refused.len() == 0 {
+        return Ok(());
+    }
+    sqlx::query("DELETE FROM idempotency_keys WHERE operation = ANY($1)")
+        .bind(refused.map(OperationId::to_string).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(failed)
+}
+
+/// What is pending: counted in the index of what is.
+async fn pending(connection: &mut PgConnection) -> Result<Room, Failed> {
+    let found = sqlx::query_as(
+        "SELECT configuration, count(*) FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed)?;
+    Ok(Room::new(found))
 }
 
 async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -> Result<(), Failed> {

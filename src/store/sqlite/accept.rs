@@ -8,6 +8,7 @@ use super::{
     super::{
         Acceptance, Accepted, Error, IdempotencyKey,
         ledger::Ledger,
+        room::Room,
         rows::{micros, to_json, unreadable},
         verbs::meet,
     },
@@ -49,6 +50,7 @@ pub(super) async fn accept(
     let mut accepted = Vec::with_capacity(acceptances.len());
     let mut new: Vec<&Acceptance> = Vec::with_capacity(acceptances.len());
     let mut keys: HashMap<(&str, &str), &Acceptance> = HashMap::new();
+    let mut room = None;
     for acceptance in acceptances {
         let caller = acceptance.operation.submission.caller.as_str();
         let known = match &acceptance.key {
@@ -58,14 +60,24 @@ pub(super) async fn accept(
                 None => recall(connection, caller, key).await?,
             },
         };
-        if known.is_none() {
-            new.push(acceptance);
-            ledger.add(&acceptance.entry);
-            if let Some(key) = &acceptance.key {
-                keys.insert((caller, &key.key), acceptance);
-            }
+        if let Some(known) = known {
+            accepted.push(known);
+            continue;
         }
-        accepted.push(known.unwrap_or(Accepted::New));
+        let room = match &mut room {
+            Some(room) => room,
+            none => none.insert(pending(connection).await?),
+        };
+        if let Some(full) = room.take(acceptance) {
+            accepted.push(Accepted::Full(full));
+            continue;
+        }
+        new.push(acceptance);
+        ledger.add(&acceptance.entry);
+        if let Some(key) = &acceptance.key {
+            keys.insert((caller, &key.key), acceptance);
+        }
+        accepted.push(Accepted::New);
     }
     for chunk in new.chunks(ROWS_MAX) {
         insert_operations(connection, chunk).await?;
@@ -75,6 +87,17 @@ pub(super) async fn accept(
         insert_keys(connection, chunk).await?;
     }
     Ok(accepted)
+}
+
+/// What is pending: counted in the index of what is.
+async fn pending(connection: &mut SqliteConnection) -> Result<Room, Error> {
+    let found = sqlx::query_as(
+        "SELECT configuration, count(*) FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(unavailable)?;
+    Ok(Room::new(found))
 }
 
 async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance]) -> Result<(), Error> {

@@ -1,0 +1,37 @@
+//! Whether there is room for more pending operations: counted once for all acceptances of a transaction.
+
+use std::collections::HashMap;
+
+use super::{Acceptance, Full};
+
+/// What is pending, the acceptances of the transaction included.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    of_configuration: HashMap<String, usize>,
+    in_all: usize,
+}
+
+impl Room {
+    /// What was pending before the transaction, by configuration.
+    pub(super) fn new(pending: impl IntoIterator<Item = (String, i64)>) -> Self {
+        let pending = pending.into_iter().map(|(lane, number)| (lane, usize::try_from(number).unwrap_or(0)));
+        let of_configuration: HashMap<_, _> = pending.collect();
+        let in_all = of_configuration.values().copied().fold(0, usize::saturating_add);
+        Self { of_configuration, in_all }
+    }
+
+    /// Takes a place for an operation, or says why there is none.
+    pub(super) fn take(&mut self, acceptance: &Acceptance) -> Option<Full> {
+        let Acceptance { operation, bounds, .. } = acceptance;
+        let of_configuration = self.of_configuration.entry(operation.submission.configuration.to_string()).or_default();
+        if *of_configuration >= bounds.of_configuration {
+            return Some(Full::Configuration);
+        }
+        if self.in_all >= bounds.in_all {
+            return Some(Full::Everything);
+        }
+        *of_configuration = of_configuration.saturating_add(1);
+        self.in_all = self.in_all.saturating_add(1);
+        None
+    }
+}
