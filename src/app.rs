@@ -1,6 +1,6 @@
 //! The composition root: settings in, running parts out, and the order in which they stop.
 //!
-//! Start: policies, store (its first audit record opens this run's chain), Graph, executor, then the doors. Nothing
+//! Start: policies, store (its first audit record opens this run's chain), Graph, executor, retention, then the doors. Nothing
 //! answers before everything behind it works.
 //!
 //! Stop, under one deadline: not ready any more; no new connections, and waiting callers get their 202; the executor
@@ -33,6 +33,7 @@ use crate::{
     graph::{Graph, Upstream},
     outbound::Outbound,
     policy::Policies,
+    retention::Retention,
     store::{self, Run, Store},
 };
 
@@ -74,6 +75,9 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     });
     let executor = tokio::spawn(executor.run(working.clone()));
 
+    let retention = Retention { store: Arc::clone(&store), clock, operations: config.operations.retention };
+    let retention = tokio::spawn(retention.run(stopping.clone()));
+
     let state = web::Data::new(api::State {
         gateway: Arc::new(Gateway::new(gateway::Parts {
             store: Arc::clone(&store),
@@ -100,7 +104,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
             }
         })
     };
-    let tasks = servers.into_iter().map(serve).collect();
+    let tasks = servers.into_iter().map(serve).chain([retention]).collect();
     tracing::info!(%address, %admin_address, "the gateway is ready");
     Ok(Running { address, admin_address, store, stopping, working, doors, tasks, executor, deadline, clock })
 }

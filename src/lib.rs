@@ -6,7 +6,8 @@
 //! - ground: [`domain`] (the terms, pure), [`clock`], [`canonical`], [`telemetry`]
 //! - [`audit`] (the chained trail, pure), [`config`] (settings, checked), [`outbound`] (the one way to make a call)
 //! - adapters: [`store`], [`graph`], [`auth`], [`policy`]
-//! - work: [`gateway`] (the verbs that callers have), [`executor`] (carries changes to Graph)
+//! - work: [`gateway`] (the verbs that callers have), [`executor`] (carries changes to Graph),
+//!   [`retention`] (removes what ended long ago)
 //! - edge: [`api`]
 //! - root: [`app`] (puts the parts together), [`cli`] (the commands), [`demo`]
 //! - apart: [`sandbox`] (a simulator of Entra and Graph that shares no code with [`graph`])
@@ -28,6 +29,7 @@ pub mod gateway;
 pub mod graph;
 pub mod outbound;
 pub mod policy;
+pub mod retention;
 pub mod sandbox;
 pub mod store;
 pub mod telemetry;

@@ -23,6 +23,9 @@ const DAY: Duration = Duration::from_hours(24);
 /// Sixty days: nobody repeats a request or rests a name for longer.
 const DAYS_60: Duration = Duration::from_hours(24 * 60);
 
+/// Longer than any rule asks for tickets to be kept.
+const YEARS_10: Duration = Duration::from_hours(24 * 3_653);
+
 /// All single settings; a section with a fault is missing.
 #[derive(Debug)]
 pub(super) struct Sections {
@@ -171,6 +174,7 @@ fn operations(table: &mut Table<'_>) -> Option<Operations> {
     let wait_default = table.setting("operations.wait_default", "10s", duration(Duration::ZERO, MINUTES_5));
     let wait_max = table.setting("operations.wait_max", "25s", duration(SECOND, MINUTES_5));
     let idempotency_ttl = table.setting("operations.idempotency_ttl", "7d", duration(MINUTE, DAYS_60));
+    let retention = table.setting("operations.retention", "90d", duration(MINUTE, YEARS_10));
     let targets_max = table.number("operations.targets_max", 100, 1..=1_000);
     let pending_max = table.number("operations.pending_max", 10_000, 1..=1_000_000);
     let per_configuration_max = table.number("operations.pending_per_configuration_max", 1_000, 1..=1_000_000);
@@ -180,10 +184,18 @@ fn operations(table: &mut Table<'_>) -> Option<Operations> {
         let what = format!("{} is less than operations.wait_default ({})", spell(wait_max), spell(wait_default));
         table.refuse("operations.wait_max", &what, Some("raise it, or lower operations.wait_default"));
     }
+    if let (Some(retention), Some(idempotency_ttl)) = (retention, idempotency_ttl)
+        && retention < idempotency_ttl
+    {
+        // A repeated key is answered with its operation, so that must still be there.
+        let what = format!("{} is less than operations.idempotency_ttl ({})", spell(retention), spell(idempotency_ttl));
+        table.refuse("operations.retention", &what, Some("raise it, or lower operations.idempotency_ttl"));
+    }
     Some(Operations {
         wait_default: wait_default?,
         wait_max: wait_max?,
         idempotency_ttl: idempotency_ttl?,
+        retention: retention?,
         targets_max: usize::try_from(targets_max?).ok()?,
         pending_max: usize::try_from(pending_max?).ok()?,
         pending_per_configuration_max: usize::try_from(per_configuration_max?).ok()?,

@@ -181,6 +181,16 @@ impl State {
         }
     }
 
+    /// When it ended, if it has.
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Queued | Self::Running { .. } => None,
+            Self::Succeeded(Success { ended_at, .. })
+            | Self::Failed { ended_at, .. }
+            | Self::Cancelled { ended_at } => Some(*ended_at),
+        }
+    }
+
     fn illegal(&self, to: &'static str) -> Illegal {
         Illegal { from: self.name(), to }
     }

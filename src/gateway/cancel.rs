@@ -9,6 +9,7 @@ use crate::{
     domain::{Caller, Operation, OperationId, State},
     policy::Action,
     store::{Cancellation, Cancelled},
+    telemetry,
 };
 
 impl Gateway {
@@ -26,6 +27,7 @@ impl Gateway {
         match self.store.cancel(Cancellation { operation: id, at: entry.at, entry }).await? {
             Cancelled::Done(operation) => {
                 tracing::info!(operation.id = %id, caller.name = caller.name, "operation cancelled");
+                telemetry::count_end(operation.state.name(), None);
                 Ok(*operation)
             }
             Cancelled::TooLate(operation) => match operation.state {

@@ -283,6 +283,17 @@ pub struct Parking {
     pub entries: Vec<Entry>,
 }
 
+/// What need not be kept any longer.
+#[derive(Clone, Copy, Debug)]
+pub struct Forgetting {
+    /// Operations that ended before this.
+    pub ended_before: Timestamp,
+    /// Idempotency keys that are remembered until then and no longer.
+    pub keys_expired_by: Timestamp,
+    /// At most so many of both together.
+    pub limit: usize,
+}
+
 /// Why and how long an operation that has not ended waits for Graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parked {
@@ -345,6 +356,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Frees the lane and keeps it from being claimed for a while. Its operations stay running, but for those that the
     /// parking ends. A write that was announced stays announced.
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error>;
+
+    /// Removes operations that ended long ago and idempotency keys that are over, the oldest first, and says how many it
+    /// removed: fewer than its limit if nothing is left, or if another replica is removing the rest. An operation is not
+    /// removed while a key stands for it. Pending operations and audit records stay.
+    async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error>;
 
     /// Audit records after a position, oldest first.
     async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error>;

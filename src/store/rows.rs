@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Error, Intent};
-use crate::domain::Operation;
+use crate::domain::{Operation, State};
 
 /// The columns that [`operation`] is made of.
 pub(super) const OPERATION: &str = "id, submission, fate";
@@ -38,6 +38,11 @@ pub(super) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<String, Err
 /// A moment as the store keeps it.
 pub(super) fn micros(moment: Timestamp) -> i64 {
     moment.as_microsecond()
+}
+
+/// When an operation ended, as the store keeps it.
+pub(super) fn ended_at(state: &State) -> Option<i64> {
+    state.ended_at().map(micros)
 }
 
 /// A moment from the store.

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::{
-    Acceptance, Accepted, Cancellation, Cancelled, Claim, Error, Holder, IdempotencyKey, Intent, Lease, Notices,
-    Parking, Settlement, Turn, writer::Writer,
+    Acceptance, Accepted, Cancellation, Cancelled, Claim, Error, Forgetting, Holder, IdempotencyKey, Intent, Lease,
+    Notices, Parking, Settlement, Turn, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -24,6 +24,7 @@ pub(super) enum Verb {
     BeginWrite(Holder, Intent, Duration),
     Settle(Holder, Settlement),
     Park(Holder, Parking),
+    Forget(Forgetting),
     Probe,
 }
 
@@ -33,6 +34,8 @@ pub(super) enum Done {
     Accepted(Accepted),
     Cancelled(Cancelled),
     Claimed(Option<Box<Turn>>),
+    /// So many rows.
+    Forgotten(usize),
     Written,
 }
 
@@ -78,7 +81,7 @@ impl Verbs {
                 }
                 Ok(accepted)
             }
-            Done::Cancelled(_) | Done::Claimed(_) | Done::Written => Err(confused()),
+            Done::Cancelled(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => Err(confused()),
         }
     }
 
@@ -90,7 +93,7 @@ impl Verbs {
                 }
                 Ok(cancelled)
             }
-            Done::Accepted(_) | Done::Claimed(_) | Done::Written => Err(confused()),
+            Done::Accepted(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => Err(confused()),
         }
     }
 
@@ -102,7 +105,7 @@ impl Verbs {
         let until = self.until(claim.ttl);
         match self.writer.run(Verb::Claim(claim, until)).await? {
             Done::Claimed(turn) => Ok(turn.map(|turn| *turn)),
-            Done::Accepted(_) | Done::Cancelled(_) | Done::Written => Err(confused()),
+            Done::Accepted(_) | Done::Cancelled(_) | Done::Forgotten(_) | Done::Written => Err(confused()),
         }
     }
 
@@ -126,6 +129,13 @@ impl Verbs {
         self.writer.run(Verb::Park(lease.holder(), parking)).await?;
         self.notices.ended(ended);
         Ok(())
+    }
+
+    pub(super) async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
+        match self.writer.run(Verb::Forget(forgetting)).await? {
+            Done::Forgotten(rows) => Ok(rows),
+            Done::Accepted(_) | Done::Cancelled(_) | Done::Claimed(_) | Done::Written => Err(confused()),
+        }
     }
 
     pub(super) async fn probe(&self) -> Result<(), Error> {

@@ -28,6 +28,7 @@ mod probes;
 mod process;
 mod refusals;
 mod restart;
+mod retention;
 mod tracing;
 mod trail;
 mod trouble;

@@ -21,6 +21,7 @@ mod notices;
 mod postgres;
 mod random;
 mod reopening;
+mod retention;
 #[path = "../support/postgres.rs"]
 mod server;
 mod settling;

@@ -1,4 +1,4 @@
-//! Operations that end without a lane.
+//! Operations that end without a lane, and what is forgotten of those that ended.
 
 use std::collections::HashMap;
 
@@ -6,9 +6,9 @@ use sqlx::PgConnection;
 
 use super::{
     super::{
-        Cancellation, Cancelled, Error,
+        Cancellation, Cancelled, Error, Forgetting,
         ledger::Ledger,
-        rows::{to_json, unreadable},
+        rows::{count, ended_at, micros, to_json, unreadable},
         verbs::Verb,
         writer::Failed,
     },
@@ -46,13 +46,15 @@ pub(super) async fn cancel(
     let cancelled =
         State::Queued.cancel(cancellation.at).map_err(|error| Failed::Content(unreadable("fate", &error)))?;
     // If another replica is taking it up just now, this waits for its commit and then finds it running.
-    let changed = sqlx::query("UPDATE operations SET state = $1, fate = $2 WHERE id = $3 AND state = 'queued'")
-        .bind(cancelled.name())
-        .bind(to_json("fate", &cancelled).map_err(Failed::Content)?)
-        .bind(cancellation.operation.to_string())
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
+    let changed =
+        sqlx::query("UPDATE operations SET state = $1, fate = $2, ended_at = $3 WHERE id = $4 AND state = 'queued'")
+            .bind(cancelled.name())
+            .bind(to_json("fate", &cancelled).map_err(Failed::Content)?)
+            .bind(ended_at(&cancelled))
+            .bind(cancellation.operation.to_string())
+            .execute(&mut *connection)
+            .await
+            .map_err(failed)?;
     let operation = read::operation(connection, cancellation.operation).await.map_err(Failed::Content)?;
     let Some(operation): Option<Operation> = operation else { return Ok(Cancelled::Unknown) };
     if changed.rows_affected() == 0 {
@@ -60,4 +62,36 @@ pub(super) async fn cancel(
     }
     ledger.add(&cancellation.entry);
     Ok(Cancelled::Done(Box::new(operation)))
+}
+
+/// Keys go first: an operation that one stands for is still needed. What another replica has locked is left to it.
+pub(super) async fn forget(connection: &mut PgConnection, forgetting: &Forgetting) -> Result<usize, Failed> {
+    let keys = sqlx::query(
+        "WITH expired AS (
+             SELECT caller, key FROM idempotency_keys WHERE expires_at <= $1
+             ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+         )
+         DELETE FROM idempotency_keys AS known USING expired
+         WHERE known.caller = expired.caller AND known.key = expired.key",
+    )
+    .bind(micros(forgetting.keys_expired_by))
+    .bind(count(forgetting.limit))
+    .execute(&mut *connection)
+    .await
+    .map_err(failed)?;
+    let keys = usize::try_from(keys.rows_affected()).unwrap_or(usize::MAX);
+    let operations = sqlx::query(
+        "WITH ended AS (
+             SELECT position FROM operations
+             WHERE ended_at < $1 AND NOT EXISTS (SELECT FROM idempotency_keys WHERE operation = operations.id)
+             ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
+         )
+         DELETE FROM operations USING ended WHERE operations.position = ended.position",
+    )
+    .bind(micros(forgetting.ended_before))
+    .bind(count(forgetting.limit.saturating_sub(keys)))
+    .execute(connection)
+    .await
+    .map_err(failed)?;
+    Ok(keys.saturating_add(usize::try_from(operations.rows_affected()).unwrap_or(usize::MAX)))
 }

@@ -27,8 +27,8 @@ use tokio::{sync::Mutex, task::JoinHandle};
 
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
-    Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, IdempotencyKey, Intent, Lease, Notices,
-    Parked, Parking, Query, Run, Settlement, Store, Turn,
+    Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey, Intent, Lease,
+    Notices, Parked, Parking, Query, Run, Settlement, Store, Turn,
     verbs::Verbs,
     writer::{Failed, Writer},
 };
@@ -164,6 +164,10 @@ impl Store for Postgres {
 
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
         self.verbs.park(lease, parking).await
+    }
+
+    async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
+        self.verbs.forget(forgetting).await
     }
 
     async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {

@@ -2,7 +2,8 @@
 //!
 //! Leases and pauses end by the database's time. So that two replicas never wait for each other, rows are locked in one
 //! order by all: of the verbs of one transaction acceptances come first, then lane after lane in the order of their names,
-//! and of a lane its own row, then its operations in the order of their acceptance.
+//! and of a lane its own row, then its operations in the order of their acceptance. What is forgotten comes last, and waits
+//! for nobody.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::{
     super::{
         Claim, Error, Holder, Intent, Lease, Parking, Settlement, Turn,
         ledger::Ledger,
-        rows::{OPERATION, count, intent, to_json, unreadable},
+        rows::{OPERATION, count, ended_at, intent, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
         writer::Failed,
     },
@@ -37,7 +38,7 @@ pub(super) async fn apply(
     let mut accepted = accept::accept(connection, ledger, &acceptances).await?.into_iter();
     let cancelled = ends::places(connection, verbs).await?;
     let mut order: Vec<_> = verbs.iter().enumerate().collect();
-    order.sort_by_key(|(_, verb)| locks(verb, &cancelled));
+    order.sort_by_key(|(_, verb)| (matches!(verb, Verb::Forget(_)), locks(verb, &cancelled)));
     let mut outcomes = Vec::with_capacity(verbs.len());
     for (place, verb) in order {
         let outcome = match verb {
@@ -53,6 +54,7 @@ pub(super) async fn apply(
             Verb::BeginWrite(holder, intent, ttl) => begin_write(connection, holder, intent, *ttl).await?,
             Verb::Settle(holder, settlement) => settle(connection, ledger, holder, settlement).await?,
             Verb::Park(holder, parking) => park(connection, ledger, holder, parking).await?,
+            Verb::Forget(forgetting) => Ok(Done::Forgotten(ends::forget(connection, forgetting).await?)),
             Verb::Probe => {
                 let sql = "INSERT INTO probe (one, probed_at) VALUES (1, clock_timestamp())
                      ON CONFLICT (one) DO UPDATE SET probed_at = EXCLUDED.probed_at";
@@ -76,7 +78,7 @@ fn locks<'a>(verb: &'a Verb, cancelled: &'a Places) -> Option<(&'a str, Option<i
         Verb::Cancel(cancellation) => {
             cancelled.get(&cancellation.operation).map(|(lane, position)| (lane.as_str(), Some(*position)))
         }
-        Verb::Accept(_) | Verb::Record(_) | Verb::Probe => None,
+        Verb::Accept(_) | Verb::Record(_) | Verb::Forget(_) | Verb::Probe => None,
     }
 }
 
@@ -257,13 +259,14 @@ async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(Operation
         fates.push(to_json("fate", state).map_err(Failed::Content)?);
     }
     let changed = sqlx::query(
-        "UPDATE operations SET state = ended.state, fate = ended.fate
-         FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[]) AS ended (id, state, fate)
-         WHERE operations.id = ended.id AND operations.state = 'running' AND operations.configuration = $4",
+        "UPDATE operations SET state = ended.state, fate = ended.fate, ended_at = ended.ended_at
+         FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[]) AS ended (id, state, fate, ended_at)
+         WHERE operations.id = ended.id AND operations.state = 'running' AND operations.configuration = $5",
     )
     .bind(ended.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>())
     .bind(ended.iter().map(|(_, state)| state.name()).collect::<Vec<_>>())
     .bind(fates)
+    .bind(ended.iter().map(|(_, state)| ended_at(state)).collect::<Vec<_>>())
     .bind(holder.configuration.as_str())
     .execute(connection)
     .await

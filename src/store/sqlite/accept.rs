@@ -38,7 +38,7 @@ pub(super) async fn recall(
         return Ok(Some(Accepted::KeyReused(id)));
     }
     let operation = read::operation(connection, id).await?;
-    // An operation may be forgotten before its key is; then the key is free again.
+    // Between our two looks both may have been forgotten; then the key is free again.
     Ok(operation.map(|operation| Accepted::Replayed(Box::new(operation))))
 }
 

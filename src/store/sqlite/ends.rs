@@ -1,12 +1,12 @@
-//! Operations that end without a lane.
+//! Operations that end without a lane, and what is forgotten of those that ended.
 
 use sqlx::SqliteConnection;
 
 use super::{
     super::{
-        Cancellation, Cancelled, Error,
+        Cancellation, Cancelled, Error, Forgetting,
         ledger::Ledger,
-        rows::{to_json, unreadable},
+        rows::{count, ended_at, micros, to_json, unreadable},
     },
     read, unavailable,
 };
@@ -26,13 +26,40 @@ pub(super) async fn cancel(
     }
     let Operation { id, submission, state } = operation;
     let state = state.cancel(cancellation.at).map_err(|error| unreadable("fate", &error))?;
-    sqlx::query("UPDATE operations SET state = ?, fate = ? WHERE id = ?")
+    sqlx::query("UPDATE operations SET state = ?, fate = ?, ended_at = ? WHERE id = ?")
         .bind(state.name())
         .bind(to_json("fate", &state)?)
+        .bind(ended_at(&state))
         .bind(id.to_string())
         .execute(connection)
         .await
         .map_err(unavailable)?;
     ledger.add(&cancellation.entry);
     Ok(Cancelled::Done(Box::new(Operation { id, submission, state })))
+}
+
+/// Keys go first: an operation that one stands for is still needed.
+pub(super) async fn forget(connection: &mut SqliteConnection, forgetting: &Forgetting) -> Result<usize, Error> {
+    let keys = sqlx::query(
+        "DELETE FROM idempotency_keys WHERE (caller, key) IN (
+             SELECT caller, key FROM idempotency_keys WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+    )
+    .bind(micros(forgetting.keys_expired_by))
+    .bind(count(forgetting.limit))
+    .execute(&mut *connection)
+    .await
+    .map_err(unavailable)?;
+    let keys = usize::try_from(keys.rows_affected()).unwrap_or(usize::MAX);
+    let operations = sqlx::query(
+        "DELETE FROM operations WHERE position IN (
+             SELECT position FROM operations
+             WHERE ended_at < ? AND NOT EXISTS (SELECT 1 FROM idempotency_keys WHERE operation = operations.id)
+             ORDER BY ended_at LIMIT ?)",
+    )
+    .bind(micros(forgetting.ended_before))
+    .bind(count(forgetting.limit.saturating_sub(keys)))
+    .execute(connection)
+    .await
+    .map_err(unavailable)?;
+    Ok(keys.saturating_add(usize::try_from(operations.rows_affected()).unwrap_or(usize::MAX)))
 }

@@ -24,8 +24,8 @@ use tokio::sync::Mutex;
 
 use self::desk::Desk;
 use super::{
-    Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, IdempotencyKey, Intent, Lease, Notices,
-    Parked, Parking, Query, Run, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
+    Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey, Intent, Lease,
+    Notices, Parked, Parking, Query, Run, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
 };
 use crate::{
     audit::Entry,
@@ -162,6 +162,10 @@ impl Store for Sqlite {
 
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
         self.verbs.park(lease, parking).await
+    }
+
+    async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
+        self.verbs.forget(forgetting).await
     }
 
     async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {

@@ -9,7 +9,7 @@ use super::{
     super::{
         Claim, Error, Holder, Intent, Lease, Parking, Run, Settlement, Turn,
         ledger::{Ledger, head_after},
-        rows::{OPERATION, count, intent, micros, to_json, unreadable},
+        rows::{OPERATION, count, ended_at, intent, micros, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
     },
     accept, ends, rows, unavailable,
@@ -86,6 +86,7 @@ pub(super) async fn apply(
             }
             Verb::Settle(holder, settlement) => settle(connection, ledger, now, (holder, settlement)).await?,
             Verb::Park(holder, parking) => park(connection, ledger, now, (holder, parking)).await?,
+            Verb::Forget(forgetting) => Ok(Done::Forgotten(ends::forget(connection, forgetting).await?)),
             Verb::Probe => {
                 let sql = "INSERT INTO probe (one, probed_at) VALUES (1, ?1) ON CONFLICT DO UPDATE SET probed_at = ?1";
                 sqlx::query(sql).bind(micros(now)).execute(&mut *connection).await.map_err(unavailable)?;
@@ -252,12 +253,12 @@ async fn end(connection: &mut SqliteConnection, holder: &Holder, ended: &[(Opera
     for (_, state) in ended {
         json.push(to_json("fate", state)?);
     }
-    let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new("WITH ended (id, state, fate) AS (");
+    let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new("WITH ended (id, state, fate, ended_at) AS (");
     sql.push_values(ended.iter().zip(json), |mut row, ((id, state), json)| {
-        row.push_bind(id.to_string()).push_bind(state.name()).push_bind(json);
+        row.push_bind(id.to_string()).push_bind(state.name()).push_bind(json).push_bind(ended_at(state));
     });
     sql.push(
-        ") UPDATE operations SET state = ended.state, fate = ended.fate FROM ended
+        ") UPDATE operations SET state = ended.state, fate = ended.fate, ended_at = ended.ended_at FROM ended
          WHERE operations.id = ended.id AND operations.state = 'running' AND operations.configuration = ",
     );
     sql.push_bind(holder.configuration.as_str());

@@ -1,0 +1,86 @@
+//! Removes what need not be kept any longer: operations that ended long ago, and idempotency keys that are over.
+//!
+//! Guarantees: it goes in small steps with pauses between them, so no caller waits for it noticeably; a stop does not
+//! wait for more than the step under way. Several replicas may do it at once.
+//!
+//! It deliberately touches neither pending operations nor the audit trail, and repeats nothing that failed: the next round
+//! comes. Started by the root.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    store::{Error, Forgetting, Store},
+};
+
+/// The time between two rounds, on average; replicas drift apart by chance.
+const INTERVAL: Duration = Duration::from_mins(10);
+/// Rows removed in one transaction: a few milliseconds.
+const STEP_MAX: usize = 500;
+/// The pause after a step, in which others write.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What is removed, and by which clock.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// From where.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Clock,
+    /// How long an operation is kept after its end.
+    pub operations: Duration,
+}
+
+impl Retention {
+    /// Removes, round after round, until it is stopped. The first round is at once.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            match self.round(&stop).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "old operations and idempotency keys are removed"),
+                Err(error) => tracing::warn!(%error, "old operations cannot be removed at present"),
+            }
+            if self.pauses(INTERVAL.mul_f64(0.5 + self.clock.chance()), &stop).await == Left::Stopped {
+                return;
+            }
+        }
+    }
+
+    /// Removes step after step until nothing is left to remove.
+    async fn round(&self, stop: &CancellationToken) -> Result<usize, Error> {
+        let now = self.clock.now();
+        let forgetting =
+            Forgetting { ended_before: before(now, self.operations), keys_expired_by: now, limit: STEP_MAX };
+        let mut removed = 0_usize;
+        loop {
+            let rows = self.store.forget(forgetting).await?;
+            removed = removed.saturating_add(rows);
+            if rows < STEP_MAX || self.pauses(PAUSE, stop).await == Left::Stopped {
+                return Ok(removed);
+            }
+        }
+    }
+
+    async fn pauses(&self, pause: Duration, stop: &CancellationToken) -> Left {
+        tokio::select! {
+            () = self.clock.sleep(pause) => Left::Over,
+            () = stop.cancelled() => Left::Stopped,
+        }
+    }
+}
+
+/// How a pause ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Over,
+    Stopped,
+}
+
+/// `moment` earlier by `pause`; the beginning of time if that cannot be written.
+fn before(moment: Timestamp, pause: Duration) -> Timestamp {
+    let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
+    moment.checked_sub(pause).unwrap_or(Timestamp::MIN)
+}
