@@ -3,9 +3,15 @@
 //! A [`Clock`] is handed to whoever needs one, so that rules about time can be read (and tested) as functions of a
 //! timestamp. It guarantees that time is read in one place only; clippy refuses the direct calls elsewhere.
 //!
+//! A simulated clock ([`Clock::simulated`]) takes time from its tokio runtime, which tests can pause, and chance and
+//! identifiers from a seed: the same seed gives the same run.
+//!
 //! It deliberately does not schedule anything: when to try again is computed by [`Backoff`] and waited for by the caller.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use aws_lc_rs::rand;
 use jiff::{SignedDuration, Timestamp};
@@ -13,27 +19,78 @@ use uuid::Uuid;
 
 /// The source of time, chance and new identifiers.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    origin: std::time::Instant,
+pub struct Clock(Source);
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Machine { origin: std::time::Instant },
+    Simulated(&'static Simulated),
+}
+
+/// What a simulated clock is made of.
+#[derive(Debug)]
+struct Simulated {
+    origin: tokio::time::Instant,
+    /// What it shows at its origin.
+    start: Timestamp,
+    /// State of the generator (`SplitMix64`).
+    seed: AtomicU64,
+    /// Identifiers made so far.
+    made: AtomicU64,
+}
+
+impl Simulated {
+    /// The next number of the seed.
+    fn draw(&self) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let state = self.seed.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Sorts as [`Uuid::now_v7`] does: by time, then by number.
+    fn identifier(&self, now: Timestamp) -> Uuid {
+        let made = u128::from(self.made.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff);
+        let bytes = (made << 24) | u128::from(self.draw() >> 40);
+        let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
+        // Ten bytes, of which the first and the third give way to version and variant.
+        let [_, _, _, _, _, _, rest @ ..] = bytes.to_be_bytes();
+        uuid::Builder::from_unix_timestamp_millis(millis, &rest).into_uuid()
+    }
 }
 
 impl Clock {
     /// The clock of the machine.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
     pub fn system() -> Self {
-        Self { origin: std::time::Instant::now() }
+        Self(Source::Machine { origin: std::time::Instant::now() })
+    }
+
+    /// A clock that shows `start` now and goes on with the time of the tokio runtime it is made and used in; chance and
+    /// identifiers come from `seed`. For simulations: each clock keeps a few bytes for as long as the process lives.
+    pub fn simulated(start: Timestamp, seed: u64) -> Self {
+        let origin = tokio::time::Instant::now();
+        let simulated = Simulated { origin, start, seed: AtomicU64::new(seed), made: AtomicU64::new(0) };
+        Self(Source::Simulated(Box::leak(Box::new(simulated))))
     }
 
     /// The present moment, in UTC, in whole microseconds, as the stores keep it.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
     pub fn now(&self) -> Timestamp {
-        let now = Timestamp::now();
+        let now = match self.0 {
+            Source::Machine { .. } => Timestamp::now(),
+            Source::Simulated(simulated) => after(simulated.start, simulated.origin.elapsed()),
+        };
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
     /// Time since this clock was made; never goes back, unlike [`Clock::now`].
     pub fn elapsed(&self) -> Duration {
-        self.origin.elapsed()
+        match self.0 {
+            Source::Machine { origin } => origin.elapsed(),
+            Source::Simulated(simulated) => simulated.origin.elapsed(),
+        }
     }
 
     /// Pauses the calling task.
@@ -45,16 +102,24 @@ impl Clock {
     /// A new identifier; later ones of a process sort after earlier ones.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that makes identifiers")]
     pub fn identifier(&self) -> Uuid {
-        Uuid::now_v7()
+        match self.0 {
+            Source::Machine { .. } => Uuid::now_v7(),
+            Source::Simulated(simulated) => simulated.identifier(self.now()),
+        }
     }
 
     /// A number in `0.0..1.0`, evenly spread. If the system has no randomness to give, 0.5.
     pub fn chance(&self) -> f64 {
         let mut bytes = [0_u8; 4];
-        match rand::fill(&mut bytes) {
-            Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
-            Err(_) => 0.5,
+        match self.0 {
+            Source::Machine { .. } if rand::fill(&mut bytes).is_err() => return 0.5,
+            Source::Machine { .. } => {}
+            Source::Simulated(simulated) => {
+                let [a, b, c, d, ..] = simulated.draw().to_le_bytes();
+                bytes = [a, b, c, d];
+            }
         }
+        f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
     }
 }
 
@@ -106,6 +171,23 @@ mod tests {
             let chance = Clock::system().chance();
             prop_assert!((0.0..1.0).contains(&chance));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_simulated_clock_repeats_itself() {
+        let start = "2026-03-01T08:00:00Z".parse::<Timestamp>().unwrap();
+        let (one, same, other) = (Clock::simulated(start, 7), Clock::simulated(start, 7), Clock::simulated(start, 8));
+        let long = Duration::from_hours(1);
+        one.sleep(long).await;
+        assert_eq!((one.now(), one.elapsed()), (after(start, long), long));
+        let drawn = |clock: Clock| {
+            let made: Vec<_> = std::iter::repeat_with(|| clock.identifier()).take(3).collect();
+            (made, std::iter::repeat_with(|| clock.chance()).take(3).collect::<Vec<_>>())
+        };
+        let (made, chances) = drawn(one);
+        assert_eq!(drawn(same), (made.clone(), chances.clone()));
+        assert_ne!(drawn(other), (made.clone(), chances));
+        assert!(made.is_sorted() && made.iter().all(|id| id.get_version_num() == 7), "{made:?}");
     }
 
     #[test]
