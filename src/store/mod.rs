@@ -195,9 +195,30 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The lease that a store grants to a claim: under a fencing number higher than all before it on this lane, until a
+    /// moment by [`Clock::elapsed`] of the owner. For implementations of [`Store`], and for them only.
+    pub fn granted(claim: &Claim, fencing: i64, until: Duration) -> Self {
+        Self { configuration: claim.configuration.clone(), owner: claim.owner.clone(), fencing, until }
+    }
+
+    /// Makes it last until another moment, after the store has done so. For implementations of [`Store`].
+    pub fn extend(&mut self, until: Duration) {
+        self.until = until;
+    }
+
     /// The lane's configuration.
     pub fn configuration(&self) -> &ConfigurationId {
         &self.configuration
+    }
+
+    /// Who holds it.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// Its number among the leases of this lane.
+    pub fn fencing(&self) -> i64 {
+        self.fencing
     }
 
     /// How long the right lasts at least, by the clock with which the store was opened.

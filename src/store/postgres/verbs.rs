@@ -169,12 +169,7 @@ fn granted(taken: &sqlx::postgres::PgRow, claim: &Claim, until: Duration) -> Res
     let left: Option<&str> = rows::column(taken, "left_digest")?;
     let attempts: i64 = rows::column(taken, "attempts")?;
     Ok(Turn {
-        lease: Lease {
-            configuration: claim.configuration.clone(),
-            owner: claim.owner.clone(),
-            fencing: rows::column(taken, "fencing")?,
-            until,
-        },
+        lease: Lease::granted(claim, rows::column(taken, "fencing")?, until),
         operations: Vec::new(),
         intent: intent(rows::column(taken, "intent")?)?,
         left: left.map(Digest::stored),

@@ -121,12 +121,7 @@ async fn claim(
     .map_err(unavailable)?;
     let Some(taken) = taken else { return Ok(None) };
     let left: Option<&str> = rows::column(&taken, "left_digest")?;
-    let lease = Lease {
-        configuration: claim.configuration.clone(),
-        owner: claim.owner.clone(),
-        fencing: rows::column(&taken, "fencing")?,
-        until: Duration::ZERO,
-    };
+    let lease = Lease::granted(claim, rows::column(&taken, "fencing")?, Duration::ZERO);
     let operations = pending(connection, claim).await?;
     let operations = start(connection, operations, claim).await?;
     ledger.add(&Entry {
