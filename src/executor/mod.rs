@@ -97,14 +97,17 @@ impl Executor {
         let mut next_sweep = parts.clock.elapsed();
         loop {
             self.start_lanes();
+            // In this order, so that a run can be repeated. The sweep is due once in its interval only; then lanes that
+            // have ended make room; notices can wait longest, since the sweep finds what they tell of.
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
-                noticed = parts.store.notices().work() => noticed.into_iter().for_each(|it| self.queue.push(it)),
-                Some(ended) = self.lanes.join_next_with_id() => self.ended(ended),
                 () = parts.clock.sleep(next_sweep.saturating_sub(parts.clock.elapsed())) => {
                     self.sweep().await;
                     next_sweep = parts.clock.elapsed().saturating_add(parts.settings.sweep_interval);
                 }
+                Some(ended) = self.lanes.join_next_with_id() => self.ended(ended),
+                noticed = parts.store.notices().work() => noticed.into_iter().for_each(|it| self.queue.push(it)),
             }
         }
         while let Some(ended) = self.lanes.join_next_with_id().await {

@@ -103,7 +103,9 @@ impl Gateway {
             if latest.state.has_ended() || self.clock.elapsed() >= deadline || self.stopping.is_cancelled() {
                 return self.standing(latest).await;
             }
+            // In this order, so that a run can be repeated; all of them lead to the same look.
             tokio::select! {
+                biased;
                 () = end.notice() => {}
                 () = self.missed_or_over(heard, deadline) => {}
                 () = self.stopping.cancelled() => {}
