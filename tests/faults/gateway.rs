@@ -1,10 +1,8 @@
 //! The gateway as its callers and its operators see it: a process, an API, a store.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
+use postern::clock::Clock;
 use reqwest::Client;
 use serde_json::Value;
 
@@ -24,29 +22,49 @@ pub(crate) struct Change {
     pub(crate) body: Value,
 }
 
+/// What a caller was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// The change is accepted, as this operation.
+    Accepted(String),
+    /// Later, perhaps.
+    NotNow,
+    /// Nobody answered, or not to the end.
+    Nothing,
+}
+
+/// A running process.
 pub(crate) struct Gateway {
     pub(crate) program: Program,
-    pub(crate) url: String,
-    pub(crate) client: Client,
-    pub(crate) token: String,
-    folder: PathBuf,
+    pub(crate) door: Door,
+    /// Where the probes are.
+    pub(crate) admin_url: String,
+}
+
+/// Where callers knock.
+#[derive(Clone)]
+pub(crate) struct Door {
+    url: String,
+    client: Client,
+    token: String,
 }
 
 fn shipped(name: &str) -> String {
     format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The shipped settings, with this sandbox's address in them.
-fn command(tenant: &Tenant) -> Command {
+/// The program on the shipped settings, with the addresses of this tenant and its store in them.
+fn command(tenant: &Tenant, arguments: &[&str]) -> Command {
     let text = std::fs::read_to_string(shipped("sandbox.toml")).unwrap();
     let address = tenant.url().trim_start_matches("http://");
     let path = tenant.folder.path().join("gateway.toml");
     std::fs::write(&path, text.replace("127.0.0.1:9400", address)).unwrap();
-    let mut command = postern(tenant.folder.path(), &["serve", "--config", "gateway.toml"]);
+    let mut command = postern(tenant.folder.path(), arguments);
     command
+        .args(["--config", "gateway.toml"])
         .env("POSTERN__SERVER__LISTEN", "127.0.0.1:0")
         .env("POSTERN__SERVER__ADMIN_LISTEN", "127.0.0.1:0")
-        .env("POSTERN__STORE__URL", "sqlite:postern.db")
+        .env("POSTERN__STORE__URL", tenant.store.url())
         .env("POSTERN__GRAPH__ENDPOINT", tenant.url())
         .env("POSTERN__GRAPH__AUTHORITY", tenant.url())
         .env("POSTERN__GRAPH__CREDENTIAL__SECRET_FILE", shipped("sandbox.secret"))
@@ -54,46 +72,101 @@ fn command(tenant: &Tenant) -> Command {
         // After a write under way at its owner's end, a lane is left alone for as long as its lease lasts.
         .env("POSTERN__GRAPH__CALL_TIMEOUT", "1s")
         .env("POSTERN__EXECUTOR__LEASE_TTL", "3s")
-        .env("POSTERN__EXECUTOR__SWEEP_INTERVAL", "100ms");
+        .env("POSTERN__EXECUTOR__SWEEP_INTERVAL", "100ms")
+        // Every statement is a line, so a death can be planned at any.
+        .env("POSTERN__TELEMETRY__LOG_FILTER", "info,sqlx::query=debug");
     command
 }
 
-/// A new process, and where it is.
-fn started(tenant: &Tenant) -> (Program, String) {
-    let program = Program::start(command(tenant));
-    let ready: Value = serde_json::from_str(&program.err.until("the gateway is ready")).unwrap();
-    let url = format!("http://{}", ready["address"].as_str().unwrap());
-    (program, url)
+/// A process that dies at the n-th line it writes, or once it is ready if that is sooner.
+pub(crate) fn stillborn(tenant: &Tenant, lines: usize) {
+    let mut program = Program::start(command(tenant, &["serve"]));
+    for _ in 0..lines {
+        if program.err.until("").contains(READY) {
+            break;
+        }
+    }
+    program.kill();
 }
 
-/// Asks for a change, not waiting for its end. The operation's id, or none if nobody answered.
-pub(crate) async fn submit(client: &Client, url: &str, token: &str, change: &Change) -> (Key, Option<String>) {
-    let request = client
-        .post(format!("{url}/v1/assignments"))
-        .bearer_auth(token)
-        .header("idempotency-key", &change.key.0)
-        .header("prefer", "respond-async")
-        .json(&change.body);
-    let Ok(response) = sent(request).await else { return (change.key.clone(), None) };
-    let status = response.status();
-    // An answer that broke off says nothing that a caller could rely on.
-    let Ok(text) = response.text().await else { return (change.key.clone(), None) };
-    assert!(status.is_success(), "{status}: {text}");
-    let operation: Value = serde_json::from_str(&text).unwrap();
-    (change.key.clone(), Some(operation["id"].as_str().unwrap().to_owned()))
-}
+/// Far longer than anything takes here.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What the log says when the doors are open.
+const READY: &str = "the gateway is ready";
 
 impl Gateway {
+    /// The next process on the tenant's store.
     pub(crate) async fn start(tenant: &Tenant) -> Self {
-        let (program, url) = started(tenant);
+        let program = Program::start(command(tenant, &["serve"]));
+        let ready: Value = serde_json::from_str(&program.err.until(READY)).unwrap();
+        let url = |address: &str| format!("http://{}", ready[address].as_str().unwrap());
         let client = Client::builder().no_proxy().build().unwrap();
-        Self { program, url, client, token: tenant.token().await, folder: tenant.folder.path().to_owned() }
+        let door = Door { url: url("address"), client, token: tenant.token().await };
+        Self { program, door, admin_url: url("admin_address") }
     }
 
-    /// The next process on the same store.
-    pub(crate) async fn restart(&mut self, tenant: &Tenant) {
-        (self.program, self.url) = started(tenant);
-        self.token = tenant.token().await;
+    /// Kills it when its log has these words for the n-th time from now on.
+    pub(crate) async fn killed_at(mut self, words: &'static str, times: usize) -> Self {
+        let mark = self.door.marked().await;
+        let watch = move || {
+            self.program.err.until(&mark);
+            let clock = Clock::system();
+            let mut seen = 0;
+            while seen < times {
+                assert!(clock.elapsed() < PATIENCE, "the log never says {words:?}");
+                // It looks for work all the time, so there is always a next line.
+                seen += usize::from(self.program.err.until("").contains(words));
+            }
+            self.program.kill();
+            self
+        };
+        tokio::task::spawn_blocking(watch).await.unwrap()
+    }
+
+    /// Whether it says that it is ready, and its words.
+    pub(crate) async fn readiness(&self) -> (u16, String) {
+        let answer = sent(self.door.client.get(format!("{}/readyz", self.admin_url))).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Stops it as an operator would.
+    pub(crate) fn stop(self) {
+        self.program.terminate();
+        assert_eq!(self.program.ended().code, Some(0));
+    }
+}
+
+impl Door {
+    /// Asks for a change, not waiting for its end.
+    pub(crate) async fn submit(&self, change: &Change) -> (Key, Reply) {
+        let request = self
+            .client
+            .post(format!("{}/v1/assignments", self.url))
+            .bearer_auth(&self.token)
+            .header("idempotency-key", &change.key.0)
+            .header("prefer", "respond-async")
+            .json(&change.body);
+        let nothing = (change.key.clone(), Reply::Nothing);
+        let Ok(response) = sent(request).await else { return nothing };
+        let (status, headers) = (response.status(), response.headers().clone());
+        // An answer that broke off says nothing that a caller could rely on.
+        let Ok(text) = response.text().await else { return nothing };
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        if status == 503 {
+            assert_eq!(answer["code"], "store-unavailable", "{text}");
+            assert!(headers["retry-after"].to_str().unwrap().parse::<u32>().unwrap() > 0);
+            return (change.key.clone(), Reply::NotNow);
+        }
+        assert!(status.is_success(), "{status}: {text}");
+        (change.key.clone(), Reply::Accepted(answer["id"].as_str().unwrap().to_owned()))
+    }
+
+    /// Has something that nobody else has written in the log.
+    async fn marked(&self) -> String {
+        let mark = format!("/mark-{}", Clock::system().identifier());
+        sent(self.client.get(format!("{}{mark}", self.url))).await.unwrap();
+        mark
     }
 
     async fn get(&self, path: &str, prefer: &str) -> Value {
@@ -124,26 +197,37 @@ impl Gateway {
         assert!(page["next"].is_null());
         page["operations"].as_array().unwrap().clone()
     }
-
-    /// Waits for the process's end and tells its exit code.
-    pub(crate) fn ended(self) -> (Option<i32>, PathBuf) {
-        (self.program.ended().code, self.folder)
-    }
 }
 
-/// Has the program itself verify the trail, and counts in it what was accepted and settled. The records of writes.
-pub(crate) fn verify(folder: &Path, operations: usize) -> Vec<Value> {
+/// What the audit trail of a stopped gateway says.
+pub(crate) struct Trail {
+    /// One for each start that came so far.
+    pub(crate) chains: usize,
+    /// The records of writes.
+    pub(crate) written: Vec<Value>,
+}
+
+/// Has the program itself verify the trail, and counts in it what was accepted and settled.
+pub(crate) fn verify(tenant: &Tenant, operations: usize) -> Trail {
     let audit = |verb: &str| {
-        let ended = Program::start(postern(folder, &["audit", verb, "--store", "postern.db"])).ended();
-        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+        let ended = Program::start(command(tenant, &["audit", verb])).ended();
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
         ended.out
     };
-    let chains = format!(" records in {} chains, every hash fits", crate::DEATHS + 1);
-    assert!(audit("verify").contains(&chains));
+    let verified = audit("verify");
+    assert!(verified.contains("every hash fits"), "{verified}");
     let records: Vec<Value> = audit("export").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for event in ["accepted", "settled"] {
+        let told: BTreeSet<_> = records
+            .iter()
+            .filter(|record| record["event"] == event)
+            .map(|record| record["operation"].as_str().unwrap())
+            .collect();
         let count = records.iter().filter(|record| record["event"] == event).count();
-        assert_eq!(count, operations, "each operation is {event} once");
+        assert_eq!((count, told.len()), (operations, operations), "each operation is {event} once");
     }
-    records.into_iter().filter(|record| record["event"] == "written").collect()
+    let chains: BTreeSet<_> = records.iter().map(|record| record["chain"].as_str().unwrap()).collect();
+    let chains = chains.len();
+    assert!(verified.contains(&format!(" in {chains} chain")), "{verified}");
+    Trail { chains, written: records.into_iter().filter(|record| record["event"] == "written").collect() }
 }

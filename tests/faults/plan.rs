@@ -22,9 +22,16 @@ impl Chance {
         (mixed ^ (mixed >> 31)) % bound
     }
 
+    fn number(&mut self, bound: u64) -> usize {
+        usize::try_from(self.below(bound)).unwrap()
+    }
+
+    fn words(&mut self, among: &[&'static str]) -> &'static str {
+        among[self.number(u64::try_from(among.len()).unwrap())]
+    }
+
     fn place<'a, T>(&mut self, among: &'a [T]) -> &'a T {
-        let bound = u64::try_from(among.len()).unwrap();
-        &among[usize::try_from(self.below(bound)).unwrap()]
+        &among[self.number(u64::try_from(among.len()).unwrap())]
     }
 }
 
@@ -59,7 +66,17 @@ pub(crate) enum Kill {
     AfterAnswers(usize),
     /// When all are answered and a write waits for Graph.
     WhileHeld,
+    /// When its log has these words for the n-th time.
+    AtWords(&'static str, usize),
 }
+
+/// Steps by what the log says of them: a statement is logged once it is done, inside its transaction.
+const ACCEPTING: &[&str] = &["INTO idempotency_keys", "INSERT INTO operations", "operation accepted"];
+const CLAIMING: &[&str] = &["INSERT INTO lanes", "SET state = 'running'", "UPDATE lanes SET intent"];
+const SETTLING: &[&str] = &["operation ended", "SET intent = NULL", "fate = ended.fate", "INSERT INTO audit"];
+
+/// A start writes about so many lines.
+const LINES_OF_A_START: u64 = 24;
 
 /// From one start of the gateway to the next.
 #[derive(Debug)]
@@ -67,6 +84,8 @@ pub(crate) struct Cycle {
     pub(crate) trouble: Trouble,
     pub(crate) kill: Kill,
     pub(crate) changes: Vec<Change>,
+    /// Starts that die before one lives: at which line they write, or once they are ready if that is sooner.
+    pub(crate) stillborn: Vec<usize>,
 }
 
 /// Groups that changes are about; others are nobody's business and must stay.
@@ -78,18 +97,28 @@ impl Cycle {
             [Trouble::None, Trouble::Hold, Trouble::Hold, Trouble::CutAfter, Trouble::CutBefore, Trouble::Unavailable];
         let trouble = *chance.place(&troubles);
         let mut changes = vec![toggle(number, present)];
-        let count = 6 + usize::try_from(chance.below(6)).unwrap();
+        let count = 6 + chance.number(6);
         for change in 1..count {
             let (configuration, touched) = (*chance.place(&CONFIGURATIONS), *chance.place(&GROUPS));
             let list = *chance.place(&["add", "add", "remove"]);
             changes.push(change_of(number, change, configuration, (list, touched)));
         }
-        let kill = if trouble == Trouble::Hold && chance.below(2) == 0 {
-            Kill::WhileHeld
-        } else {
-            Kill::AfterAnswers(1 + usize::try_from(chance.below(u64::try_from(count).unwrap())).unwrap())
-        };
-        Self { trouble, kill, changes }
+        let kill = Kill::planned(chance, trouble, count);
+        let stillborn = (0..chance.below(3)).map(|_| chance.number(LINES_OF_A_START)).collect();
+        Self { trouble, kill, changes, stillborn }
+    }
+}
+
+impl Kill {
+    fn planned(chance: &mut Chance, trouble: Trouble, changes: usize) -> Self {
+        match (chance.below(5), trouble) {
+            (0 | 1, Trouble::Hold) => Self::WhileHeld,
+            (0, _) => Self::AtWords(chance.words(ACCEPTING), 1 + chance.number(2)),
+            // A write that is held is not settled.
+            (1, _) | (2, Trouble::Hold) => Self::AtWords(chance.words(CLAIMING), 1),
+            (3, Trouble::Hold) | (4, _) => Self::AfterAnswers(1 + chance.number(u64::try_from(changes).unwrap())),
+            _ => Self::AtWords(chance.words(SETTLING), 1),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The sandbox's tenant: faults on order, what is assigned, and what should be.
+//! The sandbox's tenant: faults on order, what is assigned, and what should be; and where its gateways keep their store.
 
 use std::collections::BTreeMap;
 
@@ -32,20 +32,39 @@ pub(crate) async fn sent(request: RequestBuilder) -> reqwest::Result<reqwest::Re
     request.send().await
 }
 
+/// Where gateways keep what they accept.
+#[derive(Clone, Debug)]
+pub(crate) enum Store {
+    Sqlite,
+    /// At this address.
+    Postgres(String),
+}
+
+impl Store {
+    pub(crate) fn url(&self) -> &str {
+        match self {
+            Self::Sqlite => "sqlite:postern.db",
+            Self::Postgres(url) => url,
+        }
+    }
+}
+
 pub(crate) struct Tenant {
     sandbox: Sandbox,
     client: Client,
     start: Assigned,
     /// What the gateway leaves on disk.
     pub(crate) folder: TempDir,
+    pub(crate) store: Store,
 }
 
 impl Tenant {
-    pub(crate) async fn start() -> Self {
+    pub(crate) async fn start(store: Store) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
         let sandbox = sandbox::start(Options { listen, seed: None, clock: Clock::system() }).await.unwrap();
         let client = Client::builder().no_proxy().build().unwrap();
-        let mut tenant = Self { sandbox, client, start: Assigned::new(), folder: tempfile::tempdir().unwrap() };
+        let folder = tempfile::tempdir().unwrap();
+        let mut tenant = Self { sandbox, client, start: Assigned::new(), folder, store };
         tenant.start = tenant.assigned().await;
         tenant
     }
