@@ -48,6 +48,8 @@ pub(crate) enum Effect {
     CutAfter {},
     /// It waits until the faults are cleared, then proceeds.
     Hold {},
+    /// It waits for so long, then proceeds.
+    Slow { millis: u64 },
 }
 
 impl Effect {
@@ -58,6 +60,7 @@ impl Effect {
             Self::CutBefore {} => "cut_before",
             Self::CutAfter {} => "cut_after",
             Self::Hold {} => "hold",
+            Self::Slow { .. } => "slow",
         }
     }
 }

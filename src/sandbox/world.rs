@@ -7,6 +7,7 @@
 //! state is read and changed by every endpoint.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -128,6 +129,11 @@ impl World {
             Some(Effect::CutAfter {}) => {
                 self.served(&call, fault);
                 Outcome::Cut
+            }
+            Some(Effect::Slow { millis }) => {
+                self.clock.sleep(Duration::from_millis(millis)).await;
+                call.at = self.clock.now();
+                Outcome::Answered(self.served(&call, fault))
             }
             Some(Effect::Hold {}) => {
                 // An error means that the world is gone, and with it what held the call.

@@ -1,6 +1,9 @@
 //! Faults on order.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
+use postern::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::world::{CONFIGURATIONS, KIOSK_ESP, World, got, group_target, sent};
@@ -100,6 +103,19 @@ async fn a_held_call_takes_effect_though_its_client_has_gone() {
     while world.assignments(KIOSK_ESP).await.is_empty() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_call_takes_its_time_and_then_effect() {
+    let world = World::start().await;
+    world.fault(json!({"path_ends": ASSIGN, "effect": {"kind": "slow", "millis": 300}})).await;
+    let clock = Clock::system();
+    got(world.authorized("POST", &format!("{CONFIGURATIONS}/{KIOSK_ESP}/assign")).json(&assign_body()))
+        .await
+        .expect(204);
+    assert!(clock.elapsed() >= Duration::from_millis(300), "{:?}", clock.elapsed());
+    assert_eq!(world.assignments(KIOSK_ESP).await.len(), 1);
+    assert!(world.journal().await.iter().any(|call| call["fault"] == "slow"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,15 +1,5 @@
 //! Two gateways on one PostgreSQL database and one sandbox, from outside: nothing is lost between them, and it makes no
 //! difference which of them is asked.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on ends"
-)]
-
-#[path = "support/postgres.rs"]
-mod postgres;
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
@@ -23,6 +13,8 @@ use postern::{
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::postgres;
 
 /// Far longer than anything takes here.
 const PATIENCE: Duration = Duration::from_mins(1);

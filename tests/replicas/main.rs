@@ -1,0 +1,21 @@
+//! Several gateways on one PostgreSQL database: two in this process, then three real ones that are killed and paused.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test that cannot go on ends"
+)]
+
+mod fleet;
+mod history;
+mod pair;
+mod pauses;
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/program.rs"]
+mod program;
+mod storms;
+mod verdict;
