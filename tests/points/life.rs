@@ -1,0 +1,247 @@
+//! Lives of a gateway on the same store, one after another, and what is asked of them.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use postern::{
+    audit::Verifier,
+    clock::Clock,
+    config::{self, Config},
+    domain::{Caller, Change, ConfigurationId, Digest, Role, State, Target, Wanted},
+    executor::{self, Executor},
+    gateway::{
+        self, Attempt, Gateway,
+        request::{ChangeRequest, Named, Whom, Wish},
+    },
+    policy::Policies,
+    store::{self, Run, Store},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    plan::{Call, Faults, Plan},
+    ports::{Kept, Reached},
+    postgres,
+    tenant::Tenant,
+};
+
+/// Far longer than anything takes here.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a lane stays with an owner that is gone.
+const LEASE_TTL: Duration = Duration::from_secs(1);
+
+/// A change to ask for: its key, the configuration's number, what to do, and the group's number.
+type Ask = (&'static str, u8, &'static str, u8);
+
+/// Asked first, alone; then somebody else edits, and the rest is asked at once.
+const FIRST: [Ask; 1] = [("a", 1, "add", 1)];
+const REST: [Ask; 5] =
+    [("b", 1, "add", 2), ("c", 2, "add", 1), ("d", 1, "remove", 1), ("e", 1, "add", 3), ("f", 2, "add", 4)];
+/// What somebody else adds to the first configuration.
+const EDIT: u8 = 9;
+
+fn configuration(number: u8) -> ConfigurationId {
+    format!("a0000000-0000-4000-8000-0000000000{number:02}_Windows10EnrollmentCompletionPageConfiguration")
+        .parse()
+        .unwrap()
+}
+
+fn group(number: u8) -> String {
+    format!("b0000000-0000-4000-8000-0000000000{number:02}")
+}
+
+/// Which kind of store is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disk {
+    Sqlite,
+    Postgres,
+}
+
+/// One gateway after another, on one store and one tenant.
+pub(crate) struct Story {
+    config: Config,
+    tenant: Arc<Tenant>,
+    /// What has been asked so far, and the operations.
+    accepted: Mutex<BTreeMap<&'static str, String>>,
+    edited: Mutex<bool>,
+    _folder: TempDir,
+}
+
+impl Story {
+    pub(crate) fn begin(disk: Disk, plan: Plan) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = match disk {
+            Disk::Sqlite => format!("sqlite:{}", folder.path().join("postern.db").display()),
+            Disk::Postgres => {
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(postgres::shared().database())
+            }
+        };
+        let nobody = "http://127.0.0.1:9";
+        let variables = [("STORE__URL", url.as_str()), ("GRAPH__ENDPOINT", nobody), ("GRAPH__AUTHORITY", nobody)];
+        let variables = variables.map(|(name, value)| (format!("POSTERN__{name}"), value.to_owned()));
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sandbox.toml");
+        let config = config::load(Some(&file), variables.into_iter()).unwrap();
+        let tenant = Arc::new(Tenant::default());
+        // So that there is something to be parked for.
+        *tenant.busy.lock().unwrap() = if plan.call == Call::Park { plan.nth + plan.times } else { 0 };
+        Self { config, tenant, accepted: Mutex::default(), edited: Mutex::default(), _folder: folder }
+    }
+
+    /// Lives until all is done or the plan ends it; then everything of this life is dropped where it stands. Whether all
+    /// is done.
+    pub(crate) fn live(&self, faults: &Arc<Faults>) -> bool {
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let done = runtime.block_on(async {
+            tokio::select! {
+                () = faults.stopped.notified() => false,
+                () = self.told(faults) => true,
+            }
+        });
+        runtime.shutdown_timeout(PATIENCE);
+        done
+    }
+
+    async fn told(&self, faults: &Arc<Faults>) {
+        let clock = Clock::system();
+        let run = Run { chain: clock.identifier().to_string(), clock };
+        let owner = run.chain.clone();
+        let store: Arc<dyn Store> =
+            Arc::new(Kept { store: opened(&self.config.store, run).await, faults: Arc::clone(faults) });
+        let upstream = Arc::new(Reached { tenant: Arc::clone(&self.tenant), faults: Arc::clone(faults) });
+        let executor = Executor::new(executor::Parts {
+            store: Arc::clone(&store),
+            upstream: Arc::<Reached>::clone(&upstream),
+            clock,
+            settings: config::Executor {
+                lease_ttl: LEASE_TTL,
+                sweep_interval: Duration::from_millis(50),
+                ..self.config.executor.clone()
+            },
+            owner,
+        });
+        let working = CancellationToken::new();
+        let working_until_told = tokio::spawn(executor.run(working.clone()));
+        let gateway = Gateway::new(gateway::Parts {
+            store: Arc::clone(&store),
+            upstream,
+            policies: Policies::load(&self.config.policy.dir).unwrap(),
+            catalogue: self.config.catalogue.clone(),
+            settings: self.config.operations.clone(),
+            names_ttl: self.config.graph.names_ttl,
+            clock,
+            stopping: CancellationToken::new(),
+        });
+        self.asked(&gateway, &FIRST).await;
+        if !std::mem::replace(&mut *self.edited.lock().unwrap(), true) {
+            let target = Target::Group(group(EDIT).parse().unwrap());
+            let change = Change::amend(vec![Wanted { target, filter: None }], vec![], 1).unwrap();
+            self.tenant.edited(&configuration(1), &change);
+        }
+        self.asked(&gateway, &REST).await;
+        working.cancel();
+        working_until_told.await.unwrap();
+        store.close().await;
+    }
+
+    /// Asks for these changes all at once, again and again until they are accepted, and waits for their end.
+    async fn asked(&self, gateway: &Gateway, asks: &[Ask]) {
+        join_all(asks.iter().map(|ask| self.brought_to_an_end(gateway, *ask))).await;
+    }
+
+    async fn brought_to_an_end(&self, gateway: &Gateway, (key, number, list, member): Ask) {
+        let clock = Clock::system();
+        let named = vec![Named { whom: Whom::Group(group(member)), filter: None }];
+        let (add, remove) = if list == "add" { (named, vec![]) } else { (vec![], named) };
+        loop {
+            assert!(clock.elapsed() < PATIENCE, "{key} does not end");
+            let request = ChangeRequest {
+                configuration: configuration(number).to_string(),
+                wish: Wish::Amend { add: add.clone(), remove: remove.clone() },
+                ticket: Some("RITM0000001".to_owned()),
+                requested_for: None,
+                comment: None,
+            };
+            let attempt = Attempt { key: key.to_owned(), fingerprint: Digest::of(key.as_bytes()) };
+            let Ok(submitted) = gateway.submit(&caller(), request, Some(attempt)).await else {
+                clock.sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            let id = submitted.operation.id.to_string();
+            let known = self.accepted.lock().unwrap().insert(key, id.clone());
+            assert!(known.is_none_or(|known| known == id), "a repeated key is the first operation");
+            let standing = gateway.wait(submitted.operation, Duration::from_secs(5)).await;
+            match standing.operation.state {
+                State::Succeeded(_) => return,
+                State::Queued | State::Running { .. } => {}
+                state @ (State::Failed { .. } | State::Cancelled { .. }) => {
+                    panic!("{key} should have succeeded: {state:?}")
+                }
+            }
+        }
+    }
+
+    /// What must be so at the end.
+    pub(crate) fn check(&self) {
+        let targets = |number| self.tenant.targets(&configuration(number));
+        let wanted = |groups: &[u8]| {
+            let target = |number: &u8| Target::Group(group(*number).parse().unwrap()).to_string();
+            groups.iter().map(target).collect()
+        };
+        assert_eq!((targets(1), targets(2)), (wanted(&[2, 3, EDIT]), wanted(&[1, 4])), "the set is the fold");
+        assert_eq!(self.tenant.idle_writes(), Vec::<String>::new(), "no write is done twice");
+        let records = Builder::new_current_thread().enable_all().build().unwrap().block_on(self.trail());
+        for event in ["accepted", "settled"] {
+            let of_event = records.iter().filter(|record| record["event"] == event);
+            let mut operations: Vec<_> = of_event.map(|it| it["operation"].as_str().unwrap().to_owned()).collect();
+            operations.sort_unstable();
+            let mut accepted: Vec<_> = self.accepted.lock().unwrap().values().cloned().collect();
+            accepted.sort_unstable();
+            assert_eq!(operations, accepted, "each operation is {event} once");
+        }
+        assert!(records.iter().any(|record| record["event"] == "drift-seen"));
+    }
+
+    /// The verified trail.
+    async fn trail(&self) -> Vec<Value> {
+        let page = store::Trail::open(&self.config.store).await.unwrap().page(None, 10_000).await.unwrap();
+        let mut verifier = Verifier::default();
+        page.records.iter().for_each(|record| verifier.feed(record).unwrap());
+        page.records.iter().map(|record| serde_json::from_str(record).unwrap()).collect()
+    }
+}
+
+/// Opens the store as soon as the life before has let go of it.
+async fn opened(settings: &config::Store, run: Run) -> Arc<dyn Store> {
+    let clock = Clock::system();
+    loop {
+        match store::open(settings, run.clone()).await {
+            Ok(store) => return store,
+            Err(error) => assert!(clock.elapsed() < PATIENCE, "{error}"),
+        }
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn caller() -> Caller {
+    Caller {
+        name: "servicenow".to_owned(),
+        issuer: "sandbox".to_owned(),
+        subject: "s".to_owned(),
+        token_id: None,
+        roles: vec![Role::new("Assignments.Change")],
+    }
+}
+
+/// How often the plan struck.
+pub(crate) fn blows(faults: &Faults) -> usize {
+    faults.struck.load(Ordering::SeqCst)
+}

@@ -1,0 +1,137 @@
+//! The store and Graph, as far as the plan lets them.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use postern::{
+    audit::Entry,
+    domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Operation, OperationId},
+    graph::{self, Clearance, Group, Present, Receipt, Upstream},
+    store::{
+        Acceptance, Accepted, AuditPage, Claim, Error, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query,
+        Settlement, Store, Turn,
+    },
+};
+
+use crate::{
+    plan::{Call, Faults},
+    tenant::Tenant,
+};
+
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) faults: Arc<Faults>,
+}
+
+impl Kept {
+    async fn through<T>(&self, call: Call, made: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.faults.through(call, made, || Error::Unavailable("as planned".to_owned())).await
+    }
+}
+
+#[async_trait]
+impl Store for Kept {
+    async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
+        self.through(Call::Accept, self.store.accept(acceptance)).await
+    }
+
+    async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
+        self.through(Call::Recall, self.store.recall(caller, key)).await
+    }
+
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.through(Call::Record, self.store.record(entries)).await
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
+        self.through(Call::Operation, self.store.operation(id)).await
+    }
+
+    async fn operations(&self, query: &Query) -> Result<Vec<Operation>, Error> {
+        self.store.operations(query).await
+    }
+
+    async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
+        self.store.parked(configuration).await
+    }
+
+    async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
+        self.through(Call::OpenLanes, self.store.open_lanes(limit)).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+        self.through(Call::Claim, self.store.claim(claim)).await
+    }
+
+    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
+        self.through(Call::BeginWrite, self.store.begin_write(lease, intent, ttl)).await
+    }
+
+    async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
+        self.through(Call::Settle, self.store.settle(lease, settlement)).await
+    }
+
+    async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
+        self.through(Call::Park, self.store.park(lease, parking)).await
+    }
+
+    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+        self.store.audit(after, limit).await
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        self.store.probe().await
+    }
+
+    fn notices(&self) -> &Notices {
+        self.store.notices()
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) faults: Arc<Faults>,
+}
+
+impl Reached {
+    async fn through<T>(
+        &self,
+        call: Call,
+        made: impl Future<Output = Result<T, graph::Error>>,
+    ) -> Result<T, graph::Error> {
+        // The shortest pause that the executor makes.
+        let throttled = || graph::Error::Throttled { pause: Duration::from_millis(1) };
+        self.faults.through(call, made, throttled).await
+    }
+}
+
+#[async_trait]
+impl Upstream for Reached {
+    async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, graph::Error> {
+        self.through(Call::Configuration, self.tenant.configuration(id)).await
+    }
+
+    async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, graph::Error> {
+        self.through(Call::Groups, self.tenant.groups(ids)).await
+    }
+
+    async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, graph::Error> {
+        self.through(Call::Read, self.tenant.read_assignments(id)).await
+    }
+
+    async fn replace_assignments(
+        &self,
+        id: &ConfigurationId,
+        set: &AssignmentSet,
+        clearance: &Clearance,
+    ) -> Result<Receipt, graph::Error> {
+        let lost = || graph::Error::Unknown("as planned".to_owned());
+        self.faults.through(Call::Replace, self.tenant.replace_assignments(id, set, clearance), lost).await
+    }
+}
