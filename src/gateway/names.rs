@@ -112,7 +112,13 @@ async fn answer(upstream: Arc<dyn Upstream>, mut asked: mpsc::Receiver<Question>
         for question in &questions {
             telemetry::link(&span, question.traceparent.as_deref());
         }
-        let found = upstream.groups(&ids).instrument(span).await;
+        // In a task of its own: a fault of ours in one look-up must not end all later ones.
+        let upstream = Arc::clone(&upstream);
+        let look_up = tokio::spawn(async move { upstream.groups(&ids).await }.instrument(span));
+        let found = look_up.await.unwrap_or_else(|ended| {
+            tracing::error!(error = %ended, "a look-up of groups broke off");
+            Err(graph::Error::Unavailable("the look-up of groups broke off".to_owned()))
+        });
         for Question { id, answer, .. } in questions.drain(..) {
             let known = match &found {
                 Ok(groups) => {

@@ -93,3 +93,8 @@ fn work_resumes_by_itself_after_a_panic_in_a_lane() {
     let plan = |call| Plan { call, nth: 1, times: 1, blow: Blow::Panic };
     tell_all(Disk::Sqlite, calls.map(plan).to_vec());
 }
+
+#[test]
+fn a_panic_in_the_look_up_of_groups_ends_no_other() {
+    tell_all(Disk::Sqlite, vec![Plan { call: Call::Groups, nth: 1, times: 1, blow: Blow::Panic }]);
+}
