@@ -112,9 +112,10 @@ impl Lane {
         self.parts.store.record(vec![drift]).await
     }
 
-    /// Reads the present set; one that cannot be built on is read again before it is given up.
+    /// Reads the present set; one that cannot be built on is read again before it is given up. One that nobody left so is
+    /// read again too, until two reads agree: a read that lags behind our last write would undo it.
     async fn read(&self, held: &Held, batch: &[Operation]) -> Result<Present, Stop> {
-        let mut failed = 0_u32;
+        let (mut failed, mut seen) = (0_u32, None);
         loop {
             let failure = match self.parts.upstream.read_assignments(&self.configuration).await {
                 Ok(present) if vanished(&present, held) && !replaces(batch.first()) => Failure {
@@ -124,6 +125,13 @@ impl Lane {
                         .to_owned(),
                     request_id: None,
                 },
+                Ok(present) if failed.saturating_add(1) < READS_MAX && surprising(&present, held, &mut seen) => {
+                    Failure {
+                        code: FailureCode::PresentSetUnreadable,
+                        detail: "the assignments are not as they were left".to_owned(),
+                        request_id: None,
+                    }
+                }
                 Ok(present) => return Ok(present),
                 Err(graph::Error::Unreadable(why)) => {
                     Failure { code: FailureCode::PresentSetUnreadable, detail: why, request_id: None }
@@ -204,6 +212,15 @@ impl Lane {
             }
         }
     }
+}
+
+/// Whether the set is neither as it was left nor as an announced write of ours found or leaves it, and the read before
+/// this one did not say the same.
+fn surprising(present: &Present, held: &Held, seen: &mut Option<Digest>) -> bool {
+    let found = present.direct.digest();
+    let announced = held.intent.as_ref().is_some_and(|intent| [&intent.before, &intent.after].contains(&&found));
+    let left = held.left.as_ref().is_none_or(|left| *left == found);
+    !announced && !left && seen.replace(found.clone()) != Some(found)
 }
 
 /// Whether the set reads as empty though it was left full, and no announced write of ours explains that.

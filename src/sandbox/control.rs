@@ -16,7 +16,7 @@ use super::journal::Journal;
 use super::keys::Key;
 use super::tenant::Tenant;
 use super::wire::{Answer, Call};
-use super::world::{Release, World};
+use super::world::{Release, State, World};
 use super::{Error, graph};
 
 const ENDPOINTS: [&str; 12] = [
@@ -105,7 +105,8 @@ fn switch(call: &Call, world: &World) -> Result<Answer, Answer> {
 fn order(call: &Call, world: &World) -> Result<Answer, Answer> {
     let order: Order = body(call)?;
     let mut state = world.state();
-    state.faults.order(order).map_err(|fault| refused(400, fault))?;
+    let State { faults, tenant, .. } = &mut *state;
+    faults.order(order, tenant).map_err(|fault| refused(400, fault))?;
     Ok(Answer::json(201, state.faults.shown()))
 }
 

@@ -6,6 +6,8 @@
 //! It deliberately has no chance in it: the same order gives the same fault. Ordered through `control.rs`, applied
 //! by `world.rs`.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -14,6 +16,7 @@ use super::errors::Refusal;
 use super::graph;
 use super::login;
 use super::switches::Switches;
+use super::tenant::Tenant;
 use super::wire::{Answer, Call};
 
 /// The faults in force.
@@ -34,6 +37,9 @@ pub(crate) struct Order {
     effect: Effect,
     #[serde(skip_deserializing)]
     applied: u32,
+    /// What stale reads show.
+    #[serde(skip)]
+    past: Option<Arc<Tenant>>,
 }
 
 /// What happens to a call.
@@ -50,6 +56,8 @@ pub(crate) enum Effect {
     Hold {},
     /// It waits for so long, then proceeds.
     Slow { millis: u64 },
+    /// A read is answered with what the tenant held when this was ordered.
+    Stale {},
 }
 
 impl Effect {
@@ -61,6 +69,7 @@ impl Effect {
             Self::CutAfter {} => "cut_after",
             Self::Hold {} => "hold",
             Self::Slow { .. } => "slow",
+            Self::Stale {} => "stale",
         }
     }
 }
@@ -81,6 +90,10 @@ impl Order {
         if self.times == Some(0) {
             return Some("`times` must be at least 1; leave it out for no limit".to_owned());
         }
+        let reads = self.method.as_ref().is_some_and(|method| method.eq_ignore_ascii_case("GET"));
+        if matches!(self.effect, Effect::Stale {}) && !reads {
+            return Some("`effect.kind` stale is for reads: `method` must be GET".to_owned());
+        }
         let Effect::Answer { status, retry_after, .. } = &self.effect else { return None };
         if !(200..=599).contains(status) {
             return Some(format!("`effect.status` must lie between 200 and 599, not be {status}"));
@@ -92,25 +105,26 @@ impl Order {
 
 impl Faults {
     /// Puts an order in force, or says what is wrong with it.
-    pub(crate) fn order(&mut self, order: Order) -> Result<(), String> {
+    pub(crate) fn order(&mut self, mut order: Order, tenant: &Tenant) -> Result<(), String> {
         if let Some(fault) = order.fault() {
             return Err(fault);
         }
+        order.past = matches!(order.effect, Effect::Stale {}).then(|| Arc::new(tenant.clone()));
         self.orders.push(order);
         Ok(())
     }
 
-    /// The effect on this call, which is counted as hit.
-    pub(crate) fn take(&mut self, call: &Call) -> Option<Effect> {
+    /// The effect on this call, which is counted as hit, and the past that it shows.
+    pub(crate) fn take(&mut self, call: &Call) -> Option<(Effect, Option<Arc<Tenant>>)> {
         let live = |order: &&mut Order| order.times != Some(0) && order.hits(call);
         let order = self.orders.iter_mut().find(live)?;
         order.applied = order.applied.saturating_add(1);
         order.times = order.times.map(|times| times.saturating_sub(1));
-        let effect = order.effect.clone();
+        let (effect, past) = (order.effect.clone(), order.past.clone());
         if matches!(effect, Effect::Hold {}) {
             self.held = self.held.saturating_add(1);
         }
-        Some(effect)
+        Some((effect, past))
     }
 
     /// Every order with what is left of it, and how many calls wait.

@@ -18,7 +18,7 @@ use super::switches::{
 use super::targets::{self, Kind, Target, Version};
 
 /// Everything the tenant holds.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tenant {
     pub(crate) groups: Vec<Group>,
     pub(crate) filters: Vec<Filter>,
@@ -26,7 +26,7 @@ pub(crate) struct Tenant {
 }
 
 /// A configuration with its present assignments.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Configuration {
     pub(crate) row: Row,
     /// In order of their ids, not in the order in which they were sent.
@@ -34,7 +34,7 @@ pub(crate) struct Configuration {
 }
 
 /// One assignment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Assignment {
     pub(crate) id: String,
     pub(crate) source: Source,

@@ -111,10 +111,20 @@ impl World {
         }
         // Subscribed before the order is taken, so that a release in between is not missed.
         let mut released = self.released.subscribe();
-        let effect = self.state().faults.take(&call);
-        let fault = effect.as_ref().map(Effect::name);
+        let taken = self.state().faults.take(&call);
+        let fault = taken.as_ref().map(|(effect, _)| effect.name());
+        let (effect, past) = taken.unzip();
         match effect {
             None => Outcome::Answered(self.served(&call, fault)),
+            Some(Effect::Stale {}) => {
+                let mut state = self.state();
+                let past = past.flatten().map_or_else(|| state.tenant.clone(), |past| Tenant::clone(&past));
+                let present = std::mem::replace(&mut state.tenant, past);
+                let answer = state.answer(&call);
+                state.tenant = present;
+                state.record(&call, Some(&answer), fault);
+                Outcome::Answered(answer)
+            }
             Some(Effect::Answer { status, retry_after, body }) => {
                 let mut state = self.state();
                 let mut answer = faults::answer(&call, status, body.as_ref(), &state.switches);

@@ -19,6 +19,7 @@ mod bounds;
 mod cancelling;
 mod collector;
 mod forged;
+mod graph_faults;
 mod idempotency;
 mod input;
 mod load;

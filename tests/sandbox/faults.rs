@@ -119,6 +119,19 @@ async fn a_slow_call_takes_its_time_and_then_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_read_shows_what_was_there_when_it_was_ordered() {
+    let world = World::start().await;
+    let order = json!({"method": "GET", "path_ends": "/assignments", "times": 1, "effect": {"kind": "stale"}});
+    world.fault(order).await;
+    world.assign(KIOSK_ESP, &[group_target(1)]).await.expect(204);
+    let path = format!("{CONFIGURATIONS}/{KIOSK_ESP}/assignments");
+    for count in [0, 1] {
+        let read = got(world.authorized("GET", &path)).await.expect(200);
+        assert_eq!(read.body["value"].as_array().unwrap().len(), count);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reset_cuts_held_calls_and_they_change_nothing() {
     let world = World::start().await;
     world.fault(json!({"path_ends": ASSIGN, "effect": {"kind": "hold"}})).await;
@@ -153,6 +166,7 @@ async fn a_wrong_order_is_refused_and_leaves_nothing() {
         json!({"effect": {"kind": "explode"}}),
         json!({"effect": {"kind": "answer", "status": 42}}),
         json!({"effect": {"kind": "hold"}, "times": 0}),
+        json!({"effect": {"kind": "stale"}, "path_ends": "/assignments"}),
         json!({"effect": {"kind": "hold"}, "path": "/assign"}),
         json!({"effect": {"kind": "answer", "status": 429, "retry_after": "1\r\nx: y"}}),
     ] {
