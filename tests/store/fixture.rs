@@ -1,6 +1,6 @@
 //! Stores to try the verbs on, and what goes into them.
 //!
-//! Another kind of store joins the suite by a variant of [`Kind`] and an arm in [`Fixture::settings`].
+//! Another kind of store joins the suite by a variant of [`Kind`] and an arm in [`Fixture::try_open`].
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use sqlx::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::server;
+use crate::{model::Database, server};
 
 /// More than any test needs.
 pub(crate) const AMPLE: Bounds = Bounds { of_configuration: 1_000_000, in_all: 1_000_000 };
@@ -33,9 +33,10 @@ pub(crate) const AMPLE: Bounds = Bounds { of_configuration: 1_000_000, in_all: 1
 pub(crate) enum Kind {
     Sqlite,
     Postgres,
+    Model,
 }
 
-pub(crate) const KINDS: [Kind; 2] = [Kind::Sqlite, Kind::Postgres];
+pub(crate) const KINDS: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::Model];
 
 /// A place for one store, empty at first, that can be opened again and again.
 pub(crate) struct Fixture {
@@ -43,6 +44,8 @@ pub(crate) struct Fixture {
     folder: TempDir,
     /// Of the database, where it is not a file.
     url: String,
+    /// The one that is neither file nor server.
+    model: Arc<Database>,
     /// The time of every store that is opened here.
     pub(crate) clock: Clock,
 }
@@ -57,10 +60,11 @@ pub(crate) async fn each(test: impl AsyncFn(Fixture)) {
 impl Fixture {
     pub(crate) async fn new(kind: Kind) -> Self {
         let url = match kind {
-            Kind::Sqlite => String::new(),
+            Kind::Sqlite | Kind::Model => String::new(),
             Kind::Postgres => server::shared().database().await,
         };
-        Self { kind, folder: tempfile::tempdir().unwrap(), url, clock: Clock::system() }
+        let clock = Clock::system();
+        Self { kind, folder: tempfile::tempdir().unwrap(), url, model: Database::new(clock), clock }
     }
 
     /// What the settings would say.
@@ -70,6 +74,7 @@ impl Fixture {
             Kind::Postgres => {
                 config::Store::Postgres(config::Postgres { url: self.url.parse().unwrap(), password: None })
             }
+            Kind::Model => panic!("no settings name the model"),
         }
     }
 
@@ -89,7 +94,10 @@ impl Fixture {
 
     pub(crate) async fn try_open(&self) -> Result<Arc<dyn Store>, Error> {
         let run = Run { chain: self.clock.identifier().to_string(), clock: self.clock };
-        postern::store::open(&self.settings(), run).await
+        match self.kind {
+            Kind::Sqlite | Kind::Postgres => postern::store::open(&self.settings(), run).await,
+            Kind::Model => Ok(Arc::new(self.model.open(run))),
+        }
     }
 
     /// Lets so many minutes pass for leases and pauses: the store's time cannot be turned, so they are moved back.
@@ -118,6 +126,7 @@ impl Fixture {
                 .unwrap();
                 connection.close().await.unwrap();
             }
+            Kind::Model => *self.model.passed.lock().unwrap() += minutes(number.unsigned_abs()),
         }
     }
 

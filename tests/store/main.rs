@@ -17,6 +17,8 @@ mod fixture;
 mod lanes;
 mod leases;
 mod listing;
+#[path = "../support/model.rs"]
+mod model;
 mod notices;
 mod postgres;
 mod random;

@@ -172,6 +172,7 @@ async fn begin_with_the_first_schema(fixture: &Fixture, operations: &[Operation]
             first(sqlx::migrate!("migrations/postgres")).run(&mut connection).await.unwrap();
             insert!(connection);
         }
+        Kind::Model => panic!("the model has no schema"),
     }
 }
 

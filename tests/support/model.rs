@@ -1,0 +1,386 @@
+//! The model store: what the verbs mean, in memory, short enough to be seen to be right.
+//!
+//! One [`Database`] is shared by any number of stores, as replicas share a PostgreSQL: leases and pauses end by its time
+//! alone, a restart voids no lease, and every store hears of every commit. Each verb is one step that nothing interrupts.
+//! It goes through the same suite as the real stores (`tests/store`), so what is tried against it is tried against what
+//! they promise.
+//!
+//! It deliberately fails never and takes no time; the simulation puts both around it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use postern::{
+    audit::{Entry, Event, Head},
+    clock::{self, Clock},
+    domain::{ConfigurationId, Digest, Operation, OperationId, State},
+    store::{
+        Acceptance, Accepted, AuditPage, Bounds, Cancellation, Cancelled, Claim, Error, Forgetting, Full,
+        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Run, Settlement, Store, Turn,
+    },
+};
+
+/// What all stores of it share.
+#[derive(Debug)]
+pub(crate) struct Database {
+    clock: Clock,
+    /// Time that a test lets pass beside the clock.
+    pub(crate) passed: Mutex<Duration>,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    /// In the order of their acceptance.
+    operations: Vec<Operation>,
+    keys: BTreeMap<(String, String), Key>,
+    lanes: BTreeMap<ConfigurationId, Lane>,
+    trail: Vec<String>,
+    ends: BTreeMap<String, Head>,
+    /// Chains that went on since an opening named their end.
+    unnamed: BTreeSet<String>,
+    boards: Vec<Weak<Notices>>,
+}
+
+#[derive(Debug)]
+struct Key {
+    fingerprint: Digest,
+    operation: OperationId,
+    expires_at: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    owner: Option<String>,
+    fencing: i64,
+    /// By the database's time.
+    leased_until: Option<Duration>,
+    parked_until: Option<Duration>,
+    parked_because: Option<String>,
+    intent: Option<Intent>,
+    left: Option<Digest>,
+    attempts: u32,
+}
+
+impl Lane {
+    fn is_free(&self, now: Duration) -> bool {
+        let busy = |until: Option<Duration>| until.is_some_and(|until| until > now);
+        !busy(self.leased_until) && !busy(self.parked_until)
+    }
+}
+
+/// A store on the database.
+#[derive(Debug)]
+pub(crate) struct Model {
+    database: Arc<Database>,
+    notices: Arc<Notices>,
+    clock: Clock,
+    chain: String,
+}
+
+impl Database {
+    /// An empty database whose time is this clock's.
+    pub(crate) fn new(clock: Clock) -> Arc<Self> {
+        Arc::new(Self { clock, passed: Mutex::default(), tables: Mutex::default() })
+    }
+
+    /// Begins a run.
+    pub(crate) fn open(self: &Arc<Self>, run: Run) -> Model {
+        let Run { chain, clock } = run;
+        let notices = Arc::new(Notices::default());
+        let mut tables = self.lock();
+        tables.begin_run(&chain, clock.now());
+        tables.boards.retain(|board| board.strong_count() > 0);
+        tables.boards.push(Arc::downgrade(&notices));
+        drop(tables);
+        Model { database: Arc::clone(self), notices, clock, chain }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap()
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.elapsed() + *self.passed.lock().unwrap()
+    }
+}
+
+impl Tables {
+    /// Opens a chain: names the ends of all that went on since they were named last, the newest record's first.
+    fn begin_run(&mut self, chain: &str, at: Timestamp) {
+        let newest = self.trail.last().and_then(|text| Head::after(text)).map(|head| head.chain);
+        let others = self.unnamed.iter().filter(|name| Some(*name) != newest.as_ref());
+        let ends: Vec<_> = newest.iter().chain(others).map(|name| self.ends[name].clone()).collect();
+        let (head, event) = Head::open(chain.to_owned(), &ends, "model");
+        self.unnamed.clear();
+        self.ends.insert(chain.to_owned(), head);
+        self.record(chain, [&Entry { at, trace_id: None, event }]);
+    }
+
+    fn record<'a>(&mut self, chain: &str, entries: impl IntoIterator<Item = &'a Entry>) {
+        let head = self.ends.get_mut(chain).unwrap();
+        for entry in entries {
+            self.trail.push(head.append(entry).text);
+            self.unnamed.insert(chain.to_owned());
+        }
+    }
+
+    fn tell(&self, tell: impl Fn(&Notices)) {
+        self.boards.iter().filter_map(Weak::upgrade).for_each(|board| tell(&board));
+    }
+
+    fn operation(&self, id: OperationId) -> Option<&Operation> {
+        self.operations.iter().find(|operation| operation.id == id)
+    }
+
+    fn pending<'a>(&'a self, lane: &'a ConfigurationId) -> impl Iterator<Item = &'a Operation> {
+        let of_lane = self.operations.iter().filter(move |operation| operation.submission.configuration == *lane);
+        of_lane.filter(|operation| !operation.state.has_ended())
+    }
+
+    /// Which bound one more operation would break.
+    fn full(&self, lane: &ConfigurationId, bounds: Bounds) -> Option<Full> {
+        let all = self.operations.iter().filter(|operation| !operation.state.has_ended()).count();
+        if self.pending(lane).count() >= bounds.of_configuration {
+            return Some(Full::Configuration);
+        }
+        (all >= bounds.in_all).then_some(Full::Everything)
+    }
+
+    /// Ends operations that are running on this lane, with their records, or changes nothing.
+    fn end(&mut self, lane: &ConfigurationId, ended: &[(OperationId, State)]) -> Result<(), Error> {
+        let running: BTreeSet<_> = self.pending(lane).map(|it| (it.id, it.state.name())).collect();
+        if ended.iter().any(|(id, _)| !running.contains(&(*id, "running"))) {
+            return Err(Error::Unreadable("an operation to end is not running on this lane".to_owned()));
+        }
+        for operation in &mut self.operations {
+            if let Some((_, end)) = ended.iter().find(|(id, _)| *id == operation.id) {
+                operation.state = end.clone();
+            }
+        }
+        self.tell(|board| board.ended(ended.iter().map(|(id, _)| *id)));
+        Ok(())
+    }
+
+    fn recall(&self, caller: &str, key: &IdempotencyKey) -> Option<Accepted> {
+        let known = self.keys.get(&(caller.to_owned(), key.key.clone()))?;
+        let operation = self.operation(known.operation).filter(|_| known.expires_at > key.used_at)?;
+        let same = known.fingerprint == key.fingerprint;
+        Some(if same { Accepted::Replayed(Box::new(operation.clone())) } else { Accepted::KeyReused(operation.id) })
+    }
+
+    /// The lane, if this lease is still the newest on it and was not given back.
+    fn held(&mut self, lease: &Lease) -> Result<&mut Lane, Error> {
+        let lost = || Error::LeaseLost(lease.configuration().clone());
+        let lane = self.lanes.get_mut(lease.configuration()).ok_or_else(lost)?;
+        let same = lane.owner.as_deref() == Some(lease.owner()) && lane.fencing == lease.fencing();
+        if same { Ok(lane) } else { Err(lost()) }
+    }
+}
+
+fn ended_at(state: &State) -> Option<Timestamp> {
+    match state {
+        State::Queued | State::Running { .. } => None,
+        State::Succeeded(success) => Some(success.ended_at),
+        State::Failed { ended_at, .. } | State::Cancelled { ended_at } => Some(*ended_at),
+    }
+}
+
+#[async_trait]
+impl Store for Model {
+    async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
+        let Acceptance { operation, key, entry, bounds } = acceptance;
+        let mut tables = self.database.lock();
+        let caller = operation.submission.caller.clone();
+        if let Some(known) = key.as_ref().and_then(|key| tables.recall(&caller, key)) {
+            return Ok(known);
+        }
+        if tables.operation(operation.id).is_some() {
+            return Err(Error::Unavailable("this operation is there already".to_owned()));
+        }
+        if let Some(full) = tables.full(&operation.submission.configuration, bounds) {
+            return Ok(Accepted::Full(full));
+        }
+        if let Some(IdempotencyKey { key, fingerprint, expires_at, .. }) = key {
+            tables.keys.insert((caller, key), Key { fingerprint, operation: operation.id, expires_at });
+        }
+        tables.record(&self.chain, [&entry]);
+        let configuration = operation.submission.configuration.clone();
+        tables.operations.push(operation);
+        tables.tell(|board| board.work_on(configuration.clone()));
+        Ok(Accepted::New)
+    }
+
+    async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
+        Ok(self.database.lock().recall(caller, key))
+    }
+
+    async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
+        let Cancellation { operation: id, at, entry } = cancellation;
+        let mut tables = self.database.lock();
+        let Some(operation) = tables.operations.iter_mut().find(|operation| operation.id == id) else {
+            return Ok(Cancelled::Unknown);
+        };
+        let Ok(cancelled) = operation.state.clone().cancel(at) else {
+            return Ok(Cancelled::TooLate(Box::new(operation.clone())));
+        };
+        operation.state = cancelled;
+        let operation = operation.clone();
+        tables.record(&self.chain, [&entry]);
+        tables.tell(|board| board.ended([id]));
+        Ok(Cancelled::Done(Box::new(operation)))
+    }
+
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.database.lock().record(&self.chain, &entries);
+        Ok(())
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
+        Ok(self.database.lock().operation(id).cloned())
+    }
+
+    async fn operations(&self, query: &Query) -> Result<Vec<Operation>, Error> {
+        let Query { ticket, configuration, caller, state, after, limit } = query;
+        let tables = self.database.lock();
+        let place = |id: &OperationId| tables.operations.iter().position(|operation| operation.id == *id);
+        let older = after.as_ref().map_or(Some(tables.operations.len()), place).unwrap_or(0);
+        let fits = |Operation { submission, state: fate, .. }: &&Operation| {
+            ticket.as_ref().is_none_or(|it| submission.ticket.as_ref() == Some(it))
+                && configuration.as_ref().is_none_or(|it| submission.configuration == *it)
+                && caller.as_ref().is_none_or(|it| submission.caller == *it)
+                && state.as_ref().is_none_or(|it| fate.name() == it)
+        };
+        Ok(tables.operations[..older].iter().rev().filter(fits).take(*limit).cloned().collect())
+    }
+
+    async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
+        let tables = self.database.lock();
+        let now = self.database.now();
+        Ok(tables.lanes.get(configuration).and_then(|lane| {
+            let pause = lane.parked_until?.saturating_sub(now);
+            let until = clock::after(self.clock.now(), pause);
+            Some(Parked { because: lane.parked_because.clone()?, until, attempts: lane.attempts })
+        }))
+    }
+
+    async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
+        let tables = self.database.lock();
+        let now = self.database.now();
+        let pending = tables.operations.iter().filter(|operation| !operation.state.has_ended());
+        let lanes: BTreeSet<_> = pending.map(|operation| &operation.submission.configuration).collect();
+        let free = |lane: &&ConfigurationId| tables.lanes.get(*lane).is_none_or(|lane| lane.is_free(now));
+        Ok(lanes.into_iter().filter(free).take(limit).cloned().collect())
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+        let until = self.clock.elapsed() + claim.ttl;
+        let mut tables = self.database.lock();
+        let now = self.database.now();
+        let ids: Vec<_> = tables.pending(&claim.configuration).map(|it| it.id).take(claim.batch_max).collect();
+        if ids.is_empty() || tables.lanes.get(&claim.configuration).is_some_and(|lane| !lane.is_free(now)) {
+            return Ok(None);
+        }
+        let lane = tables.lanes.entry(claim.configuration.clone()).or_default();
+        (lane.owner, lane.fencing) = (Some(claim.owner.clone()), lane.fencing + 1);
+        (lane.leased_until, lane.parked_until) = (Some(now + claim.ttl), None);
+        let lease = Lease::granted(&claim, lane.fencing, until);
+        let (intent, left, attempts) = (lane.intent.clone(), lane.left.clone(), lane.attempts);
+        let event = Event::Started {
+            configuration: claim.configuration.to_string(),
+            operations: ids.clone(),
+            lease: lease.fencing(),
+        };
+        tables.record(&self.chain, [&Entry { at: claim.at, trace_id: claim.trace_id, event }]);
+        let mut operations = Vec::new();
+        for operation in tables.operations.iter_mut().filter(|operation| ids.contains(&operation.id)) {
+            operation.state = operation.state.clone().start(claim.at).unwrap();
+            operations.push(operation.clone());
+        }
+        Ok(Some(Turn { lease, operations, intent, left, attempts }))
+    }
+
+    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
+        let until = self.clock.elapsed() + ttl;
+        let mut tables = self.database.lock();
+        let now = self.database.now();
+        let lane = tables.held(lease)?;
+        (lane.intent, lane.leased_until) = (Some(intent.clone()), Some(now + ttl));
+        lease.extend(until);
+        Ok(())
+    }
+
+    async fn settle(&self, mut lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
+        let Settlement { ended, left, entries, keep } = settlement;
+        let mut tables = self.database.lock();
+        let now = self.database.now();
+        tables.held(&lease)?;
+        tables.end(lease.configuration(), &ended)?;
+        let lane = tables.held(&lease)?;
+        (lane.intent, lane.attempts, lane.parked_because) = (None, 0, None);
+        lane.left = left.or_else(|| lane.left.clone());
+        lane.leased_until = keep.map(|ttl| now + ttl);
+        lane.owner = keep.and(lane.owner.take());
+        tables.record(&self.chain, &entries);
+        Ok(keep.map(|ttl| {
+            lease.extend(self.clock.elapsed() + ttl);
+            lease
+        }))
+    }
+
+    async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
+        let mut tables = self.database.lock();
+        let now = self.database.now();
+        let Parking { pause, because, ended, entries } = parking;
+        tables.held(&lease)?;
+        tables.end(lease.configuration(), &ended)?;
+        let lane = tables.held(&lease)?;
+        (lane.owner, lane.leased_until) = (None, None);
+        (lane.parked_until, lane.parked_because) = (Some(now + pause), Some(because));
+        lane.attempts += 1;
+        tables.record(&self.chain, &entries);
+        Ok(())
+    }
+
+    async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
+        let Forgetting { ended_before, keys_expired_by, limit } = forgetting;
+        let mut tables = self.database.lock();
+        let expired = tables.keys.iter().filter(|(_, key)| key.expires_at <= keys_expired_by);
+        let mut keys: Vec<_> = expired.map(|(name, key)| (key.expires_at, name.clone())).collect();
+        keys.sort();
+        keys.truncate(limit);
+        for (_, name) in &keys {
+            tables.keys.remove(name);
+        }
+        let needed: BTreeSet<_> = tables.keys.values().map(|key| key.operation).collect();
+        let ended = tables.operations.iter().filter_map(|it| Some((ended_at(&it.state)?, it.id)));
+        let mut old: Vec<_> = ended.filter(|(at, id)| *at < ended_before && !needed.contains(id)).collect();
+        old.sort_by_key(|(at, _)| *at);
+        old.truncate(limit - keys.len());
+        tables.operations.retain(|operation| old.iter().all(|(_, id)| *id != operation.id));
+        Ok(keys.len() + old.len())
+    }
+
+    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+        let tables = self.database.lock();
+        let first = usize::try_from(after.unwrap_or(0)).unwrap();
+        let records: Vec<_> = tables.trail.iter().skip(first).take(limit).cloned().collect();
+        let next = (records.len() >= limit).then(|| i64::try_from(first + records.len()).unwrap());
+        Ok(AuditPage { records, next })
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    async fn close(&self) {}
+}
