@@ -136,11 +136,11 @@ impl Lane {
                 Err(graph::Error::Unreadable(why)) => {
                     Failure { code: FailureCode::PresentSetUnreadable, detail: why, request_id: None }
                 }
-                Err(error) => return Err(undecided(held, unsplit(refused(error)))),
+                Err(error) => return Err(self.without_set(held, unsplit(refused(error))).await),
             };
             failed = failed.saturating_add(1);
             if failed >= READS_MAX {
-                return Err(undecided(held, Stop::Fail(failure)));
+                return Err(self.without_set(held, Stop::Fail(failure)).await);
             }
             tracing::warn!(
                 why = failure.detail,
@@ -148,6 +148,16 @@ impl Lane {
                 "the present set cannot be built on; it is read again"
             );
             self.parts.clock.sleep(REREAD.pause(failed, self.parts.clock.chance())).await;
+        }
+    }
+
+    /// What there is to do when the set cannot be read. Failed operations end their lane's announced write with them, so
+    /// it is put on record first.
+    async fn without_set(&self, held: &Held, stop: Stop) -> Stop {
+        let stop = undecided(held, stop);
+        match (&stop, &held.intent) {
+            (Stop::Fail(_), Some(intent)) => self.notice_undecided(intent).await.map_or_else(Stop::Store, |()| stop),
+            _ => stop,
         }
     }
 

@@ -1,6 +1,15 @@
 //! The executor, between a real store and a Graph that does as it is told.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test that cannot go on ends"
+)]
 
+#[path = "../support/model.rs"]
+mod model;
 mod turns;
+mod undecided;
 mod upstream;
 mod work;

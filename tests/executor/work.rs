@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::upstream::Tenant;
+use crate::{model::Database, upstream::Tenant};
 
 /// Longer than anything takes here.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,7 +26,7 @@ pub(crate) struct World {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) clock: Clock,
     pub(crate) settings: config::Executor,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 pub(crate) struct Running {
@@ -41,6 +41,16 @@ impl Running {
 
     pub(crate) async fn ended(self) {
         tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap();
+    }
+}
+
+fn settings() -> config::Executor {
+    config::Executor {
+        lanes_max: 8,
+        batch_max: 500,
+        lease_ttl: Duration::from_mins(1),
+        sweep_interval: Duration::from_millis(100),
+        deadline: Duration::from_hours(24),
     }
 }
 
@@ -62,14 +72,14 @@ impl World {
         let clock = Clock::system();
         let run = Run { chain: "run".to_owned(), clock };
         let store = Sqlite::open(&folder.path().join("postern.db"), run).await.unwrap();
-        let settings = config::Executor {
-            lanes_max: 8,
-            batch_max: 500,
-            lease_ttl: Duration::from_mins(1),
-            sweep_interval: Duration::from_millis(100),
-            deadline: Duration::from_hours(24),
-        };
-        Self { store: Arc::new(store), tenant: Arc::new(tenant), clock, settings, _folder: folder }
+        Self { store: Arc::new(store), tenant: Arc::new(tenant), clock, settings: settings(), _folder: Some(folder) }
+    }
+
+    /// On the model store, in the runtime's time.
+    pub(crate) fn simulated(tenant: Tenant) -> Self {
+        let clock = Clock::simulated("2026-03-01T08:00:00Z".parse().unwrap(), 1);
+        let store = Database::new(clock).open(Run { chain: "run".to_owned(), clock });
+        Self { store: Arc::new(store), tenant: Arc::new(tenant), clock, settings: settings(), _folder: None }
     }
 
     /// Starts the executor.

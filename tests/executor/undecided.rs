@@ -1,0 +1,76 @@
+//! Writes of which nobody knows whether they took effect.
+
+use std::time::Duration;
+
+use postern::{
+    domain::{Difference, Digest, Failure, FailureCode, State},
+    store::{Carried, Claim, Intent, Parking, Settlement, Turn},
+};
+use serde_json::Value;
+
+use crate::{
+    upstream::Tenant,
+    work::{World, id, lane},
+};
+
+async fn claimed(world: &World) -> Turn {
+    let claim = Claim {
+        configuration: lane(1),
+        owner: "a replica that is gone".to_owned(),
+        at: world.clock.now(),
+        ttl: Duration::from_mins(1),
+        batch_max: 10,
+        trace_id: None,
+    };
+    world.store.claim(claim).await.unwrap().unwrap()
+}
+
+/// The lane was left full, a write for operation 2 was announced, and it was parked so often.
+async fn announced(world: &World, attempts: u32) -> Intent {
+    let digest = |text: &str| Digest::of(text.as_bytes());
+    world.accept(1, &lane(1)).await;
+    let Turn { lease, operations, .. } = claimed(world).await;
+    let failed = operations[0]
+        .state
+        .clone()
+        .fail(world.clock.now(), Failure { code: FailureCode::GraphRefused, detail: String::new(), request_id: None });
+    let settlement = Settlement {
+        ended: vec![(id(1), failed.unwrap())],
+        left: Some(digest("full")),
+        entries: Vec::new(),
+        keep: None,
+    };
+    world.store.settle(lease, settlement).await.unwrap();
+    world.accept(2, &lane(1)).await;
+    let carried = vec![Carried { operation: id(2), difference: Difference::default() }];
+    let client_request_id = "call-1".to_owned();
+    let intent = Intent { before: digest("full"), after: digest("fuller"), client_request_id, carried };
+    for _ in 0..attempts {
+        let Turn { mut lease, .. } = claimed(world).await;
+        world.store.begin_write(&mut lease, &intent, Duration::from_mins(1)).await.unwrap();
+        let parking =
+            Parking { pause: Duration::ZERO, because: "no answer".to_owned(), ended: vec![], entries: vec![] };
+        world.store.park(lease, parking).await.unwrap();
+    }
+    intent
+}
+
+async fn written(world: &World) -> Vec<(String, String)> {
+    let page = world.store.audit(None, 1_000).await.unwrap();
+    let records = page.records.iter().map(|text| serde_json::from_str::<Value>(text).unwrap());
+    let written = records.filter(|record| record["event"] == "written");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    written.map(|record| (text(&record["client_request_id"]), text(&record["known_by"]))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_given_up_undecided_stands_in_the_trail() {
+    // The set reads as empty, which nothing of ours explains.
+    let world = World::simulated(Tenant::new());
+    let intent = announced(&world, 3).await;
+    let _running = world.run();
+    let end = world.end_of(2).await;
+    let State::Failed { failure, .. } = end else { panic!("{end:?}") };
+    assert!(failure.detail.contains("may have taken effect"), "{failure:?}");
+    assert_eq!(written(&world).await, [(intent.client_request_id, "undecided".to_owned())]);
+}
