@@ -173,20 +173,20 @@ impl Lane {
         &self,
         course: Course,
         batch: Vec<Operation>,
-        pause: Option<Duration>,
+        asked: Option<Duration>,
         because: String,
     ) -> Result<Stepped, Error> {
         let Parts { store, clock, settings, .. } = &self.parts;
         let Course { held, batches, .. } = course;
         let (attempts, now) = (held.attempts.saturating_add(1), clock.now());
-        let pause = pause.unwrap_or_else(|| PARKING.pause(attempts, clock.chance()));
+        let pause = asked.unwrap_or_else(|| PARKING.pause(attempts, clock.chance()));
         let pause = pause.clamp(PARKING_MIN, PARKING.longest);
         tracing::warn!(because, ?pause, attempts, "the lane is parked");
         telemetry::count_parking();
         let is_late = |operation: &Operation| clock::after(operation.submission.accepted_at, settings.deadline) <= now;
         let (late, waiting): (Vec<_>, Vec<_>) = batches.into_iter().flatten().chain(batch).partition(is_late);
-        // There may be more behind a whole batch that is given up.
-        let pause = if waiting.is_empty() { PARKING_MIN } else { pause };
+        // There may be more behind a whole batch that is given up, but Graph is not called sooner than it asked.
+        let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because, held.intent.as_ref());
         let Outcome { ended, entries, .. } = Outcome::of_failure(late, now, &failure)?;
         let ends: Vec<_> = ended.iter().map(End::of).collect();

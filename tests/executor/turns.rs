@@ -175,3 +175,16 @@ async fn what_graph_keeps_waiting_past_the_deadline_fails_by_name_and_the_rest_w
     let parked = world.store.parked(&lane(1)).await.unwrap().unwrap();
     assert_eq!((parked.because.as_str(), parked.attempts), ("Graph is not available", 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn graph_is_left_alone_for_as_long_as_it_asks_though_nothing_waits_any_more() {
+    let mut world = World::simulated(Tenant::new());
+    world.settings.deadline = Duration::ZERO;
+    world.tenant.told(&lane(1), Read::Throttled);
+    world.accept(1, &lane(1)).await;
+    let _running = world.run();
+    let end = world.end_of(1).await;
+    assert!(matches!(end, State::Failed { .. }), "{end:?}");
+    let parked = world.store.parked(&lane(1)).await.unwrap().unwrap();
+    assert!(parked.until >= world.clock.now() + Duration::from_secs(55), "{parked:?}");
+}

@@ -19,6 +19,8 @@ use tokio::sync::Semaphore;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Unavailable,
+    /// For a minute.
+    Throttled,
     /// Once; afterwards it answers.
     Panics,
 }
@@ -77,6 +79,7 @@ impl Upstream for Tenant {
         match told {
             None => Ok(Present { direct: self.set(id), from_policy_sets: 0 }),
             Some(Read::Unavailable) => Err(Error::Unavailable("it is down".to_owned())),
+            Some(Read::Throttled) => Err(Error::Throttled { pause: std::time::Duration::from_mins(1) }),
             Some(Read::Panics) => {
                 self.reads.lock().unwrap().remove(id);
                 panic!("a fault of ours, as planned")
