@@ -27,7 +27,7 @@ pub struct Resource<'a> {
 }
 
 /// The types of the schema.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Vocabulary {
     caller: EntityTypeName,
     role: EntityTypeName,

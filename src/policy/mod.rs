@@ -26,7 +26,7 @@ pub use self::facts::Resource;
 use self::facts::Vocabulary;
 
 /// The policies of a folder, checked against their schema.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Policies {
     set: PolicySet,
     schema: Schema,

@@ -1,0 +1,220 @@
+//! A replica's way to the model store: it takes time, breaks before and after the commit, and tells the ledger.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use postern::{
+    audit::Entry,
+    clock::Clock,
+    domain::{ConfigurationId, Operation, OperationId},
+    store::{
+        Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey, Intent,
+        Lease, Notices, Parked, Parking, Query, Settlement, Store, Turn,
+    },
+};
+
+use crate::{
+    ledger::Ledger,
+    model::Model,
+    world::{Life, World},
+};
+
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) world: Arc<World>,
+    pub(crate) model: Model,
+    pub(crate) board: Arc<Notices>,
+    pub(crate) life: Arc<Life>,
+    /// The replica's clock.
+    pub(crate) clock: Clock,
+}
+
+impl Desk {
+    /// One verb: `seen` is told what the commit brought, whether or not the replica ever hears of it.
+    async fn verb<T>(
+        &self,
+        name: &'static str,
+        run: impl Future<Output = Result<T, Error>> + Send,
+        seen: impl FnOnce(&Result<T, Error>) -> Result<(), String> + Send,
+    ) -> Result<T, Error> {
+        let Self { world, life, .. } = self;
+        life.step(world).await;
+        self.way().await;
+        if world.fails("verbs failed before their commit", |faults| faults.store_before) {
+            world.tell(format_args!("{}: {name} fails before its commit", life.owner));
+            return Err(Error::Unavailable("no connection".to_owned()));
+        }
+        life.pass(world).await;
+        let result = run.await;
+        world.judge(seen(&result));
+        life.step(world).await;
+        self.way().await;
+        if world.fails("verbs failed after their commit", |faults| faults.store_after) {
+            world.tell(format_args!("{}: {name} fails after its commit", life.owner));
+            return Err(Error::Unavailable("the connection is lost".to_owned()));
+        }
+        life.pass(world).await;
+        result
+    }
+
+    async fn look<T>(
+        &self,
+        name: &'static str,
+        run: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        self.verb(name, run, |_| Ok(())).await
+    }
+
+    async fn way(&self) {
+        let slow = self.world.fails("slow verbs", |faults| faults.store_slow);
+        self.world.pause(0, if slow { 4_000 } else { 8 }).await;
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.world.ledger.lock().unwrap()
+    }
+}
+
+#[async_trait]
+impl Store for Desk {
+    async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
+        let operation = acceptance.operation.clone();
+        let seen = |accepted: &Result<Accepted, Error>| {
+            let Ok(Accepted::New) = accepted else { return Ok(()) };
+            let lane = operation.submission.configuration.clone();
+            self.world
+                .tell(format_args!("{}: accepts {} {:?}", self.life.owner, operation.id, operation.submission.change));
+            self.world.spread(&self.life.owner, |board| board.work_on(lane.clone()));
+            self.ledger().accepted(operation)
+        };
+        self.verb("accept", self.model.accept(acceptance), seen).await
+    }
+
+    async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
+        self.look("recall", self.model.recall(caller, key)).await
+    }
+
+    async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
+        let id = cancellation.operation;
+        let seen = |cancelled: &Result<Cancelled, Error>| {
+            let Ok(Cancelled::Done(operation)) = cancelled else { return Ok(()) };
+            self.world.tell(format_args!("{}: cancels {id}", self.life.owner));
+            self.world.spread(&self.life.owner, |board| board.ended([id]));
+            self.ledger().cancelled(operation)
+        };
+        self.verb("cancel", self.model.cancel(cancellation), seen).await
+    }
+
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        let told = format!("{:?}", entries.iter().map(|entry| &entry.event).collect::<Vec<_>>());
+        let seen = |_: &_| {
+            self.world.tell(format_args!("{}: records {told}", self.life.owner));
+            Ok(())
+        };
+        self.verb("record", self.model.record(entries), seen).await
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
+        self.look("operation", self.model.operation(id)).await
+    }
+
+    async fn operations(&self, query: &Query) -> Result<Vec<Operation>, Error> {
+        self.look("operations", self.model.operations(query)).await
+    }
+
+    async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
+        self.look("parked", self.model.parked(configuration)).await
+    }
+
+    async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
+        self.look("open lanes", self.model.open_lanes(limit)).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+        let (asked, wanted) = (self.clock.elapsed(), claim.clone());
+        let seen = |turn: &Result<Option<Turn>, Error>| {
+            let Ok(Some(turn)) = turn else { return Ok(()) };
+            self.world.tell(format_args!(
+                "{}: claims {} as {} for {:?}: {:?}",
+                self.life.owner,
+                wanted.configuration,
+                turn.lease.fencing(),
+                wanted.ttl,
+                turn.operations.iter().map(|it| it.id).collect::<Vec<_>>(),
+            ));
+            self.ledger().claimed(&wanted, turn, self.world.now())
+        };
+        let ttl = claim.ttl;
+        let mut turn = self.verb("claim", self.model.claim(claim), seen).await?;
+        // A store reckons from before it was asked.
+        if let Some(turn) = &mut turn {
+            turn.lease.extend(asked + ttl);
+        }
+        Ok(turn)
+    }
+
+    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
+        let asked = self.clock.elapsed();
+        let (lane, held) = (lease.configuration().clone(), (lease.owner().to_owned(), lease.fencing()));
+        let seen = |begun: &Result<(), Error>| {
+            self.world.tell(format_args!("{}: announces {}: {begun:?}", held.0, intent.client_request_id));
+            let now = self.world.now();
+            if begun.is_ok() { self.ledger().announced(&lane, &held, intent, (now, now + ttl)) } else { Ok(()) }
+        };
+        self.verb("begin write", self.model.begin_write(lease, intent, ttl), seen).await?;
+        lease.extend(asked + ttl);
+        Ok(())
+    }
+
+    async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
+        let asked = self.clock.elapsed();
+        let (lane, held) = (lease.configuration().clone(), (lease.owner().to_owned(), lease.fencing()));
+        let (told, keep) = (settlement.clone(), settlement.keep);
+        let seen = |settled: &Result<Option<Lease>, Error>| {
+            let ended: Vec<_> = told.ended.iter().map(|(id, state)| (*id, state.name())).collect();
+            let outcome = settled.as_ref().map(|_| ended);
+            self.world.tell(format_args!("{}: settles {lane} as {}: {outcome:?}", held.0, held.1));
+            if settled.is_err() {
+                return Ok(());
+            }
+            self.world.spread(&self.life.owner, |board| board.ended(told.ended.iter().map(|(id, _)| *id)));
+            self.ledger().settled(&lane, &held, &told, self.world.now())
+        };
+        let mut kept = self.verb("settle", self.model.settle(lease, settlement), seen).await?;
+        if let (Some(lease), Some(ttl)) = (&mut kept, keep) {
+            lease.extend(asked + ttl);
+        }
+        Ok(kept)
+    }
+
+    async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
+        let (lane, held) = (lease.configuration().clone(), (lease.owner().to_owned(), lease.fencing()));
+        let told = parking.clone();
+        let seen = |parked: &Result<(), Error>| {
+            let ended: Vec<_> = told.ended.iter().map(|(id, state)| (*id, state.name())).collect();
+            let (pause, because) = (told.pause, &told.because);
+            self.world.tell(format_args!("{}: parks {lane} for {pause:?}: {because} {parked:?} {ended:?}", held.0));
+            self.world.spread(&self.life.owner, |board| board.ended(told.ended.iter().map(|(id, _)| *id)));
+            if parked.is_ok() { self.ledger().parked(&lane, &held, &told, self.world.now()) } else { Ok(()) }
+        };
+        self.verb("park", self.model.park(lease, parking), seen).await
+    }
+
+    async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
+        self.look("forget", self.model.forget(forgetting)).await
+    }
+
+    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+        self.look("audit", self.model.audit(after, limit)).await
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        self.look("probe", self.model.probe()).await
+    }
+
+    fn notices(&self) -> &Notices {
+        &self.board
+    }
+
+    async fn close(&self) {}
+}

@@ -1,0 +1,56 @@
+//! What changes make of a set, told a second time: written from the definition, without a line of the house's `merge`.
+
+use std::collections::BTreeMap;
+
+use postern::domain::{
+    Assignment, AssignmentSet, Change, Difference, Filter, Target, Wanted, assignment::Unread, change::Changed,
+};
+
+/// Filter, and what nobody understands.
+type Rest = (Option<Filter>, Option<Unread>);
+
+/// A set by targets.
+pub(crate) type Held = BTreeMap<Target, Rest>;
+
+pub(crate) fn held(set: &AssignmentSet) -> Held {
+    let parts = set.iter().cloned();
+    parts.map(|Assignment { target, filter, unread }| (target, (filter, unread))).collect()
+}
+
+pub(crate) fn set(held: &Held) -> AssignmentSet {
+    let parts = held.clone().into_iter();
+    AssignmentSet::from_parts(parts.map(|(target, (filter, unread))| Assignment { target, filter, unread })).unwrap()
+}
+
+pub(crate) fn apply(held: &mut Held, change: &Change) {
+    match change {
+        Change::Amend(_) => held.retain(|target, _| !change.unwanted().contains(target)),
+        Change::Replace(wanted) => held.retain(|target, _| wanted.iter().any(|it| it.target == *target)),
+    }
+    for Wanted { target, filter } in change.wanted() {
+        held.entry(target.clone()).or_default().0 = *filter;
+    }
+}
+
+/// Whether `told` is exactly what lies between two sets.
+pub(crate) fn is_between(before: &Held, after: &Held, told: &Difference) -> bool {
+    let wanted = |(target, (filter, _)): (&Target, &Rest)| Wanted { target: target.clone(), filter: *filter };
+    let only = |one: &Held, other: &Held| -> Vec<Wanted> {
+        one.iter().filter(|(target, _)| !other.contains_key(target)).map(wanted).collect()
+    };
+    let changed = |(target, (filter, _)): (&Target, &Rest)| {
+        let (new, _) = after.get(target)?;
+        let changed = Changed { target: target.clone(), before: *filter, after: *new };
+        (new != filter).then_some(changed)
+    };
+    let sorted = |list: &[Wanted]| {
+        let mut list = list.to_vec();
+        list.sort();
+        list
+    };
+    let mut found = told.changed.clone();
+    found.sort_by(|one, other| one.target.cmp(&other.target));
+    only(after, before) == sorted(&told.added)
+        && only(before, after) == sorted(&told.removed)
+        && before.iter().filter_map(changed).collect::<Vec<_>>() == found
+}

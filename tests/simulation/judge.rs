@@ -1,0 +1,235 @@
+//! The oracles that judge when all is over: every version of every set, every operation, the whole trail.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern::{
+    audit::Verifier,
+    domain::{AssignmentSet, ConfigurationId, FailureCode, OperationId, State},
+    store::Store,
+};
+use serde_json::Value;
+
+use crate::{
+    fold,
+    ledger::{Announced, Asked, Ledger, Source, Verdict, must},
+    tenant::{By, Landed, Tenant, Version, poison},
+    world::World,
+};
+
+/// Everything that is looked at.
+pub(crate) struct Evidence<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) tenant: &'a Tenant,
+    pub(crate) store: &'a dyn Store,
+}
+
+/// What the trail says.
+#[derive(Default)]
+struct Trail {
+    accepted: BTreeMap<OperationId, usize>,
+    settled: BTreeMap<OperationId, usize>,
+    cancelled: BTreeMap<OperationId, usize>,
+    /// How each write is known, by our id of the call.
+    written: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Evidence<'_> {
+    pub(crate) async fn examine(&self) {
+        let trail = match self.trail().await {
+            Ok(trail) => trail,
+            Err(why) => return self.world.judge(Err(why)),
+        };
+        for verdict in self.verdicts(&trail) {
+            self.world.judge(verdict);
+        }
+        self.kept().await;
+    }
+
+    fn verdicts(&self, trail: &Trail) -> Vec<Verdict> {
+        let ledger = self.world.ledger.lock().unwrap();
+        let mut verdicts = Vec::new();
+        for (lane, versions) in self.tenant.sets.lock().unwrap().iter() {
+            let history = History { ledger: &ledger, lane, versions, trail };
+            verdicts.extend((1..versions.len()).map(|number| history.step(number, self.world)));
+            let asked = ledger.accepted.iter().filter(|(_, asked)| asked.lane == *lane);
+            verdicts.extend(asked.map(|(id, asked)| history.operation(*id, asked, self.world)));
+        }
+        verdicts
+    }
+
+    /// What is kept is what was seen to be committed.
+    async fn kept(&self) {
+        let (accepted, ended): (Vec<_>, BTreeMap<_, _>) = {
+            let ledger = self.world.ledger.lock().unwrap();
+            (ledger.accepted.keys().copied().collect(), ledger.ended.clone())
+        };
+        for id in accepted {
+            self.world.count("operations");
+            let kept = self.store.operation(id).await.unwrap().map(|operation| operation.state);
+            let same = kept.is_some() && kept.as_ref() == ended.get(&id);
+            self.world.judge(must!(same, "{id} ended as {:?} and is kept as {kept:?}", ended.get(&id)));
+        }
+    }
+
+    async fn trail(&self) -> Result<Trail, String> {
+        let (mut trail, mut verifier) = (Trail::default(), Verifier::default());
+        let page = self.store.audit(None, usize::MAX).await.map_err(|error| error.to_string())?;
+        for text in &page.records {
+            verifier.feed(text).map_err(|broken| format!("the trail: {broken}"))?;
+            let record: Value = serde_json::from_str(text).unwrap();
+            let operation = || record["operation"].as_str().unwrap().parse().unwrap();
+            match record["event"].as_str().unwrap() {
+                "accepted" => *trail.accepted.entry(operation()).or_default() += 1,
+                "settled" => *trail.settled.entry(operation()).or_default() += 1,
+                "cancelled" => *trail.cancelled.entry(operation()).or_default() += 1,
+                "written" => {
+                    let id = record["client_request_id"].as_str().unwrap().to_owned();
+                    let known_by = record["known_by"].as_str().unwrap().to_owned();
+                    trail.written.entry(id).or_default().insert(known_by);
+                }
+                _ => {}
+            }
+        }
+        Ok(trail)
+    }
+}
+
+/// One configuration, from its first version to its last.
+struct History<'a> {
+    ledger: &'a Ledger,
+    lane: &'a ConfigurationId,
+    versions: &'a [Version],
+    trail: &'a Trail,
+}
+
+impl<'a> History<'a> {
+    fn landed(&self) -> impl Iterator<Item = (usize, &'a Landed)> {
+        self.versions.iter().enumerate().filter_map(|(number, version)| match &version.by {
+            By::Write(landed) => Some((number, landed)),
+            By::Start | By::Administrator => None,
+        })
+    }
+
+    fn announced(&self, landed: &Landed) -> &'a Announced {
+        &self.ledger.announced[&landed.client_request_id]
+    }
+
+    fn set(&self, number: usize) -> &'a AssignmentSet {
+        &self.versions[number].set
+    }
+
+    /// One version after another: a write is the fold of the changes that it carried, those that failed excepted, over
+    /// what it was built on. What it overwrites unseen, it may overwrite.
+    fn step(&self, number: usize, world: &World) -> Verdict {
+        let By::Write(landed) = &self.versions[number].by else { return Ok(()) };
+        let announced = self.announced(landed);
+        let mut held = fold::held(self.set(landed.base));
+        for carried in &announced.intent.carried {
+            let id = carried.operation;
+            let failed = matches!(self.ledger.ended.get(&id), Some(State::Failed { .. }));
+            let excused = landed.is_late() || landed.stale || self.ledger.may_have_taken_effect(id);
+            if !failed || excused || carried.difference.is_empty() {
+                fold::apply(&mut held, &self.ledger.accepted[&id].change);
+            }
+        }
+        let set = self.set(number);
+        must!(
+            fold::set(&held) == *set,
+            "version {number} of {} is not the fold of what succeeded: {set:?}, not {held:?}",
+            self.lane
+        )?;
+        for unseen in landed.base + 1..number {
+            self.may_overwrite(landed, unseen, world).map_err(|why| format!("version {number}: {why}"))?;
+        }
+        self.named(number, landed)
+    }
+
+    /// The races that are documented, and no others.
+    fn may_overwrite(&self, landed: &Landed, unseen: usize, world: &World) -> Verdict {
+        match &self.versions[unseen].by {
+            By::Administrator => world.count("edits overwritten"),
+            By::Write(_) if landed.is_late() => world.count("writes overwritten by late ones"),
+            By::Write(other) if other.is_late() => world.count("late writes overwritten"),
+            By::Start | By::Write(_) if landed.stale => world.count("writes overwritten after a stale read"),
+            By::Start | By::Write(_) => {
+                return Err(format!("it overwrites version {unseen} of {} unseen: {landed:?}", self.lane));
+            }
+        }
+        Ok(())
+    }
+
+    /// A write that took effect stands in the trail, unless it looked unsent to everyone who looked.
+    fn named(&self, number: usize, landed: &Landed) -> Verdict {
+        let named = self.trail.written.contains_key(&landed.client_request_id);
+        let carried = &self.announced(landed).intent.carried;
+        let told = carried.iter().any(|it| self.ledger.may_have_taken_effect(it.operation));
+        let looked_unsent = || self.versions[number + 1..].iter().any(|later| later.set == *self.set(landed.base));
+        // Then a later announcement, which may never have been sent, takes the place of this one.
+        let from = self.announced(landed).lasts.0;
+        let later = |it: &&Announced| it.lane == *self.lane && it.lasts.0 > from && it.sent == Some(Source::Stale);
+        let read_stale = || self.ledger.announced.values().any(|it| later(&it));
+        must!(
+            named || told || landed.is_late() || looked_unsent() || read_stale(),
+            "version {number} of {} stands in no record: {landed:?}",
+            self.lane
+        )
+    }
+
+    fn operation(&self, id: OperationId, asked: &Asked, world: &World) -> Verdict {
+        let count = |of: &BTreeMap<OperationId, usize>| of.get(&id).copied().unwrap_or_default();
+        let told = (count(&self.trail.accepted), count(&self.trail.settled), count(&self.trail.cancelled));
+        let cancelled = matches!(self.ledger.ended.get(&id), Some(State::Cancelled { .. }));
+        let due = if cancelled { (1, 0, 1) } else { (1, 1, 0) };
+        must!(told == due, "{id} is accepted, settled and cancelled {told:?} times in the trail, not {due:?}")?;
+        self.once(id)?;
+        let writes: Vec<_> = self.landed().filter(|(_, landed)| self.changes(landed, id)).collect();
+        match self.ledger.ended.get(&id) {
+            Some(State::Succeeded(success)) => {
+                world.count("succeeded");
+                let Some(write) = &success.write else { return Ok(()) };
+                let did = writes.iter().any(|(_, landed)| landed.client_request_id == write.client_request_id);
+                let undecided =
+                    self.trail.written.get(&write.client_request_id).is_some_and(|it| it.contains("undecided"));
+                let seen = self.versions.iter().any(|version| version.set.digest() == success.after);
+                must!(did || undecided || seen, "{id} is put down to a write that never was: {success:?}")
+            }
+            Some(State::Failed { failure, .. }) => {
+                world.count("failed");
+                let told = failure.code == FailureCode::GraphRefused;
+                let culprit = asked.change.wanted().iter().any(|wanted| wanted.target == poison());
+                must!(!told || culprit, "{id} fails for another's fault: {failure:?}")?;
+                let excused = self.ledger.may_have_taken_effect(id);
+                let effect = writes.iter().find(|(_, landed)| !landed.is_late() && !landed.stale && !excused);
+                must!(effect.is_none(), "{id} failed and took effect: {effect:?}")
+            }
+            Some(State::Cancelled { .. }) => {
+                let carried = |it: &Announced| it.intent.carried.iter().any(|it| it.operation == id);
+                let carried = self.ledger.announced.values().find(|it| carried(it));
+                must!(carried.is_none(), "{id} is cancelled and carried: {carried:?}")
+            }
+            other @ (None | Some(State::Queued | State::Running { .. })) => {
+                Err(format!("{id} has not ended: {other:?}"))
+            }
+        }
+    }
+
+    fn changes(&self, landed: &Landed, id: OperationId) -> bool {
+        let carried = &self.announced(landed).intent.carried;
+        carried.iter().any(|it| it.operation == id && !it.difference.is_empty())
+    }
+
+    /// The effect of an operation is written a second time only where the first was not to be seen.
+    fn once(&self, id: OperationId) -> Verdict {
+        let writes: Vec<_> = self.landed().filter(|(_, landed)| self.changes(landed, id)).collect();
+        for pair in writes.windows(2) {
+            let [(first, one), (_, two)] = pair else { continue };
+            let race = one.is_late() || two.is_late() || two.stale;
+            // Exactly, so that it looked unsent to whoever looked then.
+            let between = self.versions.get(*first..=two.base).unwrap_or_default();
+            let undone = between.iter().any(|it| it.set.digest() == self.announced(one).intent.before);
+            let told = self.trail.written.get(&one.client_request_id).is_some_and(|it| it.contains("undecided"));
+            must!(race || undone || told, "{id} is written twice: {one:?}, {two:?}")?;
+        }
+        Ok(())
+    }
+}

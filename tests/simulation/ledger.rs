@@ -1,0 +1,311 @@
+//! The oracles that judge while it happens: leases, pauses, announcements, writes and ends.
+//!
+//! The ledger sees every commit of every replica at its moment, by the database's time, and keeps books of its own; it
+//! believes neither the store nor the executor.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use postern::{
+    domain::{AssignmentSet, Change, ConfigurationId, Operation, OperationId, State, Target},
+    store::{Carried, Claim, Intent, Parking, Settlement, Turn},
+};
+
+use crate::fold::{self, Held};
+
+/// What an oracle says: nothing, or why what happened must not happen.
+pub(crate) type Verdict = Result<(), String>;
+
+/// A lease's owner and fencing number.
+pub(crate) type Holder = (String, i64);
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) accepted: BTreeMap<OperationId, Asked>,
+    pub(crate) ended: BTreeMap<OperationId, State>,
+    pub(crate) announced: BTreeMap<String, Announced>,
+    lanes: BTreeMap<ConfigurationId, Watch>,
+    reads: BTreeMap<(String, ConfigurationId), Read>,
+}
+
+/// An operation, and its place in the order of acceptance.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    place: usize,
+    pub(crate) lane: ConfigurationId,
+    pub(crate) change: Change,
+}
+
+/// A write that was announced.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    pub(crate) lane: ConfigurationId,
+    pub(crate) by: Holder,
+    pub(crate) intent: Intent,
+    /// The database's time of the announcement, and the end of the lease that came with it.
+    pub(crate) lasts: (Duration, Duration),
+    /// How it was handed over, if it was: the read that it was built on may have been stale.
+    pub(crate) sent: Option<Source>,
+}
+
+/// What a write was built on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Newest,
+    Stale,
+}
+
+/// What a replica has read last, and not yet built a write on.
+#[derive(Clone, Debug)]
+pub(crate) struct Read {
+    /// Which version of the set, counted from zero.
+    pub(crate) version: usize,
+    pub(crate) set: AssignmentSet,
+    /// Whether Graph told of an older version than there was.
+    pub(crate) stale: bool,
+}
+
+#[derive(Debug, Default)]
+struct Watch {
+    holder: Option<(Holder, Duration)>,
+    fencing: i64,
+    parked_until: Option<Duration>,
+    /// For how long Graph last asked to be left alone.
+    asked_pause: Option<Duration>,
+}
+
+/// What must be so, and what is said otherwise.
+macro_rules! must {
+    ($so:expr, $($why:tt)+) => {
+        if $so { Ok(()) } else { Err(format!($($why)+)) }
+    };
+}
+pub(crate) use must;
+
+impl Ledger {
+    fn lane(&mut self, lane: &ConfigurationId) -> &mut Watch {
+        self.lanes.entry(lane.clone()).or_default()
+    }
+
+    pub(crate) fn accepted(&mut self, operation: Operation) -> Verdict {
+        let Operation { id, submission, .. } = operation;
+        let place = self.accepted.len();
+        let asked = Asked { place, lane: submission.configuration, change: submission.change };
+        must!(self.accepted.insert(id, asked).is_none(), "{id} is accepted twice")
+    }
+
+    pub(crate) fn claimed(&mut self, claim: &Claim, turn: &Turn, now: Duration) -> Verdict {
+        let lane = self.lane(&claim.configuration);
+        let number = turn.lease.fencing();
+        if let Some((holder, until)) = &lane.holder {
+            must!(*until <= now, "{claim:?} at {now:?} while {holder:?} holds the lane until {until:?}")?;
+        }
+        must!(lane.parked_until.is_none_or(|until| until <= now), "{claim:?} while the lane is parked")?;
+        must!(number > lane.fencing, "fencing number {number} after {}", lane.fencing)?;
+        lane.holder = Some(((claim.owner.clone(), number), now + claim.ttl));
+        (lane.fencing, lane.parked_until) = (number, None);
+        // What was read before does not count any more.
+        self.reads.remove(&(claim.owner.clone(), claim.configuration.clone()));
+        let pending =
+            self.accepted.iter().filter(|(id, it)| it.lane == claim.configuration && !self.ended.contains_key(id));
+        let mut pending: Vec<_> = pending.map(|(id, it)| (it.place, *id)).collect();
+        pending.sort_unstable();
+        let due: Vec<_> = pending.into_iter().map(|(_, id)| id).take(claim.batch_max).collect();
+        let given: Vec<_> = turn.operations.iter().map(|operation| operation.id).collect();
+        must!(given == due, "a turn with {given:?} where {due:?} are pending")
+    }
+
+    /// Whether this is the newest lease of the lane, not given back.
+    fn held(&self, lane: &ConfigurationId, by: &Holder) -> Verdict {
+        let holder = self.lanes.get(lane).and_then(|watch| watch.holder.as_ref()).map(|(holder, _)| holder);
+        must!(holder == Some(by), "{by:?} acts on {lane}, which {holder:?} holds")
+    }
+
+    /// Whether this holder's lease has not ended.
+    pub(crate) fn holds(&self, lane: &ConfigurationId, by: &Holder, now: Duration) -> bool {
+        let watch = self.lanes.get(lane).and_then(|watch| watch.holder.as_ref());
+        watch.is_some_and(|(holder, until)| holder == by && *until > now)
+    }
+
+    pub(crate) fn announced(
+        &mut self,
+        lane: &ConfigurationId,
+        by: &Holder,
+        intent: &Intent,
+        lasts: (Duration, Duration),
+    ) -> Verdict {
+        self.held(lane, by)?;
+        self.lane(lane).holder = Some((by.clone(), lasts.1));
+        for Carried { operation, .. } in &intent.carried {
+            let known = self.accepted.get(operation).is_some_and(|asked| asked.lane == *lane);
+            must!(known, "a write for {operation}, which nobody accepted on {lane}")?;
+            must!(!self.ended.contains_key(operation), "a write for {operation}, which has ended")?;
+        }
+        let announced = Announced { lane: lane.clone(), by: by.clone(), intent: intent.clone(), lasts, sent: None };
+        let id = intent.client_request_id.clone();
+        must!(self.announced.insert(id, announced).is_none(), "a second {}", intent.client_request_id)
+    }
+
+    pub(crate) fn parked(&mut self, lane: &ConfigurationId, by: &Holder, parking: &Parking, now: Duration) -> Verdict {
+        self.held(lane, by)?;
+        for (id, state) in &parking.ended {
+            must!(matches!(state, State::Failed { .. }), "{id} ends while {lane} is parked: {state:?}")?;
+            self.ends(*id, state, lane)?;
+        }
+        let watch = self.lane(lane);
+        watch.holder = None;
+        watch.parked_until = Some(now + parking.pause);
+        let asked = watch.asked_pause.take().unwrap_or_default();
+        let heard = !parking.because.contains("throttling") || parking.pause >= asked;
+        must!(heard, "{lane} is parked for {:?} where Graph asks for {asked:?}", parking.pause)
+    }
+
+    /// Graph asks to be left alone.
+    pub(crate) fn throttled(&mut self, lane: &ConfigurationId, pause: Duration) {
+        self.lane(lane).asked_pause = Some(pause);
+    }
+
+    /// A lane's call goes out to Graph.
+    pub(crate) fn called(&self, lane: &ConfigurationId, now: Duration) -> Verdict {
+        let until = self.lanes.get(lane).and_then(|watch| watch.parked_until);
+        must!(until.is_none_or(|until| until <= now), "{lane} is called at {now:?}, parked until {until:?}")
+    }
+
+    pub(crate) fn read(&mut self, owner: &str, lane: &ConfigurationId, read: Read) {
+        self.reads.insert((owner.to_owned(), lane.clone()), read);
+    }
+
+    /// A write is handed over: it must be announced, for the first time, and be the fold of what it carries over what
+    /// was read for it, in this turn.
+    pub(crate) fn written(
+        &mut self,
+        owner: &str,
+        lane: &ConfigurationId,
+        (set, id): (&AssignmentSet, &str),
+    ) -> Result<Read, String> {
+        let read = self.reads.remove(&(owner.to_owned(), lane.clone()));
+        let read = read.ok_or_else(|| format!("{id} writes on {lane} what nobody has read"))?;
+        let announced = self.announced.get_mut(id).ok_or_else(|| format!("{id} is written without announcement"))?;
+        let same = announced.lane == *lane && announced.by.0 == owner && announced.sent.is_none();
+        must!(same, "{id} is written by {owner} on {lane}, announced as {announced:?}")?;
+        announced.sent = Some(if read.stale { Source::Stale } else { Source::Newest });
+        let intent = announced.intent.clone();
+        let mut held = fold::held(&read.set);
+        let start = held.clone();
+        let mut before = None;
+        for Carried { operation, difference } in &intent.carried {
+            let asked = &self.accepted[operation];
+            must!(before < Some(asked.place), "{id} carries {operation} out of order")?;
+            before = Some(asked.place);
+            let earlier = held.clone();
+            fold::apply(&mut held, &asked.change);
+            must!(
+                fold::is_between(&earlier, &held, difference),
+                "{id}: {operation} does not make the difference that is told: {difference:?}"
+            )?;
+        }
+        must!(*set == fold::set(&held), "{id} writes {set:?}, not the fold {held:?} over {:?}", read.set)?;
+        self.untouched(&intent, &start, &fold::held(set))?;
+        let digests = (read.set.digest(), set.digest());
+        must!(digests == (intent.before.clone(), intent.after.clone()), "{id} is announced as another")?;
+        Ok(read)
+    }
+
+    /// What no change names must stand as it stood, with everything in it.
+    fn untouched(&self, intent: &Intent, before: &Held, after: &Held) -> Verdict {
+        let changes: Vec<_> = intent.carried.iter().map(|it| &self.accepted[&it.operation].change).collect();
+        if changes.iter().any(|change| matches!(change, Change::Replace(_))) {
+            return Ok(());
+        }
+        let named = |target: &Target| {
+            let in_one = |change: &&Change| {
+                change.unwanted().contains(target) || change.wanted().iter().any(|it| it.target == *target)
+            };
+            changes.iter().any(in_one)
+        };
+        let rest = |held: &Held| -> Held {
+            held.iter().filter(|(target, _)| !named(target)).map(|(a, b)| (a.clone(), b.clone())).collect()
+        };
+        must!(rest(before) == rest(after), "{intent:?} touches what no change names: {before:?} {after:?}")
+    }
+
+    pub(crate) fn settled(
+        &mut self,
+        lane: &ConfigurationId,
+        by: &Holder,
+        settlement: &Settlement,
+        now: Duration,
+    ) -> Verdict {
+        self.held(lane, by)?;
+        self.lane(lane).holder = settlement.keep.map(|ttl| (by.clone(), now + ttl));
+        let read = self.reads.remove(&(by.0.clone(), lane.clone()));
+        for (id, state) in &settlement.ended {
+            self.ends(*id, state, lane)?;
+            self.put_down(*id, state)?;
+        }
+        match read {
+            Some(read) => self.looked(settlement, &read.set),
+            None => self.carried(settlement),
+        }
+    }
+
+    fn ends(&mut self, id: OperationId, state: &State, lane: &ConfigurationId) -> Verdict {
+        let known = self.accepted.get(&id).is_some_and(|asked| asked.lane == *lane);
+        must!(known, "{id} ends on {lane}, where nobody accepted it")?;
+        must!(self.ended.insert(id, state.clone()).is_none(), "{id} ends twice")
+    }
+
+    pub(crate) fn cancelled(&mut self, operation: &Operation) -> Verdict {
+        self.ends(operation.id, &operation.state, &operation.submission.configuration)
+    }
+
+    /// What an operation tells of a write must be what was announced for it.
+    fn put_down(&self, id: OperationId, state: &State) -> Verdict {
+        let State::Succeeded(success) = state else { return Ok(()) };
+        let Some(write) = &success.write else { return Ok(()) };
+        let told = self.announced.get(&write.client_request_id).map(|it| carried_by(&it.intent, id));
+        let same = told.flatten().is_some_and(|told| told.difference == success.difference);
+        must!(same && !success.difference.is_empty(), "{id} is put down to another write: {success:?}")
+    }
+
+    /// Operations that end after a read and no write: the read must show that nothing was to be written.
+    fn looked(&self, settlement: &Settlement, set: &AssignmentSet) -> Verdict {
+        let (start, found) = (fold::held(set), set.digest());
+        let successes = || settlement.ended.iter().filter(|(_, state)| matches!(state, State::Succeeded(_)));
+        let read_back =
+            |intent: &Intent| intent.after == found && successes().all(|(id, _)| carried_by(intent, *id).is_some());
+        if self.announced.values().any(|it| read_back(&it.intent)) {
+            return Ok(());
+        }
+        let mut held = start.clone();
+        for (id, state) in successes() {
+            let State::Succeeded(success) = state else { continue };
+            let before = held.clone();
+            fold::apply(&mut held, &self.accepted[id].change);
+            let told = success.write.is_some() || fold::is_between(&before, &held, &success.difference);
+            must!(told, "{id} ends over {set:?} with another difference: {success:?}")?;
+        }
+        must!(held == start, "{settlement:?} ends what has no effect on {set:?}")
+    }
+
+    /// Operations that end after a write: those that it did not change anything for stood beside others in it.
+    fn carried(&self, settlement: &Settlement) -> Verdict {
+        for (id, state) in &settlement.ended {
+            let State::Succeeded(success) = state else { continue };
+            let intents = self.announced.values().map(|it| &it.intent).filter(|it| it.after == success.after);
+            let told =
+                intents.filter_map(|intent| carried_by(intent, *id)).any(|it| it.difference == success.difference);
+            must!(told || success.write.is_some(), "{id} ends, and nobody looked: {success:?}")?;
+        }
+        Ok(())
+    }
+
+    /// Of which operations the failure says that they may have taken effect all the same.
+    pub(crate) fn may_have_taken_effect(&self, id: OperationId) -> bool {
+        let Some(State::Failed { failure, .. }) = self.ended.get(&id) else { return false };
+        failure.detail.contains("may have taken effect")
+    }
+}
+
+fn carried_by(intent: &Intent, id: OperationId) -> Option<&Carried> {
+    intent.carried.iter().find(|carried| carried.operation == id)
+}

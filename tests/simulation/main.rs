@@ -1,0 +1,156 @@
+//! The deterministic simulation: replicas, callers, an administrator and all that can go wrong, in one thread and in
+//! virtual time, decided by a seed.
+//!
+//! ```text
+//! cargo test --test simulation                          the seeds that every commit is tried with
+//! cargo test --test simulation -- --seeds 5000 --from 1 as many as one likes
+//! cargo test --test simulation -- --seed 42             one, told line by line
+//! ```
+//!
+//! Gateways and executors are the real ones; store and tenant are models. The store's model goes through the suite of
+//! the real stores. What must hold is in `ledger` (while it happens) and `judge` (when all is over).
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test that cannot go on ends"
+)]
+
+mod chance;
+mod desk;
+mod fold;
+mod judge;
+mod ledger;
+#[path = "../support/model.rs"]
+mod model;
+mod people;
+mod replica;
+mod story;
+mod tenant;
+mod weather;
+mod world;
+
+use std::{
+    fs,
+    path::Path,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use postern::policy::Policies;
+
+use crate::{
+    story::Story,
+    world::{Counts, Telling},
+};
+
+/// Seeds that are tried when nobody says which.
+const SEEDS: u64 = 300;
+/// Of how many of them it is tried whether they repeat themselves.
+const REPEATED: u64 = 10;
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
+/// The seed that is being tried.
+static SEED: AtomicU64 = AtomicU64::new(0);
+
+/// What is asked on the command line.
+enum Asked {
+    Seeds {
+        from: u64,
+        count: u64,
+    },
+    /// One, told line by line.
+    Seed(u64),
+    List,
+    /// Other tests than this one.
+    Nothing,
+}
+
+/// Everybody may do everything: policy is tried elsewhere.
+fn policies() -> Policies {
+    let folder = tempfile::tempdir().unwrap();
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policies/schema.cedarschema");
+    fs::copy(schema, folder.path().join("schema.cedarschema")).unwrap();
+    fs::write(folder.path().join("all.cedar"), "@id(\"all\") permit (principal, action, resource);").unwrap();
+    Policies::load(folder.path()).unwrap()
+}
+
+/// Our own words, and those that `cargo test` hands to every test binary.
+fn asked() -> Result<Asked, String> {
+    let (mut from, mut count, mut other) = (1, SEEDS, None);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut number = || -> Result<u64, String> {
+            let text = words.next().ok_or(format!("{word} wants a number"))?;
+            text.parse().map_err(|error| format!("{word} wants a number, not {text:?}: {error}"))
+        };
+        match word.as_str() {
+            "--seeds" => count = number()?,
+            "--from" => from = number()?,
+            "--seed" => other = Some(Asked::Seed(number()?)),
+            "--list" => other = Some(Asked::List),
+            "--ignored" => other = Some(Asked::Nothing),
+            // Words of the test harness that mean nothing here, some with a word after them.
+            "--test-threads" | "--format" | "--color" | "--skip" | "-Z" => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            filter if "simulation".contains(filter) => {}
+            _ => other = Some(Asked::Nothing),
+        }
+    }
+    Ok(other.unwrap_or(Asked::Seeds { from, count }))
+}
+
+#[expect(clippy::print_stdout, reason = "it tells how it went")]
+fn main() -> ExitCode {
+    // The executor survives a lane that panics; here it must not go unnoticed.
+    std::panic::set_hook(Box::new(|panic| {
+        println!("{panic}\nreplay: cargo test --test simulation -- --seed {}", SEED.load(Ordering::Relaxed));
+        PANICS.fetch_add(1, Ordering::Relaxed);
+    }));
+    match asked() {
+        Ok(Asked::Seeds { from, count }) => try_seeds(from, count),
+        Ok(Asked::Seed(seed)) => tell(seed),
+        Ok(Asked::List) => {
+            println!("simulation: test");
+            ExitCode::SUCCESS
+        }
+        Ok(Asked::Nothing) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("{why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "it tells how it went")]
+fn tell(seed: u64) -> ExitCode {
+    let story = Story::of(seed, &policies(), Telling::Aloud);
+    println!("seed {seed}: {:?}\n{}", story.counts, story.violations.join("\n"));
+    if story.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[expect(clippy::print_stdout, reason = "it tells how it went")]
+fn try_seeds(from: u64, count: u64) -> ExitCode {
+    let policies = policies();
+    let mut counts = Counts::new();
+    for seed in from..from.saturating_add(count) {
+        let story = Story::of(seed, &policies, Telling::Silent);
+        let repeats = || Story::of(seed, &policies, Telling::Silent).digest == story.digest;
+        let mut violations = story.violations.join("\n");
+        if seed < from.saturating_add(REPEATED) && !repeats() {
+            violations.push_str("\nit does not repeat itself");
+        }
+        if !violations.is_empty() {
+            println!("seed {seed}, the first that fails after {} that do not:\n{violations}", seed - from);
+            println!("replay: cargo test --test simulation -- --seed {seed}");
+            return ExitCode::FAILURE;
+        }
+        for (name, count) in story.counts {
+            *counts.entry(name).or_default() += count;
+        }
+    }
+    let told: Vec<_> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    println!("simulation: {count} seeds held; {}", told.join(", "));
+    ExitCode::SUCCESS
+}

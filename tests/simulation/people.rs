@@ -1,0 +1,297 @@
+//! Callers, the administrator in the portal, and whoever pulls plugs.
+
+use std::{sync::Arc, time::Duration};
+
+use postern::{
+    domain::{Caller, Digest, Filter, FilterMode, Operation, OperationId, Target, assignment::Unread},
+    gateway::{
+        Attempt, Error, Submitted,
+        request::{ChangeRequest, Named, NamedFilter, Whom, Wish},
+    },
+};
+use uuid::Uuid;
+
+use crate::{
+    chance::Chance,
+    fold,
+    tenant::{By, Tenant, Version, group},
+    world::{Seat, World},
+};
+
+/// How often a caller asks before it calls that an end of its patience.
+const TRIES_MAX: usize = 400;
+
+fn filter(chance: &mut Chance) -> Option<Filter> {
+    let mode = chance.pick(&[FilterMode::Include, FilterMode::Exclude]);
+    let id = Uuid::from_u128(u128::from(chance.between(1, 2))).to_string().parse().unwrap();
+    chance.hits(300).then_some(Filter { id, mode })
+}
+
+fn target(chance: &mut Chance) -> Target {
+    match chance.below(12) {
+        0 => Target::AllDevices,
+        1 => Target::AllUsers,
+        number => group(u128::try_from(number).unwrap()),
+    }
+}
+
+fn unread(chance: &mut Chance) -> Option<Unread> {
+    chance.hits(400).then(|| Unread::new(format!("{{\"hint\":\"{}\"}}", chance.below(100))))
+}
+
+/// What the tenant holds at first.
+pub(crate) fn first_set(chance: &mut Chance) -> fold::Held {
+    let mut held = fold::Held::new();
+    for _ in 0..chance.below(7) {
+        held.insert(target(chance), (filter(chance), unread(chance)));
+    }
+    held
+}
+
+/// Edits in the portal, some of them the exact undoing of what was done last.
+pub(crate) async fn administrate(world: Arc<World>, tenant: Arc<Tenant>) {
+    for _ in 0..world.weather.edits {
+        let pause = world.weather.span / u32::try_from(world.weather.edits).unwrap();
+        let pause = pause.mul_f64(f64::from(u32::try_from(world.chance().below(2_000)).unwrap()) / 1_000.0);
+        world.clock.sleep(pause).await;
+        let lane = world.chance().pick(&world.lanes);
+        let mut held = fold::held(&tenant.newest(&lane));
+        {
+            let mut chance = world.chance();
+            match chance.below(10) {
+                0..=3 => {
+                    held.insert(target(&mut chance), (filter(&mut chance), unread(&mut chance)));
+                }
+                4..=6 => {
+                    let gone = held.keys().nth(chance.below(held.len().max(1))).cloned();
+                    held.retain(|target, _| Some(target) != gone.as_ref());
+                }
+                7 => held.values_mut().for_each(|(filter, _)| *filter = None),
+                8 => {
+                    let sets = tenant.sets.lock().unwrap();
+                    let before = sets[&lane].iter().rev().nth(1);
+                    held = before.map_or(held, |version| fold::held(&version.set));
+                }
+                _ if chance.hits(200) => held.clear(),
+                _ => {}
+            }
+        }
+        world.count("edits");
+        tenant.put(&lane, Version { set: fold::set(&held), by: By::Administrator });
+    }
+}
+
+/// Kills and freezes replicas at any moment.
+pub(crate) async fn pull_plugs(world: Arc<World>) {
+    let mut plugs: Vec<(Duration, bool)> = Vec::new();
+    {
+        let mut chance = world.chance();
+        let span = u64::try_from(world.weather.span.as_millis()).unwrap();
+        plugs.extend((0..world.weather.kills).map(|_| (chance.millis(0, span), true)));
+        plugs.extend((0..world.weather.freezes).map(|_| (chance.millis(0, span), false)));
+    }
+    plugs.sort_unstable();
+    for (at, kills) in plugs {
+        world.clock.sleep(at.saturating_sub(world.now())).await;
+        match world.any_seat() {
+            Some(seat) if kills => seat.life.kill(&world),
+            Some(seat) => seat.life.freeze(&world),
+            None => {}
+        }
+    }
+}
+
+/// One change that somebody wants, under its own key.
+pub(crate) struct Wanted {
+    pub(crate) number: usize,
+    pub(crate) world: Arc<World>,
+}
+
+/// Why a caller has no answer.
+enum Unanswered {
+    /// It may ask again.
+    Again(String),
+    /// It must not happen.
+    Wrong(String),
+}
+
+impl Wanted {
+    /// Asks until it is answered, perhaps once more, and waits for the end.
+    pub(crate) async fn pursue(self) {
+        let world = &self.world;
+        let start = world.chance().millis(0, u64::try_from(world.weather.span.as_millis()).unwrap());
+        world.clock.sleep(start).await;
+        let request = self.request();
+        let caller = Caller {
+            name: format!("caller-{}", self.number % 3),
+            issuer: "sandbox".to_owned(),
+            subject: "s".to_owned(),
+            token_id: None,
+            roles: Vec::new(),
+        };
+        let Some(first) = self.insist(&caller, &request).await else { return };
+        if world.chance().hits(300) {
+            world.pause(0, 60_000).await;
+            let again = self.insist(&caller, &request).await;
+            let same = again.is_some_and(|again| again.id == first.id);
+            world.judge(if same { Ok(()) } else { Err(format!("key {} stands for a second operation", self.number)) });
+        }
+        if world.fails("cancellations", |faults| faults.cancel) {
+            self.cancel(&caller, &first).await;
+        }
+        self.wait(first).await;
+    }
+
+    /// Takes the change back, if it is not too late and somebody hears it.
+    async fn cancel(&self, caller: &Caller, operation: &Operation) {
+        let world = &self.world;
+        let Some(seat) = world.any_seat() else { return };
+        let answered = tokio::select! {
+            biased;
+            () = seat.life.dead.cancelled() => return,
+            answered = seat.gateway.cancel(caller, operation.id) => answered,
+        };
+        match answered {
+            Ok(cancelled) => {
+                world.count("cancelled");
+                self.known(&cancelled);
+            }
+            Err(Error::TooLate(_) | Error::Store(_)) => {}
+            Err(other) => world.judge(Err(format!("{} cannot be cancelled: {other:?}", operation.id))),
+        }
+    }
+
+    fn request(&self) -> ChangeRequest {
+        let mut chance = self.world.chance();
+        let mut named = |filtered: bool| {
+            let whom = match target(&mut chance) {
+                Target::AllDevices => Whom::AllDevices,
+                Target::AllUsers => Whom::AllUsers,
+                Target::Group(id) => Whom::Group(id.to_string()),
+                other @ (Target::ExcludedGroup(_) | Target::Foreign(_)) => panic!("{other} is nothing to ask for"),
+            };
+            let filter = filter(&mut chance).filter(|_| filtered);
+            let filter = filter.map(|it| NamedFilter { reference: it.id.to_string(), mode: it.mode });
+            Named { whom, filter }
+        };
+        let mut wanted: Vec<Named> = Vec::new();
+        for filtered in [true, true, false, false] {
+            let one = named(filtered);
+            if wanted.iter().all(|other| other.whom != one.whom) {
+                wanted.push(one);
+            }
+        }
+        let mut remove = wanted.split_off(2.min(wanted.len()));
+        for named in &mut remove {
+            named.filter = None;
+        }
+        wanted.truncate(chance.below(3));
+        remove.truncate(chance.below(2) + usize::from(wanted.is_empty()));
+        let fallback = || vec![Named { whom: Whom::AllUsers, filter: None }];
+        let wish = match chance.below(12) {
+            0 => Wish::Replace(if wanted.is_empty() { fallback() } else { wanted }),
+            _ if wanted.is_empty() && remove.is_empty() => Wish::Amend { add: fallback(), remove },
+            _ => Wish::Amend { add: wanted, remove },
+        };
+        let configuration = chance.pick(&self.world.lanes).to_string();
+        drop(chance);
+        let wish = if self.world.fails("poisoned changes", |faults| faults.poison) { poisoned(wish) } else { wish };
+        ChangeRequest { configuration, wish, ticket: None, requested_for: None, comment: None }
+    }
+
+    /// Repeats the call under its key until somebody answers.
+    async fn insist(&self, caller: &Caller, request: &ChangeRequest) -> Option<Operation> {
+        let world = &self.world;
+        for _ in 0..TRIES_MAX {
+            if let Some(seat) = world.any_seat() {
+                match self.ask(&seat, caller, request).await {
+                    Ok(Submitted { operation, replayed }) => {
+                        let told = if replayed { "again" } else { "first" };
+                        world.tell(format_args!("key {}: is {}, {told}", self.number, operation.id));
+                        self.known(&operation);
+                        return Some(operation);
+                    }
+                    Err(Unanswered::Again(why)) => world.tell(format_args!("key {}: {why}", self.number)),
+                    Err(Unanswered::Wrong(why)) => {
+                        world.judge(Err(format!("key {}: {why}", self.number)));
+                        return None;
+                    }
+                }
+            }
+            world.pause(100, 10_000).await;
+        }
+        world.judge(Err(format!("nobody answers to key {}", self.number)));
+        None
+    }
+
+    async fn ask(&self, seat: &Seat, caller: &Caller, request: &ChangeRequest) -> Result<Submitted, Unanswered> {
+        let fingerprint = Digest::of(format!("{request:?}").as_bytes());
+        let attempt = Attempt { key: format!("key-{}", self.number), fingerprint };
+        let patience = if self.world.fails("callers that hang up", |faults| faults.hang_up) { 300 } else { 120_000 };
+        let answered = tokio::select! {
+            biased;
+            () = seat.life.dead.cancelled() => return Err(Unanswered::Again("the connection is lost".to_owned())),
+            answered = seat.gateway.submit(caller, request.clone(), Some(attempt)) => answered,
+            () = self.world.pause(patience, patience) => return Err(Unanswered::Again("hangs up".to_owned())),
+        };
+        answered.map_err(|error| {
+            let later = matches!(
+                error,
+                Error::Store(_)
+                    | Error::Full
+                    | Error::TooManyPending(_)
+                    | Error::GraphUnavailable { .. }
+                    | Error::GraphNotAuthorised(_)
+            );
+            let why = format!("{error:?}");
+            if later { Unanswered::Again(why) } else { Unanswered::Wrong(why) }
+        })
+    }
+
+    /// What was answered must be in the books, and what has ended stays as it ended.
+    fn known(&self, operation: &Operation) {
+        let ledger = self.world.ledger.lock().unwrap();
+        let known = ledger.accepted.contains_key(&operation.id);
+        let ended = ledger.ended.get(&operation.id);
+        let same = !operation.state.has_ended() || ended == Some(&operation.state);
+        drop(ledger);
+        let wrong = || format!("{operation:?} is answered, and not what is kept");
+        self.world.judge(if known && same { Ok(()) } else { Err(wrong()) });
+    }
+
+    async fn wait(&self, operation: Operation) {
+        let world = &self.world;
+        let id: OperationId = operation.id;
+        let mut latest = operation;
+        for _ in 0..TRIES_MAX {
+            if latest.state.has_ended() {
+                self.known(&latest);
+                return;
+            }
+            if let Some(seat) = world.any_seat() {
+                tokio::select! {
+                    biased;
+                    () = seat.life.dead.cancelled() => {}
+                    standing = seat.gateway.wait(latest.clone(), Duration::from_mins(1)) => latest = standing.operation,
+                }
+            }
+            world.pause(10, 2_000).await;
+        }
+        world.judge(Err(format!("{id} does not end: {latest:?}")));
+    }
+}
+
+/// The same wish, and a group that Graph refuses.
+fn poisoned(wish: Wish) -> Wish {
+    let poison = Named { whom: Whom::Group(Uuid::from_u128(666).to_string()), filter: None };
+    match wish {
+        Wish::Amend { mut add, remove } => {
+            add.push(poison);
+            Wish::Amend { add, remove }
+        }
+        Wish::Replace(mut wanted) => {
+            wanted.push(poison);
+            Wish::Replace(wanted)
+        }
+    }
+}

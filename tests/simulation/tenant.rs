@@ -1,0 +1,302 @@
+//! The model tenant: Graph's assignments, every version of them, and all the ways in which a call can go wrong.
+//!
+//! A write that was sent goes its own way: neither the death nor the impatience of its sender calls it back.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use postern::{
+    clock::Clock,
+    domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Kind, Target},
+    graph::{Clearance, Error, Group, Present, Receipt, Refusal, Upstream},
+};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::{
+    ledger::Read,
+    world::{Life, World},
+};
+
+/// A state of one configuration's assignments, and where it came from.
+#[derive(Debug)]
+pub(crate) struct Version {
+    pub(crate) set: AssignmentSet,
+    pub(crate) by: By,
+}
+
+#[derive(Debug)]
+pub(crate) enum By {
+    Start,
+    Administrator,
+    Write(Landed),
+}
+
+/// A write that took effect.
+#[derive(Debug)]
+pub(crate) struct Landed {
+    pub(crate) client_request_id: String,
+    /// The version that it was built on.
+    pub(crate) base: usize,
+    /// Graph did not tell of the newest version then.
+    pub(crate) stale: bool,
+    pub(crate) arrival: Arrival,
+}
+
+/// Whether the sender of a write held its lane, and still waited for the answer, when the write took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    InTime,
+    Late,
+}
+
+impl Landed {
+    pub(crate) fn is_late(&self) -> bool {
+        self.arrival == Arrival::Late
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) world: Arc<World>,
+    pub(crate) sets: Mutex<BTreeMap<ConfigurationId, Vec<Version>>>,
+    /// One for each write that may still take effect, and one.
+    pub(crate) under_way: Arc<()>,
+}
+
+/// A group that exists.
+pub(crate) fn group(number: u128) -> Target {
+    Target::Group(Uuid::from_u128(number).to_string().parse().unwrap())
+}
+
+/// The group that Graph refuses to have assigned.
+pub(crate) fn poison() -> Target {
+    group(666)
+}
+
+/// One replica's way to the tenant.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) life: Arc<Life>,
+    /// The replica's clock.
+    pub(crate) clock: Clock,
+}
+
+/// A write under way.
+struct Sent {
+    lane: ConfigurationId,
+    set: AssignmentSet,
+    id: String,
+    read: Read,
+    /// Held while it may take effect.
+    _under_way: Arc<()>,
+    clock: Clock,
+    /// Until when the whole call must be over.
+    until: Duration,
+}
+
+type Answer = oneshot::Sender<Result<Receipt, Error>>;
+
+impl Tenant {
+    pub(crate) fn newest(&self, lane: &ConfigurationId) -> AssignmentSet {
+        self.sets.lock().unwrap()[lane].last().unwrap().set.clone()
+    }
+
+    pub(crate) fn put(&self, lane: &ConfigurationId, version: Version) {
+        let Version { set, by } = &version;
+        self.world.tell(format_args!("{lane} is {} by {by:?}: {:?}", short(set), fold_lines(set)));
+        self.sets.lock().unwrap().get_mut(lane).unwrap().push(version);
+    }
+
+    /// The way there or back.
+    async fn way(&self) {
+        let slow = self.world.fails("slow calls", |faults| faults.graph_slow);
+        self.world.pause(5, if slow { 15_000 } else { 400 }).await;
+    }
+
+    /// What keeps Graph from doing anything.
+    fn refusal(&self, lane: &ConfigurationId) -> Option<Error> {
+        let world = &self.world;
+        if world.fails("throttled", |faults| faults.throttled) {
+            let pause = world.chance().millis(500, 60_000);
+            world.ledger.lock().unwrap().throttled(lane, pause);
+            return Some(Error::Throttled { pause });
+        }
+        if world.fails("unavailable", |faults| faults.unavailable) {
+            return Some(Error::Unavailable("no connection".to_owned()));
+        }
+        let shut = world.fails("unauthorised", |faults| faults.unauthorised);
+        shut.then(|| Error::Unauthorised("the secret has expired".to_owned()))
+    }
+
+    fn takes_effect(&self, sent: &Sent, owner: &str, awaited: Arrival) {
+        let Sent { lane, set, id, read, .. } = sent;
+        let holds = {
+            let ledger = self.world.ledger.lock().unwrap();
+            let by = &ledger.announced[id].by;
+            by.0 == owner && ledger.holds(lane, by, self.world.now())
+        };
+        self.world.count("writes");
+        let arrival = if holds { awaited } else { Arrival::Late };
+        if arrival == Arrival::Late {
+            self.world.count("late writes");
+        }
+        let landed = Landed { client_request_id: id.clone(), base: read.version, stale: read.stale, arrival };
+        self.put(lane, Version { set: set.clone(), by: By::Write(landed) });
+    }
+
+    async fn serve(self: Arc<Self>, sent: Sent, life: Arc<Life>, answer: Answer) {
+        let world = &self.world;
+        // A frozen process has not sent it yet, and a dead one never will.
+        tokio::select! {
+            biased;
+            () = life.dead.cancelled() => return,
+            () = life.pass(world) => {}
+        }
+        if sent.clock.elapsed() + world.weather.call_timeout > sent.until {
+            world.count("writes without time left");
+            answer.send(Err(Error::Unavailable("no time left to send it".to_owned()))).unwrap_or_default();
+            return;
+        }
+        let (_, until) = world.ledger.lock().unwrap().announced[&sent.id].lasts;
+        let ends = world.now() + world.weather.call_timeout;
+        world.judge(if ends <= until { Ok(()) } else { Err(format!("{} may outlast its lease", sent.id)) });
+        world.judge(world.ledger.lock().unwrap().called(&sent.lane, world.now()));
+        self.way().await;
+        let unknown = || Error::Unknown("the connection is lost".to_owned());
+        let result = if let Some(error) = self.refusal(&sent.lane) {
+            Err(error)
+        } else if world.fails("answers lost before the effect", |faults| faults.lost_before) {
+            Err(unknown())
+        } else if sent.set.of(&poison()).is_some() {
+            world.count("refused writes");
+            Err(Error::Refused(Refusal { status: 400, ..Refusal::default() }))
+        } else if world.fails("delayed effects", |faults| faults.delayed) {
+            answer.send(Err(unknown())).unwrap_or_default();
+            world.pause(1_000, 200_000).await;
+            self.takes_effect(&sent, &life.owner, Arrival::Late);
+            return;
+        } else {
+            let awaited = if answer.is_closed() { Arrival::Late } else { Arrival::InTime };
+            self.takes_effect(&sent, &life.owner, awaited);
+            if world.fails("calls that hang", |faults| faults.hung) {
+                drop(sent);
+                return std::future::pending().await;
+            }
+            let lost = world.fails("answers lost after the effect", |faults| faults.lost_after);
+            if lost { Err(unknown()) } else { Ok(Receipt { request_id: Some(format!("graph's {}", sent.id)) }) }
+        };
+        self.way().await;
+        answer.send(result).unwrap_or_default();
+    }
+}
+
+/// Enough of a digest to tell sets apart.
+fn short(set: &AssignmentSet) -> String {
+    set.digest().as_str().chars().take(8).collect()
+}
+
+fn fold_lines(set: &AssignmentSet) -> Vec<String> {
+    let line = |part: &postern::domain::Assignment| {
+        let filter = part.filter.map(|filter| format!(" {} {}", filter.mode.name(), filter.id)).unwrap_or_default();
+        format!("{}{filter}{}", part.target, if part.unread.is_some() { " +" } else { "" })
+    };
+    set.iter().map(line).collect()
+}
+
+#[async_trait]
+impl Upstream for Door {
+    async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, Error> {
+        self.life.pass(&self.tenant.world).await;
+        self.tenant.way().await;
+        let name = "Sales ESP".to_owned();
+        Ok(Configuration { id: id.clone(), name, kind: Kind::StatusPage, priority: 1 })
+    }
+
+    async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, Error> {
+        self.life.pass(&self.tenant.world).await;
+        self.tenant.way().await;
+        if self.tenant.world.fails("unavailable", |faults| faults.unavailable) {
+            return Err(Error::Unavailable("no connection".to_owned()));
+        }
+        Ok(ids.iter().map(|id| Group { id: *id, name: format!("group {id}") }).collect())
+    }
+
+    async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
+        let (Self { tenant, life, .. }, lane) = (self, id);
+        let world = &tenant.world;
+        let asked = world.now();
+        life.step(world).await;
+        if !life.was_frozen_since(asked) {
+            world.judge(world.ledger.lock().unwrap().called(lane, world.now()));
+        }
+        tenant.way().await;
+        if let Some(error) = tenant.refusal(lane) {
+            world.tell(format_args!("{}: a read of {lane}: {error}", life.owner));
+            return Err(error);
+        }
+        if world.fails("unreadable", |faults| faults.unreadable) {
+            return Err(Error::Unreadable("not JSON".to_owned()));
+        }
+        let newest = tenant.sets.lock().unwrap()[lane].len() - 1;
+        let stale = newest > 0 && world.fails("stale reads", |faults| faults.stale_read);
+        let version = if stale { newest - 1 - world.chance().below(newest.min(3)) } else { newest };
+        let set = tenant.sets.lock().unwrap()[lane][version].set.clone();
+        tenant.way().await;
+        life.step(world).await;
+        world.count("reads");
+        world.tell(format_args!(
+            "{}: reads {lane}, {}{}",
+            life.owner,
+            short(&set),
+            if stale { " (stale)" } else { "" }
+        ));
+        world.ledger.lock().unwrap().read(&life.owner, lane, Read { version, set: set.clone(), stale });
+        Ok(Present { direct: set, from_policy_sets: 0 })
+    }
+
+    async fn replace_assignments(
+        &self,
+        id: &ConfigurationId,
+        set: &AssignmentSet,
+        clearance: &Clearance,
+    ) -> Result<Receipt, Error> {
+        let Self { tenant, life, clock } = self;
+        let (lane, id) = (id, clearance.client_request_id.as_str());
+        let world = &tenant.world;
+        let written = world.ledger.lock().unwrap().written(&life.owner, lane, (set, id));
+        let read = match written {
+            Ok(read) => read,
+            Err(why) => {
+                world.judge(Err(why));
+                return Err(Error::Unknown("it must not be sent".to_owned()));
+            }
+        };
+        world.tell(format_args!("{}: sends {id}, {}", life.owner, short(set)));
+        let (answer, answered) = oneshot::channel();
+        let write = Sent {
+            lane: lane.clone(),
+            set: set.clone(),
+            id: id.to_owned(),
+            read,
+            _under_way: Arc::clone(&tenant.under_way),
+            clock: *clock,
+            until: clearance.until,
+        };
+        tokio::spawn(Arc::clone(tenant).serve(write, Arc::clone(life), answer));
+        life.step(world).await;
+        let given_up = |_| Ok(Err(Error::Unknown("no answer in time".to_owned())));
+        let result = match tokio::time::timeout(world.weather.call_timeout, answered).await.unwrap_or_else(given_up) {
+            Ok(result) => result,
+            Err(_) => std::future::pending().await,
+        };
+        life.step(world).await;
+        world.tell(format_args!("{}: hears of {id}: {result:?}", life.owner));
+        result
+    }
+}

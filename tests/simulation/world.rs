@@ -1,0 +1,221 @@
+//! What all parts of one run share: time, chance, what goes wrong, and the log.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use postern::{clock::Clock, domain::ConfigurationId, gateway::Gateway, store::Notices};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    chance::Chance,
+    ledger::{Ledger, Verdict},
+    weather::{Faults, Weather},
+};
+
+/// How often each thing happened.
+pub(crate) type Counts = BTreeMap<&'static str, u64>;
+
+#[derive(Debug)]
+pub(crate) struct World {
+    chance: Mutex<Chance>,
+    /// The database's time, which is nobody's but the oracles'.
+    pub(crate) clock: Clock,
+    pub(crate) weather: Weather,
+    pub(crate) lanes: Vec<ConfigurationId>,
+    pub(crate) log: Mutex<Log>,
+    pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) seats: Mutex<Vec<Option<Arc<Seat>>>>,
+    /// Orderly stops that are still to come.
+    stops: Mutex<usize>,
+    /// Nothing goes wrong any more.
+    calm: AtomicBool,
+    pub(crate) over: CancellationToken,
+}
+
+/// Whether the log is told while it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Telling {
+    #[default]
+    Silent,
+    Aloud,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    pub(crate) text: String,
+    pub(crate) counts: Counts,
+    pub(crate) violations: Vec<String>,
+    telling: Telling,
+}
+
+/// A replica that is running.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) life: Arc<Life>,
+    pub(crate) gateway: Gateway,
+    pub(crate) board: Arc<Notices>,
+}
+
+impl World {
+    pub(crate) fn new(chance: Chance, weather: Weather, telling: Telling) -> Self {
+        let mut chance = chance;
+        let start = "2026-03-01T08:00:00Z".parse().unwrap();
+        let clock = Clock::simulated(start, chance.draw());
+        let lane = |number| {
+            format!("9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0{number:02}_Windows10EnrollmentCompletionPageConfiguration")
+        };
+        let lanes = (1..=weather.lanes).map(|number| lane(number).parse().unwrap()).collect();
+        let seats = Mutex::new(vec![None; weather.replicas]);
+        Self {
+            chance: Mutex::new(chance),
+            clock,
+            stops: Mutex::new(weather.stops),
+            weather,
+            lanes,
+            log: Mutex::new(Log { telling, ..Log::default() }),
+            ledger: Mutex::default(),
+            seats,
+            calm: AtomicBool::new(false),
+            over: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn chance(&self) -> MutexGuard<'_, Chance> {
+        self.chance.lock().unwrap()
+    }
+
+    /// Whether this goes wrong now.
+    pub(crate) fn fails(&self, name: &'static str, rate: impl Fn(&Faults) -> u64) -> bool {
+        let fails = !self.calm.load(Ordering::Relaxed) && self.chance().hits(rate(&self.weather.faults));
+        if fails {
+            self.count(name);
+            self.count("faults");
+        }
+        fails
+    }
+
+    pub(crate) fn calm_down(&self) {
+        self.calm.store(true, Ordering::Relaxed);
+        self.tell("from now on nothing goes wrong");
+    }
+
+    pub(crate) fn count(&self, name: &'static str) {
+        *self.log.lock().unwrap().counts.entry(name).or_default() += 1;
+    }
+
+    #[expect(clippy::print_stdout, reason = "a replay tells what happens")]
+    pub(crate) fn tell(&self, what: impl std::fmt::Display) {
+        let mut log = self.log.lock().unwrap();
+        let line = format!("{:>12.6} {what}", self.clock.elapsed().as_secs_f64());
+        if log.telling == Telling::Aloud {
+            println!("{line}");
+        }
+        writeln!(log.text, "{line}").unwrap();
+    }
+
+    /// Notes what an oracle found.
+    pub(crate) fn judge(&self, verdict: Verdict) {
+        if let Err(why) = verdict {
+            self.tell(format_args!("VIOLATION: {why}"));
+            self.log.lock().unwrap().violations.push(why);
+        }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    /// Lets so many milliseconds pass.
+    pub(crate) async fn pause(&self, least: u64, most: u64) {
+        let pause = self.chance().millis(least, most);
+        self.clock.sleep(pause).await;
+    }
+
+    /// After how long a replica that starts now is told to stop, if it is.
+    pub(crate) fn next_stop(&self) -> Option<Duration> {
+        let mut left = self.stops.lock().unwrap();
+        *left = left.checked_sub(1)?;
+        Some(self.chance().millis(1_000, 200_000))
+    }
+
+    /// A replica that is running, if any is.
+    pub(crate) fn any_seat(&self) -> Option<Arc<Seat>> {
+        let seats: Vec<_> = self.seats.lock().unwrap().iter().flatten().cloned().collect();
+        if seats.is_empty() { None } else { Some(self.chance().pick(&seats)) }
+    }
+
+    /// Tells the boards of all replicas; some do not hear it.
+    pub(crate) fn spread(&self, own: &str, tell: impl Fn(&Notices)) {
+        let seats: Vec<_> = self.seats.lock().unwrap().iter().flatten().cloned().collect();
+        for seat in seats {
+            if seat.life.owner == own || !self.fails("notices lost", |faults| faults.notice_lost) {
+                tell(&seat.board);
+            }
+        }
+    }
+}
+
+/// One life of a replica, from start to stop or death.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) owner: String,
+    pub(crate) dead: CancellationToken,
+    frozen_until: Mutex<Duration>,
+}
+
+impl Life {
+    pub(crate) fn new(owner: String) -> Self {
+        Self { owner, dead: CancellationToken::new(), frozen_until: Mutex::default() }
+    }
+
+    /// Goes on when the process does: after its freeze, and never if it is dead.
+    pub(crate) async fn pass(&self, world: &World) {
+        loop {
+            if self.dead.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+            let left = self.frozen_until.lock().unwrap().saturating_sub(world.now());
+            if left.is_zero() {
+                return;
+            }
+            world.clock.sleep(left).await;
+        }
+    }
+
+    pub(crate) fn freeze(&self, world: &World) {
+        let pause = world.chance().millis(1_000, 200_000);
+        world.tell(format_args!("{} is frozen for {pause:?}", self.owner));
+        world.count("freezes");
+        let mut until = self.frozen_until.lock().unwrap();
+        *until = (*until).max(world.now() + pause);
+    }
+
+    pub(crate) fn kill(&self, world: &World) {
+        world.tell(format_args!("{} is killed", self.owner));
+        world.count("kills");
+        self.dead.cancel();
+    }
+
+    /// Whether the process stood still at any time since then.
+    pub(crate) fn was_frozen_since(&self, then: Duration) -> bool {
+        *self.frozen_until.lock().unwrap() > then
+    }
+
+    /// A place where the process may die or stall.
+    pub(crate) async fn step(&self, world: &World) {
+        if world.fails("kills at a call", |faults| faults.kill_at_call) {
+            self.kill(world);
+        }
+        if world.fails("freezes at a call", |faults| faults.freeze_at_call) {
+            self.freeze(world);
+        }
+        self.pass(world).await;
+    }
+}
