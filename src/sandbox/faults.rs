@@ -26,6 +26,9 @@ pub(crate) struct Faults {
     held: usize,
 }
 
+/// The effect on a call, and the past that it shows if it shows one.
+pub(crate) type Taken = (Effect, Option<Arc<Tenant>>);
+
 /// Which calls are hit, how often and how.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -115,7 +118,7 @@ impl Faults {
     }
 
     /// The effect on this call, which is counted as hit, and the past that it shows.
-    pub(crate) fn take(&mut self, call: &Call) -> Option<(Effect, Option<Arc<Tenant>>)> {
+    pub(crate) fn take(&mut self, call: &Call) -> Option<Taken> {
         let live = |order: &&mut Order| order.times != Some(0) && order.hits(call);
         let order = self.orders.iter_mut().find(live)?;
         order.applied = order.applied.saturating_add(1);

@@ -8,8 +8,8 @@ use postern::{
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Operation, OperationId},
     graph::{self, Clearance, Group, Present, Receipt, Upstream},
     store::{
-        Acceptance, Accepted, AuditPage, Claim, Error, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query,
-        Settlement, Store, Turn,
+        Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey, Intent,
+        Lease, Notices, Parked, Parking, Query, Settlement, Store, Turn,
     },
 };
 
@@ -38,6 +38,10 @@ impl Store for Kept {
 
     async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
         self.through(Call::Recall, self.store.recall(caller, key)).await
+    }
+
+    async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
+        self.store.cancel(cancellation).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
@@ -74,6 +78,10 @@ impl Store for Kept {
 
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
         self.through(Call::Park, self.store.park(lease, parking)).await
+    }
+
+    async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
+        self.store.forget(forgetting).await
     }
 
     async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
