@@ -28,7 +28,7 @@ use crate::{
     clock::Clock,
     config::{Config, Fault},
     domain::Digest,
-    executor::{self, Executor},
+    executor,
     gateway::{self, Gateway},
     graph::{Graph, Upstream},
     outbound::Outbound,
@@ -66,14 +66,14 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let outbound = Outbound::new(clock)?;
     let upstream: Arc<dyn Upstream> = Arc::new(Graph::new(config.graph.clone(), outbound.clone(), clock));
     let (stopping, working) = (CancellationToken::new(), CancellationToken::new());
-    let executor = Executor::new(executor::Parts {
+    let executor = executor::Parts {
         store: Arc::clone(&store),
         upstream: Arc::clone(&upstream),
         clock,
         settings: config.executor.clone(),
         owner,
-    });
-    let executor = tokio::spawn(executor.run(working.clone()));
+    };
+    let executor = tokio::spawn(executor::run(executor, working.clone()));
 
     let retention = Retention { store: Arc::clone(&store), clock, operations: config.operations.retention };
     let retention = tokio::spawn(retention.run(stopping.clone()));

@@ -4,7 +4,8 @@
 //! (`lane`), one at a time per configuration and at most `lanes_max` in all, first come first served.
 //!
 //! Guarantees: an operation whose notice was lost is found by the sweep; a lane that panics takes no other with it and
-//! is free again when its lease ends. After [`Executor::run`] has returned no write is under way.
+//! is free again when its lease ends; an executor that panics is followed by another. After [`Executor::run`] has
+//! returned no write is under way.
 //!
 //! It deliberately keeps no list of work of its own: what is pending stands in the store and nowhere else.
 
@@ -19,7 +20,7 @@ use std::{
 };
 
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::lane::{After, Lane};
 use crate::{
@@ -47,6 +48,25 @@ pub struct Parts {
     pub settings: config::Executor,
     /// This replica, as leases and the audit trail name it.
     pub owner: String,
+}
+
+/// How soon an executor follows one that panicked.
+const FOLLOWS_AFTER: Duration = Duration::from_secs(1);
+
+/// Has an executor work until `stop`. If it panics, which is a fault of ours, another takes its place; the turns that were
+/// under way are dropped, and their lanes are free again when their leases end.
+pub async fn run(parts: Parts, stop: CancellationToken) {
+    loop {
+        let executor = Executor::new(parts.clone());
+        match AbortOnDropHandle::new(tokio::spawn(executor.run(stop.clone()))).await {
+            Err(error) if error.is_panic() => {
+                telemetry::count_broken_turn();
+                tracing::error!(%error, "the executor panicked; another follows");
+                parts.clock.sleep(FOLLOWS_AFTER).await;
+            }
+            Ok(()) | Err(_) => return,
+        }
+    }
 }
 
 /// How a lane's turn ended.

@@ -95,6 +95,11 @@ fn work_resumes_by_itself_after_a_panic_in_a_lane() {
 }
 
 #[test]
+fn work_resumes_by_itself_after_a_panic_of_the_executor() {
+    tell_all(Disk::Sqlite, vec![Plan { call: Call::OpenLanes, nth: 1, times: 1, blow: Blow::Panic }]);
+}
+
+#[test]
 fn a_panic_in_the_look_up_of_groups_ends_no_other() {
     tell_all(Disk::Sqlite, vec![Plan { call: Call::Groups, nth: 1, times: 1, blow: Blow::Panic }]);
 }

@@ -13,7 +13,7 @@ use postern::{
     clock::Clock,
     config::{self, Config},
     domain::{Caller, Change, ConfigurationId, Digest, Role, State, Target, Wanted},
-    executor::{self, Executor},
+    executor,
     gateway::{
         self, Attempt, Gateway,
         request::{ChangeRequest, Named, Whom, Wish},
@@ -117,7 +117,7 @@ impl Story {
         let store: Arc<dyn Store> =
             Arc::new(Kept { store: opened(&self.config.store, run).await, faults: Arc::clone(faults) });
         let upstream = Arc::new(Reached { tenant: Arc::clone(&self.tenant), faults: Arc::clone(faults) });
-        let executor = Executor::new(executor::Parts {
+        let executor = executor::Parts {
             store: Arc::clone(&store),
             upstream: Arc::<Reached>::clone(&upstream),
             clock,
@@ -127,9 +127,9 @@ impl Story {
                 ..self.config.executor.clone()
             },
             owner,
-        });
+        };
         let working = CancellationToken::new();
-        let working_until_told = tokio::spawn(executor.run(working.clone()));
+        let working_until_told = tokio::spawn(executor::run(executor, working.clone()));
         let gateway = Gateway::new(gateway::Parts {
             store: Arc::clone(&store),
             upstream,
