@@ -129,12 +129,18 @@ impl Wanted {
             token_id: None,
             roles: Vec::new(),
         };
-        let Some(first) = self.insist(&caller, &request).await else { return };
+        let first = if world.fails("asked twice at once", |faults| faults.hang_up) {
+            let (one, two) = tokio::join!(self.insist(&caller, &request), self.insist(&caller, &request));
+            self.same(one.as_ref(), two.as_ref());
+            one
+        } else {
+            self.insist(&caller, &request).await
+        };
+        let Some(first) = first else { return };
         if world.chance().hits(300) {
             world.pause(0, 60_000).await;
             let again = self.insist(&caller, &request).await;
-            let same = again.is_some_and(|again| again.id == first.id);
-            world.judge(if same { Ok(()) } else { Err(format!("key {} stands for a second operation", self.number)) });
+            self.same(Some(&first), again.as_ref());
         }
         if world.fails("cancellations", |faults| faults.cancel) {
             self.cancel(&caller, &first).await;
@@ -159,6 +165,12 @@ impl Wanted {
             Err(Error::TooLate(_) | Error::Store(_)) => {}
             Err(other) => world.judge(Err(format!("{} cannot be cancelled: {other:?}", operation.id))),
         }
+    }
+
+    fn same(&self, one: Option<&Operation>, two: Option<&Operation>) {
+        let same = one.map(|it| it.id) == two.map(|it| it.id);
+        let wrong = || format!("key {} stands for a second operation", self.number);
+        self.world.judge(if same { Ok(()) } else { Err(wrong()) });
     }
 
     fn request(&self) -> ChangeRequest {
