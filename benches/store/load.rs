@@ -1,0 +1,166 @@
+//! Callers that accept and lanes that settle, as fast as a store answers them.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use postern::{
+    clock::Clock,
+    config,
+    domain::ConfigurationId,
+    store::{Accepted, Run, Store, Turn},
+};
+use tempfile::TempDir;
+
+use crate::{
+    requests::{acceptance, claim, lane, settlement},
+    server,
+};
+
+/// A kind of store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// Requests a second.
+pub(crate) type Rate = f64;
+
+/// Lanes on which accepting callers put their changes.
+const ACCEPTING: u32 = 32;
+
+/// Where one store is, for as long as this lives.
+pub(crate) struct Place {
+    settings: config::Store,
+    /// Of a store in a file: on the disk that holds the target folder, for temporary folders may be in memory.
+    _folder: TempDir,
+    pub(crate) file: PathBuf,
+    /// Of a store in a database.
+    pub(crate) url: String,
+}
+
+impl Place {
+    pub(crate) async fn new(kind: Kind) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let file = folder.path().join("postern.db");
+        let (url, settings) = match kind {
+            Kind::Sqlite => (String::new(), config::Store::Sqlite(file.clone())),
+            Kind::Postgres => {
+                let url = server::shared().database().await;
+                let settings = config::Postgres { url: url.parse().unwrap(), password: None };
+                (url, config::Store::Postgres(settings))
+            }
+        };
+        Self { settings, _folder: folder, file, url }
+    }
+
+    pub(crate) async fn open(&self) -> Arc<dyn Store> {
+        let clock = Clock::system();
+        postern::store::open(&self.settings, Run { chain: clock.identifier().to_string(), clock }).await.unwrap()
+    }
+
+    /// As many replicas as this: each has one connection that writes.
+    pub(crate) async fn open_many(&self, replicas: usize) -> Vec<Arc<dyn Store>> {
+        join_all((0..replicas).map(|_| self.open())).await
+    }
+}
+
+/// Numbers of operations, each used once.
+fn next() -> u64 {
+    static NUMBER: AtomicU64 = AtomicU64::new(1_000_000);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
+async fn accept(store: &dyn Store, lane: &ConfigurationId) {
+    let accepted = store.accept(acceptance(next(), lane)).await.unwrap();
+    assert!(matches!(accepted, Accepted::New), "{accepted:?}");
+}
+
+/// Has callers accept for so long, evenly spread over the stores.
+pub(crate) async fn accept_for(stores: &[Arc<dyn Store>], callers: u32, time: Duration) -> Rate {
+    let clock = Clock::system();
+    let callers = stores.iter().cycle().zip(0..callers).map(|(store, caller)| {
+        let (store, lane) = (Arc::clone(store), lane(caller % ACCEPTING));
+        tokio::spawn(async move {
+            let mut accepted = 0_u32;
+            while clock.elapsed() < time {
+                accept(&*store, &lane).await;
+                accepted += 1;
+            }
+            accepted
+        })
+    });
+    let accepted: u32 = join_all(callers).await.into_iter().map(Result::unwrap).sum();
+    f64::from(accepted) / clock.elapsed().as_secs_f64()
+}
+
+/// Has callers accept so many changes in all.
+pub(crate) async fn accept_so_many(store: &Arc<dyn Store>, callers: u32, changes: u32) {
+    let callers = (0..callers).map(|caller| {
+        let store = Arc::clone(store);
+        tokio::spawn(async move {
+            for _ in 0..changes / callers {
+                accept(&*store, &lane(caller % ACCEPTING)).await;
+            }
+        })
+    });
+    join_all(callers).await.into_iter().for_each(Result::unwrap);
+}
+
+/// Ends what was accepted: each commit with acceptances counts what is pending, so no case is to inherit it from another.
+pub(crate) async fn settle_accepted(store: &Arc<dyn Store>) {
+    for number in 0..ACCEPTING {
+        if let Some(turn) = store.claim(claim(&lane(number))).await.unwrap() {
+            store.settle(turn.lease, settlement(&turn.operations)).await.unwrap();
+        }
+    }
+}
+
+/// One change on each of so many lanes, claimed.
+pub(crate) async fn claimed(store: &Arc<dyn Store>, lanes: u32) -> Vec<Turn> {
+    let claims = (0..lanes).map(|number| {
+        let (store, lane) = (Arc::clone(store), lane(ACCEPTING + 1 + number));
+        tokio::spawn(async move {
+            accept(&*store, &lane).await;
+            store.claim(claim(&lane)).await.unwrap().unwrap()
+        })
+    });
+    join_all(claims).await.into_iter().map(Result::unwrap).collect()
+}
+
+/// Has callers settle these turns, each one turn after another.
+pub(crate) async fn settle_all(store: &Arc<dyn Store>, callers: u32, turns: Vec<Turn>) -> Rate {
+    let settled = f64::from(u32::try_from(turns.len()).unwrap());
+    let turns = Arc::new(Mutex::new(turns));
+    let clock = Clock::system();
+    let callers = (0..callers).map(|_| {
+        let (store, turns) = (Arc::clone(store), Arc::clone(&turns));
+        tokio::spawn(async move {
+            let next = || turns.lock().unwrap().pop();
+            while let Some(Turn { lease, operations, .. }) = next() {
+                assert!(store.settle(lease, settlement(&operations)).await.unwrap().is_none());
+            }
+        })
+    });
+    join_all(callers).await.into_iter().for_each(Result::unwrap);
+    settled / clock.elapsed().as_secs_f64()
+}
+
+/// How many milliseconds a lane with 500 queued changes takes to be claimed.
+pub(crate) async fn claim_of_500(store: &Arc<dyn Store>) -> f64 {
+    let lane = lane(ACCEPTING);
+    join_all((0..500).map(|_| accept(&**store, &lane))).await;
+    let clock = Clock::system();
+    let turn = store.claim(claim(&lane)).await.unwrap().unwrap();
+    let taken = clock.elapsed();
+    assert_eq!(turn.operations.len(), 500);
+    store.settle(turn.lease, settlement(&turn.operations)).await.unwrap();
+    taken.as_secs_f64() * 1_000.0
+}
