@@ -109,6 +109,29 @@ async fn of_a_burst_under_one_key_one_is_new_and_the_others_get_it() {
 }
 
 #[tokio::test]
+async fn in_a_burst_of_old_and_new_keys_each_gets_what_its_own_key_stands_for() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        for number in (1..=20).step_by(2) {
+            store.accept(keyed(operation(number, &lane(1)), &number.to_string(), "body", 0)).await.unwrap();
+        }
+        let burst = (1..=20).map(|number| {
+            let asked = if number == 7 { "another" } else { "body" };
+            store.accept(keyed(operation(100 + number, &lane(1)), &number.to_string(), asked, 1))
+        });
+        for (number, accepted) in (1..=20).zip(join_all(burst).await) {
+            match accepted.unwrap() {
+                Accepted::New => assert_eq!(number % 2, 0),
+                Accepted::Replayed(operation) => assert_eq!((number % 2, operation.id), (1, id(number))),
+                Accepted::KeyReused(first) => assert_eq!((number, first), (7, id(7))),
+            }
+        }
+        assert_eq!((all(&*store).await.len(), records_of(&*store, "accepted").await.len()), (20, 20));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn five_hundred_at_once_are_all_durable_and_recorded_in_their_order() {
     each(async |fixture| {
         let store = fixture.open().await;
