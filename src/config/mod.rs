@@ -22,6 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
@@ -112,8 +113,21 @@ pub struct Graph {
     pub call_timeout: Duration,
     /// How often one call is tried before its failure is told.
     pub attempts_max: u32,
+    /// How fast it is asked.
+    pub pace: Pace,
     /// How long a configuration or group that Graph described is taken as known.
     pub names_ttl: Duration,
+}
+
+/// How fast Graph is asked at most.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Writes in 20 seconds.
+    pub writes_max: NonZeroU32,
+    /// Calls in 20 seconds, writes among them.
+    pub calls_max: NonZeroU32,
+    /// Calls under way at once, when all goes well.
+    pub calls_at_once_max: usize,
 }
 
 /// `graph.credential.*`

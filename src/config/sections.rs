@@ -5,12 +5,12 @@
 //!
 //! It deliberately looks at no host, file or variable: settings can be checked on any machine.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use url::Url;
 
 use super::{
-    Credential, Executor, Graph, Named, Operations, Policy, Postgres, SecretSource, Server, Store, Telemetry,
+    Credential, Executor, Graph, Named, Operations, Pace, Policy, Postgres, SecretSource, Server, Store, Telemetry,
     table::Table,
     value::{self, duration, spell},
 };
@@ -79,6 +79,7 @@ fn graph(table: &mut Table<'_>, call_timeout: Option<Duration>, credential: Opti
     let tenant_id = table.required("graph.tenant_id", value::parsed::<TenantId>);
     let client_id = table.required("graph.client_id", value::application);
     let attempts_max = table.number("graph.attempts_max", 4, 1..=10);
+    let pace = pace(table);
     let names_ttl = table.setting("graph.names_ttl", "5m", duration(SECOND, DAY));
     let (endpoint, authority) = roots?;
     let cloud = cloud?;
@@ -95,7 +96,19 @@ fn graph(table: &mut Table<'_>, call_timeout: Option<Duration>, credential: Opti
         credential: credential?,
         call_timeout: call_timeout?,
         attempts_max: attempts_max?,
+        pace: pace?,
         names_ttl: names_ttl?,
+    })
+}
+
+fn pace(table: &mut Table<'_>) -> Option<Pace> {
+    let writes_max = table.number("graph.writes_max", 80, 1..=1_000);
+    let calls_max = table.number("graph.calls_max", 800, 1..=10_000);
+    let calls_at_once_max = table.number("graph.calls_at_once_max", 16, 1..=256);
+    Some(Pace {
+        writes_max: NonZeroU32::new(writes_max?)?,
+        calls_max: NonZeroU32::new(calls_max?)?,
+        calls_at_once_max: usize::try_from(calls_at_once_max?).ok()?,
     })
 }
 

@@ -8,6 +8,7 @@
 //! holds Graph's token.
 
 mod model;
+mod pace;
 mod token;
 mod transport;
 

@@ -8,9 +8,14 @@
 
 use std::time::Duration;
 
-use super::{Clearance, Error, Tokens, model};
+use jiff::{Timestamp, fmt::rfc2822};
+
+use super::{
+    Clearance, Error, Tokens, model,
+    pace::{Effect, PAUSE_MAX, Pace, Went},
+};
 use crate::{
-    clock::{Backoff, Clock},
+    clock::{self, Backoff, Clock},
     config,
     outbound::{
         self, Answer, Call, HeaderName, HeaderValue, Method, Outbound,
@@ -22,8 +27,6 @@ use crate::{
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
 /// Pauses between attempts when Graph does not say how long.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(10) };
-/// A longer pause is not waited for here, where somebody waits; it is told.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The pause that is told when Graph throttles and does not say for how long, which Intune often does.
 const THROTTLED_UNSAID: Duration = Duration::from_secs(10);
 
@@ -31,15 +34,9 @@ const THROTTLED_UNSAID: Duration = Duration::from_secs(10);
 pub(super) struct Transport {
     settings: config::Graph,
     tokens: Tokens,
+    pace: Pace,
     outbound: Outbound,
     clock: Clock,
-}
-
-/// Whether repeating a call could do its effect twice.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    Read,
-    Write,
 }
 
 /// A call, ready to be made several times.
@@ -64,7 +61,8 @@ enum Next {
 impl Transport {
     pub(super) fn new(settings: config::Graph, outbound: Outbound, clock: Clock) -> Self {
         let tokens = Tokens::new(settings.clone(), outbound.clone(), clock);
-        Self { settings, tokens, outbound, clock }
+        let pace = Pace::new(&settings.pace, clock);
+        Self { settings, tokens, pace, outbound, clock }
     }
 
     /// Reads what is at a path below the API version.
@@ -131,7 +129,18 @@ impl Transport {
             if matches!(error, Error::Unavailable(_)) { Next::Retry(None, error) } else { Next::Fail(error) }
         })?;
         let call = self.call(asked, &token.bearer()).map_err(Next::Fail)?;
-        let answer = self.outbound.send(call).await.map_err(|error| unanswered(asked.effect, &error))?;
+        let pass = self.pace.pass(asked.effect).await.map_err(Next::Fail)?;
+        let answer = match self.outbound.send(call).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                // Whatever was wrong with the call itself says nothing about Graph.
+                let failed = matches!(error, outbound::Error::Unreached(_) | outbound::Error::Unanswered(_));
+                pass.went(if failed { Went::Failed } else { Went::Answered });
+                return Err(unanswered(asked.effect, &error));
+            }
+        };
+        let named = answer.header("retry-after").and_then(|text| retry_after(text, self.clock.now()));
+        pass.went(went(&answer, named));
         tracing::debug!(
             graph.status = answer.status.as_u16(),
             graph.request_id = answer.header("request-id"),
@@ -142,7 +151,7 @@ impl Transport {
         if answer.status.is_success() {
             return Ok(answer);
         }
-        let next = judge(asked.effect, &answer);
+        let next = judge(asked.effect, &answer, named);
         if matches!(next, Next::Renew) {
             self.tokens.forget(&token).await;
         }
@@ -193,11 +202,10 @@ fn unanswered(effect: Effect, error: &outbound::Error) -> Next {
 }
 
 /// An answer that is not a success.
-fn judge(effect: Effect, answer: &Answer) -> Next {
+fn judge(effect: Effect, answer: &Answer, named: Option<Duration>) -> Next {
     let status = answer.status.as_u16();
     let refusal = model::refusal(status, answer.header("request-id").map(str::to_owned), &answer.body);
     let words = refusal.to_string();
-    let named = answer.header("retry-after").and_then(retry_after);
     match status {
         // Intune answers 401 for a missing permission too, with the truth inside.
         401 if refusal.code == "Forbidden" => Next::Fail(Error::Forbidden(refusal)),
@@ -212,10 +220,26 @@ fn judge(effect: Effect, answer: &Answer) -> Next {
     }
 }
 
-/// A pause in seconds, whole or not. A date is taken as not said: then the usual pauses apply.
-fn retry_after(value: &str) -> Option<Duration> {
-    let seconds: f64 = value.trim().parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+/// What an answer says about Graph's condition. A pause named with a 503 counts as a throttling does.
+fn went(answer: &Answer, named: Option<Duration>) -> Went {
+    match answer.status.as_u16() {
+        429 => Went::Throttled(named),
+        503 if named.is_some() => Went::Throttled(named),
+        500.. => Went::Failed,
+        _ => Went::Answered,
+    }
+}
+
+/// A pause: in seconds, whole or not, or until a date (RFC 9110).
+fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    match value.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_no_number) => {
+            let date = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+            Some(clock::until(now, date))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -223,11 +247,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_is_read_in_whole_and_broken_seconds_and_nonsense_is_ignored() {
-        assert_eq!(retry_after("3"), Some(Duration::from_secs(3)));
-        assert_eq!(retry_after("2.128"), Some(Duration::from_millis(2128)));
-        for nonsense in ["", "soon", "-1", "NaN", "inf", "1e400", "Fri, 31 Dec 1999 23:59:59 GMT"] {
-            assert_eq!(retry_after(nonsense), None, "{nonsense}");
+    fn a_pause_is_read_in_seconds_or_as_a_date_and_nonsense_is_ignored() {
+        let now = "1999-12-31T23:59:50Z".parse().unwrap();
+        assert_eq!(retry_after("3", now), Some(Duration::from_secs(3)));
+        assert_eq!(retry_after(" 2.128 ", now), Some(Duration::from_millis(2128)));
+        assert_eq!(retry_after("Fri, 31 Dec 1999 23:59:59 GMT", now), Some(Duration::from_secs(9)));
+        assert_eq!(retry_after("Fri, 31 Dec 1999 23:59:00 GMT", now), Some(Duration::ZERO));
+        for nonsense in ["", "soon", "-1", "NaN", "inf", "1e400", "Fri, 99 Dec 1999 23:59:59 GMT"] {
+            assert_eq!(retry_after(nonsense, now), None, "{nonsense}");
         }
     }
 }

@@ -24,6 +24,7 @@ mod idempotency;
 mod input;
 mod load;
 mod operations;
+mod pacing;
 mod policy;
 mod probes;
 mod process;
