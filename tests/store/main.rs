@@ -12,6 +12,7 @@
 
 mod accept;
 mod bounds;
+mod broken_commits;
 mod cancelling;
 mod fixture;
 mod lanes;

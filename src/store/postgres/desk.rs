@@ -2,7 +2,7 @@
 //!
 //! Guarantees: the end of the chain in memory is what is stored. A connection that broke is given up, and the next one
 //! begins by reading where the chain ends. If it broke while a commit was under way, that end also tells whether the
-//! commit took place, so that an accepted change is not called refused.
+//! commit took place, so that an accepted change is not called refused. A commit without records is called failed then.
 
 use std::sync::{
     Arc,
@@ -65,8 +65,9 @@ impl writer::Desk for Desk {
             }
             Err(Failed::Surroundings(error)) => {
                 tracing::warn!(%error, "the connection to the database is lost");
-                drop(line);
-                self.find_out(pending).await.ok_or(Failed::Surroundings(error))?
+                let Line { connection, head } = line;
+                drop(connection);
+                self.find_out(&head, pending).await.ok_or(Failed::Surroundings(error))?
             }
         };
         self.news.note(verbs, &outcomes);
@@ -155,11 +156,12 @@ impl Desk {
         Ok(Line { connection, head: head_after(text.ok_or_else(gone)?)? })
     }
 
-    /// Whether what was pending when the connection broke is stored. None if not, or if nobody can tell.
-    async fn find_out(&mut self, pending: Pending) -> Option<Vec<Outcome>> {
+    /// Whether what was pending when the connection broke is stored. None if not, or if nobody can tell: a transaction
+    /// that wrote no record leaves the chain where it was before, whether it was committed or not.
+    async fn find_out(&mut self, before: &Head, pending: Pending) -> Option<Vec<Outcome>> {
         let (head, outcomes) = pending?;
         let line = self.connect().await.ok()?;
-        let stored = line.head == head && line.head.sequence > 0;
+        let stored = line.head == head && head != *before;
         self.line = Some(line);
         stored.then_some(outcomes)
     }
