@@ -1,9 +1,15 @@
-//! Commits of which PostgreSQL's answer does not come.
+//! Commits of which PostgreSQL's answer does not come, or comes late.
 
-use postern::store::Error;
+use postern::{
+    audit::{Entry, Event, Head},
+    clock::Clock,
+    store::Error,
+};
 use sqlx::Connection;
 
-use crate::fixture::{Fixture, Kind, accept, claim, intent, is_about, lane, minutes, turn};
+use crate::fixture::{
+    Fixture, Kind, accept, acceptance, at, claim, intent, is_about, lane, minutes, operation, state, trail, turn,
+};
 
 /// Ends the connection that announces a write, in its commit and before that takes effect.
 const DIES: &str = "
@@ -28,4 +34,27 @@ async fn a_commit_without_records_that_did_not_take_place_is_not_taken_for_done(
     sqlx::raw_sql("DROP TRIGGER die ON lanes").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     store.begin_write(&mut held.lease, &intent(&held.operations), minutes(100)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_takes_place_after_it_was_given_up_ends_no_chain() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let newest = store.audit(None, 10).await.unwrap().records.pop().unwrap();
+    let mut head = Head::after(&newest).unwrap();
+    let stopped = Event::ConfigurationLoaded { policies: postern::domain::Digest::of(b""), callers: vec![] };
+    let late = head.append(&Entry { at: at(0), trace_id: None, event: stopped });
+    // As its own connection would that broke while the server was at the commit.
+    let mut connection = fixture.connection().await;
+    let row = sqlx::query("INSERT INTO audit (chain, sequence, text) VALUES ($1, $2, $3)");
+    let row = row.bind(&late.chain).bind(i64::try_from(late.sequence).unwrap()).bind(&late.text);
+    row.execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let met = store.accept(acceptance(operation(1, &lane(1)))).await;
+    assert!(matches!(met, Err(Error::Unavailable(_))), "{met:?}");
+    let clock = Clock::system();
+    accept(&*store, &lane(1), [2]).await;
+    assert!(clock.elapsed() < minutes(1));
+    assert_eq!(state(&*store, 2).await, "queued");
+    assert_eq!(trail(&*store).await.len(), 3);
 }

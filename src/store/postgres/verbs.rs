@@ -21,6 +21,7 @@ use super::{
     ends::{self, Places},
     failed,
     rows::{self, micros},
+    unavailable,
 };
 use crate::{
     audit::{Entry, Event},
@@ -98,7 +99,13 @@ pub(super) async fn write(connection: &mut PgConnection, ledger: &Ledger) -> Res
     .execute(connection)
     .await
     .map(drop)
-    .map_err(failed)
+    .map_err(|error| if is_taken(&error) { Failed::Surroundings(unavailable(error)) } else { failed(error) })
+}
+
+/// Whether somebody has written at our place of the chain. Nobody but an earlier commit of ours can, one that took place
+/// after it was given up: the connection must begin again by reading where the chain ends.
+fn is_taken(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
 /// Changes the row of a lane if it is still this holder's: the SQL of the change, then the values bound in it, from `$4`.
