@@ -59,12 +59,15 @@ impl Lane {
     pub(super) async fn apply(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Stop> {
         let present = self.read(held, batch).await?.direct;
         let found = present.digest();
-        let earlier = held.intent.take().filter(|intent| intent.before != found);
+        // One that looks unsent stays: it may still be on its way.
+        let earlier = held.intent.take_if(|intent| intent.before != found);
         if let Some(intent) = earlier.clone().filter(|intent| intent.after == found) {
             return Ok(self.recovered(intent, batch)?);
         }
         if let Some(intent) = &earlier {
             self.notice_undecided(intent).await?;
+            // Known until another takes its place: should its operations fail, the failure says so.
+            held.intent = Some(Intent { noted: true, ..intent.clone() });
         }
         self.notice_drift(held, &found).await?;
         let plan = merge(&present, batch.iter().map(|operation| &operation.submission.change));
@@ -82,8 +85,11 @@ impl Lane {
         Ok(Outcome::of_effect(&effect, merged.map(|merged| attributed(merged, earlier.as_ref())))?)
     }
 
-    /// Records an announced write of which the set that was found does not tell whether it took effect.
+    /// Records an announced write of which the set that was found does not tell whether it took effect, once.
     async fn notice_undecided(&self, intent: &Intent) -> Result<(), Error> {
+        if intent.noted {
+            return Ok(());
+        }
         tracing::warn!(
             client_request_id = intent.client_request_id,
             "whether an announced write took effect cannot be told"
@@ -164,7 +170,7 @@ impl Lane {
     /// The set is as an announced write leaves it: the write took effect, though nobody was told. Its operations end
     /// now, before anything else is written, so that no later fault can make them look undone.
     fn recovered(&self, intent: Intent, batch: &[Operation]) -> Result<Outcome, Error> {
-        let Intent { before, after, client_request_id, carried } = intent;
+        let Intent { before, after, client_request_id, carried, .. } = intent;
         let write = Write { merged_with: carried.len().saturating_sub(1), request_id: None, client_request_id };
         let difference_of = |operation: &Operation| carried.iter().find(|carried| carried.operation == operation.id);
         let (done, rest): (Vec<_>, Vec<_>) = batch.iter().cloned().partition(|it| difference_of(it).is_some());
@@ -201,6 +207,7 @@ impl Lane {
             after: digests.1.clone(),
             client_request_id: client_request_id.clone(),
             carried: carried.collect(),
+            noted: false,
         };
         store.begin_write(&mut held.lease, &intent, settings.lease_ttl).await?;
         let margin = SETTLE_MARGIN.min(settings.lease_ttl.mul_f64(0.25));
@@ -213,7 +220,9 @@ impl Lane {
                 Ok(Write { merged_with: batch.len().saturating_sub(1), request_id, client_request_id })
             }
             Ok(Err(error)) => {
-                held.intent = matches!(error, graph::Error::Unknown(_)).then_some(intent);
+                if matches!(error, graph::Error::Unknown(_)) {
+                    held.intent = Some(intent);
+                }
                 Err(refused(error))
             }
             Err(_elapsed) => {

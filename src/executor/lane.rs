@@ -190,7 +190,8 @@ impl Lane {
         let failure = deadline_passed(settings.deadline, &because, held.intent.as_ref());
         let Outcome { ended, entries, .. } = Outcome::of_failure(late, now, &failure)?;
         let ends: Vec<_> = ended.iter().map(End::of).collect();
-        store.park(held.lease, Parking { pause, because, ended, entries }).await?;
+        let Held { lease, intent: announced, left, .. } = held;
+        store.park(lease, Parking { pause, because, announced, left, ended, entries }).await?;
         ends.into_iter().for_each(End::tell);
         Ok(Stepped::Out(After::Parked(pause)))
     }

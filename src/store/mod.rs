@@ -38,7 +38,7 @@ use crate::{
 /// Why a verb did not happen.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The database cannot be reached or cannot write; trying again later may help.
+    /// The database cannot be reached or cannot write; try again later.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
     /// Another owner holds the lane by now.
@@ -143,8 +143,7 @@ pub struct Cancellation {
 pub enum Cancelled {
     /// The operation was queued and is cancelled; this is how it ended.
     Done(Box<Operation>),
-    /// A lane has taken it up, or it has ended (it may have been cancelled before): this is how it stands. Nothing was
-    /// stored.
+    /// A lane has taken it up, or it has ended, cancelled maybe: this is how it stands. Nothing was stored.
     TooLate(Box<Operation>),
     /// There is no such operation.
     Unknown,
@@ -225,6 +224,10 @@ impl Lease {
     pub fn left(&self, clock: Clock) -> Duration {
         self.until.saturating_sub(clock.elapsed())
     }
+
+    fn holder(&self) -> Holder {
+        Holder { configuration: self.configuration.clone(), owner: self.owner.clone(), fencing: self.fencing }
+    }
 }
 
 /// Who holds a lane: what a lease proves, without being one.
@@ -233,12 +236,6 @@ struct Holder {
     configuration: ConfigurationId,
     owner: String,
     fencing: i64,
-}
-
-impl Lease {
-    fn holder(&self) -> Holder {
-        Holder { configuration: self.configuration.clone(), owner: self.owner.clone(), fencing: self.fencing }
-    }
 }
 
 /// A lane's turn: what to do, and what is known from before.
@@ -267,6 +264,9 @@ pub struct Intent {
     pub client_request_id: String,
     /// What it does for each operation it carries.
     pub carried: Vec<Carried>,
+    /// Whether it is on record as undecided.
+    #[serde(default)]
+    pub noted: bool,
 }
 
 /// What an announced write does for one operation.
@@ -298,6 +298,10 @@ pub struct Parking {
     pub pause: Duration,
     /// Why, in one sentence.
     pub because: String,
+    /// The announced write that may have taken effect; any other is announced no longer.
+    pub announced: Option<Intent>,
+    /// Digest of the set as it was found; none if nothing is known that was not known before.
+    pub left: Option<Digest>,
     /// Operations that have waited long enough, and the states in which they end.
     pub ended: Vec<(OperationId, State)>,
     /// Their audit records.
@@ -374,8 +378,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Ends operations; the lane becomes free unless the settlement keeps it.
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error>;
 
-    /// Frees the lane and keeps it from being claimed for a while. Its operations stay running, but for those that the
-    /// parking ends. A write that was announced stays announced.
+    /// Frees the lane and keeps it from being claimed for a while. Operations that the parking does not end stay running.
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error>;
 
     /// Removes operations that ended long ago and idempotency keys that are over, the oldest first, and says how many it

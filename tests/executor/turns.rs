@@ -188,3 +188,44 @@ async fn graph_is_left_alone_for_as_long_as_it_asks_though_nothing_waits_any_mor
     let parked = world.store.parked(&lane(1)).await.unwrap().unwrap();
     assert!(parked.until >= world.clock.now() + Duration::from_secs(55), "{parked:?}");
 }
+
+/// The trail's records of one event.
+async fn records_of(world: &World, event: &str) -> usize {
+    let page = world.store.audit(None, 1_000).await.unwrap();
+    page.records.iter().filter(|record| record.contains(&format!("\"event\":\"{event}\""))).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_else_did_while_graph_throttled_is_not_put_down_to_the_write_that_it_refused() {
+    let tenant = Tenant::new();
+    tenant.throttled.store(1, Ordering::SeqCst);
+    let world = World::simulated(tenant);
+    world.accept(1, &lane(1)).await;
+    let _running = world.run();
+    while world.store.parked(&lane(1)).await.unwrap().is_none() {
+        world.clock.sleep(Duration::from_millis(100)).await;
+    }
+    world.tenant.edited(&lane(1), group(1));
+    while !world.state(1).await.has_ended() {
+        world.clock.sleep(Duration::from_secs(1)).await;
+    }
+    let State::Succeeded(success) = world.state(1).await else { panic!("{:?}", world.state(1).await) };
+    assert!(success.difference.is_empty() && success.write.is_none(), "{success:?}");
+    assert_eq!((records_of(&world, "written").await, world.tenant.written()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_drift_is_recorded_once_however_often_the_lane_is_parked() {
+    let world = World::simulated(Tenant::new());
+    let _running = world.run();
+    world.accept(1, &lane(1)).await;
+    has_succeeded(&world.end_of(1).await);
+    world.tenant.edited(&lane(1), group(9));
+    world.tenant.throttled.store(3, Ordering::SeqCst);
+    world.accept(2, &lane(1)).await;
+    while !world.state(2).await.has_ended() {
+        world.clock.sleep(Duration::from_secs(1)).await;
+    }
+    has_succeeded(&world.state(2).await);
+    assert_eq!(records_of(&world, "drift-seen").await, 1);
+}

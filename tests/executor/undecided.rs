@@ -44,12 +44,18 @@ async fn announced(world: &World, attempts: u32) -> Intent {
     world.accept(2, &lane(1)).await;
     let carried = vec![Carried { operation: id(2), difference: Difference::default() }];
     let client_request_id = "call-1".to_owned();
-    let intent = Intent { before: digest("full"), after: digest("fuller"), client_request_id, carried };
+    let intent = Intent { before: digest("full"), after: digest("fuller"), client_request_id, carried, noted: false };
     for _ in 0..attempts {
         let Turn { mut lease, .. } = claimed(world).await;
         world.store.begin_write(&mut lease, &intent, Duration::from_mins(1)).await.unwrap();
-        let parking =
-            Parking { pause: Duration::ZERO, because: "no answer".to_owned(), ended: vec![], entries: vec![] };
+        let parking = Parking {
+            pause: Duration::ZERO,
+            because: "no answer".to_owned(),
+            announced: Some(intent.clone()),
+            left: None,
+            ended: vec![],
+            entries: vec![],
+        };
         world.store.park(lease, parking).await.unwrap();
     }
     intent

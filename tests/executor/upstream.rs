@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use postern::{
-    domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Target},
+    domain::{AssignmentSet, Change, Configuration, ConfigurationId, GroupId, Target, Wanted, merge},
     graph::{Clearance, Error, Group, Present, Receipt, Refusal, Upstream},
 };
 use tokio::sync::Semaphore;
@@ -31,6 +31,8 @@ pub(crate) struct Tenant {
     pub(crate) reads: Mutex<BTreeMap<ConfigurationId, Read>>,
     /// Groups that no write may have in it.
     pub(crate) refused: BTreeSet<Target>,
+    /// So many writes are throttled before any is taken.
+    pub(crate) throttled: AtomicUsize,
     /// Writes need one each.
     pub(crate) gate: Semaphore,
     pub(crate) writes: AtomicUsize,
@@ -44,6 +46,7 @@ impl Tenant {
             sets: Mutex::default(),
             reads: Mutex::default(),
             refused: BTreeSet::new(),
+            throttled: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             writes: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
@@ -53,6 +56,14 @@ impl Tenant {
 
     pub(crate) fn set(&self, id: &ConfigurationId) -> AssignmentSet {
         self.sets.lock().unwrap().get(id).cloned().unwrap_or_default()
+    }
+
+    /// Somebody else adds this target.
+    pub(crate) fn edited(&self, id: &ConfigurationId, target: Target) {
+        let change = Change::amend(vec![Wanted { target, filter: None }], vec![], 1).unwrap();
+        let mut sets = self.sets.lock().unwrap();
+        let set = sets.entry(id.clone()).or_default();
+        *set = merge(set, [&change]).desired;
     }
 
     pub(crate) fn written(&self) -> usize {
@@ -99,6 +110,10 @@ impl Upstream for Tenant {
         tokio::task::yield_now().await;
         self.gate.acquire().await.unwrap().forget();
         self.under_way.fetch_sub(1, Ordering::SeqCst);
+        if self.throttled.load(Ordering::SeqCst) > 0 {
+            self.throttled.fetch_sub(1, Ordering::SeqCst);
+            return Err(Error::Throttled { pause: std::time::Duration::from_mins(1) });
+        }
         if set.iter().any(|assignment| self.refused.contains(&assignment.target)) {
             return Err(Error::Refused(Refusal { status: 400, ..Refusal::default() }));
         }

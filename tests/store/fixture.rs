@@ -289,6 +289,7 @@ pub(crate) fn intent(operations: &[Operation]) -> Intent {
         after: digest("after"),
         client_request_id: "call-1".to_owned(),
         carried: operations.iter().map(carried).collect(),
+        noted: false,
     }
 }
 
@@ -324,5 +325,12 @@ pub(crate) async fn state(store: &dyn Store, number: u128) -> &'static str {
 
 /// A pause of so many minutes.
 pub(crate) fn parking(number: u64) -> Parking {
-    Parking { pause: minutes(number), because: "Graph is throttling".to_owned(), ended: vec![], entries: vec![] }
+    Parking {
+        pause: minutes(number),
+        because: "Graph is throttling".to_owned(),
+        announced: None,
+        left: None,
+        ended: vec![],
+        entries: vec![],
+    }
 }

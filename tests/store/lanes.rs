@@ -193,17 +193,29 @@ async fn parking_ends_what_has_waited_long_enough_and_keeps_the_rest_and_the_ann
         store.begin_write(&mut held.lease, &announced, minutes(60)).await.unwrap();
         let ending = settlement(&held.operations[..1], 4);
         let mut noticed = store.notices().end_of(id(1));
-        store.park(held.lease, Parking { ended: ending.ended, entries: ending.entries, ..parking(30) }).await.unwrap();
+        let (doubtful, left) = (Some(announced.clone()), Some(digest("found")));
+        let ended = (ending.ended, ending.entries);
+        let lasting = Parking { announced: doubtful, left, ended: ended.0, entries: ended.1, ..parking(30) };
+        store.park(held.lease, lasting).await.unwrap();
         noticed.notice().await;
         assert_eq!((state(&*store, 1).await, state(&*store, 2).await), ("succeeded", "running"));
         assert_eq!(records_of(&*store, "settled").await.len(), 1);
         fixture.pass(30).await;
         let next = turn(&*store, claim(&lane(1), "b", 31)).await;
         assert_eq!((ids(&next.operations), next.intent, next.attempts), (vec![id(2)], Some(announced), 1));
+        assert_eq!(next.left, Some(digest("found")));
         // An end that cannot be written undoes the parking too.
         let ended = settlement(&held.operations[..1], 32).ended;
         store.park(next.lease, Parking { ended, ..parking(30) }).await.unwrap_err();
         assert_eq!(store.parked(&lane(1)).await.unwrap(), None);
+        // A write that certainly had no effect is no longer announced; what was known of the set still is.
+        fixture.pass(10).await;
+        let third = turn(&*store, claim(&lane(1), "c", 41)).await;
+        assert!(third.intent.is_some());
+        store.park(third.lease, parking(30)).await.unwrap();
+        fixture.pass(30).await;
+        let fourth = turn(&*store, claim(&lane(1), "c", 71)).await;
+        assert_eq!((fourth.intent, fourth.left), (None, Some(digest("found"))));
     })
     .await;
 }

@@ -226,6 +226,7 @@ impl World {
             let lane = self.lane(lane);
             lane.leased_until = None;
             lane.parked_until = Some(until);
+            lane.announced = false;
             lane.attempts += 1;
         }
     }

@@ -336,12 +336,13 @@ impl Store for Model {
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
         let mut tables = self.database.lock();
         let now = self.database.now();
-        let Parking { pause, because, ended, entries } = parking;
+        let Parking { pause, because, announced, left, ended, entries } = parking;
         tables.held(&lease)?;
         tables.end(lease.configuration(), &ended)?;
         let lane = tables.held(&lease)?;
         (lane.owner, lane.leased_until) = (None, None);
         (lane.parked_until, lane.parked_because) = (Some(now + pause), Some(because));
+        (lane.intent, lane.left) = (announced, left.or_else(|| lane.left.take()));
         lane.attempts += 1;
         tables.record(&self.chain, &entries);
         Ok(())

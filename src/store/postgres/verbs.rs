@@ -287,13 +287,18 @@ async fn park(
     holder: &Holder,
     parking: &Parking,
 ) -> Result<Outcome, Failed> {
+    let announced = parking.announced.as_ref().map(|intent| to_json("intent", intent)).transpose();
+    let announced = announced.map_err(Failed::Content)?;
     let outcome = if_held!(
         connection,
         holder,
         "owner = NULL, lease_until = NULL, attempts = attempts + 1, parked_because = $4,
-         not_before = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
+         not_before = clock_timestamp() + $5 * INTERVAL '1 microsecond', intent = $6,
+         left_digest = COALESCE($7, left_digest)",
         &parking.because,
-        micros(parking.pause)
+        micros(parking.pause),
+        announced,
+        parking.left.as_ref().map(Digest::as_str)
     );
     if outcome.is_ok() {
         end(connection, holder, &parking.ended).await?;

@@ -267,12 +267,16 @@ async fn park(
     now: Timestamp,
     (holder, parking): (&Holder, &Parking),
 ) -> Result<Outcome, Error> {
+    let announced = parking.announced.as_ref().map(|intent| to_json("intent", intent)).transpose()?;
     let outcome = if_held!(
         connection,
         holder,
-        "owner = NULL, lease_until = NULL, not_before = ?, parked_because = ?, attempts = attempts + 1",
+        "owner = NULL, lease_until = NULL, not_before = ?, parked_because = ?, attempts = attempts + 1, intent = ?,
+         left_digest = COALESCE(?, left_digest)",
         micros(clock::after(now, parking.pause)),
-        &parking.because
+        &parking.because,
+        announced,
+        parking.left.as_ref().map(Digest::as_str)
     );
     if outcome.is_ok() {
         end_all(connection, holder, &parking.ended).await?;
