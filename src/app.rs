@@ -133,13 +133,14 @@ impl Running {
         let left = |clock: Clock| deadline.saturating_sub(clock.elapsed());
         let unfinished = self.executor.abort_handle();
         let drained = async {
+            // At the same time: a client that keeps its request to itself must not cost a lane the time to end its turn.
+            self.working.cancel();
             for door in &self.doors {
                 door.stop(true).await;
             }
             for task in self.tasks {
                 ended(task.await);
             }
-            self.working.cancel();
             ended(self.executor.await);
         };
         if tokio::time::timeout(left(self.clock), drained).await.is_err() {
