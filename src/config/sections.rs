@@ -48,8 +48,9 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let secret = credential(table);
     let credential = secret.as_ref().map(|named| Credential::Secret(named.source.clone()));
     let graph = graph(table, call_timeout, credential);
-    let operations = operations(table);
-    let executor = executor(table, call_timeout);
+    let deadline = table.setting("operations.deadline", "24h", duration(SECOND, DAYS_60));
+    let operations = operations(table, deadline);
+    let executor = executor(table, call_timeout, deadline);
     let policy = table.path("policy.dir", Some("policies")).map(|dir| Policy { dir });
     let telemetry = telemetry(table);
     let secrets = password.into_iter().chain(secret).collect();
@@ -183,7 +184,7 @@ fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key: &'static 
     Some(Named { at: table.fault_at(key), source })
 }
 
-fn operations(table: &mut Table<'_>) -> Option<Operations> {
+fn operations(table: &mut Table<'_>, deadline: Option<Duration>) -> Option<Operations> {
     let wait_default = table.setting("operations.wait_default", "10s", duration(Duration::ZERO, MINUTES_5));
     let wait_max = table.setting("operations.wait_max", "25s", duration(SECOND, MINUTES_5));
     let idempotency_ttl = table.setting("operations.idempotency_ttl", "7d", duration(MINUTE, DAYS_60));
@@ -196,6 +197,13 @@ fn operations(table: &mut Table<'_>) -> Option<Operations> {
     {
         let what = format!("{} is less than operations.wait_default ({})", spell(wait_max), spell(wait_default));
         table.refuse("operations.wait_max", &what, Some("raise it, or lower operations.wait_default"));
+    }
+    if let (Some(idempotency_ttl), Some(deadline)) = (idempotency_ttl, deadline)
+        && idempotency_ttl < deadline
+    {
+        // A change that is repeated while its operation still waits for Graph must not become a second operation.
+        let what = format!("{} is less than operations.deadline ({})", spell(idempotency_ttl), spell(deadline));
+        table.refuse("operations.idempotency_ttl", &what, Some("raise it, or lower operations.deadline"));
     }
     if let (Some(retention), Some(idempotency_ttl)) = (retention, idempotency_ttl)
         && retention < idempotency_ttl
@@ -215,13 +223,12 @@ fn operations(table: &mut Table<'_>) -> Option<Operations> {
     })
 }
 
-fn executor(table: &mut Table<'_>, call_timeout: Option<Duration>) -> Option<Executor> {
+fn executor(table: &mut Table<'_>, call_timeout: Option<Duration>, deadline: Option<Duration>) -> Option<Executor> {
     let lanes_max = table.number("executor.lanes_max", 8, 1..=256);
     let batch_max = table.number("executor.batch_max", 500, 1..=10_000);
     let lease_ttl = table.setting("executor.lease_ttl", "60s", duration(SECOND, Duration::from_hours(1)));
     let sweep_interval =
         table.setting("executor.sweep_interval", "5s", duration(Duration::from_millis(100), MINUTES_5));
-    let deadline = table.setting("operations.deadline", "24h", duration(SECOND, DAYS_60));
     if let (Some(lease), Some(call)) = (lease_ttl, call_timeout)
         && lease <= call.saturating_mul(2)
     {

@@ -174,6 +174,7 @@ fn a_fault_of_one_setting_is_told_in_its_own_words() {
         ("[executor]\nlease_ttl = 60\n", "t.toml:7: executor.lease_ttl: takes a string, not a number"),
         ("[operations]\nwait_max = \"5s\"\n", "t.toml:7: operations.wait_max: 5s is less than"),
         ("[operations]\nretention = \"6d\"\n", "t.toml:7: operations.retention: 6d is less than"),
+        ("[operations]\nidempotency_ttl = \"23h\"\n", "t.toml:7: operations.idempotency_ttl: 23h is less than"),
         ("[operations]\nwait_max = \"1000h\"\n", "t.toml:7: operations.wait_max: \"1000h\" is out of range"),
         ("[server]\nlisten = \"127.0.0.1:9090\"\n", "t.toml:6: server.admin_listen: the probes need"),
         ("endpoint = \"https://a.test\"\n", "t.toml:6: graph.endpoint: given without graph.authority"),
