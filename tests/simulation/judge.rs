@@ -164,15 +164,19 @@ impl<'a> History<'a> {
         let carried = &self.announced(landed).intent.carried;
         let told = carried.iter().any(|it| self.ledger.may_have_taken_effect(it.operation));
         let looked_unsent = || self.versions[number + 1..].iter().any(|later| later.set == *self.set(landed.base));
-        // Then a later announcement, which may never have been sent, takes the place of this one.
-        let from = self.announced(landed).lasts.0;
-        let later = |it: &&Announced| it.lane == *self.lane && it.lasts.0 > from && it.sent == Some(Source::Stale);
-        let read_stale = || self.ledger.announced.values().any(|it| later(&it));
         must!(
-            named || told || landed.is_late() || looked_unsent() || read_stale(),
+            named || told || landed.is_late() || looked_unsent() || self.was_hidden(landed),
             "version {number} of {} stands in no record: {landed:?}",
             self.lane
         )
+    }
+
+    /// Whether Graph told of an older version after this write, and something was built on that: then the write looked
+    /// unsent, and a later announcement, which may never have been sent, took the place of its own.
+    fn was_hidden(&self, landed: &Landed) -> bool {
+        let from = self.announced(landed).lasts.0;
+        let later = |it: &&Announced| it.lane == *self.lane && it.lasts.0 > from && it.sent == Some(Source::Stale);
+        self.ledger.announced.values().any(|it| later(&it))
     }
 
     fn operation(&self, id: OperationId, asked: &Asked, world: &World) -> Verdict {
@@ -199,7 +203,8 @@ impl<'a> History<'a> {
                 let culprit = asked.change.wanted().iter().any(|wanted| wanted.target == poison());
                 must!(!told || culprit, "{id} fails for another's fault: {failure:?}")?;
                 let excused = self.ledger.may_have_taken_effect(id);
-                let effect = writes.iter().find(|(_, landed)| !landed.is_late() && !landed.stale && !excused);
+                let effect =
+                    writes.iter().find(|(_, landed)| !landed.is_late() && !self.was_hidden(landed) && !excused);
                 must!(effect.is_none(), "{id} failed and took effect: {effect:?}")
             }
             Some(State::Cancelled { .. }) => {
@@ -223,7 +228,7 @@ impl<'a> History<'a> {
         let writes: Vec<_> = self.landed().filter(|(_, landed)| self.changes(landed, id)).collect();
         for pair in writes.windows(2) {
             let [(first, one), (_, two)] = pair else { continue };
-            let race = one.is_late() || two.is_late() || two.stale;
+            let race = one.is_late() || two.is_late() || self.was_hidden(one);
             // Exactly, so that it looked unsent to whoever looked then.
             let between = self.versions.get(*first..=two.base).unwrap_or_default();
             let undone = between.iter().any(|it| it.set.digest() == self.announced(one).intent.before);

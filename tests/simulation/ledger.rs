@@ -68,6 +68,8 @@ pub(crate) struct Read {
 struct Watch {
     holder: Option<(Holder, Duration)>,
     fencing: i64,
+    /// The newest number of each owner.
+    grants: BTreeMap<String, i64>,
     parked_until: Option<Duration>,
     /// For how long Graph last asked to be left alone.
     asked_pause: Option<Duration>,
@@ -103,6 +105,7 @@ impl Ledger {
         must!(number > lane.fencing, "fencing number {number} after {}", lane.fencing)?;
         lane.holder = Some(((claim.owner.clone(), number), now + claim.ttl));
         (lane.fencing, lane.parked_until) = (number, None);
+        lane.grants.insert(claim.owner.clone(), number);
         // What was read before does not count any more.
         self.reads.remove(&(claim.owner.clone(), claim.configuration.clone()));
         let pending =
@@ -164,10 +167,15 @@ impl Ledger {
         self.lane(lane).asked_pause = Some(pause);
     }
 
-    /// A lane's call goes out to Graph.
-    pub(crate) fn called(&self, lane: &ConfigurationId, now: Duration) -> Verdict {
-        let until = self.lanes.get(lane).and_then(|watch| watch.parked_until);
-        must!(until.is_none_or(|until| until <= now), "{lane} is called at {now:?}, parked until {until:?}")
+    /// A lane's call goes out to Graph. A former owner that does not know yet that it is one may still call: it cannot
+    /// know of the pause of its successor.
+    pub(crate) fn called(&self, owner: &str, lane: &ConfigurationId, now: Duration) -> Verdict {
+        let Some(watch) = self.lanes.get(lane) else {
+            return Err(format!("{lane} is called, and nobody has claimed it"));
+        };
+        let former = watch.grants.get(owner).is_some_and(|number| *number < watch.fencing);
+        let until = watch.parked_until;
+        must!(former || until.is_none_or(|until| until <= now), "{lane} is called at {now:?}, parked until {until:?}")
     }
 
     pub(crate) fn read(&mut self, owner: &str, lane: &ConfigurationId, read: Read) {

@@ -166,7 +166,7 @@ impl Tenant {
         let (_, until) = world.ledger.lock().unwrap().announced[&sent.id].lasts;
         let ends = world.now() + world.weather.call_timeout;
         world.judge(if ends <= until { Ok(()) } else { Err(format!("{} may outlast its lease", sent.id)) });
-        world.judge(world.ledger.lock().unwrap().called(&sent.lane, world.now()));
+        world.judge(world.ledger.lock().unwrap().called(&life.owner, &sent.lane, world.now()));
         self.way().await;
         let unknown = || Error::Unknown("the connection is lost".to_owned());
         let result = if let Some(error) = self.refusal(&sent.lane) {
@@ -230,11 +230,8 @@ impl Upstream for Door {
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
         let (Self { tenant, life, .. }, lane) = (self, id);
         let world = &tenant.world;
-        let asked = world.now();
         life.step(world).await;
-        if !life.was_frozen_since(asked) {
-            world.judge(world.ledger.lock().unwrap().called(lane, world.now()));
-        }
+        world.judge(world.ledger.lock().unwrap().called(&life.owner, lane, world.now()));
         tenant.way().await;
         if let Some(error) = tenant.refusal(lane) {
             world.tell(format_args!("{}: a read of {lane}: {error}", life.owner));

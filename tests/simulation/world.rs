@@ -203,11 +203,6 @@ impl Life {
         self.dead.cancel();
     }
 
-    /// Whether the process stood still at any time since then.
-    pub(crate) fn was_frozen_since(&self, then: Duration) -> bool {
-        *self.frozen_until.lock().unwrap() > then
-    }
-
     /// A place where the process may die or stall.
     pub(crate) async fn step(&self, world: &World) {
         if world.fails("kills at a call", |faults| faults.kill_at_call) {
