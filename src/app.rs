@@ -30,7 +30,7 @@ use crate::{
     domain::Digest,
     executor,
     gateway::{self, Gateway},
-    graph::{Graph, Upstream},
+    graph::{self, Graph, Upstream},
     outbound::Outbound,
     policy::Policies,
     retention::Retention,
@@ -74,6 +74,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         owner,
     };
     let executor = tokio::spawn(executor::run(executor, working.clone()));
+    tokio::spawn(graph::watch(config.graph.clone(), clock, stopping.clone()));
 
     let retention = Retention { store: Arc::clone(&store), clock, operations: config.operations.retention };
     let retention = tokio::spawn(retention.run(stopping.clone()));

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, redirect};
+use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, redirect};
 pub use reqwest::{
     Method, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -17,6 +17,7 @@ pub use reqwest::{
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
+use url::Url;
 
 use crate::{clock::Clock, telemetry};
 
@@ -27,8 +28,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Outbound {
     client: Client,
+    direct: Client,
     runtime: Handle,
     clock: Clock,
+}
+
+/// The way out. The default is that of the system: its proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`) and the
+/// certification authorities that it trusts.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// A proxy instead of the system's.
+    pub proxy: Option<Url>,
+    /// Certification authorities trusted besides the system's, in PEM.
+    pub authorities: Option<Vec<u8>>,
 }
 
 /// What to send.
@@ -89,16 +101,37 @@ pub enum Error {
 }
 
 impl Outbound {
-    /// A client; needs a running runtime, which must outlive all calls.
+    /// A client on the usual way; needs a running runtime, which must outlive all calls.
     pub fn new(clock: Clock) -> Result<Self, Error> {
+        Self::by(&Way::default(), clock)
+    }
+
+    /// A client that goes by a way of its own.
+    pub fn by(way: &Way, clock: Clock) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Error::Impossible(chain(&error)))?;
-        Ok(Self { client, runtime, clock })
+        let mut builder = builder();
+        if let Some(proxy) = &way.proxy {
+            // What the system excepts from its proxies is excepted from this one, too.
+            let proxy = Proxy::all(proxy.as_str()).map_err(|error| Error::Impossible(chain(&error)))?;
+            builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
+        }
+        if let Some(pem) = &way.authorities {
+            let authorities = Certificate::from_pem_bundle(pem).map_err(|error| Error::Impossible(chain(&error)))?;
+            if authorities.is_empty() {
+                return Err(Error::Impossible(
+                    "there is no certificate among the certification authorities".to_owned(),
+                ));
+            }
+            builder = builder.tls_certs_merge(authorities);
+        }
+        let built = |builder: ClientBuilder| builder.build().map_err(|error| Error::Impossible(chain(&error)));
+        Ok(Self { client: built(builder)?, direct: built(self::builder().no_proxy())?, runtime, clock })
+    }
+
+    /// The same without any proxy, for what is on this machine or beside it.
+    #[must_use]
+    pub fn direct(&self) -> Self {
+        Self { client: self.direct.clone(), ..self.clone() }
     }
 
     /// Sends a call and reads its answer, in a span by OpenTelemetry's conventions for HTTP clients. Dropping the future
@@ -124,6 +157,14 @@ impl Outbound {
         };
         outcome
     }
+}
+
+/// What every client is like, whatever its way.
+fn builder() -> ClientBuilder {
+    Client::builder()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]

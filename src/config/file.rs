@@ -22,7 +22,7 @@ use super::{
     ledger::Ledger,
     lists::{self, Shelves},
     sections,
-    table::{At, Cell, Place, Raw, Table, Title, VARIABLE_PREFIX},
+    table::{At, Cell, PLATFORM_VARIABLES, Place, Raw, Table, Title, VARIABLE_PREFIX},
 };
 
 /// Reads and checks the settings of the process: a file (`path`, or the one that `POSTERN_CONFIG` names) and the
@@ -102,7 +102,13 @@ pub(super) fn interpret(
         shelves: Shelves::default(),
     };
     file.sort(document.get_ref());
-    file.root.variables = environment.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)).collect();
+    for (name, value) in environment {
+        if name.starts_with(VARIABLE_PREFIX) {
+            file.root.variables.insert(name, value);
+        } else if PLATFORM_VARIABLES.contains(&name.as_str()) && !value.is_empty() {
+            file.root.platform.insert(name, value);
+        }
+    }
     file.settings()
 }
 

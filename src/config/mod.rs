@@ -7,6 +7,7 @@
 //! who use them read them when they need them, so that a rotated secret is taken up. This is the only module that reads
 //! the environment.
 
+mod credential;
 mod file;
 mod ledger;
 mod lists;
@@ -105,9 +106,7 @@ pub struct Graph {
     pub scope: String,
     /// The tenant to change.
     pub tenant_id: TenantId,
-    /// The gateway's own application in that tenant.
-    pub client_id: String,
-    /// The proof that the gateway is that application.
+    /// Who the gateway is in that tenant, and what proves it.
     pub credential: Credential,
     /// How long one call may take, answer included.
     pub call_timeout: Duration,
@@ -130,11 +129,57 @@ pub struct Pace {
     pub calls_at_once_max: usize,
 }
 
-/// `graph.credential.*`
+/// `graph.credential.*` and `graph.client_id`
 #[derive(Clone, Debug)]
 pub enum Credential {
+    /// An application that proves itself to the login service.
+    Application {
+        /// The gateway's own application.
+        client_id: String,
+        /// What proves that the gateway is that application.
+        proof: Proof,
+    },
+    /// An identity that Azure gives to what the gateway runs on.
+    ManagedIdentity {
+        /// Which one, if several were given.
+        client_id: Option<String>,
+        /// Who hands out its tokens.
+        host: IdentityHost,
+    },
+}
+
+/// What proves that the gateway is its application. What is named here is read for each token.
+#[derive(Clone, Debug)]
+pub enum Proof {
     /// A client secret.
     Secret(SecretSource),
+    /// A certificate whose key signs a client assertion.
+    Certificate(Certificate),
+    /// A token of another issuer that Entra trusts for this application: on Kubernetes, of its service account.
+    FederatedToken(SecretSource),
+}
+
+/// Files in PEM; both may be one.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate.
+    pub certificate: SecretSource,
+    /// Its private key, not encrypted.
+    pub key: SecretSource,
+}
+
+/// Who hands out the tokens of a managed identity.
+#[derive(Clone, Debug)]
+pub enum IdentityHost {
+    /// The metadata endpoint of a virtual machine or node.
+    Machine,
+    /// App Service and Container Apps.
+    AppService {
+        /// From `IDENTITY_ENDPOINT`.
+        endpoint: Url,
+        /// Where the header is that proves the call to come from this app.
+        header: SecretSource,
+    },
 }
 
 /// Where a secret is; never the secret itself.

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::{
     Credential, Executor, Graph, Named, Operations, Pace, Policy, Postgres, SecretSource, Server, Store, Telemetry,
+    credential::{self, Kind},
     table::Table,
     value::{self, duration, spell},
 };
@@ -45,15 +46,14 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let call_timeout = table.setting("graph.call_timeout", "20s", duration(SECOND, MINUTES_5));
     let server = server(table);
     let (store, password) = store(table);
-    let secret = credential(table);
-    let credential = secret.as_ref().map(|named| Credential::Secret(named.source.clone()));
-    let graph = graph(table, call_timeout, credential);
+    let credential::Read { kind, credential, named } = credential::read(table);
+    let graph = graph(table, call_timeout, kind, credential);
     let deadline = table.setting("operations.deadline", "24h", duration(SECOND, DAYS_60));
     let operations = operations(table, deadline);
     let executor = executor(table, call_timeout, deadline);
     let policy = table.path("policy.dir", Some("policies")).map(|dir| Policy { dir });
     let telemetry = telemetry(table);
-    let secrets = password.into_iter().chain(secret).collect();
+    let secrets = password.into_iter().chain(named).collect();
     Sections { server, store, graph, secrets, operations, executor, policy, telemetry }
 }
 
@@ -73,12 +73,19 @@ fn server(table: &mut Table<'_>) -> Option<Server> {
     Some(Server { listen: listen?, admin_listen: admin_listen?, body_max: body_max?, stop_deadline: stop_deadline? })
 }
 
-fn graph(table: &mut Table<'_>, call_timeout: Option<Duration>, credential: Option<Credential>) -> Option<Graph> {
+fn graph(
+    table: &mut Table<'_>,
+    call_timeout: Option<Duration>,
+    kind: Option<Kind>,
+    credential: Option<Credential>,
+) -> Option<Graph> {
     let cloud = table.required("graph.cloud", value::parsed::<Cloud>);
-    let roots = roots(table, cloud);
+    if kind == Some(Kind::WorkloadIdentity) {
+        table.fall_back("graph.tenant_id", "AZURE_TENANT_ID");
+    }
+    let roots = roots(table, cloud, kind);
     let _version = table.setting("graph.api_version", "beta", value::api_version);
     let tenant_id = table.required("graph.tenant_id", value::parsed::<TenantId>);
-    let client_id = table.required("graph.client_id", value::application);
     let attempts_max = table.number("graph.attempts_max", 4, 1..=10);
     let pace = pace(table);
     let names_ttl = table.setting("graph.names_ttl", "5m", duration(SECOND, DAY));
@@ -93,7 +100,6 @@ fn graph(table: &mut Table<'_>, call_timeout: Option<Duration>, credential: Opti
         endpoint,
         authority,
         tenant_id: tenant_id?,
-        client_id: client_id?,
         credential: credential?,
         call_timeout: call_timeout?,
         attempts_max: attempts_max?,
@@ -114,7 +120,7 @@ fn pace(table: &mut Table<'_>) -> Option<Pace> {
 }
 
 /// The roots of Graph's and the login service's URLs.
-fn roots(table: &mut Table<'_>, cloud: Option<Cloud>) -> Option<(String, String)> {
+fn roots(table: &mut Table<'_>, cloud: Option<Cloud>, kind: Option<Kind>) -> Option<(String, String)> {
     let endpoint = table.optional("graph.endpoint", value::root_url);
     let authority = table.optional("graph.authority", value::root_url);
     for (given, other) in [("graph.endpoint", "graph.authority"), ("graph.authority", "graph.endpoint")] {
@@ -128,10 +134,25 @@ fn roots(table: &mut Table<'_>, cloud: Option<Cloud>) -> Option<(String, String)
         }
     }
     let cloud = cloud?;
+    let from_platform = kind == Some(Kind::WorkloadIdentity) && authority.is_none();
+    let platform = if from_platform { platform_authority(table, cloud) } else { None };
     Some((
         endpoint.unwrap_or_else(|| cloud.graph().to_owned()),
-        authority.unwrap_or_else(|| cloud.authority().to_owned()),
+        authority.or(platform).unwrap_or_else(|| cloud.authority().to_owned()),
     ))
+}
+
+/// The login service that the cluster's workload identity names.
+fn platform_authority(table: &mut Table<'_>, cloud: Cloud) -> Option<String> {
+    const VARIABLE: &str = "AZURE_AUTHORITY_HOST";
+    let authority = table.platform(VARIABLE, value::root_url)?;
+    let others = Cloud::all().filter(|other| other.authority() == authority && authority != cloud.authority());
+    for other in others.take(1) {
+        let what =
+            format!("this is the login service of the cloud {}, but graph.cloud is {}", other.name(), cloud.name());
+        table.refuse_platform(VARIABLE, &what, "set graph.cloud to the cloud that the tenant lives in");
+    }
+    Some(authority)
 }
 
 fn store(table: &mut Table<'_>) -> (Option<Store>, Option<Named>) {
@@ -154,18 +175,8 @@ fn store(table: &mut Table<'_>) -> (Option<Store>, Option<Named>) {
     (store, password)
 }
 
-fn credential(table: &mut Table<'_>) -> Option<Named> {
-    let (file_key, variable_key) = ("graph.credential.secret_file", "graph.credential.secret_env");
-    let _kind = table.setting("graph.credential.kind", "secret", value::credential_kind);
-    let source = secret(table, file_key, variable_key);
-    if !table.given(file_key) && !table.given(variable_key) {
-        table.missing(file_key);
-    }
-    source
-}
-
 /// Where a secret is, by one key or the other.
-fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key: &'static str) -> Option<Named> {
+pub(super) fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key: &'static str) -> Option<Named> {
     let file = table.path(file_key, None).map(SecretSource::File);
     let variable = table.optional(variable_key, value::variable).map(SecretSource::Environment);
     // The environment lies over the file: the one that was set there is meant.

@@ -15,6 +15,16 @@ use std::{
 
 use super::{Fault, value::Refusal};
 
+/// Variables that Azure's platforms set for those who run on them.
+pub(super) const PLATFORM_VARIABLES: [&str; 6] = [
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_CLIENT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_TENANT_ID",
+    "IDENTITY_ENDPOINT",
+    "IDENTITY_HEADER",
+];
+
 /// The prefix of the variables that set keys, and what stands for the dot.
 pub(super) const VARIABLE_PREFIX: &str = "POSTERN__";
 
@@ -107,6 +117,8 @@ pub(super) struct Table<'p> {
     /// Tables below this one, and the line of their first mention.
     pub(super) tables: BTreeMap<String, usize>,
     pub(super) variables: BTreeMap<String, String>,
+    /// Those of [`PLATFORM_VARIABLES`] that are set and not empty.
+    pub(super) platform: BTreeMap<String, String>,
     taken: BTreeMap<&'static str, At>,
     pub(super) declared: Vec<Declared>,
     pub(super) faults: Vec<Fault>,
@@ -120,6 +132,7 @@ impl<'p> Table<'p> {
             cells: BTreeMap::new(),
             tables: BTreeMap::new(),
             variables: BTreeMap::new(),
+            platform: BTreeMap::new(),
             taken: BTreeMap::new(),
             declared: Vec::new(),
             faults: Vec::new(),
@@ -227,6 +240,33 @@ impl<'p> Table<'p> {
         let what = format!("{}.{key:?}: {}", self.title.shown, refusal.what);
         self.faults.push(self.fault(line, what, refusal.hint));
         None
+    }
+
+    /// Takes a platform's variable for a key that is set nowhere else; to be called before the key is read.
+    pub(super) fn fall_back(&mut self, key: &str, name: &str) {
+        let written = self.cells.contains_key(key) || self.variables.contains_key(&variable(key));
+        if let Some(text) = self.platform.get(name).filter(|_| !written) {
+            let cell = Cell { at: At::Variable(name.to_owned()), raw: Raw::Text(text.clone()) };
+            self.cells.insert(key.to_owned(), cell);
+        }
+    }
+
+    /// Whether a platform's variable is set.
+    pub(super) fn platform_has(&self, name: &str) -> bool {
+        self.platform.contains_key(name)
+    }
+
+    /// The value of a platform's variable that stands for no key.
+    pub(super) fn platform<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, Refusal>) -> Option<T> {
+        let parsed = parse(self.platform.get(name)?);
+        parsed.map_err(|refusal| self.refuse_platform(name, &refusal.what, &refusal.hint.unwrap_or_default())).ok()
+    }
+
+    /// Records a fault of a platform's variable.
+    pub(super) fn refuse_platform(&mut self, name: &str, what: &str, hint: &str) {
+        let hint = (!hint.is_empty()).then(|| hint.to_owned());
+        let what = format!("{name}: {what}");
+        self.faults.push(Fault { place: "environment".to_owned(), line: None, what, hint });
     }
 
     /// The text of a key that is not yet read.

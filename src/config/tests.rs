@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use toml::Value;
 
 use super::{
-    Algorithm, Config, Credential, Fault, Named, Postgres, SecretSource, Store, examine_process,
+    Algorithm, Config, Credential, Fault, IdentityHost, Named, Postgres, Proof, SecretSource, Store, examine_process,
     file::interpret,
     load,
     table::{Place, variable},
@@ -104,8 +104,8 @@ t.toml:4: server.stop_deadline: "20 s" is not a duration
   hint: write a number and its unit: 500ms, 20s, 5m, 1h, 7d
 t.toml:5: unknown section "grahp"
   hint: did you mean "graph"?
-t.toml:7: "graph.tenant_id" is missing
 t.toml:7: "graph.client_id" is missing
+t.toml:7: "graph.tenant_id" is missing
 t.toml:8: graph.cloud: "mars" does not fit
   hint: a cloud is one of global, us-gov, us-gov-dod, china, sandbox
 t.toml:9: unknown key "graph.clent_id"
@@ -181,7 +181,14 @@ fn a_fault_of_one_setting_is_told_in_its_own_words() {
         ("authority = \"https://a.test\"\n", "t.toml:6: graph.authority: given without graph.endpoint"),
         ("endpoint = \"http://a.test\"\nauthority = \"https://a.test\"\n", "t.toml:6: graph.endpoint: http://"),
         ("endpoint = \"https://u:p@a.test\"\nauthority = \"https://a.test\"\n", "t.toml:6: graph.endpoint: a URL"),
-        ("credential.kind = \"certificate\"\n", "t.toml:6: graph.credential.kind: \"certificate\" is not"),
+        ("credential.kind = \"token\"\n", "t.toml:6: graph.credential.kind: \"token\" is no kind of credential"),
+        ("credential.kind = \"certificate\"\n", "\"graph.credential.certificate_file\" is missing"),
+        ("credential.kind = \"certificate\"\n", "t.toml:5: graph.credential.secret_file: it has no use"),
+        (
+            "credential.key_file = \"k\"\n",
+            "t.toml:6: graph.credential.key_file: it has no use for a credential of kind",
+        ),
+        ("credential.kind = \"workload-identity\"\n", "\"graph.credential.token_file\" is missing"),
         ("credential.secret_env = \"S\"\n", "t.toml:6: graph.credential.secret_env: given beside"),
         ("[telemetry]\nlog_format = \"xml\"\n", "t.toml:7: telemetry.log_format: \"xml\""),
         ("[telemetry]\nlog_filter = \"a=b=c\"\n", "t.toml:7: telemetry.log_filter: \"a=b=c\""),
@@ -276,8 +283,81 @@ fn the_environment_lies_over_the_file() {
     assert_eq!(config.server.listen.port(), 80);
     assert_eq!(config.executor.lanes_max, 3);
     assert_eq!(config.policy.dir, Path::new("here"));
-    let Credential::Secret(source) = config.graph.credential;
+    let Credential::Application { proof: Proof::Secret(source), .. } = config.graph.credential else { panic!() };
     assert_eq!(source, SecretSource::Environment("THE_SECRET".to_owned()));
+}
+
+/// Settings with this instead of the secret, and these variables of the platform.
+fn on_platform(credential: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<Fault>> {
+    with(variables, &least().replace("credential.secret_file = \"s\"", credential))
+}
+
+#[test]
+fn what_the_cluster_says_of_a_workload_identity_stands_for_what_the_file_leaves_out() {
+    const OTHER: &str = "c41f7e0a-93b2-4d6c-8f57-1e2a3b4c5d01";
+    let variables = [
+        ("AZURE_CLIENT_ID", OTHER),
+        ("AZURE_TENANT_ID", OTHER),
+        ("AZURE_FEDERATED_TOKEN_FILE", "/run/token"),
+        ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"),
+    ];
+    let file = "[graph]\ncloud = \"global\"\ncredential.kind = \"workload-identity\"\n";
+    let graph = with(&variables, file).unwrap_or_else(|faults| panic!("{}", told(&faults))).graph;
+    assert_eq!(
+        (graph.tenant_id.to_string().as_str(), graph.authority.as_str()),
+        (OTHER, "https://login.microsoftonline.com")
+    );
+    let Credential::Application { client_id, proof: Proof::FederatedToken(source) } = graph.credential else {
+        panic!()
+    };
+    assert_eq!((client_id.as_str(), source), (OTHER, SecretSource::File("/run/token".into())));
+
+    let kept = on_platform("credential.kind = \"workload-identity\"", &variables).unwrap().graph;
+    assert_eq!(kept.tenant_id.to_string(), CLIENT);
+    assert!(matches!(kept.credential, Credential::Application { client_id, .. } if client_id == CLIENT));
+    // Another kind does not look at them.
+    assert!(
+        told(&with(&variables, "[graph]\ncloud = \"global\"\n").unwrap_err()).contains("graph.client_id\" is missing")
+    );
+}
+
+#[test]
+fn the_login_service_of_another_cloud_is_refused() {
+    let variables =
+        [("AZURE_FEDERATED_TOKEN_FILE", "/run/token"), ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us/")];
+    let all = told(&on_platform("credential.kind = \"workload-identity\"", &variables).unwrap_err());
+    assert!(
+        all.starts_with("environment: AZURE_AUTHORITY_HOST: this is the login service of the cloud us-gov,"),
+        "{all}"
+    );
+    let own = [variables[0], ("AZURE_AUTHORITY_HOST", "http://login.test")];
+    let all = told(&on_platform("credential.kind = \"workload-identity\"", &own).unwrap_err());
+    assert!(all.starts_with("environment: AZURE_AUTHORITY_HOST: http:// to another machine"), "{all}");
+}
+
+#[test]
+fn a_managed_identity_is_found_where_the_platform_says() {
+    let host = |variables: &[(&str, &str)]| {
+        let config = on_platform("credential.kind = \"managed-identity\"", variables)?;
+        let Credential::ManagedIdentity { host, .. } = config.graph.credential else { panic!() };
+        Ok::<_, Vec<Fault>>(host)
+    };
+    assert!(matches!(host(&[]), Ok(IdentityHost::Machine)));
+    for endpoint in ["http://127.0.0.1:41741/msi/token", "http://169.254.129.2:8081/msi/token"] {
+        let found = host(&[("IDENTITY_ENDPOINT", endpoint), ("IDENTITY_HEADER", "h")]).unwrap();
+        let IdentityHost::AppService { endpoint: found, header } = found else { panic!() };
+        assert_eq!((found.as_str(), header), (endpoint, SecretSource::Environment("IDENTITY_HEADER".to_owned())));
+    }
+    for (variables, part) in [
+        (vec![("IDENTITY_ENDPOINT", "http://127.0.0.1:1/")], "set without IDENTITY_HEADER"),
+        (vec![("IDENTITY_ENDPOINT", "http://10.0.0.1/"), ("IDENTITY_HEADER", "h")], "http:// to another machine"),
+    ] {
+        let all = told(&host(&variables).unwrap_err());
+        assert!(all.starts_with("environment: IDENTITY_ENDPOINT: ") && all.contains(part), "{all}");
+    }
+    let nameless = "[graph]\ncloud = \"global\"\ncredential.kind = \"managed-identity\"\n";
+    let all = told(&with(&[], nameless).unwrap_err());
+    assert!(!all.contains("client_id") && all.contains("tenant_id\" is missing"), "{all}");
 }
 
 #[test]
@@ -352,7 +432,7 @@ fn the_sandbox_file_loads_and_finds_its_secret() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sandbox.toml");
     let config = load(Some(&path), std::iter::empty()).unwrap_or_else(|faults| panic!("{}", told(&faults)));
     assert_eq!(unreadable_secrets(&path), "");
-    let Credential::Secret(source) = &config.graph.credential;
+    let Credential::Application { proof: Proof::Secret(source), .. } = &config.graph.credential else { panic!() };
     assert_eq!(source.read().unwrap().expose_secret(), "sandbox-client-secret");
     assert_eq!(config.graph.scope, "http://127.0.0.1:9400/.default");
     assert_eq!(config.policy.dir, path.with_file_name("policies"));
@@ -427,9 +507,15 @@ fn the_reference_file_shows_every_key_with_its_default_and_no_other() {
     let (_, ledger) = interpret(&place, &text, std::iter::empty());
     let told = told(&ledger.faults);
     // Two sources of one secret exclude each other, and the store shown first has no password.
-    let excluded = ["secret_env: given beside", "password_env: given beside", "a SQLite store has no password"];
+    // So do the kinds of credential.
+    let excluded = [
+        "secret_env: given beside",
+        "password_env: given beside",
+        "a SQLite store has no password",
+        "it has no use for a credential of kind",
+    ];
     let expected = |fault: &Fault| excluded.iter().any(|part| fault.what.contains(part));
-    assert!(ledger.faults.len() == 4 && ledger.faults.iter().all(expected), "{told}");
+    assert!(ledger.faults.len() == 7 && ledger.faults.iter().all(expected), "{told}");
     let mut written = BTreeMap::new();
     flat("", &Value::Table(text.parse().unwrap()), &mut written);
     for (key, default) in &ledger.known {

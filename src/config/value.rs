@@ -237,16 +237,6 @@ pub(super) fn api_version(text: &str) -> Result<(), Refusal> {
     }
 }
 
-/// The kind of credential.
-pub(super) fn credential_kind(text: &str) -> Result<(), Refusal> {
-    if text == "secret" {
-        Ok(())
-    } else {
-        Err(Refusal::new(format!("{text:?} is not supported by this version"))
-            .hint("\"secret\" is, with secret_file or secret_env"))
-    }
-}
-
 /// The form of log lines.
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
     match text {

@@ -260,6 +260,11 @@ const CLOUDS: [CloudRow; 5] = [
 ];
 
 impl Cloud {
+    /// Every cloud, in the table's order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        CLOUDS.iter().map(|row| row.0)
+    }
+
     /// The names that the configuration knows, in the table's order.
     pub fn names() -> impl Iterator<Item = &'static str> {
         CLOUDS.iter().map(|row| row.1)

@@ -7,8 +7,13 @@
 //! It deliberately merges nothing and repeats no write whose effect is unknown; the executor does. Only this module
 //! holds Graph's token.
 
+mod assertion;
+mod certificate;
+mod credential;
+mod expiry;
 mod model;
 mod pace;
+mod refusal;
 mod token;
 mod transport;
 
@@ -16,8 +21,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use self::token::Tokens;
 use self::transport::Transport;
+pub use self::{expiry::watch, token::Tokens};
 use crate::{
     clock::Clock,
     config,

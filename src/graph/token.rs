@@ -2,13 +2,14 @@
 //!
 //! Guarantees: one fetch at a time however many wait; from three quarters of its life on a token is refreshed in the
 //! background while the old one still serves, so an outage of the login service is not felt until the token really
-//! ends. The secret is read anew for every fetch and is in no error, log or debug text.
+//! ends. After a refusal that needs somebody to act, or a pause, the login service is left alone for a while.
 //!
-//! It deliberately does not retry; its callers know how long they may wait.
+//! It deliberately does not retry; its callers know how long they may wait. What proves the gateway is `credential`'s
+//! business, and what a refusal means `refusal`'s.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,13 +19,17 @@ use jiff::Timestamp;
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use url::form_urlencoded;
 
-use super::Error;
+use super::{
+    Error,
+    credential::{self, Way},
+    refusal::{self, NoToken},
+    transport,
+};
 use crate::{
     clock::{self, Clock},
     config,
-    outbound::{self, Call, Method, Outbound},
+    outbound::Outbound,
 };
 
 /// How long the login service may take.
@@ -33,6 +38,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_MAX: usize = 64 * 1024;
 /// A token is not used in its last seconds: it must not end on the way to Graph.
 const MARGIN: Duration = Duration::from_secs(30);
+
+/// How long a refresh that failed is not tried again, while the present token serves.
+const REFRESH_REST: Duration = Duration::from_secs(1);
 
 /// A token and its times.
 #[derive(Debug)]
@@ -61,25 +69,21 @@ struct Source {
     settings: config::Graph,
     outbound: Outbound,
     clock: Clock,
+    /// Until when the login service is left alone, and why.
+    rest: Mutex<Option<(Timestamp, Error)>>,
 }
 
 #[derive(Deserialize)]
 struct TokenAnswer {
     access_token: SecretString,
-    expires_in: u64,
-}
-
-#[derive(Deserialize)]
-struct TokenRefusal {
-    error: String,
-    #[serde(default)]
-    error_description: String,
+    expires_in: Option<Seconds>,
+    expires_on: Option<Seconds>,
 }
 
 impl Tokens {
     /// Tokens for the application of these settings.
     pub fn new(settings: config::Graph, outbound: Outbound, clock: Clock) -> Self {
-        let source = Arc::new(Source { settings, outbound, clock });
+        let source = Arc::new(Source { settings, outbound, clock, rest: Mutex::default() });
         Self { source, cache: Cache::new(1), refreshing: Arc::default() }
     }
 
@@ -107,73 +111,169 @@ impl Tokens {
 
     /// Fetches the next token in the background, once at a time.
     fn refresh_ahead(&self) {
-        if self.refreshing.swap(true, Ordering::AcqRel) {
+        if self.source.resting().is_some() {
             return;
         }
-        let Self { source, cache, refreshing } = self.clone();
+        let Some(flight) = Flight::begin(&self.refreshing) else { return };
+        let Self { source, cache, .. } = self.clone();
         tokio::spawn(async move {
+            let _flight = flight;
             match source.fetch().await {
                 Ok(token) => cache.insert((), token).await,
-                Err(error) => tracing::warn!(%error, "cannot refresh Graph's token yet; the present one still serves"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot refresh Graph's token yet; the present one still serves");
+                    source.leave_alone(REFRESH_REST, &error);
+                }
             }
-            refreshing.store(false, Ordering::Release);
         });
     }
 }
 
 impl Source {
+    /// A new token, unless the last refusal asks for more time.
     async fn fetch(&self) -> Result<Arc<Token>, Error> {
-        let config::Graph { authority, tenant_id, client_id, scope, credential, .. } = &self.settings;
-        let config::Credential::Secret(source) = credential;
-        let secret = source.read().map_err(|error| Error::Unauthorised(error.to_string()))?;
-        let body = form_urlencoded::Serializer::new(String::new())
-            .append_pair("grant_type", "client_credentials")
-            .append_pair("client_id", client_id)
-            .append_pair("scope", scope)
-            .append_pair("client_secret", secret.expose_secret())
-            .finish();
-        let asked_at = self.clock.now();
-        let call = Call {
-            method: Method::POST,
-            url: format!("{authority}/{tenant_id}/oauth2/v2.0/token"),
-            headers: Vec::new(),
-            body: Some(("application/x-www-form-urlencoded", body.into_bytes())),
-            timeout: TIMEOUT,
-            end_by: None,
-            answer_max: ANSWER_MAX,
-        };
-        let answer = self.outbound.send(call).await.map_err(|error| unavailable(&error))?;
-        if !answer.status.is_success() {
-            return Err(refused(&answer));
+        if let Some(error) = self.resting() {
+            return Err(error);
         }
-        let answer: TokenAnswer = serde_json::from_slice(&answer.body)
-            // The text of the error could quote the answer, and with it the token.
-            .map_err(|_quoting| Error::Unavailable("the login service's answer is not a token".to_owned()))?;
-        tracing::info!(expires_in = answer.expires_in, "fetched a token for Graph");
-        Ok(Arc::new(Token::new(answer, asked_at)))
+        self.ask().await.map_err(|NoToken { error, rest }| {
+            if let Some(rest) = rest {
+                self.leave_alone(rest, &error);
+            }
+            error
+        })
+    }
+
+    /// Asks nobody for a token for a while, unless that is so for longer already.
+    fn leave_alone(&self, pause: Duration, why: &Error) {
+        let until = clock::after(self.clock.now(), pause);
+        let mut rest = self.rest();
+        if rest.as_ref().is_none_or(|(present, _)| *present < until) {
+            *rest = Some((until, why.clone()));
+        }
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Option<(Timestamp, Error)>> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resting(&self) -> Option<Error> {
+        let now = self.clock.now();
+        self.rest().as_ref().filter(|(until, _)| now < *until).map(|(_, error)| error.clone())
+    }
+
+    async fn ask(&self) -> Result<Arc<Token>, NoToken> {
+        let asked = credential::asked(&self.settings, self.clock).map_err(NoToken::unauthorised)?;
+        let way = asked.way;
+        let (outbound, whom) = match way {
+            Way::LoginService => (self.outbound.clone(), "the login service"),
+            Way::Platform => (self.outbound.direct(), "the managed identity's endpoint"),
+        };
+        let asked_at = self.clock.now();
+        let answer = outbound.send(asked.call(TIMEOUT, ANSWER_MAX)).await;
+        let answer = answer.map_err(|error| NoToken::unavailable(format!("{whom}: {error}")))?;
+        if !answer.status.is_success() {
+            let pause = answer.header("retry-after").and_then(|value| transport::retry_after(value, self.clock.now()));
+            return Err(refusal::judged(&answer, way, pause));
+        }
+        let unusable = || NoToken::unavailable(format!("{whom} answered with something that is not a token"));
+        // The text of an error could quote the answer, and with it the token.
+        let given: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_quoting| unusable())?;
+        let life = given.life(asked_at).ok_or_else(unusable)?;
+        tracing::info!(expires_in = life.as_secs(), "fetched a token for Graph");
+        Ok(Arc::new(Token::new(given.access_token, asked_at, life)))
     }
 }
 
 impl Token {
-    fn new(answer: TokenAnswer, asked_at: Timestamp) -> Self {
-        let life = Duration::from_secs(answer.expires_in);
+    fn new(value: SecretString, asked_at: Timestamp, life: Duration) -> Self {
         Self {
-            value: answer.access_token,
+            value,
             refresh_at: clock::after(asked_at, life.mul_f32(0.75)),
             unusable_at: clock::after(asked_at, life.saturating_sub(MARGIN)),
         }
     }
 }
 
-fn unavailable(error: &outbound::Error) -> Error {
-    Error::Unavailable(format!("the login service: {error}"))
+/// A number of seconds; the platform's endpoints write numbers as texts.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(u64),
+    Text(String),
 }
 
-/// 429 and 5xx pass; everything else is for the operators to mend.
-fn refused(answer: &outbound::Answer) -> Error {
-    let status = answer.status.as_u16();
-    let refusal: Option<TokenRefusal> = serde_json::from_slice(&answer.body).ok();
-    let words = refusal.map(|TokenRefusal { error, error_description }| format!("{error}: {error_description}"));
-    let words = format!("the login service answered {status} {}", words.unwrap_or_default());
-    if status == 429 || status >= 500 { Error::Unavailable(words) } else { Error::Unauthorised(words) }
+impl Seconds {
+    fn count(&self) -> Option<u64> {
+        match self {
+            Self::Number(seconds) => Some(*seconds),
+            Self::Text(text) => text.parse().ok(),
+        }
+    }
+}
+
+impl TokenAnswer {
+    /// How long the token lives. App Service tells the moment of its end only.
+    fn life(&self, asked_at: Timestamp) -> Option<Duration> {
+        if let Some(seconds) = &self.expires_in {
+            return seconds.count().map(Duration::from_secs);
+        }
+        let ends = i64::try_from(self.expires_on.as_ref()?.count()?).ok()?;
+        Some(clock::until(asked_at, Timestamp::from_second(ends).ok()?))
+    }
+}
+
+/// The one refresh in the background; over when this is dropped, however that comes.
+#[derive(Debug)]
+struct Flight(Arc<AtomicBool>);
+
+impl Flight {
+    /// None while there is one already.
+    fn begin(flag: &Arc<AtomicBool>) -> Option<Self> {
+        (!flag.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(flag)))
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refresh_that_breaks_off_does_not_bar_the_next() {
+        let flag = Arc::default();
+        let flight = Flight::begin(&flag).unwrap();
+        assert!(Flight::begin(&flag).is_none());
+        let broken = tokio::spawn(async move {
+            let _flight = flight;
+            panic!("as a fetch might");
+        });
+        assert!(broken.await.is_err());
+        let flight = Flight::begin(&flag).unwrap();
+        let dropped = async move {
+            let _flight = flight;
+            std::future::pending::<()>().await;
+        };
+        drop(dropped);
+        assert!(Flight::begin(&flag).is_some());
+    }
+
+    #[test]
+    fn the_end_of_a_token_is_read_in_every_form() {
+        let asked_at = Timestamp::from_second(1_000).unwrap();
+        let life = |rest: &str| {
+            let answer: TokenAnswer = serde_json::from_str(&format!("{{\"access_token\":\"t\",{rest}}}")).unwrap();
+            answer.life(asked_at).map(|life| life.as_secs())
+        };
+        assert_eq!(life("\"expires_in\":3599"), Some(3599));
+        assert_eq!(life("\"expires_in\":\"3599\",\"expires_on\":\"9\""), Some(3599));
+        assert_eq!(life("\"expires_on\":\"1060\""), Some(60));
+        assert_eq!(life("\"expires_on\":\"900\""), Some(0));
+        assert_eq!(life("\"expires_on\":\"soon\""), None);
+        assert_eq!(life("\"scope\":\"s\""), None);
+    }
 }

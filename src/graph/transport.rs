@@ -231,7 +231,7 @@ fn went(answer: &Answer, named: Option<Duration>) -> Went {
 }
 
 /// A pause: in seconds, whole or not, or until a date (RFC 9110).
-fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     match value.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),

@@ -6,6 +6,7 @@
 //! It deliberately asks for no token: the sandbox holds nothing worth protecting and is not for networks that are
 //! not trusted. Called by `world.rs`.
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -14,12 +15,13 @@ use super::faults::Order;
 use super::issuer::{self, Rotation};
 use super::journal::Journal;
 use super::keys::Key;
+use super::proof::Register;
 use super::tenant::Tenant;
 use super::wire::{Answer, Call};
 use super::world::{Release, State, World};
 use super::{Error, graph};
 
-const ENDPOINTS: [&str; 12] = [
+const ENDPOINTS: [&str; 13] = [
     "GET /_sandbox/state",
     "GET /_sandbox/journal",
     "POST /_sandbox/reset",
@@ -30,6 +32,7 @@ const ENDPOINTS: [&str; 12] = [
     "DELETE /_sandbox/faults",
     "POST /_sandbox/token",
     "POST /_sandbox/issuer/rotate",
+    "POST /_sandbox/certificates",
     "DELETE /_sandbox/groups/{id}",
     "GET /_sandbox",
 ];
@@ -52,6 +55,7 @@ pub(crate) async fn answer(call: &Call, world: &World) -> Answer {
         }
         ("POST", ["token"]) => token(call, world),
         ("POST", ["issuer", "rotate"]) => rotate(call, world).await,
+        ("POST", ["certificates"]) => register(call, world),
         ("DELETE", ["groups", id]) => delete_group(world, id),
         (method, _) => {
             let error = format!("nothing answers {method} {}", call.path);
@@ -86,6 +90,7 @@ fn reset(world: &World) -> Answer {
         state.tenant = Tenant::new(&state.seed);
         state.switches = state.seed.switches.clone();
         state.journal = Journal::default();
+        state.register = Register::default();
         state.issuer.fetches = 0;
     }
     // What was held belongs to the time before and must not change what begins now.
@@ -122,6 +127,23 @@ async fn rotate(call: &Call, world: &World) -> Result<Answer, Answer> {
     let kid = key.kid().to_owned();
     let published = world.state().issuer.rotate(key, &rotation);
     Ok(Answer::json(200, json!({"kid": kid, "keys": published})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Registration {
+    client_id: Uuid,
+    certificate: String,
+}
+
+fn register(call: &Call, world: &World) -> Result<Answer, Answer> {
+    let Registration { client_id, certificate } = body(call)?;
+    let mut state = world.state();
+    if !state.seed.apps.iter().any(|app| app.client_id == client_id) {
+        return Err(refused(404, format!("there is no app {client_id}")));
+    }
+    state.register.add(client_id, &certificate).map_err(|fault| refused(400, fault))?;
+    Ok(Answer::empty(204))
 }
 
 fn delete_group(world: &World, id: &str) -> Result<Answer, Answer> {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::bearer;
 use super::errors::Refusal;
 use super::graph;
+use super::identity;
 use super::login;
 use super::switches::Switches;
 use super::tenant::Tenant;
@@ -143,6 +144,7 @@ pub(crate) fn answer(call: &Call, status: u16, body: Option<&Value>, switches: &
     }
     match call.parts().as_slice() {
         ["issuer", ..] => Answer::json(status, json!({"error": "ordered"})),
+        ["metadata" | "msi", ..] => identity::ordered(status),
         [_, "oauth2", ..] => login::ordered(call, status),
         _ if status < 400 => graph::identified(Answer::empty(status), call),
         _ => graph::identified(refusal(status).answer(call, switches), call),

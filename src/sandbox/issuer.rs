@@ -67,6 +67,11 @@ impl Issuer {
         }
     }
 
+    /// Whether a published key signed this token.
+    pub(crate) fn signed(&self, token: &str) -> bool {
+        std::iter::once(&self.current).chain(&self.older).any(|key| key.claims(token).is_some())
+    }
+
     fn discovery(&self) -> Value {
         json!({
             "issuer": self.name,

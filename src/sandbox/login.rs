@@ -1,37 +1,37 @@
-//! Entra's token endpoint, for apps that prove themselves with a secret.
+//! Entra's token endpoint, for apps.
 //!
 //! It gives a signed token for this sandbox's Graph, and for nothing else: asked for a real cloud's, it says that
 //! this is the sandbox. Refusals have Entra's shape and error codes; clients are to branch on the codes.
 //!
-//! It deliberately knows no certificates, federated credentials or users. Called by `world.rs`; the tokens are
-//! checked by `bearer.rs`.
+//! It deliberately knows no users. What proves an app, `proof.rs` checks. Called by `world.rs`; the tokens are checked by
+//! `bearer.rs`.
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::proof::{self, Desk};
 use super::seed::App;
 use super::wire::{Answer, Call};
 use super::world::State;
 
 /// Why Entra gives no token.
 #[derive(Debug)]
-struct Denial {
+pub(crate) struct Denial {
     status: u16,
     error: &'static str,
     code: u32,
     description: String,
 }
 
-fn denial(status: u16, error: &'static str, code: u32, description: impl Into<String>) -> Denial {
+/// A refusal with Entra's code.
+pub(crate) fn denial(status: u16, error: &'static str, code: u32, description: impl Into<String>) -> Denial {
     Denial { status, error, code, description: description.into() }
 }
 
 /// The token endpoint's answer to a call for this tenant.
-pub(crate) fn answer(call: &Call, state: &State, tenant: &str) -> Answer {
+pub(crate) fn answer(call: &Call, state: &mut State, tenant: &str) -> Answer {
     let answer = token(call, state, tenant).unwrap_or_else(|denial| denial.answer(call));
     answer
         .with("x-ms-request-id", call.request_id.clone())
@@ -60,7 +60,7 @@ pub(crate) fn authority(state: &State) -> String {
     format!("{}/{}/", state.url, state.seed.tenant_id)
 }
 
-fn token(call: &Call, state: &State, tenant: &str) -> Result<Answer, Denial> {
+fn token(call: &Call, state: &mut State, tenant: &str) -> Result<Answer, Denial> {
     if call.method != "POST" {
         return Err(denial(400, "invalid_request", 900_561, "The endpoint only accepts POST requests."));
     }
@@ -69,10 +69,17 @@ fn token(call: &Call, state: &State, tenant: &str) -> Result<Answer, Denial> {
         return Err(denial(400, "invalid_request", 900_144, "The request body must be a form."));
     }
     let form = call.form();
-    let app = app(&form, state)?;
+    let app = app(&form, state)?.clone();
     check_scope(field(&form, "scope")?, &state.url)?;
-    check_secret(&form, app)?;
-    issued(call, state, app).ok_or_else(|| denial(500, "server_error", 90_033, "A transient error has occurred."))
+    let mut desk = Desk {
+        endpoint: format!("{}{}", state.url, call.path),
+        now: call.at.as_second(),
+        issuer: &state.issuer,
+        register: &mut state.register,
+    };
+    let proven = proof::check(&form, &app, &mut desk)?;
+    issued(call, state, &app, proven)
+        .ok_or_else(|| denial(500, "server_error", 90_033, "A transient error has occurred."))
 }
 
 fn check_tenant(state: &State, tenant: &str) -> Result<(), Denial> {
@@ -141,44 +148,27 @@ fn check_scope(scope: &str, url: &str) -> Result<(), Denial> {
     Err(denial(400, "invalid_resource", 500_011, description))
 }
 
-fn check_secret(form: &BTreeMap<String, String>, app: &App) -> Result<(), Denial> {
-    let Some(secret) = form.get("client_secret") else {
-        if form.contains_key("client_assertion") {
-            let description = "The certificate with identifier used to sign the client assertion is not registered: the \
-                               sandbox knows secrets only.";
-            return Err(denial(401, "invalid_client", 700_027, description));
-        }
-        let description =
-            "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.";
-        return Err(denial(401, "invalid_client", 7_000_218, description));
-    };
-    // Digests are of one length, so that the comparison tells nothing about the secret's.
-    let (sent, known) = (digest(&SHA256, secret.as_bytes()), digest(&SHA256, app.client_secret.as_bytes()));
-    verify_slices_are_equal(sent.as_ref(), known.as_ref()).map_err(|_different| {
-        let description = format!(
-            "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not \
-             the client secret ID, for a secret added to app '{}'.",
-            app.client_id
-        );
-        denial(401, "invalid_client", 7_000_215, description)
-    })
+fn issued(call: &Call, state: &State, app: &App, proven: &str) -> Option<Answer> {
+    let lifetime = state.switches.token_lifetime_seconds;
+    let token = signed(call, state, app, proven)?;
+    Some(Answer::json(
+        200,
+        json!({"token_type": "Bearer", "expires_in": lifetime, "ext_expires_in": lifetime, "access_token": token}),
+    ))
 }
 
-fn issued(call: &Call, state: &State, app: &App) -> Option<Answer> {
+/// A token for this sandbox's Graph, of an app that proved itself in this way.
+pub(crate) fn signed(call: &Call, state: &State, app: &App, proven: &str) -> Option<String> {
     let lifetime = state.switches.token_lifetime_seconds;
     let now = call.at.as_second();
     let claims = json!({
         "aud": state.url, "iss": authority(state), "iat": now, "nbf": now,
         "exp": now.saturating_add(i64::from(lifetime)),
-        "appid": app.client_id, "appidacr": "1", "idtyp": "app", "oid": app.client_id, "sub": app.client_id,
+        "appid": app.client_id, "appidacr": proven, "idtyp": "app", "oid": app.client_id, "sub": app.client_id,
         "tid": state.seed.tenant_id, "roles": app.roles, "uti": call.request_id, "ver": "1.0",
     });
     let header = json!({"typ": "JWT", "alg": "RS256", "kid": state.graph_key.kid()});
-    let token = state.graph_key.sign(&object(header), &object(claims)).ok()?;
-    Some(Answer::json(
-        200,
-        json!({"token_type": "Bearer", "expires_in": lifetime, "ext_expires_in": lifetime, "access_token": token}),
-    ))
+    state.graph_key.sign(&object(header), &object(claims)).ok()
 }
 
 /// The fields of a value known to be an object.

@@ -1,4 +1,4 @@
-//! The sandbox: a simulator of Entra's token endpoint, of Graph's enrollment configurations, and of an issuer of
+//! The sandbox: a simulator of Entra's token endpoint and of managed identities, of Graph's enrollment configurations, and of an issuer of
 //! callers' tokens, in one HTTP server.
 //!
 //! It is for the demo, for development and for tests. It is written from Microsoft's documents and shares no code
@@ -14,11 +14,13 @@ mod directory;
 mod errors;
 mod faults;
 mod graph;
+mod identity;
 mod issuer;
 mod journal;
 mod keys;
 mod login;
 mod odata;
+mod proof;
 mod seed;
 mod switches;
 mod targets;

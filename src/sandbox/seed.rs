@@ -46,6 +46,17 @@ pub(crate) struct App {
     pub(crate) client_id: Uuid,
     pub(crate) client_secret: String,
     pub(crate) roles: Vec<String>,
+    /// Whose tokens of the sandbox's own issuer prove that app.
+    #[serde(default)]
+    pub(crate) federated: Vec<Federated>,
+}
+
+/// A federated credential of an app.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Federated {
+    pub(crate) subject: String,
+    pub(crate) audience: String,
 }
 
 /// A group of the directory, as Graph shows it.

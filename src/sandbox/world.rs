@@ -15,11 +15,12 @@ use super::faults::{self, Effect, Faults};
 use super::issuer::Issuer;
 use super::journal::Journal;
 use super::keys::Key;
+use super::proof::Register;
 use super::seed::Seed;
 use super::switches::Switches;
 use super::tenant::Tenant;
 use super::wire::{Answer, Call};
-use super::{control, graph, login};
+use super::{control, graph, identity, login};
 use crate::clock::Clock;
 
 /// Everything behind the server.
@@ -39,6 +40,7 @@ pub(crate) struct State {
     pub(crate) switches: Switches,
     pub(crate) graph_key: Arc<Key>,
     pub(crate) issuer: Issuer,
+    pub(crate) register: Register,
     pub(crate) journal: Journal,
     pub(crate) faults: Faults,
 }
@@ -64,6 +66,7 @@ impl State {
             tenant: Tenant::new(&seed),
             switches: seed.switches.clone(),
             issuer: Issuer::new(&url, caller_key),
+            register: Register::default(),
             journal: Journal::default(),
             faults: Faults::default(),
             url,
@@ -76,6 +79,8 @@ impl State {
         match call.parts().as_slice() {
             ["issuer", ..] => self.issuer.answer(call),
             [tenant, "oauth2", "v2.0", "token"] => login::answer(call, self, tenant),
+            ["metadata", "identity", "oauth2", "token"] => identity::of_machine(call, self),
+            ["msi", "token"] => identity::of_app_service(call, self),
             _ => graph::answer(call, self),
         }
     }

@@ -7,7 +7,11 @@
 
 use std::sync::LazyLock;
 
-use opentelemetry::{KeyValue, global, metrics::Counter};
+use jiff::Timestamp;
+use opentelemetry::{
+    KeyValue, global,
+    metrics::{Counter, Gauge},
+};
 use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
 
@@ -18,6 +22,7 @@ struct Meters {
     operations_ended: Counter<u64>,
     lanes_parked: Counter<u64>,
     turns_broken: Counter<u64>,
+    certificate_end: Gauge<u64>,
 }
 
 static METERS: LazyLock<Meters> = LazyLock::new(|| {
@@ -42,6 +47,11 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
             "{turn}",
             "Turns of lanes that broke off: store trouble or a panic.",
         ),
+        certificate_end: meter
+            .u64_gauge("postern.graph.certificate.end")
+            .with_unit("s")
+            .with_description("When the certificate ends by which the gateway proves itself, in seconds since 1970.")
+            .build(),
     }
 });
 
@@ -66,6 +76,11 @@ pub fn count_parking() {
 /// A lane's turn broke off.
 pub fn count_broken_turn() {
     METERS.turns_broken.add(1, &[]);
+}
+
+/// The gateway's certificate ends at this moment.
+pub fn note_certificate_end(moment: Timestamp) {
+    METERS.certificate_end.record(u64::try_from(moment.as_second()).unwrap_or(0), &[]);
 }
 
 /// Where counts go. From here on they are counted, so it comes first.

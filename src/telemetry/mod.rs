@@ -29,7 +29,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, Layer, filter, layer::SubscriberExt, util::SubscriberInitExt};
 use url::Url;
 
-pub use self::meters::{count_broken_turn, count_drift, count_end, count_parking};
+pub use self::meters::{count_broken_turn, count_drift, count_end, count_parking, note_certificate_end};
 
 /// The name under which traces are sent.
 const SERVICE: &str = "postern";

@@ -17,7 +17,10 @@ mod assignments;
 mod auth;
 mod bounds;
 mod cancelling;
+#[path = "../support/certificate.rs"]
+mod certificate;
 mod collector;
+mod credentials;
 mod forged;
 mod graph_faults;
 mod idempotency;

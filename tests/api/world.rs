@@ -38,6 +38,8 @@ pub(crate) const NOTICE: &str = "a0000000-0000-4000-8000-000000000005_Enrollment
 pub(crate) const DEFAULT_ESP: &str =
     "a0000000-0000-4000-8000-00000000dddd_DefaultWindows10EnrollmentCompletionPageConfiguration";
 pub(crate) const FILTER: &str = "f0000000-0000-4000-8000-000000000001";
+/// The gateway's own application in the shipped settings.
+pub(crate) const CLIENT: &str = "99999999-8888-4777-8666-555555555555";
 pub(crate) const ASSIGNMENTS: &str = "/v1/assignments";
 /// How often a condition is asked for before it is taken as never coming.
 pub(crate) const TRIES: usize = 20_000;
@@ -290,7 +292,7 @@ impl World {
         let (root, scope) = (self.sandbox.url(), config.scope);
         let form = [
             ("grant_type", "client_credentials"),
-            ("client_id", config.client_id.as_str()),
+            ("client_id", CLIENT),
             ("client_secret", "sandbox-client-secret"),
             ("scope", scope.as_str()),
         ];

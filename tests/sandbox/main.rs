@@ -1,12 +1,22 @@
 //! The sandbox as its clients see it: over HTTP, against what Microsoft's documents and captured answers say.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that cannot go on ends")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test that cannot go on ends"
+)]
 
 mod assign;
+#[path = "../support/certificate.rs"]
+mod certificate;
 mod control;
 mod directory;
 mod faults;
+mod identity;
 mod issuer;
 mod login;
+mod proof;
 mod reads;
 mod wire;
 mod world;

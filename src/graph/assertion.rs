@@ -1,0 +1,61 @@
+//! The client assertion: a short token by which the gateway proves to the login service that it holds the key of its
+//! registered certificate.
+//!
+//! Guarantees: every assertion is signed anew with an id of its own, lives for minutes, and names the one token endpoint
+//! that it is for.
+//!
+//! It deliberately leaves the chain out (`x5c`): Entra knows the certificate, and finds it by its thumbprint.
+
+use std::time::Duration;
+
+use jsonwebtoken::{EncodingKey, Header};
+use serde::Serialize;
+
+use super::certificate::{self, ALGORITHM, Pair, Unusable};
+use crate::{
+    clock::{self, Clock},
+    config, telemetry,
+};
+
+/// How long an assertion is good for; Entra takes 10 minutes at most.
+const LIFE: Duration = Duration::from_mins(5);
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    aud: &'a str,
+    iss: &'a str,
+    sub: &'a str,
+    jti: String,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+}
+
+/// A new assertion of this application for this token endpoint.
+pub(super) fn sign(
+    settings: &config::Certificate,
+    client_id: &str,
+    endpoint: &str,
+    clock: Clock,
+) -> Result<String, Unusable> {
+    let Pair { certificate, key } = certificate::read(settings)?;
+    telemetry::note_certificate_end(certificate.ends_at);
+    let mut header = Header::new(ALGORITHM);
+    header.x5t_s256 = Some(certificate.thumbprint);
+    let now = clock.now();
+    let claims = Claims {
+        aud: endpoint,
+        iss: client_id,
+        sub: client_id,
+        jti: clock.identifier().to_string(),
+        iat: now.as_second(),
+        nbf: now.as_second(),
+        exp: clock::after(now, LIFE).as_second(),
+    };
+    encode(&header, &claims, &key).ok_or_else(|| Unusable::NotRsa(settings.key.to_string()))
+}
+
+/// Without the error's text, which could quote what it is about.
+fn encode(header: &Header, claims: &Claims<'_>, key: &EncodingKey) -> Option<String> {
+    jsonwebtoken::encode(header, claims, key).ok()
+}

@@ -1,0 +1,206 @@
+//! Why there is no token: the answers of the login service and of a managed identity's endpoint, told apart.
+//!
+//! Guarantees: whether asking again can help is decided by Entra's error codes and the status, never by its text; each
+//! code that an operator can do something about has a sentence that says what. Entra's trace id goes along, because
+//! Microsoft's support asks for it.
+//!
+//! It deliberately never repeats what was sent. Sources: Microsoft's reference of error codes, see `docs/graph.md`; 700021
+//! and 700023 are known from elsewhere.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Error, credential::Way};
+use crate::outbound::Answer;
+
+/// What to do about a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// Somebody must mend something; asking again soon does not help.
+    Mend,
+    /// It passes.
+    Again,
+    /// It passes, if the login service is left alone for this long.
+    Rest(Duration),
+}
+
+use Then::{Again, Mend, Rest};
+
+/// Entra takes the same request again and again for a loop, and keeps refusing for minutes.
+const LOOP_REST: Duration = Duration::from_mins(2);
+/// The pause after throttling that names none.
+const THROTTLED_REST: Duration = Duration::from_secs(10);
+/// How long after a refusal the next call is made at the soonest, so that callers cannot make us knock at their rate,
+/// and a mended setting is still taken up soon.
+const MEND_REST: Duration = Duration::from_secs(2);
+
+const CODES: [(u32, Then, &str); 29] = [
+    (
+        7_000_215,
+        Mend,
+        "the client secret is wrong: store its value, not its id, in the file that graph.credential names",
+    ),
+    (7_000_222, Mend, "the client secret has expired: make a new one in the application and replace the file"),
+    (7_000_218, Mend, "no proof was accepted: the application is registered for another kind of credential"),
+    (
+        700_027,
+        Mend,
+        "the certificate is not registered with the application, has ended, or its key is another: upload the certificate that \
+         graph.credential.certificate_file holds",
+    ),
+    (700_024, Mend, "the assertion is outside its time: set this machine's clock, or renew the token file"),
+    (700_021, Mend, "the assertion is another application's: compare graph.client_id with the credential"),
+    (700_023, Mend, "the assertion is for another audience: compare graph.cloud and graph.authority with the tenant"),
+    (
+        70_021,
+        Mend,
+        "the application trusts no such federated credential: compare issuer, subject and audience; a new one takes some \
+         minutes to work",
+    ),
+    (
+        700_211,
+        Mend,
+        "no federated credential of the application names the token's issuer: compare it with the cluster's issuer URL",
+    ),
+    (
+        700_212,
+        Mend,
+        "no federated credential of the application names the token's audience: it is api://AzureADTokenExchange, with \
+         USGov or China at its end in those clouds",
+    ),
+    (
+        700_213,
+        Mend,
+        "no federated credential of the application names the token's subject: it is \
+         system:serviceaccount:NAMESPACE:NAME",
+    ),
+    (700_016, Mend, "the application is unknown in the tenant: compare graph.client_id and graph.tenant_id with Entra"),
+    (7_000_112, Mend, "the application is disabled: enable its enterprise application in Entra"),
+    (90_002, Mend, "the tenant is unknown: compare graph.tenant_id with Entra, and graph.cloud with where it lives"),
+    (900_023, Mend, "the tenant's id is malformed: compare graph.tenant_id with Entra"),
+    (90_038, Mend, "the tenant lives in another national cloud: set graph.cloud to that one"),
+    (65_001, Mend, "nobody has consented: have an administrator grant consent to the application's permissions"),
+    (70_011, Mend, "the scope is not valid: compare graph.cloud with where the tenant lives"),
+    (1_002_012, Mend, "the scope is not valid: compare graph.cloud with where the tenant lives"),
+    (500_011, Mend, "Graph of this cloud is unknown in the tenant: compare graph.cloud with where the tenant lives"),
+    (53_003, Mend, "a conditional access policy blocks the application: exempt it, or allow the gateway's addresses"),
+    (530_032, Mend, "a security policy of the tenant blocks the application: have its administrators allow it"),
+    (
+        50_196,
+        Rest(LOOP_REST),
+        "the same request came too often and is taken for a loop: look for a second gateway or \
+      program with this application",
+    ),
+    (90_055, Rest(THROTTLED_REST), "the tenant is throttled"),
+    (90_006, Again, "a transient error of the login service"),
+    (90_012, Again, "the login service took too long"),
+    (90_024, Again, "the login service took too long"),
+    (90_033, Again, "a transient error of the login service"),
+    (90_090, Again, "a transient error of the login service"),
+];
+
+/// Why there is no token, and how long to leave it at that; without a time, whoever asked knows better.
+#[derive(Clone, Debug)]
+pub(super) struct NoToken {
+    pub(super) error: Error,
+    pub(super) rest: Option<Duration>,
+}
+
+impl NoToken {
+    /// Something of ours is not as it must be.
+    pub(super) fn unauthorised(error: Error) -> Self {
+        Self { error, rest: Some(MEND_REST) }
+    }
+
+    pub(super) fn unavailable(words: String) -> Self {
+        Self { error: Error::Unavailable(words), rest: None }
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Body {
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    error_description: String,
+    #[serde(default)]
+    error_codes: Vec<u32>,
+    #[serde(default)]
+    trace_id: String,
+}
+
+/// What an answer without a token means. `pause` is what the answer asks for.
+pub(super) fn judged(answer: &Answer, way: Way, pause: Option<Duration>) -> NoToken {
+    let status = answer.status.as_u16();
+    let body: Body = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let (then, words) = match way {
+        Way::LoginService => of_entra(status, &body),
+        Way::Platform => of_platform(status, &body),
+    };
+    match then {
+        Mend => NoToken::unauthorised(Error::Unauthorised(words)),
+        Again => NoToken { error: Error::Unavailable(words), rest: pause },
+        Rest(usual) => NoToken { error: Error::Unavailable(words), rest: Some(pause.unwrap_or(usual)) },
+    }
+}
+
+fn of_entra(status: u16, body: &Body) -> (Then, String) {
+    let known = CODES.iter().find(|row| body.error_codes.contains(&row.0));
+    let by_status = match status {
+        429 => Rest(THROTTLED_REST),
+        500.. => Again,
+        _ if body.error == "temporarily_unavailable" => Again,
+        _ => Mend,
+    };
+    let trace = if body.trace_id.is_empty() { String::new() } else { format!(" (Entra's trace id {})", body.trace_id) };
+    match known {
+        Some((code, then, sentence)) => (*then, format!("the login service answered AADSTS{code}: {sentence}{trace}")),
+        // Its own words hold no secret; those of a code that is not known here are all there is.
+        None => (by_status, format!("the login service answered {status} {}: {}", body.error, body.error_description)),
+    }
+}
+
+fn of_platform(status: u16, body: &Body) -> (Then, String) {
+    let words = format!("the managed identity's endpoint answered {status} {}: {}", body.error, body.error_description);
+    match status {
+        // Microsoft's advice: the endpoint answers so while it is being updated.
+        404 | 410 | 500.. => (Again, words),
+        429 => (Rest(THROTTLED_REST), words),
+        _ => (Mend, format!("{words}; is a managed identity assigned, and is graph.client_id its client id?")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbound::{HeaderMap, StatusCode};
+
+    fn entra(status: u16, code: u32) -> NoToken {
+        let body = serde_json::json!({"error": "x", "error_codes": [code], "trace_id": "t-1"}).to_string();
+        let answer = Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: body.into_bytes(),
+        };
+        judged(&answer, Way::LoginService, None)
+    }
+
+    #[test]
+    fn a_code_is_explained_once_and_decides_before_the_status() {
+        let codes: std::collections::BTreeSet<_> = CODES.iter().map(|row| row.0).collect();
+        assert_eq!(codes.len(), CODES.len());
+        let wrong = entra(401, 7_000_215).error.to_string();
+        assert!(wrong.contains("AADSTS7000215: the client secret is wrong") && wrong.contains("t-1"), "{wrong}");
+        assert!(matches!(entra(400, 90_033), NoToken { error: Error::Unavailable(_), rest: None }));
+        assert_eq!(entra(400, 50_196).rest, Some(LOOP_REST));
+        assert!(matches!(entra(400, 50_196).error, Error::Unavailable(_)));
+    }
+
+    #[test]
+    fn an_unknown_code_is_judged_by_its_status() {
+        assert!(matches!(entra(400, 1).error, Error::Unauthorised(_)));
+        assert!(matches!(entra(503, 1), NoToken { error: Error::Unavailable(_), rest: None }));
+        assert_eq!(entra(429, 1).rest, Some(THROTTLED_REST));
+    }
+}
