@@ -26,12 +26,12 @@ use crate::{
     audit::{Entry, Event},
     auth::Authenticator,
     clock::Clock,
-    config::{Config, Fault},
+    config::{self, Config, Fault},
     domain::Digest,
     executor,
     gateway::{self, Gateway},
     graph::{self, Graph, Upstream},
-    outbound::Outbound,
+    outbound::{Outbound, Way},
     policy::Policies,
     retention::Retention,
     store::{self, Run, Store},
@@ -63,7 +63,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let store = store::open(&config.store, run).await?;
     store.record(vec![loaded(&config, clock)?]).await?;
 
-    let outbound = Outbound::new(clock)?;
+    let outbound = outbound(&config.outbound, clock)?;
     let upstream: Arc<dyn Upstream> = Arc::new(Graph::new(config.graph.clone(), outbound.clone(), clock));
     let (stopping, working) = (CancellationToken::new(), CancellationToken::new());
     let executor = executor::Parts {
@@ -184,6 +184,15 @@ fn policies_digest(dir: &Path) -> anyhow::Result<Digest> {
     }
     files.sort();
     Ok(Digest::of(files.concat().as_bytes()))
+}
+
+/// The way out that the settings name.
+pub(crate) fn outbound(settings: &config::Outbound, clock: Clock) -> anyhow::Result<Outbound> {
+    let read =
+        |path: &Path| std::fs::read(path).with_context(|| format!("outbound.ca_file: cannot read {}", path.display()));
+    let authorities = settings.ca_file.as_deref().map(read).transpose()?;
+    let way = Way { proxy: settings.proxy.clone(), authorities };
+    Outbound::by(&way, clock).context("outbound.proxy or outbound.ca_file cannot be used")
 }
 
 /// Faults as text, one after another.

@@ -22,6 +22,8 @@ use crate::{
     clock::Clock,
     config::{self, Config, Examined, Fault},
     demo,
+    domain::ids::ApiVersion,
+    graph::{self, Graph, Trial},
     policy::Policies,
     sandbox::{self, Seed},
     store, telemetry,
@@ -47,7 +49,7 @@ enum Command {
     /// Run the gateway.
     Serve(Settings),
     /// Tell all faults of configuration, catalogue, policies and secrets at once.
-    Check(Settings),
+    Check(Check),
     /// Run gateway and sandbox and show one real request, step by step.
     Demo {
         /// End after the request that is shown, with exit code 1 if a step went wrong.
@@ -82,6 +84,15 @@ struct Settings {
     /// The configuration file [environment: `POSTERN_CONFIG`].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Check {
+    #[command(flatten)]
+    settings: Settings,
+    /// Then try them out: fetch a token, look at its permissions, read one configuration. Nothing is written.
+    #[arg(long)]
+    live: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -146,7 +157,7 @@ fn block_on(command: Command) -> anyhow::Result<ExitCode> {
 async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(settings) => serve(&settings).await,
-        Command::Check(settings) => check(&settings),
+        Command::Check(asked) => check(&asked).await,
         Command::Demo { once: true } => demo_once().await,
         Command::Demo { once: false } => demo_staying().await,
         Command::Sandbox { listen, seed } => run_sandbox(listen, seed.as_deref()).await,
@@ -211,11 +222,26 @@ fn settled(settings: &Settings) -> Result<Config, Vec<Fault>> {
     let Examined { config, policy, secrets, mut faults } = config::examine_process(settings.config.as_deref());
     faults.extend(secrets.iter().filter_map(config::Named::check));
     faults.extend(policy.and_then(|policy| Policies::load(&policy.dir).err()).unwrap_or_default());
+    if let Some(config) = config.as_ref().filter(|_| faults.is_empty()) {
+        faults.extend(graph::examine(&config.graph));
+        faults.extend(app::outbound(&config.outbound, Clock::system()).err().map(|error| no_way_out(&error)));
+    }
     config.filter(|_| faults.is_empty()).ok_or(faults)
 }
 
-fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let config = match settled(settings) {
+fn no_way_out(error: &anyhow::Error) -> Fault {
+    let hint = "outbound.ca_file is a file of certificates in PEM, outbound.proxy the root of a URL";
+    Fault { place: "outbound".to_owned(), line: None, what: format!("{error:#}"), hint: Some(hint.to_owned()) }
+}
+
+/// What a write through v1.0 may cost, for those who chose it.
+const V1_WARNING: &str = "warning: graph.api_version is \"v1.0\", which neither shows nor keeps assignment filters and does not \
+                          tell which assignments come from policy sets: a change drops the filters that others set on the same \
+                          configuration. It knows status pages, device limits, Windows Hello and the older platform \
+                          restrictions only; changes of other kinds are refused. \"beta\" has none of these limits.";
+
+async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
+    let config = match settled(&asked.settings) {
         Ok(config) => config,
         Err(faults) => return tell(&faults),
     };
@@ -227,7 +253,24 @@ fn check(settings: &Settings) -> anyhow::Result<ExitCode> {
         config.catalogue.groups.len(),
         config.policy.dir.display(),
     ))?;
-    Ok(ExitCode::SUCCESS)
+    if config.graph.api_version == ApiVersion::V1 {
+        writeln!(io::stderr(), "{V1_WARNING}")?;
+    }
+    if asked.live { try_out(config).await } else { Ok(ExitCode::SUCCESS) }
+}
+
+async fn try_out(config: Config) -> anyhow::Result<ExitCode> {
+    let clock = Clock::system();
+    let graph = Graph::new(config.graph, app::outbound(&config.outbound, clock)?, clock);
+    let first = config.catalogue.configurations.values().next();
+    let Trial { fine, notes, faults } = graph.try_out(first.map(|catalogued| &catalogued.id)).await;
+    for line in fine {
+        print(&line)?;
+    }
+    for note in notes {
+        print(&format!("note: {note}"))?;
+    }
+    if faults.is_empty() { Ok(ExitCode::SUCCESS) } else { tell(&faults) }
 }
 
 async fn demo_once() -> anyhow::Result<ExitCode> {

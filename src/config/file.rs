@@ -136,6 +136,7 @@ impl<'p> File<'p> {
                 server: sections.server?,
                 store: sections.store?,
                 graph: sections.graph?,
+                outbound: sections.outbound?,
                 operations: sections.operations?,
                 executor: sections.executor?,
                 policy: sections.policy?,

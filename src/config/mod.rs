@@ -34,7 +34,10 @@ pub use self::{
     file::{examine_process, load, load_from_process, load_with},
     secret::SecretError,
 };
-use crate::domain::{ConfigurationId, FilterId, GroupId, TenantId, ids::Cloud};
+use crate::domain::{
+    ConfigurationId, FilterId, GroupId, TenantId,
+    ids::{ApiVersion, Cloud},
+};
 pub use crate::telemetry::{LogFormat, Settings as Telemetry};
 
 /// All settings of one gateway.
@@ -46,6 +49,8 @@ pub struct Config {
     pub store: Store,
     /// The way to Graph.
     pub graph: Graph,
+    /// The way out of the house: proxy, certification authorities.
+    pub outbound: Outbound,
     /// What callers may ask for and how long they may wait.
     pub operations: Operations,
     /// How pending changes are carried to Graph.
@@ -104,6 +109,8 @@ pub struct Graph {
     pub authority: String,
     /// What the token is asked for: the cloud's Graph root (the endpoint, for the sandbox) and `/.default`.
     pub scope: String,
+    /// Which version of Graph.
+    pub api_version: ApiVersion,
     /// The tenant to change.
     pub tenant_id: TenantId,
     /// Who the gateway is in that tenant, and what proves it.
@@ -189,6 +196,15 @@ pub enum SecretSource {
     File(PathBuf),
     /// An environment variable.
     Environment(String),
+}
+
+/// `outbound.*`
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    /// A proxy instead of those that the system's variables name.
+    pub proxy: Option<Url>,
+    /// A file of certification authorities in PEM that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `operations.*`

@@ -1,4 +1,4 @@
-//! The single settings: `server`, `store`, `graph`, `operations`, `executor`, `policy`, `telemetry`.
+//! The single settings: `server`, `store`, `graph`, `outbound`, `operations`, `executor`, `policy`, `telemetry`.
 //!
 //! Each setting stands here once, with its key, default, limits and form; `config/gateway.toml` is checked against what
 //! stands here. Then come the rules between settings: each is one check with one sentence.
@@ -10,12 +10,16 @@ use std::{num::NonZeroU32, time::Duration};
 use url::Url;
 
 use super::{
-    Credential, Executor, Graph, Named, Operations, Pace, Policy, Postgres, SecretSource, Server, Store, Telemetry,
+    Credential, Executor, Graph, Named, Operations, Outbound, Pace, Policy, Postgres, SecretSource, Server, Store,
+    Telemetry,
     credential::{self, Kind},
     table::Table,
     value::{self, duration, spell},
 };
-use crate::domain::{TenantId, ids::Cloud};
+use crate::domain::{
+    TenantId,
+    ids::{ApiVersion, Cloud},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -35,6 +39,7 @@ pub(super) struct Sections {
     pub(super) graph: Option<Graph>,
     /// Also parts of other sections; here so that they can be checked if the rest of those is at fault.
     pub(super) secrets: Vec<Named>,
+    pub(super) outbound: Option<Outbound>,
     pub(super) operations: Option<Operations>,
     pub(super) executor: Option<Executor>,
     pub(super) policy: Option<Policy>,
@@ -49,12 +54,13 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let credential::Read { kind, credential, named } = credential::read(table);
     let graph = graph(table, call_timeout, kind, credential);
     let deadline = table.setting("operations.deadline", "24h", duration(SECOND, DAYS_60));
+    let outbound = outbound(table);
     let operations = operations(table, deadline);
     let executor = executor(table, call_timeout, deadline);
     let policy = table.path("policy.dir", Some("policies")).map(|dir| Policy { dir });
     let telemetry = telemetry(table);
     let secrets = password.into_iter().chain(named).collect();
-    Sections { server, store, graph, secrets, operations, executor, policy, telemetry }
+    Sections { server, store, graph, secrets, outbound, operations, executor, policy, telemetry }
 }
 
 fn server(table: &mut Table<'_>) -> Option<Server> {
@@ -84,7 +90,7 @@ fn graph(
         table.fall_back("graph.tenant_id", "AZURE_TENANT_ID");
     }
     let roots = roots(table, cloud, kind);
-    let _version = table.setting("graph.api_version", "beta", value::api_version);
+    let api_version = table.setting("graph.api_version", "beta", value::parsed::<ApiVersion>);
     let tenant_id = table.required("graph.tenant_id", value::parsed::<TenantId>);
     let attempts_max = table.number("graph.attempts_max", 4, 1..=10);
     let pace = pace(table);
@@ -99,6 +105,7 @@ fn graph(
         scope,
         endpoint,
         authority,
+        api_version: api_version?,
         tenant_id: tenant_id?,
         credential: credential?,
         call_timeout: call_timeout?,
@@ -193,6 +200,13 @@ pub(super) fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key
     let source = source?;
     let key = if matches!(source, SecretSource::File(_)) { file_key } else { variable_key };
     Some(Named { at: table.fault_at(key), source })
+}
+
+fn outbound(table: &mut Table<'_>) -> Option<Outbound> {
+    let proxy = table.optional("outbound.proxy", value::any_url);
+    let ca_file = table.path("outbound.ca_file", None);
+    // A proxy that is at fault must not become none.
+    (proxy.is_some() || !table.given("outbound.proxy")).then_some(Outbound { proxy, ca_file })
 }
 
 fn operations(table: &mut Table<'_>, deadline: Option<Duration>) -> Option<Operations> {

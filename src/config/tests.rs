@@ -12,7 +12,7 @@ use super::{
     load,
     table::{Place, variable},
 };
-use crate::domain::ids::Cloud;
+use crate::domain::ids::{ApiVersion, Cloud};
 
 const CLIENT: &str = "8b0a7c52-1f6e-4f0e-a9a4-2d9c5e7f3b20";
 
@@ -77,7 +77,7 @@ cloud = "global"
 cloud = "mars"
 clent_id = "x"
 attempts_max = "4"
-api_version = "v1.0"
+api_version = "v2.0"
 credential.secret_env = "s3cr3t~value"
 [store]
 url = "postgres://postern:hunter2@db/postern"
@@ -112,8 +112,8 @@ t.toml:9: unknown key "graph.clent_id"
   hint: did you mean "graph.client_id"?
 t.toml:10: graph.attempts_max: takes a whole number, not a string
   hint: the default is 4
-t.toml:11: graph.api_version: v1.0 neither shows nor keeps filters, so a write through it would lose them
-  hint: leave it at "beta"
+t.toml:11: graph.api_version: "v2.0" does not fit
+  hint: a version of Graph is one of beta, v1.0
 t.toml:12: graph.credential.secret_env: not the name of an environment variable
   hint: name the variable that holds the secret; never write the secret itself here
 t.toml:14: store.url: a password in the URL ends up in logs and tickets
@@ -153,6 +153,8 @@ fn the_least_settings_get_the_defaults() {
     assert_eq!(config.graph.endpoint, "https://graph.microsoft.com");
     assert_eq!(config.graph.authority, "https://login.microsoftonline.com");
     assert_eq!(config.graph.scope, "https://graph.microsoft.com/.default");
+    assert_eq!(config.graph.api_version, ApiVersion::Beta);
+    assert_eq!((config.outbound.proxy, config.outbound.ca_file), (None, None));
     assert_eq!(config.operations.idempotency_ttl.as_secs(), 7 * 86_400);
     assert_eq!((config.executor.lanes_max, config.executor.batch_max), (8, 500));
     assert_eq!(loaded(&(least() + &issuer("i", "iss"))).issuers[0].algorithms, [Algorithm::Rs256].into());
@@ -181,6 +183,11 @@ fn a_fault_of_one_setting_is_told_in_its_own_words() {
         ("authority = \"https://a.test\"\n", "t.toml:6: graph.authority: given without graph.endpoint"),
         ("endpoint = \"http://a.test\"\nauthority = \"https://a.test\"\n", "t.toml:6: graph.endpoint: http://"),
         ("endpoint = \"https://u:p@a.test\"\nauthority = \"https://a.test\"\n", "t.toml:6: graph.endpoint: a URL"),
+        ("[outbound]\nproxy = \"proxy:3128\"\n", "t.toml:7: outbound.proxy: not an http or https URL"),
+        (
+            "[outbound]\nproxy = \"http://u:p@proxy:3128\"\n",
+            "t.toml:7: outbound.proxy: a URL in the settings holds no user",
+        ),
         ("credential.kind = \"token\"\n", "t.toml:6: graph.credential.kind: \"token\" is no kind of credential"),
         ("credential.kind = \"certificate\"\n", "\"graph.credential.certificate_file\" is missing"),
         ("credential.kind = \"certificate\"\n", "t.toml:5: graph.credential.secret_file: it has no use"),
@@ -397,6 +404,20 @@ fn without_a_file_the_environment_can_say_everything_that_is_required() {
     assert_eq!(config.graph.cloud, Cloud::China);
     let told = told(&load(None, std::iter::empty()).unwrap_err());
     assert!(told.contains("environment: \"graph.cloud\" is missing"), "{told}");
+}
+
+#[test]
+fn every_cloud_has_its_hosts_and_its_audience() {
+    for (cloud, graph, login) in [
+        ("global", "https://graph.microsoft.com", "https://login.microsoftonline.com"),
+        ("us-gov", "https://graph.microsoft.us", "https://login.microsoftonline.us"),
+        ("us-gov-dod", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
+        ("china", "https://microsoftgraph.chinacloudapi.cn", "https://login.partner.microsoftonline.cn"),
+    ] {
+        let found = loaded(&least().replace("global", cloud)).graph;
+        assert_eq!((found.endpoint.as_str(), found.authority.as_str()), (graph, login), "{cloud}");
+        assert_eq!(found.scope, format!("{graph}/.default"));
+    }
 }
 
 #[test]

@@ -227,16 +227,6 @@ pub(super) fn variable(text: &str) -> Result<String, Refusal> {
     }
 }
 
-/// The version of Graph. v1.0 neither shows nor keeps an assignment's filter.
-pub(super) fn api_version(text: &str) -> Result<(), Refusal> {
-    match text {
-        "beta" => Ok(()),
-        "v1.0" => Err(Refusal::new("v1.0 neither shows nor keeps filters, so a write through it would lose them")
-            .hint("leave it at \"beta\"")),
-        _ => Err(Refusal::new(format!("{text:?} is no version of Graph")).hint("leave it at \"beta\"")),
-    }
-}
-
 /// The form of log lines.
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
     match text {

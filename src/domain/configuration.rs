@@ -8,7 +8,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{assignment::Target, change::Wanted, ids::ConfigurationId};
+use super::{
+    assignment::Target,
+    change::Wanted,
+    ids::{ApiVersion, ConfigurationId},
+};
 
 /// The kind of an enrollment configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,6 +47,8 @@ struct Takes {
     all_users: Answer,
     all_devices: Answer,
     filters: Answer,
+    /// Whether Graph's v1.0 knows it.
+    in_v1: bool,
 }
 
 /// Whether a kind takes something, and if not, why.
@@ -60,6 +66,7 @@ const KINDS: [Takes; 9] = [
         all_users: Ok(()),
         all_devices: Ok(()),
         filters: Ok(()),
+        in_v1: true,
     },
     Takes {
         kind: Kind::PlatformRestriction,
@@ -68,6 +75,7 @@ const KINDS: [Takes; 9] = [
         all_users: Ok(()),
         all_devices: USER_BASED,
         filters: Ok(()),
+        in_v1: false,
     },
     Takes {
         kind: Kind::PlatformRestrictions,
@@ -76,6 +84,7 @@ const KINDS: [Takes; 9] = [
         all_users: Ok(()),
         all_devices: USER_BASED,
         filters: NO_FILTERS,
+        in_v1: true,
     },
     Takes {
         kind: Kind::DeviceLimit,
@@ -84,6 +93,7 @@ const KINDS: [Takes; 9] = [
         all_users: Ok(()),
         all_devices: USER_BASED,
         filters: NO_FILTERS,
+        in_v1: true,
     },
     Takes {
         kind: Kind::WindowsHello,
@@ -92,6 +102,7 @@ const KINDS: [Takes; 9] = [
         all_users: TENANT_WIDE,
         all_devices: TENANT_WIDE,
         filters: TENANT_WIDE,
+        in_v1: true,
     },
     Takes {
         kind: Kind::CoManagement,
@@ -100,6 +111,7 @@ const KINDS: [Takes; 9] = [
         all_users: Err("Microsoft does not say that it can be assigned to all users"),
         all_devices: Err("Microsoft does not say that it can be assigned to all devices"),
         filters: NO_FILTERS,
+        in_v1: false,
     },
     Takes {
         kind: Kind::Notification,
@@ -108,6 +120,7 @@ const KINDS: [Takes; 9] = [
         all_users: Ok(()),
         all_devices: USER_BASED,
         filters: NO_FILTERS,
+        in_v1: false,
     },
     Takes {
         kind: Kind::WindowsRestore,
@@ -116,6 +129,7 @@ const KINDS: [Takes; 9] = [
         all_users: TENANT_WIDE,
         all_devices: TENANT_WIDE,
         filters: TENANT_WIDE,
+        in_v1: false,
     },
     Takes {
         kind: Kind::Unknown,
@@ -124,6 +138,7 @@ const KINDS: [Takes; 9] = [
         all_users: Err("this version does not know the kind"),
         all_devices: Err("this version does not know the kind"),
         filters: Err("this version does not know the kind"),
+        in_v1: false,
     },
 ];
 
@@ -135,6 +150,11 @@ impl Kind {
     /// The name used in the API, in policies and in audit records.
     pub fn name(self) -> &'static str {
         self.row().name
+    }
+
+    /// Whether a version of Graph knows this kind.
+    pub fn is_in(self, version: ApiVersion) -> bool {
+        version == ApiVersion::Beta || self.row().in_v1
     }
 
     /// Whether this kind can be assigned as `wanted` asks; if not, a sentence that says why.
@@ -189,6 +209,13 @@ mod tests {
         let names: std::collections::BTreeSet<_> = KINDS.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), KINDS.len());
         assert!(KINDS.iter().all(|row| row.kind.name() == row.name));
+    }
+
+    #[test]
+    fn v1_knows_half_of_the_kinds_and_beta_all() {
+        let known = |version| KINDS.iter().filter(|row| row.kind.is_in(version)).count();
+        assert_eq!((known(ApiVersion::V1), known(ApiVersion::Beta)), (4, KINDS.len()));
+        assert!(!Kind::Unknown.is_in(ApiVersion::V1));
     }
 
     #[test]

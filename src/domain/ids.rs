@@ -1,4 +1,4 @@
-//! Parsed identifiers and the table of clouds.
+//! Parsed identifiers, the table of clouds, and the versions of Graph.
 //!
 //! Whoever holds one of these types holds something that was checked: parsing is the only way to make one, and
 //! printing one and parsing it again gives the same value.
@@ -297,6 +297,33 @@ impl FromStr for Cloud {
         CLOUDS.iter().find(|row| row.1 == text).map(|row| row.0).ok_or_else(|| {
             Malformed::new(format!("a cloud is one of {}", Self::names().collect::<Vec<_>>().join(", ")))
         })
+    }
+}
+
+/// A version of Graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiVersion {
+    /// The one that Microsoft's reference of `assign` is written for.
+    Beta,
+    /// The one that is promised to stay, and knows less: see [`Kind::is_in`](super::Kind::is_in).
+    V1,
+}
+
+const VERSIONS: [(ApiVersion, &str); 2] = [(ApiVersion::Beta, "beta"), (ApiVersion::V1, "v1.0")];
+
+impl ApiVersion {
+    /// The name in the configuration and in URLs.
+    pub fn name(self) -> &'static str {
+        VERSIONS.iter().find(|row| row.0 == self).map_or("beta", |row| row.1)
+    }
+}
+
+impl FromStr for ApiVersion {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let found = VERSIONS.iter().find(|row| row.1 == text).map(|row| row.0);
+        found.ok_or_else(|| Malformed::new("a version of Graph is one of beta, v1.0"))
     }
 }
 

@@ -11,22 +11,23 @@ mod assertion;
 mod certificate;
 mod credential;
 mod expiry;
+mod live;
 mod model;
 mod pace;
 mod refusal;
 mod token;
 mod transport;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
 use self::transport::Transport;
-pub use self::{expiry::watch, token::Tokens};
+pub use self::{expiry::watch, live::Trial, token::Tokens};
 use crate::{
     clock::Clock,
-    config,
-    domain::{AssignmentSet, Configuration, ConfigurationId, GroupId},
+    config::{self, Credential, Fault, Proof},
+    domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, ids::ApiVersion},
     outbound::Outbound,
 };
 
@@ -69,9 +70,8 @@ pub enum Error {
 
 /// Graph's words of refusal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
-#[error("Graph answered {status} {code}: {message}")]
 pub struct Refusal {
-    /// The HTTP status.
+    /// The HTTP status; 0 if Graph was not even asked.
     pub status: u16,
     /// Graph's code.
     pub code: String,
@@ -79,6 +79,13 @@ pub struct Refusal {
     pub message: String,
     /// Graph's id of the call.
     pub request_id: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, code, message, .. } = self;
+        if *status == 0 { f.write_str(message) } else { write!(f, "Graph answered {status} {code}: {message}") }
+    }
 }
 
 /// What is assigned at present.
@@ -118,7 +125,7 @@ pub struct Clearance {
 
 /// What the house asks of Graph.
 #[async_trait]
-pub trait Upstream: Send + Sync + std::fmt::Debug {
+pub trait Upstream: Send + Sync + fmt::Debug {
     /// One configuration.
     async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, Error>;
 
@@ -148,6 +155,28 @@ impl Graph {
     pub fn new(settings: config::Graph, outbound: Outbound, clock: Clock) -> Self {
         Self { transport: Transport::new(settings, outbound, clock) }
     }
+
+    /// Refuses what the version of Graph in use cannot show or keep: a write on top of it would lose something.
+    fn admit(&self, id: &ConfigurationId, set: Option<&AssignmentSet>) -> Result<(), Error> {
+        let version = self.transport.settings().api_version;
+        let kind = model::kind_of(id);
+        let filtered = set.is_some_and(|set| set.iter().any(|assignment| assignment.filter.is_some()));
+        let what = match version {
+            _ if !kind.is_in(version) => format!("does not know configurations of the kind {}", kind.name()),
+            ApiVersion::V1 if filtered => "does not keep assignment filters".to_owned(),
+            ApiVersion::V1 | ApiVersion::Beta => return Ok(()),
+        };
+        let message = format!("{} of Graph {what}; set graph.api_version to \"beta\"", version.name());
+        Err(Error::Refused(Refusal { message, ..Refusal::default() }))
+    }
+}
+
+/// What is wrong with the files of the gateway's own certificate, if it has one.
+pub fn examine(settings: &config::Graph) -> Option<Fault> {
+    let Credential::Application { proof: Proof::Certificate(files), .. } = &settings.credential else { return None };
+    let what = certificate::read(files).err()?.to_string();
+    let hint = Some("docs/setup-entra.md shows how certificate and key are made".to_owned());
+    Some(Fault { place: "graph.credential".to_owned(), line: None, what, hint })
 }
 
 const CONFIGURATIONS: &str = "deviceManagement/deviceEnrollmentConfigurations";
@@ -155,6 +184,7 @@ const CONFIGURATIONS: &str = "deviceManagement/deviceEnrollmentConfigurations";
 #[async_trait]
 impl Upstream for Graph {
     async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, Error> {
+        self.admit(id, None)?;
         let answer = self.transport.read(&format!("{CONFIGURATIONS}/{id}")).await?;
         model::configuration(id, &answer.body)
     }
@@ -189,6 +219,7 @@ impl Upstream for Graph {
         set: &AssignmentSet,
         clearance: &Clearance,
     ) -> Result<Receipt, Error> {
+        self.admit(id, Some(set))?;
         let body = model::assign_body(set)?;
         let path = format!("{CONFIGURATIONS}/{id}/assign");
         let answer = self.transport.write(&path, body, clearance).await?;

@@ -68,11 +68,10 @@ pub(super) fn configuration(id: &ConfigurationId, body: &[u8]) -> Result<Configu
     let id = own
         .filter(|own: &ConfigurationId| own.as_str().eq_ignore_ascii_case(id.as_str()))
         .ok_or_else(|| Error::Unreadable(format!("another configuration than {id}, which was asked for")))?;
-    let suffix = id.as_str().split_once('_').map_or("", |(_, suffix)| suffix);
-    let suffix = suffix.strip_prefix("Default").unwrap_or(suffix);
-    let name = body.odata_type.as_deref().map(short_type);
-    let kind = KINDS.iter().find(|(_, of_type, of_id)| name.map_or(*of_id == suffix, |name| name == *of_type));
-    let kind = kind.map_or(Kind::Unknown, |(kind, ..)| *kind);
+    let kind = match body.odata_type.as_deref().map(short_type) {
+        Some(name) => KINDS.iter().find(|row| row.1 == name).map_or(Kind::Unknown, |row| row.0),
+        None => kind_of(&id),
+    };
     Ok(Configuration {
         id,
         name: body.display_name.unwrap_or_default(),
@@ -80,6 +79,19 @@ pub(super) fn configuration(id: &ConfigurationId, body: &[u8]) -> Result<Configu
         // Without its priority a configuration cannot be told from a default by it; its id still can.
         priority: body.priority.unwrap_or(-1),
     })
+}
+
+/// The kind that an id's suffix names.
+pub(super) fn kind_of(id: &ConfigurationId) -> Kind {
+    let suffix = id.as_str().split_once('_').map_or("", |(_, suffix)| suffix);
+    let suffix = suffix.strip_prefix("Default").unwrap_or(suffix);
+    KINDS.iter().find(|row| row.2 == suffix).map_or(Kind::Unknown, |row| row.0)
+}
+
+/// The name of the first configuration of a list, if there is any.
+pub(super) fn first_name(body: &[u8]) -> Result<Option<String>, Error> {
+    let page: Page<ConfigurationBody> = read("the configurations", body)?;
+    Ok(page.value.into_iter().next().map(|first| first.display_name.unwrap_or_default()))
 }
 
 #[derive(Deserialize)]

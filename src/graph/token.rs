@@ -51,6 +51,10 @@ pub(super) struct Token {
 }
 
 impl Token {
+    pub(super) fn value(&self) -> &str {
+        self.value.expose_secret()
+    }
+
     pub(super) fn bearer(&self) -> String {
         format!("Bearer {}", self.value.expose_secret())
     }

@@ -6,13 +6,14 @@
 //!
 //! It deliberately knows no path and no field; `graph::mod` and `graph::model` do.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::{Timestamp, fmt::rfc2822};
 
 use super::{
     Clearance, Error, Tokens, model,
     pace::{Effect, PAUSE_MAX, Pace, Went},
+    token::Token,
 };
 use crate::{
     clock::{self, Backoff, Clock},
@@ -65,6 +66,25 @@ impl Transport {
         Self { settings, tokens, pace, outbound, clock }
     }
 
+    /// What the way to Graph was made of.
+    pub(super) fn settings(&self) -> &config::Graph {
+        &self.settings
+    }
+
+    /// A token that is good now; tried as often as a call is.
+    pub(super) async fn token(&self) -> Result<Arc<Token>, Error> {
+        let mut failed = 0_u32;
+        loop {
+            match self.tokens.token().await {
+                Err(Error::Unavailable(_)) if failed.saturating_add(1) < self.settings.attempts_max => {
+                    failed = failed.saturating_add(1);
+                    self.clock.sleep(BACKOFF.pause(failed, self.clock.chance())).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     /// Reads what is at a path below the API version.
     pub(super) async fn read(&self, path: &str) -> Result<Answer, Error> {
         self.read_at(&self.url(path)).await
@@ -94,7 +114,8 @@ impl Transport {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("{}/beta/{path}", self.settings.endpoint)
+        let config::Graph { endpoint, api_version, .. } = &self.settings;
+        format!("{endpoint}/{}/{path}", api_version.name())
     }
 
     async fn ask(&self, asked: Asked<'_>) -> Result<Answer, Error> {

@@ -88,6 +88,18 @@ impl Telemetry {
     }
 }
 
+impl Telemetry {
+    /// The last that was told of a gauge.
+    pub(crate) fn measured(&self, name: &str) -> Option<i64> {
+        let last = self.metrics.iter().rfind(|metric| metric.name == name)?;
+        let Some(metric::Data::Gauge(gauge)) = &last.data else { panic!("{name} is a gauge") };
+        match gauge.data_points.last()?.value? {
+            number_data_point::Value::AsInt(number) => Some(number),
+            number_data_point::Value::AsDouble(_) => panic!("{name} is a whole number"),
+        }
+    }
+}
+
 pub(crate) fn spans(received: &[ResourceSpans]) -> Vec<Span> {
     received.iter().flat_map(|it| &it.scope_spans).flat_map(|it| &it.spans).cloned().collect()
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A world whose gateway has this in place of the secret in its settings.
-async fn world_with(credential: &str) -> World {
+pub(crate) async fn world_with(credential: &str) -> World {
     let edits = vec![("credential.secret_file = \"sandbox.secret\"", credential.to_owned())];
     World::with(Setup { edits, ..Setup::default() }).await
 }
@@ -21,12 +21,13 @@ async fn register(world: &World, made: &Made) {
     world.control("POST", "certificates", Some(order)).await.expect(204);
 }
 
-fn stored(folder: &TempDir, made: &Made) {
+/// Puts certificate and key where [`by_certificate`] looks for them.
+pub(crate) fn store(folder: &TempDir, made: &Made) {
     std::fs::write(folder.path().join("gateway.pem"), &made.certificate).unwrap();
     std::fs::write(folder.path().join("gateway.key"), &made.key).unwrap();
 }
 
-fn by_certificate(folder: &TempDir) -> String {
+pub(crate) fn by_certificate(folder: &TempDir) -> String {
     let path = folder.path().display();
     format!(
         "credential.kind = \"certificate\"\ncredential.certificate_file = \"{path}/gateway.pem\"\n\
@@ -56,7 +57,7 @@ async fn plan_in_the_end(world: &World) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_proves_the_gateway() {
     let (folder, made) = (tempfile::tempdir().unwrap(), made(90));
-    stored(&folder, &made);
+    store(&folder, &made);
     let world = world_with(&by_certificate(&folder)).await;
     register(&world, &made).await;
     world.change(&add("Sales ESP", "Sales Laptops")).await.succeeded("changed");
@@ -80,7 +81,7 @@ async fn one_file_may_hold_the_key_before_the_certificate() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_that_is_replaced_is_taken_up() {
     let (folder, old, new) = (tempfile::tempdir().unwrap(), made(90), made(90));
-    stored(&folder, &old);
+    store(&folder, &old);
     let world = world_with(&by_certificate(&folder)).await;
     register(&world, &new).await;
     let answer = world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await;
@@ -89,7 +90,7 @@ async fn a_certificate_that_is_replaced_is_taken_up() {
     // A caller's calls do not become calls to the login service, one for one.
     world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await;
     assert_eq!(logins(&world).await, [401]);
-    stored(&folder, &new);
+    store(&folder, &new);
     plan_in_the_end(&world).await;
     world.end().await;
 }

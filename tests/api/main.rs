@@ -37,5 +37,6 @@ mod retention;
 mod tracing;
 mod trail;
 mod trouble;
+mod versions;
 mod waiting;
 mod world;

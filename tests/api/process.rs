@@ -6,11 +6,14 @@ use std::{
     thread::JoinHandle,
 };
 
+use postern::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
     answers::{Got, got},
+    certificate::made,
     collector::{Collector, attribute, hex, spans},
+    credentials,
     world::{ASSIGNMENTS, SALES_ESP, TRIES, World, add, group, has_ended},
 };
 
@@ -180,6 +183,24 @@ async fn ends_and_drift_are_counted() {
     assert_eq!((ended("postern.operation.state", "succeeded"), ended("error.type", "graph-refused")), (2, 1));
     assert_eq!(received.counted("postern.assignments.drift", None), 1);
     assert_eq!(received.counted("postern.lanes.broken", None), 0);
+    world.start_gateway().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_the_gateways_certificate_is_told_ahead_and_measured() {
+    let (folder, made) = (tempfile::tempdir().unwrap(), made(10));
+    credentials::store(&folder, &made);
+    let mut world = credentials::world_with(&credentials::by_certificate(&folder)).await;
+    world.take_gateway().stop().await;
+    let collector = Collector::start();
+    let process = Process::start(&world, &[("POSTERN__TELEMETRY__OTLP_ENDPOINT", &collector.url)]);
+    let (status, log) = process.stop();
+    assert!(status.success(), "{status}: {log}");
+    assert!(log.contains("the gateway's certificate ends soon"), "{log}");
+    let ends = collector.end().await.measured("postern.graph.certificate.end").unwrap();
+    let days = (ends - Clock::system().now().as_second()) / 86_400;
+    assert!((8..=10).contains(&days), "{days}");
     world.start_gateway().await;
     world.end().await;
 }

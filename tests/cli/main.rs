@@ -1,14 +1,23 @@
 //! The commands of the real binary: exit codes, and what is printed where.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test that cannot go on ends"
+)]
 
 mod arguments;
+#[path = "../support/certificate.rs"]
+mod certificate;
 mod check;
 mod demo;
+mod live;
 #[path = "../support/program.rs"]
 mod program;
 mod sandbox;
 mod serve;
 mod trail;
+mod tunnel;
 
 use std::{fs, path::Path};
 

@@ -1,0 +1,168 @@
+//! Trying out the way to Graph, for `postern check --live`: a token, what it permits, one configuration read.
+//!
+//! Guarantees: nothing is written; each thing that is not as it must be is one sentence, with what to do about it.
+//!
+//! It deliberately looks into Graph's token, whose content is private to Graph: only to say which permission is missing
+//! before an operation fails for it. Nothing else depends on what stands there.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Deserialize;
+
+use super::{CONFIGURATIONS, Error, Graph, Upstream, model};
+use crate::{
+    config::{Credential, Fault},
+    domain::{ConfigurationId, TenantId},
+};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// What works.
+    pub fine: Vec<String>,
+    /// What works less well than it could.
+    pub notes: Vec<String>,
+    /// What does not work.
+    pub faults: Vec<Fault>,
+}
+
+/// A permission that the gateway needs.
+struct Permission {
+    /// The least that does.
+    least: &'static str,
+    /// Others that do as well.
+    instead: &'static [&'static str],
+    purpose: &'static str,
+    /// What happens without it, if the gateway can do without.
+    otherwise: Option<&'static str>,
+}
+
+const PERMISSIONS: [Permission; 2] = [
+    Permission {
+        least: "DeviceManagementServiceConfig.ReadWrite.All",
+        instead: &[],
+        purpose: "to read and assign enrollment configurations",
+        otherwise: None,
+    },
+    Permission {
+        least: "GroupMember.Read.All",
+        instead: &[
+            "Group.Read.All",
+            "Directory.Read.All",
+            "GroupMember.ReadWrite.All",
+            "Group.ReadWrite.All",
+            "Directory.ReadWrite.All",
+        ],
+        purpose: "to look groups up before they are assigned",
+        otherwise: Some("ids of groups are taken as they are"),
+    },
+];
+
+/// What is looked at in the token.
+#[derive(Default, Deserialize)]
+struct Claims {
+    tid: Option<TenantId>,
+    #[serde(default)]
+    roles: Vec<String>,
+}
+
+impl Graph {
+    /// Tries out everything that a first change would need: reads `configuration`, or any if there is none.
+    pub async fn try_out(&self, configuration: Option<&ConfigurationId>) -> Trial {
+        let mut trial = Trial::default();
+        match self.transport.token().await {
+            Ok(token) => {
+                trial.fine.push("the login service gives a token".to_owned());
+                self.judge(token.value(), &mut trial);
+            }
+            Err(error) => {
+                trial.faults.push(self.fault(&error));
+                return trial;
+            }
+        }
+        match self.read_one(configuration).await {
+            Ok(Some(name)) => trial.fine.push(format!("Graph shows the configuration {name:?}")),
+            Ok(None) => trial.notes.push("Graph shows no enrollment configuration at all".to_owned()),
+            Err(error) => trial.faults.push(self.fault(&error)),
+        }
+        trial
+    }
+
+    fn judge(&self, token: &str, trial: &mut Trial) {
+        let Some(Claims { tid, roles }) = claims(token) else {
+            trial
+                .notes
+                .push("the token cannot be looked into; whether a permission is missing shows in use".to_owned());
+            return;
+        };
+        let settings = self.transport.settings();
+        if let Some(tid) = tid.filter(|tid| *tid != settings.tenant_id) {
+            let what = format!("the token is for the tenant {tid}, not for {}", settings.tenant_id);
+            trial.faults.push(fault(what, "the managed identity lives in another tenant: compare graph.tenant_id"));
+        }
+        let has = |wanted: &str| roles.iter().any(|role| role == wanted);
+        let missing: Vec<_> = PERMISSIONS
+            .iter()
+            .filter(|permission| !has(permission.least) && !permission.instead.iter().any(|other| has(other)))
+            .collect();
+        for Permission { least, purpose, otherwise, .. } in &missing {
+            let what = format!("the token lacks the application permission {least}, {purpose}");
+            match otherwise {
+                Some(otherwise) => trial.notes.push(format!("{what}; {otherwise}")),
+                None => trial.faults.push(fault(what, self.granting())),
+            }
+        }
+        if missing.is_empty() {
+            trial.fine.push("the token carries every permission that is needed".to_owned());
+        }
+        let known = |role: &str| PERMISSIONS.iter().any(|needed| needed.least == role);
+        let more: Vec<_> = roles.iter().filter(|role| !known(role)).map(String::as_str).collect();
+        if !more.is_empty() {
+            trial.notes.push(format!("the token carries more than the gateway needs: {}", more.join(", ")));
+        }
+    }
+
+    fn granting(&self) -> &'static str {
+        match self.transport.settings().credential {
+            Credential::Application { .. } => {
+                "add it to the application's API permissions (type Application), grant admin consent, and try again in a \
+                 minute: it is in the next token"
+            }
+            Credential::ManagedIdentity { .. } => {
+                "assign the app role of Microsoft Graph to the identity; Azure may keep the old token for hours"
+            }
+        }
+    }
+
+    async fn read_one(&self, configuration: Option<&ConfigurationId>) -> Result<Option<String>, Error> {
+        if let Some(id) = configuration {
+            return self.configuration(id).await.map(|found| Some(found.name));
+        }
+        let answer = self.transport.read(&format!("{CONFIGURATIONS}?$top=1")).await?;
+        model::first_name(&answer.body)
+    }
+
+    fn fault(&self, error: &Error) -> Fault {
+        let hint = match error {
+            Error::Unauthorised(_) => "docs/setup-entra.md shows how the application and its credential are set up",
+            Error::Unavailable(_) | Error::Unknown(_) | Error::Throttled { .. } => {
+                "look at name resolution, firewall and proxy (HTTPS_PROXY or outbound.proxy), and, if a proxy opens TLS, at \
+                 outbound.ca_file; or try again later"
+            }
+            Error::Forbidden(_) => self.granting(),
+            Error::Missing(_) => "the catalogue names a configuration that this tenant does not have: compare its id",
+            Error::Refused(_) | Error::Unreadable(_) => {
+                "compare graph.endpoint and graph.api_version with what answers there"
+            }
+        };
+        fault(error.to_string(), hint)
+    }
+}
+
+fn fault(what: String, hint: &str) -> Fault {
+    Fault { place: "live".to_owned(), line: None, what, hint: Some(hint.to_owned()) }
+}
+
+fn claims(token: &str) -> Option<Claims> {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?.trim_end_matches('=')).ok()?;
+    serde_json::from_slice(&payload).ok()
+}
