@@ -29,8 +29,8 @@ use Then::{Again, Mend, Rest};
 
 /// Entra takes the same request again and again for a loop, and keeps refusing for minutes.
 const LOOP_REST: Duration = Duration::from_mins(2);
-/// The pause after throttling that names none.
-const THROTTLED_REST: Duration = Duration::from_secs(10);
+/// The pause after throttling that names none: short, for it often passes at once, and each further answer begins it anew.
+const THROTTLED_REST: Duration = Duration::from_secs(1);
 /// How long after a refusal the next call is made at the soonest, so that callers cannot make us knock at their rate,
 /// and a mended setting is still taken up soon.
 const MEND_REST: Duration = Duration::from_secs(2);
@@ -141,7 +141,12 @@ pub(super) fn judged(answer: &Answer, way: Way, pause: Option<Duration>) -> NoTo
     match then {
         Mend => NoToken::unauthorised(Error::Unauthorised(words)),
         Again => NoToken { error: Error::Unavailable(words), rest: pause },
-        Rest(usual) => NoToken { error: Error::Unavailable(words), rest: Some(pause.unwrap_or(usual)) },
+        Rest(usual) => {
+            // What becomes of it are pauses, which say no more than how long.
+            tracing::warn!(words, "no token for now");
+            let pause = pause.unwrap_or(usual);
+            NoToken { error: Error::Throttled { pause }, rest: Some(pause) }
+        }
     }
 }
 
@@ -194,7 +199,7 @@ mod tests {
         assert!(wrong.contains("AADSTS7000215: the client secret is wrong") && wrong.contains("t-1"), "{wrong}");
         assert!(matches!(entra(400, 90_033), NoToken { error: Error::Unavailable(_), rest: None }));
         assert_eq!(entra(400, 50_196).rest, Some(LOOP_REST));
-        assert!(matches!(entra(400, 50_196).error, Error::Unavailable(_)));
+        assert!(matches!(entra(400, 50_196).error, Error::Throttled { pause: LOOP_REST }));
     }
 
     #[test]

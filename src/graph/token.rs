@@ -162,7 +162,10 @@ impl Source {
 
     fn resting(&self) -> Option<Error> {
         let now = self.clock.now();
-        self.rest().as_ref().filter(|(until, _)| now < *until).map(|(_, error)| error.clone())
+        let rest = self.rest();
+        let (until, error) = rest.as_ref().filter(|(until, _)| now < *until)?;
+        let throttled = matches!(error, Error::Throttled { .. });
+        Some(if throttled { Error::Throttled { pause: clock::until(now, *until) } } else { error.clone() })
     }
 
     async fn ask(&self) -> Result<Arc<Token>, NoToken> {

@@ -75,13 +75,16 @@ impl Transport {
     pub(super) async fn token(&self) -> Result<Arc<Token>, Error> {
         let mut failed = 0_u32;
         loop {
-            match self.tokens.token().await {
-                Err(Error::Unavailable(_)) if failed.saturating_add(1) < self.settings.attempts_max => {
-                    failed = failed.saturating_add(1);
-                    self.clock.sleep(BACKOFF.pause(failed, self.clock.chance())).await;
-                }
+            let (error, pause) = match self.tokens.token().await {
+                Err(error @ Error::Unavailable(_)) => (error, BACKOFF.pause(failed, self.clock.chance())),
+                Err(Error::Throttled { pause }) => (Error::Throttled { pause }, pause),
                 ended => return ended,
+            };
+            failed = failed.saturating_add(1);
+            if failed >= self.settings.attempts_max || pause > PAUSE_MAX {
+                return Err(error);
             }
+            self.clock.sleep(pause).await;
         }
     }
 
@@ -146,9 +149,7 @@ impl Transport {
     }
 
     async fn attempt(&self, asked: &Asked<'_>) -> Result<Answer, Next> {
-        let token = self.tokens.token().await.map_err(|error| {
-            if matches!(error, Error::Unavailable(_)) { Next::Retry(None, error) } else { Next::Fail(error) }
-        })?;
+        let token = self.tokens.token().await.map_err(tokenless)?;
         let call = self.call(asked, &token.bearer()).map_err(Next::Fail)?;
         let pass = self.pace.pass(asked.effect).await.map_err(Next::Fail)?;
         let answer = match self.outbound.send(call).await {
@@ -203,6 +204,14 @@ impl Transport {
             answer_max: ANSWER_MAX,
         })
     }
+}
+
+/// A call that was not made for want of a token.
+fn tokenless(error: Error) -> Next {
+    if let Error::Throttled { pause } = error {
+        return Next::Retry(Some(pause), error);
+    }
+    if matches!(error, Error::Unavailable(_)) { Next::Retry(None, error) } else { Next::Fail(error) }
 }
 
 /// A call without an answer.

@@ -96,6 +96,20 @@ async fn a_certificate_that_is_replaced_is_taken_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_service_that_sees_a_loop_is_left_alone_though_callers_go_on() {
+    let world = World::start().await;
+    let refusal = json!({"error": "invalid_request", "error_codes": [50_196], "trace_id": "t-1"});
+    let effect = json!({"kind": "answer", "status": 400, "body": refusal});
+    world.fault(json!({"path_ends": "/token", "effect": effect})).await;
+    for _ in 0..3 {
+        let answer = world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await;
+        assert_eq!(answer.body["code"], "graph-unavailable", "{}", answer.text);
+    }
+    assert_eq!(logins(&world).await, [400]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_federated_token_is_read_for_each_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
