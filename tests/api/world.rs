@@ -96,7 +96,7 @@ impl World {
         ];
         let settings = ours.into_iter().chain(setup.settings);
         let settings = settings.map(|(name, value)| (format!("POSTERN__{name}"), value.to_owned())).collect();
-        let client = Client::builder().no_proxy().build().unwrap();
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let (tokens, codes) = Default::default();
         let mut world = Self { sandbox, client, folder, gateway: None, settings, tokens, codes, ended: false };
         world.start_gateway().await;

@@ -58,7 +58,7 @@ impl Stage {
 
     fn post(&self, path: &str, body: &Value) -> String {
         let url = format!("{}/_sandbox/{path}", self.url);
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let request = client.post(url).json(body);
         tokio::runtime::Runtime::new().unwrap().block_on(async {
             #[expect(clippy::disallowed_methods, reason = "a test's client needs none of what outbound adds")]

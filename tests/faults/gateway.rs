@@ -101,7 +101,7 @@ impl Gateway {
         let program = Program::start(command(tenant, &["serve"]));
         let ready: Value = serde_json::from_str(&program.err.until(READY)).unwrap();
         let url = |address: &str| format!("http://{}", ready[address].as_str().unwrap());
-        let client = Client::builder().no_proxy().build().unwrap();
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let door = Door { url: url("address"), client, token: tenant.token().await };
         Self { program, door, admin_url: url("admin_address") }
     }

@@ -62,7 +62,7 @@ impl Tenant {
     pub(crate) async fn start(store: Store) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
         let sandbox = sandbox::start(Options { listen, seed: None, clock: Clock::system() }).await.unwrap();
-        let client = Client::builder().no_proxy().build().unwrap();
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut tenant = Self { sandbox, client, start: Assigned::new(), folder, store };
         tenant.start = tenant.assigned().await;

@@ -73,7 +73,7 @@ impl Fleet {
         let (listen, clock) = ("127.0.0.1:0".parse().unwrap(), Clock::system());
         let sandbox = sandbox::start(Options { listen, seed: Some(Seed::load(seed).unwrap()), clock }).await.unwrap();
         settings(folder.path(), sandbox.url(), configurations);
-        let client = Client::builder().no_proxy().timeout(CALLER_PATIENCE).build().unwrap();
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(CALLER_PATIENCE).build().unwrap();
         let asked = client.post(format!("{}/_sandbox/token", sandbox.url())).json(&json!({"caller": "servicenow"}));
         let issued: Value = sent(asked).await.unwrap().json().await.unwrap();
         let token = issued["access_token"].as_str().unwrap().to_owned();

@@ -43,7 +43,7 @@ impl World {
             // The second begins while the first is running, as a replica does.
             gateway(folder.path(), &store_url, clock).await,
         ];
-        let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(PATIENCE).build().unwrap();
         let asked = client.post(format!("{}/_sandbox/token", sandbox.url())).json(&json!({"caller": "servicenow"}));
         let issued: Value = sent(asked).await.json().await.unwrap();
         let token = issued["access_token"].as_str().unwrap().to_owned();

@@ -64,7 +64,7 @@ impl World {
     pub(crate) async fn seeded(seed: Option<Seed>) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
         let sandbox = sandbox::start(Options { listen, seed, clock: Clock::system() }).await.unwrap();
-        let client = Client::builder().no_proxy().build().unwrap();
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let mut world = Self { sandbox, client, token: String::new() };
         world.token = world.fresh_token().await;
         world
