@@ -25,6 +25,7 @@ use crate::{
     api,
     audit::{Entry, Event},
     auth::Authenticator,
+    census::Census,
     clock::Clock,
     config::{self, Config, Fault},
     domain::Digest,
@@ -78,6 +79,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
 
     let retention = Retention { store: Arc::clone(&store), clock, operations: config.operations.retention };
     let retention = tokio::spawn(retention.run(stopping.clone()));
+    let census = tokio::spawn(Census { store: Arc::clone(&store), clock }.run(stopping.clone()));
 
     let state = web::Data::new(api::State {
         gateway: Arc::new(Gateway::new(gateway::Parts {
@@ -92,6 +94,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         })),
         authenticator: Authenticator::new(config.issuers, config.callers, &outbound, clock),
         body_max: config.server.body_max,
+        clock,
         stopping: stopping.clone(),
     });
     let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
@@ -105,7 +108,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
             }
         })
     };
-    let tasks = servers.into_iter().map(serve).chain([retention]).collect();
+    let tasks = servers.into_iter().map(serve).chain([retention, census]).collect();
     tracing::info!(%address, %admin_address, "the gateway is ready");
     Ok(Running { address, admin_address, store, stopping, working, doors, tasks, executor, deadline, clock })
 }

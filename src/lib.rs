@@ -7,7 +7,7 @@
 //! - [`audit`] (the chained trail, pure), [`config`] (settings, checked), [`outbound`] (the one way to make a call)
 //! - adapters: [`store`], [`graph`], [`auth`], [`policy`]
 //! - work: [`gateway`] (the verbs that callers have), [`executor`] (carries changes to Graph),
-//!   [`retention`] (removes what ended long ago)
+//!   [`retention`] (removes what ended long ago), [`census`] (counts what has not ended)
 //! - edge: [`api`]
 //! - root: [`app`] (puts the parts together), [`cli`] (the commands), [`demo`]
 //! - apart: [`sandbox`] (a simulator of Entra and Graph that shares no code with [`graph`])
@@ -19,6 +19,7 @@ pub mod app;
 pub mod audit;
 pub mod auth;
 pub mod canonical;
+pub mod census;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -100,6 +100,19 @@ pub enum Error {
     Impossible(String),
 }
 
+impl Error {
+    /// Its class, for figures.
+    fn class(&self) -> &'static str {
+        match self {
+            Self::Unreached(_) => "unreached",
+            Self::Unanswered(_) => "unanswered",
+            Self::TooLarge(_) => "too-large",
+            Self::Late => "late",
+            Self::Impossible(_) => "impossible",
+        }
+    }
+}
+
 impl Outbound {
     /// A client on the usual way; needs a running runtime, which must outlive all calls.
     pub fn new(clock: Clock) -> Result<Self, Error> {
@@ -146,6 +159,8 @@ impl Outbound {
             http.response.status_code = tracing::field::Empty,
             otel.status_code = tracing::field::Empty,
         );
+        let (method, begun) = (call.method.clone(), self.clock.elapsed());
+        let host = Url::parse(&call.url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
         // by a handler, it would die with the server's worker at a stop, and with it a write that a lane had under way.
         let exchange = exchange(self.client.clone(), call, self.clock).instrument(span.clone());
@@ -155,6 +170,12 @@ impl Outbound {
             Ok(answer) => span.record("http.response.status_code", answer.status.as_u16()),
             Err(_no_answer) => span.record("otel.status_code", "ERROR"),
         };
+        telemetry::measure_call(telemetry::Call {
+            method: method.as_str(),
+            host: &host,
+            outcome: outcome.as_ref().map(|answer| answer.status.as_u16()).map_err(Error::class),
+            took: self.clock.elapsed().saturating_sub(begun),
+        });
         outcome
     }
 }

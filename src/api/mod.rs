@@ -21,7 +21,8 @@ use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer, ResponseError,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
-    middleware::Compress,
+    http::StatusCode,
+    middleware::{self, Compress, Next},
     web,
 };
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,7 @@ use tracing::Span;
 use tracing_actix_web::{RootSpanBuilder, TracingLogger};
 
 use self::problem::{Code, Problem};
-use crate::{auth::Authenticator, gateway::Gateway, telemetry};
+use crate::{auth::Authenticator, clock::Clock, gateway::Gateway, telemetry};
 
 /// What handlers work with.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct State {
     pub authenticator: Authenticator,
     /// Largest accepted body, in bytes.
     pub body_max: usize,
+    /// The time.
+    pub clock: Clock,
     /// Cancelled when the process is about to stop.
     pub stopping: CancellationToken,
 }
@@ -55,6 +58,7 @@ pub fn server(listener: TcpListener, state: web::Data<State>, deadline: Duration
             // The last is the outermost: the span must see everything, also what compression does.
             .wrap(Compress::default())
             .wrap(TracingLogger::<RequestSpan>::new())
+            .wrap(middleware::from_fn(measure))
             .configure(routes)
     };
     let server = HttpServer::new(app).disable_signals().client_request_timeout(HEAD_TIMEOUT);
@@ -68,6 +72,7 @@ pub fn admin_server(listener: TcpListener, state: web::Data<State>) -> io::Resul
             .app_data(state.clone())
             .route("/livez", web::get().to(probes::livez))
             .route("/readyz", web::get().to(probes::readyz))
+            .route("/metrics", web::get().to(probes::metrics))
     };
     Ok(HttpServer::new(app).disable_signals().workers(1).shutdown_timeout(0).listen(listener)?.run())
 }
@@ -102,12 +107,43 @@ fn wrong_method(request: &HttpRequest, allowed: &str) -> HttpResponse {
     response
 }
 
+/// Measures how long a request takes, whatever becomes of it.
+async fn measure<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let Some(clock) = request.app_data::<web::Data<State>>().map(|state| state.clock) else {
+        return next.call(request).await;
+    };
+    let (method, begun) = (request.method().clone(), clock.elapsed());
+    let route = request.match_pattern();
+    let outcome = next.call(request).await;
+    telemetry::measure_request(telemetry::Request {
+        method: method.as_str(),
+        // Paths that nobody serves would be a series each.
+        route: route.as_deref().unwrap_or(UNMATCHED),
+        status: status_of(&outcome).as_u16(),
+        took: clock.elapsed().saturating_sub(begun),
+    });
+    outcome
+}
+
+fn status_of<B>(outcome: &Result<ServiceResponse<B>, actix_web::Error>) -> StatusCode {
+    match outcome {
+        Ok(response) => response.status(),
+        Err(error) => error.as_response_error().status_code(),
+    }
+}
+
+/// The route of a request for which there is none.
+const UNMATCHED: &str = "unmatched";
+
 /// One span per request, by OpenTelemetry's conventions for HTTP servers.
 struct RequestSpan;
 
 impl RootSpanBuilder for RequestSpan {
     fn on_request_start(request: &ServiceRequest) -> Span {
-        let route = request.match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+        let route = request.match_pattern().unwrap_or_else(|| UNMATCHED.to_owned());
         let method = request.method().as_str();
         let span = tracing::info_span!(
             "request",
@@ -128,10 +164,7 @@ impl RootSpanBuilder for RequestSpan {
     }
 
     fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, actix_web::Error>) {
-        let status = match outcome {
-            Ok(response) => response.status(),
-            Err(error) => error.as_response_error().status_code(),
-        };
+        let status = status_of(outcome);
         span.record("http.response.status_code", status.as_u16());
         if status.is_server_error() {
             span.record("otel.status_code", "ERROR");

@@ -1,4 +1,5 @@
-//! What is asked about the gateway itself: liveness and readiness on the internal address, problem pages on the API's.
+//! What is asked about the gateway itself: liveness, readiness and figures on the internal address, problem pages on the
+//! API's.
 
 use actix_web::{HttpResponse, web};
 
@@ -6,6 +7,7 @@ use super::{
     State,
     problem::{Code, Problem},
 };
+use crate::telemetry;
 
 /// Whether the process runs. Nothing else may fail this: a restart would mend nothing.
 pub(super) async fn livez() -> HttpResponse {
@@ -26,6 +28,17 @@ pub(super) async fn readyz(state: web::Data<State>) -> HttpResponse {
 
 fn not_ready(why: &str) -> HttpResponse {
     HttpResponse::ServiceUnavailable().content_type("text/plain").body(format!("not ready: {why}\n"))
+}
+
+/// All figures, for Prometheus.
+pub(super) async fn metrics() -> HttpResponse {
+    match telemetry::exposition() {
+        Ok(text) => HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text),
+        Err(error) => {
+            tracing::error!(%error, "the figures cannot be shown");
+            HttpResponse::InternalServerError().content_type("text/plain").body("the figures cannot be shown\n")
+        }
+    }
 }
 
 /// The page behind a problem's `type`.

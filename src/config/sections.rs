@@ -275,5 +275,6 @@ fn telemetry(table: &mut Table<'_>) -> Option<Telemetry> {
     let otlp_endpoint: Option<Url> = table.optional("telemetry.otlp_endpoint", value::any_url);
     let log_format = table.setting("telemetry.log_format", "auto", value::log_format);
     let log_filter = table.setting("telemetry.log_filter", "info,actix_server=warn", value::log_filter);
-    Some(Telemetry { otlp_endpoint, log_format: log_format?, log_filter: log_filter? })
+    let traces_percent = table.number("telemetry.traces_percent", 100, 0..=100);
+    Some(Telemetry { otlp_endpoint, traces_percent: traces_percent?, log_format: log_format?, log_filter: log_filter? })
 }

@@ -162,6 +162,9 @@ impl State {
     /// The names of all states, as API and store use them.
     pub const NAMES: [&'static str; 5] = ["queued", "running", "succeeded", "failed", "cancelled"];
 
+    /// The names of those in which an operation has not ended.
+    pub const PENDING: [&'static str; 2] = ["queued", "running"];
+
     /// The name, the same in the store, the audit trail and the API.
     pub fn name(&self) -> &'static str {
         match self {

@@ -216,6 +216,7 @@ impl Lane {
         let sent = upstream.replace_assignments(&self.configuration, &plan.desired, &clearance);
         match tokio::time::timeout(left, sent).await {
             Ok(Ok(Receipt { request_id })) => {
+                telemetry::measure_write(batch.len());
                 let Clearance { client_request_id, .. } = clearance;
                 Ok(Write { merged_with: batch.len().saturating_sub(1), request_id, client_request_id })
             }

@@ -151,6 +151,7 @@ impl Executor {
             let started = self.lanes.spawn(lane.turn());
             self.running.insert(started.id(), configuration);
         }
+        telemetry::note_lanes(self.lanes.len());
     }
 
     /// A lane's turn has ended.

@@ -297,6 +297,7 @@ impl Gateway {
         let acceptance = Acceptance { operation: operation.clone(), key, entry: self.entry(event), bounds };
         match self.store.accept(acceptance).await? {
             Accepted::New => {
+                telemetry::count_acceptance();
                 tracing::info!(operation.id = %id, caller.name = caller.name, "operation accepted");
                 Ok(Submitted { operation, replayed: false })
             }

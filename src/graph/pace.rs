@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::Error;
 use crate::{
     clock::{Backoff, Clock},
-    config,
+    config, telemetry,
 };
 
 /// The time for which Microsoft publishes its limits.
@@ -195,6 +195,9 @@ fn budget(per_window: NonZeroU32, clock: Clock) -> Budget {
 impl Pass<'_> {
     /// Says how the call went.
     pub(super) fn went(mut self, went: Went) {
+        if matches!(went, Went::Throttled(_)) {
+            telemetry::count_throttling();
+        }
         let mut regime = self.pace.regime();
         regime.note(self.pace.clock.elapsed(), self.pace.clock.chance(), went);
         let AtOnce { now, .. } = regime.at_once;

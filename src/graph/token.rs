@@ -30,6 +30,7 @@ use crate::{
     clock::{self, Clock},
     config,
     outbound::Outbound,
+    telemetry,
 };
 
 /// How long the login service may take.
@@ -187,6 +188,7 @@ impl Source {
         let given: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_quoting| unusable())?;
         let life = given.life(asked_at).ok_or_else(unusable)?;
         tracing::info!(expires_in = life.as_secs(), "fetched a token for Graph");
+        telemetry::note_token_end(clock::after(asked_at, life));
         Ok(Arc::new(Token::new(given.access_token, asked_at, life)))
     }
 }

@@ -20,6 +20,7 @@ use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet
 use crate::{
     config::Fault,
     domain::{Caller, Change, Target, Wanted, change::List, operation::Submission},
+    telemetry,
 };
 
 pub use self::facts::Resource;
@@ -270,6 +271,17 @@ impl<'a> Scene<'a> {
 
     /// The ids of the policies that permit it.
     fn decide(
+        &self,
+        action: &'static str,
+        target: Option<Denied>,
+        context: Result<Context, String>,
+    ) -> Result<Vec<String>, Denial> {
+        let decided = self.evaluate(action, target, context);
+        telemetry::count_decision(action, if decided.is_ok() { "permit" } else { "deny" });
+        decided
+    }
+
+    fn evaluate(
         &self,
         action: &'static str,
         target: Option<Denied>,

@@ -11,6 +11,7 @@
 //!
 //! It deliberately knows neither callers' rights nor Graph: it stores what it is given.
 
+mod lane;
 mod ledger;
 pub mod notices;
 pub mod postgres;
@@ -21,18 +22,24 @@ mod trail;
 mod verbs;
 mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-pub use self::{notices::Notices, postgres::Postgres, sqlite::Sqlite, trail::Trail};
+use self::lane::Holder;
+pub use self::{
+    lane::{Carried, Claim, Intent, Lease, Parking, Settlement, Turn},
+    notices::Notices,
+    postgres::Postgres,
+    sqlite::Sqlite,
+    trail::Trail,
+};
 use crate::{
     audit::Entry,
     clock::Clock,
     config,
-    domain::{ConfigurationId, Difference, Digest, Operation, OperationId, State},
+    domain::{ConfigurationId, Digest, Operation, OperationId},
 };
 
 /// Why a verb did not happen.
@@ -166,148 +173,6 @@ pub struct Query {
     pub limit: usize,
 }
 
-/// The right to a lane that is asked for.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    /// Which lane.
-    pub configuration: ConfigurationId,
-    /// Who wants it.
-    pub owner: String,
-    /// When it is asked for, for the operations and the audit trail.
-    pub at: Timestamp,
-    /// For how long it is wanted.
-    pub ttl: Duration,
-    /// How many operations to take up at most.
-    pub batch_max: usize,
-    /// The trace of the turn, for the audit trail.
-    pub trace_id: Option<String>,
-}
-
-/// The right to work on a lane. Cannot be copied: the verbs that need it consume it, and hand it back while it lasts.
-#[derive(Debug)]
-pub struct Lease {
-    configuration: ConfigurationId,
-    owner: String,
-    fencing: i64,
-    /// By [`Clock::elapsed`]; reckoned from before the store was asked, so never later than the store's own end.
-    until: Duration,
-}
-
-impl Lease {
-    /// The lease that a store grants to a claim: under a fencing number higher than all before it on this lane, until a
-    /// moment by [`Clock::elapsed`] of the owner. For implementations of [`Store`], and for them only.
-    pub fn granted(claim: &Claim, fencing: i64, until: Duration) -> Self {
-        Self { configuration: claim.configuration.clone(), owner: claim.owner.clone(), fencing, until }
-    }
-
-    /// Makes it last until another moment, after the store has done so. For implementations of [`Store`].
-    pub fn extend(&mut self, until: Duration) {
-        self.until = until;
-    }
-
-    /// The lane's configuration.
-    pub fn configuration(&self) -> &ConfigurationId {
-        &self.configuration
-    }
-
-    /// Who holds it.
-    pub fn owner(&self) -> &str {
-        &self.owner
-    }
-
-    /// Its number among the leases of this lane.
-    pub fn fencing(&self) -> i64 {
-        self.fencing
-    }
-
-    /// How long the right lasts at least, by the clock with which the store was opened.
-    pub fn left(&self, clock: Clock) -> Duration {
-        self.until.saturating_sub(clock.elapsed())
-    }
-
-    fn holder(&self) -> Holder {
-        Holder { configuration: self.configuration.clone(), owner: self.owner.clone(), fencing: self.fencing }
-    }
-}
-
-/// Who holds a lane: what a lease proves, without being one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Holder {
-    configuration: ConfigurationId,
-    owner: String,
-    fencing: i64,
-}
-
-/// A lane's turn: what to do, and what is known from before.
-#[derive(Debug)]
-pub struct Turn {
-    /// The right to do it.
-    pub lease: Lease,
-    /// The operations, running, in the order of their acceptance.
-    pub operations: Vec<Operation>,
-    /// A write that was announced and never settled: its owner crashed or lost the lane.
-    pub intent: Option<Intent>,
-    /// Digest of the set as the last settled turn left it.
-    pub left: Option<Digest>,
-    /// How often the lane was parked since then.
-    pub attempts: u32,
-}
-
-/// A write that is about to be sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Intent {
-    /// Digest of the set it was computed from.
-    pub before: Digest,
-    /// Digest of the set it leaves.
-    pub after: Digest,
-    /// Our id of the call.
-    pub client_request_id: String,
-    /// What it does for each operation it carries.
-    pub carried: Vec<Carried>,
-    /// Whether it is on record as undecided.
-    #[serde(default)]
-    pub noted: bool,
-}
-
-/// What an announced write does for one operation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Carried {
-    /// Which.
-    pub operation: OperationId,
-    /// What it changes.
-    pub difference: Difference,
-}
-
-/// The end of operations.
-#[derive(Clone, Debug)]
-pub struct Settlement {
-    /// Operations and the states in which they ended.
-    pub ended: Vec<(OperationId, State)>,
-    /// Digest of the set as it is left; none if it is not known.
-    pub left: Option<Digest>,
-    /// Their audit records.
-    pub entries: Vec<Entry>,
-    /// Keep the lane for so long, for more of this turn; otherwise it becomes free.
-    pub keep: Option<Duration>,
-}
-
-/// A pause for a lane that cannot go on.
-#[derive(Clone, Debug)]
-pub struct Parking {
-    /// Not to be claimed for so long.
-    pub pause: Duration,
-    /// Why, in one sentence.
-    pub because: String,
-    /// The announced write that may have taken effect; any other is announced no longer.
-    pub announced: Option<Intent>,
-    /// Digest of the set as it was found; none if nothing is known that was not known before.
-    pub left: Option<Digest>,
-    /// Operations that have waited long enough, and the states in which they end.
-    pub ended: Vec<(OperationId, State)>,
-    /// Their audit records.
-    pub entries: Vec<Entry>,
-}
-
 /// What need not be kept any longer.
 #[derive(Clone, Copy, Debug)]
 pub struct Forgetting {
@@ -328,6 +193,15 @@ pub struct Parked {
     pub until: Timestamp,
     /// How often it has tried in vain.
     pub attempts: u32,
+}
+
+/// What has not ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many operations are in which state; states that nothing is in are left out.
+    pub states: BTreeMap<String, u64>,
+    /// When the oldest was accepted.
+    pub oldest: Option<Timestamp>,
 }
 
 /// A page of the audit trail, oldest first.
@@ -367,6 +241,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Configurations with pending operations whose lane is free and not parked.
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error>;
+
+    /// How much has not ended.
+    async fn backlog(&self) -> Result<Backlog, Error>;
 
     /// Takes a free lane and marks its pending operations running. None if it is not free or nothing is pending.
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error>;

@@ -20,6 +20,7 @@ use super::{
     Error,
     verbs::{Done, Outcome, Verb},
 };
+use crate::{clock::Clock, telemetry};
 
 /// Verbs in one transaction at most: bounds its memory and how long the first of them waits.
 const BATCH_MAX: usize = 256;
@@ -71,9 +72,9 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the writer at its desk.
-    pub(super) fn start(desk: impl Desk) -> Self {
+    pub(super) fn start(desk: impl Desk, clock: Clock) -> Self {
         let (asked, queue) = mpsc::channel(QUEUE_MAX);
-        let task = tokio::spawn(work(desk, queue));
+        let task = tokio::spawn(work(desk, queue, clock));
         Self { asked: Mutex::new(Some(asked)), task: tokio::sync::Mutex::new(Some(task)) }
     }
 
@@ -97,11 +98,13 @@ impl Writer {
     }
 }
 
-async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>) {
+async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>, clock: Clock) {
     let mut asked = Vec::with_capacity(BATCH_MAX);
     while queue.recv_many(&mut asked, BATCH_MAX).await > 0 {
         let (verbs, replies): (Vec<_>, Vec<_>) = asked.drain(..).map(|it| (it.verb, it.reply)).unzip();
+        let begun = clock.elapsed();
         let outcomes = write(&mut desk, &verbs).await;
+        telemetry::measure_commit(verbs.len(), clock.elapsed().saturating_sub(begun));
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
             // Whoever asked may be gone (a caller hung up); what was written stays written.
             drop(reply.send(outcome));

@@ -1,10 +1,11 @@
 //! Logs, traces and counts: how they are started, what they carry, and how they are flushed.
 //!
-//! Logs go to standard error, as JSON lines or for people. Traces go to a collector by OTLP over HTTP when one is
-//! configured; without one they are made all the same, so every log line, problem and audit record has a trace id.
+//! Logs go to standard error, as JSON lines or for people. Traces, figures and the same log events go to a collector by
+//! OTLP over HTTP when one is configured; without one traces are made all the same, so every log line, problem and audit
+//! record has a trace id.
 //!
 //! Guarantees: W3C trace context is taken from callers ([`set_parent`]) and passed on ([`traceparent`]); a malformed one
-//! starts a new trace. A collector that is down costs nothing but its traces.
+//! starts a new trace. A collector that is down costs nothing but what it misses.
 //!
 //! It deliberately holds all names of OpenTelemetry: no other module touches its types.
 
@@ -17,19 +18,30 @@ use opentelemetry::{
     propagation::{Extractor, TextMapPropagator},
     trace::{SpanContext, TraceContextExt, TraceId, TracerProvider},
 };
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
+    logs::SdkLoggerProvider,
     metrics::SdkMeterProvider,
     propagation::TraceContextPropagator,
     trace::{Sampler, SdkTracerProvider},
 };
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{EnvFilter, Layer, filter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{self, FilterExt},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 use url::Url;
 
-pub use self::meters::{count_broken_turn, count_drift, count_end, count_parking, note_certificate_end};
+pub use self::meters::{
+    Call, Pending, Request, count_acceptance, count_broken_turn, count_decision, count_drift, count_end, count_parking,
+    count_throttling, exposition, measure_call, measure_commit, measure_request, measure_write, note_certificate_end,
+    note_lanes, note_pending, note_token_end,
+};
 
 /// The name under which traces are sent.
 const SERVICE: &str = "postern";
@@ -42,8 +54,10 @@ const EXPORTERS_OWN: [&str; 6] = ["hyper", "reqwest", "h2", "rustls", "opentelem
 /// `telemetry.*`
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Root of an OTLP/HTTP collector; no traces and counts are sent without one.
+    /// Root of an OTLP/HTTP collector; nothing is sent without one.
     pub otlp_endpoint: Option<Url>,
+    /// How many of a hundred traces that begin here are sent; those of callers are sent if theirs are.
+    pub traces_percent: u32,
     /// The form of log lines.
     pub log_format: LogFormat,
     /// Which events are logged, in tracing's filter syntax (`info`, `postern=debug,info`).
@@ -88,6 +102,7 @@ pub enum Error {
 pub struct Telemetry {
     tracing: SdkTracerProvider,
     metering: SdkMeterProvider,
+    logging: Option<SdkLoggerProvider>,
 }
 
 /// Starts logs, traces and counts for this process.
@@ -97,8 +112,9 @@ pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
     let tracing = tracer_provider(settings, resource.clone())?;
-    let metering = meters::provider(settings, resource)?;
-    let filter = EnvFilter::try_new(&settings.log_filter).map_err(|error| Error::Filter(error.to_string()))?;
+    let metering = meters::provider(settings, resource.clone())?;
+    let logging = logger_provider(settings, resource)?;
+    let filter = || EnvFilter::try_new(&settings.log_filter).map_err(|error| Error::Filter(error.to_string()));
     let pretty = match settings.log_format {
         LogFormat::Pretty => true,
         LogFormat::Json => false,
@@ -113,18 +129,22 @@ pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
     let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
     let traces =
         tracing_opentelemetry::layer().with_tracer(tracing.tracer(SERVICE)).with_filter(filter::filter_fn(own));
+    let sent = logging.as_ref().map(|provider| {
+        Ok(OpenTelemetryTracingBridge::new(provider).with_filter(filter()?.and(filter::filter_fn(own))))
+    });
     tracing_subscriber::registry()
         .with(traces)
-        .with(logs.with_filter(filter))
+        .with(logs.with_filter(filter()?))
+        .with(sent.transpose()?)
         .try_init()
         .map_err(|error| Error::Started(error.to_string()))?;
-    Ok(Telemetry { tracing, metering })
+    Ok(Telemetry { tracing, metering, logging })
 }
 
 fn tracer_provider(settings: &Settings, resource: Resource) -> Result<SdkTracerProvider, Error> {
-    let builder = SdkTracerProvider::builder()
-        .with_resource(resource)
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)));
+    let sampler = Sampler::TraceIdRatioBased(f64::from(settings.traces_percent) / 100.0);
+    let builder =
+        SdkTracerProvider::builder().with_resource(resource).with_sampler(Sampler::ParentBased(Box::new(sampler)));
     let Some(endpoint) = &settings.otlp_endpoint else { return Ok(builder.build()) };
     let endpoint = format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'));
     let exporter = opentelemetry_otlp::SpanExporter::builder()
@@ -136,6 +156,18 @@ fn tracer_provider(settings: &Settings, resource: Resource) -> Result<SdkTracerP
     Ok(builder.with_batch_exporter(exporter).build())
 }
 
+fn logger_provider(settings: &Settings, resource: Resource) -> Result<Option<SdkLoggerProvider>, Error> {
+    let Some(endpoint) = &settings.otlp_endpoint else { return Ok(None) };
+    let endpoint = format!("{}/v1/logs", endpoint.as_str().trim_end_matches('/'));
+    let exporter = opentelemetry_otlp::LogExporter::builder()
+        .with_http()
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(|error| Error::Exporter(error.to_string()))?;
+    Ok(Some(SdkLoggerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build()))
+}
+
 impl Telemetry {
     /// Sends what has not been sent yet, for a bounded time. Blocks.
     pub fn flush(self) {
@@ -144,6 +176,10 @@ impl Telemetry {
         }
         if let Err(error) = self.metering.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::warn!(%error, "some counts may not have been sent");
+        }
+        // Last, since the warnings above are log events, too.
+        if let Some(Err(error)) = self.logging.map(|logging| logging.shutdown_with_timeout(FLUSH_TIMEOUT)) {
+            tracing::warn!(%error, "some log events may not have been sent");
         }
     }
 }

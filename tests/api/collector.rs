@@ -1,4 +1,4 @@
-//! A collector: takes what is sent by OTLP over HTTP and shows the spans and the counts.
+//! A collector: takes what is sent by OTLP over HTTP and shows the spans, the figures and the log events.
 
 use std::{
     net::TcpListener,
@@ -7,8 +7,12 @@ use std::{
 
 use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
 use opentelemetry_proto::tonic::{
-    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
     common::v1::{AnyValue, KeyValue, any_value},
+    logs::v1::LogRecord,
     metrics::v1::{Metric, NumberDataPoint, metric, number_data_point},
     trace::v1::{ResourceSpans, Span},
 };
@@ -18,6 +22,7 @@ use prost::Message as _;
 #[derive(Default)]
 pub(crate) struct Telemetry {
     pub(crate) spans: Vec<ResourceSpans>,
+    pub(crate) logs: Vec<LogRecord>,
     metrics: Vec<Metric>,
 }
 
@@ -42,6 +47,7 @@ impl Collector {
                 .app_data(size)
                 .route("/v1/traces", web::post().to(take))
                 .route("/v1/metrics", web::post().to(count))
+                .route("/v1/logs", web::post().to(note))
         };
         let server = HttpServer::new(app).workers(1).disable_signals().listen(listener).unwrap().run();
         let handle = server.handle();
@@ -66,6 +72,13 @@ async fn count(received: web::Data<Received>, body: web::Bytes) -> HttpResponse 
     let request = ExportMetricsServiceRequest::decode(body).unwrap();
     let metrics = request.resource_metrics.into_iter().flat_map(|it| it.scope_metrics).flat_map(|it| it.metrics);
     received.lock().unwrap().metrics.extend(metrics);
+    HttpResponse::Ok().content_type("application/x-protobuf").finish()
+}
+
+async fn note(received: web::Data<Received>, body: web::Bytes) -> HttpResponse {
+    let request = ExportLogsServiceRequest::decode(body).unwrap();
+    let logs = request.resource_logs.into_iter().flat_map(|it| it.scope_logs).flat_map(|it| it.log_records);
+    received.lock().unwrap().logs.extend(logs);
     HttpResponse::Ok().content_type("application/x-protobuf").finish()
 }
 

@@ -24,6 +24,7 @@ const SERVER: i32 = 2;
 struct Process {
     child: Child,
     url: String,
+    admin_url: String,
     log: JoinHandle<String>,
 }
 
@@ -42,19 +43,20 @@ impl Process {
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut told = String::new();
-        let address = loop {
+        let [address, admin_address] = loop {
             let start = told.len();
             assert!(log.read_line(&mut told).unwrap() > 0, "the program ended: {told}");
             let event: Value = serde_json::from_str(&told[start..]).unwrap_or_default();
             if event["message"] == "the gateway is ready" {
-                break event["address"].as_str().unwrap().to_owned();
+                break ["address", "admin_address"].map(|name| event[name].as_str().unwrap().to_owned());
             }
         };
         let rest = move || {
             log.read_to_string(&mut told).unwrap();
             told
         };
-        Self { child, url: format!("http://{address}"), log: std::thread::spawn(rest) }
+        let url = |address| format!("http://{address}");
+        Self { child, url: url(address), admin_url: url(admin_address), log: std::thread::spawn(rest) }
     }
 
     /// Asks it to stop and waits until it has; how it ended, and its log.
@@ -183,6 +185,67 @@ async fn ends_and_drift_are_counted() {
     assert_eq!((ended("postern.operation.state", "succeeded"), ended("error.type", "graph-refused")), (2, 1));
     assert_eq!(received.counted("postern.assignments.drift", None), 1);
     assert_eq!(received.counted("postern.lanes.broken", None), 0);
+    world.start_gateway().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prometheus_finds_every_figure_under_its_name() {
+    let mut world = vacant().await;
+    let process = Process::start(&world, &[]);
+    let id = process.post(&world, &add("Sales ESP", &group(1)), &traceparent(1)).await.expect(202).id();
+    process.end_of(&world, &id).await.succeeded("changed");
+    let everyone = json!({"configuration": "Sales ESP", "add": [{"all": "devices"}], "ticket": "T1"});
+    process.post(&world, &everyone, &traceparent(2)).await.problem(403, "not-permitted");
+    got(world.client.get(format!("{}/no/such/place", process.url))).await.expect(404);
+    let scraped = got(world.client.get(format!("{}/metrics", process.admin_url))).await.expect(200);
+    assert_eq!(scraped.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let version = env!("CARGO_PKG_VERSION");
+    for line in [
+        "postern_operations_accepted_total{",
+        "postern_operations_ended_total{",
+        "postern_operations_pending{",
+        "postern_operations_oldest_age_seconds{",
+        "postern_policy_decisions_total{postern_action=\"add\",postern_decision=\"deny\"",
+        "postern_policy_decisions_total{postern_action=\"add\",postern_decision=\"permit\"",
+        "postern_writes_operations_bucket{",
+        "postern_lanes_running{",
+        "postern_graph_token_end_seconds{",
+        "postern_store_commit_duration_seconds_bucket{",
+        "postern_store_commit_verbs_bucket{",
+        "http_server_request_duration_seconds_count{http_request_method=\"POST\",http_response_status_code=\"202\",http_route=\"/v1/assignments\"",
+        "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"404\",http_route=\"unmatched\"",
+        "http_client_request_duration_seconds_count{http_request_method=\"POST\",http_response_status_code=\"204\",server_address=\"127.0.0.1\"",
+        &format!("target_info{{service_name=\"postern\",service_version=\"{version}\""),
+    ] {
+        assert!(scraped.text.lines().any(|it| it.starts_with(line)), "{line} is not in\n{}", scraped.text);
+    }
+    let (status, log) = process.stop();
+    assert!(status.success(), "{status}: {log}");
+    world.start_gateway().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_events_are_sent_with_their_trace_and_traces_only_as_many_as_wanted() {
+    let mut world = vacant().await;
+    let collector = Collector::start();
+    let settings =
+        [("POSTERN__TELEMETRY__OTLP_ENDPOINT", collector.url.as_str()), ("POSTERN__TELEMETRY__TRACES_PERCENT", "0")];
+    let process = Process::start(&world, &settings);
+    // A caller that sends its own trace has it continued.
+    let id = process.post(&world, &add("Sales ESP", &group(1)), &traceparent(1)).await.expect(202).id();
+    process.end_of(&world, &id).await.succeeded("changed");
+    let (status, log) = process.stop();
+    assert!(status.success(), "{status}: {log}");
+    let received = collector.end().await;
+    let trace = format!("{:032x}", 0xabc1);
+    let spans = spans(&received.spans);
+    assert!(!spans.is_empty() && spans.iter().all(|span| hex(&span.trace_id) == trace), "{spans:?}");
+    let accepted = received.logs.iter().find(|event| {
+        attribute(&event.attributes, "operation.id").as_deref() == Some(id.as_str()) && hex(&event.trace_id) == trace
+    });
+    assert!(accepted.is_some(), "{:?}", received.logs);
     world.start_gateway().await;
     world.end().await;
 }

@@ -8,8 +8,8 @@ use postern::{
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Operation, OperationId},
     graph::{self, Clearance, Group, Present, Receipt, Upstream},
     store::{
-        Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey, Intent,
-        Lease, Notices, Parked, Parking, Query, Settlement, Store, Turn,
+        Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey,
+        Intent, Lease, Notices, Parked, Parking, Query, Settlement, Store, Turn,
     },
 };
 
@@ -62,6 +62,10 @@ impl Store for Kept {
 
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
         self.through(Call::OpenLanes, self.store.open_lanes(limit)).await
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Error> {
+        self.store.backlog().await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {

@@ -8,8 +8,8 @@ use postern::{
     clock::Clock,
     domain::{ConfigurationId, Operation, OperationId},
     store::{
-        Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey, Intent,
-        Lease, Notices, Parked, Parking, Query, Settlement, Store, Turn,
+        Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey,
+        Intent, Lease, Notices, Parked, Parking, Query, Settlement, Store, Turn,
     },
 };
 
@@ -128,6 +128,10 @@ impl Store for Desk {
 
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
         self.look("open lanes", self.model.open_lanes(limit)).await
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Error> {
+        self.look("backlog", self.model.backlog()).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {

@@ -2,7 +2,7 @@
 
 use postern::{
     domain::{Operation, OperationId},
-    store::{Query, Store},
+    store::{Backlog, Query, Store},
 };
 
 use crate::fixture::{accept, acceptance, claim, each, id, ids, lane, operation, settle, turn};
@@ -50,6 +50,19 @@ async fn operations_are_listed_newest_first_and_every_filter_counts() {
             let expected: Vec<_> = expected.into_iter().map(id).collect();
             assert_eq!(found(&*store, query.clone()).await, expected, "{query:?}");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_backlog_counts_what_has_not_ended_and_dates_the_oldest_of_it() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        assert_eq!(store.backlog().await.unwrap(), Backlog::default());
+        filled(&*store).await;
+        let states = [("queued", 4), ("running", 1)].map(|(state, count)| (state.to_owned(), count)).into();
+        let oldest = Some(operation(2, &lane(1)).submission.accepted_at);
+        assert_eq!(store.backlog().await.unwrap(), Backlog { states, oldest });
     })
     .await;
 }

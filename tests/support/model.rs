@@ -20,7 +20,7 @@ use postern::{
     clock::{self, Clock},
     domain::{ConfigurationId, Digest, Operation, OperationId, State},
     store::{
-        Acceptance, Accepted, AuditPage, Bounds, Cancellation, Cancelled, Claim, Error, Forgetting, Full,
+        Acceptance, Accepted, AuditPage, Backlog, Bounds, Cancellation, Cancelled, Claim, Error, Forgetting, Full,
         IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Run, Settlement, Store, Turn,
     },
 };
@@ -276,6 +276,16 @@ impl Store for Model {
         let lanes: BTreeSet<_> = pending.map(|operation| &operation.submission.configuration).collect();
         let free = |lane: &&ConfigurationId| tables.lanes.get(*lane).is_none_or(|lane| lane.is_free(now));
         Ok(lanes.into_iter().filter(free).take(limit).cloned().collect())
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Error> {
+        let tables = self.database.lock();
+        let mut backlog = Backlog::default();
+        for operation in tables.operations.iter().filter(|operation| !operation.state.has_ended()) {
+            *backlog.states.entry(operation.state.name().to_owned()).or_default() += 1;
+            backlog.oldest.get_or_insert(operation.submission.accepted_at);
+        }
+        Ok(backlog)
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {

@@ -27,8 +27,8 @@ use tokio::{sync::Mutex, task::JoinHandle};
 
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
-    Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey, Intent, Lease,
-    Notices, Parked, Parking, Query, Run, Settlement, Store, Turn,
+    Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey,
+    Intent, Lease, Notices, Parked, Parking, Query, Run, Settlement, Store, Turn,
     verbs::Verbs,
     writer::{Failed, Writer},
 };
@@ -58,7 +58,7 @@ impl Postgres {
         let (pool, clock) = (access.ears.clone(), run.clock);
         let listener = Listener { pool, notices: Arc::clone(&notices), clock, own: desk.own() };
         let listening = Mutex::new(Some(tokio::spawn(listener.listen())));
-        let verbs = Verbs { writer: Writer::start(desk), notices, clock };
+        let verbs = Verbs { writer: Writer::start(desk, clock), notices, clock };
         Ok(Self { verbs, access, listening })
     }
 
@@ -148,6 +148,10 @@ impl Store for Postgres {
 
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
         self.access.in_time(async { read::open_lanes(&mut *self.reader().await?, limit).await }).await
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Error> {
+        self.access.in_time(async { read::backlog(&mut *self.reader().await?).await }).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {

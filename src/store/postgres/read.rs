@@ -1,12 +1,12 @@
 //! What the PostgreSQL store is asked without changing it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder};
 
 use super::{
     super::{
-        AuditPage, Error, IdempotencyKey, Parked, Query,
+        AuditPage, Backlog, Error, IdempotencyKey, Parked, Query,
         rows::{OPERATION, count, micros, unreadable},
     },
     Accepted, rows, unavailable,
@@ -107,6 +107,28 @@ pub(super) async fn open_lanes(connection: &mut PgConnection, limit: usize) -> R
     .map_err(unavailable)?;
     let id = |row| rows::column::<&str>(row, "configuration")?.parse().map_err(|it| unreadable("configuration", &it));
     found.iter().map(id).collect()
+}
+
+/// How much has not ended, and when the oldest of it was accepted.
+pub(super) async fn backlog(connection: &mut PgConnection) -> Result<Backlog, Error> {
+    let found = sqlx::query(
+        "SELECT state, COUNT(*) AS operations, MIN(position) AS oldest FROM operations
+         WHERE state IN ('queued', 'running') GROUP BY state",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(unavailable)?;
+    let (mut states, mut oldest) = (BTreeMap::new(), None::<i64>);
+    for row in &found {
+        let (operations, first): (i64, i64) = (rows::column(row, "operations")?, rows::column(row, "oldest")?);
+        states.insert(rows::column(row, "state")?, u64::try_from(operations).unwrap_or(0));
+        oldest = Some(oldest.map_or(first, |known| known.min(first)));
+    }
+    let sql = format!("SELECT {OPERATION} FROM operations WHERE position = $1");
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(oldest).fetch_optional(connection).await.map_err(unavailable)?;
+    // It may have ended, and been removed, since it was counted.
+    let oldest = row.as_ref().map(rows::operation).transpose()?.map(|oldest| oldest.submission.accepted_at);
+    Ok(Backlog { states, oldest })
 }
 
 /// A page of the trail. Positions are given out before the commit, so a record can become visible after one with a

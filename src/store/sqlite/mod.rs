@@ -24,8 +24,8 @@ use tokio::sync::Mutex;
 
 use self::desk::Desk;
 use super::{
-    Acceptance, Accepted, AuditPage, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey, Intent, Lease,
-    Notices, Parked, Parking, Query, Run, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
+    Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey,
+    Intent, Lease, Notices, Parked, Parking, Query, Run, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
 };
 use crate::{
     audit::Entry,
@@ -61,7 +61,7 @@ impl Sqlite {
         let head = verbs::begin_run(&mut transaction, &run).await.map_err(|error| unusable(&error))?;
         transaction.commit().await.map_err(|error| unusable(&error))?;
         let readers = readers(path).await?;
-        let writer = Writer::start(Desk { connection, head, clock: run.clock });
+        let writer = Writer::start(Desk { connection, head, clock: run.clock }, run.clock);
         let verbs = Verbs { writer, notices: Arc::new(Notices::default()), clock: run.clock };
         Ok(Self { verbs, readers, lock: Mutex::new(Some(lock)) })
     }
@@ -146,6 +146,11 @@ impl Store for Sqlite {
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
         read::open_lanes(&mut connection, self.verbs.clock.now(), limit).await
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        read::backlog(&mut connection).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {

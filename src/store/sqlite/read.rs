@@ -1,11 +1,13 @@
 //! What the SQLite store is asked without changing it.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::{
     super::{
-        AuditPage, Error, Parked, Query,
+        AuditPage, Backlog, Error, Parked, Query,
         rows::{OPERATION, count, micros, moment, unreadable},
     },
     rows, unavailable,
@@ -80,6 +82,28 @@ pub(super) async fn open_lanes(
     .map_err(unavailable)?;
     let id = |row| rows::text(row, "configuration")?.parse().map_err(|error| unreadable("configuration", &error));
     found.iter().map(id).collect()
+}
+
+/// How much has not ended, and when the oldest of it was accepted.
+pub(super) async fn backlog(connection: &mut SqliteConnection) -> Result<Backlog, Error> {
+    let found = sqlx::query(
+        "SELECT state, COUNT(*) AS operations, MIN(position) AS oldest FROM operations
+         WHERE state IN ('queued', 'running') GROUP BY state",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(unavailable)?;
+    let (mut states, mut oldest) = (BTreeMap::new(), None::<i64>);
+    for row in &found {
+        let (operations, first): (i64, i64) = (rows::column(row, "operations")?, rows::column(row, "oldest")?);
+        states.insert(rows::text(row, "state")?, u64::try_from(operations).unwrap_or(0));
+        oldest = Some(oldest.map_or(first, |known| known.min(first)));
+    }
+    let sql = format!("SELECT {OPERATION} FROM operations WHERE position = ?");
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(oldest).fetch_optional(connection).await.map_err(unavailable)?;
+    // It may have ended, and been removed, since it was counted.
+    let oldest = row.as_ref().map(rows::operation).transpose()?.map(|oldest| oldest.submission.accepted_at);
+    Ok(Backlog { states, oldest })
 }
 
 pub(super) async fn audit(

@@ -1,0 +1,53 @@
+//! Counts, now and then, what has not ended, so that a growing backlog is seen before callers complain.
+//!
+//! Guarantees: the store is asked for counts only, and a store in trouble costs nothing but the figures.
+//!
+//! It deliberately tells what the whole store holds: every replica tells the same, so take the highest, not the sum.
+//! Started by the root.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::{self, Clock},
+    domain::State,
+    store::{Backlog, Store},
+    telemetry,
+};
+
+/// Shorter than the intervals in which collectors and Prometheus usually ask.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is counted, and by which clock.
+#[derive(Clone, Debug)]
+pub struct Census {
+    /// Where.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Census {
+    /// Counts until it is stopped.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            match self.store.backlog().await {
+                Ok(backlog) => self.tell(&backlog),
+                Err(error) => tracing::debug!(%error, "what has not ended cannot be counted at present"),
+            }
+            tokio::select! {
+                () = self.clock.sleep(INTERVAL) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn tell(&self, Backlog { states, oldest }: &Backlog) {
+        // A state that nothing is in any more must be told, too.
+        let pending: Vec<_> =
+            State::PENDING.iter().map(|state| (*state, states.get(*state).copied().unwrap_or(0))).collect();
+        let oldest_age = oldest.map_or(Duration::ZERO, |accepted_at| clock::until(accepted_at, self.clock.now()));
+        telemetry::note_pending(telemetry::Pending { states: &pending, oldest_age });
+    }
+}
