@@ -482,7 +482,8 @@ fn a_database_is_reached_by_host_or_socket_and_its_password_is_elsewhere() {
 #[test]
 fn the_settings_for_the_cluster_load() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/k8s/base/gateway.toml");
-    load(Some(&path), std::iter::empty()).unwrap();
+    let credential = ("POSTERN__GRAPH__CREDENTIAL__SECRET_FILE".to_owned(), "client-secret".to_owned());
+    load(Some(&path), std::iter::once(credential)).unwrap();
 }
 
 #[test]
