@@ -1,6 +1,11 @@
 # syntax=docker/dockerfile:1
 
+# Named by its tag. For the same image to the byte from the same sources, say which one that is
+# (--build-context rust:1.95-bookworm=docker-image://rust@sha256:…) and give the commit's time
+# (--build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)").
 FROM rust:1.95-bookworm AS build
+# A pipe fails where any of its parts does.
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /build
 
 # The dependencies, in a layer that is built again only when the manifest or the lock file changes.
@@ -16,22 +21,35 @@ COPY . .
 RUN find src -name '*.rs' -exec touch {} + \
     && cargo build --release --locked --bin postern
 
-# The image's whole content: the program, the libraries that it names, CA certificates, and a folder to write to.
+# The image's whole content: the program, the libraries that it names, CA certificates, and a folder to write to. All of one
+# time, so that a layer of the same files is the same layer.
+ARG SOURCE_DATE_EPOCH=0
 RUN mkdir -p /image/usr/local/bin /image/var/lib/postern \
     && cp target/release/postern /image/usr/local/bin/ \
     && ldd target/release/postern | grep -o '/[^ ]*' | xargs -I {} cp --parents --dereference {} /image \
     && cp --parents --dereference /etc/ssl/certs/ca-certificates.crt /image \
-    && chown -R 65532:65532 /image/var/lib/postern
+    && chown -R 65532:65532 /image/var/lib/postern \
+    && find /image -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
-# No shell, no package manager, nothing to patch but what is above.
+# No shell, no package manager, nothing to patch but what is above. So a check of health is made from outside, by the
+# internal address, as Kubernetes does; see docs/deploy.md.
 FROM scratch
 COPY --from=build /image/ /
 
-# Nothing but the volume is written to, so the root may be read-only. Inside a container, the loopback address reaches
-# nobody.
+ARG VERSION=0.1.0
+ARG REVISION=""
+LABEL org.opencontainers.image.title="Postern" \
+      org.opencontainers.image.description="A guarded gate in front of Microsoft Graph's Intune assign action" \
+      org.opencontainers.image.licenses="Apache-2.0 OR MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+# Nothing but the volume is written to, so the root may be read-only; the store lies in it unless store.url says otherwise.
+# Inside a container, the loopback address reaches nobody.
 ENV POSTERN_CONFIG=/etc/postern/gateway.toml \
     POSTERN__SERVER__LISTEN=0.0.0.0:8080 \
     POSTERN__SERVER__ADMIN_LISTEN=0.0.0.0:9090
+WORKDIR /var/lib/postern
 USER 65532:65532
 VOLUME ["/var/lib/postern"]
 EXPOSE 8080 9090
