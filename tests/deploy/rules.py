@@ -168,6 +168,25 @@ def selects_itself(of):
             yield f"a way out leads to ourselves: {peer}"
 
 
+def watched(of):
+    """Who asks for figures asks our pods by the internal port, and is let in there; nobody else is."""
+    doors = [
+        (port["port"], bool(peer.get("podSelector")))
+        for rule in of.one("NetworkPolicy")["spec"]["ingress"]
+        for port in rule["ports"]
+        for peer in rule["from"]
+    ]
+    monitors = of.all("PodMonitor")
+    if doors != [("http", False)] + [("admin", True)] * len(monitors):
+        yield f"the NetworkPolicy lets in by {doors} with {len(monitors)} monitors"
+    for monitor in (one["spec"] for one in monitors):
+        asked = [(one["port"], one["path"]) for one in monitor["podMetricsEndpoints"]]
+        if asked != [("admin", "/metrics")] or "admin" not in [port["name"] for port in of.container["ports"]]:
+            yield f"the monitor asks {asked}"
+        if monitor["selector"] != of.deployment["selector"]:
+            yield f"the monitor looks at {monitor['selector']}"
+
+
 def settings_roll_out(of):
     mounted = {volume["configMap"]["name"] for volume in of.pod["volumes"] if "configMap" in volume}
     for config in of.all("ConfigMap"):
@@ -260,6 +279,7 @@ RULES = [
     stops_in_time,
     labelled,
     selects_itself,
+    watched,
     settings_roll_out,
     secrets_are_files,
     shares_the_work,

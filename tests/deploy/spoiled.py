@@ -1,6 +1,6 @@
 """Proof that each rule can fail: one change for each, and the rule that must notice it.
 
-All begin with the overlay ha as it is, which has no fault.
+All begin with the overlay ha and the component prometheus as they are, which has no fault.
 """
 
 from rules import RULES, Deployed, broken
@@ -38,6 +38,10 @@ def ways_to_spoil(of):
             {"app.kubernetes.io/name": "postern"})),
         ("selects_itself", "a budget for others", lambda: of.one("PodDisruptionBudget")["spec"].update(
             selector={"matchLabels": {}})),
+        ("watched", "figures for anyone", lambda: of.one("NetworkPolicy")["spec"]["ingress"][0]["ports"].append(
+            {"port": "admin"})),
+        ("watched", "another port", lambda: of.one("PodMonitor")["spec"]["podMetricsEndpoints"][0].update(port="http")),
+        ("watched", "others' pods", lambda: of.one("PodMonitor")["spec"].update(selector={})),
         ("settings_roll_out", "a plain name", lambda: of.all("ConfigMap")[0]["metadata"].update(name="postern-config")),
         ("settings_roll_out", "an editable map", lambda: of.all("ConfigMap")[1].pop("immutable")),
         ("secrets_are_files", "a secret variable", lambda: container["env"].append(
