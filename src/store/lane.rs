@@ -44,12 +44,12 @@ pub struct Lease {
 
 impl Lease {
     /// The lease that a store grants to a claim: under a fencing number higher than all before it on this lane, until a
-    /// moment by [`Clock::elapsed`] of the owner. For implementations of [`Store`], and for them only.
+    /// moment by [`Clock::elapsed`] of the owner. For implementations of [`super::Store`], and for them only.
     pub fn granted(claim: &Claim, fencing: i64, until: Duration) -> Self {
         Self { configuration: claim.configuration.clone(), owner: claim.owner.clone(), fencing, until }
     }
 
-    /// Makes it last until another moment, after the store has done so. For implementations of [`Store`].
+    /// Makes it last until another moment, after the store has done so. For implementations of [`super::Store`].
     pub fn extend(&mut self, until: Duration) {
         self.until = until;
     }
