@@ -97,6 +97,8 @@ pub(crate) fn settlement(operations: &[Operation]) -> Settlement {
         changed: vec![],
         failure: None,
         request_id: None,
+        client_request_id: None,
+        graph: None,
     };
     Settlement {
         ended: operations.iter().map(succeeded).collect(),

@@ -54,7 +54,7 @@ pub(super) async fn submit(
 fn answer(standing: &Standing, now: jiff::Timestamp) -> HttpResponse {
     let operation = &standing.operation;
     if let Fate::Failed { failure, .. } = &operation.state {
-        let problem = Problem::of_failure(failure.code, &failure.detail, operation.id);
+        let problem = Problem::of_failure(failure, operation.id);
         return actix_web::ResponseError::error_response(&problem);
     }
     let status = if operation.state.has_ended() { HttpResponse::Ok() } else { HttpResponse::Accepted() };

@@ -7,6 +7,7 @@
 //! It deliberately reaches neither store nor Graph: a handler can do what [`Gateway`] offers and no more.
 
 mod assignments;
+mod causes;
 mod change;
 mod extract;
 mod json;

@@ -243,7 +243,7 @@ fn graph(success: &Success) -> GraphView {
 /// Why an operation failed. Its trace id is that of the call that asked for it, not of the one that looks.
 fn problem(operation: &Operation) -> Option<Value> {
     let State::Failed { failure, .. } = &operation.state else { return None };
-    let mut problem = Problem::of_failure(failure.code, &failure.detail, operation.id).to_value();
+    let mut problem = Problem::of_failure(failure, operation.id).to_value();
     let trace_id = operation.submission.traceparent.as_deref().and_then(telemetry::trace_id_in);
     if let Some(fields) = problem.as_object_mut() {
         fields.insert("trace_id".to_owned(), trace_id.into());

@@ -205,6 +205,10 @@ pub enum Event {
         failure: Option<String>,
         /// Graph's id of the call that failed.
         request_id: Option<String>,
+        /// Our id of that call.
+        client_request_id: Option<String>,
+        /// What Graph answered to it, in its own words.
+        graph: Option<String>,
     },
     /// An operation was taken back before it began, and ended so.
     Cancelled {

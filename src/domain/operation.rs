@@ -117,8 +117,24 @@ pub struct Failure {
     pub code: FailureCode,
     /// One sentence for a service desk.
     pub detail: String,
-    /// Graph's id of the call that failed, where one did.
+    /// What Graph answered to the call that failed, where one did.
+    #[serde(default)]
+    pub graph: Option<GraphAnswer>,
+}
+
+/// Graph's own words of refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Graph's code; empty if it gave none.
+    pub code: String,
+    /// Graph's message; empty if it gave none.
+    pub message: String,
+    /// Graph's id of the call.
     pub request_id: Option<String>,
+    /// Our id of the call.
+    pub client_request_id: Option<String>,
 }
 
 /// The kinds of failure of an accepted change.
@@ -127,6 +143,12 @@ pub struct Failure {
 pub enum FailureCode {
     /// Graph refused the write.
     GraphRefused,
+    /// Intune wants an administrator's role for configurations of this kind.
+    GraphRoleMissing,
+    /// Intune wants a second administrator's approval.
+    IntuneApprovalRequired,
+    /// Intune does not take a group of the change as one.
+    InvalidGroup,
     /// The configuration is no longer there.
     ConfigurationGone,
     /// Graph's answer cannot be understood safely enough to write on top of it.
@@ -142,6 +164,9 @@ impl FailureCode {
     pub fn name(self) -> &'static str {
         match self {
             Self::GraphRefused => "graph-refused",
+            Self::GraphRoleMissing => "graph-role-missing",
+            Self::IntuneApprovalRequired => "intune-approval-required",
+            Self::InvalidGroup => "invalid-group",
             Self::ConfigurationGone => "configuration-gone",
             Self::PresentSetUnreadable => "present-set-unreadable",
             Self::PresentSetVanished => "present-set-vanished",
@@ -274,7 +299,7 @@ mod tests {
     }
 
     fn failure() -> Failure {
-        Failure { code: FailureCode::GraphRefused, detail: "no".to_owned(), request_id: None }
+        Failure { code: FailureCode::GraphRefused, detail: "no".to_owned(), graph: None }
     }
 
     #[test]

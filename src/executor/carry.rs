@@ -19,7 +19,7 @@ use crate::{
     domain::{
         AssignmentSet, Change, Difference, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write,
     },
-    graph::{self, Clearance, Present, Receipt},
+    graph::{self, Clearance, Present, Reason, Receipt},
     store::{Carried, Error, Intent},
     telemetry,
 };
@@ -129,18 +129,18 @@ impl Lane {
                     detail: "the assignments read as empty, but were not empty when Postern last saw them; if they \
                              were cleared on purpose, say so by replacing the whole set once"
                         .to_owned(),
-                    request_id: None,
+                    graph: None,
                 },
                 Ok(present) if failed.saturating_add(1) < READS_MAX && surprising(&present, held, &mut seen) => {
                     Failure {
                         code: FailureCode::PresentSetUnreadable,
                         detail: "the assignments are not as they were left".to_owned(),
-                        request_id: None,
+                        graph: None,
                     }
                 }
                 Ok(present) => return Ok(present),
                 Err(graph::Error::Unreadable(why)) => {
-                    Failure { code: FailureCode::PresentSetUnreadable, detail: why, request_id: None }
+                    Failure { code: FailureCode::PresentSetUnreadable, detail: why, graph: None }
                 }
                 Err(error) => return Err(self.without_set(held, unsplit(refused(error))).await),
             };
@@ -298,8 +298,6 @@ fn attributed((operation, difference): (Operation, Difference), earlier: Option<
 
 fn refused(error: graph::Error) -> Stop {
     let detail = error.to_string();
-    let failure =
-        |code, refusal: graph::Refusal| Failure { code, detail: detail.clone(), request_id: refusal.request_id };
     match error {
         graph::Error::Throttled { pause } => Stop::Park(Some(pause), detail),
         // The words name hosts, the tenant and the gateway's application; callers read why a lane is parked.
@@ -315,11 +313,16 @@ fn refused(error: graph::Error) -> Stop {
             tracing::warn!(error = words, "the answer to a write was lost");
             Stop::Doubt("the answer to a write was lost".to_owned())
         }
-        graph::Error::Forbidden(refusal) => Stop::Fail(failure(FailureCode::GraphRefused, refusal)),
-        graph::Error::Missing(refusal) => Stop::Fail(failure(FailureCode::ConfigurationGone, refusal)),
-        graph::Error::Refused(refusal) => Stop::Split(failure(FailureCode::GraphRefused, refusal)),
+        // As with credentials, the change is not at fault, and every change there is would fail.
+        graph::Error::Forbidden(refusal) if matches!(refusal.reason, Reason::Permission(_)) => {
+            tracing::error!(error = detail, "the gateway lacks a permission");
+            Stop::Park(None, refusal.failure(FailureCode::GraphRefused).detail)
+        }
+        graph::Error::Forbidden(refusal) => Stop::Fail(refusal.failure(FailureCode::GraphRefused)),
+        graph::Error::Missing(refusal) => Stop::Fail(refusal.failure(FailureCode::ConfigurationGone)),
+        graph::Error::Refused(refusal) => Stop::Split(refusal.failure(FailureCode::GraphRefused)),
         graph::Error::Unreadable(_) => {
-            Stop::Fail(Failure { code: FailureCode::PresentSetUnreadable, detail, request_id: None })
+            Stop::Fail(Failure { code: FailureCode::PresentSetUnreadable, detail, graph: None })
         }
     }
 }

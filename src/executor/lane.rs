@@ -228,5 +228,5 @@ fn deadline_passed(deadline: Duration, because: &str, announced: Option<&Intent>
     let hours = deadline.as_secs_f64() / 3600.0;
     let doubt = announced.map_or("", |_| "; a write that was sent before may have taken effect");
     let detail = format!("it could not be applied within {hours:.1} hours: {because}{doubt}");
-    Failure { code: FailureCode::DeadlinePassed, detail, request_id: None }
+    Failure { code: FailureCode::DeadlinePassed, detail, graph: None }
 }

@@ -117,6 +117,7 @@ fn settled(operation: &Operation, at: Timestamp, end: Result<&Difference, &Failu
     let nothing = Difference::default();
     let difference = end.unwrap_or(&nothing);
     let changed = |Changed { target, after, .. }: &Changed| Aim::of(target, *after);
+    let answer = end.err().and_then(|failure| failure.graph.as_ref());
     let event = Event::Settled {
         operation: operation.id,
         state: if end.is_ok() { "succeeded" } else { "failed" },
@@ -125,7 +126,9 @@ fn settled(operation: &Operation, at: Timestamp, end: Result<&Difference, &Failu
         removed: difference.removed.iter().map(Aim::from).collect(),
         changed: difference.changed.iter().map(changed).collect(),
         failure: end.err().map(|failure| format!("{}: {}", failure.code.name(), failure.detail)),
-        request_id: end.err().and_then(|failure| failure.request_id.clone()),
+        request_id: answer.and_then(|answer| answer.request_id.clone()),
+        client_request_id: answer.and_then(|answer| answer.client_request_id.clone()),
+        graph: answer.map(|answer| format!("{} {}: {}", answer.status, answer.code, answer.message)),
     };
     let trace_id = operation.submission.traceparent.as_deref().and_then(telemetry::trace_id_in);
     Entry { at, trace_id, event }

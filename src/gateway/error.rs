@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::request::Fault;
 use crate::{
-    domain::{Operation, OperationId},
-    graph, store,
+    domain::{Failure, FailureCode, Operation, OperationId},
+    graph::{self, Reason},
+    store,
 };
 
 /// Why a verb did not do what was asked, by what the caller can do about it.
@@ -48,10 +49,20 @@ pub enum Error {
     },
     /// Tell the gateway's operators.
     GraphNotAuthorised(String),
+    /// Tell the administrators of the tenant; the sentence names the permission.
+    GraphPermissionMissing(String),
+    /// What Graph says and why stands in it.
+    GraphRefused(Box<Failure>),
     /// Graph's answer makes no sense.
     GraphUnusable(String),
     /// Ask again later; nothing was recorded.
     Store(store::Error),
+}
+
+impl Error {
+    fn refused(failure: Failure) -> Self {
+        Self::GraphRefused(Box::new(failure))
+    }
 }
 
 impl From<store::Error> for Error {
@@ -66,10 +77,13 @@ impl From<graph::Error> for Error {
         match error {
             graph::Error::Throttled { pause } => Self::GraphUnavailable { detail, pause: Some(pause) },
             graph::Error::Unavailable(_) | graph::Error::Unknown(_) => Self::GraphUnavailable { detail, pause: None },
-            graph::Error::Unauthorised(_) | graph::Error::Forbidden(_) => Self::GraphNotAuthorised(detail),
-            graph::Error::Missing(_) | graph::Error::Refused(_) | graph::Error::Unreadable(_) => {
-                Self::GraphUnusable(detail)
+            graph::Error::Forbidden(refusal) if matches!(refusal.reason, Reason::Permission(_)) => {
+                Self::GraphPermissionMissing(refusal.failure(FailureCode::GraphRefused).detail)
             }
+            graph::Error::Unauthorised(_) | graph::Error::Forbidden(_) => Self::GraphNotAuthorised(detail),
+            graph::Error::Missing(refusal) => Self::refused(refusal.failure(FailureCode::ConfigurationGone)),
+            graph::Error::Refused(refusal) => Self::refused(refusal.failure(FailureCode::GraphRefused)),
+            graph::Error::Unreadable(_) => Self::GraphUnusable(detail),
         }
     }
 }

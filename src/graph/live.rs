@@ -8,7 +8,10 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
-use super::{CONFIGURATIONS, Error, Graph, Upstream, model};
+use super::{
+    CONFIGURATIONS, Error, Graph, Upstream, model,
+    permission::{self, GIVEN, Permission},
+};
 use crate::{
     config::{Credential, Fault},
     domain::{ConfigurationId, TenantId},
@@ -24,38 +27,6 @@ pub struct Trial {
     /// What does not work.
     pub faults: Vec<Fault>,
 }
-
-/// A permission that the gateway needs.
-struct Permission {
-    /// The least that does.
-    least: &'static str,
-    /// Others that do as well.
-    instead: &'static [&'static str],
-    purpose: &'static str,
-    /// What happens without it, if the gateway can do without.
-    otherwise: Option<&'static str>,
-}
-
-const PERMISSIONS: [Permission; 2] = [
-    Permission {
-        least: "DeviceManagementServiceConfig.ReadWrite.All",
-        instead: &[],
-        purpose: "to read and assign enrollment configurations",
-        otherwise: None,
-    },
-    Permission {
-        least: "GroupMember.Read.All",
-        instead: &[
-            "Group.Read.All",
-            "Directory.Read.All",
-            "GroupMember.ReadWrite.All",
-            "Group.ReadWrite.All",
-            "Directory.ReadWrite.All",
-        ],
-        purpose: "to look groups up before they are assigned",
-        otherwise: Some("ids of groups are taken as they are"),
-    },
-];
 
 /// What is looked at in the token.
 #[derive(Default, Deserialize)]
@@ -100,7 +71,7 @@ impl Graph {
             trial.faults.push(fault(what, "the managed identity lives in another tenant: compare graph.tenant_id"));
         }
         let has = |wanted: &str| roles.iter().any(|role| role == wanted);
-        let missing: Vec<_> = PERMISSIONS
+        let missing: Vec<_> = GIVEN
             .iter()
             .filter(|permission| !has(permission.least) && !permission.instead.iter().any(|other| has(other)))
             .collect();
@@ -114,7 +85,7 @@ impl Graph {
         if missing.is_empty() {
             trial.fine.push("the token carries every permission that is needed".to_owned());
         }
-        let known = |role: &str| PERMISSIONS.iter().any(|needed| needed.least == role);
+        let known = |role: &str| GIVEN.iter().any(|needed| needed.least == role);
         let more: Vec<_> = roles.iter().filter(|role| !known(role)).map(String::as_str).collect();
         if !more.is_empty() {
             trial.notes.push(format!("the token carries more than the gateway needs: {}", more.join(", ")));
@@ -137,7 +108,7 @@ impl Graph {
         if let Some(id) = configuration {
             return self.configuration(id).await.map(|found| Some(found.name));
         }
-        let answer = self.transport.read(&format!("{CONFIGURATIONS}?$top=1")).await?;
+        let answer = self.transport.read(&format!("{CONFIGURATIONS}?$top=1"), &permission::READING).await?;
         model::first_name(&answer.body)
     }
 

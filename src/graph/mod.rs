@@ -14,6 +14,8 @@ mod expiry;
 mod live;
 mod model;
 mod pace;
+mod permission;
+mod reason;
 mod refusal;
 mod token;
 mod transport;
@@ -23,11 +25,14 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 
 use self::transport::Transport;
-pub use self::{expiry::watch, live::Trial, token::Tokens};
+pub use self::{expiry::watch, live::Trial, permission::Permission, reason::Reason, token::Tokens};
 use crate::{
     clock::Clock,
     config::{self, Credential, Fault, Proof},
-    domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, ids::ApiVersion},
+    domain::{
+        AssignmentSet, Configuration, ConfigurationId, Failure, FailureCode, GroupId, ids::ApiVersion,
+        operation::GraphAnswer,
+    },
     outbound::Outbound,
 };
 
@@ -54,7 +59,7 @@ pub enum Error {
     /// The gateway's own proof is not accepted: its operators must act.
     #[error("the gateway is not authorised: {0}")]
     Unauthorised(String),
-    /// The gateway lacks a permission for this.
+    /// The gateway may not do this, whatever the content.
     #[error("{0}")]
     Forbidden(Refusal),
     /// The object is not there.
@@ -79,12 +84,33 @@ pub struct Refusal {
     pub message: String,
     /// Graph's id of the call.
     pub request_id: Option<String>,
+    /// Our id of the call.
+    pub client_request_id: Option<String>,
+    /// What is known beyond the words.
+    pub reason: Reason,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, code, message, .. } = self;
-        if *status == 0 { f.write_str(message) } else { write!(f, "Graph answered {status} {code}: {message}") }
+        match (status, code.as_str(), message.as_str()) {
+            (0, _, message) => f.write_str(message),
+            (status, "", "") => write!(f, "Graph answered {status} and gave no reason"),
+            (status, code, "") => write!(f, "Graph answered {status} {code} and gave no reason"),
+            (status, "", message) => write!(f, "Graph answered {status}: {message}"),
+            (status, code, message) => write!(f, "Graph answered {status} {code}: {message}"),
+        }
+    }
+}
+
+impl Refusal {
+    /// The failure of an operation that this ends: our sentence if we have one, with Graph's words beside it.
+    pub fn failure(self, otherwise: FailureCode) -> Failure {
+        let detail = self.reason.sentence().unwrap_or_else(|| self.to_string());
+        let code = self.reason.failure(otherwise);
+        let Self { status, code: graphs, message, request_id, client_request_id, .. } = self;
+        let answer = GraphAnswer { status, code: graphs, message, request_id, client_request_id };
+        Failure { code, detail, graph: (status != 0).then_some(answer) }
     }
 }
 
@@ -181,11 +207,22 @@ pub fn examine(settings: &config::Graph) -> Option<Fault> {
 
 const CONFIGURATIONS: &str = "deviceManagement/deviceEnrollmentConfigurations";
 
+/// A read by nothing but an id has nothing else to be refused for: Intune has been seen to answer 400 for what is not there.
+fn by_id(error: Error) -> Error {
+    if let Error::Refused(refusal) = &error
+        && (refusal.status, refusal.code.as_str()) == (400, "BadRequest")
+    {
+        return Error::Missing(refusal.clone());
+    }
+    error
+}
+
 #[async_trait]
 impl Upstream for Graph {
     async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, Error> {
         self.admit(id, None)?;
-        let answer = self.transport.read(&format!("{CONFIGURATIONS}/{id}")).await?;
+        let answer =
+            self.transport.read(&format!("{CONFIGURATIONS}/{id}"), &permission::READING).await.map_err(by_id)?;
         model::configuration(id, &answer.body)
     }
 
@@ -195,19 +232,20 @@ impl Upstream for Graph {
             .append_pair("$filter", &format!("id in ({list})"))
             .append_pair("$select", "id,displayName")
             .finish();
-        let answer = self.transport.read(&format!("groups?{query}")).await?;
+        let answer = self.transport.read(&format!("groups?{query}"), &permission::GROUPS).await?;
         model::groups(&answer.body)
     }
 
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
         let mut rows = Vec::new();
-        let mut answer = self.transport.read(&format!("{CONFIGURATIONS}/{id}/assignments")).await?;
+        let path = format!("{CONFIGURATIONS}/{id}/assignments");
+        let mut answer = self.transport.read(&path, &permission::READING).await.map_err(by_id)?;
         for _ in 0..PAGES_MAX {
             let page = model::assignments(&answer.body)?;
             rows.extend(page.rows);
             match page.next {
                 None => return model::present(rows),
-                Some(next) => answer = self.transport.read_next(&next).await?,
+                Some(next) => answer = self.transport.read_next(&next, &permission::READING).await?,
             }
         }
         Err(Error::Unreadable(format!("the assignments of {id} have more than {PAGES_MAX} pages")))

@@ -231,6 +231,11 @@ fn unread(unread: Option<&Unread>) -> Result<Map<String, Value>, Error> {
     unread.map_or_else(|| Ok(Map::new()), |unread| read("a kept target", unread.as_str().as_bytes()))
 }
 
+/// How much of Graph's words is kept, in bytes: they go to the store, the audit trail and callers.
+const MESSAGE_MAX: usize = 1_000;
+/// The same of its codes.
+const CODE_MAX: usize = 100;
+
 /// Graph's words out of an error body. Intune puts JSON inside `message`, sometimes twice, and appends ids that are of
 /// no use to a reader.
 pub(super) fn refusal(status: u16, request_id: Option<String>, body: &[u8]) -> Refusal {
@@ -247,8 +252,11 @@ pub(super) fn refusal(status: u16, request_id: Option<String>, body: &[u8]) -> R
         let Some(inner) = inner.get("Message").and_then(Value::as_str) else { break };
         inner.clone_into(&mut message);
     }
-    let message = message.split(" - Operation ID").next().unwrap_or_default().trim().to_owned();
-    Refusal { status, code, message, request_id }
+    let mut message = message.split(" - Operation ID").next().unwrap_or_default().trim().to_owned();
+    for (text, most) in [(&mut code, CODE_MAX), (&mut message, MESSAGE_MAX)] {
+        text.truncate(text.floor_char_boundary(most));
+    }
+    Refusal { status, code, message, request_id, ..Refusal::default() }
 }
 
 #[cfg(test)]

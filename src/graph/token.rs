@@ -40,6 +40,9 @@ const ANSWER_MAX: usize = 64 * 1024;
 /// A token is not used in its last seconds: it must not end on the way to Graph.
 const MARGIN: Duration = Duration::from_secs(30);
 
+/// How old a token is at least that is given up because it may lack what was granted since: the login service takes the same
+/// question again and again for a loop.
+const OUTGROWN_AFTER: Duration = Duration::from_mins(1);
 /// How long a refresh that failed is not tried again, while the present token serves.
 const REFRESH_REST: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,7 @@ const REFRESH_REST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Token {
     value: SecretString,
+    asked_at: Timestamp,
     refresh_at: Timestamp,
     unusable_at: Timestamp,
 }
@@ -111,6 +115,13 @@ impl Tokens {
     pub(super) async fn forget(&self, token: &Arc<Token>) {
         if self.cache.get(&()).await.is_some_and(|cached| Arc::ptr_eq(&cached, token)) {
             self.cache.invalidate(&()).await;
+        }
+    }
+
+    /// Drops a token that lacks a permission, unless it was fetched just now.
+    pub(super) async fn outgrow(&self, token: &Arc<Token>) {
+        if token.is_outgrown(self.source.clock.now()) {
+            self.forget(token).await;
         }
     }
 
@@ -197,9 +208,14 @@ impl Token {
     fn new(value: SecretString, asked_at: Timestamp, life: Duration) -> Self {
         Self {
             value,
+            asked_at,
             refresh_at: clock::after(asked_at, life.mul_f32(0.75)),
             unusable_at: clock::after(asked_at, life.saturating_sub(MARGIN)),
         }
+    }
+
+    fn is_outgrown(&self, now: Timestamp) -> bool {
+        clock::until(self.asked_at, now) >= OUTGROWN_AFTER
     }
 }
 
@@ -269,6 +285,13 @@ mod tests {
         };
         drop(dropped);
         assert!(Flight::begin(&flag).is_some());
+    }
+
+    #[test]
+    fn a_token_that_lacks_something_is_given_up_once_it_is_a_minute_old() {
+        let second = |number| Timestamp::from_second(number).unwrap();
+        let token = Token::new("t".into(), second(1_000), Duration::from_hours(1));
+        assert!(!token.is_outgrown(second(1_059)) && token.is_outgrown(second(1_060)));
     }
 
     #[test]

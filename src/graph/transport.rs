@@ -11,8 +11,10 @@ use std::{sync::Arc, time::Duration};
 use jiff::{Timestamp, fmt::rfc2822};
 
 use super::{
-    Clearance, Error, Tokens, model,
+    Clearance, Error, Refusal, Tokens, model,
     pace::{Effect, PAUSE_MAX, Pace, Went},
+    permission::{self, Permission},
+    reason::{APPROVAL_CODE, Reason},
     token::Token,
 };
 use crate::{
@@ -46,6 +48,7 @@ struct Asked<'a> {
     url: &'a str,
     body: Option<Vec<u8>>,
     client_request_id: &'a str,
+    permission: &'static Permission,
     end_by: Option<Duration>,
 }
 
@@ -89,15 +92,15 @@ impl Transport {
     }
 
     /// Reads what is at a path below the API version.
-    pub(super) async fn read(&self, path: &str) -> Result<Answer, Error> {
-        self.read_at(&self.url(path)).await
+    pub(super) async fn read(&self, path: &str, permission: &'static Permission) -> Result<Answer, Error> {
+        self.read_at(&self.url(path), permission).await
     }
 
     /// Reads the next page. The link is taken as it is, but only if it leads to the same Graph.
-    pub(super) async fn read_next(&self, link: &str) -> Result<Answer, Error> {
+    pub(super) async fn read_next(&self, link: &str, permission: &'static Permission) -> Result<Answer, Error> {
         let root = format!("{}/", self.settings.endpoint);
         if link.starts_with(&root) {
-            self.read_at(link).await
+            self.read_at(link, permission).await
         } else {
             Err(Error::Unreadable("the link to the next page leads to another host".to_owned()))
         }
@@ -107,13 +110,15 @@ impl Transport {
     pub(super) async fn write(&self, path: &str, body: Vec<u8>, clearance: &Clearance) -> Result<Answer, Error> {
         let Clearance { client_request_id, until } = clearance;
         let (url, end_by) = (self.url(path), Some(*until));
-        self.ask(Asked { effect: Effect::Write, url: &url, body: Some(body), client_request_id, end_by }).await
+        let permission = &permission::ASSIGNING;
+        self.ask(Asked { effect: Effect::Write, url: &url, body: Some(body), client_request_id, permission, end_by })
+            .await
     }
 
-    async fn read_at(&self, url: &str) -> Result<Answer, Error> {
+    async fn read_at(&self, url: &str, permission: &'static Permission) -> Result<Answer, Error> {
         let client_request_id = self.clock.identifier().to_string();
         let client_request_id = &client_request_id;
-        self.ask(Asked { effect: Effect::Read, url, body: None, client_request_id, end_by: None }).await
+        self.ask(Asked { effect: Effect::Read, url, body: None, client_request_id, permission, end_by: None }).await
     }
 
     fn url(&self, path: &str) -> String {
@@ -173,9 +178,14 @@ impl Transport {
         if answer.status.is_success() {
             return Ok(answer);
         }
-        let next = judge(asked.effect, &answer, named);
+        let refusal = refusal(asked, &answer);
+        let lacking = matches!(refusal.reason, Reason::Permission(_));
+        let next = judge(asked.effect, refusal, named);
         if matches!(next, Next::Renew) {
             self.tokens.forget(&token).await;
+        } else if lacking {
+            // What was granted meanwhile is in the next token only.
+            self.tokens.outgrow(&token).await;
         }
         Err(next)
     }
@@ -231,12 +241,19 @@ fn unanswered(effect: Effect, error: &outbound::Error) -> Next {
     }
 }
 
-/// An answer that is not a success.
-fn judge(effect: Effect, answer: &Answer, named: Option<Duration>) -> Next {
-    let status = answer.status.as_u16();
-    let refusal = model::refusal(status, answer.header("request-id").map(str::to_owned), &answer.body);
+/// What an answer that is not a success says.
+fn refusal(asked: &Asked<'_>, answer: &Answer) -> Refusal {
+    let request_id = answer.header("request-id").map(str::to_owned);
+    let said = model::refusal(answer.status.as_u16(), request_id, &answer.body);
+    let reason = Reason::of(&said, answer.header(APPROVAL_CODE), asked.permission);
+    Refusal { client_request_id: Some(asked.client_request_id.to_owned()), reason, ..said }
+}
+
+/// What to do about a refusal.
+fn judge(effect: Effect, refusal: Refusal, named: Option<Duration>) -> Next {
     let words = refusal.to_string();
-    match status {
+    match refusal.status {
+        _ if refusal.reason == Reason::Approval => Next::Fail(Error::Forbidden(refusal)),
         // Intune answers 401 for a missing permission too, with the truth inside.
         401 if refusal.code == "Forbidden" => Next::Fail(Error::Forbidden(refusal)),
         401 => Next::Renew,

@@ -21,7 +21,7 @@ use super::wire::{Answer, Call};
 use super::world::{Release, State, World};
 use super::{Error, graph};
 
-const ENDPOINTS: [&str; 13] = [
+const ENDPOINTS: [&str; 14] = [
     "GET /_sandbox/state",
     "GET /_sandbox/journal",
     "POST /_sandbox/reset",
@@ -33,6 +33,7 @@ const ENDPOINTS: [&str; 13] = [
     "POST /_sandbox/token",
     "POST /_sandbox/issuer/rotate",
     "POST /_sandbox/certificates",
+    "POST /_sandbox/roles",
     "DELETE /_sandbox/groups/{id}",
     "GET /_sandbox",
 ];
@@ -56,6 +57,7 @@ pub(crate) async fn answer(call: &Call, world: &World) -> Answer {
         ("POST", ["token"]) => token(call, world),
         ("POST", ["issuer", "rotate"]) => rotate(call, world).await,
         ("POST", ["certificates"]) => register(call, world),
+        ("POST", ["roles"]) => grant(call, world),
         ("DELETE", ["groups", id]) => delete_group(world, id),
         (method, _) => {
             let error = format!("nothing answers {method} {}", call.path);
@@ -143,6 +145,22 @@ fn register(call: &Call, world: &World) -> Result<Answer, Answer> {
         return Err(refused(404, format!("there is no app {client_id}")));
     }
     state.register.add(client_id, &certificate).map_err(|fault| refused(400, fault))?;
+    Ok(Answer::empty(204))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grant {
+    client_id: Uuid,
+    roles: Vec<String>,
+}
+
+/// What an app may do from its next token on.
+fn grant(call: &Call, world: &World) -> Result<Answer, Answer> {
+    let Grant { client_id, roles } = body(call)?;
+    let mut state = world.state();
+    let app = state.seed.apps.iter_mut().find(|app| app.client_id == client_id);
+    app.ok_or_else(|| refused(404, format!("there is no app {client_id}")))?.roles = roles;
     Ok(Answer::empty(204))
 }
 

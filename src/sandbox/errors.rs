@@ -19,6 +19,8 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     pub(crate) origin: Origin,
     pub(crate) violation: Option<&'static str>,
+    /// The code of an approval that was filed, for its header.
+    approval: Option<String>,
 }
 
 /// Which service speaks, hence in which shape.
@@ -33,7 +35,8 @@ pub(crate) enum Origin {
 impl Refusal {
     /// A refusal in Graph's plain shape.
     pub(crate) fn graph(status: u16, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into(), origin: Origin::Graph, violation: None }
+        let (origin, violation, approval) = (Origin::Graph, None, None);
+        Self { status, code: code.to_owned(), message: message.into(), origin, violation, approval }
     }
 
     /// A refusal in Intune's nested shape.
@@ -44,6 +47,13 @@ impl Refusal {
     /// Intune's refusal of a body or parameter.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::intune(400, "BadRequest", message)
+    }
+
+    /// The same refusal, for want of an approval that was filed under this code.
+    #[must_use]
+    pub(crate) fn filed_as(mut self, code: &str) -> Self {
+        self.approval = Some(code.to_owned());
+        self
     }
 
     /// The same refusal, marked in the journal as something no correct client does.
@@ -70,6 +80,9 @@ impl Refusal {
         }
         if self.status == 401 {
             answer = answer.with("WWW-Authenticate", "Bearer realm=\"\"".to_owned());
+        }
+        if let Some(code) = &self.approval {
+            answer = answer.with("x-msft-approval-code", code.clone());
         }
         answer.violation = self.violation;
         answer

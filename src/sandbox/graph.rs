@@ -13,7 +13,9 @@ use super::directory;
 use super::errors::{Refusal, no_route};
 use super::odata::{Clause, Query, Test, unsupported};
 use super::seed::{Row, Source};
-use super::switches::{AssignAnswer, AssignmentPatch, ConfigurationTypes, FutureMembers, NextLinkHost};
+use super::switches::{
+    AssignAnswer, AssignmentPatch, ConfigurationTypes, FutureMembers, MultiAdminApproval, NextLinkHost,
+};
 use super::targets::Version;
 use super::tenant::{Asked, Assignment, Configuration};
 use super::wire::{Answer, Call};
@@ -99,6 +101,7 @@ fn assign(call: &Call, state: &mut State, version: Version, id: &str) -> Result<
     }
     let body: Value = serde_json::from_slice(&call.body)
         .map_err(|error| Refusal::graph(400, "BadRequest", format!("Unable to read JSON request payload: {error}")))?;
+    approved(call, state.switches.multi_admin_approval)?;
     state.tenant.assign(id, &body, Asked { version, switches: &state.switches })?;
     Ok(match state.switches.assign_answer {
         AssignAnswer::NoContent => Answer::empty(204),
@@ -108,6 +111,26 @@ fn assign(call: &Call, state: &mut State, version: Version, id: &str) -> Result<
             let rows = visit.configuration(id)?.assignments.iter().map(|row| visit.assignment(row)).collect();
             Answer::json(200, visit.collection(rows, &Query::default(), "assignments"))
         }
+    })
+}
+
+/// Whether an access policy of the tenant lets a change through; nobody ever approves one here.
+fn approved(call: &Call, policy: MultiAdminApproval) -> Result<(), Refusal> {
+    let wanted = "Header 'x-msft-approval-justification' is required to request approval";
+    let filed =
+        format!("The change needs the approval of another administrator; the approval code is {}.", call.request_id);
+    let pending = "An active Approval Request already exists for this entity";
+    Err(match policy {
+        MultiAdminApproval::Off => return Ok(()),
+        MultiAdminApproval::BadRequest => Refusal::intune(400, "BadRequest", wanted),
+        MultiAdminApproval::Forbidden => Refusal::intune(403, "Forbidden", wanted),
+        MultiAdminApproval::PreconditionFailed => {
+            Refusal::intune(412, "PreconditionFailed", filed).filed_as(&call.request_id)
+        }
+        MultiAdminApproval::ApprovalRequired => {
+            Refusal::intune(403, "ApprovalRequired", filed).filed_as(&call.request_id)
+        }
+        MultiAdminApproval::Conflict => Refusal::intune(409, "Conflict", pending),
     })
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct Switches {
     pub(crate) v1_filters: V1Filters,
     pub(crate) default_configurations: Refused,
     pub(crate) restriction_kinds: RestrictionKinds,
+    pub(crate) multi_admin_approval: MultiAdminApproval,
     pub(crate) assignment_patch: AssignmentPatch,
     pub(crate) unknown_configuration: UnknownConfiguration,
     pub(crate) configuration_types: ConfigurationTypes,
@@ -50,6 +51,7 @@ impl Default for Switches {
             v1_filters: V1Filters::Dropped,
             default_configurations: Refused::Forbidden,
             restriction_kinds: RestrictionKinds::Allowed,
+            multi_admin_approval: MultiAdminApproval::Off,
             assignment_patch: AssignmentPatch::NoRoute,
             unknown_configuration: UnknownConfiguration::NotFound,
             configuration_types: ConfigurationTypes::Present,
@@ -124,6 +126,9 @@ words! {
     Refused { Forbidden, BadRequest }
     /// Whether an app may assign platform restrictions.
     RestrictionKinds { Allowed, Forbidden }
+    /// Whether an assign needs a second administrator's approval, and how one that nobody approved is refused: 400 or 403
+    /// because no reason was given, 412 or 403 with the code of the approval that was filed, 409 because one is pending.
+    MultiAdminApproval { Off, BadRequest, Forbidden, PreconditionFailed, ApprovalRequired, Conflict }
     /// How PATCH on an assignment is refused: 400 or 405.
     AssignmentPatch { NoRoute, NotAllowed }
     /// How an unknown configuration is answered: 404 or 400.

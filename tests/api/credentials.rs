@@ -103,7 +103,7 @@ async fn a_login_service_that_sees_a_loop_is_left_alone_though_callers_go_on() {
     world.fault(json!({"path_ends": "/token", "effect": effect})).await;
     for _ in 0..3 {
         let answer = world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await;
-        assert_eq!(answer.body["code"], "graph-unavailable", "{}", answer.text);
+        assert_eq!(answer.body["code"], "graph-throttled", "{}", answer.text);
     }
     assert_eq!(logins(&world).await, [400]);
     world.end().await;

@@ -21,6 +21,7 @@ mod cancelling;
 mod certificate;
 mod collector;
 mod credentials;
+mod explained;
 mod forged;
 mod graph_faults;
 mod idempotency;

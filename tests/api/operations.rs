@@ -131,8 +131,8 @@ async fn every_code_has_a_page_that_anybody_can_read() {
                  not-found unknown-configuration unknown-operation method-not-allowed body-too-large \
                  unsupported-media-type invalid-change unknown-target not-assignable idempotency-key-reused internal \
                  graph-refused configuration-gone present-set-unreadable present-set-vanished deadline-passed \
-                 graph-not-authorised \
-                 graph-unavailable store-unavailable keys-unavailable";
+                 graph-not-authorised graph-permission-missing graph-role-missing intune-approval-required invalid-group \
+                 graph-throttled graph-unavailable store-unavailable keys-unavailable";
     let mut pages = BTreeSet::new();
     for code in codes.split_whitespace() {
         let page = got(world.bare("GET", &format!("/problems/{code}"))).await.expect(200);

@@ -17,18 +17,6 @@ async fn warm(world: &World) {
     }
 }
 
-/// Waits until an operation is parked, and says why.
-async fn parked(world: &World, id: &str) -> String {
-    for _ in 0..60 {
-        let request = world.request("servicenow", "GET", &format!("/v1/operations/{id}")).await;
-        let seen = world.send(request.header("prefer", "wait=1")).await;
-        if let Some(because) = seen.body["parked"]["because"].as_str() {
-            return because.to_owned();
-        }
-    }
-    panic!("{id} is not parked")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_that_graph_names_holds_every_configuration() {
     let world = World::start().await;
@@ -37,7 +25,7 @@ async fn a_pause_that_graph_names_holds_every_configuration() {
     let effect = json!({"kind": "answer", "status": 429, "retry_after": "6"});
     world.fault(json!({"path_ends": path, "times": 1, "effect": effect})).await;
     let first = world.begin(&add(SALES_ESP, &group(1))).await;
-    assert!(parked(&world, &first).await.contains("throttling"));
+    assert!(world.parked(&first).await.contains("throttling"));
     let second = world.begin(&add(KIOSK_ESP, &group(1))).await;
     for id in [&first, &second] {
         world.end_of(id).await.succeeded("changed");
@@ -57,11 +45,11 @@ async fn changes_are_accepted_through_an_outage_and_carried_when_it_is_over() {
     warm(&world).await;
     world.fault(json!({"path_ends": "/assignments", "effect": {"kind": "answer", "status": 502}})).await;
     let first = world.begin(&add(SALES_ESP, &group(1))).await;
-    assert_eq!(parked(&world, &first).await, "Graph is not available");
+    assert_eq!(world.parked(&first).await, "Graph is not available");
     let failed = world.journal().await.iter().filter(|call| call["status"] == 502).count();
     assert!(failed < 10, "after a few failures in a row Graph is left alone, not asked {failed} times");
     let second = world.begin(&add(KIOSK_ESP, &group(1))).await;
-    assert_eq!(parked(&world, &second).await, "Graph is not available");
+    assert_eq!(world.parked(&second).await, "Graph is not available");
     world.clear_faults().await;
     for id in [&first, &second] {
         world.end_of(id).await.succeeded("changed");

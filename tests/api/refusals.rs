@@ -139,7 +139,7 @@ async fn the_defaults_of_the_tenant_are_never_assigned() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn graph_that_cannot_be_asked_for_names_refuses_the_change_for_now() {
     for (effect, status, code) in [
-        (json!({"kind": "answer", "status": 429, "retry_after": "7"}), 503, "graph-unavailable"),
+        (json!({"kind": "answer", "status": 429, "retry_after": "7"}), 503, "graph-throttled"),
         (json!({"kind": "answer", "status": 401}), 502, "graph-not-authorised"),
         (json!({"kind": "answer", "status": 403}), 502, "graph-not-authorised"),
         (json!({"kind": "answer", "status": 200, "body": {"priority": "first"}}), 502, "present-set-unreadable"),

@@ -159,9 +159,9 @@ async fn one_of_four(effects: &[&str]) -> World {
         let ended = world.end_of(id).await;
         if *effect == "failed" {
             let problem = &ended.body["problem"];
-            assert_eq!((&ended.body["state"], &problem["code"]), (&json!("failed"), &json!("graph-refused")));
+            assert_eq!((&ended.body["state"], &problem["code"]), (&json!("failed"), &json!("invalid-group")));
             check_problem(problem);
-            assert!(problem["detail"].as_str().unwrap().contains("400"), "{problem}");
+            assert_eq!(problem["graph"]["status"], 400, "{problem}");
             assert_eq!(problem["trace_id"], ended.body["trace_id"]);
             assert!(ended.body.get("difference").is_none() && ended.body["ended_at"].is_string());
         } else {
@@ -178,7 +178,7 @@ async fn a_target_that_graph_refuses_fails_its_own_operation_only() {
     assert_eq!(groups, [1, 3, 4, 6, 7].map(group));
     let failed: Vec<_> = world.events("settled").await.into_iter().filter(|it| it["state"] == "failed").collect();
     assert_eq!(failed.len(), 1);
-    assert!(failed[0]["failure"].as_str().unwrap().starts_with("graph-refused"), "{}", failed[0]);
+    assert!(failed[0]["failure"].as_str().unwrap().starts_with("invalid-group"), "{}", failed[0]);
     assert!(failed[0]["request_id"].is_string());
     world.end().await;
 }

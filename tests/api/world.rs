@@ -216,6 +216,18 @@ impl World {
         panic!("operation {id} does not end");
     }
 
+    /// Waits until an operation is parked, and says why.
+    pub(crate) async fn parked(&self, id: &str) -> String {
+        for _ in 0..60 {
+            let request = self.request("servicenow", "GET", &format!("/v1/operations/{id}")).await;
+            let seen = self.send(request.header("prefer", "wait=1")).await;
+            if let Some(because) = seen.body["parked"]["because"].as_str() {
+                return because.to_owned();
+            }
+        }
+        panic!("{id} is not parked")
+    }
+
     // The sandbox.
 
     pub(crate) async fn control(&self, method: &str, path: &str, body: Option<Value>) -> Got {

@@ -33,7 +33,7 @@ async fn announced(world: &World, attempts: u32) -> Intent {
     let failed = operations[0]
         .state
         .clone()
-        .fail(world.clock.now(), Failure { code: FailureCode::GraphRefused, detail: String::new(), request_id: None });
+        .fail(world.clock.now(), Failure { code: FailureCode::GraphRefused, detail: String::new(), graph: None });
     let settlement = Settlement {
         ended: vec![(id(1), failed.unwrap())],
         left: Some(digest("full")),

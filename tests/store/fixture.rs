@@ -267,6 +267,8 @@ pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
             changed: vec![],
             failure: None,
             request_id: None,
+            client_request_id: None,
+            graph: None,
         };
         Entry { at: at(now), trace_id: None, event }
     };

@@ -119,7 +119,7 @@ async fn operations_that_ended_under_an_earlier_schema_are_forgotten_too() {
         let fixture = Fixture::new(kind).await;
         let ended = |number: u128, state: State| Operation { state, ..operation(number, &lane(1)) };
         let running = || State::Running { started_at: at(1) };
-        let failure = Failure { code: FailureCode::GraphRefused, detail: "no".to_owned(), request_id: None };
+        let failure = Failure { code: FailureCode::GraphRefused, detail: "no".to_owned(), graph: None };
         let moment = at(100) + SignedDuration::from_micros(123_456);
         let operations = [
             ended(1, succeeded(&ended(1, running()), 100).1),

@@ -1,0 +1,139 @@
+//! What became of the house's errors as callers see it: to each its problem.
+//!
+//! Guarantees: every way to fail has an answer, since no match has an arm that catches the rest; what is for operators only
+//! goes to the log, once, here.
+//!
+//! It deliberately knows neither statuses nor titles; the catalogue in `problem` does.
+
+use std::time::Duration;
+
+use super::problem::{Code, Problem};
+use crate::{
+    auth::Rejection,
+    domain::{Failure, FailureCode},
+    gateway,
+};
+
+/// How long a caller should leave the gateway alone where changes must end first: several turns of a lane.
+const RETRY_AFTER_FULL: Duration = Duration::from_secs(30);
+
+impl From<FailureCode> for Code {
+    fn from(code: FailureCode) -> Self {
+        match code {
+            FailureCode::GraphRefused => Self::GraphRefused,
+            FailureCode::GraphRoleMissing => Self::GraphRoleMissing,
+            FailureCode::IntuneApprovalRequired => Self::IntuneApprovalRequired,
+            FailureCode::InvalidGroup => Self::InvalidGroup,
+            FailureCode::ConfigurationGone => Self::ConfigurationGone,
+            FailureCode::PresentSetUnreadable => Self::PresentSetUnreadable,
+            FailureCode::PresentSetVanished => Self::PresentSetVanished,
+            FailureCode::DeadlinePassed => Self::DeadlinePassed,
+        }
+    }
+}
+
+impl From<&Failure> for Problem {
+    fn from(Failure { code, detail, graph }: &Failure) -> Self {
+        Self::new(Code::from(*code), detail).with_words(graph.as_ref())
+    }
+}
+
+impl From<gateway::Error> for Problem {
+    fn from(error: gateway::Error) -> Self {
+        use gateway::Error;
+        match error {
+            Error::UnknownConfiguration { reference, candidates } => {
+                let detail = format!("There is no configuration {reference:?} in the catalogue or in Graph.");
+                Self::new(Code::UnknownConfiguration, detail).candidates(candidates)
+            }
+            Error::UnknownTarget(faults) => Self::with_errors(Code::UnknownTarget, "Nothing was changed", faults),
+            Error::NotAssignable(faults) => Self::with_errors(Code::NotAssignable, "Nothing was changed", faults),
+            Error::InvalidChange(faults) => Self::with_errors(Code::InvalidChange, "Nothing was changed", faults),
+            Error::Denied(reason) => Self::new(Code::NotPermitted, reason),
+            Error::KeyReused(operation) => {
+                let detail =
+                    "This Idempotency-Key was used before for a different body. Use a new key for a new change.";
+                Self::new(Code::KeyReused, detail).about(operation)
+            }
+            Error::TooManyPending(configuration) => {
+                let detail = format!(
+                    "Nothing was changed: too many changes of {configuration:?} are waiting already. Ask again later."
+                );
+                Self::new(Code::TooManyPending, detail).retry_after(RETRY_AFTER_FULL)
+            }
+            Error::Full => {
+                let detail = "Nothing was changed: too many changes are waiting already. Ask again later.";
+                Self::new(Code::GatewayFull, detail).retry_after(RETRY_AFTER_FULL)
+            }
+            Error::UnknownOperation => {
+                Self::new(Code::UnknownOperation, "There is no such operation, or you may not see it.")
+            }
+            Error::TooLate(operation) => {
+                let how = if operation.state.has_ended() { "has already ended: it" } else { "has begun: it is" };
+                let detail = format!(
+                    "The operation {how} {}. Ask for the opposite change to undo what it does.",
+                    operation.state.name()
+                );
+                Self::new(Code::TooLateToCancel, detail).about(operation.id)
+            }
+            Error::GraphUnavailable { detail, pause } => {
+                tracing::warn!(error = detail, "Graph is not available");
+                match pause {
+                    Some(pause) => {
+                        let detail = "Graph or its login service asks for a pause. Ask again after it.";
+                        Self::new(Code::GraphThrottled, detail).retry_after(pause)
+                    }
+                    None => Self::new(Code::GraphUnavailable, "Graph cannot be asked at present. Ask again later."),
+                }
+            }
+            Error::GraphNotAuthorised(detail) => {
+                tracing::error!(error = detail, "Graph or its login service refuses the gateway");
+                let detail = "Graph does not let the gateway do this. Its operators find the reason in the log.";
+                Self::new(Code::GraphNotAuthorised, detail)
+            }
+            Error::GraphPermissionMissing(detail) => {
+                tracing::error!(error = detail, "the gateway lacks a permission");
+                Self::new(Code::GraphPermissionMissing, detail)
+            }
+            Error::GraphRefused(failure) => Self::from(&*failure),
+            Error::GraphUnusable(detail) => Self::new(Code::PresentSetUnreadable, detail),
+            Error::Store(error) => {
+                tracing::error!(%error, "the store failed");
+                Self::new(
+                    Code::StoreUnavailable,
+                    "The gateway cannot use its store at present. Ask again; under the same Idempotency-Key nothing is done twice.",
+                )
+            }
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let detail = rejection.to_string();
+        let code = match rejection {
+            Rejection::Missing => Code::Unauthenticated,
+            Rejection::Malformed(_) | Rejection::Invalid(_) => Code::InvalidToken,
+            Rejection::UnknownCaller { .. } => Code::UnknownCaller,
+            Rejection::KeysUnavailable { .. } => Code::KeysUnavailable,
+        };
+        Self::new(code, detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_login_service_says_of_the_gateway_is_for_the_log() {
+        let said = "AADSTS7000215: Invalid client secret for app 5f0c";
+        let errors = [
+            gateway::Error::GraphNotAuthorised(said.to_owned()),
+            gateway::Error::GraphUnavailable { detail: said.to_owned(), pause: None },
+        ];
+        for error in errors {
+            assert!(!Problem::from(error).to_value().to_string().contains("AADSTS"));
+        }
+    }
+}
