@@ -207,23 +207,18 @@ pub fn examine(settings: &config::Graph) -> Option<Fault> {
 
 const CONFIGURATIONS: &str = "deviceManagement/deviceEnrollmentConfigurations";
 
-/// A read by nothing but an id has nothing else to be refused for: Intune has been seen to answer 400 for what is not there.
-fn by_id(error: Error) -> Error {
-    if let Error::Refused(refusal) = &error
-        && (refusal.status, refusal.code.as_str()) == (400, "BadRequest")
-    {
-        return Error::Missing(refusal.clone());
-    }
-    error
-}
-
 #[async_trait]
 impl Upstream for Graph {
     async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, Error> {
         self.admit(id, None)?;
-        let answer =
-            self.transport.read(&format!("{CONFIGURATIONS}/{id}"), &permission::READING).await.map_err(by_id)?;
-        model::configuration(id, &answer.body)
+        match self.transport.read(&format!("{CONFIGURATIONS}/{id}"), &permission::READING).await {
+            Ok(answer) => model::configuration(id, &answer.body),
+            // This can be refused for nothing but its id: Intune has been seen to answer so for what is not there.
+            Err(Error::Refused(refusal)) if refusal.status == 400 && refusal.code == "BadRequest" => {
+                Err(Error::Missing(refusal))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, Error> {
@@ -239,7 +234,7 @@ impl Upstream for Graph {
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
         let mut rows = Vec::new();
         let path = format!("{CONFIGURATIONS}/{id}/assignments");
-        let mut answer = self.transport.read(&path, &permission::READING).await.map_err(by_id)?;
+        let mut answer = self.transport.read(&path, &permission::READING).await?;
         for _ in 0..PAGES_MAX {
             let page = model::assignments(&answer.body)?;
             rows.extend(page.rows);

@@ -16,17 +16,19 @@ use super::issuer::{self, Rotation};
 use super::journal::Journal;
 use super::keys::Key;
 use super::proof::Register;
+use super::switches::Switches;
 use super::tenant::Tenant;
 use super::wire::{Answer, Call};
 use super::world::{Release, State, World};
 use super::{Error, graph};
 
-const ENDPOINTS: [&str; 14] = [
+const ENDPOINTS: [&str; 15] = [
     "GET /_sandbox/state",
     "GET /_sandbox/journal",
     "POST /_sandbox/reset",
     "GET /_sandbox/switches",
     "POST /_sandbox/switches",
+    "GET /_sandbox/switches/words",
     "GET /_sandbox/faults",
     "POST /_sandbox/faults",
     "DELETE /_sandbox/faults",
@@ -48,6 +50,7 @@ pub(crate) async fn answer(call: &Call, world: &World) -> Answer {
         ("POST", ["reset"]) => Ok(reset(world)),
         ("GET", ["switches"]) => Ok(Answer::json(200, Value::Object(world.state().switches.shown()))),
         ("POST", ["switches"]) => switch(call, world),
+        ("GET", ["switches", "words"]) => Ok(Answer::json(200, Value::Object(Switches::words()))),
         ("GET", ["faults"]) => Ok(Answer::json(200, world.state().faults.shown())),
         ("POST", ["faults"]) => order(call, world),
         ("DELETE", ["faults"]) => {

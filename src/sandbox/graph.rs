@@ -14,7 +14,8 @@ use super::errors::{Refusal, no_route};
 use super::odata::{Clause, Query, Test, unsupported};
 use super::seed::{Row, Source};
 use super::switches::{
-    AssignAnswer, AssignmentPatch, ConfigurationTypes, FutureMembers, MultiAdminApproval, NextLinkHost,
+    AssignAnswer, AssignmentPatch, ConfigurationTypes, ExpandedAssignments, FutureMembers, MultiAdminApproval,
+    NextLinkHost,
 };
 use super::targets::Version;
 use super::tenant::{Asked, Assignment, Configuration};
@@ -37,6 +38,29 @@ pub(crate) fn identified(answer: Answer, call: &Call) -> Answer {
         .with("client-request-id", call.client_request_id().to_owned())
         .with("x-ms-ags-diagnostic", DIAGNOSTIC.to_owned())
 }
+
+/// The properties of single kinds that v1.0 shows.
+const IN_V1: [&str; 19] = [
+    "allowNonBlockingAppInstallation",
+    "androidRestriction",
+    "enhancedBiometricsState",
+    "iosRestriction",
+    "limit",
+    "macOSRestriction",
+    "pinExpirationInDays",
+    "pinLowercaseCharactersUsage",
+    "pinMaximumLength",
+    "pinMinimumLength",
+    "pinPreviousBlockCount",
+    "pinSpecialCharactersUsage",
+    "pinUppercaseCharactersUsage",
+    "remotePassportEnabled",
+    "securityDeviceRequired",
+    "state",
+    "unlockWithBiometricsEnabled",
+    "windowsMobileRestriction",
+    "windowsRestriction",
+];
 
 /// What an endpoint needs to know of its call.
 #[derive(Clone, Copy, Debug)]
@@ -245,9 +269,13 @@ impl<'a> Visit<'a> {
             shown.insert("roleScopeTagIds".to_owned(), json!(row.role_scope_tag_ids));
             shown.insert("deviceEnrollmentConfigurationType".to_owned(), json!(self.member(row)));
         }
-        shown.extend(row.properties.clone());
+        let visible = |name: &str| self.version == Version::Beta || IN_V1.contains(&name);
+        shown.extend(row.properties.clone().into_iter().filter(|(name, _)| visible(name)));
         match query.expand.as_deref() {
             None => {}
+            Some("assignments") if self.state.switches.expanded_assignments == ExpandedAssignments::Empty => {
+                shown.insert("assignments".to_owned(), json!([]));
+            }
             Some("assignments") => {
                 let rows: Vec<Value> = configuration.assignments.iter().map(|row| self.assignment(row)).collect();
                 shown.insert("assignments".to_owned(), json!(rows));

@@ -10,60 +10,88 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// All switches; [`Switches::default`] is the documented default.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Switches {
-    pub(crate) assign_answer: AssignAnswer,
-    pub(crate) missing_assignments: MissingAssignments,
-    pub(crate) exclusion_targets: ExclusionTargets,
-    pub(crate) duplicate_targets: DuplicateTargets,
-    pub(crate) unknown_groups: UnknownGroups,
-    pub(crate) policy_set_assignments: PolicySetAssignments,
-    pub(crate) v1_filters: V1Filters,
-    pub(crate) default_configurations: Refused,
-    pub(crate) restriction_kinds: RestrictionKinds,
-    pub(crate) multi_admin_approval: MultiAdminApproval,
-    pub(crate) assignment_patch: AssignmentPatch,
-    pub(crate) unknown_configuration: UnknownConfiguration,
-    pub(crate) configuration_types: ConfigurationTypes,
-    pub(crate) future_members: FutureMembers,
-    pub(crate) next_link_host: NextLinkHost,
-    pub(crate) error_shape: ErrorShape,
-    pub(crate) inner_error: InnerError,
-    /// Rows per page of configurations and assignments; absent: one page.
-    pub(crate) page_size: Option<usize>,
-    /// What `expires_in` of a Graph token says, and how long it is good for.
-    pub(crate) token_lifetime_seconds: u32,
-    /// Calls kept in the journal; older ones are dropped and counted.
-    pub(crate) journal_limit: usize,
+/// Declares the switches of words, written in snake case. The first word of each is its default.
+macro_rules! switches {
+    ($($(#[$doc:meta])* $field:ident: $name:ident { $first:ident $(, $word:ident)+ })+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+            #[serde(rename_all = "snake_case")]
+            pub(crate) enum $name { #[default] $first $(, $word)+ }
+        )+
+
+        /// All switches; [`Switches::default`] is the documented default.
+        #[derive(Clone, Debug, Deserialize, Serialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub(crate) struct Switches {
+            $($(#[$doc])* pub(crate) $field: $name,)+
+            /// Rows per page of configurations and assignments; absent: one page.
+            pub(crate) page_size: Option<usize>,
+            /// What `expires_in` of a Graph token says, and how long it is good for.
+            pub(crate) token_lifetime_seconds: u32,
+            /// Calls kept in the journal; older ones are dropped and counted.
+            pub(crate) journal_limit: usize,
+        }
+
+        impl Default for Switches {
+            fn default() -> Self {
+                Self {
+                    $($field: $name::default(),)+
+                    page_size: None,
+                    token_lifetime_seconds: 3599,
+                    journal_limit: 10_000,
+                }
+            }
+        }
+
+        impl Switches {
+            /// Every switch of words by name, with the words it knows.
+            pub(crate) fn words() -> Map<String, Value> {
+                let words = [$((stringify!($field), json!([$name::$first $(, $name::$word)+])),)+];
+                words.into_iter().map(|(name, words)| (name.to_owned(), words)).collect()
+            }
+        }
+    };
 }
 
-impl Default for Switches {
-    fn default() -> Self {
-        Self {
-            assign_answer: AssignAnswer::NoContent,
-            missing_assignments: MissingAssignments::Refused,
-            exclusion_targets: ExclusionTargets::StoredAsInclude,
-            duplicate_targets: DuplicateTargets::FirstWins,
-            unknown_groups: UnknownGroups::Stored,
-            policy_set_assignments: PolicySetAssignments::Kept,
-            v1_filters: V1Filters::Dropped,
-            default_configurations: Refused::Forbidden,
-            restriction_kinds: RestrictionKinds::Allowed,
-            multi_admin_approval: MultiAdminApproval::Off,
-            assignment_patch: AssignmentPatch::NoRoute,
-            unknown_configuration: UnknownConfiguration::NotFound,
-            configuration_types: ConfigurationTypes::Present,
-            future_members: FutureMembers::ByPreference,
-            next_link_host: NextLinkHost::Own,
-            error_shape: ErrorShape::Nested,
-            inner_error: InnerError::InnerError,
-            page_size: None,
-            token_lifetime_seconds: 3599,
-            journal_limit: 10_000,
-        }
-    }
+switches! {
+    /// What a successful assign answers: 204, 200 without a body, 200 with one.
+    assign_answer: AssignAnswer { NoContent, OkEmpty, OkJson }
+    /// What a body without its list, or with null for it, does.
+    missing_assignments: MissingAssignments { Refused, Clears }
+    /// What becomes of an exclusion.
+    exclusion_targets: ExclusionTargets { StoredAsInclude, Refused }
+    /// What becomes of a second assignment of one target.
+    duplicate_targets: DuplicateTargets { FirstWins, Refused }
+    /// What becomes of a well-formed id of no group.
+    unknown_groups: UnknownGroups { Stored, Refused }
+    /// What an assign does to assignments that come from policy sets.
+    policy_set_assignments: PolicySetAssignments { Kept, Dropped }
+    /// What an assign through v1.0 does to the filters of targets it names.
+    v1_filters: V1Filters { Dropped, Kept }
+    /// How an assign on a default configuration is refused: 403 or 400.
+    default_configurations: Refused { Forbidden, BadRequest }
+    /// Whether an app may assign platform restrictions.
+    restriction_kinds: RestrictionKinds { Allowed, Forbidden }
+    /// Whether an assign needs a second administrator's approval, and how one that nobody approved is refused: 400 or 403
+    /// because no reason was given, 412 or 403 with the code of the approval that was filed, 409 because one is pending.
+    multi_admin_approval: MultiAdminApproval { Off, BadRequest, Forbidden, PreconditionFailed, ApprovalRequired, Conflict }
+    /// How PATCH on an assignment is refused: 400 or 405.
+    assignment_patch: AssignmentPatch { NoRoute, NotAllowed }
+    /// How an unknown configuration is answered: 404 or 400.
+    unknown_configuration: UnknownConfiguration { NotFound, BadRequest }
+    /// Whether configurations carry `@odata.type` without being asked.
+    configuration_types: ConfigurationTypes { Present, Absent }
+    /// Whether `$expand=assignments` shows them: it has been seen empty though there were some.
+    expanded_assignments: ExpandedAssignments { Shown, Empty }
+    /// Whether enum members after the sentinel need `Prefer: include-unknown-enum-members` to be named.
+    future_members: FutureMembers { ByPreference, ByName }
+    /// Which host a next link names.
+    next_link_host: NextLinkHost { Own, Foreign }
+    /// How Intune wraps its errors, or that it sends no JSON at all.
+    error_shape: ErrorShape { Nested, DoublyNested, Html, Empty }
+    /// How the inner error is spelled: `innerError` or `innererror`.
+    inner_error: InnerError { InnerError, Lowercase }
 }
 
 impl Switches {
@@ -95,52 +123,4 @@ impl Switches {
 
 fn names(all: &Map<String, Value>) -> String {
     all.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// A switch of words, written in snake case; the first is the default.
-macro_rules! words {
-    ($($(#[$doc:meta])* $name:ident { $($word:ident),+ })+) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-        #[serde(rename_all = "snake_case")]
-        pub(crate) enum $name { $($word),+ }
-    )+};
-}
-
-words! {
-    /// What a successful assign answers: 204, 200 without a body, 200 with one.
-    AssignAnswer { NoContent, OkEmpty, OkJson }
-    /// What a body without its list, or with null for it, does.
-    MissingAssignments { Refused, Clears }
-    /// What becomes of an exclusion.
-    ExclusionTargets { StoredAsInclude, Refused }
-    /// What becomes of a second assignment of one target.
-    DuplicateTargets { FirstWins, Refused }
-    /// What becomes of a well-formed id of no group.
-    UnknownGroups { Stored, Refused }
-    /// What an assign does to assignments that come from policy sets.
-    PolicySetAssignments { Kept, Dropped }
-    /// What an assign through v1.0 does to the filters of targets it names.
-    V1Filters { Dropped, Kept }
-    /// How an assign on a default configuration is refused: 403 or 400.
-    Refused { Forbidden, BadRequest }
-    /// Whether an app may assign platform restrictions.
-    RestrictionKinds { Allowed, Forbidden }
-    /// Whether an assign needs a second administrator's approval, and how one that nobody approved is refused: 400 or 403
-    /// because no reason was given, 412 or 403 with the code of the approval that was filed, 409 because one is pending.
-    MultiAdminApproval { Off, BadRequest, Forbidden, PreconditionFailed, ApprovalRequired, Conflict }
-    /// How PATCH on an assignment is refused: 400 or 405.
-    AssignmentPatch { NoRoute, NotAllowed }
-    /// How an unknown configuration is answered: 404 or 400.
-    UnknownConfiguration { NotFound, BadRequest }
-    /// Whether configurations carry `@odata.type` without being asked.
-    ConfigurationTypes { Present, Absent }
-    /// Whether enum members after the sentinel need `Prefer: include-unknown-enum-members` to be named.
-    FutureMembers { ByPreference, ByName }
-    /// Which host a next link names.
-    NextLinkHost { Own, Foreign }
-    /// How Intune wraps its errors, or that it sends no JSON at all.
-    ErrorShape { Nested, DoublyNested, Html, Empty }
-    /// How the inner error is spelled: `innerError` or `innererror`.
-    InnerError { InnerError, Lowercase }
 }

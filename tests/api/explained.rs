@@ -163,12 +163,6 @@ async fn a_configuration_that_is_not_there_is_told_so_whether_graph_says_404_or_
             format!("a0000000-0000-4000-8000-0000000000{}_Limit", if switch == "not_found" { "f1" } else { "f2" });
         world.change(&add(&unknown, &group(1))).await.problem(404, "unknown-configuration");
     }
-    let effect = json!({"kind": "answer", "status": 400});
-    world.post("servicenow", "/v1/plan", &add(SALES_ESP, &group(1)), &[]).await.expect(200);
-    world.fault(json!({"path_ends": "/assignments", "effect": effect})).await;
-    let problem = world.change(&add(SALES_ESP, &group(1))).await.problem(502, "configuration-gone");
-    told(&world, &problem, 400, "An error has occurred").await;
-    world.clear_faults().await;
     world.end().await;
 }
 

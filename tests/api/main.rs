@@ -20,6 +20,8 @@ mod cancelling;
 #[path = "../support/certificate.rs"]
 mod certificate;
 mod collector;
+#[path = "../support/contract.rs"]
+mod contract;
 mod credentials;
 mod explained;
 mod forged;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::contract::{self, Ours};
+
 /// Every accepted operation has ended once, every write is on record, and Graph saw nothing that no client should do.
 pub(crate) fn check(audit: &[Value], journal: &[Value]) {
     let of = |event: &'static str| audit.iter().filter(move |record| record["event"] == event);
@@ -15,6 +17,8 @@ pub(crate) fn check(audit: &[Value], journal: &[Value]) {
     let written: BTreeSet<_> = of("written").map(|record| record["client_request_id"].as_str().unwrap()).collect();
     for call in journal {
         assert!(call["violation"].is_null(), "{call}");
+        let faults = contract::faults(call, if is_ours(call) { Ours::Yes } else { Ours::No });
+        assert!(faults.is_empty(), "{faults:?} in {call}");
         let applied = call["path"].as_str().unwrap().ends_with("/assign")
             && call["status"].as_u64().is_some_and(|status| status < 300)
             && call["fault"] != "answer";

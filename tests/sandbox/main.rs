@@ -10,6 +10,8 @@
 mod assign;
 #[path = "../support/certificate.rs"]
 mod certificate;
+#[path = "../support/contract.rs"]
+mod contract;
 mod control;
 mod directory;
 mod faults;
@@ -18,5 +20,6 @@ mod issuer;
 mod login;
 mod proof;
 mod reads;
+mod sweep;
 mod wire;
 mod world;
