@@ -7,7 +7,10 @@
 //!
 //! It deliberately does not retry and does not judge a status: the callers know what a repetition would do.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, redirect};
 pub use reqwest::{
@@ -23,14 +26,25 @@ use crate::{clock::Clock, telemetry};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connections are used at least before all are given up for new ones.
+const RENEWED_AFTER: Duration = Duration::from_secs(2);
 
 /// A client with its pool of connections; clones share the pool.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    client: Client,
-    direct: Client,
+    client: Arc<Renewable>,
+    direct: Arc<Renewable>,
     runtime: Handle,
     clock: Clock,
+}
+
+/// A client that can be replaced by one that is made alike, and has no connection yet.
+#[derive(Debug)]
+struct Renewable {
+    /// None is without any proxy.
+    way: Option<Way>,
+    /// The client, and when it was replaced last.
+    client: Mutex<(Client, Option<Duration>)>,
 }
 
 /// The way out. The default is that of the system: its proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`) and the
@@ -122,29 +136,28 @@ impl Outbound {
     /// A client that goes by a way of its own.
     pub fn by(way: &Way, clock: Clock) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
-        let mut builder = builder();
-        if let Some(proxy) = &way.proxy {
-            // What the system excepts from its proxies is excepted from this one, too.
-            let proxy = Proxy::all(proxy.as_str()).map_err(|error| Error::Impossible(chain(&error)))?;
-            builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
-        }
-        if let Some(pem) = &way.authorities {
-            let authorities = Certificate::from_pem_bundle(pem).map_err(|error| Error::Impossible(chain(&error)))?;
-            if authorities.is_empty() {
-                return Err(Error::Impossible(
-                    "there is no certificate among the certification authorities".to_owned(),
-                ));
-            }
-            builder = builder.tls_certs_merge(authorities);
-        }
-        let built = |builder: ClientBuilder| builder.build().map_err(|error| Error::Impossible(chain(&error)));
-        Ok(Self { client: built(builder)?, direct: built(self::builder().no_proxy())?, runtime, clock })
+        Ok(Self { client: Renewable::new(Some(way.clone()))?, direct: Renewable::new(None)?, runtime, clock })
     }
 
     /// The same without any proxy, for what is on this machine or beside it.
     #[must_use]
     pub fn direct(&self) -> Self {
-        Self { client: self.direct.clone(), ..self.clone() }
+        Self { client: Arc::clone(&self.direct), ..self.clone() }
+    }
+
+    /// Has later calls go by new connections. Those under way keep theirs. Not more often than every few seconds, however
+    /// many ask for it.
+    pub fn renew(&self) {
+        let Renewable { way, client } = &*self.client;
+        let now = self.clock.elapsed();
+        let mut present = client.lock().unwrap_or_else(PoisonError::into_inner);
+        if present.1.is_some_and(|last| now.saturating_sub(last) < RENEWED_AFTER) {
+            return;
+        }
+        match made(way.as_ref()) {
+            Ok(client) => *present = (client, Some(now)),
+            Err(error) => tracing::warn!(%error, "the connections in use are kept"),
+        }
     }
 
     /// Sends a call and reads its answer, in a span by OpenTelemetry's conventions for HTTP clients. Dropping the future
@@ -163,7 +176,7 @@ impl Outbound {
         let host = Url::parse(&call.url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
         // by a handler, it would die with the server's worker at a stop, and with it a write that a lane had under way.
-        let exchange = exchange(self.client.clone(), call, self.clock).instrument(span.clone());
+        let exchange = exchange(self.client.get(), call, self.clock).instrument(span.clone());
         let exchanged = AbortOnDropHandle::new(self.runtime.spawn(exchange)).await;
         let outcome = exchanged.unwrap_or_else(|ended| Err(Error::Unanswered(ended.to_string())));
         match &outcome {
@@ -178,6 +191,37 @@ impl Outbound {
         });
         outcome
     }
+}
+
+impl Renewable {
+    fn new(way: Option<Way>) -> Result<Arc<Self>, Error> {
+        let client = Mutex::new((made(way.as_ref())?, None));
+        Ok(Arc::new(Self { way, client }))
+    }
+
+    fn get(&self) -> Client {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+}
+
+/// A client on this way; without one, it goes by no proxy.
+fn made(way: Option<&Way>) -> Result<Client, Error> {
+    let impossible = |error: reqwest::Error| Error::Impossible(chain(&error));
+    let mut builder = builder();
+    let Some(way) = way else { return builder.no_proxy().build().map_err(impossible) };
+    if let Some(proxy) = &way.proxy {
+        // What the system excepts from its proxies is excepted from this one, too.
+        let proxy = Proxy::all(proxy.as_str()).map_err(impossible)?;
+        builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
+    }
+    if let Some(pem) = &way.authorities {
+        let authorities = Certificate::from_pem_bundle(pem).map_err(impossible)?;
+        if authorities.is_empty() {
+            return Err(Error::Impossible("there is no certificate among the certification authorities".to_owned()));
+        }
+        builder = builder.tls_certs_merge(authorities);
+    }
+    builder.build().map_err(impossible)
 }
 
 /// What every client is like, whatever its way.

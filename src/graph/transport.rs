@@ -178,6 +178,10 @@ impl Transport {
         if answer.status.is_success() {
             return Ok(answer);
         }
+        if answer.status.as_u16() == 503 {
+            // Microsoft's advice: the same connection may lead to the same machine in trouble.
+            self.outbound.renew();
+        }
         let refusal = refusal(asked, &answer);
         let lacking = matches!(refusal.reason, Reason::Permission(_));
         let next = judge(asked.effect, refusal, named);

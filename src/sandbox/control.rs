@@ -15,6 +15,7 @@ use super::faults::Order;
 use super::issuer::{self, Rotation};
 use super::journal::Journal;
 use super::keys::Key;
+use super::limits::Limits;
 use super::proof::Register;
 use super::switches::Switches;
 use super::tenant::Tenant;
@@ -35,7 +36,7 @@ const ENDPOINTS: [&str; 15] = [
     "POST /_sandbox/token",
     "POST /_sandbox/issuer/rotate",
     "POST /_sandbox/certificates",
-    "POST /_sandbox/roles",
+    "POST /_sandbox/apps",
     "DELETE /_sandbox/groups/{id}",
     "GET /_sandbox",
 ];
@@ -60,7 +61,7 @@ pub(crate) async fn answer(call: &Call, world: &World) -> Answer {
         ("POST", ["token"]) => token(call, world),
         ("POST", ["issuer", "rotate"]) => rotate(call, world).await,
         ("POST", ["certificates"]) => register(call, world),
-        ("POST", ["roles"]) => grant(call, world),
+        ("POST", ["apps"]) => amend(call, world),
         ("DELETE", ["groups", id]) => delete_group(world, id),
         (method, _) => {
             let error = format!("nothing answers {method} {}", call.path);
@@ -95,6 +96,7 @@ fn reset(world: &World) -> Answer {
         state.tenant = Tenant::new(&state.seed);
         state.switches = state.seed.switches.clone();
         state.journal = Journal::default();
+        state.limits = Limits::default();
         state.register = Register::default();
         state.issuer.fetches = 0;
     }
@@ -153,17 +155,24 @@ fn register(call: &Call, world: &World) -> Result<Answer, Answer> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Grant {
+struct Amendment {
     client_id: Uuid,
-    roles: Vec<String>,
+    roles: Option<Vec<String>>,
+    client_secret: Option<String>,
 }
 
-/// What an app may do from its next token on.
-fn grant(call: &Call, world: &World) -> Result<Answer, Answer> {
-    let Grant { client_id, roles } = body(call)?;
+/// What an app may do, and what proves it, from its next token on.
+fn amend(call: &Call, world: &World) -> Result<Answer, Answer> {
+    let Amendment { client_id, roles, client_secret } = body(call)?;
     let mut state = world.state();
     let app = state.seed.apps.iter_mut().find(|app| app.client_id == client_id);
-    app.ok_or_else(|| refused(404, format!("there is no app {client_id}")))?.roles = roles;
+    let app = app.ok_or_else(|| refused(404, format!("there is no app {client_id}")))?;
+    if let Some(roles) = roles {
+        app.roles = roles;
+    }
+    if let Some(secret) = client_secret {
+        app.client_secret = secret;
+    }
     Ok(Answer::empty(204))
 }
 

@@ -27,6 +27,9 @@ pub(crate) struct Faults {
     held: usize,
 }
 
+/// How far an answer may swell.
+const SWELL_MAX: u32 = 64 << 20;
+
 /// The effect on a call, and the past that it shows if it shows one.
 pub(crate) type Taken = (Effect, Option<Arc<Tenant>>);
 
@@ -36,6 +39,8 @@ pub(crate) type Taken = (Effect, Option<Arc<Tenant>>);
 pub(crate) struct Order {
     method: Option<String>,
     path_ends: Option<String>,
+    /// A piece of the decoded query, for instance `$skiptoken=`.
+    query_has: Option<String>,
     /// How many calls are still to be hit; absent: all until cleared.
     times: Option<u32>,
     effect: Effect,
@@ -52,6 +57,16 @@ pub(crate) struct Order {
 pub(crate) enum Effect {
     /// It is answered so, and nothing is applied.
     Answer { status: u16, retry_after: Option<String>, body: Option<Value> },
+    /// It is applied, then answered so all the same.
+    AnswerAfter { status: u16 },
+    /// A call for a token is refused with this code of Entra, nothing is applied.
+    Refuse { code: u32 },
+    /// The answer's body ends in its middle.
+    Truncate {},
+    /// The answer's body is followed by so many spaces.
+    Swell { bytes: u32 },
+    /// The answer's body halts in its middle for so long.
+    Halt { millis: u32 },
     /// Its connection is cut, nothing is applied.
     CutBefore {},
     /// It is applied, then its connection is cut.
@@ -69,6 +84,11 @@ impl Effect {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Answer { .. } => "answer",
+            Self::AnswerAfter { .. } => "answer_after",
+            Self::Refuse { .. } => "refuse",
+            Self::Truncate {} => "truncate",
+            Self::Swell { .. } => "swell",
+            Self::Halt { .. } => "halt",
             Self::CutBefore {} => "cut_before",
             Self::CutAfter {} => "cut_after",
             Self::Hold {} => "hold",
@@ -87,7 +107,9 @@ impl Order {
             Some(end) => path.ends_with(end) || call.path.ends_with(end),
             None => !path.starts_with("/issuer/"),
         };
-        verb && ends
+        let queried =
+            |piece: &String| call.options().iter().any(|(name, value)| format!("{name}={value}").contains(piece));
+        verb && ends && self.query_has.as_ref().is_none_or(queried)
     }
 
     fn fault(&self) -> Option<String> {
@@ -98,7 +120,22 @@ impl Order {
         if matches!(self.effect, Effect::Stale {}) && !reads {
             return Some("`effect.kind` stale is for reads: `method` must be GET".to_owned());
         }
-        let Effect::Answer { status, retry_after, .. } = &self.effect else { return None };
+        let (status, retry_after) = match &self.effect {
+            Effect::Answer { status, retry_after, .. } => (status, retry_after),
+            Effect::AnswerAfter { status } => (status, &None),
+            Effect::Refuse { code } => return login::unknown_code(*code),
+            Effect::Swell { bytes } if *bytes > SWELL_MAX => {
+                return Some(format!("`effect.bytes` must be at most {SWELL_MAX}"));
+            }
+            Effect::CutBefore {}
+            | Effect::CutAfter {}
+            | Effect::Truncate {}
+            | Effect::Swell { .. }
+            | Effect::Halt { .. }
+            | Effect::Hold {}
+            | Effect::Slow { .. }
+            | Effect::Stale {} => return None,
+        };
         if !(200..=599).contains(status) {
             return Some(format!("`effect.status` must lie between 200 and 599, not be {status}"));
         }

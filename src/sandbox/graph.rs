@@ -27,7 +27,13 @@ const DIAGNOSTIC: &str =
 
 /// Graph's answer to a call.
 pub(crate) fn answer(call: &Call, state: &mut State) -> Answer {
-    let answer = served(call, state).unwrap_or_else(|refusal| refusal.answer(call, &state.switches));
+    let admitted = state.limits.admit(call, &state.switches);
+    let answer = admitted.map_or_else(
+        |refused| *refused,
+        |()| served(call, state).unwrap_or_else(|refusal| refusal.answer(call, &state.switches)),
+    );
+    let of_groups = call.parts().get(1) == Some(&"groups");
+    let answer = if of_groups { state.limits.told(answer, &state.switches) } else { answer };
     identified(answer, call)
 }
 
@@ -87,11 +93,26 @@ fn served(call: &Call, state: &mut State) -> Result<Answer, Refusal> {
         rights.write()?;
         return assign(call, state, version, id);
     }
+    if let ("POST", ["deviceManagement", CONFIGURATIONS, id, "setPriority"]) = (call.method.as_str(), path.as_slice()) {
+        rights.write()?;
+        return set_priority(call, state, version, id);
+    }
+    if let ("GET", ["deviceManagement", CONFIGURATIONS, id, "assignments"]) = (call.method.as_str(), path.as_slice()) {
+        state.tenant.look(id);
+    }
     let visit = Visit { call, version, rights: &rights, state };
     match (call.method.as_str(), path.as_slice()) {
         ("GET", ["deviceManagement", CONFIGURATIONS, rest @ ..]) => configurations(visit, rest),
         ("GET", ["deviceManagement", "assignmentFilters", rest @ ..]) => directory::filters(visit, rest),
         ("GET", ["groups", rest @ ..]) => directory::groups(visit, rest),
+        ("PATCH", ["deviceManagement", CONFIGURATIONS, _]) => {
+            rights.write()?;
+            let body: Map<String, Value> = serde_json::from_slice(&call.body).unwrap_or_default();
+            if body.contains_key("priority") {
+                return Err(Refusal::bad_request("The priority of a policy is set by its setPriority action."));
+            }
+            Err(no_route(call))
+        }
         ("PATCH", ["deviceManagement", CONFIGURATIONS, _, "assignments", _])
             if state.switches.assignment_patch == AssignmentPatch::NotAllowed =>
         {
@@ -105,8 +126,8 @@ const CONFIGURATIONS: &str = "deviceEnrollmentConfigurations";
 
 /// The known name that a part of a path spells in whatever case, else the part itself.
 fn canonical(part: &str) -> &str {
-    const NAMES: [&str; 6] =
-        ["deviceManagement", CONFIGURATIONS, "assignments", "assign", "assignmentFilters", "groups"];
+    const NAMES: [&str; 7] =
+        ["deviceManagement", CONFIGURATIONS, "assignments", "assign", "setPriority", "assignmentFilters", "groups"];
     NAMES.into_iter().find(|name| name.eq_ignore_ascii_case(part)).unwrap_or(part)
 }
 
@@ -136,6 +157,16 @@ fn assign(call: &Call, state: &mut State, version: Version, id: &str) -> Result<
             Answer::json(200, visit.collection(rows, &Query::default(), "assignments"))
         }
     })
+}
+
+fn set_priority(call: &Call, state: &mut State, version: Version, id: &str) -> Result<Answer, Refusal> {
+    let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+    let wanted = body.get("priority").and_then(Value::as_i64).and_then(|number| usize::try_from(number).ok());
+    let wanted = wanted.filter(|number| *number > 0);
+    let wanted = wanted.ok_or_else(|| Refusal::bad_request("priority must be a number from 1 on."))?;
+    state.tenant.configuration(id, version, &state.switches)?;
+    state.tenant.rank(id, wanted)?;
+    Ok(Answer::empty(204))
 }
 
 /// Whether an access policy of the tenant lets a change through; nobody ever approves one here.
@@ -170,7 +201,7 @@ fn configurations(visit: Visit<'_>, path: &[&str]) -> Result<Answer, Refusal> {
         }
         [id, "assignments"] => {
             let query = Query::of(visit.call, &["$top", "$skiptoken"])?;
-            let rows = visit.configuration(id)?.assignments.iter().map(|row| visit.assignment(row)).collect();
+            let rows = visit.configuration(id)?.seen().iter().map(|row| visit.assignment(row)).collect();
             Ok(Answer::json(200, visit.collection(rows, &query, &format!("{CONFIGURATIONS}('{id}')/assignments"))))
         }
         [id, "assignments", assignment] => {

@@ -49,6 +49,7 @@ fn entry(call: &Call, answer: Option<&Answer>, fault: Option<&'static str>) -> V
         "answer": answer.map(given),
         "request-id": call.request_id,
         "client-request-id": call.header("client-request-id"),
+        "connection": call.peer,
         "traceparent": call.header("traceparent"),
         "user_agent": call.header("user-agent"),
         "prefer": call.header("prefer"),

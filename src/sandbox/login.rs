@@ -55,6 +55,58 @@ pub(crate) fn ordered(call: &Call, status: u16) -> Answer {
     denial.answer(call)
 }
 
+/// A code, and the status, the error and the beginning of the description that go with it.
+type Known = (u32, u16, &'static str, &'static str);
+
+/// Entra's codes on order.
+const CODES: [Known; 28] = [
+    (7_000_215, 401, "invalid_client", "Invalid client secret provided."),
+    (7_000_222, 401, "invalid_client", "The provided client secret keys are expired."),
+    (7_000_218, 401, "invalid_client", "The request body must contain 'client_assertion' or 'client_secret'."),
+    (
+        700_027,
+        401,
+        "invalid_client",
+        "The certificate with identifier used to sign the client assertion is not registered.",
+    ),
+    (700_024, 401, "invalid_client", "Client assertion is not within its valid time range."),
+    (70_021, 400, "invalid_request", "No matching federated identity record found for presented assertion."),
+    (700_211, 400, "invalid_request", "No matching federated identity record found for presented assertion issuer."),
+    (700_212, 400, "invalid_request", "No matching federated identity record found for presented assertion audience."),
+    (700_213, 400, "invalid_request", "No matching federated identity record found for presented assertion subject."),
+    (700_016, 400, "unauthorized_client", "The application was not found in the directory."),
+    (7_000_112, 400, "unauthorized_client", "The application is disabled."),
+    (90_002, 400, "invalid_request", "The tenant was not found."),
+    (900_023, 400, "invalid_request", "The specified tenant identifier is not valid."),
+    (70_011, 400, "invalid_scope", "The provided value for the input parameter 'scope' is not valid."),
+    (1_002_012, 400, "invalid_scope", "The provided value for scope is not valid."),
+    (500_011, 400, "invalid_resource", "The resource principal was not found in the tenant."),
+    (53_003, 400, "invalid_grant", "Access has been blocked by conditional access policies."),
+    (530_032, 400, "invalid_grant", "The request was blocked by a security policy of the tenant."),
+    (90_038, 400, "invalid_request", "The tenant resides in another national cloud."),
+    (65_001, 400, "invalid_grant", "Nobody has consented to use the application."),
+    (50_196, 400, "invalid_request", "A client request loop has been detected."),
+    (90_055, 429, "temporarily_unavailable", "The server has terminated the request: too many requests."),
+    (90_006, 500, "temporarily_unavailable", "A transient error has occurred. Please try again."),
+    (90_012, 504, "temporarily_unavailable", "The request has timed out."),
+    (90_024, 503, "temporarily_unavailable", "The request took longer than it may."),
+    (90_033, 503, "temporarily_unavailable", "A transient error has occurred. Please try again."),
+    (90_090, 500, "temporarily_unavailable", "A transient error has occurred. Please try again."),
+    (900_144, 400, "invalid_request", "The request body is not as it must be."),
+];
+
+/// What is wrong with a code that is ordered, if it is not known.
+pub(crate) fn unknown_code(code: u32) -> Option<String> {
+    let known = CODES.iter().any(|row| row.0 == code);
+    (!known).then(|| format!("`effect.code`: {code} is no code of Entra that is known here"))
+}
+
+/// The refusal with a code on order.
+pub(crate) fn with_code(call: &Call, code: u32) -> Answer {
+    let row = CODES.into_iter().find(|row| row.0 == code).unwrap_or(CODES[27]);
+    denial(row.1, row.2, row.0, row.3).answer(call)
+}
+
 /// Who signs the tokens of this tenant, as `iss` says it.
 pub(crate) fn authority(state: &State) -> String {
     format!("{}/{}/", state.url, state.seed.tenant_id)

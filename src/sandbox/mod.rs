@@ -18,6 +18,7 @@ mod identity;
 mod issuer;
 mod journal;
 mod keys;
+mod limits;
 mod login;
 mod odata;
 mod proof;
@@ -34,15 +35,18 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::{Extensions, Server, ServerHandle};
 use actix_web::http::StatusCode;
+use actix_web::http::header::ContentEncoding;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, middleware, rt, web};
+use futures_util::{StreamExt as _, stream};
 use tokio::task::JoinHandle;
 
 use self::keys::Key;
 pub use self::seed::Seed;
-use self::wire::{Answer, Body, Call};
+use self::wire::{Answer, Body, Call, Manner};
 use self::world::{Outcome, Release, State, World};
 use crate::clock::Clock;
 
@@ -175,12 +179,14 @@ fn keep_socket(connection: &dyn Any, kept: &mut Extensions) {
 }
 
 async fn receive(request: HttpRequest, body: web::Bytes, world: web::Data<World>) -> HttpResponse {
-    let call = call(&request, &body, world.clock);
+    let clock = world.clock;
+    let call = call(&request, &body, clock);
     let world = Arc::clone(&world);
     // In a task of its own: as with the real service, a client that hangs up does not undo what it asked for.
     let taken = rt::spawn(async move { world.exchange(call).await }).await;
     match taken {
-        Ok(Outcome::Answered(answer)) => response(answer),
+        Ok(Outcome::Answered(answer)) => response(answer, Manner::Whole, clock),
+        Ok(Outcome::Sent(answer, manner)) => response(answer, manner, clock),
         Ok(Outcome::Cut) | Err(_) => cut(&request),
     }
 }
@@ -205,18 +211,36 @@ fn call(request: &HttpRequest, body: &[u8], clock: Clock) -> Call {
         headers,
         body: body.to_vec(),
         request_id: clock.identifier().to_string(),
+        peer: request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default(),
     }
 }
 
-fn response(answer: Answer) -> HttpResponse {
+fn response(answer: Answer, manner: Manner, clock: Clock) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(status);
     for header in answer.headers {
         response.insert_header(header);
     }
-    match answer.body {
-        Body::Empty => response.finish(),
-        Body::Json(body) => response.content_type("application/json; charset=utf-8").body(body.to_string()),
-        Body::Html(text) => response.content_type("text/html; charset=utf-8").body(text),
+    let (kind, text) = match answer.body {
+        Body::Empty => return response.finish(),
+        Body::Json(body) => ("application/json; charset=utf-8", body.to_string()),
+        Body::Html(text) => ("text/html; charset=utf-8", text.to_owned()),
+    };
+    response.content_type(kind);
+    let (first, second) = text.split_at(text.floor_char_boundary(text.len() / 2));
+    match manner {
+        Manner::Whole => response.body(text),
+        Manner::Truncated => response.body(first.to_owned()),
+        Manner::Swollen(bytes) => response.body(text + &" ".repeat(usize::try_from(bytes).unwrap_or_default())),
+        Manner::Halting(millis) => {
+            let pause = Duration::from_millis(u64::from(millis));
+            let halves = [(Duration::ZERO, first.to_owned()), (pause, second.to_owned())];
+            let halves = stream::iter(halves).then(move |(pause, half)| async move {
+                clock.sleep(pause).await;
+                Ok::<_, io::Error>(web::Bytes::from(half))
+            });
+            // Compressed, nothing would leave before the end.
+            response.insert_header(ContentEncoding::Identity).streaming(Box::pin(halves))
+        }
     }
 }

@@ -25,6 +25,14 @@ macro_rules! switches {
         #[serde(default, deny_unknown_fields)]
         pub(crate) struct Switches {
             $($(#[$doc])* pub(crate) $field: $name,)+
+            /// How many reads of a configuration's assignments still show them as they were before an assign.
+            pub(crate) reads_behind: u32,
+            /// Calls that an app may make in 20 seconds; absent: any number. Microsoft's is 1,000.
+            pub(crate) calls_max: Option<usize>,
+            /// Writes that an app may make in 20 seconds; absent: any number. Microsoft's is 100.
+            pub(crate) writes_max: Option<usize>,
+            /// Resource units that groups may cost in 10 seconds; absent: any number. Microsoft's is 3,500.
+            pub(crate) group_units_max: Option<usize>,
             /// Rows per page of configurations and assignments; absent: one page.
             pub(crate) page_size: Option<usize>,
             /// What `expires_in` of a Graph token says, and how long it is good for.
@@ -37,6 +45,10 @@ macro_rules! switches {
             fn default() -> Self {
                 Self {
                     $($field: $name::default(),)+
+                    reads_behind: 0,
+                    calls_max: None,
+                    writes_max: None,
+                    group_units_max: None,
                     page_size: None,
                     token_lifetime_seconds: 3599,
                     journal_limit: 10_000,
@@ -84,6 +96,8 @@ switches! {
     configuration_types: ConfigurationTypes { Present, Absent }
     /// Whether `$expand=assignments` shows them: it has been seen empty though there were some.
     expanded_assignments: ExpandedAssignments { Shown, Empty }
+    /// How the pause is written with which a budget refuses.
+    retry_after: RetryAfter { Whole, Fractional, Date, Zero, Absurd, Absent }
     /// Whether enum members after the sentinel need `Prefer: include-unknown-enum-members` to be named.
     future_members: FutureMembers { ByPreference, ByName }
     /// Which host a next link names.

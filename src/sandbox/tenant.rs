@@ -31,6 +31,12 @@ pub(crate) struct Configuration {
     pub(crate) row: Row,
     /// In order of their ids, not in the order in which they were sent.
     pub(crate) assignments: Vec<Assignment>,
+    /// What stood there before the last assign.
+    past: Vec<Assignment>,
+    /// How many reads still show it.
+    behind: u32,
+    /// Whether the present read does.
+    shows_past: bool,
 }
 
 /// One assignment.
@@ -80,6 +86,32 @@ impl Tenant {
         Ok(())
     }
 
+    /// Begins a read of a configuration's assignments: whether it lags is decided here.
+    pub(crate) fn look(&mut self, id: &str) {
+        if let Some(found) = self.configurations.iter_mut().find(|found| found.is(id, Version::Beta)) {
+            found.shows_past = found.behind > 0;
+            found.behind = found.behind.saturating_sub(1);
+        }
+    }
+
+    /// Puts a configuration at this place among its kind and numbers them anew.
+    pub(crate) fn rank(&mut self, id: &str, place: usize) -> Result<(), Refusal> {
+        let kind = self.configurations.iter().find(|found| found.is(id, Version::Beta));
+        let kind = kind.filter(|found| !found.row.is_default()).map(|found| found.row.odata_type.clone());
+        let kind = kind.ok_or_else(|| Refusal::bad_request("The priority of a default policy cannot be set."))?;
+        let of_kind = |found: &&mut Configuration| found.row.odata_type == kind && !found.row.is_default();
+        let mut ranked: Vec<_> = self.configurations.iter_mut().filter(of_kind).collect();
+        ranked.sort_by_key(|found| found.row.priority);
+        if let Some(from) = ranked.iter().position(|found| found.is(id, Version::Beta)) {
+            let moved = ranked.remove(from);
+            ranked.insert(place.saturating_sub(1).min(ranked.len()), moved);
+        }
+        for (number, found) in (1..).zip(ranked) {
+            found.row.priority = number;
+        }
+        Ok(())
+    }
+
     fn wanted(&self, entries: &[Value], present: &Configuration, asked: Asked<'_>) -> Result<Vec<Target>, Refusal> {
         let mut wanted: Vec<Target> = Vec::new();
         for entry in entries {
@@ -119,7 +151,8 @@ pub(crate) struct Asked<'a> {
 
 impl Configuration {
     fn new(row: &Row) -> Self {
-        let mut configuration = Self { row: row.clone(), assignments: Vec::new() };
+        let mut configuration =
+            Self { row: row.clone(), assignments: Vec::new(), past: Vec::new(), behind: 0, shows_past: false };
         for Assigned { source, source_id, target } in &row.assignments {
             // A seed holds only targets that parse.
             if let Ok(target) = targets::parse(target, Version::Beta) {
@@ -172,7 +205,14 @@ impl Configuration {
         }
     }
 
+    /// The assignments as the present read shows them.
+    pub(crate) fn seen(&self) -> &[Assignment] {
+        if self.shows_past { &self.past } else { &self.assignments }
+    }
+
     fn replace(&mut self, wanted: Vec<Target>, switches: &Switches) {
+        self.past.clone_from(&self.assignments);
+        self.behind = switches.reads_behind;
         match switches.policy_set_assignments {
             PolicySetAssignments::Kept => self.assignments.retain(|old| old.source == Source::PolicySets),
             PolicySetAssignments::Dropped => self.assignments.clear(),

@@ -26,6 +26,8 @@ pub(crate) struct Call {
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
     pub(crate) request_id: String,
+    /// The other end of the connection.
+    pub(crate) peer: String,
 }
 
 impl Call {
@@ -77,6 +79,19 @@ pub(crate) enum Body {
     Empty,
     Json(Value),
     Html(&'static str),
+}
+
+/// How an answer's body is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// As it is.
+    Whole,
+    /// Its first half only, as if that were all.
+    Truncated,
+    /// Followed by so many spaces.
+    Swollen(u32),
+    /// In two halves with so many milliseconds in between.
+    Halting(u32),
 }
 
 impl Answer {

@@ -15,11 +15,12 @@ use super::faults::{self, Effect, Faults};
 use super::issuer::Issuer;
 use super::journal::Journal;
 use super::keys::Key;
+use super::limits::Limits;
 use super::proof::Register;
 use super::seed::Seed;
 use super::switches::Switches;
 use super::tenant::Tenant;
-use super::wire::{Answer, Call};
+use super::wire::{Answer, Call, Manner};
 use super::{control, graph, identity, login};
 use crate::clock::Clock;
 
@@ -43,6 +44,7 @@ pub(crate) struct State {
     pub(crate) register: Register,
     pub(crate) journal: Journal,
     pub(crate) faults: Faults,
+    pub(crate) limits: Limits,
 }
 
 /// What becomes of held calls when the faults are cleared.
@@ -56,6 +58,8 @@ pub(crate) enum Release {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Answered(Answer),
+    /// Answered, but not as one would expect.
+    Sent(Answer, Manner),
     Cut,
 }
 
@@ -69,6 +73,7 @@ impl State {
             register: Register::default(),
             journal: Journal::default(),
             faults: Faults::default(),
+            limits: Limits::default(),
             url,
             seed,
             graph_key,
@@ -137,6 +142,21 @@ impl World {
                 state.record(&call, Some(&answer), fault);
                 Outcome::Answered(answer)
             }
+            Some(Effect::AnswerAfter { status }) => {
+                let mut state = self.state();
+                let applied = state.answer(&call);
+                state.record(&call, Some(&applied), fault);
+                Outcome::Answered(faults::answer(&call, status, None, &state.switches))
+            }
+            Some(Effect::Refuse { code }) => {
+                let mut state = self.state();
+                let answer = login::with_code(&call, code);
+                state.record(&call, Some(&answer), fault);
+                Outcome::Answered(answer)
+            }
+            Some(Effect::Truncate {}) => self.sent(&call, fault, Manner::Truncated),
+            Some(Effect::Swell { bytes }) => self.sent(&call, fault, Manner::Swollen(bytes)),
+            Some(Effect::Halt { millis }) => self.sent(&call, fault, Manner::Halting(millis)),
             Some(Effect::CutBefore {}) => {
                 self.state().record(&call, None, fault);
                 Outcome::Cut
@@ -160,6 +180,10 @@ impl World {
                 Outcome::Answered(self.served(&call, fault))
             }
         }
+    }
+
+    fn sent(&self, call: &Call, fault: Option<&'static str>, manner: Manner) -> Outcome {
+        Outcome::Sent(self.served(call, fault), manner)
     }
 
     fn served(&self, call: &Call, fault: Option<&'static str>) -> Answer {

@@ -157,3 +157,26 @@ async fn a_metadata_endpoint_that_is_being_updated_is_asked_again() {
     world.change(&add("Sales ESP", "Sales Laptops")).await.succeeded("changed");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_of_the_login_service_is_told_by_what_can_be_done() {
+    let mend = [
+        7_000_215, 7_000_222, 7_000_218, 700_027, 700_024, 70_021, 700_211, 700_212, 700_213, 700_016, 7_000_112,
+        90_002, 900_023, 70_011, 1_002_012, 500_011, 53_003, 530_032, 90_038, 65_001,
+    ];
+    let again = [90_006, 90_012, 90_024, 90_033, 90_090];
+    let told = |codes: &[u32], told: &'static str| codes.iter().map(|code| (*code, told)).collect::<Vec<_>>();
+    let all = [
+        told(&mend, "graph-not-authorised"),
+        told(&again, "graph-unavailable"),
+        told(&[50_196, 90_055], "graph-throttled"),
+    ];
+    for (code, told) in all.concat() {
+        let world = World::with(Setup { settings: vec![("GRAPH__ATTEMPTS_MAX", "1")], ..Setup::default() }).await;
+        world.fault(json!({"path_ends": "/token", "effect": {"kind": "refuse", "code": code}})).await;
+        let answer = world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await;
+        assert_eq!(answer.body["code"], told, "{code}: {}", answer.text);
+        assert!(!answer.text.contains("AADSTS"), "{}", answer.text);
+        world.end().await;
+    }
+}

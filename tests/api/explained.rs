@@ -69,7 +69,7 @@ async fn a_permission_to_assign_that_is_missing_parks_the_change_and_names_it() 
     assert!(because.contains("lacks the permission DeviceManagementServiceConfig.ReadWrite.All"), "{because}");
     assert!(world.assigns().await.iter().all(|call| call["status"] == 403));
     let granted = json!({"client_id": CLIENT, "roles": ["DeviceManagementServiceConfig.ReadWrite.All"]});
-    world.control("POST", "roles", Some(granted)).await.expect(204);
+    world.control("POST", "apps", Some(granted)).await.expect(204);
     world.end_of(&id).await.succeeded("changed");
     world.end().await;
 }

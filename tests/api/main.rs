@@ -37,6 +37,7 @@ mod process;
 mod refusals;
 mod restart;
 mod retention;
+mod switched;
 mod tracing;
 mod trail;
 mod trouble;

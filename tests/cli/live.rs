@@ -184,7 +184,8 @@ fn a_permission_that_is_missing_or_too_much_is_named() {
         Stage::with(Some(seed(&["DeviceManagementServiceConfig.ReadWrite.All", "Mail.Read"])), SECRET).checked();
     assert_eq!(blind.code, Some(0), "{}", blind.err);
     for note in [
-        "note: the token lacks the application permission GroupMember.Read.All",
+        "note: the token lacks the application permission GroupMember.Read.All, to look groups up before they are",
+        "note: the token lacks the application permission DeviceManagementConfiguration.Read.All, to find assignment filters",
         "more than the gateway needs: Mail.Read",
     ] {
         assert!(blind.out.contains(note), "{}", blind.out);

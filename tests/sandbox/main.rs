@@ -17,6 +17,7 @@ mod directory;
 mod faults;
 mod identity;
 mod issuer;
+mod limits;
 mod login;
 mod proof;
 mod reads;

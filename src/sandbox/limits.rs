@@ -1,0 +1,96 @@
+//! How much an app may ask for: Microsoft's published budgets, as far as a seed or a test sets them.
+//!
+//! Calls and writes are counted over twenty seconds, what groups cost over ten; a call that is refused counts as well.
+//! Without a limit nothing is refused, but what a call for groups costs is told all the same.
+//!
+//! It deliberately counts the tenant's one app only, not what others of the tenant use up. Called by `graph.rs`.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::errors::Refusal;
+use super::switches::{RetryAfter, Switches};
+use super::wire::{Answer, Call};
+
+const CALLS: Duration = Duration::from_secs(20);
+const UNITS: Duration = Duration::from_secs(10);
+/// From this part of the limit on, answers say how much of it is used.
+const TOLD_FROM: f64 = 0.8;
+
+/// What was asked for of late.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    calls: Window,
+    writes: Window,
+    units: Window,
+}
+
+/// Moments within a time, oldest first.
+#[derive(Debug, Default)]
+struct Window(VecDeque<Timestamp>);
+
+impl Window {
+    /// Counts one more; how many there are within `span`, and when the oldest of them leaves it.
+    fn count(&mut self, at: Timestamp, span: Duration) -> (usize, Duration) {
+        let age = |moment: &Timestamp| at.duration_since(*moment).unsigned_abs();
+        while self.0.front().is_some_and(|oldest| age(oldest) >= span) {
+            self.0.pop_front();
+        }
+        let left = self.0.front().map_or(span, |oldest| span.saturating_sub(age(oldest)));
+        self.0.push_back(at);
+        (self.0.len(), left)
+    }
+}
+
+impl Limits {
+    /// Counts a call; refuses it if that is too many.
+    pub(crate) fn admit(&mut self, call: &Call, switches: &Switches) -> Result<(), Box<Answer>> {
+        let mut windows = vec![(self.calls.count(call.at, CALLS), switches.calls_max)];
+        if call.method != "GET" {
+            windows.push((self.writes.count(call.at, CALLS), switches.writes_max));
+        }
+        let of_groups = call.parts().get(1).is_some_and(|part| part.eq_ignore_ascii_case("groups"));
+        if of_groups {
+            windows.push((self.units.count(call.at, UNITS), switches.group_units_max));
+        }
+        let over = windows.into_iter().filter(|((count, _), most)| most.is_some_and(|most| *count > most));
+        let Some(pause) = over.map(|((_, left), _)| left).max() else { return Ok(()) };
+        let refusal = Refusal::graph(429, "TooManyRequests", "An error has occurred.");
+        let mut answer = refusal.answer(call, switches);
+        if let Some(text) = written(pause, call.at, switches.retry_after) {
+            answer = answer.with("Retry-After", text);
+        }
+        Err(Box::new(answer))
+    }
+
+    /// The answer to a call for groups, with what it cost.
+    pub(crate) fn told(&self, answer: Answer, switches: &Switches) -> Answer {
+        let answer = answer.with("x-ms-resource-unit", "1".to_owned());
+        let Some(most) = switches.group_units_max else { return answer };
+        let used = share(self.units.0.len(), most);
+        if used < TOLD_FROM { answer } else { answer.with("x-ms-throttle-limit-percentage", format!("{used:.1}")) }
+    }
+}
+
+fn share(used: usize, most: usize) -> f64 {
+    let number = |count: usize| u32::try_from(count).map_or(f64::MAX, f64::from);
+    number(used) / number(most)
+}
+
+/// A pause as `Retry-After` says it.
+fn written(pause: Duration, now: Timestamp, form: RetryAfter) -> Option<String> {
+    let begun = pause.as_secs().saturating_add(1);
+    Some(match form {
+        RetryAfter::Whole => begun.to_string(),
+        RetryAfter::Fractional => format!("{:.3}", pause.as_secs_f64()),
+        RetryAfter::Date => {
+            let at = now.checked_add(Duration::from_secs(begun)).unwrap_or(now);
+            at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+        }
+        RetryAfter::Zero => "0".to_owned(),
+        RetryAfter::Absurd => "86400000".to_owned(),
+        RetryAfter::Absent => return None,
+    })
+}
