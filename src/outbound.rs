@@ -8,7 +8,7 @@
 //! It deliberately does not retry and does not judge a status: the callers know what a repetition would do.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -148,14 +148,17 @@ impl Outbound {
     /// Has later calls go by new connections. Those under way keep theirs. Not more often than every few seconds, however
     /// many ask for it.
     pub fn renew(&self) {
-        let Renewable { way, client } = &*self.client;
         let now = self.clock.elapsed();
-        let mut present = client.lock().unwrap_or_else(PoisonError::into_inner);
-        if present.1.is_some_and(|last| now.saturating_sub(last) < RENEWED_AFTER) {
-            return;
+        {
+            let (_, last) = &mut *self.client.present();
+            if last.is_some_and(|last| now.saturating_sub(last) < RENEWED_AFTER) {
+                return;
+            }
+            *last = Some(now);
         }
-        match made(way.as_ref()) {
-            Ok(client) => *present = (client, Some(now)),
+        // Outside the lock: nobody waits while certificates are read.
+        match made(self.client.way.as_ref()) {
+            Ok(client) => self.client.present().0 = client,
             Err(error) => tracing::warn!(%error, "the connections in use are kept"),
         }
     }
@@ -176,7 +179,7 @@ impl Outbound {
         let host = Url::parse(&call.url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
         // by a handler, it would die with the server's worker at a stop, and with it a write that a lane had under way.
-        let exchange = exchange(self.client.get(), call, self.clock).instrument(span.clone());
+        let exchange = exchange(self.client.present().0.clone(), call, self.clock).instrument(span.clone());
         let exchanged = AbortOnDropHandle::new(self.runtime.spawn(exchange)).await;
         let outcome = exchanged.unwrap_or_else(|ended| Err(Error::Unanswered(ended.to_string())));
         match &outcome {
@@ -199,8 +202,8 @@ impl Renewable {
         Ok(Arc::new(Self { way, client }))
     }
 
-    fn get(&self) -> Client {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    fn present(&self) -> MutexGuard<'_, (Client, Option<Duration>)> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -17,6 +17,13 @@ pub struct Permission {
     pub(super) otherwise: Option<&'static str>,
 }
 
+impl Permission {
+    /// Whether nothing works without it.
+    pub(super) fn is_needed(&self) -> bool {
+        self.otherwise.is_none()
+    }
+}
+
 /// For reading configurations and their assignments, on its own.
 pub(super) static READING: Permission = Permission {
     least: "DeviceManagementServiceConfig.Read.All",

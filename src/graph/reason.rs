@@ -33,6 +33,7 @@ impl Reason {
     pub(super) fn of(refusal: &Refusal, approval: Option<&str>, permission: &'static Permission) -> Self {
         let Refusal { status, code, message, .. } = refusal;
         let says = |words: &str| message.contains(words);
+        // After a 5xx it is not known what a write did, whatever else is said.
         let approval = approval.is_some()
             || code == "ApprovalRequired"
             || says("x-msft-approval-justification")
@@ -43,7 +44,7 @@ impl Reason {
             || says("does not have application permissions");
         match () {
             // Never by status: 400, 403, 409 and 412 have been seen.
-            () if approval => Self::Approval,
+            () if approval && *status < 500 => Self::Approval,
             () if barred && says("Intune Service Admin") => Self::Role,
             () if barred && lacking => Self::Permission(permission),
             () if says("Invalid GroupId") => Self::Group,

@@ -183,7 +183,7 @@ impl Transport {
             self.outbound.renew();
         }
         let refusal = refusal(asked, &answer);
-        let lacking = matches!(refusal.reason, Reason::Permission(_));
+        let lacking = matches!(refusal.reason, Reason::Permission(missing) if missing.is_needed());
         let next = judge(asked.effect, refusal, named);
         if matches!(next, Next::Renew) {
             self.tokens.forget(&token).await;

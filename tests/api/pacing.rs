@@ -54,7 +54,7 @@ async fn changes_are_accepted_through_an_outage_and_carried_when_it_is_over() {
     assert!(failed < 10, "after a few failures in a row Graph is left alone, not asked {failed} times");
     let second = world.begin(&add(KIOSK_ESP, &group(1))).await;
     assert_eq!(world.parked(&second).await, "Graph is not available");
-    let waiting = world.post("servicenow", ASSIGNMENTS, &add(KIOSK_ESP, &group(2)), &[("prefer", "wait=1")]).await;
+    let waiting = world.post("servicenow", ASSIGNMENTS, &remove(KIOSK_ESP, &group(1)), &[("prefer", "wait=1")]).await;
     let third = waiting.expect(202).id();
     let ready = got(world.client.get(format!("{}/readyz", world.gateway().admin_url()))).await;
     assert_eq!(ready.expect(200).text, "ready\n");
