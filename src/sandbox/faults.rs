@@ -1,7 +1,7 @@
 //! Faults on order: calls that are answered wrongly, cut off, or held.
 //!
-//! An [`Order`] matches calls by verb and end of path, for so many times or until it is cleared; the first that
-//! matches is applied. Taking one is atomic: of many calls at once no more than the ordered number are hit.
+//! An [`Order`] matches calls by verb and end of path, from a certain one on, for so many times or until it is cleared; the
+//! first that matches is applied. Taking one is atomic: of many calls at once no more than the ordered number are hit.
 //!
 //! It deliberately has no chance in it: the same order gives the same fault. Ordered through `control.rs`, applied
 //! by `world.rs`.
@@ -41,6 +41,9 @@ pub(crate) struct Order {
     path_ends: Option<String>,
     /// A piece of the decoded query, for instance `$skiptoken=`.
     query_has: Option<String>,
+    /// How many calls pass before the first is hit.
+    #[serde(default)]
+    skip: u32,
     /// How many calls are still to be hit; absent: all until cleared.
     times: Option<u32>,
     effect: Effect,
@@ -112,6 +115,16 @@ impl Order {
         verb && ends && self.query_has.as_ref().is_none_or(queried)
     }
 
+    /// Itself, if it is in force, and as many calls as it lets pass have passed.
+    fn reached(&mut self, call: &Call) -> Option<&mut Self> {
+        if self.times == Some(0) || !self.hits(call) {
+            return None;
+        }
+        let passes = self.skip > 0;
+        self.skip = self.skip.saturating_sub(1);
+        (!passes).then_some(self)
+    }
+
     fn fault(&self) -> Option<String> {
         if self.times == Some(0) {
             return Some("`times` must be at least 1; leave it out for no limit".to_owned());
@@ -157,8 +170,7 @@ impl Faults {
 
     /// The effect on this call, which is counted as hit, and the past that it shows.
     pub(crate) fn take(&mut self, call: &Call) -> Option<Taken> {
-        let live = |order: &&mut Order| order.times != Some(0) && order.hits(call);
-        let order = self.orders.iter_mut().find(live)?;
+        let order = self.orders.iter_mut().find_map(|order| order.reached(call))?;
         order.applied = order.applied.saturating_add(1);
         order.times = order.times.map(|times| times.saturating_sub(1));
         let (effect, past) = (order.effect.clone(), order.past.clone());

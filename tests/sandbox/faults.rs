@@ -31,6 +31,24 @@ async fn an_ordered_answer_is_given_so_many_times_and_nothing_is_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_lets_so_many_calls_pass_that_it_hits_a_later_page() {
+    let world = World::start().await;
+    world.switch("page_size", 4).await;
+    let order = |skip: u8, status: u16| json!({"path_ends": CONFIGURATIONS, "skip": skip, "times": 1, "effect": {"kind": "answer", "status": status}});
+    world.fault(order(1, 429)).await;
+    world.fault(order(2, 503)).await;
+    let mut page = world.get(CONFIGURATIONS).await.expect(200);
+    for status in [429, 200, 503, 200] {
+        let next = page.body["@odata.nextLink"].as_str().unwrap().to_owned();
+        let answer = world.get(&next).await.expect(status);
+        page = if status == 200 { answer } else { page };
+    }
+    assert_eq!((page.rows().len(), page.body.get("@odata.nextLink")), (1, None));
+    let shown = world.control("GET", "faults", None).await.expect(200);
+    assert!(shown.body["faults"].as_array().unwrap().iter().all(|it| it["skip"] == 0 && it["applied"] == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_calls_do_not_overrun_an_order() {
     let world = World::start().await;
     world.fault(json!({"times": 5, "effect": {"kind": "answer", "status": 503}})).await;
