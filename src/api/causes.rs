@@ -46,7 +46,11 @@ impl From<gateway::Error> for Problem {
                 let detail = format!("There is no configuration {reference:?} in the catalogue or in Graph.");
                 Self::new(Code::UnknownConfiguration, detail).candidates(candidates)
             }
-            Error::UnknownTarget(faults) => Self::with_errors(Code::UnknownTarget, "Nothing was changed", faults),
+            Error::UnknownTarget(faults, candidates) => {
+                Self::with_errors(Code::UnknownTarget, "Nothing was changed", faults).candidates(candidates)
+            }
+            Error::UnknownGroup(detail, candidates) => Self::new(Code::UnknownGroup, detail).candidates(candidates),
+            Error::AmbiguousName(faults, candidates) => Self::ambiguous(faults).candidates(candidates),
             Error::NotAssignable(faults) => Self::with_errors(Code::NotAssignable, "Nothing was changed", faults),
             Error::InvalidChange(faults) => Self::with_errors(Code::InvalidChange, "Nothing was changed", faults),
             Error::Denied(reason) => Self::new(Code::NotPermitted, reason),

@@ -50,7 +50,7 @@ impl Faults {
         let fields = self.object(body, "", &FIELDS)?;
         let configuration = self.text(fields, "", "configuration", NAME_MAX);
         if configuration.is_none() && !fields.contains_key("configuration") {
-            self.note("/configuration", "is missing: give the id or the alias of a configuration");
+            self.note("/configuration", "is missing: give the id, alias or display name of a configuration");
         }
         let wish = self.wish(fields);
         Some(ChangeRequest {

@@ -19,6 +19,8 @@ use crate::{
     gateway::{Attempt, Stranger},
 };
 
+/// Faults of a query that are told at once.
+pub(super) const FAULTS_MAX: usize = 20;
 /// A key longer than this is not a key.
 const KEY_MAX: usize = 255;
 
@@ -82,6 +84,16 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Takes a parameter of a query that may stand in it once.
+pub(super) fn once<T>(place: &mut Option<T>, value: T) -> Result<(), String> {
+    if place.replace(value).is_some() { Err("stands in the query twice".to_owned()) } else { Ok(()) }
+}
+
+/// The place of a parameter, as faults tell it.
+pub(super) fn parameter(key: &str) -> String {
+    format!("/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
 /// The idempotency key of a request, quoted (as the draft has it) or bare (as most clients send it).

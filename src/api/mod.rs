@@ -9,7 +9,9 @@
 mod assignments;
 mod causes;
 mod change;
+mod configurations;
 mod extract;
+mod groups;
 mod json;
 mod operations;
 mod probes;
@@ -93,6 +95,11 @@ fn routes(config: &mut web::ServiceConfig) {
                 .route(web::get().to(operations::one))
                 .route(web::delete().to(operations::cancel)),
         )
+        .service(resource("/v1/configurations", "GET").route(web::get().to(configurations::many)))
+        .service(
+            resource("/v1/configurations/{ref}/assignments", "GET").route(web::get().to(configurations::assignments)),
+        )
+        .service(resource("/v1/groups/{ref}/assignments", "GET").route(web::get().to(groups::assignments)))
         .service(resource("/problems/{code}", "GET").route(web::get().to(probes::problem)))
         .default_service(web::to(nothing_here));
 }

@@ -13,7 +13,7 @@ use url::form_urlencoded;
 
 use super::{
     State,
-    extract::{self, Preference, Proven},
+    extract::{self, FAULTS_MAX, Preference, Proven, once, parameter},
     problem::{self, Code, Problem},
     view::OperationView,
 };
@@ -27,8 +27,6 @@ use crate::{
 const LIMIT_DEFAULT: usize = 50;
 /// Operations on one page at most.
 const LIMIT_MAX: usize = 200;
-/// Faults of a query that are told at once.
-const FAULTS_MAX: usize = 20;
 /// When a caller that did not wait should ask again.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -135,18 +133,13 @@ fn search(query: &str) -> Result<Search, Vec<Fault>> {
             "limit" => limit(&value).and_then(|limit| once(&mut limited, limit)),
             _ => Err("is not known; known are ticket, configuration, caller, state, after, limit".to_owned()),
         };
-        let pointer = || format!("/{}", key.replace('~', "~0").replace('/', "~1"));
-        faults.extend(outcome.err().map(|detail| Fault { pointer: pointer(), detail }));
+        faults.extend(outcome.err().map(|detail| Fault { pointer: parameter(&key), detail }));
         if faults.len() >= FAULTS_MAX {
             break;
         }
     }
     search.limit = limited.unwrap_or(LIMIT_DEFAULT);
     if faults.is_empty() { Ok(search) } else { Err(faults) }
-}
-
-fn once<T>(place: &mut Option<T>, value: T) -> Result<(), String> {
-    if place.replace(value).is_some() { Err("stands in the query twice".to_owned()) } else { Ok(()) }
 }
 
 fn limit(value: &str) -> Result<usize, String> {

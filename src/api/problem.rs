@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     domain::{Failure, OperationId, operation::GraphAnswer},
-    gateway::request::Fault,
+    gateway::{Candidate, request::Fault},
     telemetry,
 };
 
@@ -70,8 +70,10 @@ catalogue! {
     NotPermitted = "not-permitted", 403, Never, "Policy does not permit this";
     /// There is nothing at this path.
     NotFound = "not-found", 404, Never, "There is nothing here";
-    /// Neither the catalogue nor Graph has this configuration; `candidates` lists similar names.
+    /// Neither the catalogue nor Graph has this configuration; `candidates` lists similar names that the caller may see.
     UnknownConfiguration = "unknown-configuration", 404, Never, "The configuration does not exist";
+    /// Neither the catalogue nor the directory has this group; `candidates` lists similar names.
+    UnknownGroup = "unknown-group", 404, Never, "The group does not exist";
     /// There is no such operation, or the caller may not see it.
     UnknownOperation = "unknown-operation", 404, Never, "The operation does not exist";
     /// The path exists, but not for this method.
@@ -84,8 +86,12 @@ catalogue! {
     UnsupportedMediaType = "unsupported-media-type", 415, Never, "The body is not sent as JSON";
     /// The change has wrong, unknown or contradictory fields; `errors` lists all of them.
     InvalidChange = "invalid-change", 422, Never, "The change is not valid";
-    /// A group or filter of the change does not exist; `errors` names each.
+    /// A group or filter of the change does not exist; `errors` names each, and `candidates` lists similar names that the
+    /// caller may see, each with the `pointer` of the name it could stand for.
     UnknownTarget = "unknown-target", 422, Never, "A group or filter does not exist";
+    /// A display name fits several things, which Graph allows; `candidates` lists those that the caller may see. Give the id
+    /// of the one that is meant, or have the gateway's operators give it an alias.
+    AmbiguousName = "ambiguous-name", 422, Never, "A name fits several things";
     /// The configuration cannot be assigned as asked; `errors` says why.
     NotAssignable = "not-assignable", 422, Never, "The configuration cannot be assigned so";
     /// The idempotency key was used before for a different body; use a new key for a new change.
@@ -180,7 +186,7 @@ struct Content {
     code: Code,
     detail: String,
     errors: Vec<Fault>,
-    candidates: Vec<String>,
+    candidates: Vec<Candidate>,
     operation: Option<OperationId>,
     graph: Option<GraphAnswer>,
     retry_after: Option<Duration>,
@@ -197,8 +203,8 @@ struct Document<'a> {
     retryable: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ErrorView<'a>>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    candidates: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    candidates: Vec<CandidateView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<OperationView>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,6 +215,15 @@ struct Document<'a> {
 struct ErrorView<'a> {
     pointer: &'a str,
     detail: &'a str,
+}
+
+#[derive(Serialize)]
+struct CandidateView<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pointer: &'a str,
+    id: &'a str,
+    name: &'a str,
+    kind: &'static str,
 }
 
 #[derive(Serialize)]
@@ -243,6 +258,14 @@ impl Problem {
         Self::from(failure).about(operation)
     }
 
+    /// A name that fits several things. One that stood in the path has no place in a body.
+    pub(super) fn ambiguous(faults: Vec<Fault>) -> Self {
+        match faults.as_slice() {
+            [Fault { pointer, detail }] if pointer.is_empty() => Self::new(Code::AmbiguousName, detail),
+            _ => Self::with_errors(Code::AmbiguousName, "Nothing was changed", faults),
+        }
+    }
+
     /// About this operation.
     pub(super) fn about(mut self, operation: OperationId) -> Self {
         self.0.operation = Some(operation);
@@ -256,7 +279,7 @@ impl Problem {
     }
 
     /// With names that could be meant.
-    pub(super) fn candidates(mut self, candidates: Vec<String>) -> Self {
+    pub(super) fn candidates(mut self, candidates: Vec<Candidate>) -> Self {
         self.0.candidates = candidates;
         self
     }
@@ -272,6 +295,9 @@ impl Problem {
         let Row { name, status, retry, title, .. } = code.row();
         let operation = operation.map(|id| OperationView { id: id.to_string(), href: format!("/v1/operations/{id}") });
         let errors = errors.iter().map(|Fault { pointer, detail }| ErrorView { pointer, detail }).collect();
+        let candidates = candidates.iter();
+        let candidates =
+            candidates.map(|Candidate { pointer, id, name, kind }| CandidateView { pointer, id, name, kind }).collect();
         Document {
             r#type: format!("/problems/{name}"),
             title,

@@ -39,7 +39,7 @@ struct FilterView {
 
 /// A target in the words of a change: what is shown can be sent.
 #[derive(Default, Serialize)]
-struct TargetView {
+pub(super) struct TargetView {
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ struct TargetView {
 }
 
 impl TargetView {
-    fn of(target: &Target, filter: Option<Filter>, names: &Names) -> Self {
+    pub(super) fn of(target: &Target, filter: Option<Filter>, names: &Names) -> Self {
         let filter = filter.map(|Filter { id, mode }| {
             let id = id.to_string();
             FilterView { name: names.get(&id).cloned(), id, mode: mode.name() }

@@ -157,6 +157,13 @@ impl Kind {
         version == ApiVersion::Beta || self.row().in_v1
     }
 
+    /// What this kind takes, by name.
+    pub fn taken(self) -> impl Iterator<Item = &'static str> {
+        let Takes { groups, all_users, all_devices, filters, .. } = self.row();
+        let named = [("groups", groups), ("all-users", all_users), ("all-devices", all_devices), ("filters", filters)];
+        named.into_iter().filter(|(_, answer)| answer.is_ok()).map(|(name, _)| name)
+    }
+
     /// Whether this kind can be assigned as `wanted` asks; if not, a sentence that says why.
     pub fn takes(self, wanted: &Wanted) -> Result<(), String> {
         let row = self.row();
@@ -224,6 +231,20 @@ mod tests {
             let excluded = Target::ExcludedGroup("9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa".parse().unwrap());
             let why = row.kind.takes(&Wanted { target: excluded, filter: None }).unwrap_err();
             assert!(why.contains("exclusions"), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_a_kind_is_said_to_take_it_takes() {
+        let filter = Filter { id: "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa".parse().unwrap(), mode: FilterMode::Include };
+        let targets = [("groups", group()), ("all-users", Target::AllUsers), ("all-devices", Target::AllDevices)];
+        for kind in KINDS.iter().map(|row| row.kind) {
+            let taken: Vec<_> = kind.taken().collect();
+            for (name, target) in &targets {
+                let fits = |filter| kind.takes(&Wanted { target: target.clone(), filter }).is_ok();
+                assert_eq!(fits(None), taken.contains(name), "{} {name}", kind.name());
+                assert_eq!(fits(Some(filter)), fits(None) && taken.contains(&"filters"), "{} {name}", kind.name());
+            }
         }
     }
 

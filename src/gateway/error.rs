@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::request::Fault;
+use super::{candidates::Candidate, request::Fault};
 use crate::{
     domain::{Failure, FailureCode, Operation, OperationId},
     graph::{self, Reason},
@@ -20,10 +20,14 @@ pub enum Error {
         /// What was named.
         reference: String,
         /// What could be meant.
-        candidates: Vec<String>,
+        candidates: Vec<Candidate>,
     },
-    /// Name other groups or filters.
-    UnknownTarget(Vec<Fault>),
+    /// Name other groups or filters; what could be meant.
+    UnknownTarget(Vec<Fault>, Vec<Candidate>),
+    /// Name another group; what could be meant.
+    UnknownGroup(String, Vec<Candidate>),
+    /// Give the id of the one that is meant; what could be.
+    AmbiguousName(Vec<Fault>, Vec<Candidate>),
     /// Ask for other targets.
     NotAssignable(Vec<Fault>),
     /// Mend the change.

@@ -1,4 +1,5 @@
-//! The verbs that callers have: submit, plan, cancel, one operation, many operations, wait.
+//! The verbs that callers have: submit, plan, cancel, one operation, many operations, wait; configurations, what is
+//! assigned to one, and what reaches a group.
 //!
 //! Every verb takes a proven [`Caller`] and asks policy before it does anything; storing a change takes the [`Permit`]
 //! that only policy makes. REST handlers end here, and so will webhooks.
@@ -9,8 +10,12 @@
 //! It deliberately writes nothing to Graph. It reads there, to resolve names and to plan.
 
 mod cancel;
+mod candidates;
 mod error;
+mod looking;
+mod memory;
 mod names;
+mod naming;
 mod reading;
 pub mod request;
 mod resolve;
@@ -23,10 +28,13 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    candidates::Candidate,
     error::Error,
+    looking::{Assigned, Described, Listed, Reach, Reaching},
     reading::{Page, Parked, Search, Standing},
 };
 use self::{
+    looking::SharedSets,
     names::Names,
     request::ChangeRequest,
     resolve::{Directory, Resolved},
@@ -119,6 +127,7 @@ pub struct Gateway {
     upstream: Arc<dyn Upstream>,
     policies: Policies,
     directory: Directory,
+    shared_sets: SharedSets,
     settings: config::Operations,
     clock: Clock,
     stopping: CancellationToken,
@@ -137,6 +146,11 @@ impl<'a> About<'a> {
         let Submission { configuration, ticket, .. } = &operation.submission;
         Self { configuration, change: None, ticket: ticket.clone() }
     }
+
+    /// A call that only looks at a configuration.
+    fn looking(configuration: &'a ConfigurationId) -> Self {
+        Self { configuration, change: None, ticket: None }
+    }
 }
 
 impl Gateway {
@@ -145,7 +159,8 @@ impl Gateway {
         let Parts { store, upstream, policies, catalogue, settings, names_ttl, clock, stopping } = parts;
         let names = Names::new(Arc::clone(&upstream), names_ttl);
         let directory = Directory::new(catalogue, names, settings.targets_max);
-        Self { store, upstream, policies, directory, settings, clock, stopping }
+        let shared_sets = SharedSets::new();
+        Self { store, upstream, policies, directory, shared_sets, settings, clock, stopping }
     }
 
     /// Accepts a change: when this returns, it is durable.
@@ -162,14 +177,14 @@ impl Gateway {
             // What an earlier attempt was answered holds, even if a name has since gone or a policy has changed.
             return self.remembered(known).await;
         }
-        let resolved = self.in_time(self.directory.resolve(&request)).await?;
+        let resolved = self.resolved(caller, &request).await?;
         let permit = self.permit(caller, request, resolved).await?;
         self.accept(caller, permit, key).await
     }
 
     /// What a change would do at present; nothing is written.
     pub async fn plan(&self, caller: &Caller, request: ChangeRequest) -> Result<Planned, Error> {
-        let resolved = self.in_time(self.directory.resolve(&request)).await?;
+        let resolved = self.resolved(caller, &request).await?;
         let Resolved { configuration, tags, change, names } = resolved;
         let resource = Resource { configuration: &configuration, tags: &tags };
         if let Err(denial) = self.policies.decide(caller, Action::Plan, resource) {

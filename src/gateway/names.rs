@@ -1,23 +1,23 @@
-//! What Graph says about configurations and groups, remembered for a while.
+//! What Graph says about configurations, groups and filters, by id and by name, remembered for a while.
 //!
-//! Guarantees: one look-up at a time for one thing; groups that are asked for while a look-up is under way share the
+//! Guarantees: one look-up at a time for one thing; groups that are asked for by id while a look-up is under way share the
 //! next one, up to Graph's limit. What was not found is asked for again sooner than what was.
 //!
 //! It deliberately never answers from memory what decides a write: the present set is always read anew.
 
-use std::{
-    hash::Hash,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use moka::{Expiry, future::Cache};
+use moka::future::Cache;
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
+use super::{
+    candidates::{ALIKE_MAX, SEVERAL_MAX},
+    memory::{ByFinding, ByName, Called, Listing, by_name},
+};
 use crate::{
     domain::{Configuration, ConfigurationId, GroupId},
-    graph::{self, GROUPS_MAX, Upstream},
+    graph::{self, AssignmentFilter, GROUPS_MAX, Group, Upstream},
     telemetry,
 };
 
@@ -25,10 +25,13 @@ use crate::{
 const CONFIGURATIONS_MAX: u64 = 1_000;
 /// Groups remembered.
 const GROUPS_REMEMBERED_MAX: u64 = 50_000;
-/// How long something that was not found is taken as absent.
-const ABSENT_TTL: Duration = Duration::from_secs(15);
 /// Look-ups that wait for their call; more wait at the door.
 const QUEUE_MAX: usize = 1_024;
+
+/// Entra and Intune allow no longer names, so a longer one is asked of nobody.
+const NAME_MAX: usize = 256;
+/// Letters that a name must have before groups are looked for that begin so: with fewer, any would do.
+const BEGINNING_MIN: usize = 3;
 
 /// What is known of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +47,10 @@ pub(super) enum KnownGroup {
 pub(super) struct Names {
     upstream: Arc<dyn Upstream>,
     configurations: Cache<ConfigurationId, Option<Configuration>>,
+    listed: Listing<Configuration>,
     groups: Cache<GroupId, Option<KnownGroup>>,
+    groups_called: ByName<Group>,
+    filters: Listing<AssignmentFilter>,
     questions: mpsc::Sender<Question>,
 }
 
@@ -56,25 +62,71 @@ struct Question {
     answer: oneshot::Sender<Result<Option<KnownGroup>, graph::Error>>,
 }
 
-/// Absent things expire sooner.
-struct ByPresence {
-    ttl: Duration,
-}
-
-impl<K: Hash, V> Expiry<K, Option<V>> for ByPresence {
-    fn expire_after_create(&self, _key: &K, value: &Option<V>, _created_at: Instant) -> Option<Duration> {
-        Some(if value.is_some() { self.ttl } else { ABSENT_TTL.min(self.ttl) })
-    }
-}
-
 impl Names {
     /// A memory of what this Graph says; needs a running runtime.
     pub(super) fn new(upstream: Arc<dyn Upstream>, ttl: Duration) -> Self {
         let (questions, asked) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(answer(Arc::clone(&upstream), asked));
-        let configurations = Cache::builder().max_capacity(CONFIGURATIONS_MAX).expire_after(ByPresence { ttl }).build();
-        let groups = Cache::builder().max_capacity(GROUPS_REMEMBERED_MAX).expire_after(ByPresence { ttl }).build();
-        Self { upstream, configurations, groups, questions }
+        let configurations = Cache::builder().max_capacity(CONFIGURATIONS_MAX).expire_after(ByFinding { ttl }).build();
+        let groups = Cache::builder().max_capacity(GROUPS_REMEMBERED_MAX).expire_after(ByFinding { ttl }).build();
+        let listed = Listing::new(ttl, |configuration: &Configuration| &configuration.name);
+        let filters = Listing::new(ttl, |filter: &AssignmentFilter| &filter.name);
+        Self { upstream, configurations, listed, groups, groups_called: by_name(ttl), filters, questions }
+    }
+
+    /// All configurations of the tenant.
+    pub(super) async fn configurations(&self) -> Result<Arc<[Configuration]>, graph::Error> {
+        self.listed.all(self.upstream.configurations()).await
+    }
+
+    /// Has the list of configurations read anew next time, since it has turned out to be old.
+    pub(super) async fn forget_configurations(&self) {
+        self.listed.forget().await;
+    }
+
+    /// The configurations of this display name.
+    pub(super) async fn configurations_called(&self, name: &str) -> Result<Arc<Called<Configuration>>, graph::Error> {
+        self.listed.called(shortened(name), self.upstream.configurations()).await
+    }
+
+    /// All assignment filters of the tenant.
+    pub(super) async fn filters(&self) -> Result<Arc<[AssignmentFilter]>, graph::Error> {
+        self.filters.all(self.upstream.filters()).await
+    }
+
+    /// The assignment filters of this display name.
+    pub(super) async fn filters_called(&self, name: &str) -> Result<Arc<Called<AssignmentFilter>>, graph::Error> {
+        self.filters.called(shortened(name), self.upstream.filters()).await
+    }
+
+    /// The groups of this display name.
+    pub(super) async fn groups_called(&self, name: &str) -> Result<Arc<Called<Group>>, graph::Error> {
+        let name = shortened(name);
+        let ask = self.look_for_groups(name);
+        self.groups_called.try_get_with(name.to_owned(), ask).await.map_err(|error| graph::Error::clone(&error))
+    }
+
+    async fn look_for_groups(&self, name: &str) -> Result<Arc<Called<Group>>, graph::Error> {
+        let found = self.upstream.groups_named(name).await?;
+        let (mut exact, mut near): (Vec<_>, Vec<_>) = found.into_iter().partition(|group| group.name == name);
+        if exact.is_empty() {
+            if name.chars().count() >= BEGINNING_MIN {
+                // Only to be of help: that the name fits nothing is known already.
+                near.extend(self.upstream.groups_beginning(name).await.unwrap_or_default());
+            }
+        } else {
+            near.clear();
+        }
+        for groups in [&mut exact, &mut near] {
+            groups.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
+            groups.dedup();
+        }
+        exact.truncate(SEVERAL_MAX);
+        near.truncate(ALIKE_MAX);
+        if let [one] = exact.as_slice() {
+            self.groups.insert(one.id, Some(KnownGroup::Named(one.name.clone()))).await;
+        }
+        Ok(Arc::new(Called { exact, near }))
     }
 
     /// The configuration of this id; none if Graph has none.
@@ -100,6 +152,11 @@ impl Names {
         };
         self.groups.try_get_with(id, ask).await.map_err(|error| graph::Error::clone(&error))
     }
+}
+
+/// A name as far as it is looked at: one that was too long before fits nothing after, either.
+fn shortened(name: &str) -> &str {
+    name.char_indices().nth(NAME_MAX.saturating_add(1)).and_then(|(end, _)| name.get(..end)).unwrap_or(name)
 }
 
 /// Answers questions about groups, all that are waiting at once, until nobody can ask any more.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{About, Error, Gateway};
 pub use crate::store::Parked;
 use crate::{
-    domain::{Caller, Configuration, Kind, Operation, OperationId, operation::Submission},
+    domain::{Caller, Configuration, ConfigurationId, Kind, Operation, OperationId, operation::Submission},
     policy::{Action, Denial, Permit, Resource},
     store::{Query, notices::Gaps},
 };
@@ -36,7 +36,7 @@ pub struct Standing {
 pub struct Search {
     /// Of this ticket.
     pub ticket: Option<String>,
-    /// On the configuration of this id or alias.
+    /// On the configuration of this id, alias or display name.
     pub configuration: Option<String>,
     /// Of the caller of this name.
     pub caller: Option<String>,
@@ -128,7 +128,10 @@ impl Gateway {
     /// one call looks at so many operations and no more.
     pub async fn operations(&self, caller: &Caller, search: Search) -> Result<Page, Error> {
         let Search { ticket, configuration, caller: of_caller, state, after, limit: wanted } = search;
-        let configuration = configuration.map(|reference| self.directory.configuration_id(&reference)).transpose()?;
+        let configuration = match configuration {
+            Some(reference) => Some(self.in_time(self.meant(caller, &reference)).await?),
+            None => None,
+        };
         let mut query = Query { ticket, configuration, caller: of_caller, state, after, limit: SEEN_AT_ONCE };
         let mut operations = Vec::new();
         // Policy judges an operation by these two, so one decision and one look-up serve all that agree in them.
@@ -156,6 +159,14 @@ impl Gateway {
             }
         }
         Ok(Page { operations, next: query.after })
+    }
+
+    /// The id of the configuration that a search means. One that is gone can still be searched for by id or alias.
+    async fn meant(&self, caller: &Caller, reference: &str) -> Result<ConfigurationId, Error> {
+        match self.directory.configuration_id(reference) {
+            Some(id) => Ok(id),
+            None => Ok(self.named(caller, reference, "").await?.id),
+        }
     }
 
     /// Whether policy lets the caller read about this operation.

@@ -72,7 +72,7 @@ pub enum Whom {
 /// A filter, as a caller names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedFilter {
-    /// Its id or alias.
+    /// Its id, alias or display name.
     pub reference: String,
     /// How it narrows.
     pub mode: FilterMode,

@@ -3,19 +3,21 @@
 //! Guarantees: nothing is skipped. A configuration, group or filter that cannot be resolved refuses the whole request,
 //! as does a target that the configuration's kind does not take. All faults are told at once.
 //!
-//! It deliberately decides no permission; policy does, over what comes out here.
+//! It deliberately decides no permission; policy does, over what comes out here. Nor whether a caller may see what else is
+//! there: it is told so ([`Hints`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Error,
+    candidates::{Candidate, alike, suggestion},
     names::{KnownGroup, Names},
     request::{ChangeRequest, Fault, Named, NamedFilter, Whom, Wish, pointer},
 };
 use crate::{
     config,
     domain::{
-        Change, Configuration, ConfigurationId, Filter, FilterId, GroupId, Target, Wanted,
+        Change, Configuration, ConfigurationId, Filter, GroupId, Target, Wanted,
         change::{self, List},
     },
     graph,
@@ -42,6 +44,33 @@ pub(super) struct Directory {
     targets_max: usize,
 }
 
+/// What a reference to a configuration means.
+pub(super) enum Sought {
+    One(Configuration),
+    /// All bear the name.
+    Several(Vec<Configuration>),
+    /// Nothing does; these could be meant, by these names.
+    Nothing(Vec<(String, Configuration)>),
+}
+
+/// Whether a group must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// To be assigned it must exist in the directory: Graph would store an id of no group.
+    Required,
+    /// A group that was deleted leaves its assignments behind.
+    NotRequired,
+}
+
+/// A name that means nothing, or several things.
+#[derive(Debug)]
+pub(super) struct Miss {
+    pub(super) fault: Fault,
+    pub(super) candidates: Vec<Candidate>,
+    /// Whether it means several things.
+    pub(super) several: bool,
+}
+
 /// A resolved target and its place in the request.
 struct Placed {
     list: List,
@@ -51,10 +80,27 @@ struct Placed {
 
 /// The targets of a request, as far as they could be resolved.
 #[derive(Default)]
-struct Targets {
+pub(super) struct Targets {
     known: Vec<Placed>,
     names: BTreeMap<String, String>,
-    unknown: Vec<Fault>,
+    missed: Vec<Miss>,
+}
+
+/// Whether a caller may see what Graph has that its names do not mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hints {
+    Given,
+    Withheld,
+}
+
+impl Miss {
+    fn nothing(pointer: &str, detail: String, candidates: Vec<Candidate>) -> Self {
+        Self { fault: Fault { pointer: pointer.to_owned(), detail }, candidates, several: false }
+    }
+
+    fn several(pointer: &str, detail: String, candidates: Vec<Candidate>) -> Self {
+        Self { several: true, ..Self::nothing(pointer, detail, candidates) }
+    }
 }
 
 impl Directory {
@@ -62,20 +108,31 @@ impl Directory {
         Self { catalogue, names, targets_max }
     }
 
-    /// Resolves all names of a request.
-    pub(super) async fn resolve(&self, request: &ChangeRequest) -> Result<Resolved, Error> {
-        // Cheap checks first: a request that is too large asks nothing of Graph.
-        let size = request.wish.targets().count();
-        if size > self.targets_max {
-            let too_many = change::Fault::TooMany { found: size, allowed: self.targets_max };
+    /// What Graph says.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Refuses a request that is too large before anything is asked of Graph.
+    pub(super) fn bound(&self, wish: &Wish) -> Result<(), Error> {
+        let found = wish.targets().count();
+        if found > self.targets_max {
+            let too_many = change::Fault::TooMany { found, allowed: self.targets_max };
             return Err(Error::InvalidChange(vec![placed(&too_many)]));
         }
-        let id = self.configuration_id(&request.configuration)?;
-        let (configuration, targets) = tokio::join!(self.names.configuration(&id), self.targets(&request.wish));
-        let configuration = configuration?.ok_or_else(|| self.no_configuration(&request.configuration))?;
-        let targets = targets?;
-        if !targets.unknown.is_empty() {
-            return Err(Error::UnknownTarget(targets.unknown));
+        Ok(())
+    }
+
+    /// The change that a request asks of this configuration, its targets being these.
+    pub(super) fn resolve(
+        &self,
+        configuration: Configuration,
+        request: &ChangeRequest,
+        targets: Targets,
+        hints: Hints,
+    ) -> Result<Resolved, Error> {
+        if !targets.missed.is_empty() {
+            return Err(missed(targets.missed, hints));
         }
         let refused = not_assignable(&configuration, &targets.known);
         if !refused.is_empty() {
@@ -86,10 +143,41 @@ impl Directory {
         Ok(Resolved { configuration, tags, change, names: targets.names })
     }
 
-    /// The id that a reference means: an alias, or an id.
-    pub(super) fn configuration_id(&self, reference: &str) -> Result<ConfigurationId, Error> {
+    /// The id that a reference is, or is an alias of.
+    pub(super) fn configuration_id(&self, reference: &str) -> Option<ConfigurationId> {
         let catalogued = self.catalogue.configurations.get(reference).map(|catalogued| catalogued.id.clone());
-        catalogued.or_else(|| reference.parse().ok()).ok_or_else(|| self.no_configuration(reference))
+        catalogued.or_else(|| reference.parse().ok())
+    }
+
+    /// The configuration that a reference means: by alias, by id, or by display name. A name never wins over the others.
+    pub(super) async fn sought(&self, reference: &str) -> Result<Sought, graph::Error> {
+        if let Some(id) = self.configuration_id(reference) {
+            let known = self.names.configuration(&id).await?;
+            return Ok(known.map_or(Sought::Nothing(Vec::new()), Sought::One));
+        }
+        let called = self.names.configurations_called(reference).await?;
+        Ok(match called.exact.as_slice() {
+            [one] => Sought::One(one.clone()),
+            [] => Sought::Nothing(self.alike(reference).await?),
+            several => Sought::Several(several.to_vec()),
+        })
+    }
+
+    /// Configurations whose alias or display name is like this.
+    async fn alike(&self, reference: &str) -> Result<Vec<(String, Configuration)>, graph::Error> {
+        let mut found = BTreeMap::new();
+        let all = self.names.configurations().await?;
+        for configuration in all.iter().filter(|configuration| alike(reference, &configuration.name)) {
+            found.insert(configuration.id.clone(), (configuration.name.clone(), configuration.clone()));
+        }
+        for (alias, catalogued) in self.catalogue.configurations.iter().filter(|(alias, _)| alike(reference, alias)) {
+            if let Some(configuration) = all.iter().find(|configuration| configuration.id == catalogued.id) {
+                found.insert(configuration.id.clone(), (alias.clone(), configuration.clone()));
+            }
+        }
+        let mut found: Vec<_> = found.into_values().collect();
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(found)
     }
 
     /// What the catalogue and Graph say of a configuration, for deciding who may read about it.
@@ -104,12 +192,8 @@ impl Directory {
         catalogued.flat_map(|catalogued| catalogued.tags.iter().cloned()).collect()
     }
 
-    fn no_configuration(&self, reference: &str) -> Error {
-        let candidates = alike(reference, self.catalogue.configurations.keys());
-        Error::UnknownConfiguration { reference: reference.to_owned(), candidates }
-    }
-
-    async fn targets(&self, wish: &Wish) -> Result<Targets, graph::Error> {
+    /// What the targets of a request mean.
+    pub(super) async fn targets(&self, wish: &Wish) -> Result<Targets, graph::Error> {
         let resolved = wish.targets().map(|(list, index, named)| async move {
             let target = self.target(named, list, &pointer(list, index)).await?;
             Ok::<_, graph::Error>((list, index, target))
@@ -121,25 +205,28 @@ impl Directory {
                     targets.known.push(Placed { list, index, wanted });
                     targets.names.extend(names);
                 }
-                Err(faults) => targets.unknown.extend(faults),
+                Err(missed) => targets.missed.extend(missed),
             }
         }
         Ok(targets)
     }
 
-    /// One target with the names of what it refers to, or all that is unknown in it.
-    async fn target(&self, named: &Named, list: List, at: &str) -> Result<Result<Found, Vec<Fault>>, graph::Error> {
+    /// One target with the names of what it refers to, or all that is missed in it.
+    async fn target(&self, named: &Named, list: List, at: &str) -> Result<Result<Found, Vec<Miss>>, graph::Error> {
+        let presence = if list == List::Remove { Presence::NotRequired } else { Presence::Required };
+        let group = async |reference| self.group(reference, presence, &format!("{at}/group")).await;
         let target = match &named.whom {
-            Whom::Group(reference) => {
-                self.group(reference, list, at).await?.map(|(id, name)| (Target::Group(id), name))
-            }
+            Whom::Group(reference) => group(reference).await?.map(|(id, name)| (Target::Group(id), name)),
             Whom::ExcludedGroup(reference) => {
-                self.group(reference, list, at).await?.map(|(id, name)| (Target::ExcludedGroup(id), name))
+                group(reference).await?.map(|(id, name)| (Target::ExcludedGroup(id), name))
             }
             Whom::AllDevices => Ok((Target::AllDevices, None)),
             Whom::AllUsers => Ok((Target::AllUsers, None)),
         };
-        let filter = named.filter.as_ref().map(|filter| self.filter(filter, at)).transpose();
+        let filter = match &named.filter {
+            Some(filter) => self.filter(filter, &format!("{at}/filter")).await?.map(Some),
+            None => Ok(None),
+        };
         Ok(match (target, filter) {
             (Ok((target, group)), Ok(filter)) => {
                 let (filter, filter_name) = filter.unzip();
@@ -150,50 +237,101 @@ impl Directory {
         })
     }
 
-    /// A group by alias or id. To be assigned it must exist in the directory: Graph would store an id of no group. A
-    /// group that was deleted leaves its assignments behind, so an id may always be removed.
-    async fn group(
+    /// A group by alias, id or display name.
+    pub(super) async fn group(
         &self,
         reference: &str,
-        list: List,
+        presence: Presence,
         at: &str,
-    ) -> Result<Result<(GroupId, Name), Fault>, graph::Error> {
-        let fault = |detail| Fault { pointer: format!("{at}/group"), detail };
+    ) -> Result<Result<(GroupId, Name), Miss>, graph::Error> {
+        let miss = |detail| Miss::nothing(at, detail, Vec::new());
         let id = match self.catalogue.groups.get(reference) {
             Some(id) => *id,
             None => match reference.parse() {
                 Ok(id) => id,
-                Err(why) if looks_like_a_guid(reference) => return Ok(Err(fault(format!("{reference:?}: {why}")))),
-                Err(_) => {
-                    let candidates = suggestion(&alike(reference, self.catalogue.groups.keys()));
-                    let detail = format!(
-                        "no group is called {reference:?} in the catalogue; give its object id or an alias{candidates}"
-                    );
-                    return Ok(Err(fault(detail)));
-                }
+                Err(why) if looks_like_a_guid(reference) => return Ok(Err(miss(format!("{reference:?}: {why}")))),
+                Err(_) => return self.group_called(reference, at).await,
             },
         };
         Ok(match self.names.group(id).await? {
             Some(KnownGroup::Named(name)) => Ok((id, Some((id.to_string(), name)))),
             Some(KnownGroup::Unchecked) => Ok((id, None)),
-            None if list == List::Remove => Ok((id, None)),
-            None => Err(fault(format!("the directory has no group {reference:?}; check its id"))),
+            None if presence == Presence::NotRequired => Ok((id, None)),
+            None => Err(miss(format!("the directory has no group {reference:?}; check its id"))),
         })
     }
 
-    fn filter(&self, named: &NamedFilter, at: &str) -> Result<(Filter, Name), Fault> {
-        let alias = self.catalogue.filters.get(&named.reference).copied();
-        let id: Option<FilterId> = alias.or_else(|| named.reference.parse().ok());
-        let id = id.ok_or_else(|| {
-            let candidates = suggestion(&alike(&named.reference, self.catalogue.filters.keys()));
-            let detail = format!(
-                "no filter is called {:?} in the catalogue; give its id or an alias{candidates}",
-                named.reference
-            );
-            Fault { pointer: format!("{at}/filter"), detail }
-        })?;
-        let name = alias.map(|id| (id.to_string(), named.reference.clone()));
-        Ok((Filter { id, mode: named.mode }, name))
+    async fn group_called(&self, name: &str, at: &str) -> Result<Result<(GroupId, Name), Miss>, graph::Error> {
+        let meant = || suggestion(name, self.catalogue.groups.keys());
+        let called = match self.names.groups_called(name).await {
+            Ok(called) => called,
+            Err(graph::Error::Forbidden(refusal)) => {
+                tracing::warn!(error = %refusal, "Graph does not let the gateway look for groups by name");
+                let detail = format!(
+                    "{name:?} is neither an object id nor an alias, and without the permission {} the gateway cannot \
+                     look it up as a name: give the group's object id{}",
+                    graph::GROUPS_PERMISSION.least,
+                    meant()
+                );
+                return Ok(Err(Miss::nothing(at, detail, Vec::new())));
+            }
+            Err(error) => return Err(error),
+        };
+        let candidates = |groups: &[graph::Group]| groups.iter().map(|group| Candidate::group(at, group)).collect();
+        Ok(match called.exact.as_slice() {
+            [one] => Ok((one.id, Some((one.id.to_string(), one.name.clone())))),
+            [] => {
+                let detail =
+                    format!("no group is called {name:?}, neither in the catalogue nor in the directory{}", meant());
+                Err(Miss::nothing(at, detail, candidates(&called.near)))
+            }
+            several => {
+                let detail = format!("several groups are called {name:?}: give the object id of the one that is meant");
+                Err(Miss::several(at, detail, candidates(several)))
+            }
+        })
+    }
+
+    /// A filter by alias, id or display name.
+    async fn filter(&self, named: &NamedFilter, at: &str) -> Result<Result<(Filter, Name), Miss>, graph::Error> {
+        let NamedFilter { reference, mode } = named;
+        let alias = self.catalogue.filters.get(reference).copied();
+        if let Some(id) = alias.or_else(|| reference.parse().ok()) {
+            let name = alias.map(|id| (id.to_string(), reference.clone()));
+            return Ok(Ok((Filter { id, mode: *mode }, name)));
+        }
+        let meant = || suggestion(reference, self.catalogue.filters.keys());
+        let closed = |why: &str| {
+            let detail =
+                format!("{reference:?} is neither an id nor an alias, and {why}: give the filter's id{}", meant());
+            Miss::nothing(at, detail, Vec::new())
+        };
+        let called = match self.names.filters_called(reference).await {
+            Ok(called) => called,
+            Err(graph::Error::Forbidden(refusal)) => {
+                tracing::warn!(error = %refusal, "Graph does not let the gateway look for filters by name");
+                let permission = graph::FILTERS_PERMISSION.least;
+                let why = format!("without the permission {permission} the gateway cannot look it up as a name");
+                return Ok(Err(closed(&why)));
+            }
+            // This version of Graph has none.
+            Err(graph::Error::Refused(refusal)) => return Ok(Err(closed(&refusal.to_string()))),
+            Err(error) => return Err(error),
+        };
+        let candidates =
+            |filters: &[graph::AssignmentFilter]| filters.iter().map(|it| Candidate::filter(at, it)).collect();
+        Ok(match called.exact.as_slice() {
+            [one] => Ok((Filter { id: one.id, mode: *mode }, Some((one.id.to_string(), one.name.clone())))),
+            [] => {
+                let detail =
+                    format!("no filter is called {reference:?}, neither in the catalogue nor in Intune{}", meant());
+                Err(Miss::nothing(at, detail, candidates(&called.near)))
+            }
+            several => {
+                let detail = format!("several filters are called {reference:?}: give the id of the one that is meant");
+                Err(Miss::several(at, detail, candidates(several)))
+            }
+        })
     }
 
     fn change(&self, wish: &Wish, known: &[Placed]) -> Result<Change, Error> {
@@ -210,9 +348,20 @@ impl Directory {
 }
 
 /// An id and the display name that goes with it.
-type Name = Option<(String, String)>;
+pub(super) type Name = Option<(String, String)>;
 /// A target and the names of what it refers to.
 type Found = (Wanted, Vec<(String, String)>);
+
+/// The refusal of a request some of whose names mean nothing, or several things.
+fn missed(missed: Vec<Miss>, hints: Hints) -> Error {
+    let several = missed.iter().all(|miss| miss.several);
+    let (mut faults, mut candidates) = (Vec::new(), Vec::new());
+    for Miss { fault, candidates: meant, .. } in missed {
+        faults.push(fault);
+        candidates.extend(meant.into_iter().filter(|_| hints == Hints::Given));
+    }
+    if several { Error::AmbiguousName(faults, candidates) } else { Error::UnknownTarget(faults, candidates) }
+}
 
 /// What the configuration's kind does not take.
 fn not_assignable(configuration: &Configuration, targets: &[Placed]) -> Vec<Fault> {
@@ -244,19 +393,4 @@ fn placed(fault: &change::Fault) -> Fault {
 
 fn looks_like_a_guid(text: &str) -> bool {
     text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
-}
-
-/// Names that could be meant: the same but for case and spaces, or containing one another.
-fn alike<'a>(reference: &str, names: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let plain = |text: &str| text.to_lowercase().replace([' ', '-', '_'], "");
-    let wanted = plain(reference);
-    let close = |name: &&String| {
-        let name = plain(name);
-        !wanted.is_empty() && (name.contains(&wanted) || wanted.contains(&name))
-    };
-    names.filter(close).take(5).cloned().collect()
-}
-
-fn suggestion(candidates: &[String]) -> String {
-    if candidates.is_empty() { String::new() } else { format!(" (did you mean {}?)", candidates.join(" or ")) }
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::Catalogued,
     domain::{AssignmentSet, ConfigurationId, GroupId, Kind, Role},
-    graph::{self, Clearance, Group, Present, Receipt},
+    graph::{self, AssignmentFilter, Clearance, Group, Present, Receipt},
     store::{Run, Sqlite},
 };
 
@@ -38,7 +38,23 @@ impl Upstream for Tenant {
         Ok(Configuration { id: ID.parse().unwrap(), name: "Five".to_owned(), kind: Kind::DeviceLimit, priority: 3 })
     }
 
+    async fn configurations(&self) -> Result<Vec<Configuration>, graph::Error> {
+        Ok(vec![self.configuration(&ID.parse().unwrap()).await?])
+    }
+
     async fn groups(&self, _ids: &[GroupId]) -> Result<Vec<Group>, graph::Error> {
+        Ok(Vec::new())
+    }
+
+    async fn groups_named(&self, _name: &str) -> Result<Vec<Group>, graph::Error> {
+        Ok(Vec::new())
+    }
+
+    async fn groups_beginning(&self, _with: &str) -> Result<Vec<Group>, graph::Error> {
+        Ok(Vec::new())
+    }
+
+    async fn filters(&self) -> Result<Vec<AssignmentFilter>, graph::Error> {
         Ok(Vec::new())
     }
 

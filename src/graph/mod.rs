@@ -1,4 +1,4 @@
-//! The way to Microsoft Graph: read a configuration, its assignments and groups; replace an assignment set.
+//! The way to Microsoft Graph: read configurations, their assignments, groups and filters; replace an assignment set.
 //!
 //! Guarantees: a read is complete to its last page or it is an error; a replacement posts the whole set, one entry per
 //! target, each with everything Graph gave us in it. Errors are told apart by what can be done about them, above all
@@ -24,14 +24,20 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use self::transport::Transport;
-pub use self::{expiry::watch, live::Trial, permission::Permission, reason::Reason, token::Tokens};
+pub use self::{
+    expiry::watch,
+    live::Trial,
+    permission::{FILTERS as FILTERS_PERMISSION, GROUPS as GROUPS_PERMISSION, Permission},
+    reason::Reason,
+    token::Tokens,
+};
+use self::{model::Page, transport::Transport};
 use crate::{
     clock::Clock,
     config::{self, Credential, Fault, Proof},
     domain::{
-        AssignmentSet, Configuration, ConfigurationId, Failure, FailureCode, GroupId, ids::ApiVersion,
-        operation::GraphAnswer,
+        Assignment, AssignmentSet, Configuration, ConfigurationId, Failure, FailureCode, FilterId, GroupId,
+        ids::ApiVersion, operation::GraphAnswer,
     },
     outbound::Outbound,
 };
@@ -119,8 +125,8 @@ impl Refusal {
 pub struct Present {
     /// The direct assignments: what a change can change.
     pub direct: AssignmentSet,
-    /// How many more come from policy sets; they are not ours to post.
-    pub from_policy_sets: usize,
+    /// Those that come from policy sets; they are not ours to post.
+    pub from_policy_sets: Vec<Assignment>,
 }
 
 /// A group as Entra describes it.
@@ -128,6 +134,17 @@ pub struct Present {
 pub struct Group {
     /// Its object id.
     pub id: GroupId,
+    /// Its display name, which need not be unique.
+    pub name: String,
+    /// Whether it has mail and no security, so that Intune may not take it as a target.
+    pub mail_only: bool,
+}
+
+/// An assignment filter as Intune describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssignmentFilter {
+    /// Its id.
+    pub id: FilterId,
     /// Its display name.
     pub name: String,
 }
@@ -155,8 +172,20 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     /// One configuration.
     async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, Error>;
 
+    /// All configurations of the tenant, to the last page.
+    async fn configurations(&self) -> Result<Vec<Configuration>, Error>;
+
     /// Those of these groups that exist, in any order; at most [`GROUPS_MAX`].
     async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, Error>;
+
+    /// All groups of this display name, to the last page; Graph does not tell capitals from small letters.
+    async fn groups_named(&self, name: &str) -> Result<Vec<Group>, Error>;
+
+    /// A few groups whose display names begin so.
+    async fn groups_beginning(&self, with: &str) -> Result<Vec<Group>, Error>;
+
+    /// All assignment filters of the tenant, to the last page.
+    async fn filters(&self) -> Result<Vec<AssignmentFilter>, Error>;
 
     /// The present assignments of a configuration, to the last page.
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error>;
@@ -192,9 +221,33 @@ impl Graph {
             ApiVersion::V1 if filtered => "does not keep assignment filters".to_owned(),
             ApiVersion::V1 | ApiVersion::Beta => return Ok(()),
         };
-        let message = format!("{} of Graph {what}; set graph.api_version to \"beta\"", version.name());
-        Err(Error::Refused(Refusal { message, ..Refusal::default() }))
+        Err(beyond(version, &what))
     }
+
+    /// All rows of a collection, page after page.
+    async fn all<T>(&self, path: &str, by: &'static Permission, read: Reader<T>) -> Result<Vec<T>, Error> {
+        let mut rows = Vec::new();
+        let mut answer = self.transport.read(path, by).await?;
+        for _ in 0..PAGES_MAX {
+            let page = read(&answer.body)?;
+            rows.extend(page.value);
+            match page.next {
+                None => return Ok(rows),
+                Some(next) => answer = self.transport.read_next(&next, by).await?,
+            }
+        }
+        let what = path.split('?').next().unwrap_or_default();
+        Err(Error::Unreadable(format!("{what} has more than {PAGES_MAX} pages")))
+    }
+}
+
+/// What makes rows of a page.
+type Reader<T> = fn(&[u8]) -> Result<Page<T>, Error>;
+
+/// The refusal of what a version of Graph cannot do.
+fn beyond(version: ApiVersion, what: &str) -> Error {
+    let message = format!("{} of Graph {what}; set graph.api_version to \"beta\"", version.name());
+    Error::Refused(Refusal { message, ..Refusal::default() })
 }
 
 /// What is wrong with the files of the gateway's own certificate, if it has one.
@@ -206,6 +259,30 @@ pub fn examine(settings: &config::Graph) -> Option<Fault> {
 }
 
 const CONFIGURATIONS: &str = "deviceManagement/deviceEnrollmentConfigurations";
+
+const FILTERS: &str = "deviceManagement/assignmentFilters?$select=id,displayName";
+
+/// What is asked about groups.
+const GROUP_FIELDS: &str = "id,displayName,securityEnabled,mailEnabled";
+/// Groups that are looked for by the beginning of their names: as many as somebody chooses from.
+const BEGINNINGS_MAX: &str = "5";
+/// The largest page of groups that Graph gives.
+const GROUPS_PAGE: &str = "999";
+
+/// The path of the groups that pass a filter, encoded whatever stands in it.
+fn groups_path(filter: &str, top: Option<&str>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("$filter", filter).append_pair("$select", GROUP_FIELDS);
+    if let Some(top) = top {
+        query.append_pair("$top", top);
+    }
+    format!("groups?{}", query.finish())
+}
+
+/// A text as OData writes it.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
 
 #[async_trait]
 impl Upstream for Graph {
@@ -221,29 +298,41 @@ impl Upstream for Graph {
         }
     }
 
+    async fn configurations(&self) -> Result<Vec<Configuration>, Error> {
+        self.all(CONFIGURATIONS, &permission::READING, model::configurations).await
+    }
+
     async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, Error> {
         let list = ids.iter().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(",");
-        let query: String = url::form_urlencoded::Serializer::new(String::new())
-            .append_pair("$filter", &format!("id in ({list})"))
-            .append_pair("$select", "id,displayName")
-            .finish();
-        let answer = self.transport.read(&format!("groups?{query}"), &permission::GROUPS).await?;
-        model::groups(&answer.body)
+        let path = groups_path(&format!("id in ({list})"), None);
+        let page = model::groups(&self.transport.read(&path, &permission::GROUPS).await?.body)?;
+        if page.next.is_some() {
+            return Err(Error::Unreadable("more groups than were asked for".to_owned()));
+        }
+        Ok(page.value)
+    }
+
+    async fn groups_named(&self, name: &str) -> Result<Vec<Group>, Error> {
+        let filter = format!("displayName eq {}", literal(name));
+        self.all(&groups_path(&filter, Some(GROUPS_PAGE)), &permission::GROUPS, model::groups).await
+    }
+
+    async fn groups_beginning(&self, with: &str) -> Result<Vec<Group>, Error> {
+        let filter = format!("startswith(displayName,{})", literal(with));
+        let path = groups_path(&filter, Some(BEGINNINGS_MAX));
+        Ok(model::groups(&self.transport.read(&path, &permission::GROUPS).await?.body)?.value)
+    }
+
+    async fn filters(&self) -> Result<Vec<AssignmentFilter>, Error> {
+        match self.transport.settings().api_version {
+            ApiVersion::Beta => self.all(FILTERS, &permission::FILTERS, model::filters).await,
+            version @ ApiVersion::V1 => Err(beyond(version, "does not know assignment filters")),
+        }
     }
 
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
-        let mut rows = Vec::new();
         let path = format!("{CONFIGURATIONS}/{id}/assignments");
-        let mut answer = self.transport.read(&path, &permission::READING).await?;
-        for _ in 0..PAGES_MAX {
-            let page = model::assignments(&answer.body)?;
-            rows.extend(page.rows);
-            match page.next {
-                None => return model::present(rows),
-                Some(next) => answer = self.transport.read_next(&next, &permission::READING).await?,
-            }
-        }
-        Err(Error::Unreadable(format!("the assignments of {id} have more than {PAGES_MAX} pages")))
+        model::present(self.all(&path, &permission::READING, model::assignments).await?)
     }
 
     async fn replace_assignments(

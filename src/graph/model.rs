@@ -10,7 +10,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Error, Group, Present, Refusal};
+use super::{AssignmentFilter, Error, Group, Present, Refusal};
 use crate::{
     canonical,
     domain::{
@@ -68,17 +68,39 @@ pub(super) fn configuration(id: &ConfigurationId, body: &[u8]) -> Result<Configu
     let id = own
         .filter(|own: &ConfigurationId| own.as_str().eq_ignore_ascii_case(id.as_str()))
         .ok_or_else(|| Error::Unreadable(format!("another configuration than {id}, which was asked for")))?;
-    let kind = match body.odata_type.as_deref().map(short_type) {
+    Ok(described(id, body.odata_type.as_deref(), body.display_name, body.priority))
+}
+
+fn described(
+    id: ConfigurationId,
+    odata_type: Option<&str>,
+    name: Option<String>,
+    priority: Option<i64>,
+) -> Configuration {
+    let kind = match odata_type.map(short_type) {
         Some(name) => KINDS.iter().find(|row| row.1 == name).map_or(Kind::Unknown, |row| row.0),
         None => kind_of(&id),
     };
-    Ok(Configuration {
-        id,
-        name: body.display_name.unwrap_or_default(),
-        kind,
-        // Without its priority a configuration cannot be told from a default by it; its id still can.
-        priority: body.priority.unwrap_or(-1),
+    // Without its priority a configuration cannot be told from a default by it; its id still can.
+    Configuration { id, name: name.unwrap_or_default(), kind, priority: priority.unwrap_or(-1) }
+}
+
+/// One page of configurations. One whose id makes no sense spoils the page: a list that leaves something out would look
+/// whole.
+pub(super) fn configurations(body: &[u8]) -> Result<Page<Configuration>, Error> {
+    let page: Page<ConfigurationBody> = read("the configurations", body)?;
+    page.map(|row| {
+        let id = named("a configuration's id", row.id.as_deref().unwrap_or_default())?;
+        Ok(described(id, row.odata_type.as_deref(), row.display_name, row.priority))
     })
+}
+
+/// An id as Graph names something in a list.
+fn named<T>(what: &str, id: &str) -> Result<T, Error>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    id.parse().map_err(|error| Error::Unreadable(format!("{what}, {id:?}: {error}")))
 }
 
 /// The kind that an id's suffix names.
@@ -95,29 +117,48 @@ pub(super) fn first_name(body: &[u8]) -> Result<Option<String>, Error> {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct GroupBody {
     id: String,
-    #[serde(rename = "displayName")]
     display_name: Option<String>,
+    security_enabled: Option<bool>,
+    mail_enabled: Option<bool>,
+}
+
+/// One page of a collection.
+#[derive(Deserialize)]
+pub(super) struct Page<T> {
+    pub(super) value: Vec<T>,
+    #[serde(rename = "@odata.nextLink")]
+    pub(super) next: Option<String>,
+}
+
+impl<T> Page<T> {
+    fn map<U>(self, row: impl FnMut(T) -> Result<U, Error>) -> Result<Page<U>, Error> {
+        Ok(Page { value: self.value.into_iter().map(row).collect::<Result<_, _>>()?, next: self.next })
+    }
+}
+
+pub(super) fn groups(body: &[u8]) -> Result<Page<Group>, Error> {
+    let page: Page<GroupBody> = read("the groups", body)?;
+    page.map(|row| {
+        let mail_only = row.security_enabled == Some(false) && row.mail_enabled == Some(true);
+        Ok(Group { id: named("a group's id", &row.id)?, name: row.display_name.unwrap_or_default(), mail_only })
+    })
 }
 
 #[derive(Deserialize)]
-struct Page<T> {
-    value: Vec<T>,
-    #[serde(rename = "@odata.nextLink")]
-    next: Option<String>,
+#[serde(rename_all = "camelCase")]
+struct FilterBody {
+    id: String,
+    display_name: Option<String>,
 }
 
-pub(super) fn groups(body: &[u8]) -> Result<Vec<Group>, Error> {
-    let page: Page<GroupBody> = read("the groups", body)?;
-    if page.next.is_some() {
-        return Err(Error::Unreadable("more groups than were asked for".to_owned()));
-    }
-    let group = |group: GroupBody| {
-        let id = group.id.parse().map_err(|error| Error::Unreadable(format!("a group's id: {error}")))?;
-        Ok(Group { id, name: group.display_name.unwrap_or_default() })
-    };
-    page.value.into_iter().map(group).collect()
+pub(super) fn filters(body: &[u8]) -> Result<Page<AssignmentFilter>, Error> {
+    let page: Page<FilterBody> = read("the assignment filters", body)?;
+    page.map(|row| {
+        Ok(AssignmentFilter { id: named("a filter's id", &row.id)?, name: row.display_name.unwrap_or_default() })
+    })
 }
 
 /// An assignment as Graph gives it. `id` is not read: Graph makes it anew with every write.
@@ -128,24 +169,24 @@ pub(super) struct Row {
 }
 
 /// One page of assignments.
-pub(super) struct Assignments {
-    pub(super) rows: Vec<Row>,
-    pub(super) next: Option<String>,
-}
-
-pub(super) fn assignments(body: &[u8]) -> Result<Assignments, Error> {
-    let Page { value, next } = read("the assignments", body)?;
-    Ok(Assignments { rows: value, next })
+pub(super) fn assignments(body: &[u8]) -> Result<Page<Row>, Error> {
+    read("the assignments", body)
 }
 
 /// The set that these rows are, once all pages are there.
 pub(super) fn present(rows: Vec<Row>) -> Result<Present, Error> {
-    let all = rows.len();
-    let direct = rows.into_iter().filter(|row| row.source.as_deref().is_none_or(|source| source == "direct"));
-    let direct = direct.map(|row| assignment(row.target)).collect::<Result<Vec<_>, _>>()?;
-    let from_policy_sets = all.saturating_sub(direct.len());
+    let is_direct = |row: &Row| row.source.as_deref().is_none_or(|source| source == "direct");
+    let (direct, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_direct);
+    let direct = direct.into_iter().map(|row| assignment(row.target)).collect::<Result<Vec<_>, _>>()?;
     let direct = AssignmentSet::from_parts(direct).map_err(|error| Error::Unreadable(error.to_string()))?;
-    Ok(Present { direct, from_policy_sets })
+    Ok(Present { direct, from_policy_sets: others.into_iter().map(shown).collect() })
+}
+
+/// An assignment that is never posted, only shown: one that makes no sense must not keep the others from being changed.
+fn shown(row: Row) -> Assignment {
+    let kept = Unread::new(canonical::text(&Value::Object(row.target.clone())));
+    let unclear = |_nonsense| Assignment { target: Target::Foreign(kept), filter: None, unread: None };
+    assignment(row.target).unwrap_or_else(unclear)
 }
 
 fn assignment(mut fields: Map<String, Value>) -> Result<Assignment, Error> {
@@ -264,7 +305,7 @@ mod tests {
     use super::*;
 
     fn present_of(json: &Value) -> Result<Present, Error> {
-        present(assignments(json.to_string().as_bytes())?.rows)
+        present(assignments(json.to_string().as_bytes())?.value)
     }
 
     fn posted(present: &Present) -> Value {
@@ -311,7 +352,7 @@ mod tests {
         let target = json!({ TYPE: "#microsoft.graph.groupAssignmentTarget", GROUP_ID: group(1) });
         let rows = json!([{ "source": "direct", "target": target }, { "source": "policySets", "target": target }]);
         let present = present_of(&json!({ "value": rows })).unwrap();
-        assert_eq!((present.direct.len(), present.from_policy_sets), (1, 1));
+        assert_eq!((present.direct.len(), present.from_policy_sets.len()), (1, 1));
     }
 
     #[test]

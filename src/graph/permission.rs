@@ -42,7 +42,7 @@ pub(super) static ASSIGNING: Permission = Permission {
 };
 
 /// For the directory.
-pub(super) static GROUPS: Permission = Permission {
+pub static GROUPS: Permission = Permission {
     least: "GroupMember.Read.All",
     instead: &[
         "Group.Read.All",
@@ -52,11 +52,11 @@ pub(super) static GROUPS: Permission = Permission {
         "Directory.ReadWrite.All",
     ],
     purpose: "to look groups up before they are assigned, and to find them by name",
-    otherwise: Some("ids of groups are taken as they are"),
+    otherwise: Some("ids of groups are taken as they are, and names of groups are refused"),
 };
 
 /// For assignment filters.
-pub(super) static FILTERS: Permission = Permission {
+pub static FILTERS: Permission = Permission {
     least: "DeviceManagementConfiguration.Read.All",
     instead: &["DeviceManagementConfiguration.ReadWrite.All"],
     purpose: "to find assignment filters by name",

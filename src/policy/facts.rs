@@ -103,12 +103,15 @@ pub(super) fn change(submission: &Submission, wanted: Option<&Wanted>) -> Result
 
 /// The context of a question that is not about a change.
 pub(super) fn of(action: Action) -> Result<Context, String> {
-    let own = match action {
-        Action::Plan | Action::Audit => None,
-        Action::Read { own } | Action::Cancel { own } | Action::Revert { own } => Some(own),
+    let (own, about) = match action {
+        Action::Plan | Action::Audit => (None, None),
+        Action::Look => (Some(false), Some("assignments")),
+        Action::Read { own } => (Some(own), Some("operation")),
+        Action::Cancel { own } | Action::Revert { own } => (Some(own), None),
     };
-    let facts = own.map(|own| ("own".to_owned(), Value::new_bool(own)));
-    Context::from_pairs(facts).map_err(|why| why.to_string())
+    let own = own.map(|own| ("own".to_owned(), Value::new_bool(own)));
+    let about = about.map(|about| ("about".to_owned(), text(about)));
+    Context::from_pairs(own.into_iter().chain(about)).map_err(|why| why.to_string())
 }
 
 fn target(wanted: &Wanted, names: &BTreeMap<String, String>) -> Result<Value, String> {

@@ -48,7 +48,9 @@ pub struct Permit<T> {
 pub enum Action {
     /// See what a change would do.
     Plan,
-    /// See operations or present assignments.
+    /// See a configuration and what is assigned at present: a kind of reading.
+    Look,
+    /// See operations.
     Read {
         /// Whether it is an operation that the caller asked for itself.
         own: bool,
@@ -166,8 +168,14 @@ impl Policies {
             asked.map(|(action, _, wanted)| (action, facts::change(submission, wanted.as_ref())))
         });
         let own = true;
-        let others =
-            [Action::Plan, Action::Read { own }, Action::Cancel { own }, Action::Revert { own }, Action::Audit];
+        let others = [
+            Action::Plan,
+            Action::Look,
+            Action::Read { own },
+            Action::Cancel { own },
+            Action::Revert { own },
+            Action::Audit,
+        ];
         for (action, context) in changes.chain(others.map(|action| (action.name(), facts::of(action)))) {
             scene.request(action, context).map_err(|why| format!("it does not fit this version: {why}"))?;
         }
@@ -197,7 +205,7 @@ impl Action {
     pub fn name(self) -> &'static str {
         match self {
             Self::Plan => "plan",
-            Self::Read { .. } => "read",
+            Self::Look | Self::Read { .. } => "read",
             Self::Cancel { .. } => "cancel",
             Self::Revert { .. } => "revert",
             Self::Audit => "audit",

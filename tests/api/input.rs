@@ -1,10 +1,10 @@
 //! Bodies, headers, paths and queries that cannot be what was meant: refused before anything is asked of Graph.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     answers::Got,
-    world::{ASSIGNMENTS, Setup, World, add},
+    world::{ASSIGNMENTS, SALES_ESP, Setup, World, add},
 };
 
 async fn raw(world: &World, content_type: Option<&str>, body: impl Into<Vec<u8>>) -> Got {
@@ -171,6 +171,9 @@ async fn paths_that_lead_nowhere_and_methods_that_do_not_fit_are_told() {
         ("/v1/plan", "POST"),
         ("/v1/operations", "GET"),
         ("/v1/operations/op_00000000000000000000000001", "GET, DELETE"),
+        ("/v1/configurations", "GET"),
+        ("/v1/configurations/x/assignments", "GET"),
+        ("/v1/groups/x/assignments", "GET"),
         ("/problems/not-found", "GET"),
     ] {
         for method in
@@ -213,8 +216,20 @@ async fn every_wrong_query_parameter_is_told() {
         let problem = world.get("servicenow", &format!("/v1/operations?{query}")).await.problem(400, "invalid-query");
         assert_eq!(problem.pointers(), pointers, "{query}");
     }
-    let unknown: Value =
-        world.get("servicenow", "/v1/operations?configuration=Sale").await.problem(404, "unknown-configuration").body;
-    assert_eq!(unknown["candidates"], json!(["Sales ESP"]).clone());
+    for (query, pointers) in
+        [("search=a&search=b&sort=up", vec!["/search", "/sort"]), ("configuration=x", vec!["/configuration"])]
+    {
+        let problem = world.get("helpdesk", &format!("/v1/configurations?{query}")).await.problem(400, "invalid-query");
+        assert_eq!(problem.pointers(), pointers, "{query}");
+    }
     nothing_happened(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_of_operations_on_a_configuration_that_is_none_is_told() {
+    let world = World::start().await;
+    let unknown = world.get("servicenow", "/v1/operations?configuration=Sale").await;
+    let unknown = unknown.problem(404, "unknown-configuration").body;
+    assert_eq!(unknown["candidates"], json!([{"id": SALES_ESP, "name": "Sales ESP", "kind": "status-page"}]));
+    world.end().await;
 }

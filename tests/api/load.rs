@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     answers::Got,
     trail::is_ours,
-    world::{ASSIGNMENTS, SALES_ESP, Setup, TRIES, World, add, group, remove},
+    world::{ASSIGNMENTS, SALES_ESP, Setup, TRIES, World, add, group, remove, tenant},
 };
 
 /// Reads and writes of the set, token and configuration that two hundred queued changes may cost. Look-ups of groups come
@@ -17,7 +17,7 @@ const CALLS_MAX: usize = 8;
 
 /// The built-in tenant with groups up to this number; the first `assigned` of them from 101 on are assigned.
 fn seed(groups: usize, assigned: usize) -> Value {
-    let mut seed: Value = serde_json::from_str(include_str!("../../src/sandbox/default_tenant.json")).unwrap();
+    let mut seed = tenant();
     let more = (101..=groups).map(|number| json!({"id": group(number), "displayName": format!("Group {number}")}));
     seed["groups"].as_array_mut().unwrap().extend(more);
     let rows = (101..101 + assigned).map(|number| json!({"target": crate::world::target(&group(number))}));

@@ -20,15 +20,18 @@ mod cancelling;
 #[path = "../support/certificate.rs"]
 mod certificate;
 mod collector;
+mod configurations;
 #[path = "../support/contract.rs"]
 mod contract;
 mod credentials;
 mod explained;
 mod forged;
 mod graph_faults;
+mod groups;
 mod idempotency;
 mod input;
 mod load;
+mod names;
 mod operations;
 mod pacing;
 mod policy;

@@ -43,7 +43,9 @@ async fn a_configuration_that_does_not_exist_is_told_with_those_that_could_be_me
     ] {
         let problem = ask(&world, &add(reference, "Sales Laptops")).await.problem(404, "unknown-configuration");
         let found = problem.body["candidates"].as_array().cloned().unwrap_or_default();
-        assert_eq!(found, candidates, "{reference}");
+        let names: Vec<_> = found.iter().map(|it| it["name"].as_str().unwrap()).collect();
+        assert_eq!(names, candidates, "{reference}");
+        assert!(found.iter().all(|it| it["kind"] == "status-page" && it["id"].is_string()), "{found:?}");
     }
     nothing_happened(world).await;
 }

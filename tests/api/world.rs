@@ -378,6 +378,11 @@ pub(crate) fn has_ended(operation: &Value) -> bool {
     ["succeeded", "failed", "cancelled"].contains(&operation["state"].as_str().unwrap())
 }
 
+/// The built-in tenant, to be changed and begun with.
+pub(crate) fn tenant() -> Value {
+    serde_json::from_str(include_str!("../../src/sandbox/default_tenant.json")).unwrap()
+}
+
 pub(crate) fn group(number: usize) -> String {
     format!("b0000000-0000-4000-8000-{number:012}")
 }

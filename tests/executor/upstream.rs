@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use postern::{
     domain::{AssignmentSet, Change, Configuration, ConfigurationId, GroupId, Target, Wanted, merge},
-    graph::{Clearance, Error, Group, Present, Receipt, Refusal, Upstream},
+    graph::{AssignmentFilter, Clearance, Error, Group, Present, Receipt, Refusal, Upstream},
 };
 use tokio::sync::Semaphore;
 
@@ -81,14 +81,30 @@ impl Upstream for Tenant {
         Err(Error::Unreadable("nobody asks for it here".to_owned()))
     }
 
+    async fn configurations(&self) -> Result<Vec<Configuration>, Error> {
+        Err(Error::Unreadable("nobody asks for them here".to_owned()))
+    }
+
     async fn groups(&self, _ids: &[GroupId]) -> Result<Vec<Group>, Error> {
+        Err(Error::Unreadable("nobody asks for them here".to_owned()))
+    }
+
+    async fn groups_named(&self, _name: &str) -> Result<Vec<Group>, Error> {
+        Err(Error::Unreadable("nobody asks for them here".to_owned()))
+    }
+
+    async fn groups_beginning(&self, _with: &str) -> Result<Vec<Group>, Error> {
+        Err(Error::Unreadable("nobody asks for them here".to_owned()))
+    }
+
+    async fn filters(&self) -> Result<Vec<AssignmentFilter>, Error> {
         Err(Error::Unreadable("nobody asks for them here".to_owned()))
     }
 
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
         let told = self.reads.lock().unwrap().get(id).copied();
         match told {
-            None => Ok(Present { direct: self.set(id), from_policy_sets: 0 }),
+            None => Ok(Present { direct: self.set(id), from_policy_sets: Vec::new() }),
             Some(Read::Unavailable) => Err(Error::Unavailable("it is down".to_owned())),
             Some(Read::Throttled) => Err(Error::Throttled { pause: std::time::Duration::from_mins(1) }),
             Some(Read::Panics) => {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use postern::{
     audit::Entry,
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Operation, OperationId},
-    graph::{self, Clearance, Group, Present, Receipt, Upstream},
+    graph::{self, AssignmentFilter, Clearance, Group, Present, Receipt, Upstream},
     store::{
         Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey,
         Intent, Lease, Notices, Parked, Parking, Query, Settlement, Store, Turn,
@@ -129,8 +129,24 @@ impl Upstream for Reached {
         self.through(Call::Configuration, self.tenant.configuration(id)).await
     }
 
+    async fn configurations(&self) -> Result<Vec<Configuration>, graph::Error> {
+        self.tenant.configurations().await
+    }
+
     async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, graph::Error> {
         self.through(Call::Groups, self.tenant.groups(ids)).await
+    }
+
+    async fn groups_named(&self, name: &str) -> Result<Vec<Group>, graph::Error> {
+        self.tenant.groups_named(name).await
+    }
+
+    async fn groups_beginning(&self, with: &str) -> Result<Vec<Group>, graph::Error> {
+        self.tenant.groups_beginning(with).await
+    }
+
+    async fn filters(&self) -> Result<Vec<AssignmentFilter>, graph::Error> {
+        self.tenant.filters().await
     }
 
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, graph::Error> {

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use postern::{
     domain::{AssignmentSet, Change, Configuration, ConfigurationId, GroupId, Kind, merge},
-    graph::{Clearance, Error, Group, Present, Receipt, Upstream},
+    graph::{AssignmentFilter, Clearance, Error, Group, Present, Receipt, Upstream},
 };
 
 /// What it holds, and what was done to it.
@@ -46,8 +46,24 @@ impl Upstream for Tenant {
         Ok(Configuration { id: id.clone(), name: "Sales ESP".to_owned(), kind: Kind::StatusPage, priority: 1 })
     }
 
+    async fn configurations(&self) -> Result<Vec<Configuration>, Error> {
+        Err(Error::Unreadable("everything is named by id here".to_owned()))
+    }
+
     async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, Error> {
-        Ok(ids.iter().map(|id| Group { id: *id, name: "Sales Laptops".to_owned() }).collect())
+        Ok(ids.iter().map(|id| Group { id: *id, name: "Sales Laptops".to_owned(), mail_only: false }).collect())
+    }
+
+    async fn groups_named(&self, _name: &str) -> Result<Vec<Group>, Error> {
+        Err(Error::Unreadable("everything is named by id here".to_owned()))
+    }
+
+    async fn groups_beginning(&self, _with: &str) -> Result<Vec<Group>, Error> {
+        Err(Error::Unreadable("everything is named by id here".to_owned()))
+    }
+
+    async fn filters(&self) -> Result<Vec<AssignmentFilter>, Error> {
+        Err(Error::Unreadable("everything is named by id here".to_owned()))
     }
 
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
@@ -57,7 +73,7 @@ impl Upstream for Tenant {
             return Err(Error::Throttled { pause: Duration::from_millis(1) });
         }
         let direct = self.sets.lock().unwrap().get(id).cloned().unwrap_or_default();
-        Ok(Present { direct, from_policy_sets: 0 })
+        Ok(Present { direct, from_policy_sets: Vec::new() })
     }
 
     async fn replace_assignments(

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use postern::{
     clock::Clock,
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Kind, Target},
-    graph::{Clearance, Error, Group, Present, Receipt, Refusal, Upstream},
+    graph::{AssignmentFilter, Clearance, Error, Group, Present, Receipt, Refusal, Upstream},
 };
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -218,13 +218,29 @@ impl Upstream for Door {
         Ok(Configuration { id: id.clone(), name, kind: Kind::StatusPage, priority: 1 })
     }
 
+    async fn configurations(&self) -> Result<Vec<Configuration>, Error> {
+        Err(Error::Unreadable("everything is named by id here".to_owned()))
+    }
+
     async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, Error> {
         self.life.pass(&self.tenant.world).await;
         self.tenant.way().await;
         if self.tenant.world.fails("unavailable", |faults| faults.unavailable) {
             return Err(Error::Unavailable("no connection".to_owned()));
         }
-        Ok(ids.iter().map(|id| Group { id: *id, name: format!("group {id}") }).collect())
+        Ok(ids.iter().map(|id| Group { id: *id, name: format!("group {id}"), mail_only: false }).collect())
+    }
+
+    async fn groups_named(&self, _name: &str) -> Result<Vec<Group>, Error> {
+        Err(Error::Unreadable("everything is named by id here".to_owned()))
+    }
+
+    async fn groups_beginning(&self, _with: &str) -> Result<Vec<Group>, Error> {
+        Err(Error::Unreadable("everything is named by id here".to_owned()))
+    }
+
+    async fn filters(&self) -> Result<Vec<AssignmentFilter>, Error> {
+        Err(Error::Unreadable("everything is named by id here".to_owned()))
     }
 
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
@@ -254,7 +270,7 @@ impl Upstream for Door {
             if stale { " (stale)" } else { "" }
         ));
         world.ledger.lock().unwrap().read(&life.owner, lane, Read { version, set: set.clone(), stale });
-        Ok(Present { direct: set, from_policy_sets: 0 })
+        Ok(Present { direct: set, from_policy_sets: Vec::new() })
     }
 
     async fn replace_assignments(

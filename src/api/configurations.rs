@@ -1,0 +1,170 @@
+//! `GET /v1/configurations` and `GET /v1/configurations/{ref}/assignments`.
+
+use actix_web::{HttpRequest, HttpResponse, http::header::HeaderMap, web};
+use serde::Serialize;
+use url::form_urlencoded;
+
+use super::{
+    State,
+    extract::{self, Proven},
+    operations::header,
+    problem::{Code, Problem},
+    view::{ConfigurationView, Names, TargetView},
+};
+use crate::{
+    domain::{Assignment, Configuration},
+    gateway::{Assigned, Described, Listed, request::Fault},
+};
+
+/// Letters of a search at most; no name has more.
+const SEARCH_MAX: usize = 256;
+
+/// A configuration as it is listed.
+#[derive(Serialize)]
+struct ListedView {
+    id: String,
+    name: String,
+    kind: &'static str,
+    priority: i64,
+    tags: Vec<String>,
+    default: bool,
+    takes: Vec<&'static str>,
+}
+
+impl ListedView {
+    fn of(Described { configuration, tags }: Described) -> Self {
+        let default = configuration.is_default();
+        let Configuration { id, name, kind, priority } = configuration;
+        // A default is never assigned, whatever its kind takes.
+        let takes = kind.taken().filter(|_| !default).collect();
+        let (id, kind, tags) = (id.to_string(), kind.name(), tags.into_iter().collect());
+        Self { id, name, kind, priority, tags, default, takes }
+    }
+}
+
+/// Answers the configurations that the caller may read.
+pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    #[derive(Serialize)]
+    struct ManyView {
+        configurations: Vec<ListedView>,
+        more: bool,
+    }
+    let State { gateway, .. } = &***extract::state(&request)?;
+    let search = search(request.query_string())
+        .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
+    let Listed { configurations, more } = gateway.configurations(&caller, search.as_deref()).await?;
+    let configurations = configurations.into_iter().map(ListedView::of).collect();
+    Ok(HttpResponse::Ok().json(ManyView { configurations, more }))
+}
+
+/// Reads the query of a listing; all its faults at once.
+fn search(query: &str) -> Result<Option<String>, Vec<Fault>> {
+    let (mut search, mut faults) = (None, Vec::new());
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        let outcome = match &*key {
+            "search" if value.chars().count() > SEARCH_MAX => Err(format!("is longer than {SEARCH_MAX} characters")),
+            "search" => extract::once(&mut search, value.into_owned()),
+            _ => Err("is not known; known is search".to_owned()),
+        };
+        faults.extend(outcome.err().map(|detail| Fault { pointer: extract::parameter(&key), detail }));
+        if faults.len() >= extract::FAULTS_MAX {
+            break;
+        }
+    }
+    if faults.is_empty() { Ok(search) } else { Err(faults) }
+}
+
+/// An assignment in the words of a change, and where it comes from.
+#[derive(Serialize)]
+pub(super) struct AssignmentView {
+    #[serde(flatten)]
+    target: TargetView,
+    source: &'static str,
+}
+
+impl AssignmentView {
+    /// One that a change can change.
+    pub(super) fn direct(assignment: &Assignment, names: &Names) -> Self {
+        Self::of(assignment, names, "direct")
+    }
+
+    /// One that is shown only.
+    pub(super) fn from_policy_set(assignment: &Assignment, names: &Names) -> Self {
+        Self::of(assignment, names, "policy-set")
+    }
+
+    fn of(Assignment { target, filter, .. }: &Assignment, names: &Names, source: &'static str) -> Self {
+        Self { target: TargetView::of(target, *filter, names), source }
+    }
+}
+
+#[derive(Serialize)]
+struct AssignedView {
+    configuration: ConfigurationView,
+    digest: String,
+    assignments: Vec<AssignmentView>,
+}
+
+/// Answers what is assigned to a configuration at present, or that it is what the caller knows.
+pub(super) async fn assignments(
+    Proven(caller): Proven,
+    request: HttpRequest,
+    reference: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let State { gateway, .. } = &***extract::state(&request)?;
+    let Assigned { configuration, direct, from_policy_sets, names } = gateway.assigned(&caller, &reference).await?;
+    let digest = direct.digest();
+    let tag = format!("\"{digest}\"");
+    let mut response = if knows(request.headers(), &tag) {
+        HttpResponse::NotModified().finish()
+    } else {
+        let ours = direct.iter().map(|assignment| AssignmentView::direct(assignment, &names));
+        let theirs = from_policy_sets.iter().map(|assignment| AssignmentView::from_policy_set(assignment, &names));
+        HttpResponse::Ok().json(AssignedView {
+            configuration: ConfigurationView { id: configuration.id.to_string(), name: configuration.name },
+            digest: digest.to_string(),
+            assignments: ours.chain(theirs).collect(),
+        })
+    };
+    header(response.headers_mut(), "etag", &tag);
+    header(response.headers_mut(), "cache-control", "private, no-cache");
+    Ok(response)
+}
+
+/// Whether `If-None-Match` names this tag (RFC 9110: compared weakly, `*` is any).
+fn knows(headers: &HeaderMap, tag: &str) -> bool {
+    let named = headers.get_all("if-none-match").filter_map(|value| value.to_str().ok());
+    let mut named = named.flat_map(|value| value.split(',')).map(str::trim);
+    named.any(|named| named == "*" || named.strip_prefix("W/").unwrap_or(named) == tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_tag_is_known_in_every_form_in_which_it_may_be_sent() {
+        let known = |value: &str| {
+            let request = TestRequest::default().insert_header(("if-none-match", value)).to_http_request();
+            knows(request.headers(), "\"ab\"")
+        };
+        for value in ["\"ab\"", "W/\"ab\"", "\"x\", \"ab\"", "*", "\"x\",W/\"ab\""] {
+            assert!(known(value), "{value}");
+        }
+        for value in ["ab", "\"a\"", "\"abc\"", "", "W/ab", "\"x\" \"ab\""] {
+            assert!(!known(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_search_is_read_and_its_faults_are_told_at_once() {
+        assert_eq!(search("").unwrap(), None);
+        assert_eq!(search("search=a%26b+c").unwrap().as_deref(), Some("a&b c"));
+        let long = format!("search={}&sort=up&search=a&search=b", "x".repeat(257));
+        let faults = search(&long).unwrap_err();
+        let pointers: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/search", "/sort", "/search"]);
+    }
+}

@@ -1,0 +1,57 @@
+//! What a name could have meant: told to a caller whose name fits nothing, or several things.
+//!
+//! Guarantees: no more are told than somebody chooses from, in an order that does not change.
+//!
+//! It deliberately does not decide who may see them: that is policy's, asked by the gateway.
+
+use crate::{
+    domain::Configuration,
+    graph::{AssignmentFilter, Group},
+};
+
+/// Things of one name that are told.
+pub(super) const SEVERAL_MAX: usize = 20;
+/// Things of a similar name that are told.
+pub(super) const ALIKE_MAX: usize = 5;
+
+/// Something that a name could mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// JSON pointer to the name in the caller's body; empty if it stood elsewhere.
+    pub pointer: String,
+    /// The id to give instead.
+    pub id: String,
+    /// The name that it has.
+    pub name: String,
+    /// A kind of configuration, `group`, `mail-only-group` or `filter`.
+    pub kind: &'static str,
+}
+
+impl Candidate {
+    pub(super) fn configuration(pointer: &str, name: &str, configuration: &Configuration) -> Self {
+        let (id, kind) = (configuration.id.to_string(), configuration.kind.name());
+        Self { pointer: pointer.to_owned(), id, name: name.to_owned(), kind }
+    }
+
+    pub(super) fn group(pointer: &str, group: &Group) -> Self {
+        let kind = if group.mail_only { "mail-only-group" } else { "group" };
+        Self { pointer: pointer.to_owned(), id: group.id.to_string(), name: group.name.clone(), kind }
+    }
+
+    pub(super) fn filter(pointer: &str, filter: &AssignmentFilter) -> Self {
+        Self { pointer: pointer.to_owned(), id: filter.id.to_string(), name: filter.name.clone(), kind: "filter" }
+    }
+}
+
+/// Whether one name could be meant by the other: the same but for case and spaces, or containing one another.
+pub(super) fn alike(wanted: &str, name: &str) -> bool {
+    let plain = |text: &str| text.to_lowercase().replace([' ', '-', '_'], "");
+    let (wanted, name) = (plain(wanted), plain(name));
+    !wanted.is_empty() && !name.is_empty() && (name.contains(&wanted) || wanted.contains(&name))
+}
+
+/// The aliases that could be meant, as a question to the caller.
+pub(super) fn suggestion<'a>(wanted: &str, aliases: impl Iterator<Item = &'a String>) -> String {
+    let close: Vec<_> = aliases.filter(|alias| alike(wanted, alias)).take(ALIKE_MAX).map(String::as_str).collect();
+    if close.is_empty() { String::new() } else { format!(" (did you mean {}?)", close.join(" or ")) }
+}

@@ -1,0 +1,119 @@
+//! How long what Graph said is remembered, and collections that are remembered whole.
+//!
+//! Guarantees: one look-up at a time for one thing; memory is bounded; what was found and is unmistakable is remembered
+//! for as long as the settings say, anything else for moments, since somebody may be about to mend it.
+//!
+//! It deliberately knows nothing of Graph: what is asked is handed in. Called by [`super::names`].
+
+use std::{
+    fmt,
+    future::Future,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use moka::{Expiry, future::Cache};
+
+use super::candidates::{ALIKE_MAX, SEVERAL_MAX, alike};
+use crate::graph;
+
+/// How long something that was not found is taken as absent, and how long a whole collection is taken as it was read.
+pub(super) const MOMENT: Duration = Duration::from_secs(15);
+/// Names of one collection that are remembered.
+const CALLED_MAX: u64 = 10_000;
+
+/// What bears a name.
+#[derive(Debug)]
+pub(super) struct Called<T> {
+    /// All that bear exactly it.
+    pub(super) exact: Vec<T>,
+    /// If none does: some that could be meant.
+    pub(super) near: Vec<T>,
+}
+
+/// What is found lasts; what is not, or is found several times, does not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ByFinding {
+    pub(super) ttl: Duration,
+}
+
+impl ByFinding {
+    fn of(self, found: usize) -> Duration {
+        if found == 1 { self.ttl } else { MOMENT.min(self.ttl) }
+    }
+}
+
+impl<K: Hash, V> Expiry<K, Option<V>> for ByFinding {
+    fn expire_after_create(&self, _key: &K, value: &Option<V>, _created_at: Instant) -> Option<Duration> {
+        Some(self.of(value.iter().len()))
+    }
+}
+
+impl<K: Hash, V> Expiry<K, Arc<Called<V>>> for ByFinding {
+    fn expire_after_create(&self, _key: &K, value: &Arc<Called<V>>, _created_at: Instant) -> Option<Duration> {
+        Some(self.of(value.exact.len()))
+    }
+}
+
+/// Names, and what bears them.
+pub(super) type ByName<T> = Cache<String, Arc<Called<T>>>;
+
+/// A memory of names.
+pub(super) fn by_name<T: Send + Sync + 'static>(ttl: Duration) -> ByName<T> {
+    Cache::builder().max_capacity(CALLED_MAX).expire_after(ByFinding { ttl }).build()
+}
+
+/// A collection that is read whole.
+#[derive(Clone)]
+pub(super) struct Listing<T> {
+    whole: Cache<(), Arc<[T]>>,
+    called: ByName<T>,
+    name: fn(&T) -> &str,
+}
+
+impl<T> fmt::Debug for Listing<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listing").finish_non_exhaustive()
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Listing<T> {
+    /// A memory of a collection whose rows have names.
+    pub(super) fn new(ttl: Duration, name: fn(&T) -> &str) -> Self {
+        let whole = Cache::builder().max_capacity(1).time_to_live(MOMENT.min(ttl)).build();
+        Self { whole, called: by_name(ttl), name }
+    }
+
+    /// All of it, read by `read` if it is not known.
+    pub(super) async fn all<F>(&self, read: F) -> Result<Arc<[T]>, graph::Error>
+    where
+        F: Future<Output = Result<Vec<T>, graph::Error>>,
+    {
+        let ask = async { read.await.map(Arc::from) };
+        self.whole.try_get_with((), ask).await.map_err(|error| graph::Error::clone(&error))
+    }
+
+    /// What bears this name in it.
+    pub(super) async fn called<F>(&self, name: &str, read: F) -> Result<Arc<Called<T>>, graph::Error>
+    where
+        F: Future<Output = Result<Vec<T>, graph::Error>>,
+    {
+        let ask = async {
+            let all = self.all(read).await?;
+            let exact: Vec<_> = all.iter().filter(|row| (self.name)(row) == name).take(SEVERAL_MAX).cloned().collect();
+            let near = all.iter().filter(|row| exact.is_empty() && alike(name, (self.name)(row)));
+            let near = near.take(ALIKE_MAX).cloned().collect();
+            Ok(Arc::new(Called { exact, near }))
+        };
+        self.called
+            .try_get_with(name.to_owned(), ask)
+            .await
+            .map_err(|error: Arc<graph::Error>| graph::Error::clone(&error))
+    }
+
+    /// Has it read anew next time.
+    pub(super) async fn forget(&self) {
+        self.whole.invalidate(&()).await;
+    }
+}

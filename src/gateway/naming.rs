@@ -1,0 +1,69 @@
+//! What callers mean by their names, and what they are told if that is nothing, or several things.
+//!
+//! Guarantees: what else there is in the tenant is told only to callers whom policy lets look at the configuration in
+//! question, so that nobody learns the tenant's names by guessing.
+//!
+//! It deliberately resolves nothing itself: [`super::resolve`] does.
+
+use super::{
+    Candidate, Error, Gateway,
+    candidates::{ALIKE_MAX, SEVERAL_MAX},
+    names::Names,
+    request::{ChangeRequest, Fault},
+    resolve::{Hints, Resolved, Sought},
+};
+use crate::{
+    domain::{Caller, Configuration},
+    policy::{Action, Denial, Resource},
+};
+
+impl Gateway {
+    /// The change that a request asks for, or all that is wrong with its names and targets.
+    pub(super) async fn resolved(&self, caller: &Caller, request: &ChangeRequest) -> Result<Resolved, Error> {
+        self.directory.bound(&request.wish)?;
+        let resolve = async {
+            let configuration = self.named(caller, &request.configuration, "/configuration");
+            let (configuration, targets) = tokio::join!(configuration, self.directory.targets(&request.wish));
+            let (configuration, targets) = (configuration?, targets?);
+            let hints = if self.may_look(caller, &configuration) { Hints::Given } else { Hints::Withheld };
+            self.directory.resolve(configuration, request, targets, hints)
+        };
+        self.in_time(resolve).await
+    }
+
+    /// The configuration that a reference means. What it could have meant is told as far as the caller may read it.
+    pub(super) async fn named(&self, caller: &Caller, reference: &str, at: &str) -> Result<Configuration, Error> {
+        let candidates = |them: Vec<(String, Configuration)>, most| {
+            let seen = them.into_iter().filter(|(_, configuration)| self.may_look(caller, configuration));
+            seen.take(most).map(|(name, configuration)| Candidate::configuration(at, &name, &configuration)).collect()
+        };
+        match self.directory.sought(reference).await? {
+            Sought::One(configuration) => Ok(configuration),
+            Sought::Nothing(alike) => {
+                let candidates = candidates(alike, ALIKE_MAX);
+                Err(Error::UnknownConfiguration { reference: reference.to_owned(), candidates })
+            }
+            Sought::Several(them) => {
+                let them = them.into_iter().map(|configuration| (configuration.name.clone(), configuration)).collect();
+                let detail =
+                    format!("several configurations are called {reference:?}: give the id of the one that is meant");
+                let fault = Fault { pointer: at.to_owned(), detail };
+                Err(Error::AmbiguousName(vec![fault], candidates(them, SEVERAL_MAX)))
+            }
+        }
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        self.directory.names()
+    }
+
+    pub(super) fn may_look(&self, caller: &Caller, configuration: &Configuration) -> bool {
+        self.look(caller, configuration).is_ok()
+    }
+
+    /// Whether policy lets the caller see a configuration and what is assigned to it.
+    pub(super) fn look(&self, caller: &Caller, configuration: &Configuration) -> Result<(), Denial> {
+        let resource = Resource { configuration, tags: &self.directory.tags(&configuration.id) };
+        self.policies.decide(caller, Action::Look, resource).map(drop)
+    }
+}
