@@ -224,6 +224,9 @@ pub enum Event {
     DriftSeen {
         /// The configuration.
         configuration: String,
+        /// `policy-sets` if it is what came from policy sets that is gone; else it is about the direct assignments.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source: Option<&'static str>,
         /// Digest of the set we left.
         left: Digest,
         /// Digest of the set we found.

@@ -12,12 +12,14 @@ use super::{
     Parts,
     lane::{Held, Lane},
     outcome::{Effect, Ended, Outcome},
+    policy_sets::Loss,
 };
 use crate::{
     audit::{Entry, Event},
     clock::Backoff,
     domain::{
-        AssignmentSet, Change, Difference, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write,
+        Assignment, AssignmentSet, Change, Difference, Digest, Failure, FailureCode, Operation, Plan, merge,
+        operation::Write,
     },
     graph::{self, Clearance, Present, Reason, Receipt},
     store::{Carried, Error, Intent},
@@ -57,7 +59,8 @@ impl From<Error> for Stop {
 impl Lane {
     /// Read, merge, and write if that makes a difference.
     pub(super) async fn apply(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Stop> {
-        let present = self.read(held, batch).await?.direct;
+        let Present { direct: present, from_policy_sets } = self.read(held, batch).await?;
+        self.notice_loss(&from_policy_sets).await?;
         let found = present.digest();
         // One that looks unsent stays: it may still be on its way.
         let earlier = held.intent.take_if(|intent| intent.before != found);
@@ -113,7 +116,18 @@ impl Lane {
         telemetry::count_drift();
         tracing::warn!(%left, %found, "somebody else changed the assignments since they were left");
         let configuration = self.configuration.to_string();
-        let event = Event::DriftSeen { configuration, left, found: found.clone() };
+        let event = Event::DriftSeen { configuration, source: None, left, found: found.clone() };
+        let drift = Entry { at: self.parts.clock.now(), trace_id: telemetry::trace_id(), event };
+        self.parts.store.record(vec![drift]).await
+    }
+
+    /// Records that assignments of policy sets are gone, whoever took them out.
+    async fn notice_loss(&self, now: &[Assignment]) -> Result<(), Error> {
+        let Some(Loss { left, found }) = self.policy_sets.note(&self.configuration, now) else { return Ok(()) };
+        telemetry::count_drift();
+        tracing::warn!(%left, %found, "assignments that came from policy sets are gone");
+        let configuration = self.configuration.to_string();
+        let event = Event::DriftSeen { configuration, source: Some("policy-sets"), left, found };
         let drift = Entry { at: self.parts.clock.now(), trace_id: telemetry::trace_id(), event };
         self.parts.store.record(vec![drift]).await
     }

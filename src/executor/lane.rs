@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
-use super::{Parts, carry::Stop, outcome::Outcome};
+use super::{Parts, carry::Stop, outcome::Outcome, policy_sets::PolicySets};
 use crate::{
     clock::{self, Backoff},
     domain::{ConfigurationId, Digest, Failure, FailureCode, Operation, OperationId, State},
@@ -44,6 +44,7 @@ pub(super) enum After {
 pub(super) struct Lane {
     pub(super) parts: Parts,
     pub(super) configuration: ConfigurationId,
+    pub(super) policy_sets: PolicySets,
 }
 
 /// Where a turn stands between its steps.
@@ -73,8 +74,8 @@ enum Stepped {
 }
 
 impl Lane {
-    pub(super) fn new(parts: Parts, configuration: ConfigurationId) -> Self {
-        Self { parts, configuration }
+    pub(super) fn new(parts: Parts, configuration: ConfigurationId, policy_sets: PolicySets) -> Self {
+        Self { parts, configuration, policy_sets }
     }
 
     /// Claims the lane and works on what is pending.

@@ -12,6 +12,7 @@
 mod carry;
 mod lane;
 mod outcome;
+mod policy_sets;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -22,7 +23,10 @@ use std::{
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::lane::{After, Lane};
+use self::{
+    lane::{After, Lane},
+    policy_sets::PolicySets,
+};
 use crate::{
     clock::Clock,
     config,
@@ -79,6 +83,7 @@ pub struct Executor {
     lanes: JoinSet<Turned>,
     running: HashMap<Id, ConfigurationId>,
     queue: Queue,
+    policy_sets: PolicySets,
 }
 
 /// Configurations that wait for a turn, each once, first come first served.
@@ -107,7 +112,8 @@ impl Queue {
 impl Executor {
     /// An executor of these parts, not yet running.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, lanes: JoinSet::new(), running: HashMap::new(), queue: Queue::default() }
+        let (running, queue, policy_sets) = Default::default();
+        Self { parts, lanes: JoinSet::new(), running, queue, policy_sets }
     }
 
     /// Works until `stop`; then takes up nothing more, lets the turns that are under way end, and returns.
@@ -147,7 +153,7 @@ impl Executor {
         while self.lanes.len() < self.parts.settings.lanes_max
             && let Some(configuration) = self.queue.pop(&self.running)
         {
-            let lane = Lane::new(self.parts.clone(), configuration.clone());
+            let lane = Lane::new(self.parts.clone(), configuration.clone(), self.policy_sets.clone());
             let started = self.lanes.spawn(lane.turn());
             self.running.insert(started.id(), configuration);
         }

@@ -35,6 +35,7 @@ mod names;
 mod operations;
 mod pacing;
 mod policy;
+mod policy_sets;
 mod probes;
 mod process;
 mod refusals;

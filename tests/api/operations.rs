@@ -128,7 +128,7 @@ async fn a_cursor_of_somebody_elses_operation_shows_nothing_of_theirs() {
 async fn every_code_has_a_page_that_anybody_can_read() {
     let world = World::start().await;
     let codes = "malformed-json invalid-header invalid-query unauthenticated invalid-token unknown-caller not-permitted \
-                 not-found unknown-configuration unknown-operation method-not-allowed body-too-large \
+                 not-found unknown-configuration unknown-group unknown-operation ambiguous-name method-not-allowed body-too-large \
                  unsupported-media-type invalid-change unknown-target not-assignable idempotency-key-reused internal \
                  graph-refused configuration-gone present-set-unreadable present-set-vanished deadline-passed \
                  graph-not-authorised graph-permission-missing graph-role-missing intune-approval-required invalid-group \
