@@ -229,7 +229,7 @@ async fn graph_that_cannot_be_read_is_a_problem_and_never_a_short_answer() {
     world.switch("page_size", 3).await;
     for (effect, status, code) in [
         (json!({"kind": "answer", "status": 200, "body": {"value": [{}]}}), 502, "present-set-unreadable"),
-        (json!({"kind": "answer", "status": 429, "retry_after": "7"}), 503, "graph-unavailable"),
+        (json!({"kind": "answer", "status": 429, "retry_after": "7"}), 503, "graph-throttled"),
     ] {
         world.fault(json!({"path_ends": "/assignments", "skip": 1, "effect": effect})).await;
         assignments(&world, "servicenow", SALES_ESP).await.problem(status, code);

@@ -122,7 +122,7 @@ async fn one_set_that_cannot_be_read_spoils_the_answer() {
         (json!({"kind": "answer", "status": 200, "body": {"value": [{}]}}), 502, "present-set-unreadable"),
         (json!({"kind": "answer", "status": 403}), 502, "graph-not-authorised"),
         (json!({"kind": "answer", "status": 404}), 503, "graph-unavailable"),
-        (json!({"kind": "answer", "status": 429, "retry_after": "7"}), 503, "graph-unavailable"),
+        (json!({"kind": "answer", "status": 429, "retry_after": "7"}), 503, "graph-throttled"),
     ] {
         world.fault(json!({"path_ends": path, "effect": effect})).await;
         reach(&world, "helpdesk", &group(4)).await.problem(status, code);

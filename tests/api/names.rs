@@ -270,7 +270,7 @@ async fn graph_that_cannot_be_asked_for_a_name_refuses_the_change_for_now() {
     for path in ["/groups", "/deviceEnrollmentConfigurations"] {
         let world = open(tenant()).await;
         world.fault(json!({"path_ends": path, "effect": {"kind": "answer", "status": 429, "retry_after": "9"}})).await;
-        let problem = world.change(&add("Welcome notice", "Berlin Staff")).await.problem(503, "graph-unavailable");
+        let problem = world.change(&add("Welcome notice", "Berlin Staff")).await.problem(503, "graph-throttled");
         assert_eq!(problem.body["retryable"], true);
         world.clear_faults().await;
         assert!(world.events("accepted").await.is_empty());

@@ -30,8 +30,8 @@ async fn assignments_of_policy_sets_are_never_posted_and_their_loss_is_recorded_
 async fn a_target_of_an_unknown_type_and_unknown_fields_survive_a_merge() {
     let mut seed = tenant();
     let collection = json!({"@odata.type": "#microsoft.graph.configurationManagerCollectionAssignmentTarget",
-        "collectionId": "SMS00001", "hint": {"kept": [1, null]}});
-    let everyone = json!({"@odata.type": "#microsoft.graph.allDevicesAssignmentTarget", "wave": 2});
+        "collectionId": "SMS00001", "ownerHint": {"kept": [1, null]}});
+    let everyone = json!({"@odata.type": "#microsoft.graph.allDevicesAssignmentTarget", "ownerHint": 2});
     for target in [&collection, &everyone] {
         seed["configurations"][0]["assignments"].as_array_mut().unwrap().push(json!({"target": target}));
     }
