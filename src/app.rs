@@ -97,6 +97,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         clock,
         stopping: stopping.clone(),
     });
+    tokio::spawn(state.authenticator.keep_keys_fresh(&stopping));
     let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
     let deadline = config.server.stop_deadline;
     let servers = [api::server(listener, state.clone(), deadline)?, api::admin_server(admin_listener, state)?];

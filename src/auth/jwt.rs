@@ -26,7 +26,7 @@ use super::{
     keys::{Key, Material},
 };
 use crate::{
-    config::{Algorithm, Issuer},
+    config::{Algorithm, Issuer, TokenType},
     domain::Role,
 };
 
@@ -38,6 +38,9 @@ const MOMENT_MAX: f64 = 253_402_300_799.0;
 /// Claims of ID tokens (`at_hash`, `c_hash`) and of logout tokens and other events (`events`). `nonce` is not among
 /// them: some issuers put it into access tokens.
 const FOREIGN: [&str; 3] = ["at_hash", "c_hash", "events"];
+
+/// What a token by RFC 9068 has besides what every token must have.
+const RFC_9068: [&str; 3] = ["iat", "jti", "client_id"];
 
 /// The name in `alg`, and what verifies it. What is not in this table cannot be configured, least of all `none`.
 const ALGORITHMS: [(Algorithm, &str, Signature); 9] = [
@@ -70,6 +73,14 @@ pub(super) struct Proven {
     pub(super) token_id: Option<String>,
     /// Roles and scopes, sorted, each once.
     pub(super) roles: Vec<Role>,
+    /// When it ends, since 1970.
+    pub(super) expires: Duration,
+}
+
+impl Proven {
+    pub(super) fn has_expired(&self, leeway: Duration, now: Timestamp) -> bool {
+        Duration::try_from(now.as_duration()).unwrap_or_default() >= self.expires.saturating_add(leeway)
+    }
 }
 
 /// A JSON object in which no name stands twice: of two values, one reader would take the first, another the last.
@@ -119,14 +130,20 @@ impl<'a> Claimed<'a> {
             return Err(invalid("the signature does not fit the token, its algorithm and its key"));
         }
         self.check_purpose()?;
-        self.check_times(issuer.leeway, now)?;
+        self.check_start(issuer.leeway, now)?;
         self.check_audience(issuer)?;
-        Ok(Proven {
+        self.check_profile(issuer)?;
+        let proven = Proven {
             client_id: self.client_id()?,
             subject: self.payload.required("sub")?.to_owned(),
             token_id: self.payload.text("jti")?.or(self.payload.text("uti")?).map(str::to_owned),
             roles: self.roles()?,
-        })
+            expires: self.expires()?,
+        };
+        if proven.has_expired(issuer.leeway, now) {
+            return Err(invalid("the token has expired: get a new one"));
+        }
+        Ok(proven)
     }
 
     /// The header's algorithm, if the issuer may use it and the header asks for nothing that is not understood.
@@ -137,10 +154,13 @@ impl<'a> Claimed<'a> {
             let allowed: Vec<_> = issuer.algorithms.iter().map(|algorithm| spelling(*algorithm)).collect();
             return Err(invalid(format!("the token's algorithm is not allowed: {}", allowed.join(", "))));
         };
-        let typed =
-            |kind: &str| ["JWT", "at+jwt", "application/at+jwt"].iter().any(|ours| ours.eq_ignore_ascii_case(kind));
-        if self.header.text("typ")?.is_some_and(|kind| !typed(kind)) {
-            return Err(invalid("the token is of another type than JWT or at+jwt"));
+        let kind = self.header.text("typ")?.unwrap_or("JWT");
+        let is_one_of = |spellings: &[&str]| spellings.iter().any(|ours| ours.eq_ignore_ascii_case(kind));
+        let plain = issuer.token_types.contains(&TokenType::Jwt) && is_one_of(&["JWT"]);
+        let access =
+            issuer.token_types.contains(&TokenType::AccessToken) && is_one_of(&["at+jwt", "application/at+jwt"]);
+        if !plain && !access {
+            return Err(invalid("the token is of another type (typ) than the access tokens of this issuer"));
         }
         if self.header.0.contains_key("crit") {
             return Err(invalid("the token asks for extensions (crit) that are not supported"));
@@ -156,13 +176,20 @@ impl<'a> Claimed<'a> {
         }
     }
 
-    fn check_times(&self, leeway: Duration, now: Timestamp) -> Result<(), Rejection> {
+    /// What RFC 9068 asks for, of issuers that keep to it.
+    fn check_profile(&self, issuer: &Issuer) -> Result<(), Rejection> {
+        let missing = RFC_9068.iter().find(|name| issuer.keeps_rfc_9068() && !self.payload.0.contains_key(**name));
+        missing.map_or(Ok(()), |name| Err(invalid(format!("the token has no {name}, which RFC 9068 asks for"))))
+    }
+
+    fn expires(&self) -> Result<Duration, Rejection> {
+        let expires = self.payload.moment("exp")?;
+        let expires = expires.ok_or_else(|| invalid("the token has no exp: it would never expire"))?;
+        Ok(Duration::try_from_secs_f64(expires).unwrap_or_default())
+    }
+
+    fn check_start(&self, leeway: Duration, now: Timestamp) -> Result<(), Rejection> {
         let (now, leeway) = (now.as_duration().as_secs_f64(), leeway.as_secs_f64());
-        let expires =
-            self.payload.moment("exp")?.ok_or_else(|| invalid("the token has no exp: it would never expire"))?;
-        if now >= expires + leeway {
-            return Err(invalid("the token has expired: get a new one"));
-        }
         if self.payload.moment("nbf")?.is_some_and(|start| start > now + leeway) {
             return Err(invalid("the token is not valid yet (nbf): compare the clocks"));
         }

@@ -1,8 +1,8 @@
 //! The key set of one issuer: fetched when it is needed, cached, refreshed, and used on when the issuer is down.
 //!
 //! Guarantees: the set comes from the configured address and nowhere else, however a token asks. It is cached for
-//! `jwks_ttl`; one fetch is under way at a time, which all who need it share and no caller ends by hanging up. A token
-//! whose key is unknown causes a fetch at most once in `jwks_refresh_min`, so nobody can make the gateway hammer an
+//! `jwks_ttl` and renewed ahead of that, so that nobody waits for it; one fetch is under way at a time, which all who need
+//! it share and no caller ends by hanging up. Where metadata name the set, they must be of the very issuer. A token whose key is unknown causes a fetch at most once in `jwks_refresh_min`, so nobody can make the gateway hammer an
 //! issuer, and nobody whose key is known waits for it. The last good set stays in force for [`GRACE`] when it cannot be
 //! renewed, and no longer.
 //!
@@ -15,23 +15,33 @@ use std::{
 };
 
 use moka::future::Cache;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
+use url::Url;
 
 use super::keys::KeySet;
 use crate::{
-    config::Issuer,
+    clock::Clock,
+    config::{Issuer, KeySource},
     outbound::{Call, Method, Outbound, StatusCode},
 };
+
+/// Into how many parts a set's time is cut: after each it is looked whether the set is to be renewed. Some parts are
+/// left then for trying again.
+const LOOKS: u32 = 8;
+/// After how many of them it is.
+const RENEWED_AFTER: u32 = 6;
 
 /// How long the last good set is used beyond its time when it cannot be renewed. A day outlasts an issuer's bad night;
 /// a key withdrawn meanwhile is not trusted for longer.
 const GRACE: Duration = Duration::from_hours(24);
-/// How long a fetch may take.
+/// How long a fetch may take, that of metadata before it included.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long after the beginning of a fetch that failed none is begun, so that callers of a dead issuer get their answer
 /// at once. Twice [`TIMEOUT`], or one that lets us wait would be asked without a pause.
 const RETRY_MIN: Duration = Duration::from_secs(10);
-/// The largest key set that is read, in bytes. Entra's has about 20 KiB.
+/// The largest key set that is read, in bytes, and the largest metadata. Entra's set has about 20 KiB.
 const DOCUMENT_MAX: usize = 256 * 1024;
 
 /// The keys of one issuer, as far as they are known. Clones share them.
@@ -49,6 +59,13 @@ pub(super) struct Keyring {
 /// The issuer's keys cannot be had, and none that were had before may be used any longer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unavailable;
+
+/// What metadata say, as far as it is of use here.
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    issuer: String,
+    jwks_uri: String,
+}
 
 /// What was fetched and tried. All times are since the clock was made.
 #[derive(Debug, Default)]
@@ -108,6 +125,31 @@ impl Keyring {
         }
     }
 
+    /// Renews the set ahead of its end, time and again, once it was needed.
+    pub(super) async fn keep_fresh(self, clock: Clock, stopping: CancellationToken) {
+        while stopping.run_until_cancelled(clock.sleep(self.part())).await.is_some() {
+            self.renew(clock.elapsed()).await;
+        }
+    }
+
+    /// Renews the set if it is old enough.
+    pub(super) async fn renew(&self, now: Duration) {
+        let young = self.part().saturating_mul(RENEWED_AFTER);
+        let due = self.past().good.as_ref().is_some_and(|(asked, _)| !is_recent(Some(*asked), young, now));
+        if due {
+            let renewal = async {
+                let begins = self.past().begins(None, now);
+                if begins { self.bring(now).await } else { Err(Unavailable) }
+            };
+            // That it failed is told; it is tried again when it is looked next, or when the set is needed and over.
+            drop(self.flight.try_get_with((), renewal).await);
+        }
+    }
+
+    fn part(&self) -> Duration {
+        self.issuer.jwks_ttl.checked_div(LOOKS).unwrap_or_default()
+    }
+
     /// The set after the fetch that is under way, or after one that is begun now if it may be.
     async fn newer(&self, key: String, now: Duration) -> Result<Arc<KeySet>, Unavailable> {
         let ring = self.clone();
@@ -129,6 +171,11 @@ impl Keyring {
             // If the last fetch failed, the key may well be in the set that could not be had.
             return current.filter(|_| self.past().tried.is_none()).ok_or(Unavailable);
         }
+        self.bring(now).await
+    }
+
+    /// Fetches the set and puts it in force.
+    async fn bring(&self, now: Duration) -> Result<Arc<KeySet>, Unavailable> {
         let set = self.fetch().await.map(Arc::new).map_err(|why| {
             tracing::warn!(issuer.name = %self.issuer.name, error = %why, "cannot fetch the issuer's keys");
             Unavailable
@@ -140,12 +187,34 @@ impl Keyring {
     }
 
     async fn fetch(&self) -> Result<KeySet, String> {
+        let half = TIMEOUT.checked_div(2).unwrap_or_default();
+        let document = match &self.issuer.keys {
+            KeySource::Set(url) => self.document(url, TIMEOUT).await?,
+            KeySource::Metadata(url) => self.document(&self.discover(url, half).await?, half).await?,
+        };
+        KeySet::read(&document, &self.issuer.issuer).map_err(|error| format!("the answer is no key set: {error}"))
+    }
+
+    /// Where the metadata say that the set is.
+    async fn discover(&self, url: &Url, timeout: Duration) -> Result<Url, String> {
+        let document = self.document(url, timeout).await.map_err(|why| format!("of the metadata: {why}"))?;
+        let metadata: Metadata =
+            serde_json::from_slice(&document).map_err(|error| format!("the answer is no metadata: {error}"))?;
+        // Otherwise whoever can publish anything at that host could lend its keys to this issuer.
+        if metadata.issuer != self.issuer.issuer {
+            return Err("the metadata are of another issuer than the configured one".to_owned());
+        }
+        KeySource::named_by_metadata(url, &metadata.jwks_uri)
+            .ok_or_else(|| "the metadata name a key set (jwks_uri) without https://".to_owned())
+    }
+
+    async fn document(&self, url: &Url, timeout: Duration) -> Result<Vec<u8>, String> {
         let call = Call {
             method: Method::GET,
-            url: self.issuer.jwks_url.to_string(),
+            url: url.to_string(),
             headers: Vec::new(),
             body: None,
-            timeout: TIMEOUT,
+            timeout,
             end_by: None,
             answer_max: DOCUMENT_MAX,
         };
@@ -153,7 +222,7 @@ impl Keyring {
         if answer.status != StatusCode::OK {
             return Err(format!("the answer is {}", answer.status));
         }
-        KeySet::read(&answer.body, &self.issuer.issuer).map_err(|error| format!("the answer is no key set: {error}"))
+        Ok(answer.body)
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {

@@ -24,7 +24,7 @@ const RSA_EXPONENT_MIN: u64 = 65_537;
 pub(super) struct KeySet(BTreeMap<String, Result<Key, &'static str>>);
 
 /// A public key for signatures.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     /// The key itself.
     pub(super) material: Material,
@@ -33,7 +33,7 @@ pub(super) struct Key {
 }
 
 /// What a key is made of.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Material {
     /// Modulus and exponent, most significant byte first.
     Rsa { n: Vec<u8>, e: Vec<u8> },

@@ -4,29 +4,32 @@
 //! `[[callers]]` names; a valid token alone is nobody, since Entra hands one to any application of a tenant. A refusal
 //! says what its reader can do, and never repeats the token.
 //!
-//! It deliberately decides no permission (`policy` does), reads no token from anywhere but that header, and keeps no
-//! verified token: each is checked anew. Called by `api::extract` for every request under `/v1`.
+//! It deliberately decides no permission (`policy` does), and reads no token from anywhere but that header. Called by `api::extract` for every request under `/v1`.
 
 mod jwt;
 mod keyring;
 mod keys;
+mod known;
 #[cfg(test)]
 mod tests;
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
     config::{CallerRule, Issuer},
-    domain::Caller,
+    domain::{Caller, Digest},
     outbound::Outbound,
 };
 
 use self::{
     jwt::{Claimed, Proven},
     keyring::Keyring,
+    known::{Known, Verified},
 };
 
 /// Proves callers.
@@ -34,6 +37,7 @@ use self::{
 pub struct Authenticator {
     issuers: Vec<Trusted>,
     callers: Vec<CallerRule>,
+    known: Known,
     clock: Clock,
 }
 
@@ -85,7 +89,16 @@ impl Authenticator {
             let keys = Keyring::new(Arc::clone(&issuer), outbound.clone());
             Trusted { issuer, keys }
         };
-        Self { issuers: issuers.into_iter().map(Arc::new).map(trusted).collect(), callers, clock }
+        let issuers = issuers.into_iter().map(Arc::new).map(trusted).collect();
+        Self { issuers, callers, known: Known::new(), clock }
+    }
+
+    /// Renews key sets ahead of their end, until the process stops.
+    pub fn keep_keys_fresh(&self, stopping: &CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        let fresh = |trusted: &Trusted| trusted.keys.clone().keep_fresh(self.clock, stopping.clone());
+        let rings = self.issuers.iter().map(fresh);
+        let all = join_all(rings.collect::<Vec<_>>());
+        async move { drop(all.await) }
     }
 
     /// The caller that the value of an `Authorization` header proves.
@@ -99,12 +112,39 @@ impl Authenticator {
         now: Timestamp,
         elapsed: Duration,
     ) -> Result<Caller, Rejection> {
-        let token = Claimed::read(credentials(authorization)?)?;
+        let token = credentials(authorization)?;
+        let digest = Digest::of(token.as_bytes());
+        if let Some((issuer, proven)) = self.seen(&digest, now, elapsed).await {
+            return self.recognise(issuer, proven);
+        }
+        let verified = self.verify(token, now, elapsed).await?;
+        let Some(Trusted { issuer, .. }) = self.issuers.get(verified.issuer) else { return Err(distrusted()) };
+        let proven = verified.proven.clone();
+        self.known.keep(digest, verified).await;
+        self.recognise(issuer, proven)
+    }
+
+    /// What a token that was verified before says, if it has not expired and the very key that verified it is still its
+    /// issuer's.
+    async fn seen(&self, digest: &Digest, now: Timestamp, elapsed: Duration) -> Option<(&Issuer, Proven)> {
+        let known = self.known.find(digest).await?;
+        let Trusted { issuer, keys } = self.issuers.get(known.issuer)?;
+        let set = keys.set_for(&known.key_id, elapsed).await.ok();
+        let published = set.is_some_and(|set| set.find(&known.key_id) == Some(Ok(&known.key)));
+        if published && !known.proven.has_expired(issuer.leeway, now) {
+            return Some((issuer, known.proven.clone()));
+        }
+        self.known.forget(digest).await;
+        None
+    }
+
+    /// Verifies a token by the keys of the issuer that it names.
+    async fn verify(&self, token: &str, now: Timestamp, elapsed: Duration) -> Result<Verified, Rejection> {
+        let length = token.len();
+        let token = Claimed::read(token)?;
         let claimed = token.issuer()?;
-        let Some(Trusted { issuer, keys }) = self.issuers.iter().find(|trusted| trusted.issuer.issuer == claimed)
-        else {
-            return Err(Rejection::Invalid("the token's issuer (iss) is not one that this gateway trusts".to_owned()));
-        };
+        let place = self.issuers.iter().position(|trusted| trusted.issuer.issuer == claimed).ok_or_else(distrusted)?;
+        let Trusted { issuer, keys } = self.issuers.get(place).ok_or_else(distrusted)?;
         // A token that is refused anyway shall not cause a fetch.
         token.algorithm(issuer)?;
         let key_id = token.key_id()?.to_owned();
@@ -112,7 +152,10 @@ impl Authenticator {
             return Err(Rejection::KeysUnavailable { issuer: issuer.name.clone() });
         };
         match set.find(&key_id) {
-            Some(Ok(key)) => self.recognise(issuer, token.verify(issuer, key, now)?),
+            Some(Ok(key)) => {
+                let proven = token.verify(issuer, key, now)?;
+                Ok(Verified { issuer: place, key_id, key: key.clone(), proven, length })
+            }
             Some(Err(why)) => Err(Rejection::Invalid(format!("the token's key (kid) cannot be used: {why}"))),
             None => Err(Rejection::Invalid(format!(
                 "issuer {} does not publish the token's key (kid), or withdrew it: get a new token",
@@ -125,7 +168,7 @@ impl Authenticator {
     fn recognise(&self, issuer: &Issuer, token: Proven) -> Result<Caller, Rejection> {
         let fitting: Vec<_> =
             self.callers.iter().filter(|rule| rule.issuer == issuer.name && fits(rule, &token)).collect();
-        let Proven { client_id, subject, token_id, roles } = token;
+        let Proven { client_id, subject, token_id, roles, expires: _ } = token;
         let issuer = issuer.name.clone();
         let holds = |role: &String| roles.iter().any(|held| held.as_str() == role);
         if let Some(rule) = fitting.iter().find(|rule| rule.required_role.as_ref().is_none_or(holds)) {
@@ -139,6 +182,10 @@ impl Authenticator {
         };
         Err(Rejection::UnknownCaller { issuer, client_id, subject, token_id, detail })
     }
+}
+
+fn distrusted() -> Rejection {
+    Rejection::Invalid("the token's issuer (iss) is not one that this gateway trusts".to_owned())
 }
 
 /// The token in the value of an `Authorization` header.

@@ -23,7 +23,7 @@ use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::Algorithm;
+use crate::config::{Algorithm, KeySource, TokenType};
 
 const NOW: i64 = 1_800_000_000;
 const HOUR: Duration = Duration::from_hours(1);
@@ -158,7 +158,8 @@ fn issuer(name: &str, published: &Published) -> Issuer {
         issuer: format!("https://{name}.test/v2.0"),
         audiences: BTreeSet::from(["api://postern".to_owned()]),
         algorithms: BTreeSet::from([Algorithm::Rs256, Algorithm::Es256]),
-        jwks_url: published.url.parse().unwrap(),
+        keys: KeySource::Set(published.url.parse().unwrap()),
+        token_types: BTreeSet::from([TokenType::Jwt, TokenType::AccessToken]),
         jwks_ttl: HOUR,
         jwks_refresh_min: REFRESH_MIN,
         leeway: MINUTE,
@@ -185,15 +186,22 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let entra = Published::new(&[rsa_jwk(0, "a"), ec_jwk("ec")]);
+        Self::with(|_| ())
+    }
+
+    /// A world in which something about `entra` is as the test wants it.
+    fn with(set_up: impl FnOnce(&mut Issuer)) -> Self {
+        let published = Published::new(&[rsa_jwk(0, "a"), ec_jwk("ec")]);
         let other = Published::new(&[rsa_jwk(1, "a")]);
+        let mut entra = issuer("entra", &published);
+        set_up(&mut entra);
         let authenticator = Authenticator::new(
-            vec![issuer("entra", &entra), issuer("other", &other)],
+            vec![entra, issuer("other", &other)],
             vec![rule("servicenow", "entra", Some("Assignments.Change")), rule("portal", "other", None)],
             &Outbound::new(Clock::system()).unwrap(),
             Clock::system(),
         );
-        Self { entra, other, authenticator, elapsed: Duration::ZERO }
+        Self { entra: published, other, authenticator, elapsed: Duration::ZERO }
     }
 
     /// Lets an hour pass, and with it the time of the key sets.
@@ -459,7 +467,8 @@ async fn a_valid_token_alone_is_nobody() {
 
 #[test]
 fn a_rule_that_names_nobody_fits_nobody() {
-    let token = Proven { client_id: None, subject: "s".to_owned(), token_id: None, roles: vec![] };
+    let expires = Duration::MAX;
+    let token = Proven { client_id: None, subject: "s".to_owned(), token_id: None, roles: vec![], expires };
     let rule = CallerRule { client_id: None, ..rule("x", "entra", None) };
     assert!(!fits(&rule, &token));
     assert!(fits(&CallerRule { subject: Some("s".to_owned()), ..rule }, &token));
@@ -496,7 +505,7 @@ async fn unknown_keys_cause_one_fetch_in_a_while_and_lock_nobody_out() {
 async fn many_first_tokens_cause_one_fetch() {
     let world = World::new();
     let token = honest();
-    let callers = futures_util::future::join_all((0..20).map(|_| world.token(&token))).await;
+    let callers = join_all((0..20).map(|_| world.token(&token))).await;
     assert!(callers.iter().all(Result::is_ok));
     assert_eq!(world.entra.asked(), 1);
 }
@@ -599,7 +608,132 @@ async fn all_whose_key_is_new_share_the_fetch_that_brings_it() {
     world.token(&honest()).await.unwrap();
     world.entra.publish(&[rsa_jwk(1, "b")]);
     let rotated = signed(1, &header(json!({ "kid": "b" })), &claims(json!({})));
-    let callers = futures_util::future::join_all((0..20).map(|_| world.token(&rotated))).await;
+    let callers = join_all((0..20).map(|_| world.token(&rotated))).await;
     assert!(callers.iter().all(Result::is_ok));
     assert_eq!(world.entra.asked(), 2);
+}
+
+#[tokio::test]
+async fn a_token_that_was_verified_is_known_by_its_digest_until_it_expires() {
+    let world = World::new();
+    let token = honest();
+    let known = async || world.authenticator.seen(&Digest::of(token.as_bytes()), at(0), world.elapsed).await.is_some();
+    assert!(!known().await);
+    world.token(&token).await.unwrap();
+    assert!(known().await);
+    // What differs in one letter is another token, and what was refused is not kept.
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let forged = format!("{message}.{}", signature.chars().rev().collect::<String>());
+    for _ in 0..2 {
+        world.refused(&forged).await;
+    }
+    let header = format!("Bearer {token}");
+    for (second, good) in [(3_659, true), (3_660, false), (3_659, true)] {
+        let caller = world.authenticator.authenticate_at(Some(&header), at(second), world.elapsed).await;
+        assert_eq!(caller.is_ok(), good, "{second}: {caller:?}");
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(NOW.saturating_add(second)).unwrap()
+}
+
+#[tokio::test]
+async fn a_known_token_ends_with_its_key_even_if_another_key_takes_its_id() {
+    let mut world = World::new();
+    world.token(&honest()).await.unwrap();
+    world.entra.publish(&[rsa_jwk(1, "a")]);
+    world.an_hour_later().await;
+    assert!(matches!(world.token(&honest()).await, Err(Rejection::Invalid(_))));
+    // The key is back, and nothing is remembered against the token.
+    world.entra.publish(&[rsa_jwk(0, "a")]);
+    world.an_hour_later().await;
+    world.token(&honest()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_set_that_is_used_is_renewed_ahead_of_its_end_and_one_that_is_not_is_left_alone() {
+    let world = World::new();
+    let renew = async |minutes| {
+        for trusted in &world.authenticator.issuers {
+            trusted.keys.renew(Duration::from_mins(minutes)).await;
+        }
+        (world.entra.asked(), world.other.asked())
+    };
+    assert_eq!(renew(0).await, (0, 0));
+    world.token(&honest()).await.unwrap();
+    assert_eq!(renew(44).await, (1, 0));
+    // Before its hour is over the set is renewed, and the token of a key that was withdrawn is refused.
+    world.entra.publish(&[rsa_jwk(1, "b")]);
+    assert_eq!(renew(45).await, (2, 0));
+    assert_eq!(renew(46).await, (2, 0));
+    world.entra.fail(503, "");
+    let rotated = signed(1, &header(json!({ "kid": "b" })), &claims(json!({})));
+    world.token(&rotated).await.unwrap();
+    assert!(world.token(&honest()).await.is_err());
+    // A renewal that fails costs nobody anything, and is tried again.
+    let asked = world.entra.asked();
+    assert_eq!(renew(90).await, (asked.saturating_add(1), 0));
+    world.token(&rotated).await.unwrap();
+    assert_eq!(renew(97).await, (asked.saturating_add(2), 0));
+}
+
+#[tokio::test]
+async fn keys_are_found_by_the_metadata_of_the_very_issuer_and_by_no_others() {
+    let named = |issuer: &str, keys: &str| json!({ "issuer": issuer, "jwks_uri": keys }).to_string();
+    let ours = "https://entra.test/v2.0";
+    let metadata = Published::new(&[]);
+    let mut world = World::with(|issuer| issuer.keys = KeySource::Metadata(metadata.url.parse().unwrap()));
+    let keys = world.entra.url.clone();
+    for document in [
+        named("https://entra.test/v2.0/", &keys),
+        named("https://ENTRA.test/v2.0", &keys),
+        named(ours, &keys.replace("127.0.0.1", "metadata.test")),
+        named(ours, "file:///etc/passwd"),
+        named(ours, "/keys"),
+        named(ours, &keys.replace("//", "//user:word@")),
+        json!({ "issuer": ours }).to_string(),
+        "<html>".to_owned(),
+        "x".repeat(300 * 1024),
+    ] {
+        metadata.fail(200, &document);
+        assert!(matches!(world.token(&honest()).await, Err(Rejection::KeysUnavailable { .. })), "{document:.80}");
+        world.elapsed += MINUTE;
+    }
+    assert_eq!((metadata.asked(), world.entra.asked()), (9, 0));
+    metadata.fail(200, &named(ours, &keys));
+    world.token(&honest()).await.unwrap();
+    assert_eq!((metadata.asked(), world.entra.asked()), (10, 1));
+}
+
+#[test]
+fn metadata_from_elsewhere_do_not_lead_to_this_machine() {
+    let named = |metadata: &str, keys: &str| KeySource::named_by_metadata(&metadata.parse().unwrap(), keys).is_some();
+    assert!(named("https://a.test/m", "https://b.test/k") && named("http://127.0.0.1:1/m", "http://127.0.0.1:2/k"));
+    for keys in ["http://127.0.0.1:2/k", "http://[::1]/k", "http://localhost/k", "http://b.test/k"] {
+        assert!(!named("https://a.test/m", keys), "{keys}");
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_of_access_tokens_by_rfc_9068_must_keep_to_it() {
+    let world = World::with(|issuer| issuer.token_types = BTreeSet::from([TokenType::AccessToken]));
+    let whole = || json!({ "azp": "absent", "client_id": "app-1", "jti": "1" });
+    let token = |typ: &str, members: Value| signed(0, &header(json!({ "typ": typ })), &claims(members));
+    for typ in ["at+jwt", "application/at+jwt", "AT+JWT"] {
+        world.token(&token(typ, whole())).await.unwrap();
+    }
+    for typ in ["JWT", "absent", "id+jwt"] {
+        let Err(Rejection::Invalid(detail)) = world.token(&token(typ, whole())).await else { panic!("{typ}") };
+        assert!(detail.contains("type"), "{typ}: {detail}");
+    }
+    for name in ["iat", "jti", "client_id", "sub", "exp", "aud"] {
+        let mut members = whole();
+        members[name] = json!("absent");
+        let Err(Rejection::Invalid(detail)) = world.token(&token("at+jwt", members)).await else { panic!("{name}") };
+        assert!(detail.contains(name), "{name}: {detail}");
+    }
+    let plain = World::with(|issuer| issuer.token_types = BTreeSet::from([TokenType::Jwt]));
+    plain.token(&honest()).await.unwrap();
+    assert!(plain.token(&token("at+jwt", whole())).await.is_err());
 }

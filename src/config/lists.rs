@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    CallerRule, Catalogue, Catalogued, Issuer,
+    CallerRule, Catalogue, Catalogued, Issuer, KeySource,
     ledger::Ledger,
     table::Table,
     value::{self, Refusal, duration, spell},
@@ -42,7 +42,8 @@ pub(super) fn issuers(tables: Vec<Table<'_>>, ledger: &mut Ledger) -> Vec<Issuer
 fn issuer(table: &mut Table<'_>, name: Option<String>, issuer: Option<String>) -> Option<Issuer> {
     let audiences = table.list("audiences", None, value::filled);
     let algorithms = table.list("algorithms", Some(&["RS256"]), value::algorithm);
-    let jwks_url = table.required("jwks_url", value::guarded_url);
+    let token_types = table.list("token_types", Some(&["JWT", "at+jwt"]), value::token_type);
+    let keys = key_source(table);
     let jwks_ttl = table.setting("jwks_ttl", "1h", duration(MINUTE, DAY));
     let jwks_refresh_min = table.setting("jwks_refresh_min", "30s", duration(SECOND, DAY));
     let leeway = table.setting("leeway", "30s", duration(Duration::ZERO, LEEWAY_MAX));
@@ -57,11 +58,26 @@ fn issuer(table: &mut Table<'_>, name: Option<String>, issuer: Option<String>) -
         issuer: issuer?,
         audiences,
         algorithms,
-        jwks_url: jwks_url?,
+        keys: keys?,
+        token_types,
         jwks_ttl: jwks_ttl?,
         jwks_refresh_min: jwks_refresh_min?,
         leeway: leeway?,
     })
+}
+
+/// Where the keys are, by one key or the other.
+fn key_source(table: &mut Table<'_>) -> Option<KeySource> {
+    let set = table.optional("jwks_url", value::guarded_url).map(KeySource::Set);
+    let metadata = table.optional("metadata_url", value::guarded_url).map(KeySource::Metadata);
+    match (table.given("jwks_url"), table.given("metadata_url")) {
+        (false, false) => table.missing("jwks_url"),
+        (true, true) => {
+            table.refuse("metadata_url", "given beside jwks_url", Some("give one of the two"));
+        }
+        (true, false) | (false, true) => {}
+    }
+    set.or(metadata)
 }
 
 /// Reads `[[callers]]`; `issuers` are the names that may be named.

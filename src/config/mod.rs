@@ -283,13 +283,48 @@ pub struct Issuer {
     /// The accepted signature algorithms.
     pub algorithms: BTreeSet<Algorithm>,
     /// Where its public keys are.
-    pub jwks_url: Url,
+    pub keys: KeySource,
+    /// What its access tokens call themselves (`typ`).
+    pub token_types: BTreeSet<TokenType>,
     /// How long fetched keys are used before they are fetched again.
     pub jwks_ttl: Duration,
     /// At most one fetch in this time because of a token whose key is unknown.
     pub jwks_refresh_min: Duration,
     /// How far its clock may be off.
     pub leeway: Duration,
+}
+
+impl Issuer {
+    /// Whether its tokens keep to RFC 9068: all of them say that they are access tokens.
+    pub fn keeps_rfc_9068(&self) -> bool {
+        self.token_types.iter().eq([&TokenType::AccessToken])
+    }
+}
+
+/// Where an issuer's public keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// The key set itself, at `jwks_url`.
+    Set(Url),
+    /// The issuer's metadata, at `metadata_url`, which name the key set.
+    Metadata(Url),
+}
+
+impl KeySource {
+    /// Where metadata say that the key set is, if it may be asked there: over TLS, or on this machine, where the
+    /// metadata must be as well.
+    pub fn named_by_metadata(metadata: &Url, named: &str) -> Option<Url> {
+        value::guarded_url(named).ok().filter(|url| url.scheme() == "https" || metadata.scheme() == "http")
+    }
+}
+
+/// What a token says it is, in `typ`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TokenType {
+    /// `JWT`, or nothing.
+    Jwt,
+    /// `at+jwt`, an access token by RFC 9068.
+    AccessToken,
 }
 
 /// `[[callers]]`: which tokens of which issuer are this caller. At least one of `client_id` and `subject` is given.

@@ -7,7 +7,8 @@ use secrecy::ExposeSecret as _;
 use toml::Value;
 
 use super::{
-    Algorithm, Config, Credential, Fault, IdentityHost, Named, Postgres, Proof, SecretSource, Store, examine_process,
+    Algorithm, Config, Credential, Fault, IdentityHost, KeySource, Named, Postgres, Proof, SecretSource, Store,
+    examine_process,
     file::interpret,
     load,
     table::{Place, variable},
@@ -130,6 +131,21 @@ t.toml:26: callers.issuer: no issuer is called "entro"
 t.toml:28: catalogue.groups."Everyone": "acacacac-9df4-4c7d-9d50-4ef0226f57a9" does not fit
   hint: this is Intune's stand-in for all users, not a group: write {"all": "users"}"#;
     assert_eq!(faults(text), expected);
+}
+
+#[test]
+fn an_issuers_keys_are_named_in_one_way() {
+    let keys = "jwks_url = \"https://issuer.test/keys\"\n";
+    let metadata = "metadata_url = \"https://issuer.test/.well-known/openid-configuration\"\n";
+    let text = |keys: &str| least() + &issuer("a", "i").replace("jwks_url = \"https://issuer.test/keys\"\n", keys);
+    let issuers = |text: &str| loaded(text).issuers;
+    assert!(matches!(&issuers(&text(keys))[0].keys, KeySource::Set(_)));
+    assert!(matches!(&issuers(&text(metadata))[0].keys, KeySource::Metadata(_)));
+    assert!(faults(&text("")).contains("\"issuers.jwks_url\" is missing"));
+    assert!(faults(&text(&format!("{keys}{metadata}"))).contains("given beside jwks_url"));
+    assert!(faults(&text("metadata_url = \"http://issuer.test/m\"\n")).contains("http:// to another machine"));
+    assert!(faults(&text(&format!("{keys}token_types = [\"id+jwt\"]\n"))).contains("one of JWT, at+jwt"));
+    assert!(issuers(&text(&format!("{keys}token_types = [\"at+jwt\"]\n")))[0].keeps_rfc_9068());
 }
 
 #[test]
@@ -529,15 +545,16 @@ fn the_reference_file_shows_every_key_with_its_default_and_no_other() {
     let (_, ledger) = interpret(&place, &text, std::iter::empty());
     let told = told(&ledger.faults);
     // Two sources of one secret exclude each other, and the store shown first has no password.
-    // So do the kinds of credential.
+    // So do the kinds of credential, and the two ways to an issuer's keys.
     let excluded = [
         "secret_env: given beside",
         "password_env: given beside",
         "a SQLite store has no password",
         "it has no use for a credential of kind",
+        "metadata_url: given beside",
     ];
     let expected = |fault: &Fault| excluded.iter().any(|part| fault.what.contains(part));
-    assert!(ledger.faults.len() == 7 && ledger.faults.iter().all(expected), "{told}");
+    assert!(ledger.faults.len() == 8 && ledger.faults.iter().all(expected), "{told}");
     let mut written = BTreeMap::new();
     flat("", &Value::Table(text.parse().unwrap()), &mut written);
     for (key, default) in &ledger.known {

@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use url::{Host, Url};
 use uuid::Uuid;
 
-use super::{Algorithm, LogFormat, Postgres, Store, nearest::nearest};
+use super::{Algorithm, LogFormat, Postgres, Store, TokenType, nearest::nearest};
 use crate::telemetry;
 
 /// Why a value cannot be taken.
@@ -276,6 +276,15 @@ pub(super) fn algorithm(text: &str) -> Result<Algorithm, Refusal> {
         let hint = nearest(text, names()).map_or(format!("one of {known}"), |meant| format!("did you mean {meant:?}?"));
         Refusal::new(format!("{text:?} is no algorithm that this version knows")).hint(hint)
     })
+}
+
+/// What a caller's token may call itself.
+pub(super) fn token_type(text: &str) -> Result<TokenType, Refusal> {
+    match text {
+        "JWT" => Ok(TokenType::Jwt),
+        "at+jwt" => Ok(TokenType::AccessToken),
+        _ => Err(Refusal::new(format!("{text:?} is no type of access tokens")).hint("one of JWT, at+jwt")),
+    }
 }
 
 #[cfg(test)]
