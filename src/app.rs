@@ -41,6 +41,7 @@ use crate::{
 /// A gateway that is running.
 #[derive(Debug)]
 pub struct Running {
+    scheme: &'static str,
     address: SocketAddr,
     admin_address: SocketAddr,
     store: Arc<dyn Store>,
@@ -59,6 +60,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     // Before anything is opened: an address in use must not cost the store a run.
     let listener = listen(config.server.listen, "server.listen")?;
     let admin_listener = listen(config.server.admin_listen, "server.admin_listen")?;
+    let certificate = config.server.tls.clone().map(api::Certificate::open).transpose()?;
     let run = Run { chain: clock.identifier().to_string(), clock };
     let owner = run.chain.clone();
     let store = store::open(&config.store, run).await?;
@@ -92,15 +94,21 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
             clock,
             stopping: stopping.clone(),
         })),
+        limits: api::Limits::new(&config.callers, &config.server, clock),
         authenticator: Authenticator::new(config.issuers, config.callers, &outbound, clock),
-        body_max: config.server.body_max,
-        clock,
+        settings: config.server.clone(),
         stopping: stopping.clone(),
+        clock,
     });
     tokio::spawn(state.authenticator.keep_keys_fresh(&stopping));
     let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
     let deadline = config.server.stop_deadline;
-    let servers = [api::server(listener, state.clone(), deadline)?, api::admin_server(admin_listener, state)?];
+    if let Some(certificate) = &certificate {
+        tokio::spawn(Arc::clone(certificate).keep_fresh(clock, stopping.clone()));
+    }
+    let scheme = if certificate.is_some() { "https" } else { "http" };
+    let door = api::server(listener, state.clone(), certificate.as_ref())?;
+    let servers = [door, api::admin_server(admin_listener, state)?];
     let doors = servers.iter().map(actix_web::dev::Server::handle).collect();
     let serve = |server: actix_web::dev::Server| {
         tokio::spawn(async move {
@@ -111,13 +119,13 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     };
     let tasks = servers.into_iter().map(serve).chain([retention, census]).collect();
     tracing::info!(%address, %admin_address, "the gateway is ready");
-    Ok(Running { address, admin_address, store, stopping, working, doors, tasks, executor, deadline, clock })
+    Ok(Running { scheme, address, admin_address, store, stopping, working, doors, tasks, executor, deadline, clock })
 }
 
 impl Running {
     /// Where the API is.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Where the probes are.

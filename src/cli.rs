@@ -17,7 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    app,
+    api, app,
     audit::Verifier,
     clock::Clock,
     config::{self, Config, Examined, Fault},
@@ -224,9 +224,17 @@ fn settled(settings: &Settings) -> Result<Config, Vec<Fault>> {
     faults.extend(policy.and_then(|policy| Policies::load(&policy.dir).err()).unwrap_or_default());
     if let Some(config) = config.as_ref().filter(|_| faults.is_empty()) {
         faults.extend(graph::examine(&config.graph));
+        faults.extend(
+            config.server.tls.clone().and_then(|tls| api::Certificate::open(tls).err()).map(|error| no_tls(&error)),
+        );
         faults.extend(app::outbound(&config.outbound, Clock::system()).err().map(|error| no_way_out(&error)));
     }
     config.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+fn no_tls(error: &io::Error) -> Fault {
+    let hint = "a certificate, its unencrypted key and the authorities of clients are files in PEM";
+    Fault { place: "server.tls".to_owned(), line: None, what: error.to_string(), hint: Some(hint.to_owned()) }
 }
 
 fn no_way_out(error: &anyhow::Error) -> Fault {

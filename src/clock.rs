@@ -123,6 +123,15 @@ impl Clock {
     }
 }
 
+/// As rate limiters read it.
+impl governor::clock::Clock for Clock {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.elapsed()
+    }
+}
+
 /// `moment` later by `pause`; the end of time if that cannot be written.
 pub fn after(moment: Timestamp, pause: Duration) -> Timestamp {
     let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);

@@ -24,7 +24,7 @@ pub(super) async fn submit(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, .. } = &***extract::state(&request)?;
+    let State { gateway, limits, .. } = &***extract::state(&request)?;
     let begun = gateway.now();
     let body = extract::body(&request, payload).await?;
     let attempt = extract::attempt(request.headers(), &body)?;
@@ -36,6 +36,8 @@ pub(super) async fn submit(
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
         Preference::Unsaid => gateway.wait_default(),
     };
+    let place = if wait.is_zero() { None } else { limits.place(&caller.name) };
+    let wait = if place.is_some() { wait } else { Duration::ZERO };
     // The caller counts from when it asked.
     let left = wait.saturating_sub(clock::until(begun, gateway.now()));
     let standing = gateway.wait(operation, left).await;

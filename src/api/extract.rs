@@ -5,16 +5,17 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use actix_web::{FromRequest, HttpRequest, dev, http::header::HeaderMap, web};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev, http::header::HeaderMap, web};
 use serde_json::Value;
 
 use super::{
     State, json,
     problem::{Code, Problem},
+    tls::Shown,
 };
 use crate::{
     auth::Rejection,
-    canonical,
+    canonical, config,
     domain::{Caller, Digest},
     gateway::{Attempt, Stranger},
 };
@@ -45,8 +46,12 @@ async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
     if headers.next().is_some() {
         return Err(Problem::new(Code::InvalidToken, "There is more than one Authorization header."));
     }
-    match state.authenticator.authenticate(authorization).await {
-        Ok(caller) => Ok(caller),
+    let certificate = request.conn_data::<Shown>().map(|shown| &shown.0);
+    match state.authenticator.authenticate(authorization, certificate).await {
+        Ok(caller) => {
+            count(state, request, &caller)?;
+            Ok(caller)
+        }
         Err(rejection) => {
             if let Rejection::UnknownCaller { issuer, subject, token_id, detail, .. } = &rejection {
                 let (issuer, subject) = (issuer.clone(), subject.clone());
@@ -58,6 +63,18 @@ async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
     }
 }
 
+/// Counts the call, and notes what is left to its caller for the answer.
+fn count(state: &State, request: &HttpRequest, caller: &Caller) -> Result<(), Problem> {
+    let (left, outcome) = match state.limits.count(&caller.name) {
+        Ok(left) => (left, Ok(())),
+        Err((left, problem)) => (Some(left), Err(problem)),
+    };
+    if let Some(left) = left {
+        request.extensions_mut().insert(left);
+    }
+    outcome
+}
+
 pub(super) fn state(request: &HttpRequest) -> Result<&web::Data<State>, Problem> {
     request.app_data::<web::Data<State>>().ok_or_else(|| Problem::new(Code::Internal, "The gateway is not set up."))
 }
@@ -67,8 +84,12 @@ pub(super) async fn body(request: &HttpRequest, payload: web::Payload) -> Result
     if !is_json(request.headers()) {
         return Err(Problem::new(Code::UnsupportedMediaType, "Send the body as Content-Type: application/json."));
     }
-    let limit = state(request)?.body_max;
-    match payload.to_bytes_limited(limit).await {
+    let config::Server { body_max: limit, request_timeout, .. } = state(request)?.settings;
+    let Ok(read) = tokio::time::timeout(request_timeout, payload.to_bytes_limited(limit)).await else {
+        let detail = format!("The body did not arrive within {} s.", request_timeout.as_secs());
+        return Err(Problem::new(Code::RequestTimeout, detail));
+    };
+    match read {
         Ok(Ok(bytes)) => json::parse(&bytes),
         Ok(Err(error)) => Err(Problem::new(Code::MalformedJson, format!("The body did not arrive whole: {error}."))),
         Err(_exceeded) => {

@@ -10,30 +10,37 @@ mod assignments;
 mod causes;
 mod change;
 mod configurations;
+mod connections;
 mod extract;
 mod groups;
 mod json;
+mod limits;
 mod operations;
 mod probes;
 mod problem;
+mod tls;
 mod view;
 
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{io, net::TcpListener, num::NonZeroUsize, sync::Arc, thread};
 
 use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer, ResponseError,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
     http::StatusCode,
-    middleware::{self, Compress, Next},
+    middleware::{Compress, Next, from_fn},
     web,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use tracing_actix_web::{RootSpanBuilder, TracingLogger};
 
-use self::problem::{Code, Problem};
-use crate::{auth::Authenticator, clock::Clock, gateway::Gateway, telemetry};
+use self::{
+    connections::Connections,
+    problem::{Code, Problem},
+};
+pub use self::{limits::Limits, tls::Certificate};
+use crate::{auth::Authenticator, clock::Clock, config, gateway::Gateway, telemetry};
 
 /// What handlers work with.
 #[derive(Debug)]
@@ -42,30 +49,54 @@ pub struct State {
     pub gateway: Arc<Gateway>,
     /// Who asks.
     pub authenticator: Authenticator,
-    /// Largest accepted body, in bytes.
-    pub body_max: usize,
-    /// The time.
-    pub clock: Clock,
+    /// How much each of them may ask.
+    pub limits: Limits,
+    /// What is accepted at the door: how large, how slow.
+    pub settings: config::Server,
     /// Cancelled when the process is about to stop.
     pub stopping: CancellationToken,
+    /// The time.
+    pub clock: Clock,
 }
 
-/// A client that sends its head slower than this is cut off.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The API's server, on its listener. `deadline` bounds how long a stop waits for calls under way.
-pub fn server(listener: TcpListener, state: web::Data<State>, deadline: Duration) -> io::Result<Server> {
+/// The API's server, on its listener, with TLS if there is a certificate.
+pub fn server(
+    listener: TcpListener,
+    state: web::Data<State>,
+    certificate: Option<&Arc<Certificate>>,
+) -> io::Result<Server> {
+    let settings = state.settings.clone();
+    let open = Connections::new(settings.request_timeout, state.clock);
+    tokio::spawn(Arc::clone(&open).keep_clear(state.stopping.clone()));
     let app = move || {
         App::new()
             .app_data(state.clone())
+            .wrap(from_fn(limits::tell))
+            .wrap(from_fn(connections::attend))
             // The last is the outermost: the span must see everything, also what compression does.
             .wrap(Compress::default())
             .wrap(TracingLogger::<RequestSpan>::new())
-            .wrap(middleware::from_fn(measure))
+            .wrap(from_fn(measure))
             .configure(routes)
     };
-    let server = HttpServer::new(app).disable_signals().client_request_timeout(HEAD_TIMEOUT);
-    Ok(server.shutdown_timeout(deadline.as_secs()).listen(listener)?.run())
+    // Each worker counts its own connections.
+    let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(settings.connections_max);
+    let server = HttpServer::new(app)
+        .disable_signals()
+        .workers(workers)
+        .max_connections(settings.connections_max.checked_div(workers).unwrap_or(1))
+        .client_request_timeout(settings.request_timeout)
+        .keep_alive(connections::KEEP_ALIVE)
+        .shutdown_timeout(settings.stop_deadline.as_secs())
+        .on_connect(move |connection, notes| {
+            open.note(connection, notes);
+            tls::note(connection, notes);
+        });
+    let server = match certificate {
+        Some(certificate) => server.listen_rustls_0_23(listener, certificate.server()?)?,
+        None => server.listen(listener)?,
+    };
+    Ok(server.run())
 }
 
 /// The internal server with the probes.

@@ -36,14 +36,16 @@ pub(super) async fn one(
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, .. } = &***extract::state(&request)?;
+    let State { gateway, limits, .. } = &***extract::state(&request)?;
     let mut standing = gateway.operation(&caller, named(&id)?).await?;
     let preference = extract::preference(request.headers());
     let wait = match preference {
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
         Preference::RespondAsync | Preference::Unsaid => Duration::ZERO,
     };
-    if !wait.is_zero() {
+    let place = if wait.is_zero() { None } else { limits.place(&caller.name) };
+    let wait = if place.is_some() { wait } else { Duration::ZERO };
+    if place.is_some() {
         standing = gateway.wait(standing.operation, wait).await;
     }
     let mut response = respond(HttpResponse::Ok(), &standing, gateway.now());

@@ -78,6 +78,8 @@ catalogue! {
     UnknownOperation = "unknown-operation", 404, Never, "The operation does not exist";
     /// The path exists, but not for this method.
     MethodNotAllowed = "method-not-allowed", 405, Never, "The method does not fit the path";
+    /// The body arrived too slowly; nothing was done.
+    RequestTimeout = "request-timeout", 408, Later, "The request did not arrive in time";
     /// The operation is running or has ended, so it cannot be cancelled; ask for the opposite change instead.
     TooLateToCancel = "too-late-to-cancel", 409, Never, "The operation can no longer be cancelled";
     /// The body is larger than the gateway accepts.
@@ -96,6 +98,9 @@ catalogue! {
     NotAssignable = "not-assignable", 422, Never, "The configuration cannot be assigned so";
     /// The idempotency key was used before for a different body; use a new key for a new change.
     KeyReused = "idempotency-key-reused", 422, Never, "The idempotency key was used for something else";
+    /// The caller made more calls than it may for a while; `Retry-After` says when there is room for the next. Nothing was
+    /// done.
+    RateLimited = "rate-limited", 429, Later, "Too many calls from this caller";
     /// As many changes of this configuration are pending as may be. The change was not accepted, and its `Idempotency-Key`
     /// was not used; ask again when some have ended.
     TooManyPending = "too-many-pending", 429, Later, "Too many changes of this configuration are pending";

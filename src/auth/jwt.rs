@@ -60,6 +60,14 @@ const ALGORITHMS: [(Algorithm, &str, Signature); 9] = [
 pub(super) struct Claimed<'a> {
     header: Object,
     payload: Object,
+    parts: Parts<'a>,
+}
+
+/// The three parts of a token in compact form, not decoded.
+#[derive(Clone, Copy, Debug)]
+struct Parts<'a> {
+    header: &'a str,
+    payload: &'a str,
     /// Header and payload as they were signed.
     signed: &'a str,
     signature: &'a str,
@@ -87,9 +95,8 @@ impl Proven {
 #[derive(Debug)]
 struct Object(BTreeMap<String, Value>);
 
-impl<'a> Claimed<'a> {
-    /// Reads a token in compact form.
-    pub(super) fn read(token: &'a str) -> Result<Self, Rejection> {
+impl<'a> Parts<'a> {
+    fn of(token: &'a str) -> Result<Self, Rejection> {
         if token.len() > TOKEN_MAX {
             return Err(malformed("the token is larger than 16 KiB"));
         }
@@ -102,12 +109,23 @@ impl<'a> Claimed<'a> {
         if payload.contains('.') || [header, payload, signature].contains(&"") {
             return Err(malformed(NOT_COMPACT));
         }
-        Ok(Self {
-            header: Object::read("header", header)?,
-            payload: Object::read("payload", payload)?,
-            signed,
-            signature,
+        Ok(Self { header, payload, signed, signature })
+    }
+
+    /// Whether the signature was made over this very text, by this key and algorithm.
+    fn is_signed_by(&self, key: &Key, algorithm: Algorithm) -> bool {
+        key.verifier(algorithm).is_some_and(|(verifier, signature)| {
+            crypto::verify(self.signature, self.signed.as_bytes(), &verifier, signature).unwrap_or(false)
         })
+    }
+}
+
+impl<'a> Claimed<'a> {
+    /// Reads a token in compact form.
+    pub(super) fn read(token: &'a str) -> Result<Self, Rejection> {
+        let parts = Parts::of(token)?;
+        let header = Object::read("header", parts.header)?;
+        Ok(Self { header, payload: Object::read("payload", parts.payload)?, parts })
     }
 
     /// The issuer that the token claims to be from.
@@ -123,10 +141,7 @@ impl<'a> Claimed<'a> {
     /// Verifies the token, by a key out of the set of `issuer`.
     pub(super) fn verify(self, issuer: &Issuer, key: &Key, now: Timestamp) -> Result<Proven, Rejection> {
         let algorithm = self.algorithm(issuer)?;
-        let verified = key.verifier(algorithm).is_some_and(|(verifier, signature)| {
-            crypto::verify(self.signature, self.signed.as_bytes(), &verifier, signature).unwrap_or(false)
-        });
-        if !verified {
+        if !self.parts.is_signed_by(key, algorithm) {
             return Err(invalid("the signature does not fit the token, its algorithm and its key"));
         }
         self.check_purpose()?;
@@ -148,24 +163,7 @@ impl<'a> Claimed<'a> {
 
     /// The header's algorithm, if the issuer may use it and the header asks for nothing that is not understood.
     pub(super) fn algorithm(&self, issuer: &Issuer) -> Result<Algorithm, Rejection> {
-        let name = self.header.required("alg")?;
-        let known = ALGORITHMS.iter().map(|row| row.0).find(|algorithm| spelling(*algorithm) == name);
-        let Some(algorithm) = known.filter(|algorithm| issuer.algorithms.contains(algorithm)) else {
-            let allowed: Vec<_> = issuer.algorithms.iter().map(|algorithm| spelling(*algorithm)).collect();
-            return Err(invalid(format!("the token's algorithm is not allowed: {}", allowed.join(", "))));
-        };
-        let kind = self.header.text("typ")?.unwrap_or("JWT");
-        let is_one_of = |spellings: &[&str]| spellings.iter().any(|ours| ours.eq_ignore_ascii_case(kind));
-        let plain = issuer.token_types.contains(&TokenType::Jwt) && is_one_of(&["JWT"]);
-        let access =
-            issuer.token_types.contains(&TokenType::AccessToken) && is_one_of(&["at+jwt", "application/at+jwt"]);
-        if !plain && !access {
-            return Err(invalid("the token is of another type (typ) than the access tokens of this issuer"));
-        }
-        if self.header.0.contains_key("crit") {
-            return Err(invalid("the token asks for extensions (crit) that are not supported"));
-        }
-        Ok(algorithm)
+        self.header.algorithm(issuer)
     }
 
     /// Most issuers call every token `JWT`, so what is no access token is told by claims that only its kind has.
@@ -274,6 +272,28 @@ impl Object {
         })
     }
 
+    /// The algorithm of a header, if the issuer may use it and the header asks for nothing that is not understood.
+    fn algorithm(&self, issuer: &Issuer) -> Result<Algorithm, Rejection> {
+        let name = self.required("alg")?;
+        let known = ALGORITHMS.iter().map(|row| row.0).find(|algorithm| spelling(*algorithm) == name);
+        let Some(algorithm) = known.filter(|algorithm| issuer.algorithms.contains(algorithm)) else {
+            let allowed: Vec<_> = issuer.algorithms.iter().map(|algorithm| spelling(*algorithm)).collect();
+            return Err(invalid(format!("the token's algorithm is not allowed: {}", allowed.join(", "))));
+        };
+        let kind = self.text("typ")?.unwrap_or("JWT");
+        let is_one_of = |spellings: &[&str]| spellings.iter().any(|ours| ours.eq_ignore_ascii_case(kind));
+        let plain = issuer.token_types.contains(&TokenType::Jwt) && is_one_of(&["JWT"]);
+        let access =
+            issuer.token_types.contains(&TokenType::AccessToken) && is_one_of(&["at+jwt", "application/at+jwt"]);
+        if !plain && !access {
+            return Err(invalid("the token is of another type (typ) than the access tokens of this issuer"));
+        }
+        if self.0.contains_key("crit") {
+            return Err(invalid("the token asks for extensions (crit) that are not supported"));
+        }
+        Ok(algorithm)
+    }
+
     /// A member that is a string, which may be empty.
     fn string(&self, name: &str) -> Result<Option<&str>, Rejection> {
         match self.0.get(name) {
@@ -313,6 +333,18 @@ impl Object {
 
 fn printable(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.contains(char::is_control))
+}
+
+/// Whether a token that need not be one of ours was signed by the key of the set that its header names.
+#[cfg(test)]
+pub(super) fn is_signed(token: &str, issuer: &Issuer, set: &super::keys::KeySet) -> bool {
+    let signed = |parts: Parts<'_>| {
+        let header = Object::read("header", parts.header)?;
+        let algorithm = header.algorithm(issuer)?;
+        let key = set.find(header.required("kid")?).and_then(Result::ok);
+        Ok::<_, Rejection>(key.is_some_and(|key| parts.is_signed_by(key, algorithm)))
+    };
+    Parts::of(token).and_then(signed).unwrap_or(false)
 }
 
 impl<'de> Deserialize<'de> for Object {

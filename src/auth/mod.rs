@@ -12,6 +12,8 @@ mod keys;
 mod known;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 
 use std::{sync::Arc, time::Duration};
 
@@ -101,27 +103,34 @@ impl Authenticator {
         async move { drop(all.await) }
     }
 
-    /// The caller that the value of an `Authorization` header proves.
-    pub async fn authenticate(&self, authorization: Option<&str>) -> Result<Caller, Rejection> {
-        self.authenticate_at(authorization, self.clock.now(), self.clock.elapsed()).await
+    /// The caller that the value of an `Authorization` header proves, together with the certificate that the client showed
+    /// for its connection, if it did.
+    pub async fn authenticate(
+        &self,
+        authorization: Option<&str>,
+        certificate: Option<&Digest>,
+    ) -> Result<Caller, Rejection> {
+        let (issuer, token) = self.prove(authorization, self.clock.now(), self.clock.elapsed()).await?;
+        self.recognise(issuer, token, certificate)
     }
 
-    async fn authenticate_at(
+    /// What the token in a header says, and who vouches for it.
+    async fn prove(
         &self,
         authorization: Option<&str>,
         now: Timestamp,
         elapsed: Duration,
-    ) -> Result<Caller, Rejection> {
+    ) -> Result<(&Issuer, Proven), Rejection> {
         let token = credentials(authorization)?;
         let digest = Digest::of(token.as_bytes());
-        if let Some((issuer, proven)) = self.seen(&digest, now, elapsed).await {
-            return self.recognise(issuer, proven);
+        if let Some(seen) = self.seen(&digest, now, elapsed).await {
+            return Ok(seen);
         }
         let verified = self.verify(token, now, elapsed).await?;
         let Some(Trusted { issuer, .. }) = self.issuers.get(verified.issuer) else { return Err(distrusted()) };
         let proven = verified.proven.clone();
         self.known.keep(digest, verified).await;
-        self.recognise(issuer, proven)
+        Ok((issuer, proven))
     }
 
     /// What a token that was verified before says, if it has not expired and the very key that verified it is still its
@@ -164,17 +173,24 @@ impl Authenticator {
         }
     }
 
-    /// The configured caller that a proven token is.
-    fn recognise(&self, issuer: &Issuer, token: Proven) -> Result<Caller, Rejection> {
+    /// The configured caller that a proven token is, together with a certificate.
+    fn recognise(&self, issuer: &Issuer, token: Proven, certificate: Option<&Digest>) -> Result<Caller, Rejection> {
         let fitting: Vec<_> =
             self.callers.iter().filter(|rule| rule.issuer == issuer.name && fits(rule, &token)).collect();
         let Proven { client_id, subject, token_id, roles, expires: _ } = token;
         let issuer = issuer.name.clone();
         let holds = |role: &String| roles.iter().any(|held| held.as_str() == role);
-        if let Some(rule) = fitting.iter().find(|rule| rule.required_role.as_ref().is_none_or(holds)) {
+        let granted = |rule: &CallerRule| rule.required_role.as_ref().is_none_or(holds);
+        let shown = |rule: &CallerRule| {
+            rule.certificates.is_empty() || certificate.is_some_and(|it| rule.certificates.contains(it))
+        };
+        if let Some(rule) = fitting.iter().find(|rule| granted(rule) && shown(rule)) {
             return Ok(Caller { name: rule.name.clone(), issuer, subject, token_id, roles });
         }
         let detail = match fitting.first() {
+            Some(rule) if granted(rule) => {
+                format!("the token is valid, but came without the client certificate of caller {}", rule.name)
+            }
             Some(rule) => {
                 format!("the token is valid, but lacks the role without which it is not caller {}", rule.name)
             }

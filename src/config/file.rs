@@ -20,7 +20,7 @@ use toml::{
 use super::{
     Config, Examined, Fault,
     ledger::Ledger,
-    lists::{self, Shelves},
+    lists::{self, Around, Shelves},
     sections,
     table::{At, Cell, PLATFORM_VARIABLES, Place, Raw, Table, Title, VARIABLE_PREFIX},
 };
@@ -128,7 +128,9 @@ impl<'p> File<'p> {
         self.ledger.close(self.root);
         let issuer_names = self.issuers.iter().filter_map(|table| table.peek("name")).collect::<BTreeSet<_>>();
         let issuers = lists::issuers(self.issuers, &mut self.ledger);
-        let callers = lists::callers(self.callers, &issuer_names, &mut self.ledger);
+        let tls = sections.server.as_ref().and_then(|server| server.tls.as_ref());
+        let around = Around { issuers: issuer_names, clients: tls.and_then(|tls| tls.clients.as_ref()) };
+        let callers = lists::callers(self.callers, &around, &mut self.ledger);
         let catalogue = lists::catalogue(self.shelves, &mut self.ledger);
         let policy = sections.policy.clone();
         let whole = || {

@@ -7,11 +7,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
     time::Duration,
 };
 
 use super::{
-    CallerRule, Catalogue, Catalogued, Issuer, KeySource,
+    CallerRule, Catalogue, Catalogued, Clients, Issuer, KeySource,
     ledger::Ledger,
     table::Table,
     value::{self, Refusal, duration, spell},
@@ -80,14 +81,23 @@ fn key_source(table: &mut Table<'_>) -> Option<KeySource> {
     set.or(metadata)
 }
 
-/// Reads `[[callers]]`; `issuers` are the names that may be named.
-pub(super) fn callers(tables: Vec<Table<'_>>, issuers: &BTreeSet<String>, ledger: &mut Ledger) -> Vec<CallerRule> {
+/// What callers may refer to.
+#[derive(Debug)]
+pub(super) struct Around<'a> {
+    /// The names of issuers.
+    pub(super) issuers: BTreeSet<String>,
+    /// The certificates that clients show.
+    pub(super) clients: Option<&'a Clients>,
+}
+
+/// Reads `[[callers]]`.
+pub(super) fn callers(tables: Vec<Table<'_>>, around: &Around<'_>, ledger: &mut Ledger) -> Vec<CallerRule> {
     let mut names = BTreeSet::new();
     let mut callers: Vec<CallerRule> = Vec::new();
     for mut table in tables {
         let name = table.required("name", value::name);
         unique(&mut table, "name", name.as_ref(), &mut names);
-        if let Some(caller) = caller(&mut table, name, issuers) {
+        if let Some(caller) = caller(&mut table, name, around) {
             for other in callers.iter().filter(|other| overlap(other, &caller)) {
                 let what = format!("callers {:?} and {:?} could both match one token", other.name, caller.name);
                 table.object(what, "tell them apart by client_id, or by subject, in both");
@@ -99,11 +109,18 @@ pub(super) fn callers(tables: Vec<Table<'_>>, issuers: &BTreeSet<String>, ledger
     callers
 }
 
-fn caller(table: &mut Table<'_>, name: Option<String>, issuers: &BTreeSet<String>) -> Option<CallerRule> {
+fn caller(table: &mut Table<'_>, name: Option<String>, around: &Around<'_>) -> Option<CallerRule> {
+    let issuers = &around.issuers;
     let issuer = table.required("issuer", value::name);
     let client_id = table.optional("client_id", value::filled);
     let subject = table.optional("subject", value::filled);
     let required_role = table.optional("required_role", value::filled);
+    let certificates = table.list("certificate_sha256", Some(&[]), value::sha256);
+    let calls_max = table.optional_number("calls_max", 1..=1_000_000).and_then(NonZeroU32::new);
+    if !certificates.is_empty() && around.clients.is_none() {
+        let hint = "give server.tls.client_ca_file, so that clients are asked for their certificates";
+        table.refuse("certificate_sha256", "no client could show a certificate", Some(hint));
+    }
     if let Some(issuer) = issuer.as_ref().filter(|issuer| !issuers.contains(*issuer)) {
         let known = issuers.iter().cloned().collect::<Vec<_>>().join(", ");
         let hint = if known.is_empty() { "no [[issuers]] has a name".to_owned() } else { format!("one of {known}") };
@@ -114,7 +131,7 @@ fn caller(table: &mut Table<'_>, name: Option<String>, issuers: &BTreeSet<String
         let what = format!("caller {who:?} has neither client_id nor subject");
         table.object(what, "every token of the issuer would be this caller: give one of them, or both");
     }
-    Some(CallerRule { name: name?, issuer: issuer?, client_id, subject, required_role })
+    Some(CallerRule { name: name?, issuer: issuer?, client_id, subject, required_role, certificates, calls_max })
 }
 
 /// Whether a token exists that both rules match. Roles do not tell rules apart: a token can have all of them. A rule that

@@ -35,7 +35,7 @@ pub use self::{
     secret::SecretError,
 };
 use crate::domain::{
-    ConfigurationId, FilterId, GroupId, TenantId,
+    ConfigurationId, Digest, FilterId, GroupId, TenantId,
     ids::{ApiVersion, Cloud},
 };
 pub use crate::telemetry::{LogFormat, Settings as Telemetry};
@@ -76,8 +76,38 @@ pub struct Server {
     pub admin_listen: SocketAddr,
     /// Largest accepted body, in bytes.
     pub body_max: usize,
+    /// How long a client may take to send a request's head, and as long again for its body.
+    pub request_timeout: Duration,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Calls that one caller may make in a minute, unless its entry says otherwise.
+    pub calls_max: NonZeroU32,
+    /// Calls of one caller that may wait for an end at once.
+    pub waits_max: usize,
+    /// The API's certificate; without one it speaks plain HTTP.
+    pub tls: Option<Tls>,
     /// How long a stop may take before what is left is dropped (the store has it).
     pub stop_deadline: Duration,
+}
+
+/// `server.tls.*`
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The certificate and those that lead from it to an authority, in PEM; read again when it changes.
+    pub certificate: PathBuf,
+    /// Its private key, not encrypted, in PEM; in one file with the certificate if that is the same path.
+    pub key: PathBuf,
+    /// Whether clients show certificates of their own.
+    pub clients: Option<Clients>,
+}
+
+/// `server.tls.client_*`
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// The authorities whose certificates clients may show, in PEM; read at start.
+    pub authorities: PathBuf,
+    /// Whether nobody is heard without one.
+    pub required: bool,
 }
 
 /// `store.*`
@@ -340,6 +370,10 @@ pub struct CallerRule {
     pub subject: Option<String>,
     /// A role or scope without which the token is not this caller.
     pub required_role: Option<String>,
+    /// Client certificates of which one must be shown together with the token; any or none will do if there are none.
+    pub certificates: BTreeSet<Digest>,
+    /// Calls that it may make in a minute, instead of the usual number.
+    pub calls_max: Option<NonZeroU32>,
 }
 
 /// `[catalogue]`

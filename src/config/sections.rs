@@ -10,8 +10,8 @@ use std::{num::NonZeroU32, time::Duration};
 use url::Url;
 
 use super::{
-    Credential, Executor, Graph, Named, Operations, Outbound, Pace, Policy, Postgres, SecretSource, Server, Store,
-    Telemetry,
+    Clients, Credential, Executor, Graph, Named, Operations, Outbound, Pace, Policy, Postgres, SecretSource, Server,
+    Store, Telemetry, Tls,
     credential::{self, Kind},
     table::Table,
     value::{self, duration, spell},
@@ -67,7 +67,12 @@ fn server(table: &mut Table<'_>) -> Option<Server> {
     let listen = table.setting("server.listen", "127.0.0.1:8080", value::address);
     let admin_listen = table.setting("server.admin_listen", "127.0.0.1:9090", value::address);
     let body_max = table.setting("server.body_max", "256KiB", value::size);
+    let request_timeout = table.setting("server.request_timeout", "10s", duration(SECOND, MINUTES_5));
+    let connections_max = table.number("server.connections_max", 400, 1..=1_000_000);
+    let calls_max = table.number("server.calls_max", 6_000, 1..=1_000_000);
+    let waits_max = table.number("server.waits_max", 256, 1..=100_000);
     let stop_deadline = table.setting("server.stop_deadline", "20s", duration(SECOND, MINUTES_5));
+    let tls = tls(table);
     // Port 0 is any free port, so two of them are two ports.
     if listen.is_some_and(|listen| listen.port() != 0) && listen == admin_listen {
         table.refuse(
@@ -76,7 +81,38 @@ fn server(table: &mut Table<'_>) -> Option<Server> {
             Some("server.listen has the same one"),
         );
     }
-    Some(Server { listen: listen?, admin_listen: admin_listen?, body_max: body_max?, stop_deadline: stop_deadline? })
+    Some(Server {
+        listen: listen?,
+        admin_listen: admin_listen?,
+        body_max: body_max?,
+        request_timeout: request_timeout?,
+        connections_max: usize::try_from(connections_max?).ok()?,
+        calls_max: NonZeroU32::new(calls_max?)?,
+        waits_max: usize::try_from(waits_max?).ok()?,
+        tls,
+        stop_deadline: stop_deadline?,
+    })
+}
+
+fn tls(table: &mut Table<'_>) -> Option<Tls> {
+    let certificate = table.path("server.tls.certificate_file", None);
+    let key = table.path("server.tls.key_file", None);
+    let authorities = table.path("server.tls.client_ca_file", None);
+    let required = table.setting("server.tls.client_certificates", "required", value::obligation);
+    for (given, other) in [
+        ("server.tls.key_file", "server.tls.certificate_file"),
+        ("server.tls.client_ca_file", "server.tls.certificate_file"),
+        ("server.tls.client_certificates", "server.tls.client_ca_file"),
+    ] {
+        if table.given(given) && !table.given(other) {
+            // Who asks for a part of TLS must not get plain HTTP, or clients whom nobody checks.
+            let hint = format!("give {other} too, or neither");
+            table.refuse(given, &format!("given without {other}"), Some(&hint));
+        }
+    }
+    let certificate = certificate?;
+    let clients = authorities.zip(required).map(|(authorities, required)| Clients { authorities, required });
+    Some(Tls { key: key.unwrap_or_else(|| certificate.clone()), certificate, clients })
 }
 
 fn graph(

@@ -173,6 +173,17 @@ impl<'p> Table<'p> {
     pub(super) fn number(&mut self, key: &'static str, default: u32, range: RangeInclusive<u32>) -> Option<u32> {
         self.declare(key, Some(default.to_string()));
         let Some(cell) = self.take(key) else { return Some(default) };
+        self.whole(key, &cell, &range)
+    }
+
+    /// A whole number that may be left out.
+    pub(super) fn optional_number(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
+        self.declare(key, None);
+        let cell = self.take(key)?;
+        self.whole(key, &cell, &range)
+    }
+
+    fn whole(&mut self, key: &'static str, cell: &Cell, range: &RangeInclusive<u32>) -> Option<u32> {
         let number = match (&cell.raw, &cell.at) {
             (Raw::Number(number), _) => u32::try_from(*number).ok(),
             // A variable has no type of its own.

@@ -11,7 +11,7 @@ use url::{Host, Url};
 use uuid::Uuid;
 
 use super::{Algorithm, LogFormat, Postgres, Store, TokenType, nearest::nearest};
-use crate::telemetry;
+use crate::{domain::Digest, telemetry};
 
 /// Why a value cannot be taken.
 #[derive(Debug)]
@@ -276,6 +276,26 @@ pub(super) fn algorithm(text: &str) -> Result<Algorithm, Refusal> {
         let hint = nearest(text, names()).map_or(format!("one of {known}"), |meant| format!("did you mean {meant:?}?"));
         Refusal::new(format!("{text:?} is no algorithm that this version knows")).hint(hint)
     })
+}
+
+/// Whether something must be there; true if it must.
+pub(super) fn obligation(text: &str) -> Result<bool, Refusal> {
+    match text {
+        "required" => Ok(true),
+        "optional" => Ok(false),
+        _ => Err(Refusal::new(format!("{text:?} does not fit")).hint("one of required, optional")),
+    }
+}
+
+/// The SHA-256 of something, as tools print it: hexadecimal, with colons or without.
+pub(super) fn sha256(text: &str) -> Result<Digest, Refusal> {
+    let digits: String = text.chars().filter(|letter| *letter != ':').collect();
+    if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        Ok(Digest::stored(&digits.to_ascii_lowercase()))
+    } else {
+        Err(Refusal::new(format!("{text:?} is no SHA-256 fingerprint"))
+            .hint("64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256` prints them"))
+    }
 }
 
 /// What a caller's token may call itself.

@@ -44,19 +44,7 @@ const PROBES: Backoff = Backoff { first: Duration::from_secs(2), longest: Durati
 /// No probe sooner than this after the last: full jitter may draw zero.
 const PROBE_MIN: Duration = Duration::from_secs(1);
 
-/// Our clock, as the budget's limiter reads it.
-#[derive(Clone, Debug)]
-struct Elapsed(Clock);
-
-impl governor::clock::Clock for Elapsed {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
-
-type Budget = RateLimiter<NotKeyed, InMemoryState, Elapsed, NoOpMiddleware<Duration>>;
+type Budget = RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Duration>>;
 
 /// What a call is about, as the limits tell calls apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +177,7 @@ fn budget(per_window: NonZeroU32, clock: Clock) -> Budget {
     let half = NonZeroU32::new(per_window.get() / 2).unwrap_or(NonZeroU32::MIN);
     let each = WINDOW.checked_div(half.get()).unwrap_or(WINDOW);
     let quota = Quota::with_period(each).unwrap_or(Quota::per_second(NonZeroU32::MIN));
-    RateLimiter::direct_with_clock(quota.allow_burst(half), Elapsed(clock))
+    RateLimiter::direct_with_clock(quota.allow_burst(half), clock)
 }
 
 impl Pass<'_> {

@@ -1,0 +1,133 @@
+//! The open connections, and the end of those on which nothing is asked.
+//!
+//! Guarantees: a connection that has no call under way is ended after [`KEEP_ALIVE`] and the time that a request may take
+//! to arrive, whatever it sends or leaves unread meanwhile. The web server sees to that for a connection's first head only.
+//!
+//! It deliberately leaves calls alone that are under way: each has an end of its own.
+
+use std::{
+    any::Any,
+    net::{Shutdown, TcpStream},
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::{
+    Error,
+    body::MessageBody,
+    dev::{Extensions, ServiceRequest, ServiceResponse},
+    middleware::Next,
+    rt::net,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+
+/// How long a connection is kept for the next call.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How often connections are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// All open connections.
+#[derive(Debug)]
+pub(super) struct Connections {
+    open: Mutex<Vec<Weak<Connection>>>,
+    idle_max: Duration,
+    clock: Clock,
+}
+
+/// One of them; it lives as long as the server has it.
+#[derive(Debug)]
+struct Connection {
+    /// A second hold on its socket, by which it can be ended.
+    socket: TcpStream,
+    standing: Mutex<Standing>,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Standing {
+    /// Calls under way.
+    calls: usize,
+    /// Since when there are as many.
+    since: Duration,
+}
+
+/// A call under way.
+struct Call(Arc<Connection>);
+
+impl Connections {
+    pub(super) fn new(request_timeout: Duration, clock: Clock) -> Arc<Self> {
+        let idle_max = KEEP_ALIVE.saturating_add(request_timeout);
+        Arc::new(Self { open: Mutex::default(), idle_max, clock })
+    }
+
+    /// Notes a connection that was made.
+    pub(super) fn note(&self, connection: &dyn Any, notes: &mut Extensions) {
+        let secured = connection.downcast_ref::<TlsStream<net::TcpStream>>().map(|stream| stream.get_ref().0);
+        let Some(stream) = secured.or_else(|| connection.downcast_ref()) else { return };
+        match stream.as_fd().try_clone_to_owned() {
+            Ok(socket) => {
+                let standing = Mutex::new(Standing { calls: 0, since: self.clock.elapsed() });
+                let connection = Arc::new(Connection { socket: socket.into(), standing, clock: self.clock });
+                lock(&self.open).push(Arc::downgrade(&connection));
+                notes.insert(connection);
+            }
+            Err(error) => tracing::warn!(%error, "a connection cannot be watched"),
+        }
+    }
+
+    /// Ends idle connections, until the process stops.
+    pub(super) async fn keep_clear(self: Arc<Self>, stopping: CancellationToken) {
+        while stopping.run_until_cancelled(self.clock.sleep(LOOK)).await.is_some() {
+            let now = self.clock.elapsed();
+            lock(&self.open).retain(|connection| {
+                let Some(connection) = connection.upgrade() else { return false };
+                let idle = connection.is_idle(self.idle_max, now);
+                if idle && let Err(error) = connection.socket.shutdown(Shutdown::Both) {
+                    tracing::debug!(%error, "an idle connection has ended by itself");
+                }
+                !idle
+            });
+        }
+    }
+}
+
+impl Connection {
+    fn is_idle(&self, idle_max: Duration, now: Duration) -> bool {
+        let standing = lock(&self.standing);
+        standing.calls == 0 && now.saturating_sub(standing.since) >= idle_max
+    }
+
+    fn count(&self, count: impl FnOnce(usize) -> usize) {
+        let mut standing = lock(&self.standing);
+        *standing = Standing { calls: count(standing.calls), since: self.clock.elapsed() };
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.count(|calls| calls.saturating_sub(1));
+    }
+}
+
+/// Notes a call for as long as it is under way.
+pub(super) async fn attend(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let connection = request.conn_data::<Arc<Connection>>().map(Arc::clone);
+    let call = connection.map(|connection| {
+        connection.count(|calls| calls.saturating_add(1));
+        Call(connection)
+    });
+    let answered = next.call(request).await;
+    drop(call);
+    answered
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,104 @@
+//! How much one caller may ask: calls in a minute, and calls that wait at once.
+//!
+//! Guarantees: what one caller asks takes nothing from another; what is kept does not grow, since callers are those of
+//! the settings. Every answer to a proven caller tells what is left to it (draft-ietf-httpapi-ratelimit-headers-10).
+//!
+//! It deliberately counts nothing of those who prove nothing: they cost one look at a token, and have no name to count by.
+
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
+
+use actix_web::{
+    Error, HttpMessage as _,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    middleware::Next,
+};
+use governor::{
+    Quota, RateLimiter,
+    middleware::StateInformationMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    operations,
+    problem::{Code, Problem, whole_seconds},
+};
+use crate::{clock::Clock, config};
+
+/// The limits of all callers.
+#[derive(Debug)]
+pub struct Limits {
+    callers: BTreeMap<String, Allowance>,
+    clock: Clock,
+}
+
+/// The limits of one caller.
+#[derive(Debug)]
+struct Allowance {
+    calls_max: NonZeroU32,
+    calls: RateLimiter<NotKeyed, InMemoryState, Clock, StateInformationMiddleware>,
+    waits: Arc<Semaphore>,
+}
+
+/// What is left to a caller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    calls_max: NonZeroU32,
+    remaining: u32,
+    /// Until there is more.
+    pause: Duration,
+}
+
+impl Limits {
+    /// The limits of these callers, by what the settings say.
+    pub fn new(callers: &[config::CallerRule], settings: &config::Server, clock: Clock) -> Self {
+        let allowance = |caller: &config::CallerRule| {
+            let calls_max = caller.calls_max.unwrap_or(settings.calls_max);
+            let calls = RateLimiter::direct_with_clock(Quota::per_minute(calls_max), clock).with_middleware();
+            let waits = Arc::new(Semaphore::new(settings.waits_max));
+            (caller.name.clone(), Allowance { calls_max, calls, waits })
+        };
+        Self { callers: callers.iter().map(allowance).collect(), clock }
+    }
+
+    /// Counts a call of a caller; how long it should wait if it has none left.
+    pub(super) fn count(&self, caller: &str) -> Result<Option<Left>, (Left, Problem)> {
+        let Some(Allowance { calls_max, calls, .. }) = self.callers.get(caller) else { return Ok(None) };
+        let calls_max = *calls_max;
+        match calls.check() {
+            Ok(state) => {
+                let pause = Duration::from_mins(1).checked_div(calls_max.get()).unwrap_or_default();
+                Ok(Some(Left { calls_max, remaining: state.remaining_burst_capacity(), pause }))
+            }
+            Err(refused) => {
+                let pause = refused.wait_time_from(governor::clock::Clock::now(&self.clock));
+                let detail =
+                    format!("More calls came from this caller than the {calls_max} a minute that it may make.");
+                let problem = Problem::new(Code::RateLimited, detail).retry_after(pause);
+                Err((Left { calls_max, remaining: 0, pause }, problem))
+            }
+        }
+    }
+
+    /// A place among the caller's calls that wait; none if as many wait as may.
+    pub(super) fn place(&self, caller: &str) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.callers.get(caller)?.waits).try_acquire_owned().ok()
+    }
+}
+
+/// Tells in the answer what is left to its caller.
+pub(super) async fn tell(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let mut response = next.call(request).await?;
+    let left = response.request().extensions().get::<Left>().copied();
+    if let Some(Left { calls_max, remaining, pause }) = left {
+        let headers = response.headers_mut();
+        operations::header(headers, "ratelimit-policy", &format!("\"caller\";q={calls_max};w=60"));
+        let standing = format!("\"caller\";r={remaining};t={}", whole_seconds(pause));
+        operations::header(headers, "ratelimit", &standing);
+    }
+    Ok(response)
+}
