@@ -1,0 +1,30 @@
+//! Attacks on the API's doors, by somebody who has read the sources, can send anything, and holds the valid token of
+//! another caller.
+//!
+//! Every attack must be refused with nothing done, and the honest caller after it must be served; see
+//! [`siege::Siege::end`], which prints how many there were. What attacks there are, and which test tries each, is told
+//! by `docs/threat-model.md`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test that cannot go on ends"
+)]
+
+#[path = "../api/answers.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod answers;
+mod bodies;
+mod callers;
+mod forgeries;
+mod playbook;
+mod siege;
+mod slow;
+#[path = "../api/trail.rs"]
+mod trail;
+mod wire;
+#[path = "../api/world.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod world;
