@@ -102,6 +102,11 @@ impl Telemetry {
 }
 
 impl Telemetry {
+    /// All of it as text, to look for what must not be there.
+    pub(crate) fn shown(&self) -> String {
+        format!("{:?} {:?} {:?}", self.spans, self.metrics, self.logs)
+    }
+
     /// The last that was told of a gauge.
     pub(crate) fn measured(&self, name: &str) -> Option<i64> {
         let last = self.metrics.iter().rfind(|metric| metric.name == name)?;

@@ -42,6 +42,7 @@ mod process;
 mod refusals;
 mod restart;
 mod retention;
+mod secrets;
 mod switched;
 mod tls;
 mod tracing;

@@ -21,15 +21,15 @@ use crate::{
 const SERVER: i32 = 2;
 
 /// A gateway in a process of its own, on the store and settings of a world.
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    url: String,
-    admin_url: String,
+    pub(crate) url: String,
+    pub(crate) admin_url: String,
     log: JoinHandle<String>,
 }
 
 impl Process {
-    fn start(world: &World, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(world: &World, settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_postern"))
             .args(["serve", "--config"])
             .arg(world.config_file())
@@ -37,7 +37,7 @@ impl Process {
             .envs([("POSTERN__TELEMETRY__LOG_FILTER", "info"), ("POSTERN__TELEMETRY__LOG_FORMAT", "json")])
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -59,11 +59,13 @@ impl Process {
         Self { child, url: url(address), admin_url: url(admin_address), log: std::thread::spawn(rest) }
     }
 
-    /// Asks it to stop and waits until it has; how it ended, and its log.
-    fn stop(mut self) -> (ExitStatus, String) {
+    /// Asks it to stop and waits until it has; how it ended, and its log and all that it said besides.
+    pub(crate) fn stop(mut self) -> (ExitStatus, String) {
         let kill = format!("kill -TERM {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-        (self.child.wait().unwrap(), self.log.join().unwrap())
+        let (ended, mut told) = (self.child.wait().unwrap(), self.log.join().unwrap());
+        self.child.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+        (ended, told)
     }
 
     /// Ends it at once, as a power cut would.
@@ -73,14 +75,14 @@ impl Process {
         drop(self.log.join().unwrap());
     }
 
-    async fn post(&self, world: &World, body: &Value, traceparent: &str) -> Got {
+    pub(crate) async fn post(&self, world: &World, body: &Value, traceparent: &str) -> Got {
         let request =
             world.client.post(format!("{}{ASSIGNMENTS}", self.url)).bearer_auth(world.token("servicenow").await);
         let request = request.header("prefer", "respond-async").header("traceparent", traceparent);
         got(request.json(body)).await
     }
 
-    async fn end_of(&self, world: &World, id: &str) -> Got {
+    pub(crate) async fn end_of(&self, world: &World, id: &str) -> Got {
         let request = world.client.get(format!("{}/v1/operations/{id}", self.url));
         let request = request.bearer_auth(world.token("servicenow").await).header("prefer", "wait=20");
         let ended = got(request).await.expect(200);
@@ -90,13 +92,13 @@ impl Process {
 }
 
 /// A world whose own gateway has stopped, so that the store is free.
-async fn vacant() -> World {
+pub(crate) async fn vacant() -> World {
     let mut world = World::start().await;
     world.take_gateway().stop().await;
     world
 }
 
-fn traceparent(number: usize) -> String {
+pub(crate) fn traceparent(number: usize) -> String {
     format!("00-{:032x}-{:016x}-01", 0xabc0 + number, 0xdef0 + number)
 }
 
