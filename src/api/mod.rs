@@ -136,11 +136,11 @@ fn routes(config: &mut web::ServiceConfig) {
 }
 
 async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    Err(Problem::new(Code::NotFound, format!("There is nothing at {}.", request.path())))
+    Err(Problem::new(Code::NotFound, format!("There is nothing at {}.", shown(request.path()))))
 }
 
 fn wrong_method(request: &HttpRequest, allowed: &str) -> HttpResponse {
-    let detail = format!("{} is not possible at {}; possible: {allowed}.", request.method(), request.path());
+    let detail = format!("{} is not possible at {}; possible: {allowed}.", request.method(), shown(request.path()));
     let mut response = Problem::new(Code::MethodNotAllowed, detail).error_response();
     operations::header(response.headers_mut(), "allow", allowed);
     response
@@ -177,6 +177,15 @@ fn status_of<B>(outcome: &Result<ServiceResponse<B>, actix_web::Error>) -> Statu
 /// The route of a request for which there is none.
 const UNMATCHED: &str = "unmatched";
 
+/// A path as it may be told and logged: somebody may have written a token into it, and no name of ours is that long or
+/// has as many dots.
+fn shown(path: &str) -> String {
+    const SEGMENT_MAX: usize = 48;
+    let hidden = |segment: &str| segment.len() > SEGMENT_MAX || segment.matches('.').count() >= 2;
+    let segments = path.split('/').map(|segment| if hidden(segment) { "\u{2026}" } else { segment });
+    segments.collect::<Vec<_>>().join("/")
+}
+
 /// One span per request, by OpenTelemetry's conventions for HTTP servers.
 struct RequestSpan;
 
@@ -190,7 +199,7 @@ impl RootSpanBuilder for RequestSpan {
             otel.kind = "server",
             http.request.method = method,
             http.route = route,
-            url.path = request.path(),
+            url.path = shown(request.path()),
             url.scheme = request.connection_info().scheme(),
             http.response.status_code = tracing::field::Empty,
             otel.status_code = tracing::field::Empty,

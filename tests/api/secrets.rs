@@ -60,6 +60,10 @@ fn requests(world: &World, root: &str, token: &str) -> Vec<RequestBuilder> {
         get("/v1/operations").header("authorization", format!("Basic {token}")),
         get("/v1/operations").header("x-authorization", format!("Bearer {token}")).header("cookie", token),
         get("/v1/operations").bearer_auth(token).bearer_auth(token),
+        get(&format!("/v1/operations?access_token={token}")),
+        get(&format!("/v1/operations?access_token={token}")).bearer_auth(token),
+        get(&format!("/v1/operations/{token}")).bearer_auth(token),
+        get(&format!("/{token}")),
         world.client.post(url(ASSIGNMENTS)).bearer_auth(token).json(&add("Sales ESP", "Nobody")),
         world.client.post(url(ASSIGNMENTS)).bearer_auth(token).body("{"),
         world.client.post(url("/v1/plan")).bearer_auth(token).json(&add("Sales ESP", &group(1))),
@@ -88,10 +92,12 @@ async fn neither_tokens_nor_secrets_nor_signatures_leave_the_process() {
     world.fault(json!({"path_ends": "/assign", "times": 1, "effect": {"kind": "answer", "status": 401}})).await;
     let id = process.post(&world, &add("Sales ESP", &group(2)), &traceparent(2)).await.expect(202).id();
     answers.push_str(&process.end_of(&world, &id).await.text);
+    let figures = got(world.client.get(format!("{}/metrics", process.admin_url))).await.expect(200).text;
     let (status, log) = process.stop();
     assert!(status.success(), "{status}");
     hidden.is_not_in("an answer", &answers);
     hidden.is_not_in("the log", &log);
+    hidden.is_not_in("what Prometheus gets", &figures);
     let received = collector.end().await.shown();
     hidden.is_not_in("what the collector got", &received);
     hidden.is_not_in("the audit trail", &Value::from(world.audit().await).to_string());
