@@ -279,6 +279,16 @@ fn link_faults(path: &str, text: &str, exists: impl Fn(&Path) -> bool) -> Vec<St
         .collect()
 }
 
+/// Tests that a document names as `FILE.rs::NAME` and that are not there.
+fn test_faults(path: &str, text: &str, content: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let named = quoted_words(text).into_iter().filter_map(|word| {
+        let (file, name) = word.split_once("::")?;
+        file.contains('/').then(|| (file.to_owned(), name.to_owned()))
+    });
+    let missing = named.filter(|(file, name)| content(file).is_none_or(|text| !text.contains(&format!("fn {name}("))));
+    missing.map(|(file, name)| format!("{path}: there is no test `{file}::{name}`")).collect()
+}
+
 /// Files below `folder` with this ending, as paths from the root of the repository.
 fn files(folder: &str, ending: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -316,6 +326,9 @@ fn the_house_keeps_its_rules() {
         faults
             .extend(link_faults(&path, &read(&path), |file| Path::new(env!("CARGO_MANIFEST_DIR")).join(file).exists()));
     }
+    let threats = "docs/threat-model.md";
+    let content = |file: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).ok();
+    faults.extend(test_faults(threats, &read(threats), content));
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
@@ -431,6 +444,15 @@ Banned in names: `util`,
         }
         let up = Rules::read(&DOCUMENT.replace("| nothing |", "| `high` |"));
         assert!(rule_faults(&sources, &up, "").join("\n").contains("`low` to `high` does not go down"));
+    }
+
+    #[test]
+    fn a_test_that_is_named_and_not_there_is_reported() {
+        let text =
+            "| `tests/a.rs::it_holds`, `tests/a.rs::it_breaks` | `tests/b.rs::it_holds` | `server.listen` | `a::b` |";
+        let content = |file: &str| (file == "tests/a.rs").then(|| "fn it_holds() {}".to_owned());
+        let found = test_faults("x.md", text, content);
+        assert_eq!(found.len(), 2, "{found:?}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ async fn ask(world: &World, caller: &str, method: &str, path: &str) -> Got {
 async fn the_operation_of_another_is_neither_seen_nor_cancelled_nor_told_from_none() {
     let (world, id) = with_an_operation().await;
     let absent = ask(&world, "portal", "GET", "/v1/operations/op_00000000000000000000000001").await;
-    let encoded: String = id.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded = id.bytes().map(|byte| format!("%{byte:02x}")).collect::<Vec<_>>().concat();
     for spelt in [id.clone(), id.to_uppercase(), encoded, format!("{id}%20"), format!("{id}%00"), format!("{id}%2f")] {
         for method in ["GET", "DELETE"] {
             let answer = ask(&world, "portal", method, &format!("/v1/operations/{spelt}")).await;

@@ -1,4 +1,4 @@
-//! What jwt_tool (2.2.7) tries: every header and claim in turn set to what confuses, and the claims that are registered.
+//! What `jwt_tool` (2.2.7) tries: every header and claim in turn set to what confuses, and the claims that are registered.
 //!
 //! Its names and values, none of its code.
 

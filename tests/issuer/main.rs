@@ -1,7 +1,7 @@
 //! Callers of an issuer that is not ours: oidc-provider, in a process of its own, found by its metadata.
 //!
 //! `tests/run` installs it into `target/issuer`.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that cannot go on ends")]
 
 use std::{
     fs,
