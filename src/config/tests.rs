@@ -134,6 +134,44 @@ t.toml:28: catalogue.groups."Everyone": "acacacac-9df4-4c7d-9d50-4ef0226f57a9" d
 }
 
 #[test]
+fn a_part_of_tls_without_the_rest_is_no_plain_http() {
+    let tls = |lines: &str| format!("{}[server.tls]\n{lines}\n", least());
+    for (lines, missing) in [
+        ("key_file = \"k\"", "certificate_file"),
+        ("client_ca_file = \"c\"", "certificate_file"),
+        ("certificate_file = \"s\"\nclient_certificates = \"optional\"", "client_ca_file"),
+    ] {
+        let told = faults(&tls(lines));
+        assert!(told.contains(&format!("given without server.tls.{missing}")), "{told}");
+    }
+    assert!(faults(&tls("client_certificates = \"maybe\"")).contains("one of required, optional"));
+    assert!(loaded(&least()).server.tls.is_none());
+    let one = loaded(&tls("certificate_file = \"s\"")).server.tls.unwrap();
+    assert!(one.certificate == one.key && one.clients.is_none());
+    let both = tls("certificate_file = \"s\"\nkey_file = \"k\"\nclient_ca_file = \"c\"");
+    assert!(loaded(&both).server.tls.unwrap().clients.unwrap().required);
+}
+
+#[test]
+fn a_caller_is_tied_to_a_certificate_only_where_clients_show_them() {
+    let fingerprint = "AB:".repeat(31) + "ab";
+    let caller = |print: &str| {
+        let issuer = issuer("a", "i");
+        format!(
+            "{issuer}[[callers]]\nname = \"b\"\nissuer = \"a\"\nclient_id = \"c\"\ncertificate_sha256 = [\"{print}\"]\n"
+        )
+    };
+    let tls = "[server.tls]\ncertificate_file = \"s\"\nclient_ca_file = \"c\"\n";
+    let told = faults(&format!("{}{}", least(), caller(&fingerprint)));
+    assert!(told.contains("no client could show a certificate"), "{told}");
+    let config = loaded(&format!("{}{tls}{}", least(), caller(&fingerprint)));
+    assert_eq!(config.callers[0].certificates.first().unwrap().as_str(), "ab".repeat(32));
+    for print in ["", "ab", &"g".repeat(64), &"a".repeat(65)] {
+        assert!(faults(&format!("{}{tls}{}", least(), caller(print))).contains("no SHA-256 fingerprint"), "{print}");
+    }
+}
+
+#[test]
 fn an_issuers_keys_are_named_in_one_way() {
     let keys = "jwks_url = \"https://issuer.test/keys\"\n";
     let metadata = "metadata_url = \"https://issuer.test/.well-known/openid-configuration\"\n";

@@ -50,9 +50,14 @@ async fn all_queued(world: &World, changes: &[Value], keys: &[String]) -> Vec<Go
     tokio::join!(all(world, changes, keys), released).0
 }
 
-/// The built-in tenant with more groups, and time enough for the slowest machine.
+/// The built-in tenant with more groups, with time enough for the slowest machine and places for all to wait.
 async fn crowded(groups: usize, assigned: usize) -> World {
-    let settings = vec![("OPERATIONS__WAIT_MAX", "5m"), ("OPERATIONS__WAIT_DEFAULT", "5m")];
+    let settings = vec![
+        ("OPERATIONS__WAIT_MAX", "5m"),
+        ("OPERATIONS__WAIT_DEFAULT", "5m"),
+        ("SERVER__WAITS_MAX", "1000"),
+        ("SERVER__CONNECTIONS_MAX", "1000"),
+    ];
     World::with(Setup { seed: Some(seed(groups, assigned)), settings, ..Setup::default() }).await
 }
 

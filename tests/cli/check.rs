@@ -67,3 +67,14 @@ fn a_file_that_is_no_toml_is_told_with_its_line() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.err.starts_with("bad.toml:2: not TOML: "), "{}", ended.err);
 }
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_told_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut check = postern(folder.path(), &["check", "--config", &shipped("config/sandbox.toml")]);
+    check.env("POSTERN__SERVER__TLS__CERTIFICATE_FILE", shipped("config/sandbox.secret"));
+    let ended = Program::start(check).ended();
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
+    assert!(ended.err.starts_with("server.tls: server.tls.certificate_file: "), "{}", ended.err);
+    assert!(ended.err.contains("hint: a certificate") && !ended.err.contains("sandbox-client-secret"), "{}", ended.err);
+}
