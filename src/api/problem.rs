@@ -373,7 +373,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::gateway;
 
     #[test]
     fn every_code_has_its_own_name_and_an_error_status() {

@@ -18,6 +18,8 @@
 mod answers;
 mod bodies;
 mod callers;
+#[path = "../support/contract.rs"]
+mod contract;
 mod forgeries;
 mod playbook;
 mod siege;

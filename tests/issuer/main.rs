@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 #[path = "../api/answers.rs"]
 #[expect(dead_code, reason = "the other tests need more of it")]
 mod answers;
+#[path = "../support/contract.rs"]
+mod contract;
 #[path = "../api/trail.rs"]
 mod trail;
 #[path = "../api/world.rs"]
