@@ -83,17 +83,21 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let retention = tokio::spawn(retention.run(stopping.clone()));
     let census = tokio::spawn(Census { store: Arc::clone(&store), clock }.run(stopping.clone()));
 
+    let gateway = Arc::new(Gateway::new(gateway::Parts {
+        store: Arc::clone(&store),
+        upstream,
+        policies,
+        catalogue: config.catalogue,
+        settings: config.operations,
+        names_ttl: config.graph.names_ttl,
+        clock,
+        stopping: stopping.clone(),
+    }));
+    let (keeper, stop) = (Arc::clone(&gateway), stopping.clone());
+    let ends = tokio::spawn(async move { keeper.keep_ends(stop).await });
+
     let state = web::Data::new(api::State {
-        gateway: Arc::new(Gateway::new(gateway::Parts {
-            store: Arc::clone(&store),
-            upstream,
-            policies,
-            catalogue: config.catalogue,
-            settings: config.operations,
-            names_ttl: config.graph.names_ttl,
-            clock,
-            stopping: stopping.clone(),
-        })),
+        gateway,
         limits: api::Limits::new(&config.callers, &config.server, clock),
         authenticator: Authenticator::new(config.issuers, config.callers, &outbound, clock),
         settings: config.server.clone(),
@@ -117,7 +121,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
             }
         })
     };
-    let tasks = servers.into_iter().map(serve).chain([retention, census]).collect();
+    let tasks = servers.into_iter().map(serve).chain([retention, census, ends]).collect();
     tracing::info!(%address, %admin_address, "the gateway is ready");
     Ok(Running { scheme, address, admin_address, store, stopping, working, doors, tasks, executor, deadline, clock })
 }

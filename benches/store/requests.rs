@@ -42,6 +42,8 @@ pub(crate) fn acceptance(number: u64, lane: &ConfigurationId) -> Acceptance {
         requested_for: Some("jane.doe@contoso.com".to_owned()),
         comment: Some("New sales floor".to_owned()),
         accepted_at: Timestamp::UNIX_EPOCH,
+        only_on: None,
+        until: None,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
     };
     let operation =
@@ -52,7 +54,7 @@ pub(crate) fn acceptance(number: u64, lane: &ConfigurationId) -> Acceptance {
         used_at: Timestamp::UNIX_EPOCH,
         expires_at: Timestamp::MAX,
     };
-    Acceptance { entry: entry(accepted(&operation)), operation, key: Some(key), bounds: AMPLE }
+    Acceptance { entry: entry(accepted(&operation)), operation, key: Some(key), bounds: AMPLE, ends: None }
 }
 
 fn accepted(operation: &Operation) -> Event {
@@ -70,6 +72,8 @@ fn accepted(operation: &Operation) -> Event {
         ticket: ticket.clone(),
         requested_for: requested_for.clone(),
         comment: comment.clone(),
+        only_on: None,
+        until: None,
         policies: vec!["servicenow".to_owned()],
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, http::header::HeaderMap, web};
 use serde::Serialize;
 
 use super::{
@@ -10,11 +10,12 @@ use super::{
     extract::{self, Preference, Proven},
     operations,
     problem::{Code, Problem},
+    summary::{self, Tense},
     view::{self, ConfigurationView, DifferenceView},
 };
 use crate::{
     clock,
-    domain::State as Fate,
+    domain::{Digest, State as Fate},
     gateway::{Planned, Standing, Submitted, request::ChangeRequest},
 };
 
@@ -24,19 +25,33 @@ pub(super) async fn submit(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, limits, .. } = &***extract::state(&request)?;
+    let state = extract::state(&request)?;
+    let State { gateway, .. } = &***state;
     let begun = gateway.now();
     let body = extract::body(&request, payload).await?;
-    let attempt = extract::attempt(request.headers(), &body)?;
     let asked = read(&request, &body)?;
-    let Submitted { operation, replayed } = gateway.submit(&caller, asked, attempt).await?;
-    let preference = extract::preference(request.headers());
+    let only_on: Vec<_> = asked.only_on.iter().map(Digest::as_str).collect();
+    let attempt = extract::attempt(request.headers(), &body, &only_on)?;
+    let submitted = gateway.submit(&caller, asked, attempt).await?;
+    Ok(conclude(state, &caller.name, request.headers(), begun, submitted).await)
+}
+
+/// Waits for the end of what was accepted, for as long as the caller prefers, and answers.
+pub(super) async fn conclude(
+    State { gateway, limits, .. }: &State,
+    caller: &str,
+    headers: &HeaderMap,
+    begun: jiff::Timestamp,
+    submitted: Submitted,
+) -> HttpResponse {
+    let Submitted { operation, replayed } = submitted;
+    let preference = extract::preference(headers);
     let wait = match preference {
         Preference::RespondAsync => Duration::ZERO,
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
         Preference::Unsaid => gateway.wait_default(),
     };
-    let place = if wait.is_zero() { None } else { limits.place(&caller.name) };
+    let place = if wait.is_zero() { None } else { limits.place(caller) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     // The caller counts from when it asked.
     let left = wait.saturating_sub(clock::until(begun, gateway.now()));
@@ -49,7 +64,7 @@ pub(super) async fn submit(
     if let Some(applied) = operations::applied(preference, wait) {
         operations::header(headers, "preference-applied", &applied);
     }
-    Ok(response)
+    response
 }
 
 /// The answer to a caller who waited: the ended operation, the problem that it ended in, or the operation so far.
@@ -67,9 +82,31 @@ fn answer(standing: &Standing, now: jiff::Timestamp) -> HttpResponse {
 struct PlanView {
     configuration: ConfigurationView,
     effect: &'static str,
+    summary: String,
     difference: DifferenceView,
+    etag: String,
     digest_before: String,
     digest_after: String,
+    permission: PermissionView,
+}
+
+/// What policy would say of the change.
+#[derive(Serialize)]
+struct PermissionView {
+    permitted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policies: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    because: Option<String>,
+}
+
+impl From<Result<Vec<String>, String>> for PermissionView {
+    fn from(decision: Result<Vec<String>, String>) -> Self {
+        match decision {
+            Ok(policies) => Self { permitted: true, policies: Some(policies), because: None },
+            Err(because) => Self { permitted: false, policies: None, because: Some(because) },
+        }
+    }
 }
 
 /// Answers what a change would do.
@@ -81,21 +118,22 @@ pub(super) async fn plan(
     let State { gateway, .. } = &***extract::state(&request)?;
     let body = extract::body(&request, payload).await?;
     let asked = read(&request, &body)?;
-    let Planned { configuration, difference, names, before, after } = gateway.plan(&caller, asked).await?;
-    Ok(HttpResponse::Ok().json(PlanView {
+    let Planned { configuration, difference, names, before, after, decision } = gateway.plan(&caller, asked).await?;
+    let etag = view::etag(&before);
+    Ok(HttpResponse::Ok().insert_header(("etag", etag.as_str())).json(PlanView {
         configuration: ConfigurationView { id: configuration.id.to_string(), name: configuration.name },
         effect: view::effect(&difference),
+        summary: summary::of(&difference, &names, Tense::Present),
         difference: DifferenceView::of(&difference, &names),
+        etag,
         digest_before: before.to_string(),
         digest_after: after.to_string(),
+        permission: decision.into(),
     }))
 }
 
 fn read(request: &HttpRequest, body: &serde_json::Value) -> Result<ChangeRequest, Problem> {
-    if request.headers().contains_key("if-match") {
-        // To take a conditional change for an unconditional one would be the opposite of what its caller wants.
-        let detail = "If-Match is not supported by this version; send the change without it.";
-        return Err(Problem::new(Code::InvalidHeader, detail));
-    }
-    change::read(body).map_err(|faults| Problem::with_errors(Code::InvalidChange, "Nothing was changed", faults))
+    let only_on = extract::only_on(request.headers())?;
+    let invalid = |faults| Problem::with_errors(Code::InvalidChange, "Nothing was changed", faults);
+    Ok(ChangeRequest { only_on, ..change::read(body).map_err(invalid)? })
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::problem::{Code, Problem};
 use crate::{
     auth::Rejection,
-    domain::{Failure, FailureCode},
+    domain::{Failure, FailureCode, Operation, State},
     gateway,
 };
 
@@ -28,6 +28,7 @@ impl From<FailureCode> for Code {
             FailureCode::PresentSetUnreadable => Self::PresentSetUnreadable,
             FailureCode::PresentSetVanished => Self::PresentSetVanished,
             FailureCode::DeadlinePassed => Self::DeadlinePassed,
+            FailureCode::PreconditionFailed => Self::PreconditionFailed,
         }
     }
 }
@@ -72,13 +73,12 @@ impl From<gateway::Error> for Problem {
             Error::UnknownOperation => {
                 Self::new(Code::UnknownOperation, "There is no such operation, or you may not see it.")
             }
-            Error::TooLate(operation) => {
-                let how = if operation.state.has_ended() { "has already ended: it" } else { "has begun: it is" };
-                let detail = format!(
-                    "The operation {how} {}. Ask for the opposite change to undo what it does.",
-                    operation.state.name()
-                );
-                Self::new(Code::TooLateToCancel, detail).about(operation.id)
+            Error::TooLate(operation) => too_late(&operation),
+            Error::UntilOver(operation) => until_over(&operation),
+            Error::NothingToRevert(operation) => nothing_to_revert(&operation),
+            Error::PreconditionFailed { found } => {
+                let detail = format!("The assignments are not those that If-Match names: their ETag is \"{found}\".");
+                Self::new(Code::PreconditionFailed, detail)
             }
             Error::GraphUnavailable { detail, pause } => {
                 tracing::warn!(error = detail, "Graph is not available");
@@ -110,6 +110,36 @@ impl From<gateway::Error> for Problem {
             }
         }
     }
+}
+
+fn too_late(Operation { id, state, .. }: &Operation) -> Problem {
+    let how = if state.has_ended() { "has already ended: it" } else { "has begun: it is" };
+    let detail = format!("The operation {how} {}. When it has ended, revert it to undo what it did.", state.name());
+    Problem::new(Code::TooLateToCancel, detail).about(*id)
+}
+
+fn until_over(Operation { id, submission, .. }: &Operation) -> Problem {
+    let detail = match submission.until {
+        Some(_) => "The operation's end has come already, or there was nothing to undo.",
+        None => "No end is set for what the operation does.",
+    };
+    Problem::new(Code::NoUntilAhead, detail).about(*id)
+}
+
+fn nothing_to_revert(Operation { id, state, .. }: &Operation) -> Problem {
+    let name = state.name();
+    let (code, detail) = match state {
+        State::Queued | State::Running { .. } => {
+            (Code::NotEnded, format!("The operation has not ended: it is {name}. Ask again after its end."))
+        }
+        State::Succeeded(_) => {
+            (Code::NothingToRevert, "The operation changed nothing, so there is nothing to undo.".to_owned())
+        }
+        State::Failed { .. } | State::Cancelled { .. } => {
+            (Code::NothingToRevert, format!("The operation had no effect, so there is nothing to undo: it is {name}."))
+        }
+    };
+    Problem::new(code, detail).about(*id)
 }
 
 impl From<Rejection> for Problem {

@@ -5,11 +5,12 @@
 //!
 //! It deliberately looks nothing up: whether names exist and targets fit is told by the gateway.
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::{
     domain::FilterMode,
-    gateway::request::{ChangeRequest, Fault, Named, NamedFilter, Whom, Wish},
+    gateway::request::{ChangeRequest, Fault, Named, NamedFilter, RevertRequest, Whom, Wish},
 };
 
 /// Names of configurations, groups and filters: Entra allows 256 characters.
@@ -18,17 +19,29 @@ const NAME_MAX: usize = 256;
 const TICKET_MAX: usize = 128;
 /// A comment.
 const COMMENT_MAX: usize = 1_000;
+/// A moment, with offset and fractions of a second.
+const MOMENT_MAX: usize = 64;
 /// Faults that are told at once: a body of nothing else would make an answer many times its size.
 const FAULTS_MAX: usize = 100;
 
-const FIELDS: [&str; 7] = ["configuration", "add", "remove", "replace", "ticket", "requested_for", "comment"];
+const FIELDS: [&str; 8] = ["configuration", "add", "remove", "replace", "ticket", "requested_for", "comment", "until"];
 /// Fields that are planned for; refused by name, so that nobody believes they were heeded.
-const FIELDS_TO_COME: [&str; 2] = ["until", "callback"];
+const FIELDS_TO_COME: [&str; 1] = ["callback"];
 
 /// Reads a change.
 pub(super) fn read(body: &Value) -> Result<ChangeRequest, Vec<Fault>> {
     let mut faults = Faults::default();
     let request = faults.change(body);
+    match request {
+        Some(request) if faults.0.is_empty() => Ok(request),
+        _ => Err(faults.0),
+    }
+}
+
+/// Reads what goes with a reversal.
+pub(super) fn read_revert(body: &Value) -> Result<RevertRequest, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let request = faults.revert(body);
     match request {
         Some(request) if faults.0.is_empty() => Ok(request),
         _ => Err(faults.0),
@@ -57,8 +70,29 @@ impl Faults {
             ticket: self.text(fields, "", "ticket", TICKET_MAX),
             requested_for: self.text(fields, "", "requested_for", NAME_MAX),
             comment: self.text(fields, "", "comment", COMMENT_MAX),
+            until: self.moment(fields, "until"),
             configuration: configuration?,
             wish: wish?,
+            only_on: None,
+        })
+    }
+
+    /// A moment that may be missing, to the microsecond.
+    fn moment(&mut self, fields: &Map<String, Value>, key: &str) -> Option<Timestamp> {
+        let moment: Result<Timestamp, _> = self.text(fields, "", key, MOMENT_MAX)?.parse();
+        if moment.is_err() {
+            self.note(&format!("/{key}"), "must be a moment as 2026-12-24T18:00:00Z (RFC 3339)");
+        }
+        Timestamp::from_microsecond(moment.ok()?.as_microsecond()).ok()
+    }
+
+    fn revert(&mut self, body: &Value) -> Option<RevertRequest> {
+        let fields = self.object(body, "", &["ticket", "requested_for", "comment"])?;
+        Some(RevertRequest {
+            ticket: self.text(fields, "", "ticket", TICKET_MAX),
+            requested_for: self.text(fields, "", "requested_for", NAME_MAX),
+            comment: self.text(fields, "", "comment", COMMENT_MAX),
+            only_on: None,
         })
     }
 

@@ -6,7 +6,7 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev, http::header::HeaderMap, web};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     State, json,
@@ -82,15 +82,33 @@ pub(super) fn state(request: &HttpRequest) -> Result<&web::Data<State>, Problem>
 /// Reads a JSON body up to the limit.
 pub(super) async fn body(request: &HttpRequest, payload: web::Payload) -> Result<Value, Problem> {
     if !is_json(request.headers()) {
-        return Err(Problem::new(Code::UnsupportedMediaType, "Send the body as Content-Type: application/json."));
+        return Err(not_json());
     }
+    json::parse(&bytes(request, payload).await?)
+}
+
+/// Reads a JSON body where there may be none, which is as good as an empty object.
+pub(super) async fn body_if_any(request: &HttpRequest, payload: web::Payload) -> Result<Value, Problem> {
+    let bytes = bytes(request, payload).await?;
+    match bytes.as_ref() {
+        [] => Ok(Value::Object(Map::new())),
+        _ if !is_json(request.headers()) => Err(not_json()),
+        bytes => json::parse(bytes),
+    }
+}
+
+fn not_json() -> Problem {
+    Problem::new(Code::UnsupportedMediaType, "Send the body as Content-Type: application/json.")
+}
+
+async fn bytes(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Problem> {
     let config::Server { body_max: limit, request_timeout, .. } = state(request)?.settings;
     let Ok(read) = tokio::time::timeout(request_timeout, payload.to_bytes_limited(limit)).await else {
         let detail = format!("The body did not arrive within {} s.", request_timeout.as_secs());
         return Err(Problem::new(Code::RequestTimeout, detail));
     };
     match read {
-        Ok(Ok(bytes)) => json::parse(&bytes),
+        Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => Err(Problem::new(Code::MalformedJson, format!("The body did not arrive whole: {error}."))),
         Err(_exceeded) => {
             Err(Problem::new(Code::BodyTooLarge, format!("The body is larger than the {limit} bytes accepted.")))
@@ -117,8 +135,30 @@ pub(super) fn parameter(key: &str) -> String {
     format!("/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
-/// The idempotency key of a request, quoted (as the draft has it) or bare (as most clients send it).
-pub(super) fn attempt(headers: &HeaderMap, body: &Value) -> Result<Option<Attempt>, Problem> {
+/// The set that a change is bound to, from `If-Match` (RFC 9110): the `ETag` of the assignments. `*` is any set, which there
+/// is wherever there is a configuration.
+pub(super) fn only_on(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
+    let mut values = headers.get_all("if-match");
+    let Some(value) = values.next() else { return Ok(None) };
+    let value = value.to_str().unwrap_or_default().trim();
+    let unquoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match unquoted.and_then(Digest::spelt) {
+        _ if values.next().is_some() => {
+            Err(Problem::new(Code::InvalidHeader, "If-Match stands in the request more than once."))
+        }
+        None if value == "*" => Ok(None),
+        Some(digest) => Ok(Some(digest)),
+        None => {
+            let detail = "If-Match must be one ETag of the configuration's assignments, with its quotes, or *. Weak ETags, and \
+                          lists of them, are not accepted.";
+            Err(Problem::new(Code::InvalidHeader, detail))
+        }
+    }
+}
+
+/// The idempotency key of a request, quoted (as the draft has it) or bare (as most clients send it). What was asked under
+/// it is the body, and `beside` what else tells one request from another.
+pub(super) fn attempt(headers: &HeaderMap, body: &Value, beside: &[&str]) -> Result<Option<Attempt>, Problem> {
     let invalid = |what: &str| Problem::new(Code::InvalidHeader, format!("Idempotency-Key {what}."));
     let mut values = headers.get_all("idempotency-key");
     let Some(value) = values.next() else { return Ok(None) };
@@ -130,7 +170,8 @@ pub(super) fn attempt(headers: &HeaderMap, body: &Value) -> Result<Option<Attemp
     if key.is_empty() || key.len() > KEY_MAX || key.contains(['"', '\\']) {
         return Err(invalid("must have 1 to 255 characters, without quotes and backslashes inside"));
     }
-    let fingerprint = Digest::of(canonical::text(body).as_bytes());
+    let asked = beside.iter().fold(canonical::text(body), |asked, more| format!("{asked}\n{more}"));
+    let fingerprint = Digest::of(asked.as_bytes());
     Ok(Some(Attempt { key: key.to_owned(), fingerprint }))
 }
 
@@ -193,7 +234,7 @@ mod tests {
     fn a_key_is_the_same_quoted_and_bare() {
         let key = |value: &str| {
             let request = TestRequest::default().insert_header(("idempotency-key", value)).to_http_request();
-            attempt(request.headers(), &json!({})).map(|attempt| attempt.unwrap().key)
+            attempt(request.headers(), &json!({}), &[]).map(|attempt| attempt.unwrap().key)
         };
         assert_eq!(key("\"a b\"").unwrap(), key("a b").unwrap());
         for refused in ["", "\"\"", "a\"b", "a\\b", &"x".repeat(256)] {

@@ -18,6 +18,8 @@ mod limits;
 mod operations;
 mod probes;
 mod problem;
+mod reverting;
+mod summary;
 mod tls;
 mod view;
 
@@ -131,6 +133,8 @@ fn routes(config: &mut web::ServiceConfig) {
             resource("/v1/configurations/{ref}/assignments", "GET").route(web::get().to(configurations::assignments)),
         )
         .service(resource("/v1/groups/{ref}/assignments", "GET").route(web::get().to(groups::assignments)))
+        .service(resource("/v1/operations/{id}/revert", "POST").route(web::post().to(reverting::revert)))
+        .service(resource("/v1/operations/{id}/until", "DELETE").route(web::delete().to(operations::call_off)))
         .service(resource("/problems/{code}", "GET").route(web::get().to(probes::problem)))
         .default_service(web::to(nothing_here));
 }

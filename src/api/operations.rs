@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock,
     domain::{OperationId, State as Fate},
-    gateway::{self, Page, Search, Standing, request::Fault},
+    gateway::{self, Page, Search, Sequel, Standing, request::Fault},
 };
 
 /// Operations on one page unless asked otherwise.
@@ -63,11 +63,22 @@ pub(super) async fn cancel(
 ) -> Result<HttpResponse, Problem> {
     let State { gateway, .. } = &***extract::state(&request)?;
     let operation = gateway.cancel(&caller, named(&id)?).await?;
-    Ok(respond(HttpResponse::Ok(), &Standing { operation, parked: None }, gateway.now()))
+    Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
+}
+
+/// Calls off the end that was set for what an operation does.
+pub(super) async fn call_off(
+    Proven(caller): Proven,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let State { gateway, .. } = &***extract::state(&request)?;
+    let operation = gateway.call_off(&caller, named(&id)?).await?;
+    Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
 }
 
 /// The id in a path. One that is none names no operation.
-fn named(id: &str) -> Result<OperationId, Problem> {
+pub(super) fn named(id: &str) -> Result<OperationId, Problem> {
     id.parse().map_err(|_malformed| gateway::Error::UnknownOperation.into())
 }
 
@@ -83,7 +94,8 @@ pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result
         .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
     let Page { operations, next } = gateway.operations(&caller, search).await?;
     let next = next.map(|after| next_page(request.query_string(), after));
-    let operations = operations.iter().map(|operation| OperationView::of(operation, None)).collect();
+    let operations =
+        operations.iter().map(|operation| OperationView::of(operation, None, &Sequel::default())).collect();
     Ok(HttpResponse::Ok().json(PageView { operations, next }))
 }
 
@@ -93,13 +105,13 @@ pub(super) fn respond(
     standing: &Standing,
     now: Timestamp,
 ) -> HttpResponse {
-    let Standing { operation, parked } = standing;
+    let Standing { operation, parked, sequel } = standing;
     if !operation.state.has_ended() {
         let pause = parked.as_ref().map_or(POLL, |parked| clock::until(now, parked.until).max(POLL));
         response.insert_header(("location", format!("/v1/operations/{}", operation.id)));
         response.insert_header(("retry-after", problem::whole_seconds(pause)));
     }
-    response.json(OperationView::of(operation, parked.as_ref()))
+    response.json(OperationView::of(operation, parked.as_ref(), sequel))
 }
 
 /// What of a preference was honoured.

@@ -80,8 +80,16 @@ catalogue! {
     MethodNotAllowed = "method-not-allowed", 405, Never, "The method does not fit the path";
     /// The body arrived too slowly; nothing was done.
     RequestTimeout = "request-timeout", 408, Later, "The request did not arrive in time";
-    /// The operation is running or has ended, so it cannot be cancelled; ask for the opposite change instead.
+    /// The operation is running or has ended, so it cannot be cancelled; revert it after its end instead.
     TooLateToCancel = "too-late-to-cancel", 409, Never, "The operation can no longer be cancelled";
+    /// The operation has no `until` that is still to come, so there is nothing to call off.
+    NoUntilAhead = "no-until-ahead", 409, Never, "The operation has no end ahead";
+    /// The operation failed, was cancelled or found everything as it wanted it, so there is nothing to undo.
+    NothingToRevert = "nothing-to-revert", 409, Never, "The operation changed nothing";
+    /// What an operation did can be undone when it has ended; ask again then. One that is queued can be cancelled.
+    NotEnded = "operation-not-ended", 409, Later, "The operation has not ended";
+    /// The assignments are not those that `If-Match` names, so the change had no effect; look at them again.
+    PreconditionFailed = "precondition-failed", 412, Never, "The assignments are not those that If-Match names";
     /// The body is larger than the gateway accepts.
     BodyTooLarge = "body-too-large", 413, Never, "The body is too large";
     /// The body must be sent as `application/json`.

@@ -9,14 +9,18 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::problem::Problem;
+use super::{
+    problem::Problem,
+    summary::{self, Tense},
+};
 use crate::{
     domain::{
-        Change, Difference, Filter, Operation, State, Target, Wanted,
-        change::Changed,
-        operation::{Submission, Success, Write},
+        Change, Difference, Digest, Filter, Operation, State, Target, Wanted,
+        change::{Changed, Kept, Why},
+        operation::{Submission, Success, UntilState, Write},
+        reversal::Cause,
     },
-    gateway::Parked,
+    gateway::{Parked, Sequel},
     telemetry,
 };
 
@@ -86,11 +90,31 @@ struct ChangedView {
     filter_before: Option<FilterView>,
 }
 
+/// A target that a reversal leaves alone.
+#[derive(Serialize)]
+struct KeptView {
+    target: TargetView,
+    because: &'static str,
+    detail: &'static str,
+}
+
+fn sentence(why: Why) -> &'static str {
+    match why {
+        Why::FilterChanged => "Its filter was changed since.",
+        Why::AssignedAgain => "It was assigned again since, with another filter.",
+        Why::Removed => "It was removed since.",
+        Why::GroupGone => "The directory has no such group any more.",
+        Why::NotAssignable => "The configuration does not take it.",
+    }
+}
+
 #[derive(Serialize)]
 pub(super) struct DifferenceView {
     added: Vec<TargetView>,
     removed: Vec<TargetView>,
     changed: Vec<ChangedView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kept: Vec<KeptView>,
     before: usize,
     after: usize,
 }
@@ -101,14 +125,25 @@ impl DifferenceView {
             target: TargetView::of(target, *after, names),
             filter_before: TargetView::of(target, *before, names).filter,
         };
+        let kept = |Kept { target, because }: &Kept| KeptView {
+            target: TargetView::of(target, None, names),
+            because: because.name(),
+            detail: sentence(*because),
+        };
         Self {
             added: TargetView::all_of(&difference.added, names),
-            removed: TargetView::all_of(&difference.removed, names),
+            removed: difference.removed.iter().map(|it| TargetView::of(&it.target, it.filter, names)).collect(),
             changed: difference.changed.iter().map(changed).collect(),
+            kept: difference.kept.iter().map(kept).collect(),
             before: difference.before,
             after: difference.after,
         }
     }
+}
+
+/// A set's `ETag`: what `If-Match` takes.
+pub(super) fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
 }
 
 /// Whether a difference is one.
@@ -121,6 +156,7 @@ pub(super) fn effect(difference: &Difference) -> &'static str {
 enum ChangeView {
     Amend { add: Vec<TargetView>, remove: Vec<TargetView> },
     Replace { replace: Vec<TargetView> },
+    Revert { revert: String, add: Vec<TargetView>, remove: Vec<TargetView>, set_back: Vec<TargetView> },
 }
 
 impl ChangeView {
@@ -132,6 +168,16 @@ impl ChangeView {
                 Self::Amend { add: wanted, remove }
             }
             Change::Replace(_) => Self::Replace { replace: wanted },
+            Change::Revert(reversal) => {
+                let add = reversal.put_back().iter().map(|it| TargetView::of(&it.target, it.filter, names));
+                let set_back = reversal.set_back().iter().map(|it| TargetView::of(&it.target, it.before, names));
+                Self::Revert {
+                    revert: reversal.operation().to_string(),
+                    add: add.collect(),
+                    remove: TargetView::all_of(reversal.taken_out(), names),
+                    set_back: set_back.collect(),
+                }
+            }
         }
     }
 }
@@ -152,10 +198,36 @@ struct ParkedView {
     attempts: u32,
 }
 
+/// How its end stands.
+#[derive(Serialize)]
+struct EndsView {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<String>,
+}
+
+impl From<UntilState> for EndsView {
+    fn from(state: UntilState) -> Self {
+        let by = if let UntilState::Reverted(by) = state { Some(by.to_string()) } else { None };
+        Self { state: state.name(), operation: by }
+    }
+}
+
 #[derive(Serialize)]
 struct LinksView {
     #[serde(rename = "self")]
     own: String,
+    /// Where what it did can be undone; none if it did nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revert: Option<String>,
+}
+
+impl LinksView {
+    fn of(operation: &Operation) -> Self {
+        let own = format!("/v1/operations/{}", operation.id);
+        let revert = operation.has_changed_something().then(|| format!("{own}/revert"));
+        Self { own, revert }
+    }
 }
 
 /// An operation.
@@ -165,10 +237,29 @@ pub(super) struct OperationView {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     effect: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<String>,
     configuration: ConfigurationView,
+    /// The operation that it undoes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reverts: Option<String>,
+    /// `until`, if it undoes that because its end has come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+    /// The newest operation that undoes it, failures excepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reverted_by: Option<String>,
+    /// When what it does is to be undone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends: Option<EndsView>,
     change: ChangeView,
     #[serde(skip_serializing_if = "Option::is_none")]
     difference: Option<DifferenceView>,
+    /// The set that the change is bound to, as `If-Match` named it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    if_match: Option<String>,
     ticket: Option<String>,
     requested_for: Option<String>,
     comment: Option<String>,
@@ -187,7 +278,7 @@ pub(super) struct OperationView {
 }
 
 impl OperationView {
-    pub(super) fn of(operation: &Operation, parked: Option<&Parked>) -> Self {
+    pub(super) fn of(operation: &Operation, parked: Option<&Parked>, sequel: &Sequel) -> Self {
         let Operation { id, submission, state } = operation;
         let Submission { configuration, configuration_name, change, names, .. } = submission;
         let success = if let State::Succeeded(success) = state { Some(success) } else { None };
@@ -196,9 +287,16 @@ impl OperationView {
             id: id.to_string(),
             state: state.name(),
             effect: success.map(|success| effect(&success.difference)),
+            summary: success.map(|success| summary::of(&success.difference, names, Tense::Past)),
             configuration: ConfigurationView { id: configuration.to_string(), name: configuration_name.clone() },
+            reverts: change.reversal().map(|it| it.operation().to_string()),
+            cause: submission.is_an_end().then_some(Cause::Until.name()),
+            reverted_by: reverted_by(sequel),
+            until: submission.until.as_ref().map(|until| until.at),
+            ends: sequel.until.map(EndsView::from),
             change: ChangeView::of(change, names),
             difference: success.map(|success| DifferenceView::of(&success.difference, names)),
+            if_match: submission.only_on.as_ref().map(etag),
             ticket: submission.ticket.clone(),
             requested_for: submission.requested_for.clone(),
             comment: submission.comment.clone(),
@@ -214,9 +312,14 @@ impl OperationView {
                 attempts: *attempts,
             }),
             trace_id: submission.traceparent.as_deref().and_then(telemetry::trace_id_in),
-            links: LinksView { own: format!("/v1/operations/{id}") },
+            links: LinksView::of(operation),
         }
     }
+}
+
+fn reverted_by(sequel: &Sequel) -> Option<String> {
+    let undoes = |it: &&Operation| !matches!(it.state, State::Failed { .. } | State::Cancelled { .. });
+    sequel.reversals.iter().find(undoes).map(|it| it.id.to_string())
 }
 
 fn times(state: &State) -> (Option<Timestamp>, Option<Timestamp>) {

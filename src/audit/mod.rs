@@ -73,6 +73,15 @@ impl From<&Wanted> for Aim {
     }
 }
 
+/// A target that a reversal left alone.
+#[derive(Clone, Debug, Serialize)]
+pub struct Left {
+    /// The target.
+    pub target: String,
+    /// Why.
+    pub because: &'static str,
+}
+
 /// A change, as the audit trail names it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -86,6 +95,19 @@ pub enum Aims {
     },
     /// The whole set.
     Replace(Vec<Aim>),
+    /// What an operation did, undone.
+    Revert {
+        /// The operation.
+        operation: OperationId,
+        /// `asked`, or `until` if the operation's own end has come.
+        cause: &'static str,
+        /// Taken out.
+        remove: Vec<Aim>,
+        /// Put back.
+        add: Vec<Aim>,
+        /// Set back to this filter.
+        set_back: Vec<Aim>,
+    },
 }
 
 impl From<&Change> for Aims {
@@ -97,6 +119,13 @@ impl From<&Change> for Aims {
                 Self::Amend { add: wanted, remove }
             }
             Change::Replace(_) => Self::Replace(wanted),
+            Change::Revert(reversal) => Self::Revert {
+                operation: reversal.operation(),
+                cause: reversal.cause().name(),
+                remove: reversal.taken_out().iter().map(Aim::from).collect(),
+                add: reversal.put_back().iter().map(|it| Aim::of(&it.target, it.filter)).collect(),
+                set_back: reversal.set_back().iter().map(|it| Aim::of(&it.target, it.before)).collect(),
+            },
         }
     }
 }
@@ -141,6 +170,12 @@ pub enum Event {
         requested_for: Option<String>,
         /// Why it was asked.
         comment: Option<String>,
+        /// Digest of the only set on which it shall have effect.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        only_on: Option<Digest>,
+        /// When what it does is to be undone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
         /// The policies that permitted it.
         policies: Vec<String>,
     },
@@ -210,11 +245,31 @@ pub enum Event {
         /// What Graph answered to it, in its own words.
         graph: Option<String>,
     },
+    /// What an operation did was undone, as far as nobody had touched it since. What that changed is in the record of the end of
+    /// the operation that did it.
+    Reverted {
+        /// Whose difference.
+        operation: OperationId,
+        /// The operation that undid it.
+        by: OperationId,
+        /// Targets that were left alone, and why.
+        kept: Vec<Left>,
+    },
     /// An operation was taken back before it began, and ended so.
     Cancelled {
         /// Which.
         operation: OperationId,
         /// Who took it back.
+        #[serde(flatten)]
+        actor: Actor,
+        /// The policies that permitted it.
+        policies: Vec<String>,
+    },
+    /// The end that was set for what an operation does was called off, and what it did stays.
+    UntilCalledOff {
+        /// Which operation.
+        operation: OperationId,
+        /// Who called it off.
         #[serde(flatten)]
         actor: Actor,
         /// The policies that permitted it.

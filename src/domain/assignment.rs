@@ -92,13 +92,15 @@ pub struct Filter {
 }
 
 /// One assignment of a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Assignment {
     /// Whom it reaches.
     pub target: Target,
     /// What narrows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
     /// Fields of the target that this version does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread: Option<Unread>,
 }
 
@@ -151,6 +153,11 @@ impl AssignmentSet {
         self.0.insert(target.clone(), Assignment { target, filter, unread });
     }
 
+    /// Assigns a target as it was assigned before.
+    pub(super) fn restore(&mut self, assignment: Assignment) {
+        self.0.insert(assignment.target.clone(), assignment);
+    }
+
     /// Takes a target out.
     pub(super) fn take(&mut self, target: &Target) -> Option<Assignment> {
         self.0.remove(target)
@@ -182,6 +189,12 @@ impl Digest {
     /// A digest that was computed before and kept as text.
     pub fn stored(hex: &str) -> Self {
         Self(hex.to_owned())
+    }
+
+    /// The digest that a text spells: 64 hexadecimal digits, the letters small.
+    pub fn spelt(hex: &str) -> Option<Self> {
+        let spelt = hex.len() == 64 && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        spelt.then(|| Self(hex.to_owned()))
     }
 
     /// 64 hexadecimal digits.

@@ -16,10 +16,14 @@ pub mod change;
 pub mod configuration;
 pub mod ids;
 pub mod operation;
+pub mod reversal;
+#[cfg(test)]
+mod tests;
 
 pub use assignment::{Assignment, AssignmentSet, Digest, Filter, FilterMode, Target};
 pub use caller::{Caller, Role};
-pub use change::{Change, Difference, Plan, Wanted, merge};
+pub use change::{Change, Difference, Merged, Plan, Wanted, merge};
 pub use configuration::{Configuration, Kind};
 pub use ids::{ConfigurationId, FilterId, GroupId, OperationId, TenantId};
 pub use operation::{Failure, FailureCode, Operation, State};
+pub use reversal::Reversal;

@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    assignment::Digest,
-    change::{Change, Difference},
+    assignment::{AssignmentSet, Digest},
+    change::{Change, Difference, Step},
     ids::{ConfigurationId, OperationId},
+    reversal::Cause,
 };
 
 /// What was accepted; never changes.
@@ -38,8 +39,69 @@ pub struct Submission {
     pub comment: Option<String>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// Digest of the only set on which the change shall have effect; none for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_on: Option<Digest>,
+    /// When what it does is to be undone, if ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Until>,
     /// W3C trace context of the accepting call, so that the later write can be linked to it.
     pub traceparent: Option<String>,
+}
+
+/// The end that is set for what an operation does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Until {
+    /// When it comes.
+    pub at: Timestamp,
+    /// The policies that permitted it when the change was accepted; they are its authority when it comes.
+    pub policies: Vec<String>,
+}
+
+/// How an operation's end stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UntilState {
+    /// Still to come, or due and not yet carried out.
+    Ahead,
+    /// Called off: what the operation did stays.
+    CalledOff,
+    /// Carried out by this operation.
+    Reverted(OperationId),
+    /// There was nothing to undo when it came.
+    Moot,
+}
+
+impl UntilState {
+    /// The name, the same in the API and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ahead => "ahead",
+            Self::CalledOff => "called-off",
+            Self::Reverted(_) => "reverted",
+            Self::Moot => "moot",
+        }
+    }
+}
+
+impl Submission {
+    /// Whether it carries out the end of another operation. Nobody asks for that again, so it waits as long as it must.
+    pub fn is_an_end(&self) -> bool {
+        self.change.reversal().is_some_and(|reversal| reversal.cause() == Cause::Until)
+    }
+
+    /// Whether the change states the whole set, on the empty set too. Then the set that was read does not matter, and
+    /// saying so is how a person confirms that an empty one is true.
+    pub fn states_the_whole_set(&self) -> bool {
+        let empty = || AssignmentSet::default().digest();
+        matches!(self.change, Change::Replace(_)) && self.only_on.as_ref().is_none_or(|only_on| *only_on == empty())
+    }
+}
+
+impl<'a> From<&'a Submission> for Step<'a> {
+    fn from(Submission { change, only_on, .. }: &'a Submission) -> Self {
+        Self { change, only_on: only_on.as_ref() }
+    }
 }
 
 /// An accepted change and its fate.
@@ -51,6 +113,13 @@ pub struct Operation {
     pub submission: Submission,
     /// What has become of it.
     pub state: State,
+}
+
+impl Operation {
+    /// Whether there is something that can be undone.
+    pub fn has_changed_something(&self) -> bool {
+        matches!(&self.state, State::Succeeded(success) if !success.difference.is_empty())
+    }
 }
 
 /// What has become of an operation.
@@ -157,6 +226,8 @@ pub enum FailureCode {
     PresentSetVanished,
     /// Graph kept it from being applied for longer than it may wait.
     DeadlinePassed,
+    /// The set is not the one that the change is bound to.
+    PreconditionFailed,
 }
 
 impl FailureCode {
@@ -171,6 +242,7 @@ impl FailureCode {
             Self::PresentSetUnreadable => "present-set-unreadable",
             Self::PresentSetVanished => "present-set-vanished",
             Self::DeadlinePassed => "deadline-passed",
+            Self::PreconditionFailed => "precondition-failed",
         }
     }
 }

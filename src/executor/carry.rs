@@ -11,15 +11,14 @@ use std::time::Duration;
 use super::{
     Parts,
     lane::{Held, Lane},
-    outcome::{Effect, Ended, Outcome},
+    outcome::{Effect, End, Ended, Known, Outcome},
     policy_sets::Loss,
 };
 use crate::{
     audit::{Entry, Event},
     clock::Backoff,
     domain::{
-        Assignment, AssignmentSet, Change, Difference, Digest, Failure, FailureCode, Operation, Plan, merge,
-        operation::Write,
+        Assignment, AssignmentSet, Digest, Failure, FailureCode, Merged, Operation, Plan, merge, operation::Write,
     },
     graph::{self, Clearance, Present, Reason, Receipt},
     store::{Carried, Error, Intent},
@@ -73,7 +72,13 @@ impl Lane {
             held.intent = Some(Intent { noted: true, ..intent.clone() });
         }
         self.notice_drift(held, &found).await?;
-        let plan = merge(&present, batch.iter().map(|operation| &operation.submission.change));
+        let plan = merge(&present, batch.iter().map(|operation| &operation.submission));
+        let known = Known { present: &present, earlier: earlier.as_ref() };
+        if let Some(outcome) = known.before_all_else(&self.configuration, self.parts.clock.now(), batch, &plan)? {
+            return Ok(outcome);
+        }
+        // What is left waits for the next step: whether it may be done depends on what becomes of these.
+        let (batch, rest) = batch.split_at(plan.merged.len().min(batch.len()));
         let digests = (found, plan.desired.digest());
         let write = if plan.desired == present { None } else { Some(self.write(held, batch, &plan, &digests).await?) };
         let effect = Effect {
@@ -84,8 +89,8 @@ impl Lane {
             write: write.as_ref(),
             known_by: "answered",
         };
-        let merged = batch.iter().cloned().zip(plan.differences);
-        Ok(Outcome::of_effect(&effect, merged.map(|merged| attributed(merged, earlier.as_ref())))?)
+        let ended = batch.iter().cloned().zip(plan.merged).map(|merged| known.end_of(merged));
+        Ok(Outcome { rest: rest.to_vec(), ..Outcome::of_effect(&effect, ended)? })
     }
 
     /// Records an announced write of which the set that was found does not tell whether it took effect, once.
@@ -138,7 +143,7 @@ impl Lane {
         let (mut failed, mut seen) = (0_u32, None);
         loop {
             let failure = match self.parts.upstream.read_assignments(&self.configuration).await {
-                Ok(present) if vanished(&present, held) && !replaces(batch.first()) => Failure {
+                Ok(present) if vanished(&present, held) && !is_confirmed(batch) => Failure {
                     code: FailureCode::PresentSetVanished,
                     detail: "the assignments read as empty, but were not empty when Postern last saw them; if they \
                              were cleared on purpose, say so by replacing the whole set once"
@@ -190,7 +195,7 @@ impl Lane {
         let (done, rest): (Vec<_>, Vec<_>) = batch.iter().cloned().partition(|it| difference_of(it).is_some());
         let done = done.into_iter().map(|operation| {
             let difference = difference_of(&operation).map(|carried| carried.difference.clone()).unwrap_or_default();
-            Ended { operation, difference, earlier: None }
+            End::Well(Ended { operation, difference, earlier: None })
         });
         let effect = Effect {
             configuration: &self.configuration,
@@ -213,9 +218,10 @@ impl Lane {
     ) -> Result<Write, Stop> {
         let Parts { store, upstream, clock, settings, .. } = &self.parts;
         let client_request_id = clock.identifier().to_string();
-        let carried = batch.iter().zip(&plan.differences);
-        let carried =
-            carried.map(|(operation, difference)| Carried { operation: operation.id, difference: difference.clone() });
+        let carried = batch.iter().zip(&plan.merged).filter_map(|(operation, merged)| match merged {
+            Merged::Applied(difference) => Some(Carried { operation: operation.id, difference: difference.clone() }),
+            Merged::Unmet { .. } => None,
+        });
         let intent = Intent {
             before: digests.0.clone(),
             after: digests.1.clone(),
@@ -223,6 +229,7 @@ impl Lane {
             carried: carried.collect(),
             noted: false,
         };
+        let merged_with = intent.carried.len().saturating_sub(1);
         store.begin_write(&mut held.lease, &intent, settings.lease_ttl).await?;
         let margin = SETTLE_MARGIN.min(settings.lease_ttl.mul_f64(0.25));
         let left = held.lease.left(*clock).saturating_sub(margin);
@@ -232,7 +239,7 @@ impl Lane {
             Ok(Ok(Receipt { request_id })) => {
                 telemetry::measure_write(batch.len());
                 let Clearance { client_request_id, .. } = clearance;
-                Ok(Write { merged_with: batch.len().saturating_sub(1), request_id, client_request_id })
+                Ok(Write { merged_with, request_id, client_request_id })
             }
             Ok(Err(error)) => {
                 if matches!(error, graph::Error::Unknown(_)) {
@@ -264,10 +271,9 @@ fn vanished(present: &Present, held: &Held) -> bool {
     present.direct.is_empty() && !explained && held.left.as_ref().is_some_and(|left| *left != empty)
 }
 
-/// Whether the first operation states the whole set. Then the set that was read does not matter, and saying so is how a
-/// person confirms that an empty one is true.
-fn replaces(first: Option<&Operation>) -> bool {
-    first.is_some_and(|operation| matches!(operation.submission.change, Change::Replace(_)))
+/// Whether the first operation confirms that the set may be empty.
+fn is_confirmed(batch: &[Operation]) -> bool {
+    batch.first().is_some_and(|operation| operation.submission.states_the_whole_set())
 }
 
 /// A read that is refused is refused for all: halving the batch would ask the same again and again.
@@ -290,23 +296,6 @@ fn undecided(held: &Held, stop: Stop) -> Stop {
             Stop::Fail(Failure { detail, ..failure })
         }
         stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Fail(_) | Stop::Split(_) | Stop::Doubt(_)) => stop,
-    }
-}
-
-/// An operation that finds everything as it wants it, but was carried by an announced write that would have done it, is
-/// put down to that write. That is likely, not proven: somebody else may have done the same. The write's audit record
-/// says `undecided`.
-fn attributed((operation, difference): (Operation, Difference), earlier: Option<&Intent>) -> Ended {
-    let Some(intent) = earlier.filter(|_| difference.is_empty()) else {
-        return Ended { operation, difference, earlier: None };
-    };
-    match intent.carried.iter().find(|carried| carried.operation == operation.id) {
-        Some(carried) if !carried.difference.is_empty() => {
-            let merged_with = intent.carried.len().saturating_sub(1);
-            let write = Write { merged_with, request_id: None, client_request_id: intent.client_request_id.clone() };
-            Ended { operation, difference: carried.difference.clone(), earlier: Some(write) }
-        }
-        Some(_) | None => Ended { operation, difference, earlier: None },
     }
 }
 

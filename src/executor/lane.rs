@@ -184,7 +184,9 @@ impl Lane {
         let pause = pause.clamp(PARKING_MIN, PARKING.longest);
         tracing::warn!(because, ?pause, attempts, "the lane is parked");
         telemetry::count_parking();
-        let is_late = |operation: &Operation| clock::after(operation.submission.accepted_at, settings.deadline) <= now;
+        let is_late = |Operation { submission, .. }: &Operation| {
+            !submission.is_an_end() && clock::after(submission.accepted_at, settings.deadline) <= now
+        };
         let (late, waiting): (Vec<_>, Vec<_>) = batches.into_iter().flatten().chain(batch).partition(is_late);
         // There may be more behind a whole batch that is given up, but Graph is not called sooner than it asked.
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };

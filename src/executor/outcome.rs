@@ -8,13 +8,15 @@
 use jiff::Timestamp;
 
 use crate::{
-    audit::{Aim, Entry, Event},
+    audit::{Aim, Entry, Event, Left},
     domain::{
-        Change, ConfigurationId, Difference, Digest, Failure, FailureCode, Operation, OperationId, State,
-        change::Changed,
+        AssignmentSet, ConfigurationId, Difference, Digest, Failure, FailureCode, Merged, Operation, OperationId, Plan,
+        State,
+        change::{Changed, Kept},
+        merge,
         operation::{Ending, Write},
     },
-    store::Error,
+    store::{Error, Intent},
     telemetry,
 };
 
@@ -53,16 +55,28 @@ pub(super) struct Ended {
     pub(super) earlier: Option<Write>,
 }
 
+/// How an operation ends whose set could be read.
+pub(super) enum End {
+    Well(Ended),
+    /// Its condition does not hold.
+    Badly(Failure, Operation),
+}
+
 impl Outcome {
-    /// All these operations end well, each with its difference.
-    pub(super) fn of_effect(effect: &Effect<'_>, ended: impl IntoIterator<Item = Ended>) -> Result<Self, Error> {
+    /// These operations end, each with its difference or its failure.
+    pub(super) fn of_effect(effect: &Effect<'_>, ends: impl IntoIterator<Item = End>) -> Result<Self, Error> {
         let mut outcome = Self { left: Some(effect.after.clone()), ..Self::default() };
         let mut carried = Vec::new();
-        for ended in ended {
-            if !ended.difference.is_empty() && ended.earlier.is_none() {
-                carried.push(ended.operation.id);
+        for end in ends {
+            match end {
+                End::Well(ended) => {
+                    if !ended.difference.is_empty() && ended.earlier.is_none() {
+                        carried.push(ended.operation.id);
+                    }
+                    outcome.succeed(effect, ended)?;
+                }
+                End::Badly(failure, operation) => outcome.fail(operation, effect.at, &failure)?,
             }
-            outcome.succeed(effect, ended)?;
         }
         if let Some(write) = effect.write {
             let event = Event::Written {
@@ -82,6 +96,7 @@ impl Outcome {
     fn succeed(&mut self, effect: &Effect<'_>, ended: Ended) -> Result<(), Error> {
         let Ended { operation, difference, earlier } = ended;
         self.entries.push(settled(&operation, effect.at, Ok(&difference)));
+        self.entries.extend(reverted(&operation, effect.at, &difference));
         let ending = Ending {
             at: effect.at,
             before: effect.before.clone(),
@@ -100,16 +115,101 @@ impl Outcome {
     pub(super) fn of_failure(mut batch: Vec<Operation>, at: Timestamp, failure: &Failure) -> Result<Self, Error> {
         let mut outcome = Self::default();
         if failure.code == FailureCode::PresentSetVanished {
-            let stated = batch.iter().position(|it| matches!(it.submission.change, Change::Replace(_)));
+            let stated = batch.iter().position(|it| it.submission.states_the_whole_set());
             outcome.rest = batch.split_off(stated.unwrap_or(batch.len()));
         }
         for operation in batch {
-            outcome.entries.push(settled(&operation, at, Err(failure)));
-            let state = operation.state.fail(at, failure.clone());
-            outcome.ended.push((operation.id, state.map_err(|error| Error::Unreadable(error.to_string()))?));
+            outcome.fail(operation, at, failure)?;
         }
         Ok(outcome)
     }
+
+    fn fail(&mut self, operation: Operation, at: Timestamp, failure: &Failure) -> Result<(), Error> {
+        self.entries.push(settled(&operation, at, Err(failure)));
+        let state = operation.state.fail(at, failure.clone());
+        self.ended.push((operation.id, state.map_err(|error| Error::Unreadable(error.to_string()))?));
+        Ok(())
+    }
+}
+
+/// What is known when operations end.
+pub(super) struct Known<'a> {
+    /// The set that was read for them.
+    pub(super) present: &'a AssignmentSet,
+    /// An announced write of which that set does not tell whether it took effect.
+    pub(super) earlier: Option<&'a Intent>,
+}
+
+impl Known<'_> {
+    /// Ends those that an undecided write carried and that are for another set, before anything else is written: the
+    /// announcement of that takes the place of the one which tells that they may be done. None if there are none.
+    pub(super) fn before_all_else(
+        &self,
+        configuration: &ConfigurationId,
+        at: Timestamp,
+        batch: &[Operation],
+        plan: &Plan,
+    ) -> Result<Option<Outcome>, Error> {
+        let found = self.present.digest();
+        let effect = Effect { configuration, at, before: &found, after: &found, write: None, known_by: "answered" };
+        let (mut ends, mut rest) = (Vec::new(), Vec::new());
+        for (place, operation) in batch.iter().enumerate() {
+            let is_met = matches!(plan.merged.get(place), Some(Merged::Applied(_)));
+            let only_here = operation.submission.only_on.as_ref() == Some(&found);
+            if is_met || only_here || self.carried(operation).is_none() {
+                rest.push(operation.clone());
+            } else {
+                ends.push(self.end_of((operation.clone(), Merged::Unmet { found: found.clone() })));
+            }
+        }
+        if ends.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Outcome { rest, ..Outcome::of_effect(&effect, ends)? }))
+    }
+
+    pub(super) fn end_of(&self, (operation, merged): (Operation, Merged)) -> End {
+        let before = self.carried(&operation);
+        match merged {
+            Merged::Applied(difference) if difference.is_empty() => match before {
+                Some((difference, earlier)) => End::Well(Ended { operation, difference, earlier: Some(earlier) }),
+                None => End::Well(Ended { operation, difference, earlier: None }),
+            },
+            Merged::Applied(difference) => End::Well(Ended { operation, difference, earlier: None }),
+            Merged::Unmet { found } => match before {
+                Some((difference, earlier)) if self.is_fulfilled(&operation) => {
+                    End::Well(Ended { operation, difference, earlier: Some(earlier) })
+                }
+                Some(_) => End::Badly(
+                    unmet(&operation, &found, "; a write that was sent before may have taken effect"),
+                    operation,
+                ),
+                None => End::Badly(unmet(&operation, &found, ""), operation),
+            },
+        }
+    }
+
+    /// What the earlier write would have done for an operation. One that finds everything as it wants it is put down to
+    /// that write, whether or not its condition holds on what others have made of the set since. That is likely, not
+    /// proven: somebody else may have done the same. The write's audit record says `undecided`.
+    fn carried(&self, operation: &Operation) -> Option<(Difference, Write)> {
+        let intent = self.earlier?;
+        let carried = intent.carried.iter().find(|carried| carried.operation == operation.id)?;
+        let merged_with = intent.carried.len().saturating_sub(1);
+        let write = Write { merged_with, request_id: None, client_request_id: intent.client_request_id.clone() };
+        (!carried.difference.is_empty()).then(|| (carried.difference.clone(), write))
+    }
+
+    fn is_fulfilled(&self, operation: &Operation) -> bool {
+        merge(self.present, [&operation.submission.change]).desired == *self.present
+    }
+}
+
+/// Why an operation fails that is bound to another set, and what is in doubt about it.
+fn unmet(operation: &Operation, found: &Digest, doubt: &str) -> Failure {
+    let only_on = operation.submission.only_on.as_ref().map_or("", Digest::as_str);
+    let detail = format!("the assignments are not those that If-Match names: \"{found}\", not \"{only_on}\"{doubt}");
+    Failure { code: FailureCode::PreconditionFailed, detail, graph: None }
 }
 
 /// The audit record of an operation's end.
@@ -123,7 +223,7 @@ fn settled(operation: &Operation, at: Timestamp, end: Result<&Difference, &Failu
         state: if end.is_ok() { "succeeded" } else { "failed" },
         effect: end.ok().map(|difference| if difference.is_empty() { "unchanged" } else { "changed" }),
         added: difference.added.iter().map(Aim::from).collect(),
-        removed: difference.removed.iter().map(Aim::from).collect(),
+        removed: difference.removed.iter().map(|it| Aim::of(&it.target, it.filter)).collect(),
         changed: difference.changed.iter().map(changed).collect(),
         failure: end.err().map(|failure| format!("{}: {}", failure.code.name(), failure.detail)),
         request_id: answer.and_then(|answer| answer.request_id.clone()),
@@ -132,4 +232,14 @@ fn settled(operation: &Operation, at: Timestamp, end: Result<&Difference, &Failu
     };
     let trace_id = operation.submission.traceparent.as_deref().and_then(telemetry::trace_id_in);
     Entry { at, trace_id, event }
+}
+
+/// The audit record of what was undone, if the operation is a reversal.
+fn reverted(operation: &Operation, at: Timestamp, difference: &Difference) -> Option<Entry> {
+    let reversal = operation.submission.change.reversal()?;
+    let left = |kept: &Kept| Left { target: kept.target.to_string(), because: kept.because.name() };
+    let kept = difference.kept.iter().map(left).collect();
+    let event = Event::Reverted { operation: reversal.operation(), by: operation.id, kept };
+    let trace_id = operation.submission.traceparent.as_deref().and_then(telemetry::trace_id_in);
+    Some(Entry { at, trace_id, event })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{candidates::Candidate, request::Fault};
 use crate::{
-    domain::{Failure, FailureCode, Operation, OperationId},
+    domain::{Digest, Failure, FailureCode, Operation, OperationId},
     graph::{self, Reason},
     store,
 };
@@ -42,8 +42,17 @@ pub enum Error {
     Full,
     /// Name another operation.
     UnknownOperation,
-    /// Ask for the opposite change: the operation, as it stands, can no longer be cancelled.
+    /// Revert it after its end: the operation, as it stands, can no longer be cancelled.
     TooLate(Box<Operation>),
+    /// Revert the operation, or leave it as it is: it has no end that is still ahead.
+    UntilOver(Box<Operation>),
+    /// Do nothing, or wait for its end: the operation, as it stands, did nothing that could be undone.
+    NothingToRevert(Box<Operation>),
+    /// Look at the set again, and say for which it is meant now.
+    PreconditionFailed {
+        /// Digest of the present set.
+        found: Digest,
+    },
     /// Ask again later.
     GraphUnavailable {
         /// What happened.

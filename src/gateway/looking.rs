@@ -21,7 +21,7 @@ use super::{
     resolve::{Miss, Presence},
 };
 use crate::{
-    domain::{Assignment, AssignmentSet, Caller, Configuration, ConfigurationId, GroupId, Target},
+    domain::{Assignment, AssignmentSet, Caller, Configuration, ConfigurationId, Filter, GroupId, Target},
     graph::{self, Present},
     policy::Denial,
 };
@@ -130,7 +130,7 @@ impl Gateway {
         }
         let read = async {
             let Present { direct, from_policy_sets } = self.upstream.read_assignments(&configuration.id).await?;
-            let names = called(self.names(), direct.iter().chain(&from_policy_sets)).await;
+            let names = called(self.names(), direct.iter().chain(&from_policy_sets).map(parts)).await;
             Ok((direct, from_policy_sets, names))
         };
         let (direct, from_policy_sets, names) = self.in_time(read).await?;
@@ -178,7 +178,7 @@ impl Gateway {
         let sets: Vec<_> = sets.buffered(READS_AT_ONCE).try_collect().await?;
         let mut reach = Reach { complete, ..sorted(group, &sets) };
         let shown = reach.of_group.iter().chain(&reach.of_everyone).chain(&reach.unclear);
-        let names = called(self.names(), shown.map(|reaching| &reaching.assignment)).await;
+        let names = called(self.names(), shown.map(|reaching| parts(&reaching.assignment))).await;
         reach.names = names.into_iter().chain(name).collect();
         Ok(Ok(reach))
     }
@@ -222,13 +222,17 @@ fn sorted(group: GroupId, sets: &[(Configuration, Arc<Present>)]) -> Reach {
     reach
 }
 
-/// Display names of what these assignments refer to, as far as they can be had soon.
-async fn called(names: &Names, assignments: impl Iterator<Item = &Assignment>) -> BTreeMap<String, String> {
+/// Display names of what these targets and filters are, as far as they can be had soon. They are for people: what cannot be told
+/// now goes without.
+pub(super) async fn called<'a>(
+    names: &Names,
+    targets: impl Iterator<Item = (&'a Target, Option<Filter>)>,
+) -> BTreeMap<String, String> {
     let (mut groups, mut filters) = (BTreeSet::new(), BTreeSet::new());
-    for assignment in assignments {
-        filters.extend(assignment.filter.map(|filter| filter.id));
-        if let Target::Group(id) | Target::ExcludedGroup(id) = assignment.target {
-            groups.insert(id);
+    for (target, filter) in targets {
+        filters.extend(filter.map(|filter| filter.id));
+        if let Target::Group(id) | Target::ExcludedGroup(id) = target {
+            groups.insert(*id);
         }
     }
     let groups = groups.into_iter().map(|id| async move {
@@ -247,4 +251,8 @@ async fn called(names: &Names, assignments: impl Iterator<Item = &Assignment>) -
     };
     let (groups, filters) = future::join(future::join_all(groups), filters).await;
     groups.into_iter().flatten().chain(filters).collect()
+}
+
+fn parts(assignment: &Assignment) -> (&Target, Option<Filter>) {
+    (&assignment.target, assignment.filter)
 }

@@ -1,4 +1,4 @@
-//! The verbs that callers have: submit, plan, cancel, one operation, many operations, wait; configurations, what is
+//! The verbs that callers have: submit, plan, cancel, revert, one operation, many operations, wait; configurations, what is
 //! assigned to one, and what reaches a group.
 //!
 //! Every verb takes a proven [`Caller`] and asks policy before it does anything; storing a change takes the [`Permit`]
@@ -19,8 +19,10 @@ mod naming;
 mod reading;
 pub mod request;
 mod resolve;
+mod revert;
 #[cfg(test)]
 mod tests;
+mod until;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -31,10 +33,10 @@ pub use self::{
     candidates::Candidate,
     error::Error,
     looking::{Assigned, Described, Listed, Reach, Reaching},
-    reading::{Page, Parked, Search, Standing},
+    reading::{Page, Parked, Search, Sequel, Standing},
 };
 use self::{
-    looking::SharedSets,
+    looking::{SharedSets, called},
     names::Names,
     request::ChangeRequest,
     resolve::{Directory, Resolved},
@@ -44,8 +46,9 @@ use crate::{
     clock::{self, Clock},
     config,
     domain::{
-        Caller, Change, Configuration, ConfigurationId, Difference, Digest, Operation, OperationId, State, merge,
-        operation::Submission,
+        Caller, Change, Configuration, ConfigurationId, Difference, Digest, Merged, Operation, OperationId, State,
+        merge,
+        operation::{Submission, Until},
     },
     graph::Upstream,
     policy::{Action, Denial, Permit, Policies, Resource},
@@ -97,6 +100,8 @@ pub struct Planned {
     pub before: Digest,
     /// Digest of the set it would leave.
     pub after: Digest,
+    /// The policies that would permit it, or why policy would not.
+    pub decision: Result<Vec<String>, String>,
 }
 
 /// What the gateway is made of.
@@ -177,25 +182,40 @@ impl Gateway {
             // What an earlier attempt was answered holds, even if a name has since gone or a policy has changed.
             return self.remembered(known).await;
         }
+        self.check_until(request.until)?;
         let resolved = self.resolved(caller, &request).await?;
         let permit = self.permit(caller, request, resolved).await?;
-        self.accept(caller, permit, key).await
+        self.accept(actor(caller), permit, key, None).await
     }
 
-    /// What a change would do at present; nothing is written.
+    /// What a change would do at present, and what policy would say of it; nothing is written.
     pub async fn plan(&self, caller: &Caller, request: ChangeRequest) -> Result<Planned, Error> {
+        self.check_until(request.until)?;
         let resolved = self.resolved(caller, &request).await?;
-        let Resolved { configuration, tags, change, names } = resolved;
-        let resource = Resource { configuration: &configuration, tags: &tags };
+        let resource = Resource { configuration: &resolved.configuration, tags: &resolved.tags };
         if let Err(denial) = self.policies.decide(caller, Action::Plan, resource) {
-            let about = About { configuration: &configuration.id, change: Some(&change), ticket: request.ticket };
-            return Err(self.denied(caller, about, &denial).await);
+            let (id, change) = (&resolved.configuration.id, Some(&resolved.change));
+            return Err(self
+                .denied(caller, About { configuration: id, change, ticket: request.ticket }, &denial)
+                .await);
         }
-        let read = async { Ok(self.upstream.read_assignments(&configuration.id).await?) };
+        let submission = self.submission(caller, request, &resolved);
+        let read = async { Ok(self.upstream.read_assignments(&submission.configuration).await?) };
         let present = self.in_time(read).await?.direct;
-        let mut plan = merge(&present, [&change]);
-        let difference = plan.differences.pop().unwrap_or_default();
-        Ok(Planned { configuration, difference, names, before: present.digest(), after: plan.desired.digest() })
+        let mut plan = merge(&present, [&submission]);
+        let difference = match plan.merged.pop() {
+            Some(Merged::Applied(difference)) => difference,
+            Some(Merged::Unmet { found }) => return Err(Error::PreconditionFailed { found }),
+            None => Difference::default(),
+        };
+        let permit = self.policies.decide_change(caller, resource, submission);
+        let decision = permit.map(|it| it.policies().to_vec()).map_err(|denial| denial.to_string());
+        let Resolved { configuration, mut names, .. } = resolved;
+        for (id, name) in called(self.names(), difference.targets()).await {
+            names.entry(id).or_insert(name);
+        }
+        let (before, after) = (present.digest(), plan.desired.digest());
+        Ok(Planned { configuration, difference, names, before, after, decision })
     }
 
     /// Puts a call on record that proved an identity which is no known caller.
@@ -249,8 +269,8 @@ impl Gateway {
                 Ok(Submitted { operation, replayed: true })
             }
             Accepted::KeyReused(operation) => Err(Error::KeyReused(operation)),
-            // A key stands for neither.
-            Accepted::New | Accepted::Full(_) => Err(Error::UnknownOperation),
+            // A key stands for none of these.
+            Accepted::New | Accepted::Full(_) | Accepted::Over => Err(Error::UnknownOperation),
         }
     }
 
@@ -261,21 +281,10 @@ impl Gateway {
         request: ChangeRequest,
         resolved: Resolved,
     ) -> Result<Permit<Submission>, Error> {
-        let Resolved { configuration, tags, change, names } = resolved;
-        let ChangeRequest { ticket, requested_for, comment, .. } = request;
-        let submission = Submission {
-            configuration: configuration.id.clone(),
-            configuration_name: configuration.name.clone(),
-            change: change.clone(),
-            names,
-            caller: caller.name.clone(),
-            ticket: ticket.clone(),
-            requested_for,
-            comment,
-            accepted_at: self.clock.now(),
-            traceparent: telemetry::traceparent(),
-        };
+        let submission = self.submission(caller, request, &resolved);
+        let Resolved { configuration, tags, change, .. } = resolved;
         let resource = Resource { configuration: &configuration, tags: &tags };
+        let ticket = submission.ticket.clone();
         match self.policies.decide_change(caller, resource, submission) {
             Ok(permit) => Ok(permit),
             Err(denial) => {
@@ -285,39 +294,66 @@ impl Gateway {
         }
     }
 
-    /// Stores a permitted change. Takes nothing but a permit, so nothing is stored that policy has not seen.
+    fn submission(&self, caller: &Caller, request: ChangeRequest, resolved: &Resolved) -> Submission {
+        let Resolved { configuration, change, names, .. } = resolved;
+        let ChangeRequest { ticket, requested_for, comment, only_on, until, .. } = request;
+        Submission {
+            configuration: configuration.id.clone(),
+            configuration_name: configuration.name.clone(),
+            change: change.clone(),
+            names: names.clone(),
+            caller: caller.name.clone(),
+            ticket,
+            requested_for,
+            comment,
+            accepted_at: self.clock.now(),
+            only_on,
+            until: until.map(|at| Until { at, policies: Vec::new() }),
+            traceparent: telemetry::traceparent(),
+        }
+    }
+
+    /// Stores a permitted change. Takes nothing but a permit, so nothing is stored that policy has not seen. One that carries
+    /// out the end of another operation (`ends`) is stored however much is pending.
     async fn accept(
         &self,
-        caller: &Caller,
+        actor: Actor,
         permit: Permit<Submission>,
         key: Option<IdempotencyKey>,
+        ends: Option<OperationId>,
     ) -> Result<Submitted, Error> {
         let policies = permit.policies().to_vec();
         let submission = permit.into_inner();
         let id = OperationId::from(self.clock.identifier());
         let event = Event::Accepted {
             operation: id,
-            actor: actor(caller),
+            actor,
             configuration: submission.configuration.to_string(),
             change: Aims::from(&submission.change),
             ticket: submission.ticket.clone(),
             requested_for: submission.requested_for.clone(),
             comment: submission.comment.clone(),
+            only_on: submission.only_on.clone(),
+            until: submission.until.as_ref().map(|until| until.at),
             policies,
         };
         let operation = Operation { id, submission, state: State::Queued };
         let config::Operations { pending_max: in_all, pending_per_configuration_max: of_configuration, .. } =
             self.settings;
-        let bounds = Bounds { of_configuration, in_all };
-        let acceptance = Acceptance { operation: operation.clone(), key, entry: self.entry(event), bounds };
+        let bounds = match ends {
+            None => Bounds { of_configuration, in_all },
+            Some(_) => Bounds { of_configuration: usize::MAX, in_all: usize::MAX },
+        };
+        let acceptance = Acceptance { operation: operation.clone(), key, entry: self.entry(event), bounds, ends };
         match self.store.accept(acceptance).await? {
             Accepted::New => {
                 telemetry::count_acceptance();
-                tracing::info!(operation.id = %id, caller.name = caller.name, "operation accepted");
+                tracing::info!(operation.id = %id, caller.name = operation.submission.caller, "operation accepted");
                 Ok(Submitted { operation, replayed: false })
             }
             Accepted::Full(Full::Configuration) => Err(Error::TooManyPending(operation.submission.configuration_name)),
             Accepted::Full(Full::Everything) => Err(Error::Full),
+            Accepted::Over => Err(Error::UntilOver(Box::new(operation))),
             known @ (Accepted::Replayed(_) | Accepted::KeyReused(_)) => self.remembered(known).await,
         }
     }

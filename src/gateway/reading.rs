@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{About, Error, Gateway};
-pub use crate::store::Parked;
+pub use crate::store::{Parked, Sequel};
 use crate::{
     domain::{Caller, Configuration, ConfigurationId, Kind, Operation, OperationId, operation::Submission},
     policy::{Action, Denial, Permit, Resource},
@@ -22,13 +22,15 @@ pub(super) const SEARCH_ROUNDS: usize = 10;
 /// How often whoever waits asks whether news may have been missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-/// An operation and, if it has not ended, what holds it up.
+/// An operation; if it has not ended, what holds it up, and if it has, what came after it.
 #[derive(Clone, Debug)]
 pub struct Standing {
     /// The operation.
     pub operation: Operation,
     /// Its lane's pause, if it is parked.
     pub parked: Option<Parked>,
+    /// What came after it, as far as one cares to know.
+    pub sequel: Sequel,
 }
 
 /// Which operations a caller looks for: those that fit everything given, newest first.
@@ -61,7 +63,11 @@ impl Gateway {
     /// One operation, if the caller may read it. One that it may not read is as unknown as one that is not there.
     pub async fn operation(&self, caller: &Caller, id: OperationId) -> Result<Standing, Error> {
         let operation = self.readable(caller, id).await?;
-        self.standing(operation).await
+        let mut standing = self.standing(operation).await?;
+        if standing.operation.has_changed_something() {
+            standing.sequel = self.store.sequel(id).await?;
+        }
+        Ok(standing)
     }
 
     /// One operation, as [`Gateway::operation`] finds it.
@@ -80,13 +86,13 @@ impl Gateway {
     /// read meanwhile, the operation is answered as it was known: it was accepted, and nothing that fails later may deny it.
     pub async fn wait(&self, operation: Operation, up_to: Duration) -> Standing {
         let up_to = up_to.min(self.settings.wait_max);
-        if operation.state.has_ended() {
-            return Standing { operation, parked: None };
+        if operation.state.has_ended() && operation.submission.until.is_none() {
+            return Standing { operation, parked: None, sequel: Sequel::default() };
         }
         let known = operation.clone();
         self.latest(operation, up_to).await.unwrap_or_else(|error| {
             tracing::warn!(?error, operation.id = %known.id, "an accepted operation cannot be read at present");
-            Standing { operation: known, parked: None }
+            Standing { operation: known, parked: None, sequel: Sequel::default() }
         })
     }
 
@@ -206,6 +212,10 @@ impl Gateway {
         } else {
             self.store.parked(&operation.submission.configuration).await?
         };
-        Ok(Standing { operation, parked })
+        let sequel = match &operation.submission.until {
+            Some(_) => self.store.sequel(operation.id).await?,
+            None => Sequel::default(),
+        };
+        Ok(Standing { operation, parked, sequel })
     }
 }

@@ -3,7 +3,9 @@
 //! `api` makes these from JSON that was checked for form; `resolve` turns them into the domain's change. A
 //! [`Fault`] points at the place in the caller's own body, so every layer can say where something is wrong.
 
-use crate::domain::{FilterMode, change::List};
+use jiff::Timestamp;
+
+use crate::domain::{Digest, FilterMode, change::List};
 
 /// A change, as a caller words it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,23 @@ pub struct ChangeRequest {
     pub requested_for: Option<String>,
     /// Why.
     pub comment: Option<String>,
+    /// Digest of the only set on which it shall have effect; none for any.
+    pub only_on: Option<Digest>,
+    /// When it is to be undone, if ever.
+    pub until: Option<Timestamp>,
+}
+
+/// What goes with the undoing of an operation. What is left out is as it was with the operation, but for the comment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RevertRequest {
+    /// The ticket.
+    pub ticket: Option<String>,
+    /// The person for whom it is asked.
+    pub requested_for: Option<String>,
+    /// Why.
+    pub comment: Option<String>,
+    /// Digest of the only set on which it shall have effect; none for any.
+    pub only_on: Option<Digest>,
 }
 
 /// What to do to the assignments.

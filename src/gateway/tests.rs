@@ -118,7 +118,15 @@ impl World {
         let named = request::Named { whom: request::Whom::Group(group), filter: None };
         let wish = Wish::Amend { add: Vec::new(), remove: vec![named] };
         let configuration = configuration.to_owned();
-        let change = ChangeRequest { configuration, wish, ticket: None, requested_for: None, comment: None };
+        let change = ChangeRequest {
+            configuration,
+            wish,
+            ticket: None,
+            requested_for: None,
+            comment: None,
+            only_on: None,
+            until: None,
+        };
         self.gateway.submit(&caller("writer"), change, None).await
     }
 

@@ -91,7 +91,8 @@ pub(super) fn change(submission: &Submission, wanted: Option<&Wanted>) -> Result
     let mut facts = BTreeMap::new();
     if let Some(wanted) = wanted {
         let change = &submission.change;
-        let count = change.wanted().len().saturating_add(change.unwanted().len());
+        let named = change.wanted().len().saturating_add(change.unwanted().len());
+        let count = change.reversal().map_or(named, |reversal| reversal.targets().len());
         facts.insert("targets".to_owned(), Value::new_long(i64::try_from(count).unwrap_or(i64::MAX)));
         facts.insert("target".to_owned(), target(wanted, &submission.names)?);
     }
@@ -175,6 +176,8 @@ pub(super) fn rehearsal() -> Result<(Caller, Configuration, BTreeSet<String>, Ve
         requested_for: None,
         comment: None,
         accepted_at: Timestamp::UNIX_EPOCH,
+        only_on: None,
+        until: None,
         traceparent: None,
     };
     let submissions = changes.into_iter().filter_map(Result::ok).map(submission).collect();

@@ -10,6 +10,7 @@
 
 mod facts;
 mod load;
+mod questions;
 #[cfg(test)]
 mod tests;
 
@@ -19,12 +20,20 @@ use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet
 
 use crate::{
     config::Fault,
-    domain::{Caller, Change, Target, Wanted, change::List, operation::Submission},
+    domain::{
+        Caller, Operation, Reversal, Target,
+        change::List,
+        operation::{Submission, Until},
+        reversal::Cause,
+    },
     telemetry,
 };
 
 pub use self::facts::Resource;
-use self::facts::Vocabulary;
+use self::{
+    facts::Vocabulary,
+    questions::{opposite, questions},
+};
 
 /// The policies of a folder, checked against their schema.
 #[derive(Clone, Debug)]
@@ -132,13 +141,67 @@ impl Policies {
         resource: Resource<'_>,
         submission: Submission,
     ) -> Result<Permit<Submission>, Denial> {
+        if submission.change.reversal().is_some() {
+            let reason = Reason::Undecided("a reversal is not decided as other changes are".to_owned());
+            return Err(broken(Denial { action: "revert", target: None, reason }));
+        }
+        self.decide_targets(caller, resource, submission)
+    }
+
+    /// The permit for carrying out an end that was set: it rests on what permitted the change whose end it is, and is for the
+    /// undoing of that and nothing else.
+    pub fn permit_end(&self, original: &Operation, submission: Submission) -> Result<Permit<Submission>, Denial> {
+        let asked = &original.submission;
+        let same = asked.caller == submission.caller && asked.configuration == submission.configuration;
+        let undoes = |it: &Reversal| it.operation() == original.id && it.cause() == Cause::Until;
+        match &asked.until {
+            Some(Until { policies, .. }) if same && submission.change.reversal().is_some_and(undoes) => {
+                Ok(Permit { policies: policies.clone(), inner: submission })
+            }
+            Some(_) | None => {
+                let reason = Reason::Undecided("no end was set for this".to_owned());
+                Err(broken(Denial { action: "revert", target: None, reason }))
+            }
+        }
+    }
+
+    /// Decides on a reversal: on the right to revert the original, and on each target as on one that is added or removed.
+    /// So nobody does by reverting what it may not do otherwise.
+    pub fn decide_reversal(
+        &self,
+        caller: &Caller,
+        resource: Resource<'_>,
+        submission: Submission,
+        original: &Operation,
+    ) -> Result<Permit<Submission>, Denial> {
+        let of = submission.change.reversal().map(Reversal::operation);
+        if of != Some(original.id) || original.submission.configuration != submission.configuration {
+            let reason = Reason::Undecided("the submission reverts another operation".to_owned());
+            return Err(broken(Denial { action: "revert", target: None, reason }));
+        }
+        let own = original.submission.caller == caller.name;
+        let Permit { policies, .. } = self.decide(caller, Action::Revert { own }, resource)?;
+        let mut permit = self.decide_targets(caller, resource, submission)?;
+        permit.policies.extend(policies);
+        permit.policies.sort_unstable();
+        permit.policies.dedup();
+        Ok(permit)
+    }
+
+    fn decide_targets(
+        &self,
+        caller: &Caller,
+        resource: Resource<'_>,
+        submission: Submission,
+    ) -> Result<Permit<Submission>, Denial> {
         let questions = questions(&submission.change);
         let action = questions.first().map_or("add", |question| question.0);
         let undecided = |why: String| broken(Denial { action, target: None, reason: Reason::Undecided(why) });
         if submission.caller != caller.name || submission.configuration != resource.configuration.id {
             return Err(undecided("the submission is of another caller or about another configuration".to_owned()));
         }
-        if questions.is_empty() {
+        // A reversal may be about nothing but groups that are gone; then it has been decided on as a whole.
+        if questions.is_empty() && submission.change.reversal().is_none() {
             return Err(undecided("the change is empty, so there is nothing to decide on".to_owned()));
         }
         let scene = Scene::new(self, caller, resource).map_err(undecided)?;
@@ -147,7 +210,13 @@ impl Policies {
             let context = facts::change(&submission, wanted.as_ref());
             policies.extend(scene.decide(action, denied, context)?);
         }
-        Ok(Permit { inner: submission, policies: policies.into_iter().collect() })
+        let mut inner = submission;
+        if inner.until.is_some() {
+            let ends = scene.decide_end(&inner)?;
+            policies.extend(ends.clone());
+            inner.until = inner.until.map(|until| Until { policies: ends, ..until });
+        }
+        Ok(Permit { inner, policies: policies.into_iter().collect() })
     }
 
     /// Decides on what is not a change.
@@ -230,31 +299,6 @@ impl fmt::Display for Denial {
 
 impl std::error::Error for Denial {}
 
-/// What to ask about a change: the action, the target it is about, and how that is wanted.
-type Question = (&'static str, Option<Denied>, Option<Wanted>);
-
-fn questions(change: &Change) -> Vec<Question> {
-    let question = |list, (index, wanted): (usize, Wanted)| {
-        let action = match list {
-            List::Add => "add",
-            List::Remove => "remove",
-            List::Replace => "replace",
-        };
-        (action, Some(Denied { list, index, target: wanted.target.clone() }), Some(wanted))
-    };
-    let wanted = change.wanted().iter().cloned().enumerate();
-    match change {
-        Change::Replace(all) if all.is_empty() => vec![("clear", None, None)],
-        Change::Replace(_) => wanted.map(|wanted| question(List::Replace, wanted)).collect(),
-        Change::Amend(_) => {
-            let bare = |target: &Target| Wanted { target: target.clone(), filter: None };
-            let unwanted = change.unwanted().iter().map(bare).enumerate();
-            let add = wanted.map(|wanted| question(List::Add, wanted));
-            add.chain(unwanted.map(|target| question(List::Remove, target))).collect()
-        }
-    }
-}
-
 /// One caller and one configuration, about whom several things are asked.
 struct Scene<'a> {
     policies: &'a Policies,
@@ -275,6 +319,17 @@ impl<'a> Scene<'a> {
         let (principal, resource) = (self.principal.clone(), self.resource.clone());
         let action = self.policies.vocabulary.action(action);
         Request::new(principal, action, resource, context?, Some(&self.policies.schema)).map_err(|why| why.to_string())
+    }
+
+    /// The ids of the policies that permit what the end of a change implies: that its caller reverts it, and that each target
+    /// is removed that it adds, and added that it removes.
+    fn decide_end(&self, submission: &Submission) -> Result<Vec<String>, Denial> {
+        let revert = self.decide("revert", None, facts::of(Action::Revert { own: true }))?;
+        let mut policies: BTreeSet<_> = revert.into_iter().collect();
+        for (action, denied, wanted) in opposite(&submission.change) {
+            policies.extend(self.decide(action, denied, facts::change(submission, wanted.as_ref()))?);
+        }
+        Ok(policies.into_iter().collect())
     }
 
     /// The ids of the policies that permit it.

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Configuration, Kind, Role, assignment::Unread};
+use crate::domain::{
+    AssignmentSet, Change, Configuration, Kind, Merged, OperationId, Role, State, Wanted, assignment::Unread, merge,
+    operation::Ending,
+};
 
 const GROUP: &str = "b0000000-0000-4000-8000-000000000001";
 
@@ -73,7 +76,9 @@ fn submission(caller: &Caller, change: Change, ticket: Option<&str>) -> Submissi
         ticket: ticket.map(str::to_owned),
         requested_for: None,
         comment: None,
+        only_on: None,
         accepted_at: Timestamp::UNIX_EPOCH,
+        until: None,
         traceparent: None,
     }
 }
@@ -136,17 +141,62 @@ fn servicenow_plans_and_reads_its_own() {
 }
 
 #[test]
-fn callers_that_change_cancel_their_own_and_no_others() {
+fn callers_that_change_cancel_and_revert_their_own_and_no_others() {
     let policies = Policies::load(&shipped()).unwrap();
-    for (caller, policy) in
-        [(servicenow(), "servicenow-cancels-its-own"), (caller("portal", &[]), "portal-cancels-its-own")]
-    {
-        assert_eq!(ask(&policies, &caller, "sales", Action::Cancel { own: true }).unwrap(), [policy]);
-        assert_eq!(reason(ask(&policies, &caller, "sales", Action::Cancel { own: false })), Reason::NotPermitted);
+    let both = |own| [Action::Cancel { own }, Action::Revert { own }];
+    for caller in [servicenow(), caller("portal", &[])] {
+        for (action, does) in both(true).into_iter().zip(["cancels", "reverts"]) {
+            let policy = format!("{}-{does}-its-own", caller.name);
+            assert_eq!(ask(&policies, &caller, "sales", action).unwrap(), [policy]);
+        }
+        for action in both(false) {
+            assert_eq!(reason(ask(&policies, &caller, "sales", action)), Reason::NotPermitted);
+        }
     }
     for caller in [caller("servicenow", &[]), caller("helpdesk", &["Assignments.Read"])] {
-        assert_eq!(reason(ask(&policies, &caller, "sales", Action::Cancel { own: true })), Reason::NotPermitted);
+        for action in both(true) {
+            assert_eq!(reason(ask(&policies, &caller, "sales", action)), Reason::NotPermitted);
+        }
     }
+}
+
+#[test]
+fn a_reversal_takes_the_right_to_revert_and_that_to_each_target() {
+    let original = |caller: &Caller, added: Target, removed: Target| {
+        let present = Change::amend(vec![wanted(removed.clone())], vec![], 1).unwrap();
+        let present = merge(&AssignmentSet::default(), [&present]).desired;
+        let asked = Change::amend(vec![wanted(added)], vec![removed], 2).unwrap();
+        let Some(Merged::Applied(difference)) = merge(&present, [&asked]).merged.pop() else { panic!() };
+        let (at, digest) = (Timestamp::UNIX_EPOCH, present.digest());
+        let ending = Ending { at, difference, before: digest.clone(), after: digest, write: None };
+        let state = State::Queued.start(at).unwrap().succeed(ending).unwrap();
+        let id = OperationId::from(uuid::Uuid::from_u128(1));
+        Operation { id, submission: submission(caller, asked, None), state }
+    };
+    let decided = |policies: &Policies, caller: &Caller, original: &Operation| {
+        let change = Change::Revert(Reversal::of(original, Cause::Asked).unwrap());
+        let asked = submission(caller, change, Some("RITM0012345"));
+        let (configuration, tags) = (configuration(), BTreeSet::from(["sales".to_owned()]));
+        let resource = Resource { configuration: &configuration, tags: &tags };
+        assert!(policies.decide_change(caller, resource, asked.clone()).is_err(), "only with the right to revert");
+        policies.decide_reversal(caller, resource, asked, original).map(|permit| permit.policies().to_vec())
+    };
+    let policies = Policies::load(&shipped()).unwrap();
+    let own = original(&servicenow(), group(), group_of(2));
+    let permitted = ["servicenow-changes-groups", "servicenow-reverts-its-own"];
+    assert_eq!(decided(&policies, &servicenow(), &own).unwrap(), permitted);
+    let others = original(&caller("portal", &[]), group(), group_of(2));
+    assert_eq!(decided(&policies, &servicenow(), &others).unwrap_err().action, "revert");
+    // Whoever did it: the whole tenant is nothing to put back, and nothing to take out.
+    let forbidden = Reason::Forbidden(vec!["no-tenant-wide-targets".to_owned()]);
+    for (added, removed, action) in [(group(), Target::AllUsers, "add"), (Target::AllDevices, group(), "remove")] {
+        let denied = decided(&policies, &servicenow(), &original(&servicenow(), added, removed)).unwrap_err();
+        assert_eq!((denied.action, denied.reason), (action, forbidden.clone()));
+    }
+}
+
+fn group_of(number: u128) -> Target {
+    Target::Group(uuid::Uuid::from_u128(number).to_string().parse().unwrap())
 }
 
 #[test]
@@ -171,7 +221,7 @@ fn the_help_desk_reads_and_plans_everything_and_changes_nothing() {
 #[test]
 fn what_no_shipped_policy_mentions_is_denied() {
     let policies = Policies::load(&shipped()).unwrap();
-    for action in [Action::Cancel { own: false }, Action::Revert { own: true }, Action::Audit] {
+    for action in [Action::Cancel { own: false }, Action::Revert { own: false }, Action::Audit] {
         assert_eq!(reason(ask(&policies, &servicenow(), "sales", action)), Reason::NotPermitted);
     }
     assert_eq!(reason(change(&policies, &caller("stranger", &[]), "sales", adding(&[group()]))), Reason::NotPermitted);

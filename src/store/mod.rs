@@ -19,6 +19,7 @@ mod room;
 mod rows;
 pub mod sqlite;
 mod trail;
+mod until;
 mod verbs;
 mod writer;
 
@@ -34,6 +35,7 @@ pub use self::{
     postgres::Postgres,
     sqlite::Sqlite,
     trail::Trail,
+    until::{Due, Release, Sequel},
 };
 use crate::{
     audit::Entry,
@@ -87,6 +89,9 @@ pub struct Acceptance {
     pub entry: Entry,
     /// How much may be pending, this operation included.
     pub bounds: Bounds,
+    /// Whose end it carries out, if it is a reversal that nobody asks for now: accepted only if that is still ahead, and
+    /// settled with it.
+    pub ends: Option<OperationId>,
 }
 
 /// How many operations may be pending at once. They hold for what other replicas have committed: what these commit at the
@@ -123,6 +128,8 @@ pub enum Accepted {
     KeyReused(OperationId),
     /// As much is pending as may be. Nothing was stored, and the key is free.
     Full(Full),
+    /// The end that it was to carry out is settled already. Nothing was stored.
+    Over,
 }
 
 /// Which bound is reached.
@@ -227,6 +234,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// cancelled, however close the two come.
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error>;
 
+    /// Settles an end without a reversal, and says whether it was still ahead. Otherwise nothing is stored.
+    async fn release(&self, release: Release) -> Result<bool, Error>;
+
+    /// Operations whose end is due, whatever has become of them so far.
+    async fn due(&self, due: Due) -> Result<Vec<Operation>, Error>;
+
+    /// What came after an operation.
+    async fn sequel(&self, id: OperationId) -> Result<Sequel, Error>;
+
     /// Stores audit records that belong to no other verb.
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;
 
@@ -260,7 +276,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Removes operations that ended long ago and idempotency keys that are over, the oldest first, and says how many it
     /// removed: fewer than its limit if nothing is left, or if another replica is removing the rest. An operation is not
-    /// removed while a key stands for it. Pending operations and audit records stay.
+    /// removed while a key stands for it, or while its end is ahead. Pending operations and audit records stay.
     async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error>;
 
     /// Audit records after a position, oldest first.

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Error, Intent};
-use crate::domain::{Operation, State};
+use crate::domain::{
+    Operation, State,
+    operation::{Submission, UntilState},
+};
 
 /// The columns that [`operation`] is made of.
 pub(super) const OPERATION: &str = "id, submission, fate";
@@ -48,6 +51,24 @@ pub(super) fn ended_at(state: &State) -> Option<i64> {
 /// A moment from the store.
 pub(super) fn moment(micros: i64) -> Result<Timestamp, Error> {
     Timestamp::from_microsecond(micros).map_err(|error| unreadable("a time", &error))
+}
+
+/// When an operation's end comes, as the store keeps it while that is ahead.
+pub(super) fn until_at(submission: &Submission) -> Option<i64> {
+    submission.until.as_ref().map(|until| micros(until.at))
+}
+
+/// The operation that one undoes, as the store keeps it.
+pub(super) fn reverts(submission: &Submission) -> Option<String> {
+    submission.change.reversal().map(|reversal| reversal.operation().to_string())
+}
+
+/// How an operation's end stands, from its columns.
+pub(super) fn until_state(at: Option<i64>, state: Option<&str>) -> Result<Option<UntilState>, Error> {
+    match (at, state) {
+        (Some(_), _) => Ok(Some(UntilState::Ahead)),
+        (None, state) => state.map(|json| from_json("operations.until_state", json)).transpose(),
+    }
 }
 
 /// A number as databases take it.

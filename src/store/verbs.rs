@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{
     Acceptance, Accepted, Cancellation, Cancelled, Claim, Error, Forgetting, Holder, IdempotencyKey, Intent, Lease,
-    Notices, Parking, Settlement, Turn, writer::Writer,
+    Notices, Parking, Release, Settlement, Turn, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -18,6 +18,7 @@ use crate::{audit::Entry, clock::Clock};
 pub(super) enum Verb {
     Accept(Box<Acceptance>),
     Cancel(Cancellation),
+    Release(Release),
     Record(Vec<Entry>),
     /// Until when its lease lasts at least, by our clock.
     Claim(Claim, Duration),
@@ -33,6 +34,8 @@ pub(super) enum Verb {
 pub(super) enum Done {
     Accepted(Accepted),
     Cancelled(Cancelled),
+    /// Whether the end was still ahead.
+    Released(bool),
     Claimed(Option<Box<Turn>>),
     /// So many rows.
     Forgotten(usize),
@@ -81,7 +84,9 @@ impl Verbs {
                 }
                 Ok(accepted)
             }
-            Done::Cancelled(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => Err(confused()),
+            Done::Cancelled(_) | Done::Released(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => {
+                Err(confused())
+            }
         }
     }
 
@@ -93,7 +98,18 @@ impl Verbs {
                 }
                 Ok(cancelled)
             }
-            Done::Accepted(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => Err(confused()),
+            Done::Accepted(_) | Done::Released(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => {
+                Err(confused())
+            }
+        }
+    }
+
+    pub(super) async fn release(&self, release: Release) -> Result<bool, Error> {
+        match self.writer.run(Verb::Release(release)).await? {
+            Done::Released(was_ahead) => Ok(was_ahead),
+            Done::Accepted(_) | Done::Cancelled(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => {
+                Err(confused())
+            }
         }
     }
 
@@ -105,7 +121,9 @@ impl Verbs {
         let until = self.until(claim.ttl);
         match self.writer.run(Verb::Claim(claim, until)).await? {
             Done::Claimed(turn) => Ok(turn.map(|turn| *turn)),
-            Done::Accepted(_) | Done::Cancelled(_) | Done::Forgotten(_) | Done::Written => Err(confused()),
+            Done::Accepted(_) | Done::Cancelled(_) | Done::Released(_) | Done::Forgotten(_) | Done::Written => {
+                Err(confused())
+            }
         }
     }
 
@@ -134,7 +152,9 @@ impl Verbs {
     pub(super) async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
         match self.writer.run(Verb::Forget(forgetting)).await? {
             Done::Forgotten(rows) => Ok(rows),
-            Done::Accepted(_) | Done::Cancelled(_) | Done::Claimed(_) | Done::Written => Err(confused()),
+            Done::Accepted(_) | Done::Cancelled(_) | Done::Released(_) | Done::Claimed(_) | Done::Written => {
+                Err(confused())
+            }
         }
     }
 

@@ -41,6 +41,7 @@ struct Meters {
     drift_seen: Counter<u64>,
     writes: Histogram<u64>,
     lanes_running: Gauge<u64>,
+    untils_settled: Counter<u64>,
     lanes_parked: Counter<u64>,
     turns_broken: Counter<u64>,
     throttlings: Counter<u64>,
@@ -93,6 +94,11 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         ),
         writes: together("postern.writes.operations", "{operation}", "Operations carried by one write to Graph."),
         lanes_running: gauge("postern.lanes.running", "{lane}", "Lanes that this replica is working on."),
+        untils_settled: counter(
+            "postern.operations.until.settled",
+            "{until}",
+            "Ends of operations that were carried out, called off, or had nothing to undo.",
+        ),
         lanes_parked: counter(
             "postern.lanes.parked",
             "{parking}",
@@ -223,6 +229,11 @@ pub fn measure_write(operations: usize) {
 /// So many lanes are being worked on.
 pub fn note_lanes(running: usize) {
     METERS.lanes_running.record(whole(running), &[]);
+}
+
+/// An operation's end was settled so: `reverted`, `called-off` or `moot`.
+pub fn count_until(state: &'static str) {
+    METERS.untils_settled.add(1, &[KeyValue::new("postern.until.state", state)]);
 }
 
 /// A lane was parked.

@@ -20,6 +20,7 @@ mod cancelling;
 #[path = "../support/certificate.rs"]
 mod certificate;
 mod collector;
+mod conditions;
 mod configurations;
 #[path = "../support/contract.rs"]
 mod contract;
@@ -42,12 +43,14 @@ mod process;
 mod refusals;
 mod restart;
 mod retention;
+mod reverting;
 mod secrets;
 mod switched;
 mod tls;
 mod tracing;
 mod trail;
 mod trouble;
+mod until;
 mod versions;
 mod waiting;
 mod world;

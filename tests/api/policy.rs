@@ -111,6 +111,13 @@ async fn a_plan_tells_the_difference_and_writes_nothing() {
     assert_eq!(difference["changed"][0]["target"], json!({"group": group(4), "name": "Warehouse Tablets"}));
     assert_eq!((&difference["before"], &difference["after"]), (&json!(3), &json!(3)));
     assert_ne!(plan.body["digest_before"], plan.body["digest_after"]);
+    let summary = "adds group Sales Laptops; removes group Finance Laptops; changes the filter of group Warehouse Tablets; \
+                   3 -> 3 assignments";
+    assert_eq!(plan.body["summary"], summary);
+    let because = "no policy permits it: add group b0000000-0000-4000-8000-000000000001";
+    assert_eq!(plan.body["permission"], json!({"permitted": false, "because": because}), "it has no ticket");
+    let ticketed = world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await.expect(200);
+    assert_eq!(ticketed.body["permission"], json!({"permitted": true, "policies": ["servicenow-changes-groups"]}));
     let nothing = json!({"configuration": "Sales ESP", "add": [{"group": "Head Office Laptops"}]});
     let nothing = world.post("servicenow", "/v1/plan", &nothing, &[]).await.expect(200);
     assert_eq!(nothing.body["effect"], "unchanged");
@@ -122,6 +129,18 @@ async fn a_plan_tells_the_difference_and_writes_nothing() {
         .await
         .problem(403, "not-permitted");
     assert_eq!(world.events("denied").await[0]["action"], "plan");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_names_what_a_replacement_would_remove() {
+    let world = World::with(Setup { policies: vec![EVERYTHING], ..Setup::default() }).await;
+    let body = json!({"configuration": "Sales ESP", "replace": [{"group": group(1)}]});
+    let plan = world.post("servicenow", "/v1/plan", &body, &[]).await.expect(200);
+    let removed = plan.body["difference"]["removed"].as_array().unwrap();
+    let names: Vec<_> = removed.iter().map(|target| target["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["Head Office Laptops", "Warehouse Tablets", "Finance Laptops"]);
+    assert_eq!(removed[1]["filter"]["name"], "Corporate Windows");
     world.end().await;
 }
 

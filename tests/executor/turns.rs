@@ -98,6 +98,30 @@ async fn one_change_that_graph_refuses_fails_alone() {
 }
 
 #[tokio::test]
+async fn a_condition_is_not_broken_by_a_change_that_graph_refuses() {
+    let mut tenant = Tenant::new();
+    tenant.refused = BTreeSet::from([group(1)]);
+    let world = World::with(tenant).await;
+    let (now, seen) = (world.clock.now(), world.tenant.set(&lane(1)).digest());
+    world.accept(1, &lane(1)).await;
+    // Together with the first they are for another set; without it they are for this one, but for the last.
+    for number in 2..=4 {
+        world.accept_on(number, &lane(1), now, Some(seen.clone())).await;
+    }
+    let running = world.run();
+    let State::Failed { failure, .. } = world.end_of(1).await else { panic!("it is refused") };
+    assert_eq!(failure.code, FailureCode::GraphRefused);
+    has_succeeded(&world.end_of(2).await);
+    for number in 3..=4 {
+        let State::Failed { failure, .. } = world.end_of(number).await else { panic!("{number} is for another set") };
+        assert_eq!(failure.code, FailureCode::PreconditionFailed);
+    }
+    assert_eq!((world.tenant.written(), world.tenant.set(&lane(1)).len()), (1, 1));
+    running.tell_to_stop();
+    running.ended().await;
+}
+
+#[tokio::test]
 async fn a_lane_that_panics_harms_no_other_and_is_worked_on_when_its_lease_ends() {
     let mut world = World::with(Tenant::new()).await;
     world.settings.lease_ttl = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use postern::{
     audit::{Actor, Aims, Entry, Event},
     clock::Clock,
     config,
-    domain::{Change, ConfigurationId, Operation, OperationId, State, Target, Wanted, operation::Submission},
+    domain::{Change, ConfigurationId, Digest, Operation, OperationId, State, Target, Wanted, operation::Submission},
     executor::{Executor, Parts},
     store::{Acceptance, Accepted, Bounds, Run, Sqlite, Store},
 };
@@ -101,6 +101,17 @@ impl World {
     }
 
     pub(crate) async fn accept_at(&self, number: u128, lane: &ConfigurationId, accepted_at: Timestamp) {
+        self.accept_on(number, lane, accepted_at, None).await;
+    }
+
+    /// Accepts it for one set only, if one is given.
+    pub(crate) async fn accept_on(
+        &self,
+        number: u128,
+        lane: &ConfigurationId,
+        accepted_at: Timestamp,
+        only_on: Option<Digest>,
+    ) {
         let wanted = vec![Wanted { target: group(number), filter: None }];
         let submission = Submission {
             configuration: lane.clone(),
@@ -112,6 +123,8 @@ impl World {
             requested_for: None,
             comment: None,
             accepted_at,
+            only_on,
+            until: None,
             traceparent: None,
         };
         let actor = Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None };
@@ -123,12 +136,14 @@ impl World {
             ticket: None,
             requested_for: None,
             comment: None,
+            only_on: None,
+            until: None,
             policies: vec![],
         };
         let entry = Entry { at: self.clock.now(), trace_id: None, event };
         let operation = Operation { id: id(number), submission, state: State::Queued };
         let bounds = Bounds { of_configuration: 100, in_all: 100 };
-        let accepted = self.store.accept(Acceptance { operation, key: None, entry, bounds }).await.unwrap();
+        let accepted = self.store.accept(Acceptance { operation, key: None, entry, bounds, ends: None }).await.unwrap();
         assert!(matches!(accepted, Accepted::New));
     }
 

@@ -169,6 +169,8 @@ impl Story {
                 ticket: Some("RITM0000001".to_owned()),
                 requested_for: None,
                 comment: None,
+                only_on: None,
+                until: None,
             };
             let attempt = Attempt { key: key.to_owned(), fingerprint: Digest::of(key.as_bytes()) };
             let Ok(submitted) = gateway.submit(&caller(), request, Some(attempt)).await else {

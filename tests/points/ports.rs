@@ -8,8 +8,8 @@ use postern::{
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Operation, OperationId},
     graph::{self, AssignmentFilter, Clearance, Group, Present, Receipt, Upstream},
     store::{
-        Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey,
-        Intent, Lease, Notices, Parked, Parking, Query, Settlement, Store, Turn,
+        Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
+        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Sequel, Settlement, Store, Turn,
     },
 };
 
@@ -42,6 +42,18 @@ impl Store for Kept {
 
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
         self.store.cancel(cancellation).await
+    }
+
+    async fn release(&self, release: Release) -> Result<bool, Error> {
+        self.store.release(release).await
+    }
+
+    async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
+        self.store.due(due).await
+    }
+
+    async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
+        self.store.sequel(id).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

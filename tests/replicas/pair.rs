@@ -12,6 +12,7 @@ use postern::{
 };
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
+use sqlx::Connection;
 use tempfile::TempDir;
 
 use crate::postgres;
@@ -212,4 +213,30 @@ async fn changes_sent_to_both_gateways_all_end_and_none_undoes_another() {
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&verified.stdout), String::from_utf8_lossy(&verified.stderr));
     assert!(out.contains("records in 2 chains, every hash fits"), "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_comes_is_carried_out_once_though_both_gateways_look() {
+    let world = World::start().await;
+    let (before, mut changed) = (world.assigned().await, 0);
+    for (place, group) in GROUPS.into_iter().enumerate() {
+        let mut body = add(group);
+        body["until"] = json!("2029-12-24T18:00:00Z");
+        let (status, operation) = world.change(place % 2, &body, "wait=25").await;
+        assert_eq!((status, &operation["state"]), (200, &json!("succeeded")), "{operation}");
+        changed += i64::from(operation["effect"] == "changed");
+    }
+    let mut database = sqlx::PgConnection::connect(&world.store_url).await.unwrap();
+    sqlx::query("UPDATE operations SET until_at = 1").execute(&mut database).await.unwrap();
+    eventually("everything is as it was", async || world.assigned().await == before).await;
+    let ahead = "SELECT count(*) FROM operations WHERE until_at IS NOT NULL";
+    eventually("every end is settled", async || {
+        sqlx::query_scalar::<_, i64>(ahead).fetch_one(&mut database).await.unwrap() == 0
+    })
+    .await;
+    let reversals = "SELECT count(*), count(DISTINCT reverts) FROM operations WHERE reverts IS NOT NULL";
+    let found: (i64, i64) = sqlx::query_as(reversals).fetch_one(&mut database).await.unwrap();
+    assert!(changed > 2, "{changed}");
+    assert_eq!(found, (changed, changed));
+    world.stop().await;
 }

@@ -8,8 +8,8 @@ use postern::{
     clock::Clock,
     domain::{ConfigurationId, Operation, OperationId},
     store::{
-        Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey,
-        Intent, Lease, Notices, Parked, Parking, Query, Settlement, Store, Turn,
+        Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
+        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Sequel, Settlement, Store, Turn,
     },
 };
 
@@ -103,6 +103,24 @@ impl Store for Desk {
             self.ledger().cancelled(operation)
         };
         self.verb("cancel", self.model.cancel(cancellation), seen).await
+    }
+
+    async fn release(&self, release: Release) -> Result<bool, Error> {
+        let Release { operation, state, .. } = release;
+        let told = format!("{operation} is {}", state.name());
+        let seen = |released: &Result<bool, Error>| {
+            self.world.tell(format_args!("{}: the end of {told}: {released:?}", self.life.owner));
+            if matches!(released, Ok(true)) { self.ledger().settled_until(operation, state) } else { Ok(()) }
+        };
+        self.verb("release", self.model.release(release), seen).await
+    }
+
+    async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
+        self.look("due", self.model.due(due)).await
+    }
+
+    async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
+        self.look("sequel", self.model.sequel(id)).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use postern::domain::{
-    Assignment, AssignmentSet, Change, Difference, Filter, Target, Wanted, assignment::Unread, change::Changed,
+    Assignment, AssignmentSet, Change, Difference, Filter, Reversal, Target, Wanted, assignment::Unread,
+    change::Changed,
 };
 
 /// Filter, and what nobody understands.
@@ -26,9 +27,30 @@ pub(crate) fn apply(held: &mut Held, change: &Change) {
     match change {
         Change::Amend(_) => held.retain(|target, _| !change.unwanted().contains(target)),
         Change::Replace(wanted) => held.retain(|target, _| wanted.iter().any(|it| it.target == *target)),
+        Change::Revert(reversal) => return undo(held, reversal),
     }
     for Wanted { target, filter } in change.wanted() {
         held.entry(target.clone()).or_default().0 = *filter;
+    }
+}
+
+/// Target by target: what stands as the operation left it is as it was before; anything else stays.
+fn undo(held: &mut Held, reversal: &Reversal) {
+    for target in reversal.targets() {
+        let filter = held.get(target).map(|(filter, _)| *filter);
+        let added = reversal.taken_out().iter().find(|it| it.target == *target);
+        let removed = reversal.put_back().iter().find(|it| it.target == *target);
+        let changed = reversal.set_back().iter().find(|it| it.target == *target);
+        match (added, removed, changed) {
+            (Some(added), None, None) if filter == Some(added.filter) => drop(held.remove(target)),
+            (None, Some(removed), None) if filter.is_none() => {
+                held.insert(target.clone(), (removed.filter, removed.unread.clone()));
+            }
+            (None, None, Some(changed)) if filter == Some(changed.after) => {
+                held.entry(target.clone()).or_default().0 = changed.before;
+            }
+            _ => {}
+        }
     }
 }
 
@@ -50,7 +72,8 @@ pub(crate) fn is_between(before: &Held, after: &Held, told: &Difference) -> bool
     };
     let mut found = told.changed.clone();
     found.sort_by(|one, other| one.target.cmp(&other.target));
+    let removed: Vec<_> = told.removed.iter().map(Wanted::from).collect();
     only(after, before) == sorted(&told.added)
-        && only(before, after) == sorted(&told.removed)
+        && only(before, after) == sorted(&removed)
         && before.iter().filter_map(changed).collect::<Vec<_>>() == found
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern::{
     audit::Verifier,
-    domain::{AssignmentSet, ConfigurationId, FailureCode, OperationId, State},
+    domain::{AssignmentSet, ConfigurationId, FailureCode, OperationId, Reversal, State, operation::UntilState},
     store::Store,
 };
 use serde_json::Value;
@@ -52,7 +52,10 @@ impl Evidence<'_> {
             let history = History { ledger: &ledger, lane, versions, trail };
             verdicts.extend((1..versions.len()).map(|number| history.step(number, self.world)));
             let asked = ledger.accepted.iter().filter(|(_, asked)| asked.lane == *lane);
-            verdicts.extend(asked.map(|(id, asked)| history.operation(*id, asked, self.world)));
+            for (id, asked) in asked {
+                verdicts.push(history.operation(*id, asked, self.world));
+                verdicts.push(history.has_ended(*id, self.world));
+            }
         }
         verdicts
     }
@@ -175,7 +178,7 @@ impl<'a> History<'a> {
     /// unsent, and a later announcement, which may never have been sent, took the place of its own.
     fn was_hidden(&self, landed: &Landed) -> bool {
         let from = self.announced(landed).lasts.0;
-        let later = |it: &&Announced| it.lane == *self.lane && it.lasts.0 > from && it.sent == Some(Source::Stale);
+        let later = |it: &&Announced| it.lane == *self.lane && it.lasts.0 > from && it.built_on == Some(Source::Stale);
         self.ledger.announced.values().any(|it| later(&it))
     }
 
@@ -200,7 +203,10 @@ impl<'a> History<'a> {
             Some(State::Failed { failure, .. }) => {
                 world.count("failed");
                 let told = failure.code == FailureCode::GraphRefused;
-                let culprit = asked.change.wanted().iter().any(|wanted| wanted.target == poison());
+                // Added and replaced in one batch it never reaches Graph, and can be put back by a reversal.
+                let put_back = |reversal: &Reversal| reversal.put_back().iter().any(|it| it.target == poison());
+                let culprit = asked.change.wanted().iter().any(|wanted| wanted.target == poison())
+                    || asked.change.reversal().is_some_and(put_back);
                 must!(!told || culprit, "{id} fails for another's fault: {failure:?}")?;
                 let excused = self.ledger.may_have_taken_effect(id);
                 let effect =
@@ -216,6 +222,21 @@ impl<'a> History<'a> {
                 Err(format!("{id} has not ended: {other:?}"))
             }
         }
+    }
+
+    /// What has an end is undone by then, by whoever it was, or there was nothing to undo.
+    fn has_ended(&self, id: OperationId, world: &World) -> Verdict {
+        let Some(until) = self.ledger.untils.get(&id) else { return Ok(()) };
+        let of = |asked: &Asked| asked.change.reversal().map(Reversal::operation) == Some(id);
+        let mut reversals = self.ledger.accepted.iter().filter(|(_, asked)| of(asked));
+        match until {
+            UntilState::Reverted(_) => world.count("ends carried out"),
+            UntilState::Moot => world.count("ends moot"),
+            UntilState::Ahead | UntilState::CalledOff => return Err(format!("the end of {id} is {until:?}")),
+        }
+        let undone = reversals.any(|(by, _)| matches!(self.ledger.ended.get(by), Some(State::Succeeded(_))));
+        let did = matches!(self.ledger.ended.get(&id), Some(State::Succeeded(it)) if !it.difference.is_empty());
+        must!(!did || undone || *until != UntilState::Moot, "{id} outlasts its end, and nothing has undone it")
     }
 
     fn changes(&self, landed: &Landed, id: OperationId) -> bool {

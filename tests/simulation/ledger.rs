@@ -6,7 +6,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use postern::{
-    domain::{AssignmentSet, Change, ConfigurationId, Operation, OperationId, State, Target},
+    domain::{
+        AssignmentSet, Change, ConfigurationId, Digest, FailureCode, Operation, OperationId, State, Target,
+        operation::{Submission, UntilState},
+        reversal::Cause,
+    },
     store::{Carried, Claim, Intent, Parking, Settlement, Turn},
 };
 
@@ -22,6 +26,8 @@ pub(crate) type Holder = (String, i64);
 pub(crate) struct Ledger {
     pub(crate) accepted: BTreeMap<OperationId, Asked>,
     pub(crate) ended: BTreeMap<OperationId, State>,
+    /// How the ends stand of those operations that have one.
+    pub(crate) untils: BTreeMap<OperationId, UntilState>,
     pub(crate) announced: BTreeMap<String, Announced>,
     lanes: BTreeMap<ConfigurationId, Watch>,
     reads: BTreeMap<(String, ConfigurationId), Read>,
@@ -33,6 +39,14 @@ pub(crate) struct Asked {
     place: usize,
     pub(crate) lane: ConfigurationId,
     pub(crate) change: Change,
+    /// The only set for it.
+    only_on: Option<Digest>,
+}
+
+impl Asked {
+    fn may_meet(&self, held: &Held) -> bool {
+        self.only_on.as_ref().is_none_or(|only_on| fold::set(held).digest() == *only_on)
+    }
 }
 
 /// A write that was announced.
@@ -43,8 +57,10 @@ pub(crate) struct Announced {
     pub(crate) intent: Intent,
     /// The database's time of the announcement, and the end of the lease that came with it.
     pub(crate) lasts: (Duration, Duration),
-    /// How it was handed over, if it was: the read that it was built on may have been stale.
-    pub(crate) sent: Option<Source>,
+    /// What it was built on; none if nobody has read for it.
+    pub(crate) built_on: Option<Source>,
+    /// Whether it was handed over.
+    sent: bool,
 }
 
 /// What a write was built on.
@@ -88,10 +104,34 @@ impl Ledger {
         self.lanes.entry(lane.clone()).or_default()
     }
 
+    /// An end is settled, and was not before.
+    pub(crate) fn settled_until(&mut self, id: OperationId, state: UntilState) -> Verdict {
+        let before = self.untils.insert(id, state);
+        must!(before == Some(UntilState::Ahead), "the end of {id} is {before:?} and settled as {state:?}")
+    }
+
+    /// A reversal that nobody asks for carries out an end, once.
+    fn carries_out(&mut self, by: OperationId, submission: &Submission) -> Verdict {
+        if submission.until.is_some() {
+            self.untils.insert(by, UntilState::Ahead);
+        }
+        match submission.change.reversal() {
+            Some(reversal) if reversal.cause() == Cause::Until => {
+                let original = reversal.operation();
+                let changed = |it: &State| matches!(it, State::Succeeded(success) if !success.difference.is_empty());
+                must!(self.ended.get(&original).is_some_and(changed), "{by} undoes {original}, which did nothing")?;
+                self.settled_until(original, UntilState::Reverted(by))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     pub(crate) fn accepted(&mut self, operation: Operation) -> Verdict {
         let Operation { id, submission, .. } = operation;
+        self.carries_out(id, &submission)?;
         let place = self.accepted.len();
-        let asked = Asked { place, lane: submission.configuration, change: submission.change };
+        let asked =
+            Asked { place, lane: submission.configuration, change: submission.change, only_on: submission.only_on };
         must!(self.accepted.insert(id, asked).is_none(), "{id} is accepted twice")
     }
 
@@ -143,7 +183,10 @@ impl Ledger {
             must!(known, "a write for {operation}, which nobody accepted on {lane}")?;
             must!(!self.ended.contains_key(operation), "a write for {operation}, which has ended")?;
         }
-        let announced = Announced { lane: lane.clone(), by: by.clone(), intent: intent.clone(), lasts, sent: None };
+        let read = self.reads.get(&(by.0.clone(), lane.clone()));
+        let built_on = read.map(|read| if read.stale { Source::Stale } else { Source::Newest });
+        let (lane, by) = (lane.clone(), by.clone());
+        let announced = Announced { lane, by, intent: intent.clone(), lasts, built_on, sent: false };
         let id = intent.client_request_id.clone();
         must!(self.announced.insert(id, announced).is_none(), "a second {}", intent.client_request_id)
     }
@@ -193,9 +236,9 @@ impl Ledger {
         let read = self.reads.remove(&(owner.to_owned(), lane.clone()));
         let read = read.ok_or_else(|| format!("{id} writes on {lane} what nobody has read"))?;
         let announced = self.announced.get_mut(id).ok_or_else(|| format!("{id} is written without announcement"))?;
-        let same = announced.lane == *lane && announced.by.0 == owner && announced.sent.is_none();
+        let same = announced.lane == *lane && announced.by.0 == owner && !announced.sent;
         must!(same, "{id} is written by {owner} on {lane}, announced as {announced:?}")?;
-        announced.sent = Some(if read.stale { Source::Stale } else { Source::Newest });
+        announced.sent = true;
         let intent = announced.intent.clone();
         let mut held = fold::held(&read.set);
         let start = held.clone();
@@ -205,6 +248,7 @@ impl Ledger {
             must!(before < Some(asked.place), "{id} carries {operation} out of order")?;
             before = Some(asked.place);
             let earlier = held.clone();
+            must!(asked.may_meet(&held), "{id} carries {operation}, which is for another set than {held:?}")?;
             fold::apply(&mut held, &asked.change);
             must!(
                 fold::is_between(&earlier, &held, difference),
@@ -226,7 +270,9 @@ impl Ledger {
         }
         let named = |target: &Target| {
             let in_one = |change: &&Change| {
-                change.unwanted().contains(target) || change.wanted().iter().any(|it| it.target == *target)
+                change.unwanted().contains(target)
+                    || change.wanted().iter().any(|it| it.target == *target)
+                    || change.reversal().is_some_and(|reversal| reversal.targets().contains(target))
             };
             changes.iter().any(in_one)
         };
@@ -249,6 +295,7 @@ impl Ledger {
         for (id, state) in &settlement.ended {
             self.ends(*id, state, lane)?;
             self.put_down(*id, state)?;
+            self.unmet(*id, state, by, read.as_ref())?;
         }
         match read {
             Some(read) => self.looked(settlement, &read.set),
@@ -264,6 +311,23 @@ impl Ledger {
 
     pub(crate) fn cancelled(&mut self, operation: &Operation) -> Verdict {
         self.ends(operation.id, &operation.state, &operation.submission.configuration)
+    }
+
+    /// An operation that is for another set fails over what was read, not over what is only planned: that set was read last,
+    /// or a write of this turn was built on it.
+    fn unmet(&self, id: OperationId, state: &State, by: &Holder, read: Option<&Read>) -> Verdict {
+        let State::Failed { failure, .. } = state else { return Ok(()) };
+        if failure.code != FailureCode::PreconditionFailed {
+            return Ok(());
+        }
+        let only_on = self.accepted[&id].only_on.as_ref();
+        let written = self.announced.values().filter(|it| it.by == *by).map(|it| it.intent.before.clone());
+        let mut found = read.map(|read| read.set.digest()).into_iter().chain(written);
+        let told = |found: &Digest| failure.detail.contains(&format!("names: \"{found}\""));
+        must!(
+            only_on.is_some() && found.any(|found| Some(&found) != only_on && told(&found)),
+            "{id} is for {only_on:?} and fails over another set than was read: {failure:?}"
+        )
     }
 
     /// What an operation tells of a write must be what was announced for it.
@@ -288,6 +352,8 @@ impl Ledger {
         for (id, state) in successes() {
             let State::Succeeded(success) = state else { continue };
             let before = held.clone();
+            let met = success.write.is_some() || self.accepted[id].may_meet(&held);
+            must!(met, "{id} succeeds, and is for another set than {held:?}")?;
             fold::apply(&mut held, &self.accepted[id].change);
             let told = success.write.is_some() || fold::is_between(&before, &held, &success.difference);
             must!(told, "{id} ends over {set:?} with another difference: {success:?}")?;

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use postern::{
-    domain::{Caller, Digest, Filter, FilterMode, Operation, OperationId, Target, assignment::Unread},
+    clock,
+    domain::{Caller, Digest, Filter, FilterMode, Operation, OperationId, State, Target, assignment::Unread},
     gateway::{
         Attempt, Error, Submitted,
-        request::{ChangeRequest, Named, NamedFilter, Whom, Wish},
+        request::{ChangeRequest, Named, NamedFilter, RevertRequest, Whom, Wish},
     },
 };
 use uuid::Uuid;
@@ -105,6 +106,14 @@ pub(crate) async fn pull_plugs(world: Arc<World>) {
 pub(crate) struct Wanted {
     pub(crate) number: usize,
     pub(crate) world: Arc<World>,
+    pub(crate) tenant: Arc<Tenant>,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+enum Ask {
+    Change(ChangeRequest),
+    Undo(OperationId),
 }
 
 /// Why a caller has no answer.
@@ -121,7 +130,7 @@ impl Wanted {
         let world = &self.world;
         let start = world.chance().millis(0, u64::try_from(world.weather.span.as_millis()).unwrap());
         world.clock.sleep(start).await;
-        let request = self.request();
+        let request = Ask::Change(self.request());
         let caller = Caller {
             name: format!("caller-{}", self.number % 3),
             issuer: "sandbox".to_owned(),
@@ -145,7 +154,24 @@ impl Wanted {
         if world.fails("cancellations", |faults| faults.cancel) {
             self.cancel(&caller, &first).await;
         }
+        let id = first.id;
         self.wait(first).await;
+        if world.chance().hits(150) {
+            world.pause(0, 60_000).await;
+            self.undo(&caller, id).await;
+        }
+    }
+
+    /// Has undone what was done, whoever has touched it since.
+    async fn undo(&self, caller: &Caller, id: OperationId) {
+        let changed = matches!(
+            self.world.ledger.lock().unwrap().ended.get(&id),
+            Some(State::Succeeded(success)) if !success.difference.is_empty()
+        );
+        if changed && let Some(undoing) = self.insist(caller, &Ask::Undo(id)).await {
+            self.world.count("reversals");
+            self.wait(undoing).await;
+        }
     }
 
     /// Takes the change back, if it is not too late and somebody hears it.
@@ -208,11 +234,40 @@ impl Wanted {
         let configuration = chance.pick(&self.world.lanes).to_string();
         drop(chance);
         let wish = if self.world.fails("poisoned changes", |faults| faults.poison) { poisoned(wish) } else { wish };
-        ChangeRequest { configuration, wish, ticket: None, requested_for: None, comment: None }
+        let only_on = self.seen(&configuration);
+        let until = self.end();
+        ChangeRequest { configuration, wish, ticket: None, requested_for: None, comment: None, only_on, until }
+    }
+
+    /// When the change is to be undone, if ever: in the future of every replica, however wrong its clock is.
+    fn end(&self) -> Option<jiff::Timestamp> {
+        let world = &self.world;
+        let mut chance = world.chance();
+        if !chance.hits(world.weather.ends) {
+            return None;
+        }
+        let ahead = chance.millis(1_300_000, 1_600_000);
+        drop(chance);
+        world.count("ends set");
+        Some(clock::after(world.clock.now(), ahead))
+    }
+
+    /// The set that the caller has seen, if it cares: mostly the newest.
+    fn seen(&self, configuration: &str) -> Option<Digest> {
+        let mut chance = self.world.chance();
+        if !chance.hits(200) {
+            return None;
+        }
+        let sets = self.tenant.sets.lock().unwrap();
+        let versions = &sets[&configuration.parse().unwrap()];
+        let back = if chance.hits(800) { 0 } else { chance.below(versions.len()) };
+        drop(chance);
+        self.world.count("conditions");
+        versions.iter().rev().nth(back).map(|version| version.set.digest())
     }
 
     /// Repeats the call under its key until somebody answers.
-    async fn insist(&self, caller: &Caller, request: &ChangeRequest) -> Option<Operation> {
+    async fn insist(&self, caller: &Caller, request: &Ask) -> Option<Operation> {
         let world = &self.world;
         for _ in 0..TRIES_MAX {
             if let Some(seat) = world.any_seat() {
@@ -236,14 +291,24 @@ impl Wanted {
         None
     }
 
-    async fn ask(&self, seat: &Seat, caller: &Caller, request: &ChangeRequest) -> Result<Submitted, Unanswered> {
+    async fn ask(&self, seat: &Seat, caller: &Caller, request: &Ask) -> Result<Submitted, Unanswered> {
         let fingerprint = Digest::of(format!("{request:?}").as_bytes());
-        let attempt = Attempt { key: format!("key-{}", self.number), fingerprint };
+        let key = match request {
+            Ask::Change(_) => format!("key-{}", self.number),
+            Ask::Undo(_) => format!("undo-{}", self.number),
+        };
+        let attempt = Some(Attempt { key, fingerprint });
+        let asked = async {
+            match request {
+                Ask::Change(request) => seat.gateway.submit(caller, request.clone(), attempt).await,
+                Ask::Undo(id) => seat.gateway.revert(caller, *id, RevertRequest::default(), attempt).await,
+            }
+        };
         let patience = if self.world.fails("callers that hang up", |faults| faults.hang_up) { 300 } else { 120_000 };
         let answered = tokio::select! {
             biased;
             () = seat.life.dead.cancelled() => return Err(Unanswered::Again("the connection is lost".to_owned())),
-            answered = seat.gateway.submit(caller, request.clone(), Some(attempt)) => answered,
+            answered = asked => answered,
             () = self.world.pause(patience, patience) => return Err(Unanswered::Again("hangs up".to_owned())),
         };
         answered.map_err(|error| {

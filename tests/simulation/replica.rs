@@ -10,7 +10,7 @@ use postern::{
     policy::Policies,
     store::{Notices, Run},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     desk::Desk,
@@ -60,7 +60,7 @@ impl Replica {
             owner,
         });
         let mut executor = tokio::spawn(executor.run(working.clone()));
-        let gateway = Gateway::new(gateway::Parts {
+        let gateway = Arc::new(Gateway::new(gateway::Parts {
             store,
             upstream,
             policies: policies.clone(),
@@ -69,7 +69,9 @@ impl Replica {
             names_ttl: std::time::Duration::from_hours(24),
             clock,
             stopping: stopping.clone(),
-        });
+        }));
+        let (keeper, told) = (Arc::clone(&gateway), stopping.clone());
+        let keeper = AbortOnDropHandle::new(tokio::spawn(async move { keeper.keep_ends(told).await }));
         world.tell(format_args!("{} starts", life.owner));
         let seat = Seat { life: Arc::clone(&life), gateway, board };
         world.seats.lock().unwrap()[*place] = Some(Arc::new(seat));
@@ -92,6 +94,7 @@ impl Replica {
             }
             ended = &mut executor => world.judge(ended.map_err(|error| format!("an executor ended badly: {error}"))),
         }
+        drop(keeper);
         life.dead.cancel();
     }
 

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use postern::{domain::Digest, policy::Policies, store::Run};
+use postern::{
+    domain::{Digest, operation::UntilState},
+    policy::Policies,
+    store::Run,
+};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -63,7 +67,7 @@ async fn live_through(seed: u64, policies: Policies, telling: Telling) -> Story 
     }
     let mut people = JoinSet::new();
     for number in 0..world.weather.changes {
-        people.spawn(Wanted { number, world: Arc::clone(&world) }.pursue());
+        people.spawn(Wanted { number, world: Arc::clone(&world), tenant: Arc::clone(&tenant) }.pursue());
     }
     people.spawn(people::administrate(Arc::clone(&world), Arc::clone(&tenant)));
     people.spawn(people::pull_plugs(Arc::clone(&world)));
@@ -92,5 +96,6 @@ async fn live_through(seed: u64, policies: Policies, telling: Telling) -> Story 
 
 fn all_ended(world: &World) -> bool {
     let ledger = world.ledger.lock().unwrap();
-    ledger.accepted.len() == ledger.ended.len()
+    let ahead = ledger.untils.values().any(|until| *until == UntilState::Ahead);
+    ledger.accepted.len() == ledger.ended.len() && !ahead
 }

@@ -47,6 +47,8 @@ pub(crate) struct Weather {
     /// How long one call to Graph may take.
     pub(crate) call_timeout: Duration,
     pub(crate) pending_max: usize,
+    /// Per mille of the changes that have an end.
+    pub(crate) ends: u64,
 }
 
 impl Weather {
@@ -74,6 +76,7 @@ impl Weather {
             settings,
             call_timeout: lease_ttl / 3,
             pending_max: chance.pick(&[3, 10, 100, 100]),
+            ends: chance.pick(&[0, 0, 0, 0, 0, 0, 0, 400]),
         }
     }
 }

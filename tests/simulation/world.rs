@@ -59,7 +59,7 @@ pub(crate) struct Log {
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) life: Arc<Life>,
-    pub(crate) gateway: Gateway,
+    pub(crate) gateway: Arc<Gateway>,
     pub(crate) board: Arc<Notices>,
 }
 

@@ -179,6 +179,8 @@ pub(crate) fn operation(number: u128, lane: &ConfigurationId) -> Operation {
         requested_for: Some("jane.doe@contoso.com".to_owned()),
         comment: Some("New sales floor\n'; DROP TABLE operations; --".to_owned()),
         accepted_at: at(0),
+        only_on: Some(digest("seen")),
+        until: None,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
     };
     Operation { id: id(number), submission, state: State::Queued }
@@ -194,9 +196,12 @@ pub(crate) fn acceptance(operation: Operation) -> Acceptance {
         ticket: ticket.clone(),
         requested_for: None,
         comment: None,
+        only_on: None,
+        until: None,
         policies: vec!["a".to_owned()],
     };
-    Acceptance { key: None, entry: Entry { at: at(0), trace_id: None, event }, operation, bounds: AMPLE }
+    let entry = Entry { at: at(0), trace_id: None, event };
+    Acceptance { key: None, entry, operation, bounds: AMPLE, ends: None }
 }
 
 fn actor(caller: &str) -> Actor {

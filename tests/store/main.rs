@@ -29,3 +29,4 @@ mod retention;
 mod server;
 mod settling;
 mod sqlite;
+mod until;

@@ -18,10 +18,10 @@ use jiff::Timestamp;
 use postern::{
     audit::{Entry, Event, Head},
     clock::{self, Clock},
-    domain::{ConfigurationId, Digest, Operation, OperationId, State},
+    domain::{ConfigurationId, Digest, Operation, OperationId, State, operation::UntilState},
     store::{
-        Acceptance, Accepted, AuditPage, Backlog, Bounds, Cancellation, Cancelled, Claim, Error, Forgetting, Full,
-        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Run, Settlement, Store, Turn,
+        Acceptance, Accepted, AuditPage, Backlog, Bounds, Cancellation, Cancelled, Claim, Due, Error, Forgetting, Full,
+        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Run, Sequel, Settlement, Store, Turn,
     },
 };
 
@@ -39,6 +39,8 @@ struct Tables {
     /// In the order of their acceptance.
     operations: Vec<Operation>,
     keys: BTreeMap<(String, String), Key>,
+    /// How the ends stand of those operations that have one.
+    untils: BTreeMap<OperationId, UntilState>,
     lanes: BTreeMap<ConfigurationId, Lane>,
     trail: Vec<String>,
     ends: BTreeMap<String, Head>,
@@ -174,6 +176,12 @@ impl Tables {
         Some(if same { Accepted::Replayed(Box::new(operation.clone())) } else { Accepted::KeyReused(operation.id) })
     }
 
+    /// Settles an end if it is still ahead, and says whether it was.
+    fn settle_until(&mut self, operation: OperationId, state: UntilState) -> bool {
+        let ahead = self.untils.get_mut(&operation).filter(|state| **state == UntilState::Ahead);
+        ahead.map(|ahead| *ahead = state).is_some()
+    }
+
     /// The lane, if this lease is still the newest on it and was not given back.
     fn held(&mut self, lease: &Lease) -> Result<&mut Lane, Error> {
         let lost = || Error::LeaseLost(lease.configuration().clone());
@@ -194,7 +202,7 @@ fn ended_at(state: &State) -> Option<Timestamp> {
 #[async_trait]
 impl Store for Model {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
-        let Acceptance { operation, key, entry, bounds } = acceptance;
+        let Acceptance { operation, key, entry, bounds, ends } = acceptance;
         let mut tables = self.database.lock();
         let caller = operation.submission.caller.clone();
         if let Some(known) = key.as_ref().and_then(|key| tables.recall(&caller, key)) {
@@ -205,6 +213,12 @@ impl Store for Model {
         }
         if let Some(full) = tables.full(&operation.submission.configuration, bounds) {
             return Ok(Accepted::Full(full));
+        }
+        if ends.is_some_and(|ended| !tables.settle_until(ended, UntilState::Reverted(operation.id))) {
+            return Ok(Accepted::Over);
+        }
+        if operation.submission.until.is_some() {
+            tables.untils.insert(operation.id, UntilState::Ahead);
         }
         if let Some(IdempotencyKey { key, fingerprint, expires_at, .. }) = key {
             tables.keys.insert((caller, key), Key { fingerprint, operation: operation.id, expires_at });
@@ -234,6 +248,34 @@ impl Store for Model {
         tables.record(&self.chain, [&entry]);
         tables.tell(|board| board.ended([id]));
         Ok(Cancelled::Done(Box::new(operation)))
+    }
+
+    async fn release(&self, release: Release) -> Result<bool, Error> {
+        let Release { operation, state, entry } = release;
+        let mut tables = self.database.lock();
+        let was_ahead = tables.settle_until(operation, state);
+        if was_ahead {
+            tables.record(&self.chain, entry.iter());
+        }
+        Ok(was_ahead)
+    }
+
+    async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
+        let tables = self.database.lock();
+        let ahead = |it: &&Operation| tables.untils.get(&it.id) == Some(&UntilState::Ahead);
+        let place = |it: &Operation| (it.submission.until.as_ref().unwrap().at, it.id);
+        let mut found: Vec<_> = tables.operations.iter().filter(ahead).cloned().collect();
+        found.retain(|it| place(it).0 <= due.by && due.after.is_none_or(|after| place(it) > after));
+        found.sort_by_key(place);
+        found.truncate(due.limit);
+        Ok(found)
+    }
+
+    async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
+        let tables = self.database.lock();
+        let reverts = |it: &&Operation| it.submission.change.reversal().is_some_and(|it| it.operation() == id);
+        let reversals = tables.operations.iter().rev().filter(reverts).take(20).cloned().collect();
+        Ok(Sequel { until: tables.untils.get(&id).copied(), reversals })
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
@@ -370,9 +412,12 @@ impl Store for Model {
         }
         let needed: BTreeSet<_> = tables.keys.values().map(|key| key.operation).collect();
         let ended = tables.operations.iter().filter_map(|it| Some((ended_at(&it.state)?, it.id)));
-        let mut old: Vec<_> = ended.filter(|(at, id)| *at < ended_before && !needed.contains(id)).collect();
+        let ahead = |id: &OperationId| tables.untils.get(id) == Some(&UntilState::Ahead);
+        let is_old = |(at, id): &(Timestamp, OperationId)| *at < ended_before && !needed.contains(id) && !ahead(id);
+        let mut old: Vec<_> = ended.filter(is_old).collect();
         old.sort_by_key(|(at, _)| *at);
         old.truncate(limit - keys.len());
+        tables.untils.retain(|operation, _| old.iter().all(|(_, id)| id != operation));
         tables.operations.retain(|operation| old.iter().all(|(_, id)| *id != operation.id));
         Ok(keys.len() + old.len())
     }

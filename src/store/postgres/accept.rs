@@ -13,13 +13,13 @@ use super::{
         Acceptance, Accepted, Error, Full, IdempotencyKey,
         ledger::Ledger,
         room::Room,
-        rows::{micros, to_json},
+        rows::{micros, reverts, to_json, until_at},
         verbs::meet,
         writer::Failed,
     },
-    failed, read, rows,
+    ends, failed, read, rows,
 };
-use crate::domain::OperationId;
+use crate::domain::{OperationId, operation::UntilState};
 
 /// A caller's key.
 type Name<'a> = (&'a str, &'a str);
@@ -72,6 +72,12 @@ pub(super) async fn accept(
                 refused.insert(acceptance.operation.id, full);
             }
             accepted.push(Accepted::Full(full));
+            continue;
+        }
+        if let Some(ended) = acceptance.ends
+            && !ends::settle_until(connection, ended, UntilState::Reverted(acceptance.operation.id)).await?
+        {
+            accepted.push(Accepted::Over);
             continue;
         }
         new.push(*acceptance);
@@ -168,10 +174,11 @@ async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -
     }
     let operations = || new.iter().map(|it| &it.operation);
     sqlx::query(
-        "INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate)
-         SELECT id, configuration, caller, ticket, state, submission, fate
-         FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[]) WITH ORDINALITY
-              AS new (id, configuration, caller, ticket, state, submission, fate, place)
+        "INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate, until_at, reverts)
+         SELECT id, configuration, caller, ticket, state, submission, fate, until_at, reverts
+         FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[],
+                     $8::BIGINT[], $9::TEXT[]) WITH ORDINALITY
+              AS new (id, configuration, caller, ticket, state, submission, fate, until_at, reverts, place)
          ORDER BY place",
     )
     .bind(operations().map(|it| it.id.to_string()).collect::<Vec<_>>())
@@ -181,6 +188,8 @@ async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -
     .bind(operations().map(|it| it.state.name()).collect::<Vec<_>>())
     .bind(submissions)
     .bind(fates)
+    .bind(operations().map(|it| until_at(&it.submission)).collect::<Vec<_>>())
+    .bind(operations().map(|it| reverts(&it.submission)).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)

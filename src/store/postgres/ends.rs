@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use super::{
     super::{
-        Cancellation, Cancelled, Error, Forgetting,
+        Cancellation, Cancelled, Error, Forgetting, Release,
         ledger::Ledger,
         rows::{count, ended_at, micros, to_json, unreadable},
         verbs::Verb,
@@ -14,20 +14,28 @@ use super::{
     },
     failed, read, rows,
 };
-use crate::domain::{Operation, OperationId, State};
+use crate::domain::{Operation, OperationId, State, operation::UntilState};
 
 /// Where operations stand: their lane, and their place in the order of acceptance. Neither ever changes.
 pub(super) type Places = HashMap<OperationId, (String, i64)>;
 
-/// The places of the operations that are to be cancelled.
+/// The single operation that a verb is about.
+pub(super) fn single(verb: &Verb) -> Option<OperationId> {
+    if let Verb::Cancel(Cancellation { operation, .. }) | Verb::Release(Release { operation, .. }) = verb {
+        Some(*operation)
+    } else {
+        None
+    }
+}
+
+/// The places of the operations that verbs are about singly.
 pub(super) async fn places(connection: &mut PgConnection, verbs: &[Verb]) -> Result<Places, Failed> {
-    let cancelled = verbs.iter().filter_map(|verb| if let Verb::Cancel(it) = verb { Some(it.operation) } else { None });
-    let cancelled: Vec<_> = cancelled.map(|id| id.to_string()).collect();
-    if cancelled.is_empty() {
+    let singled: Vec<_> = verbs.iter().filter_map(single).map(|id| id.to_string()).collect();
+    if singled.is_empty() {
         return Ok(Places::new());
     }
     let found = sqlx::query("SELECT id, configuration, position FROM operations WHERE id = ANY($1)")
-        .bind(cancelled)
+        .bind(singled)
         .fetch_all(connection)
         .await
         .map_err(failed)?;
@@ -64,6 +72,35 @@ pub(super) async fn cancel(
     Ok(Cancelled::Done(Box::new(operation)))
 }
 
+pub(super) async fn release(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    release: &Release,
+) -> Result<bool, Failed> {
+    let was_ahead = settle_until(connection, release.operation, release.state).await?;
+    if let Some(entry) = release.entry.as_ref().filter(|_| was_ahead) {
+        ledger.add(entry);
+    }
+    Ok(was_ahead)
+}
+
+/// Settles an operation's end if it is still ahead, and says whether it was. If another replica is settling it just now,
+/// this waits for its commit.
+pub(super) async fn settle_until(
+    connection: &mut PgConnection,
+    operation: OperationId,
+    state: UntilState,
+) -> Result<bool, Failed> {
+    let settled =
+        sqlx::query("UPDATE operations SET until_at = NULL, until_state = $1 WHERE id = $2 AND until_at IS NOT NULL")
+            .bind(to_json("until_state", &state).map_err(Failed::Content)?)
+            .bind(operation.to_string())
+            .execute(connection)
+            .await
+            .map_err(failed)?;
+    Ok(settled.rows_affected() == 1)
+}
+
 /// Keys go first: an operation that one stands for is still needed. What another replica has locked is left to it.
 pub(super) async fn forget(connection: &mut PgConnection, forgetting: &Forgetting) -> Result<usize, Failed> {
     let keys = sqlx::query(
@@ -83,7 +120,7 @@ pub(super) async fn forget(connection: &mut PgConnection, forgetting: &Forgettin
     let operations = sqlx::query(
         "WITH ended AS (
              SELECT position FROM operations
-             WHERE ended_at < $1 AND NOT EXISTS (SELECT FROM idempotency_keys WHERE operation = operations.id)
+             WHERE ended_at < $1 AND until_at IS NULL AND NOT EXISTS (SELECT FROM idempotency_keys WHERE operation = operations.id)
              ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
          )
          DELETE FROM operations USING ended WHERE operations.position = ended.position",

@@ -27,8 +27,8 @@ use tokio::{sync::Mutex, task::JoinHandle};
 
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
-    Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey,
-    Intent, Lease, Notices, Parked, Parking, Query, Run, Settlement, Store, Turn,
+    Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting, IdempotencyKey,
+    Intent, Lease, Notices, Parked, Parking, Query, Release, Run, Sequel, Settlement, Store, Turn,
     verbs::Verbs,
     writer::{Failed, Writer},
 };
@@ -127,6 +127,18 @@ impl Store for Postgres {
 
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
         self.verbs.cancel(cancellation).await
+    }
+
+    async fn release(&self, release: Release) -> Result<bool, Error> {
+        self.verbs.release(release).await
+    }
+
+    async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
+        self.access.in_time(async { read::due(&mut *self.reader().await?, &due).await }).await
+    }
+
+    async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
+        self.access.in_time(async { read::sequel(&mut *self.reader().await?, id).await }).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

@@ -6,8 +6,9 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder};
 
 use super::{
     super::{
-        AuditPage, Backlog, Error, IdempotencyKey, Parked, Query,
-        rows::{OPERATION, count, micros, unreadable},
+        AuditPage, Backlog, Due, Error, IdempotencyKey, Parked, Query, Sequel,
+        rows::{OPERATION, count, micros, unreadable, until_state},
+        until::REVERSALS_MAX,
     },
     Accepted, rows, unavailable,
 };
@@ -67,6 +68,28 @@ pub(super) async fn recall(
     let operation = rows::operation(&known)?;
     let same = rows::column::<&str>(&known, "fingerprint")? == key.fingerprint.as_str();
     Ok(Some(if same { Accepted::Replayed(Box::new(operation)) } else { Accepted::KeyReused(operation.id) }))
+}
+
+pub(super) async fn due(connection: &mut PgConnection, due: &Due) -> Result<Vec<Operation>, Error> {
+    let after = due.after.map(|(at, id)| (micros(at), id.to_string()));
+    let (at, id) = after.unwrap_or((i64::MIN, String::new()));
+    let sql = format!(
+        "SELECT {OPERATION} FROM operations WHERE until_at <= $1 AND (until_at, id) > ($2, $3)
+         ORDER BY until_at, id LIMIT $4"
+    );
+    let found = sqlx::query(AssertSqlSafe(sql)).bind(micros(due.by)).bind(at).bind(id).bind(count(due.limit));
+    found.fetch_all(connection).await.map_err(unavailable)?.iter().map(rows::operation).collect()
+}
+
+pub(super) async fn sequel(connection: &mut PgConnection, id: OperationId) -> Result<Sequel, Error> {
+    let until = sqlx::query("SELECT until_at, until_state FROM operations WHERE id = $1").bind(id.to_string());
+    let until = until.fetch_optional(&mut *connection).await.map_err(unavailable)?;
+    let state = |row| until_state(rows::column(row, "until_at")?, rows::column(row, "until_state")?);
+    let until = until.as_ref().map(state).transpose()?.flatten();
+    let sql = format!("SELECT {OPERATION} FROM operations WHERE reverts = $1 ORDER BY position DESC LIMIT $2");
+    let reversals = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).bind(count(REVERSALS_MAX));
+    let reversals = reversals.fetch_all(connection).await.map_err(unavailable)?;
+    Ok(Sequel { until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
 }
 
 pub(super) async fn parked(

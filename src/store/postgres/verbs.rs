@@ -37,14 +37,15 @@ pub(super) async fn apply(
     let acceptances: Vec<_> =
         verbs.iter().filter_map(|verb| if let Verb::Accept(it) = verb { Some(&**it) } else { None }).collect();
     let mut accepted = accept::accept(connection, ledger, &acceptances).await?.into_iter();
-    let cancelled = ends::places(connection, verbs).await?;
+    let singled = ends::places(connection, verbs).await?;
     let mut order: Vec<_> = verbs.iter().enumerate().collect();
-    order.sort_by_key(|(_, verb)| (matches!(verb, Verb::Forget(_)), locks(verb, &cancelled)));
+    order.sort_by_key(|(_, verb)| (matches!(verb, Verb::Forget(_)), locks(verb, &singled)));
     let mut outcomes = Vec::with_capacity(verbs.len());
     for (place, verb) in order {
         let outcome = match verb {
             Verb::Accept(_) => accepted.next().map_or(Ok(Done::Written), |it| Ok(Done::Accepted(it))),
             Verb::Cancel(cancellation) => Ok(Done::Cancelled(ends::cancel(connection, ledger, cancellation).await?)),
+            Verb::Release(release) => Ok(Done::Released(ends::release(connection, ledger, release).await?)),
             Verb::Record(entries) => {
                 ledger.add_all(entries);
                 Ok(Done::Written)
@@ -70,14 +71,15 @@ pub(super) async fn apply(
 }
 
 /// Whose rows a verb locks: those of a lane, and if it is about one of its operations only, that one's place.
-fn locks<'a>(verb: &'a Verb, cancelled: &'a Places) -> Option<(&'a str, Option<i64>)> {
+fn locks<'a>(verb: &'a Verb, singled: &'a Places) -> Option<(&'a str, Option<i64>)> {
     match verb {
         Verb::Claim(claim, _) => Some((claim.configuration.as_str(), None)),
         Verb::BeginWrite(holder, ..) | Verb::Settle(holder, _) | Verb::Park(holder, _) => {
             Some((holder.configuration.as_str(), None))
         }
-        Verb::Cancel(cancellation) => {
-            cancelled.get(&cancellation.operation).map(|(lane, position)| (lane.as_str(), Some(*position)))
+        Verb::Cancel(_) | Verb::Release(_) => {
+            let place = ends::single(verb).and_then(|operation| singled.get(&operation));
+            place.map(|(lane, position)| (lane.as_str(), Some(*position)))
         }
         Verb::Accept(_) | Verb::Record(_) | Verb::Forget(_) | Verb::Probe => None,
     }

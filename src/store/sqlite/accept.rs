@@ -9,13 +9,13 @@ use super::{
         Acceptance, Accepted, Error, IdempotencyKey,
         ledger::Ledger,
         room::Room,
-        rows::{micros, to_json, unreadable},
+        rows::{micros, reverts, to_json, unreadable, until_at},
         verbs::meet,
     },
-    read, rows, unavailable,
+    ends, read, rows, unavailable,
     verbs::ROWS_MAX,
 };
-use crate::domain::{Operation, OperationId};
+use crate::domain::{Operation, OperationId, operation::UntilState};
 
 /// What a key stands for, if it is remembered.
 pub(super) async fn recall(
@@ -72,6 +72,12 @@ pub(super) async fn accept(
             accepted.push(Accepted::Full(full));
             continue;
         }
+        if let Some(ended) = acceptance.ends
+            && !ends::settle_until(connection, ended, UntilState::Reverted(acceptance.operation.id)).await?
+        {
+            accepted.push(Accepted::Over);
+            continue;
+        }
         new.push(acceptance);
         ledger.add(&acceptance.entry);
         if let Some(key) = &acceptance.key {
@@ -105,8 +111,9 @@ async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance
     for Acceptance { operation, .. } in new {
         json.push((to_json("submission", &operation.submission)?, to_json("fate", &operation.state)?));
     }
-    let mut sql: QueryBuilder<Sqlite> =
-        QueryBuilder::new("INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate) ");
+    let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(
+        "INSERT INTO operations (id, configuration, caller, ticket, state, until_at, reverts, submission, fate) ",
+    );
     sql.push_values(
         new.iter().zip(json),
         |mut row, (Acceptance { operation: Operation { id, submission, state }, .. }, json)| {
@@ -115,6 +122,8 @@ async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance
                 .push_bind(&submission.caller)
                 .push_bind(&submission.ticket)
                 .push_bind(state.name())
+                .push_bind(until_at(submission))
+                .push_bind(reverts(submission))
                 .push_bind(json.0)
                 .push_bind(json.1);
         },

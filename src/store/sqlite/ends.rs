@@ -4,13 +4,13 @@ use sqlx::SqliteConnection;
 
 use super::{
     super::{
-        Cancellation, Cancelled, Error, Forgetting,
+        Cancellation, Cancelled, Error, Forgetting, Release,
         ledger::Ledger,
         rows::{count, ended_at, micros, to_json, unreadable},
     },
     read, unavailable,
 };
-use crate::domain::{Operation, State};
+use crate::domain::{Operation, OperationId, State, operation::UntilState};
 
 pub(super) async fn cancel(
     connection: &mut SqliteConnection,
@@ -38,6 +38,34 @@ pub(super) async fn cancel(
     Ok(Cancelled::Done(Box::new(Operation { id, submission, state })))
 }
 
+pub(super) async fn release(
+    connection: &mut SqliteConnection,
+    ledger: &mut Ledger,
+    release: &Release,
+) -> Result<bool, Error> {
+    let was_ahead = settle_until(connection, release.operation, release.state).await?;
+    if let Some(entry) = release.entry.as_ref().filter(|_| was_ahead) {
+        ledger.add(entry);
+    }
+    Ok(was_ahead)
+}
+
+/// Settles an operation's end if it is still ahead, and says whether it was.
+pub(super) async fn settle_until(
+    connection: &mut SqliteConnection,
+    operation: OperationId,
+    state: UntilState,
+) -> Result<bool, Error> {
+    let settled =
+        sqlx::query("UPDATE operations SET until_at = NULL, until_state = ? WHERE id = ? AND until_at IS NOT NULL")
+            .bind(to_json("until_state", &state)?)
+            .bind(operation.to_string())
+            .execute(connection)
+            .await
+            .map_err(unavailable)?;
+    Ok(settled.rows_affected() == 1)
+}
+
 /// Keys go first: an operation that one stands for is still needed.
 pub(super) async fn forget(connection: &mut SqliteConnection, forgetting: &Forgetting) -> Result<usize, Error> {
     let keys = sqlx::query(
@@ -53,7 +81,7 @@ pub(super) async fn forget(connection: &mut SqliteConnection, forgetting: &Forge
     let operations = sqlx::query(
         "DELETE FROM operations WHERE position IN (
              SELECT position FROM operations
-             WHERE ended_at < ? AND NOT EXISTS (SELECT 1 FROM idempotency_keys WHERE operation = operations.id)
+             WHERE ended_at < ? AND until_at IS NULL AND NOT EXISTS (SELECT 1 FROM idempotency_keys WHERE operation = operations.id)
              ORDER BY ended_at LIMIT ?)",
     )
     .bind(micros(forgetting.ended_before))

@@ -24,8 +24,9 @@ use tokio::sync::Mutex;
 
 use self::desk::Desk;
 use super::{
-    Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Error, Forgetting, IdempotencyKey,
-    Intent, Lease, Notices, Parked, Parking, Query, Run, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
+    Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting, IdempotencyKey,
+    Intent, Lease, Notices, Parked, Parking, Query, Release, Run, Sequel, Settlement, Store, Turn, verbs::Verbs,
+    writer::Writer,
 };
 use crate::{
     audit::Entry,
@@ -122,6 +123,20 @@ impl Store for Sqlite {
 
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
         self.verbs.cancel(cancellation).await
+    }
+
+    async fn release(&self, release: Release) -> Result<bool, Error> {
+        self.verbs.release(release).await
+    }
+
+    async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        read::due(&mut connection, &due).await
+    }
+
+    async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        read::sequel(&mut connection, id).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

@@ -7,8 +7,9 @@ use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::{
     super::{
-        AuditPage, Backlog, Error, Parked, Query,
-        rows::{OPERATION, count, micros, moment, unreadable},
+        AuditPage, Backlog, Due, Error, Parked, Query, Sequel,
+        rows::{OPERATION, count, micros, moment, unreadable, until_state},
+        until::REVERSALS_MAX,
     },
     rows, unavailable,
 };
@@ -40,6 +41,28 @@ pub(super) async fn operations(connection: &mut SqliteConnection, query: &Query)
     sql.push(" ORDER BY position DESC LIMIT ").push_bind(count(query.limit));
     let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;
     found.iter().map(rows::operation).collect()
+}
+
+pub(super) async fn due(connection: &mut SqliteConnection, due: &Due) -> Result<Vec<Operation>, Error> {
+    let after = due.after.map(|(at, id)| (micros(at), id.to_string()));
+    let (at, id) = after.unwrap_or((i64::MIN, String::new()));
+    let sql = format!(
+        "SELECT {OPERATION} FROM operations WHERE until_at <= ? AND (until_at, id) > (?, ?)
+         ORDER BY until_at, id LIMIT ?"
+    );
+    let found = sqlx::query(AssertSqlSafe(sql)).bind(micros(due.by)).bind(at).bind(id).bind(count(due.limit));
+    found.fetch_all(connection).await.map_err(unavailable)?.iter().map(rows::operation).collect()
+}
+
+pub(super) async fn sequel(connection: &mut SqliteConnection, id: OperationId) -> Result<Sequel, Error> {
+    let until = sqlx::query("SELECT until_at, until_state FROM operations WHERE id = ?").bind(id.to_string());
+    let until = until.fetch_optional(&mut *connection).await.map_err(unavailable)?;
+    let state = |row| until_state(rows::column(row, "until_at")?, rows::column(row, "until_state")?);
+    let until = until.as_ref().map(state).transpose()?.flatten();
+    let sql = format!("SELECT {OPERATION} FROM operations WHERE reverts = ? ORDER BY position DESC LIMIT ?");
+    let reversals = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).bind(count(REVERSALS_MAX));
+    let reversals = reversals.fetch_all(connection).await.map_err(unavailable)?;
+    Ok(Sequel { until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
 }
 
 pub(super) async fn parked(

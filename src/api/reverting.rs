@@ -1,0 +1,33 @@
+//! `POST /v1/operations/{id}/revert`.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::{
+    State, assignments, change,
+    extract::{self, Proven},
+    operations,
+    problem::{Code, Problem},
+};
+use crate::{domain::Digest, gateway::request::RevertRequest};
+
+/// Accepts the undoing of what an operation did and, unless told otherwise, waits for its end.
+pub(super) async fn revert(
+    Proven(caller): Proven,
+    request: HttpRequest,
+    id: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let state = extract::state(&request)?;
+    let State { gateway, .. } = &***state;
+    let begun = gateway.now();
+    let id = operations::named(&id)?;
+    let body = extract::body_if_any(&request, payload).await?;
+    let invalid = |faults| Problem::with_errors(Code::InvalidChange, "Nothing was changed", faults);
+    let only_on = extract::only_on(request.headers())?;
+    let asked = RevertRequest { only_on, ..change::read_revert(&body).map_err(invalid)? };
+    let reverted = id.to_string();
+    let beside = ["revert", reverted.as_str()].into_iter().chain(asked.only_on.as_ref().map(Digest::as_str));
+    let attempt = extract::attempt(request.headers(), &body, &beside.collect::<Vec<_>>())?;
+    let submitted = gateway.revert(&caller, id, asked, attempt).await?;
+    Ok(assignments::conclude(state, &caller.name, request.headers(), begun, submitted).await)
+}

@@ -1,0 +1,149 @@
+//! Undoing what an operation did, as far as nobody has touched it since.
+//!
+//! Guarantees, each stated as a property: undoing an operation restores the set if nobody touched it meanwhile, unknown
+//! fields included; nothing outside its difference is touched; undoing twice is undoing once; and undoing the undoing
+//! does again what was undone.
+//!
+//! It deliberately judges by the present set alone: a target that is again as the operation left it counts as untouched,
+//! whoever left it so.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    assignment::{Assignment, AssignmentSet, Target},
+    change::{Changed, Difference, Kept, Wanted, Why},
+    ids::OperationId,
+    operation::{Operation, State},
+};
+
+/// The undoing of one operation's difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reversal {
+    /// Whose difference.
+    operation: OperationId,
+    /// Who wants it undone.
+    cause: Cause,
+    /// What it added: to be taken out.
+    added: Vec<Wanted>,
+    /// What it removed: to be put back.
+    removed: Vec<Assignment>,
+    /// Whose filter it changed: to be set back.
+    changed: Vec<Changed>,
+    /// What it removed and cannot be assigned again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    barred: Vec<Kept>,
+}
+
+/// Who wants an operation undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A caller.
+    Asked,
+    /// The operation's own `until`, which has passed.
+    Until,
+}
+
+impl Cause {
+    /// The name, the same in the audit trail and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Until => "until",
+        }
+    }
+}
+
+impl Reversal {
+    /// The undoing of an operation; none if there is nothing to undo, because it did not succeed or changed nothing.
+    pub fn of(operation: &Operation, cause: Cause) -> Option<Self> {
+        let State::Succeeded(success) = &operation.state else { return None };
+        let Difference { added, removed, changed, .. } = success.difference.clone();
+        let undoing = Self { operation: operation.id, cause, added, removed, changed, barred: Vec::new() };
+        operation.has_changed_something().then_some(undoing)
+    }
+
+    /// The same, without assigning again what `why` gives a reason for.
+    #[must_use]
+    pub fn without(mut self, why: impl Fn(&Assignment) -> Option<Why>) -> Self {
+        let (mut removed, mut barred) = (Vec::new(), Vec::new());
+        for assignment in self.removed {
+            match why(&assignment) {
+                Some(because) => barred.push(Kept { target: assignment.target, because }),
+                None => removed.push(assignment),
+            }
+        }
+        self.removed = removed;
+        self.barred.extend(barred);
+        self
+    }
+
+    /// Whose difference it undoes.
+    pub fn operation(&self) -> OperationId {
+        self.operation
+    }
+
+    /// Who wants it.
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// What it takes out.
+    pub fn taken_out(&self) -> &[Wanted] {
+        &self.added
+    }
+
+    /// What it puts back.
+    pub fn put_back(&self) -> &[Assignment] {
+        &self.removed
+    }
+
+    /// What it sets back, as it was and is: from `after` to `before`.
+    pub fn set_back(&self) -> &[Changed] {
+        &self.changed
+    }
+
+    /// All targets that it is about.
+    pub fn targets(&self) -> BTreeSet<&Target> {
+        let added = self.added.iter().map(|it| &it.target);
+        let removed = self.removed.iter().map(|it| &it.target);
+        let changed = self.changed.iter().map(|it| &it.target);
+        added.chain(removed).chain(changed).chain(self.barred.iter().map(|it| &it.target)).collect()
+    }
+
+    /// Does it to a set, and notes what that came to.
+    pub(super) fn apply(&self, set: &mut AssignmentSet, difference: &mut Difference) {
+        for Wanted { target, filter } in &self.added {
+            match set.of(target).map(|present| present.filter) {
+                Some(present) if present == *filter => difference.removed.extend(set.take(target)),
+                Some(_) => difference.keep(target, Why::FilterChanged),
+                None => {}
+            }
+        }
+        for assignment in &self.removed {
+            match set.of(&assignment.target).map(|present| present.filter) {
+                None => {
+                    difference.added.push(Wanted::from(assignment));
+                    set.restore(assignment.clone());
+                }
+                Some(present) if present == assignment.filter => {}
+                Some(_) => difference.keep(&assignment.target, Why::AssignedAgain),
+            }
+        }
+        for Changed { target, before, after } in &self.changed {
+            match set.of(target).map(|present| present.filter) {
+                Some(present) if present == *after => {
+                    difference.changed.push(Changed { target: target.clone(), before: *after, after: *before });
+                    set.put(target.clone(), *before);
+                }
+                Some(present) if present == *before => {}
+                Some(_) => difference.keep(target, Why::FilterChanged),
+                None => difference.keep(target, Why::Removed),
+            }
+        }
+        let gone = self.barred.iter().filter(|kept| set.of(&kept.target).is_none());
+        difference.kept.extend(gone.cloned());
+    }
+}

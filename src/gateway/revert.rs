@@ -1,0 +1,110 @@
+//! Undoing what an operation did.
+//!
+//! A reversal is an operation like any other: accepted durably, merged with others, applied to the set that its lane then
+//! finds. What it can undo is decided there, target by target; here it is only looked whether there is anything to undo,
+//! and whether the caller may.
+
+use std::collections::BTreeSet;
+
+use super::{
+    About, Attempt, Error, Gateway, Submitted, actor,
+    names::KnownGroup,
+    request::RevertRequest,
+    resolve::{Directory, Resolved},
+};
+use crate::{
+    domain::{
+        Assignment, Caller, Change, Operation, OperationId, Reversal, Target, Wanted, change::Why,
+        operation::Submission, reversal::Cause,
+    },
+    policy::Resource,
+    telemetry,
+};
+
+impl Gateway {
+    /// Accepts the undoing of an operation. One that the caller may not read is as unknown as one that is not there.
+    pub async fn revert(
+        &self,
+        caller: &Caller,
+        id: OperationId,
+        request: RevertRequest,
+        attempt: Option<Attempt>,
+    ) -> Result<Submitted, Error> {
+        let key = attempt.map(|attempt| self.key(attempt));
+        if let Some(key) = &key
+            && let Some(known) = self.store.recall(&caller.name, key).await?
+        {
+            return self.remembered(known).await;
+        }
+        let original = self.readable(caller, id).await?;
+        let Some(reversal) = Reversal::of(&original, Cause::Asked) else {
+            return Err(Error::NothingToRevert(Box::new(original)));
+        };
+        let resolved = self.in_time(self.directory.resolve_reversal(&original, reversal)).await?;
+        let RevertRequest { ticket, requested_for, comment, only_on } = request;
+        let undoing = self.undoing(&original, &resolved);
+        let submission = Submission {
+            caller: caller.name.clone(),
+            ticket: ticket.or(undoing.ticket),
+            requested_for: requested_for.or(undoing.requested_for),
+            comment,
+            only_on,
+            traceparent: telemetry::traceparent(),
+            ..undoing
+        };
+        let ticket = submission.ticket.clone();
+        let resource = Resource { configuration: &resolved.configuration, tags: &resolved.tags };
+        match self.policies.decide_reversal(caller, resource, submission, &original) {
+            Ok(permit) => self.accept(actor(caller), permit, key, None).await,
+            Err(denial) => {
+                let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
+                Err(self.denied(caller, About { configuration, change, ticket }, &denial).await)
+            }
+        }
+    }
+
+    /// The submission that undoes an operation, with everything that it takes over: it is about the same matter.
+    pub(super) fn undoing(&self, original: &Operation, resolved: &Resolved) -> Submission {
+        let Resolved { configuration, change, names, .. } = resolved;
+        Submission {
+            configuration: configuration.id.clone(),
+            configuration_name: configuration.name.clone(),
+            change: change.clone(),
+            names: names.clone(),
+            accepted_at: self.clock.now(),
+            only_on: None,
+            until: None,
+            ..original.submission.clone()
+        }
+    }
+}
+
+impl Directory {
+    /// What an operation's undoing may still do: a group that the directory no longer has is not assigned again, nor is what
+    /// the configuration does not take.
+    pub(super) async fn resolve_reversal(&self, operation: &Operation, reversal: Reversal) -> Result<Resolved, Error> {
+        let Submission { configuration, configuration_name, names, .. } = &operation.submission;
+        let gone = || {
+            let (reference, candidates) = (configuration_name.clone(), Vec::new());
+            Error::UnknownConfiguration { reference, candidates }
+        };
+        let configuration = self.names().configuration(configuration).await?.ok_or_else(gone)?;
+        let mut names = names.clone();
+        let mut gone = BTreeSet::new();
+        for Assignment { target, .. } in reversal.put_back() {
+            let Target::Group(id) = target else { continue };
+            match self.names().group(*id).await? {
+                Some(KnownGroup::Named(name)) => drop(names.insert(id.to_string(), name)),
+                Some(KnownGroup::Unchecked) => {}
+                None => drop(gone.insert(target.clone())),
+            }
+        }
+        let reversal = reversal.without(|assignment| {
+            let assignable = configuration.kind.takes(&Wanted::from(assignment)).is_ok();
+            let gone = gone.contains(&assignment.target).then_some(Why::GroupGone);
+            gone.or_else(|| (!assignable).then_some(Why::NotAssignable))
+        });
+        let tags = self.tags(&configuration.id);
+        Ok(Resolved { configuration, tags, change: Change::Revert(reversal), names })
+    }
+}

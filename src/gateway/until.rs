@@ -1,0 +1,184 @@
+//! Ends that callers set for what their changes do: carrying them out when they are due, and calling them off.
+//!
+//! Guarantees: what is due is undone once, however many replicas look, since the store settles the end in the transaction
+//! that accepts the reversal. What cannot be done now (Graph or the store is away, the operation is running) stays due and
+//! is looked at again. No bound on pending operations keeps a due reversal out: it was promised when the change was accepted.
+//!
+//! It deliberately asks policy nothing when an end comes. What it implies was decided with the change, and the names of the
+//! policies that permitted it were kept; `policy` makes the permit out of them and nothing else.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{About, Error, Gateway, actor, request::Fault};
+use crate::{
+    audit::{Actor, Event},
+    clock,
+    domain::{
+        Caller, Operation, OperationId, Reversal, State,
+        operation::{Submission, UntilState},
+        reversal::Cause,
+    },
+    policy::Action,
+    store::{Cancellation, Cancelled, Due, Release},
+    telemetry,
+};
+
+/// The time between two looks, on average; replicas drift apart by chance.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Ends that are looked at in one go.
+const STEP_MAX: usize = 100;
+/// How far ahead an end may be: longer is as good as never, and keeps its operation from being removed.
+const AHEAD_MAX: Duration = Duration::from_hours(24 * 366 * 5);
+
+impl Gateway {
+    /// Carries out what is due, again and again, until it is stopped.
+    pub async fn keep_ends(&self, stop: CancellationToken) {
+        loop {
+            let round = async {
+                if let Err(error) = self.end_what_is_due().await {
+                    tracing::warn!(?error, "ends that are due cannot be carried out at present");
+                }
+                self.clock.sleep(INTERVAL.mul_f64(0.5 + self.clock.chance())).await;
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = round => {}
+            }
+        }
+    }
+
+    /// Looks once at everything that is due.
+    pub async fn end_what_is_due(&self) -> Result<(), Error> {
+        let mut due = Due { by: self.clock.now(), after: None, limit: STEP_MAX };
+        loop {
+            let found = self.store.due(due).await?;
+            for operation in &found {
+                due.after = operation.submission.until.as_ref().map(|until| (until.at, operation.id));
+                if let Err(error) = self.end(operation).await {
+                    tracing::warn!(operation.id = %operation.id, ?error, "what it did cannot be undone at present");
+                }
+            }
+            if found.len() < STEP_MAX {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Brings one operation to its end: one that waits is cancelled, one that runs is left to end, and what it did is
+    /// undone, unless somebody has had it undone before.
+    async fn end(&self, operation: &Operation) -> Result<(), Error> {
+        match &operation.state {
+            State::Queued => self.cancel_at_its_end(operation).await,
+            State::Running { .. } => Ok(()),
+            State::Failed { .. } | State::Cancelled { .. } => self.let_go(operation).await,
+            State::Succeeded(_) => {
+                let reversals = self.store.sequel(operation.id).await?.reversals;
+                if reversals.iter().any(|it| matches!(it.state, State::Succeeded(_))) {
+                    return self.let_go(operation).await;
+                }
+                if reversals.iter().any(|it| !it.state.has_ended()) {
+                    return Ok(());
+                }
+                match Reversal::of(operation, Cause::Until) {
+                    Some(reversal) => self.carry_out(operation, reversal).await,
+                    None => self.let_go(operation).await,
+                }
+            }
+        }
+    }
+
+    async fn carry_out(&self, operation: &Operation, reversal: Reversal) -> Result<(), Error> {
+        let resolved = match self.in_time(self.directory.resolve_reversal(operation, reversal)).await {
+            Ok(resolved) => resolved,
+            // Its assignments went with it.
+            Err(Error::UnknownConfiguration { .. }) => return self.let_go(operation).await,
+            Err(error) => return Err(error),
+        };
+        let submission = Submission { comment: None, ..self.undoing(operation, &resolved) };
+        let permit = self.policies.permit_end(operation, submission);
+        let permit = permit.map_err(|denial| Error::Denied(denial.to_string()))?;
+        match self.accept(of_the_gateway(operation), permit, None, Some(operation.id)).await {
+            Ok(submitted) => {
+                tracing::info!(operation.id = %operation.id, by = %submitted.operation.id, "its end has come");
+                telemetry::count_until("reverted");
+                Ok(())
+            }
+            // Another replica was first, or it was called off.
+            Err(Error::UntilOver(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// It has not begun: then it need not.
+    async fn cancel_at_its_end(&self, operation: &Operation) -> Result<(), Error> {
+        let until = operation.submission.until.as_ref();
+        let policies = until.map(|until| until.policies.clone()).unwrap_or_default();
+        let event = Event::Cancelled { operation: operation.id, actor: of_the_gateway(operation), policies };
+        let entry = self.entry(event);
+        // If it begins just now, it is running when it is looked at next. What is cancelled is let go then.
+        let cancelled = self.store.cancel(Cancellation { operation: operation.id, at: entry.at, entry }).await?;
+        if let Cancelled::Done(operation) = cancelled {
+            tracing::info!(operation.id = %operation.id, "its end has come before it has begun; it is cancelled");
+            telemetry::count_end(operation.state.name(), None);
+            self.let_go(&operation).await?;
+        }
+        Ok(())
+    }
+
+    /// There is nothing to undo.
+    async fn let_go(&self, operation: &Operation) -> Result<(), Error> {
+        let release = Release { operation: operation.id, state: UntilState::Moot, entry: None };
+        if self.store.release(release).await? {
+            telemetry::count_until(UntilState::Moot.name());
+        }
+        Ok(())
+    }
+
+    /// Calls an end off: what the operation did stays. Calling it off again changes nothing.
+    pub async fn call_off(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
+        let operation = self.readable(caller, id).await?;
+        let own = operation.submission.caller == caller.name;
+        let permit = match self.decide(caller, Action::Cancel { own }, &operation).await {
+            Ok(permit) => permit,
+            Err(denial) => return Err(self.denied(caller, About::of(&operation), &denial).await),
+        };
+        let event = Event::UntilCalledOff { operation: id, actor: actor(caller), policies: permit.policies().to_vec() };
+        let release = Release { operation: id, state: UntilState::CalledOff, entry: Some(self.entry(event)) };
+        if self.store.release(release).await? {
+            tracing::info!(operation.id = %id, caller.name = caller.name, "its end is called off");
+            telemetry::count_until(UntilState::CalledOff.name());
+            return Ok(operation);
+        }
+        match self.store.sequel(id).await?.until {
+            Some(UntilState::CalledOff) => Ok(operation),
+            None | Some(UntilState::Ahead | UntilState::Reverted(_) | UntilState::Moot) => {
+                Err(Error::UntilOver(Box::new(operation)))
+            }
+        }
+    }
+
+    /// What is wrong with an end that a caller sets, if it sets one.
+    pub(super) fn check_until(&self, until: Option<jiff::Timestamp>) -> Result<(), Error> {
+        let now = self.clock.now();
+        let detail = match until {
+            Some(until) if until <= now => "is not in the future",
+            Some(until) if until > clock::after(now, AHEAD_MAX) => "is more than five years ahead",
+            Some(_) | None => return Ok(()),
+        };
+        let fault = Fault { pointer: "/until".to_owned(), detail: detail.to_owned() };
+        Err(Error::InvalidChange(vec![fault]))
+    }
+}
+
+/// Who acts when an end comes: the gateway, on behalf of whoever set it.
+fn of_the_gateway(operation: &Operation) -> Actor {
+    Actor {
+        caller: Some(operation.submission.caller.clone()),
+        issuer: "postern".to_owned(),
+        subject: "until".to_owned(),
+        token_id: None,
+    }
+}

@@ -1,0 +1,239 @@
+//! Changes with an end: undone when it comes, by the gateway itself.
+//!
+//! Ends are set far ahead, and moved back in the store, so that no test waits or depends on how fast it is.
+
+use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection};
+
+use crate::{
+    answers::Got,
+    world::{ASSIGNMENTS, EVERYTHING, FILTER, SALES_ESP, Setup, TRIES, World, add, group},
+};
+
+const FAR: &str = "2029-12-24T18:00:00Z";
+
+fn with_end(body: Value) -> Value {
+    let mut body = body;
+    body["until"] = json!(FAR);
+    body
+}
+
+/// Lets the ends of all operations come.
+async fn end_comes(world: &World) {
+    let url = format!("sqlite:{}", world.store().display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("UPDATE operations SET until_at = 1 WHERE until_at IS NOT NULL")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+}
+
+/// The operation, as soon as its end stands so.
+async fn end_is(world: &World, id: &str, state: &str) -> Got {
+    for _ in 0..TRIES {
+        let found = world.operation(id).await;
+        if found.body["ends"]["state"] == state {
+            return found;
+        }
+    }
+    panic!("the end of {id} is never {state}: {}", world.operation(id).await.text);
+}
+
+async fn call_off(world: &World, caller: &str, id: &str) -> Got {
+    world.send(world.request(caller, "DELETE", &format!("/v1/operations/{id}/until")).await).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_an_end_is_undone_when_it_comes_though_nobody_ran_then() {
+    let mut world = World::start().await;
+    let body = with_end(json!({
+        "configuration": "Sales ESP", "add": [{"group": group(1)}, {"group": group(4)}], "remove": [{"group": group(5)}],
+        "ticket": "RITM0010023", "requested_for": "jane.doe@contoso.com", "comment": "For the fair",
+    }));
+    let before = world.groups(SALES_ESP).await;
+    let done = world.change(&body).await;
+    let id = done.succeeded("changed");
+    assert_eq!((&done.body["until"], &done.body["ends"]), (&json!(FAR), &json!({"state": "ahead"})));
+    assert_ne!(world.groups(SALES_ESP).await, before);
+    world.take_gateway().stop().await;
+    end_comes(&world).await;
+    world.start_gateway().await;
+    let ended = end_is(&world, &id, "reverted").await;
+    let by = ended.body["ends"]["operation"].as_str().unwrap();
+    assert_eq!(ended.body["reverted_by"], by);
+    let undone = world.end_of(by).await;
+    undone.succeeded("changed");
+    assert_eq!(world.groups(SALES_ESP).await, before);
+    for (field, value) in [
+        ("reverts", json!(id)),
+        ("cause", json!("until")),
+        ("caller", json!("servicenow")),
+        ("ticket", json!("RITM0010023")),
+        ("requested_for", json!("jane.doe@contoso.com")),
+        ("comment", Value::Null),
+        ("until", Value::Null),
+    ] {
+        assert_eq!(undone.body[field], value, "{field}");
+    }
+    let accepted = world.events("accepted").await;
+    assert_eq!(accepted[0]["until"], FAR);
+    assert_eq!(accepted[1]["change"]["revert"]["cause"], "until");
+    assert_eq!((&accepted[1]["caller"], &accepted[1]["issuer"]), (&json!("servicenow"), &json!("postern")));
+    assert_eq!(accepted[1]["policies"], json!(["servicenow-changes-groups", "servicenow-reverts-its-own"]));
+    assert_eq!(world.events("reverted").await[0]["operation"], id);
+    // However often it is looked again.
+    world.restart().await;
+    world.operation(&id).await;
+    assert_eq!(world.events("accepted").await.len(), 2);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_has_changed_since_outlasts_the_end() {
+    let world = World::start().await;
+    let body = with_end(json!({
+        "configuration": "Sales ESP", "add": [{"group": group(1)}, {"group": group(2)}], "ticket": "R",
+    }));
+    let id = world.change(&body).await.succeeded("changed");
+    let narrowed = json!([{"group": group(1), "filter": {"id": FILTER, "mode": "include"}}]);
+    world.change(&json!({"configuration": "Sales ESP", "add": narrowed, "ticket": "R"})).await.succeeded("changed");
+    end_comes(&world).await;
+    let ended = end_is(&world, &id, "reverted").await;
+    let undone = world.end_of(ended.body["ends"]["operation"].as_str().unwrap()).await;
+    undone.succeeded("changed");
+    assert_eq!(undone.body["difference"]["kept"][0]["because"], "filter-changed");
+    let groups = world.groups(SALES_ESP).await;
+    assert!(groups.contains(&group(1)) && !groups.contains(&group(2)), "{groups:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_can_be_called_off() {
+    let world = World::start().await;
+    let id = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
+    call_off(&world, "helpdesk", &id).await.problem(403, "not-permitted");
+    call_off(&world, "portal", &id).await.problem(404, "unknown-operation");
+    let off = call_off(&world, "servicenow", &id).await.expect(200);
+    assert_eq!((&off.body["until"], &off.body["ends"]["state"]), (&json!(FAR), &json!("called-off")));
+    call_off(&world, "servicenow", &id).await.expect(200);
+    let records = world.events("until-called-off").await;
+    assert_eq!((records.len(), &records[0]["operation"], &records[0]["caller"]), (1, &json!(id), &json!("servicenow")));
+    assert_eq!(records[0]["policies"], json!(["servicenow-cancels-its-own"]));
+    let without = world.change(&add("Sales ESP", &group(2))).await.succeeded("changed");
+    let none = call_off(&world, "servicenow", &without).await.problem(409, "no-until-ahead");
+    assert!(none.body["detail"].as_str().unwrap().contains("No end is set"), "{}", none.text);
+    assert!(world.groups(SALES_ESP).await.contains(&group(1)));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_is_moot_where_nothing_is_left_to_undo() {
+    let world = World::start().await;
+    let unchanged = world.change(&with_end(add("Sales ESP", &group(3)))).await.succeeded("unchanged");
+    let reverted = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
+    let path = format!("/v1/operations/{reverted}/revert");
+    let by = world.post("servicenow", &path, &json!({}), &[("prefer", "wait=25")]).await.succeeded("changed");
+    // What was reverted and is wanted again is wanted without that end.
+    world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
+    world.fault(json!({"path_ends": "/assign", "times": 1, "effect": {"kind": "answer", "status": 403}})).await;
+    let failed = world.change(&with_end(add("Sales ESP", &group(2)))).await.problem(502, "graph-refused");
+    let failed = failed.body["operation"]["id"].as_str().unwrap().to_owned();
+    end_comes(&world).await;
+    end_is(&world, &unchanged, "moot").await;
+    end_is(&world, &failed, "moot").await;
+    assert_eq!(end_is(&world, &reverted, "moot").await.body["reverted_by"], by);
+    let late = call_off(&world, "servicenow", &reverted).await.problem(409, "no-until-ahead");
+    assert!(late.body["detail"].as_str().unwrap().contains("already"), "{}", late.text);
+    assert!(world.groups(SALES_ESP).await.contains(&group(1)));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_not_begun_at_its_end_is_cancelled_and_what_runs_is_undone_after_it() {
+    let world = World::start().await;
+    world.hold("/assign").await;
+    let running = world.begin(&with_end(add("Sales ESP", &group(1)))).await;
+    world.held(1).await;
+    let queued = world.begin(&with_end(add("Sales ESP", &group(2)))).await;
+    end_comes(&world).await;
+    let cancelled = end_is(&world, &queued, "moot").await;
+    assert_eq!(cancelled.body["state"], "cancelled");
+    let record = world.events("cancelled").await.pop().unwrap();
+    assert_eq!((&record["issuer"], &record["subject"]), (&json!("postern"), &json!("until")));
+    assert_eq!(world.operation(&running).await.body["ends"]["state"], "ahead");
+    world.clear_faults().await;
+    world.end_of(&running).await.succeeded("changed");
+    let ended = end_is(&world, &running, "reverted").await;
+    world.end_of(ended.body["ends"]["operation"].as_str().unwrap()).await.succeeded("changed");
+    let groups = world.groups(SALES_ESP).await;
+    assert!(!groups.contains(&group(1)) && !groups.contains(&group(2)), "{groups:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_bound_and_no_trouble_makes_a_due_end_be_forgotten() {
+    let bound = ("OPERATIONS__PENDING_MAX", "1");
+    let mut world = World::with(Setup { settings: vec![bound], ..Setup::default() }).await;
+    let id = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
+    world.hold("/assign").await;
+    let other = world.begin(&add("Kiosk ESP", &group(2))).await;
+    world.held(1).await;
+    world.post("servicenow", ASSIGNMENTS, &add("Sales ESP", &group(2)), &[]).await.problem(503, "gateway-full");
+    end_comes(&world).await;
+    let ended = end_is(&world, &id, "reverted").await;
+    let by = ended.body["ends"]["operation"].as_str().unwrap().to_owned();
+    world.clear_faults().await;
+    world.end_of(&other).await.succeeded("changed");
+    world.end_of(&by).await.succeeded("changed");
+    // Where Graph cannot be asked about the group that is to come back, it is asked again later.
+    let body = with_end(json!({"configuration": "Sales ESP", "remove": [{"group": group(5)}], "ticket": "R"}));
+    let id = world.change(&body).await.succeeded("changed");
+    world.restart().await;
+    world.fault(json!({"times": 4, "effect": {"kind": "answer", "status": 503}})).await;
+    end_comes(&world).await;
+    let ended = end_is(&world, &id, "reverted").await;
+    world.end_of(ended.body["ends"]["operation"].as_str().unwrap()).await.succeeded("changed");
+    assert!(world.groups(SALES_ESP).await.contains(&group(5)));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_lies_ahead_and_not_too_far() {
+    let world = World::start().await;
+    for until in ["2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z", "tomorrow", "2029-12-24", "", "2029-12-24T18:00:00"] {
+        let mut body = add("Sales ESP", &group(1));
+        body["until"] = json!(until);
+        for path in [ASSIGNMENTS, "/v1/plan"] {
+            let refused = world.post("servicenow", path, &body, &[]).await.problem(422, "invalid-change");
+            assert_eq!(refused.pointers(), ["/until"], "{until}");
+        }
+    }
+    let mut body = add("Sales ESP", &group(1));
+    body["until"] = json!("2029-12-24T19:00:00.1234567+01:00");
+    let headers = [("idempotency-key", "k"), ("prefer", "wait=25")];
+    let done = world.post("servicenow", ASSIGNMENTS, &body, &headers).await;
+    let id = done.succeeded("changed");
+    assert_eq!(done.body["until"], "2029-12-24T18:00:00.123456Z");
+    body["until"] = json!("2029-12-24T18:00:01Z");
+    world.post("servicenow", ASSIGNMENTS, &body, &headers).await.problem(422, "idempotency-key-reused");
+    call_off(&world, "servicenow", &id).await.expect(200);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_undo_a_change_may_set_no_end_for_it() {
+    let no_removing = "@id(\"no-removing\") forbid (principal, action == Postern::Action::\"remove\", resource);";
+    let policies = vec![EVERYTHING, ("no-removing.cedar", no_removing)];
+    let world = World::with(Setup { policies, ..Setup::default() }).await;
+    let denied = world.change(&with_end(add("Sales ESP", &group(1)))).await.problem(403, "not-permitted");
+    assert!(
+        denied.body["detail"].as_str().unwrap().contains("forbidden by policy no-removing: remove"),
+        "{}",
+        denied.text
+    );
+    let plan = world.post("servicenow", "/v1/plan", &with_end(add("Sales ESP", &group(1))), &[]).await.expect(200);
+    assert_eq!(plan.body["permission"]["permitted"], false);
+    world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
+    world.end().await;
+}

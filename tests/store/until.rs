@@ -1,0 +1,167 @@
+//! Ends that are set for operations: which are due, and that each is settled once.
+
+use futures_util::future::join_all;
+use postern::{
+    domain::{
+        Change, Difference, Operation, Reversal, State, Target, Wanted,
+        operation::{Ending, Submission, Until, UntilState},
+        reversal::Cause,
+    },
+    store::{Acceptance, Accepted, Due, Forgetting, Release, Settlement, Store},
+};
+use uuid::Uuid;
+
+use crate::fixture::{
+    Fixture, Kind, acceptance, all, at, cancellation, claim, digest, each, id, ids, lane, operation, records_of,
+    settlement, trail, turn,
+};
+
+/// The operation of this number, with an end.
+fn ending(number: u128, place: u8, until: i64) -> Operation {
+    let operation = operation(number, &lane(place));
+    let until = Some(Until { at: at(until), policies: vec!["a".to_owned()] });
+    Operation { submission: Submission { until, ..operation.submission }, ..operation }
+}
+
+/// The operation of this number, which undoes another, and carries out its end if it is for that.
+fn undoing(number: u128, original: &Operation, cause: Cause) -> Acceptance {
+    let target = Target::Group(Uuid::from_u128(1).to_string().parse().unwrap());
+    let added = vec![Wanted { target, filter: None }];
+    let difference = Difference { added, after: 1, ..Difference::default() };
+    let end = Ending { at: at(1), difference, before: digest("b"), after: digest("a"), write: None };
+    let state = State::Queued.start(at(0)).unwrap().succeed(end).unwrap();
+    let done = Operation { state, ..original.clone() };
+    let change = Change::Revert(Reversal::of(&done, cause).unwrap());
+    let undoing = operation(number, &original.submission.configuration);
+    let undoing = Operation { submission: Submission { change, ..undoing.submission }, ..undoing };
+    let ends = (cause == Cause::Until).then_some(original.id);
+    Acceptance { ends, ..acceptance(undoing) }
+}
+
+fn due(by: i64) -> Due {
+    Due { by: at(by), after: None, limit: 100 }
+}
+
+async fn due_ids(store: &dyn Store, due: Due) -> Vec<postern::domain::OperationId> {
+    ids(&store.due(due).await.unwrap())
+}
+
+fn release(number: u128, state: UntilState) -> Release {
+    let entry = cancellation(number, 7).entry;
+    Release { operation: id(number), state, entry: (state == UntilState::CalledOff).then_some(entry) }
+}
+
+async fn until_of(store: &dyn Store, number: u128) -> Option<UntilState> {
+    store.sequel(id(number)).await.unwrap().until
+}
+
+#[tokio::test]
+async fn ends_are_due_in_their_order_and_page_by_page() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        for (number, until) in [(1, 30), (2, 10), (3, 20), (4, 20), (5, 99)] {
+            store.accept(acceptance(ending(number, 1, until))).await.unwrap();
+        }
+        store.accept(acceptance(operation(6, &lane(1)))).await.unwrap();
+        assert!(store.due(due(9)).await.unwrap().is_empty());
+        assert_eq!(due_ids(&*store, due(10)).await, [id(2)]);
+        assert_eq!(due_ids(&*store, due(30)).await, [2, 3, 4, 1].map(id));
+        assert_eq!(due_ids(&*store, Due { limit: 2, ..due(30) }).await, [2, 3].map(id));
+        assert_eq!(due_ids(&*store, Due { after: Some((at(20), id(3))), ..due(30) }).await, [4, 1].map(id));
+        assert_eq!(store.due(due(10)).await.unwrap()[0], ending(2, 1, 10));
+        assert_eq!((until_of(&*store, 1).await, until_of(&*store, 6).await), (Some(UntilState::Ahead), None));
+        let store = fixture.reopen(store).await;
+        assert_eq!(due_ids(&*store, due(30)).await, [2, 3, 4, 1].map(id));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_end_is_settled_once_with_the_acceptance_that_carries_it_out() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let original = ending(1, 1, 10);
+        store.accept(acceptance(original.clone())).await.unwrap();
+        assert!(matches!(store.accept(undoing(2, &original, Cause::Until)).await.unwrap(), Accepted::New));
+        let before = trail(&*store).await;
+        assert!(matches!(store.accept(undoing(3, &original, Cause::Until)).await.unwrap(), Accepted::Over));
+        assert!(!store.release(release(1, UntilState::CalledOff)).await.unwrap());
+        assert_eq!(trail(&*store).await, before, "what comes too late leaves no record");
+        assert!(store.operation(id(3)).await.unwrap().is_none());
+        assert!(store.due(due(99)).await.unwrap().is_empty());
+        // Whoever asks for it himself may undo it all the same.
+        assert!(matches!(store.accept(undoing(4, &original, Cause::Asked)).await.unwrap(), Accepted::New));
+        let store = fixture.reopen(store).await;
+        let sequel = store.sequel(id(1)).await.unwrap();
+        assert_eq!((sequel.until, ids(&sequel.reversals)), (Some(UntilState::Reverted(id(2))), vec![id(4), id(2)]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_end_that_is_called_off_is_neither_due_nor_carried_out() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let original = ending(1, 1, 10);
+        store.accept(acceptance(original.clone())).await.unwrap();
+        store.accept(acceptance(operation(2, &lane(1)))).await.unwrap();
+        assert!(store.release(release(1, UntilState::CalledOff)).await.unwrap());
+        assert!(!store.release(release(1, UntilState::CalledOff)).await.unwrap());
+        for without in [2, 3] {
+            assert!(!store.release(release(without, UntilState::Moot)).await.unwrap());
+        }
+        assert_eq!(records_of(&*store, "cancelled").await.len(), 1);
+        assert!(store.due(due(99)).await.unwrap().is_empty());
+        assert!(matches!(store.accept(undoing(4, &original, Cause::Until)).await.unwrap(), Accepted::Over));
+        assert_eq!(until_of(&*store, 1).await, Some(UntilState::CalledOff));
+        assert_eq!(store.operation(id(1)).await.unwrap(), Some(original), "what was asked stays as it was asked");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_all_who_carry_an_end_out_or_call_it_off_at_once_one_does() {
+    for kind in [Kind::Sqlite, Kind::Postgres, Kind::Model] {
+        let fixture = Fixture::new(kind).await;
+        let one = fixture.open().await;
+        // SQLite serves one process.
+        let two = if kind == Kind::Sqlite { std::sync::Arc::clone(&one) } else { fixture.open().await };
+        for number in 1..=20 {
+            one.accept(acceptance(ending(number, 1, 10))).await.unwrap();
+        }
+        let (one, two) = (&*one, &*two);
+        let contest = (1..=20_u128).map(|number| async move {
+            let original = ending(number, 1, 10);
+            let ends = |number| undoing(number, &original, Cause::Until);
+            let (a, b, c) = tokio::join!(
+                one.accept(ends(1_000 + number)),
+                two.accept(ends(2_000 + number)),
+                two.release(release(number, UntilState::CalledOff)),
+            );
+            let accepted = [a.unwrap(), b.unwrap()].iter().filter(|it| matches!(it, Accepted::New)).count();
+            assert_eq!(accepted + usize::from(c.unwrap()), 1, "{kind:?} {number}");
+        });
+        join_all(contest).await;
+        let stored = all(one).await.len() - 20;
+        assert_eq!(stored + records_of(one, "cancelled").await.len(), 20);
+    }
+}
+
+#[tokio::test]
+async fn an_operation_is_kept_while_its_end_is_ahead() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let original = ending(1, 1, 10);
+        store.accept(acceptance(original.clone())).await.unwrap();
+        let held = turn(&*store, claim(&lane(1), "a", 0)).await;
+        let ended: Settlement = settlement(&held.operations, 5);
+        store.settle(held.lease, ended).await.unwrap();
+        let old = Forgetting { ended_before: at(1_000_000), keys_expired_by: at(0), limit: 100 };
+        assert_eq!(store.forget(old).await.unwrap(), 0);
+        assert!(store.release(release(1, UntilState::Moot)).await.unwrap());
+        assert_eq!(store.forget(old).await.unwrap(), 1);
+        assert!(store.sequel(id(1)).await.unwrap().until.is_none());
+        assert!(matches!(store.accept(undoing(2, &original, Cause::Until)).await.unwrap(), Accepted::Over));
+    })
+    .await;
+}
