@@ -9,7 +9,7 @@ use super::{
     extract::{self, Proven},
     operations::header,
     problem::{Code, Problem},
-    view::{ConfigurationView, Names, TargetView},
+    view::{self, ConfigurationView, Names, TargetView},
 };
 use crate::{
     domain::{Assignment, Configuration},
@@ -114,7 +114,7 @@ pub(super) async fn assignments(
     let State { gateway, .. } = &***extract::state(&request)?;
     let Assigned { configuration, direct, from_policy_sets, names } = gateway.assigned(&caller, &reference).await?;
     let digest = direct.digest();
-    let tag = format!("\"{digest}\"");
+    let tag = view::etag(&digest);
     let mut response = if knows(request.headers(), &tag) {
         HttpResponse::NotModified().finish()
     } else {
