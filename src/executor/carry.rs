@@ -237,7 +237,7 @@ impl Lane {
         let sent = upstream.replace_assignments(&self.configuration, &plan.desired, &clearance);
         match tokio::time::timeout(left, sent).await {
             Ok(Ok(Receipt { request_id })) => {
-                telemetry::measure_write(batch.len());
+                telemetry::measure_write(merged_with.saturating_add(1));
                 let Clearance { client_request_id, .. } = clearance;
                 Ok(Write { merged_with, request_id, client_request_id })
             }
