@@ -64,7 +64,7 @@ impl Gateway {
     pub async fn operation(&self, caller: &Caller, id: OperationId) -> Result<Standing, Error> {
         let operation = self.readable(caller, id).await?;
         let mut standing = self.standing(operation).await?;
-        if standing.operation.has_changed_something() {
+        if standing.operation.submission.until.is_none() && standing.operation.has_changed_something() {
             standing.sequel = self.store.sequel(id).await?;
         }
         Ok(standing)
@@ -206,15 +206,19 @@ impl Gateway {
         self.store.operation(id).await?.ok_or(Error::UnknownOperation)
     }
 
-    async fn standing(&self, operation: Operation) -> Result<Standing, Error> {
+    async fn standing(&self, mut operation: Operation) -> Result<Standing, Error> {
+        let sequel = match &operation.submission.until {
+            Some(_) => self.store.sequel(operation.id).await?,
+            None => Sequel::default(),
+        };
+        if sequel.until.is_some() && !operation.state.has_ended() {
+            // An end settles what has happened to the operation by then, so the operation is to be read after it.
+            operation = self.reread(operation.id).await?;
+        }
         let parked = if operation.state.has_ended() {
             None
         } else {
             self.store.parked(&operation.submission.configuration).await?
-        };
-        let sequel = match &operation.submission.until {
-            Some(_) => self.store.sequel(operation.id).await?,
-            None => Sequel::default(),
         };
         Ok(Standing { operation, parked, sequel })
     }
