@@ -3,7 +3,8 @@
 //! This is the map of the house; `docs/ARCHITECTURE.md` has the walkthroughs, the invariants and the rules on who may
 //! import whom.
 //!
-//! - ground: [`domain`] (the terms, pure), [`clock`], [`canonical`], [`telemetry`]
+//! - ground: [`domain`] (the terms, pure), [`clock`], [`canonical`], [`signing`] (what is signed and how, pure),
+//!   [`telemetry`]
 //! - [`audit`] (the chained trail, pure), [`config`] (settings, checked), [`outbound`] (the one way to make a call)
 //! - adapters: [`store`], [`graph`], [`auth`], [`policy`]
 //! - work: [`gateway`] (the verbs that callers have), [`executor`] (carries changes to Graph),
@@ -32,5 +33,6 @@ pub mod outbound;
 pub mod policy;
 pub mod retention;
 pub mod sandbox;
+pub mod signing;
 pub mod store;
 pub mod telemetry;

@@ -1,0 +1,107 @@
+//! The schemes of vendors, as their documents have them; sources stand in docs/webhooks.md.
+//!
+//! Guarantees: only what is documented by the vendor or confirmed by independent clients has a name here. Anything else
+//! can be described piece by piece in the settings.
+
+use super::{Encoding, Hash, KeyForm, Scheme, pieces};
+
+/// A vendor's scheme.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// Its name in the settings.
+    pub name: &'static str,
+    /// The body of a call by which the vendor tries out the address before it has a secret. It asks for nothing.
+    pub ping: Option<&'static str>,
+    signature_header: &'static str,
+    prefix: &'static str,
+    encoding: Encoding,
+    hash: Hash,
+    signed: &'static str,
+    id_header: Option<&'static str>,
+    timestamp_header: Option<&'static str>,
+    keys: KeyForm,
+}
+
+/// HMAC-SHA256 in hex over the body: what the others differ from.
+const PLAIN: Preset = Preset {
+    name: "",
+    ping: None,
+    signature_header: "",
+    prefix: "",
+    encoding: Encoding::Hex,
+    hash: Hash::Sha256,
+    signed: "{body}",
+    id_header: None,
+    timestamp_header: None,
+    keys: KeyForm::Plain,
+};
+
+/// All of them.
+pub const PRESETS: [Preset; 9] = [
+    Preset {
+        name: "standard-webhooks",
+        signature_header: "webhook-signature",
+        encoding: Encoding::Base64,
+        signed: "{id}.{timestamp}.{body}",
+        id_header: Some("webhook-id"),
+        timestamp_header: Some("webhook-timestamp"),
+        keys: KeyForm::Standard,
+        ..PLAIN
+    },
+    Preset { name: "github", signature_header: "x-hub-signature-256", prefix: "sha256=", ..PLAIN },
+    Preset { name: "jira", signature_header: "x-hub-signature", prefix: "sha256=", ..PLAIN },
+    Preset {
+        name: "zendesk",
+        signature_header: "x-zendesk-webhook-signature",
+        encoding: Encoding::Base64,
+        signed: "{timestamp}{body}",
+        timestamp_header: Some("x-zendesk-webhook-signature-timestamp"),
+        ..PLAIN
+    },
+    Preset {
+        name: "bamboohr",
+        signature_header: "x-bamboohr-signature",
+        signed: "{body}{timestamp}",
+        timestamp_header: Some("x-bamboohr-timestamp"),
+        ..PLAIN
+    },
+    Preset {
+        name: "hibob",
+        ping: Some("Ping test"),
+        signature_header: "bob-signature",
+        encoding: Encoding::Base64,
+        hash: Hash::Sha512,
+        ..PLAIN
+    },
+    Preset { name: "deel", signature_header: "x-deel-signature", signed: "POST{body}", ..PLAIN },
+    Preset { name: "greenhouse", signature_header: "signature", prefix: "sha256 ", ..PLAIN },
+    Preset {
+        name: "servicenow-hmac",
+        signature_header: "x-sn-hmac-signature-256",
+        encoding: Encoding::Base64,
+        ..PLAIN
+    },
+];
+
+impl Preset {
+    /// The preset of that name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        PRESETS.iter().find(|preset| preset.name == name)
+    }
+
+    /// What is signed and how.
+    pub fn scheme(&self) -> Scheme {
+        let header = |name: Option<&str>| name.map(str::to_owned);
+        Scheme {
+            signature_header: self.signature_header.to_owned(),
+            prefix: self.prefix.to_owned(),
+            encoding: self.encoding,
+            hash: self.hash,
+            // A template of ours that cannot be read would sign nothing, and verify nothing: the tests read them all.
+            signed: pieces(self.signed).unwrap_or_default(),
+            id_header: header(self.id_header),
+            timestamp_header: header(self.timestamp_header),
+            keys: self.keys,
+        }
+    }
+}
