@@ -36,6 +36,7 @@ use crate::{
     policy::Policies,
     retention::Retention,
     store::{self, Run, Store},
+    webhooks::Webhooks,
 };
 
 /// A gateway that is running.
@@ -96,10 +97,12 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let (keeper, stop) = (Arc::clone(&gateway), stopping.clone());
     let ends = tokio::spawn(async move { keeper.keep_ends(stop).await });
 
+    let webhooks = Webhooks::new(config.webhooks, &config.catalogue);
     let state = web::Data::new(api::State {
         gateway,
         limits: api::Limits::new(&config.callers, &config.server, clock),
         authenticator: Authenticator::new(config.issuers, config.callers, &outbound, clock),
+        webhooks,
         settings: config.server.clone(),
         stopping: stopping.clone(),
         clock,
@@ -180,9 +183,11 @@ fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 
 /// The settings that hold from now on, for the audit trail.
 fn loaded(config: &Config, clock: Clock) -> anyhow::Result<Entry> {
+    let by_token = config.callers.iter().map(|caller| caller.name.clone());
+    let by_webhook = config.webhooks.iter().map(|webhook| webhook.caller.clone());
     let event = Event::ConfigurationLoaded {
         policies: policies_digest(&config.policy.dir)?,
-        callers: config.callers.iter().map(|caller| caller.name.clone()).collect(),
+        callers: by_token.chain(by_webhook).collect(),
     };
     Ok(Entry { at: clock.now(), trace_id: None, event })
 }

@@ -27,6 +27,7 @@ use crate::{
     policy::Policies,
     sandbox::{self, Seed},
     store, telemetry,
+    webhooks::{self, Webhooks},
 };
 
 /// Cedar evaluates recursively and denies where the stack ends; the main thread of a static binary has too little.
@@ -93,6 +94,9 @@ struct Check {
     /// Then try them out: fetch a token, look at its permissions, read one configuration. Nothing is written.
     #[arg(long)]
     live: bool,
+    /// Tell which changes the rules of a webhook's source make of an event in a file. Nothing is sent, no signature needed.
+    #[arg(long, num_args = 2, value_names = ["SOURCE", "FILE"], conflicts_with = "live")]
+    explain_webhook: Option<Vec<String>>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -227,6 +231,7 @@ fn settled(settings: &Settings) -> Result<Config, Vec<Fault>> {
         faults.extend(
             config.server.tls.clone().and_then(|tls| api::Certificate::open(tls).err()).map(|error| no_tls(&error)),
         );
+        faults.extend(webhooks::examine(&config.webhooks, &config.catalogue));
         faults.extend(app::outbound(&config.outbound, Clock::system()).err().map(|error| no_way_out(&error)));
     }
     config.filter(|_| faults.is_empty()).ok_or(faults)
@@ -253,6 +258,9 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(faults) => return tell(&faults),
     };
+    if let Some([source, event]) = asked.explain_webhook.as_deref() {
+        return explain_webhook(config, source, Path::new(event));
+    }
     print(&format!(
         "no faults: {} issuers, {} callers, {} configurations and {} groups in the catalogue, policies in {}",
         config.issuers.len(),
@@ -264,7 +272,24 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
     if config.graph.api_version == ApiVersion::V1 {
         writeln!(io::stderr(), "{V1_WARNING}")?;
     }
+    for warning in webhooks::warnings(&config.webhooks) {
+        writeln!(io::stderr(), "{warning}")?;
+    }
     if asked.live { try_out(config).await } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// What would come out of an event; exit code 1 if a rule wants it and cannot make a change of it.
+fn explain_webhook(config: Config, source: &str, event: &Path) -> anyhow::Result<ExitCode> {
+    let webhooks = Webhooks::new(config.webhooks, &config.catalogue);
+    let source = webhooks.source(source).with_context(|| format!("no webhooks have the source {source:?}"))?;
+    let event = std::fs::read(event).with_context(|| format!("cannot read {}", event.display()))?;
+    match api::rehearse(source, &event) {
+        Ok(told) => print(&told).map(|()| ExitCode::SUCCESS),
+        Err(told) => {
+            writeln!(io::stderr(), "{told}")?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
 }
 
 async fn try_out(config: Config) -> anyhow::Result<ExitCode> {

@@ -6,7 +6,7 @@
 //! - ground: [`domain`] (the terms, pure), [`clock`], [`canonical`], [`signing`] (what is signed and how, pure),
 //!   [`telemetry`]
 //! - [`audit`] (the chained trail, pure), [`config`] (settings, checked), [`outbound`] (the one way to make a call)
-//! - adapters: [`store`], [`graph`], [`auth`], [`policy`]
+//! - adapters: [`store`], [`graph`], [`auth`], [`policy`], [`webhooks`]
 //! - work: [`gateway`] (the verbs that callers have), [`executor`] (carries changes to Graph),
 //!   [`retention`] (removes what ended long ago), [`census`] (counts what has not ended)
 //! - edge: [`api`]
@@ -36,3 +36,4 @@ pub mod sandbox;
 pub mod signing;
 pub mod store;
 pub mod telemetry;
+pub mod webhooks;

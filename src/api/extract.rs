@@ -101,7 +101,8 @@ fn not_json() -> Problem {
     Problem::new(Code::UnsupportedMediaType, "Send the body as Content-Type: application/json.")
 }
 
-async fn bytes(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Problem> {
+/// Reads a body of any kind up to the limit.
+pub(super) async fn bytes(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, Problem> {
     let config::Server { body_max: limit, request_timeout, .. } = state(request)?.settings;
     let Ok(read) = tokio::time::timeout(request_timeout, payload.to_bytes_limited(limit)).await else {
         let detail = format!("The body did not arrive within {} s.", request_timeout.as_secs());
@@ -156,9 +157,16 @@ pub(super) fn only_on(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
     }
 }
 
-/// The idempotency key of a request, quoted (as the draft has it) or bare (as most clients send it). What was asked under
-/// it is the body, and `beside` what else tells one request from another.
+/// The idempotency key of a request, with what was asked under it: the body, and `beside` what else tells one request from
+/// another.
 pub(super) fn attempt(headers: &HeaderMap, body: &Value, beside: &[&str]) -> Result<Option<Attempt>, Problem> {
+    let asked = beside.iter().fold(canonical::text(body), |asked, more| format!("{asked}\n{more}"));
+    let fingerprint = Digest::of(asked.as_bytes());
+    Ok(key(headers)?.map(|key| Attempt { key, fingerprint }))
+}
+
+/// The idempotency key of a request, quoted (as the draft has it) or bare (as most clients send it).
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let invalid = |what: &str| Problem::new(Code::InvalidHeader, format!("Idempotency-Key {what}."));
     let mut values = headers.get_all("idempotency-key");
     let Some(value) = values.next() else { return Ok(None) };
@@ -170,9 +178,7 @@ pub(super) fn attempt(headers: &HeaderMap, body: &Value, beside: &[&str]) -> Res
     if key.is_empty() || key.len() > KEY_MAX || key.contains(['"', '\\']) {
         return Err(invalid("must have 1 to 255 characters, without quotes and backslashes inside"));
     }
-    let asked = beside.iter().fold(canonical::text(body), |asked, more| format!("{asked}\n{more}"));
-    let fingerprint = Digest::of(asked.as_bytes());
-    Ok(Some(Attempt { key: key.to_owned(), fingerprint }))
+    Ok(Some(key.to_owned()))
 }
 
 /// What a caller wants to wait, from `Prefer` (RFC 7240).

@@ -1,6 +1,7 @@
 //! The REST API: routes, middleware, and the two servers that answer.
 //!
-//! Guarantees: every route of `/v1` takes a proven caller, because its handler cannot be written without one; every
+//! Guarantees: every route of `/v1` takes a proven caller, because its handler cannot be written without one, or for
+//! webhooks, proves the message itself; every
 //! failure, the framework's own included, is a problem document; each request has one span, continued from its caller's
 //! `traceparent`.
 //!
@@ -11,6 +12,7 @@ mod causes;
 mod change;
 mod configurations;
 mod connections;
+mod event;
 mod extract;
 mod groups;
 mod json;
@@ -22,6 +24,7 @@ mod reverting;
 mod summary;
 mod tls;
 mod view;
+mod webhooks;
 
 use std::{io, net::TcpListener, num::NonZeroUsize, sync::Arc, thread};
 
@@ -29,7 +32,7 @@ use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer, ResponseError,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
-    http::StatusCode,
+    http::{Method, StatusCode},
     middleware::{Compress, Next, from_fn},
     web,
 };
@@ -37,12 +40,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use tracing_actix_web::{RootSpanBuilder, TracingLogger};
 
+pub(crate) use self::webhooks::rehearse;
 use self::{
     connections::Connections,
     problem::{Code, Problem},
 };
 pub use self::{limits::Limits, tls::Certificate};
-use crate::{auth::Authenticator, clock::Clock, config, gateway::Gateway, telemetry};
+use crate::{auth::Authenticator, clock::Clock, config, gateway::Gateway, telemetry, webhooks::Webhooks};
 
 /// What handlers work with.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub struct State {
     pub gateway: Arc<Gateway>,
     /// Who asks.
     pub authenticator: Authenticator,
+    /// Who sends events.
+    pub webhooks: Webhooks,
     /// How much each of them may ask.
     pub limits: Limits,
     /// What is accepted at the door: how large, how slow.
@@ -135,6 +141,11 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(resource("/v1/groups/{ref}/assignments", "GET").route(web::get().to(groups::assignments)))
         .service(resource("/v1/operations/{id}/revert", "POST").route(web::post().to(reverting::revert)))
         .service(resource("/v1/operations/{id}/until", "DELETE").route(web::delete().to(operations::call_off)))
+        .service(
+            resource("/v1/webhooks/{source}", "POST, OPTIONS")
+                .route(web::post().to(webhooks::receive))
+                .route(web::method(Method::OPTIONS).to(webhooks::handshake)),
+        )
         .service(resource("/problems/{code}", "GET").route(web::get().to(probes::problem)))
         .default_service(web::to(nothing_here));
 }

@@ -107,11 +107,15 @@ pub(super) fn respond(
 ) -> HttpResponse {
     let Standing { operation, parked, sequel } = standing;
     if !operation.state.has_ended() {
-        let pause = parked.as_ref().map_or(POLL, |parked| clock::until(now, parked.until).max(POLL));
         response.insert_header(("location", format!("/v1/operations/{}", operation.id)));
-        response.insert_header(("retry-after", problem::whole_seconds(pause)));
+        response.insert_header(("retry-after", problem::whole_seconds(pause(standing, now))));
     }
     response.json(OperationView::of(operation, parked.as_ref(), sequel))
+}
+
+/// How long whoever waits for an operation should leave it alone.
+pub(super) fn pause(standing: &Standing, now: Timestamp) -> Duration {
+    standing.parked.as_ref().map_or(POLL, |parked| clock::until(now, parked.until).max(POLL))
 }
 
 /// What of a preference was honoured.

@@ -64,6 +64,12 @@ catalogue! {
     Unauthenticated = "unauthenticated", 401, Never, "Credentials are missing";
     /// The token is expired, not yet valid, wrongly signed, or made for somebody else; get a new one.
     InvalidToken = "invalid-token", 401, Never, "The token is not accepted";
+    /// The message comes without the proof that its source is set up with, or the proof does not fit; compare the secret,
+    /// and sign the body as it is sent.
+    InvalidSignature = "invalid-signature", 401, Never, "The message is not proven to come from its source";
+    /// The message is signed, but says that it was sent too long ago, or in the future; set the sender's clock, and sign a
+    /// repeated message anew.
+    StaleMessage = "stale-message", 401, Never, "The message is too old";
     /// The token is good, but belongs to no caller that this gateway knows; its operators must add one.
     UnknownCaller = "unknown-caller", 403, Never, "The caller is not known here";
     /// No policy permits the call, or one forbids it; `detail` names the policy.
@@ -104,7 +110,11 @@ catalogue! {
     AmbiguousName = "ambiguous-name", 422, Never, "A name fits several things";
     /// The configuration cannot be assigned as asked; `errors` says why.
     NotAssignable = "not-assignable", 422, Never, "The configuration cannot be assigned so";
-    /// The idempotency key was used before for a different body; use a new key for a new change.
+    /// A rule of the webhook's source wants the event, and cannot make a change of it; `detail` or `errors` name the rule and
+    /// its field. The gateway's operators find out by `postern check --explain-webhook`.
+    EventNotMapped = "event-not-mapped", 422, Never, "The event cannot be made into a change";
+    /// The idempotency key, or the id of a webhook's message, was used before for a different body; use a new one for
+    /// something new.
     KeyReused = "idempotency-key-reused", 422, Never, "The idempotency key was used for something else";
     /// The caller made more calls than it may for a while; `Retry-After` says when there is room for the next. Nothing was
     /// done.
@@ -154,8 +164,9 @@ catalogue! {
     /// As many changes are pending in the gateway as may be, which mostly means that Graph has not let it work for long.
     /// The change was not accepted, and its `Idempotency-Key` was not used; ask again when some have ended.
     GatewayFull = "gateway-full", 503, Later, "Too many changes are pending";
-    /// The keys to check the token with cannot be fetched from its issuer.
-    KeysUnavailable = "keys-unavailable", 503, Later, "The token cannot be checked at present";
+    /// The keys to check the token with cannot be fetched from its issuer, or the secret of a webhook's source cannot be
+    /// read.
+    KeysUnavailable = "keys-unavailable", 503, Later, "The proof cannot be checked at present";
 }
 
 impl Code {
@@ -203,6 +214,7 @@ struct Content {
     operation: Option<OperationId>,
     graph: Option<GraphAnswer>,
     retry_after: Option<Duration>,
+    challenge: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -250,7 +262,16 @@ impl Problem {
         let (errors, candidates) = (Vec::new(), Vec::new());
         let mut detail = detail.into();
         detail.truncate(detail.floor_char_boundary(DETAIL_MAX));
-        Self(Box::new(Content { code, detail, errors, candidates, operation: None, graph: None, retry_after: None }))
+        Self(Box::new(Content {
+            code,
+            detail,
+            errors,
+            candidates,
+            operation: None,
+            graph: None,
+            retry_after: None,
+            challenge: None,
+        }))
     }
 
     /// A problem with places in the body or the query.
@@ -289,6 +310,27 @@ impl Problem {
     pub(super) fn with_words(mut self, answer: Option<&GraphAnswer>) -> Self {
         self.0.graph = answer.cloned();
         self
+    }
+
+    /// Which code it has.
+    pub(crate) fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// What the caller is told to prove itself by, if it is a matter of proof.
+    pub(crate) fn challenging(mut self, challenge: &'static str) -> Self {
+        self.0.challenge = Some(challenge);
+        self
+    }
+
+    /// The same about a change of a webhook's message; `context` is put before the end of the sentence.
+    pub(crate) fn of_message(self, context: &str) -> Self {
+        let detail = match self.0.code {
+            Code::KeyReused => "A message of this id was accepted before, with another content",
+            _ => self.0.detail.trim_end_matches('.'),
+        };
+        let detail = format!("{detail}{context}.");
+        Self(Box::new(Content { detail, ..*self.0 }))
     }
 
     /// With names that could be meant.
@@ -333,7 +375,9 @@ impl Problem {
 
     /// By RFC 6750: an error code only if there were credentials at all.
     fn challenge(&self) -> Option<&'static str> {
-        if self.0.code == Code::Unauthenticated {
+        if self.0.code.status() == StatusCode::UNAUTHORIZED && self.0.challenge.is_some() {
+            self.0.challenge
+        } else if self.0.code == Code::Unauthenticated {
             Some("Bearer realm=\"postern\"")
         } else if self.0.code == Code::InvalidToken {
             Some("Bearer realm=\"postern\", error=\"invalid_token\"")

@@ -184,7 +184,7 @@ pub enum Event {
         /// Who asked.
         #[serde(flatten)]
         actor: Actor,
-        /// What for (`add`, `plan`, `read`, `cancel`, `authenticate`).
+        /// What for (`add`, `plan`, `read`, `cancel`, `authenticate`, `map`).
         action: String,
         /// The configuration it was about, where that far was got.
         configuration: Option<String>,

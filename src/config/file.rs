@@ -23,6 +23,7 @@ use super::{
     lists::{self, Around, Shelves},
     sections,
     table::{At, Cell, PLATFORM_VARIABLES, Place, Raw, Table, Title, VARIABLE_PREFIX},
+    webhooks::{self, Entry},
 };
 
 /// Reads and checks the settings of the process: a file (`path`, or the one that `POSTERN_CONFIG` names) and the
@@ -99,6 +100,7 @@ pub(super) fn interpret(
         root: Table::new(place, Title::default()),
         issuers: Vec::new(),
         callers: Vec::new(),
+        webhooks: Vec::new(),
         shelves: Shelves::default(),
     };
     file.sort(document.get_ref());
@@ -119,6 +121,7 @@ struct File<'p> {
     root: Table<'p>,
     issuers: Vec<Table<'p>>,
     callers: Vec<Table<'p>>,
+    webhooks: Vec<Entry<'p>>,
     shelves: Shelves<'p>,
 }
 
@@ -131,8 +134,11 @@ impl<'p> File<'p> {
         let tls = sections.server.as_ref().and_then(|server| server.tls.as_ref());
         let around = Around { issuers: issuer_names, clients: tls.and_then(|tls| tls.clients.as_ref()) };
         let callers = lists::callers(self.callers, &around, &mut self.ledger);
+        let webhooks = webhooks::webhooks(self.webhooks, &mut self.ledger);
         let catalogue = lists::catalogue(self.shelves, &mut self.ledger);
         let policy = sections.policy.clone();
+        let senders = webhooks.iter().flat_map(|webhook| webhook.secrets.iter().cloned());
+        let secrets = sections.secrets.into_iter().chain(senders).collect();
         let whole = || {
             Some(Config {
                 server: sections.server?,
@@ -145,10 +151,11 @@ impl<'p> File<'p> {
                 telemetry: sections.telemetry?,
                 issuers,
                 callers,
+                webhooks,
                 catalogue,
             })
         };
-        let examined = Examined { config: whole(), policy, secrets: sections.secrets, faults: Vec::new() };
+        let examined = Examined { config: whole(), policy, secrets, faults: Vec::new() };
         (examined, self.ledger)
     }
 
@@ -159,6 +166,7 @@ impl<'p> File<'p> {
             match key.get_ref().as_ref() {
                 "issuers" => self.issuers = self.entries("issuers", line, value.get_ref()),
                 "callers" => self.callers = self.entries("callers", line, value.get_ref()),
+                "webhooks" => self.webhooks = self.sources(line, value.get_ref()),
                 "catalogue" => self.catalogue(line, value.get_ref()),
                 _ => put(self.place, &mut self.root, "", (key, value)),
             }
@@ -167,13 +175,39 @@ impl<'p> File<'p> {
 
     /// The tables of a list.
     fn entries(&mut self, kind: &'static str, line: usize, value: &DeValue<'_>) -> Vec<Table<'p>> {
+        let items = self.items(kind, line, value);
+        items.into_iter().map(|(line, entry)| self.table(kind, kind.to_owned(), line, entry)).collect()
+    }
+
+    /// The entries of a list of tables, each with its line.
+    fn items<'v, 'i>(&mut self, kind: &str, line: usize, value: &'v DeValue<'i>) -> Vec<(usize, &'v DeTable<'i>)> {
         let items = value.as_array().filter(|items| items.iter().all(|item| item.get_ref().is_table()));
         let Some(items) = items else {
             self.wrong(line, format!("{kind}: takes a list of tables"), format!("write [[{kind}]] before each entry"));
             return Vec::new();
         };
-        let tables = items.iter().filter_map(|item| Some((item.span().start, item.get_ref().as_table()?)));
-        tables.map(|(start, entry)| self.table(kind, kind.to_owned(), self.place.line(start), entry)).collect()
+        let entry =
+            |item: &'v Spanned<DeValue<'i>>| Some((self.place.line(item.span().start), item.get_ref().as_table()?));
+        items.iter().filter_map(entry).collect()
+    }
+
+    /// The sources of webhooks, each with the tables of its rules.
+    fn sources(&mut self, line: usize, value: &DeValue<'_>) -> Vec<Entry<'p>> {
+        const RULES: &str = "webhooks.rules";
+        let mut sources = Vec::new();
+        for (line, entry) in self.items("webhooks", line, value) {
+            let title = Title { kind: "webhooks", shown: "webhooks".to_owned(), line: Some(line) };
+            let mut source = Entry { table: Table::new(self.place, title), rules: Vec::new() };
+            for pair in entry {
+                if pair.0.get_ref() == "rules" {
+                    source.rules = self.entries(RULES, self.place.line(pair.0.span().start), pair.1.get_ref());
+                } else {
+                    put(self.place, &mut source.table, "", pair);
+                }
+            }
+            sources.push(source);
+        }
+        sources
     }
 
     fn catalogue(&mut self, line: usize, value: &DeValue<'_>) {

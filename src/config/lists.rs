@@ -196,7 +196,12 @@ fn alias_of(alias: &str) -> Result<(), Refusal> {
 }
 
 /// Refuses a value that an earlier entry has.
-fn unique<T: Ord + Clone>(table: &mut Table<'_>, key: &'static str, value: Option<&T>, seen: &mut BTreeSet<T>) {
+pub(super) fn unique<T: Ord + Clone>(
+    table: &mut Table<'_>,
+    key: &'static str,
+    value: Option<&T>,
+    seen: &mut BTreeSet<T>,
+) {
     if let Some(value) = value
         && !seen.insert(value.clone())
     {

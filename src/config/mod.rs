@@ -8,6 +8,7 @@
 //! the environment.
 
 mod credential;
+mod expressions;
 mod file;
 mod issuer;
 mod ledger;
@@ -19,6 +20,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod value;
+mod webhooks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +37,7 @@ pub use self::{
     file::{examine_process, load, load_from_process, load_with},
     issuer::{Algorithm, Issuer, KeySource, TokenType},
     secret::SecretError,
+    webhooks::{Proof as WebhookProof, Rule as WebhookRule, Webhook, Written},
 };
 use crate::domain::{
     ConfigurationId, Digest, FilterId, GroupId, TenantId,
@@ -65,6 +68,8 @@ pub struct Config {
     pub issuers: Vec<Issuer>,
     /// Which tokens are which callers.
     pub callers: Vec<CallerRule>,
+    /// Who sends events, and what becomes of them.
+    pub webhooks: Vec<Webhook>,
     /// Names that the operator gives to configurations, groups and filters.
     pub catalogue: Catalogue,
 }

@@ -64,6 +64,11 @@ impl Named {
         self.source.read().err().map(|error| self.unreadable(&error))
     }
 
+    /// Something wrong with the secret that was read.
+    pub fn fault(&self, what: &str, hint: &str) -> Fault {
+        Fault { what: format!("{}: {what}", self.at.what), hint: Some(hint.to_owned()), ..self.at.clone() }
+    }
+
     fn unreadable(&self, error: &SecretError) -> Fault {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         let hint = "it must hold the secret and nothing else, and be readable for the gateway's user";

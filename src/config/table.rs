@@ -327,11 +327,11 @@ impl<'p> Table<'p> {
         self.faults.push(fault);
     }
 
-    fn declare(&mut self, key: &'static str, default: Option<String>) {
+    pub(super) fn declare(&mut self, key: &'static str, default: Option<String>) {
         self.declared.push(Declared { key, default });
     }
 
-    fn take(&mut self, key: &'static str) -> Option<Cell> {
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Cell> {
         let written = self.cells.remove(key);
         let variable = variable(key);
         let cell = match self.variables.remove(&variable) {
@@ -352,7 +352,12 @@ impl<'p> Table<'p> {
         }
     }
 
-    fn item<T>(&mut self, key: &'static str, item: Cell, parse: &impl Fn(&str) -> Result<T, Refusal>) -> Option<T> {
+    pub(super) fn item<T>(
+        &mut self,
+        key: &'static str,
+        item: Cell,
+        parse: &impl Fn(&str) -> Result<T, Refusal>,
+    ) -> Option<T> {
         // A list may have many lines: a fault is told at the line of its item.
         self.taken.insert(key, item.at);
         match item.raw.text() {
@@ -368,7 +373,7 @@ impl<'p> Table<'p> {
         parsed.map_err(|refusal| self.refuse(key, &refusal.what, refusal.hint.as_deref())).ok()
     }
 
-    fn wrong_type(&mut self, key: &str, wanted: &str, found: &str) {
+    pub(super) fn wrong_type(&mut self, key: &str, wanted: &str, found: &str) {
         let default = self.declared.iter().rev().find(|declared| declared.key == key).and_then(|it| it.default.clone());
         let hint = default.map(|default| format!("the default is {default}"));
         self.refuse(key, &format!("takes {wanted}, not {found}"), hint.as_deref());

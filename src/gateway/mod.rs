@@ -2,7 +2,7 @@
 //! assigned to one, and what reaches a group.
 //!
 //! Every verb takes a proven [`Caller`] and asks policy before it does anything; storing a change takes the [`Permit`]
-//! that only policy makes. REST handlers end here, and so will webhooks.
+//! that only policy makes. REST handlers and webhooks end here.
 //!
 //! Guarantees: a change is accepted wholly or not at all; what was denied is in the audit trail before it is answered;
 //! after acceptance nothing is left to do that a crash could undo.
@@ -20,6 +20,7 @@ mod reading;
 pub mod request;
 mod resolve;
 mod revert;
+pub mod several;
 #[cfg(test)]
 mod tests;
 mod until;

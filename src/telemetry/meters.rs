@@ -46,6 +46,7 @@ struct Meters {
     turns_broken: Counter<u64>,
     throttlings: Counter<u64>,
     token_end: Gauge<u64>,
+    webhooks: Counter<u64>,
     certificate_end: Gauge<u64>,
     commits: Histogram<f64>,
     commit_verbs: Histogram<u64>,
@@ -122,6 +123,7 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         ),
         commits: seconds("postern.store.commit.duration", &COMMIT_SECONDS, "Duration of the store's commits."),
         commit_verbs: together("postern.store.commit.verbs", "{verb}", "Verbs of the store that shared a commit."),
+        webhooks: counter("postern.webhooks.received", "{message}", "Messages of webhooks, by what became of them."),
     }
 });
 
@@ -249,6 +251,11 @@ pub fn count_broken_turn() {
 /// Graph asked for a pause.
 pub fn count_throttling() {
     METERS.throttlings.add(1, &[]);
+}
+
+/// A message of a webhook was answered: `accepted`, `ignored`, or with the problem of this code.
+pub fn count_webhook(result: &'static str) {
+    METERS.webhooks.add(1, &[KeyValue::new("postern.webhook.result", result)]);
 }
 
 /// The gateway's token for Graph ends at this moment.

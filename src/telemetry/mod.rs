@@ -39,8 +39,8 @@ use url::Url;
 
 pub use self::meters::{
     Call, Pending, Request, count_acceptance, count_broken_turn, count_decision, count_drift, count_end, count_parking,
-    count_throttling, count_until, exposition, measure_call, measure_commit, measure_request, measure_write,
-    note_certificate_end, note_lanes, note_pending, note_token_end,
+    count_throttling, count_until, count_webhook, exposition, measure_call, measure_commit, measure_request,
+    measure_write, note_certificate_end, note_lanes, note_pending, note_token_end,
 };
 
 /// The name under which traces are sent.

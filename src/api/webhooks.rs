@@ -1,0 +1,254 @@
+//! `POST /v1/webhooks/{source}`: a proven message, made into changes by the rules of its source; and the handshake by which
+//! senders of CloudEvents ask first.
+//!
+//! Senders wait a few seconds and repeat what does not get 2xx. So the answer does not wait for the end of operations unless
+//! the sender prefers to; an accepted message is answered 2xx however its operations ended, since sending it again does
+//! nothing more; and what no rule wants is answered 200.
+//!
+//! Guarantees: no body is read without the headers that a proof is made of, and none is interpreted before it is proven.
+//!
+//! It deliberately puts nothing on record about messages without proof: whoever sends them must not fill the store.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, http::header::HeaderMap, web};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    State, change,
+    event::{self, Event},
+    extract::{self, Preference},
+    operations,
+    problem::{self, Code, Problem},
+    view::OperationView,
+};
+use crate::{
+    canonical, clock,
+    domain::{Caller, Digest},
+    gateway::{
+        Gateway,
+        request::{ChangeRequest, Fault},
+        several::{Broken, MessageName},
+    },
+    telemetry,
+    webhooks::{Draft, Header, Proven, Rejection, Source, Unmapped},
+};
+
+/// The answer to a message.
+#[derive(Serialize)]
+struct Answer {
+    /// `accepted` or `ignored`.
+    result: &'static str,
+    /// Its operations, in the order of the rules.
+    operations: Vec<OperationView>,
+}
+
+/// Takes a message.
+pub(super) async fn receive(
+    request: HttpRequest,
+    payload: web::Payload,
+    source: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let State { gateway, webhooks, .. } = &***extract::state(&request)?;
+    let source = webhooks.source(&source).ok_or_else(|| nothing_at(&request))?;
+    let outcome = take(&request, payload, source, gateway).await;
+    let counted = match &outcome {
+        Ok(None) => "ignored",
+        Ok(Some(_)) => "accepted",
+        Err(problem) => problem.code().name(),
+    };
+    telemetry::count_webhook(counted);
+    Ok(outcome?.unwrap_or_else(|| HttpResponse::Ok().json(Answer { result: "ignored", operations: Vec::new() })))
+}
+
+fn nothing_at(request: &HttpRequest) -> Problem {
+    Problem::new(Code::NotFound, format!("There is nothing at {}.", request.path()))
+}
+
+/// Proves a message and has its changes accepted; none if nothing is asked for.
+async fn take(
+    request: &HttpRequest,
+    payload: web::Payload,
+    source: &Source,
+    gateway: &Gateway,
+) -> Result<Option<HttpResponse>, Problem> {
+    let begun = gateway.now();
+    let headers = request.headers();
+    let presented = source.present(|name| single(headers, name));
+    if let Some(rejection) = presented.as_ref().err().filter(|_| !source.has_ping()) {
+        return Err(unproven(source, rejection));
+    }
+    let body = extract::bytes(request, payload).await?;
+    if source.is_ping(&body) {
+        return Ok(None);
+    }
+    let proven = presented.and_then(|presented| source.prove(presented, &body, begun));
+    let proven = proven.map_err(|rejection| unproven(source, &rejection))?;
+    let event = event::read(headers, &body, source.covered())?;
+    let called = event.id.clone().map_or_else(|| extract::key(headers), |id| Ok(Some(id)))?;
+    let (caller, mapped) = map(source, proven, &event, called);
+    let (drafts, name) = match mapped {
+        Ok(mapped) => mapped,
+        Err(reason) => return Err(unmapped(gateway, &caller, &reason).await),
+    };
+    if drafts.is_empty() {
+        return Ok(None);
+    }
+    let requests = match requests(&drafts) {
+        Ok(requests) => requests,
+        Err(faults) => {
+            let problem = Problem::with_errors(Code::EventNotMapped, "Nothing was changed", faults);
+            gateway.unmapped(&caller, problem.to_string()).await?;
+            return Err(problem);
+        }
+    };
+    let submitted = gateway.submit_all(&caller, requests, name.as_ref()).await;
+    let submitted = submitted.map_err(|broken| part(broken, &drafts))?;
+    let replayed = submitted.iter().all(|one| one.replayed);
+    let mut standings = Vec::new();
+    let wait = patience(headers, gateway);
+    for one in submitted {
+        // The sender counts from when it sent.
+        let left = wait.saturating_sub(clock::until(begun, gateway.now()));
+        standings.push(gateway.wait(one.operation, left).await);
+    }
+    let mut response = answer(&standings, gateway);
+    if replayed {
+        operations::header(response.headers_mut(), "idempotency-replayed", "true");
+    }
+    if let Some(applied) = operations::applied(extract::preference(headers), wait) {
+        operations::header(response.headers_mut(), "preference-applied", &applied);
+    }
+    Ok(Some(response))
+}
+
+/// A header that stands in the request once and is plain text.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Header<'a> {
+    let mut values = headers.get_all(name);
+    let value = values.next().ok_or("is missing")?;
+    if values.next().is_some() {
+        return Err("stands in the request more than once");
+    }
+    value.to_str().map_err(|_opaque| "holds characters other than visible ASCII")
+}
+
+fn unproven(source: &Source, rejection: &Rejection) -> Problem {
+    let code = match rejection {
+        Rejection::Header { .. } | Rejection::Unproven => Code::InvalidSignature,
+        Rejection::Stale(_) => Code::StaleMessage,
+        Rejection::KeysUnavailable => Code::KeysUnavailable,
+    };
+    let mut detail = format!("The message is not accepted: {rejection}.");
+    detail.truncate(detail.floor_char_boundary(300));
+    Problem::new(code, detail).challenging(source.challenge())
+}
+
+type Mapped = Result<(Vec<Draft>, Option<MessageName>), Unmapped>;
+
+/// What a proven message asks for, and by which name it is known again.
+fn map(source: &Source, proven: Proven, event: &Event, called: Option<String>) -> (Caller, Mapped) {
+    let id = match source.message_id(proven, &event.value, called) {
+        Ok(id) => id,
+        Err(reason) => return (source.caller(None), Err(reason)),
+    };
+    let fingerprint = Digest::of(canonical::text(&event.value).as_bytes());
+    let name = id.as_ref().map(|id| MessageName {
+        name: format!("webhook:{}:{}", source.name(), Digest::of(id.as_bytes()).as_str()),
+        fingerprint,
+        remember: source.remember(),
+    });
+    (source.caller(id), source.draft(&event.value).map(|drafts| (drafts, name)))
+}
+
+/// Puts on record that an event could not be mapped, and is the problem that says so.
+async fn unmapped(gateway: &Gateway, caller: &Caller, reason: &Unmapped) -> Problem {
+    let Unmapped { place, detail } = reason;
+    match gateway.unmapped(caller, reason.to_string()).await {
+        Ok(()) => Problem::new(Code::EventNotMapped, format!("Nothing was changed: {place}: {detail}.")),
+        Err(error) => error.into(),
+    }
+}
+
+/// The changes of drafts, checked as those that callers write themselves; or all their faults.
+pub(super) fn requests(drafts: &[Draft]) -> Result<Vec<ChangeRequest>, Vec<Fault>> {
+    let (mut requests, mut faults) = (Vec::new(), Vec::new());
+    for Draft { rule, body } in drafts {
+        match change::read(body) {
+            Ok(request) => requests.push(request),
+            Err(found) => {
+                let of_rule =
+                    |fault: Fault| Fault { detail: format!("{} (rule {rule})", fault.detail), pointer: fault.pointer };
+                faults.extend(found.into_iter().map(of_rule));
+            }
+        }
+    }
+    if faults.is_empty() { Ok(requests) } else { Err(faults) }
+}
+
+/// Why not all changes of a message were accepted, and which were.
+fn part(broken: Broken, drafts: &[Draft]) -> Problem {
+    let Broken { at, error, accepted } = broken;
+    let mut context = drafts.get(at).map(|draft| format!(" (rule {})", draft.rule)).unwrap_or_default();
+    if !accepted.is_empty() {
+        let ids = accepted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        context = format!(
+            "{context}. Of the {} changes of this message these are accepted: {ids}. Sent again, it takes up the rest",
+            drafts.len()
+        );
+    }
+    Problem::from(error).of_message(&context)
+}
+
+/// How long the answer may wait for the end of operations: not at all, unless the sender prefers to.
+fn patience(headers: &HeaderMap, gateway: &Gateway) -> Duration {
+    match extract::preference(headers) {
+        Preference::Wait(wait) => wait.min(gateway.wait_max()),
+        Preference::RespondAsync | Preference::Unsaid => Duration::ZERO,
+    }
+}
+
+fn answer(standings: &[crate::gateway::Standing], gateway: &Gateway) -> HttpResponse {
+    let open: Vec<_> = standings.iter().filter(|standing| !standing.operation.state.has_ended()).collect();
+    let mut response = if open.is_empty() { HttpResponse::Ok() } else { HttpResponse::Accepted() };
+    if let [only] = open.as_slice() {
+        response.insert_header(("location", format!("/v1/operations/{}", only.operation.id)));
+    }
+    if let Some(pause) = open.iter().map(|standing| operations::pause(standing, gateway.now())).max() {
+        response.insert_header(("retry-after", problem::whole_seconds(pause)));
+    }
+    let view = |it: &crate::gateway::Standing| OperationView::of(&it.operation, it.parked.as_ref());
+    response.json(Answer { result: "accepted", operations: standings.iter().map(view).collect() })
+}
+
+/// Consents to a subscription (CloudEvents' HTTP webhook, section 4), or does not.
+pub(super) async fn handshake(request: HttpRequest, source: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let State { webhooks, .. } = &***extract::state(&request)?;
+    let source = webhooks.source(&source).ok_or_else(|| nothing_at(&request))?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header(("allow", "POST, OPTIONS"));
+    let asked = |name| single(request.headers(), name).ok();
+    if let Some(origin) = asked("webhook-request-origin").and_then(|origin| source.consents(origin)) {
+        response.insert_header(("webhook-allowed-origin", origin));
+        // Messages are not rationed beyond what holds for every caller, so what is asked for is granted.
+        if let Some(rate) = asked("webhook-request-rate").and_then(|rate| rate.parse::<u32>().ok()) {
+            response.insert_header(("webhook-allowed-rate", rate.max(1).to_string()));
+        }
+    }
+    Ok(response.finish())
+}
+
+/// What would come out of an event, as text: the changes that it makes, or why it makes none.
+pub(crate) fn rehearse(source: &Source, event: &[u8]) -> Result<String, String> {
+    let value: Value = super::json::parse(event).map_err(|problem| problem.to_string())?;
+    let drafts = source.draft(&value).map_err(|unmapped| unmapped.to_string())?;
+    if let Err(faults) = requests(&drafts) {
+        let told: Vec<_> = faults.into_iter().map(|Fault { pointer, detail }| format!("{pointer}: {detail}")).collect();
+        return Err(told.join("\n"));
+    }
+    if drafts.is_empty() {
+        return Ok("ignored: no rule wants this event".to_owned());
+    }
+    let told = drafts.iter().map(|Draft { rule, body }| format!("rule {rule}: {body}"));
+    Ok(told.collect::<Vec<_>>().join("\n"))
+}

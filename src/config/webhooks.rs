@@ -1,0 +1,298 @@
+//! `[[webhooks]]` and `[[webhooks.rules]]`: who sends events, what proves that they do, and what becomes of an event.
+//!
+//! Guarantees: sources and rules have names of their own; every message is either signed by a scheme that says which bytes
+//! it covers, or comes with a secret that is named as the weaker proof it is; an id or a time that no signature covers is
+//! not taken for one.
+//!
+//! It deliberately reads no secret and compiles no expression: it keeps where they were written ([`Written`]), so that
+//! `webhooks` can tell a fault at that place.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{
+    Fault, Named,
+    ledger::Ledger,
+    lists::unique,
+    nearest::nearest,
+    table::Table,
+    value::{self, Refusal, duration},
+};
+use crate::{
+    domain::Role,
+    signing::{self, Encoding, Hash, KeyForm, Piece, Scheme, presets},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+/// A sender that tries again does so for days; a message that was recorded elsewhere can come much later.
+const YEARS_10: Duration = Duration::from_hours(24 * 3_653);
+
+/// A source of webhooks.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Its name, the last part of its URL.
+    pub source: String,
+    /// The caller that it is, in policies, audit and API.
+    pub caller: String,
+    /// The roles of that caller.
+    pub roles: Vec<Role>,
+    /// What proves a message.
+    pub proof: Proof,
+    /// The secret, and the one before it while both are in use.
+    pub secrets: Vec<Named>,
+    /// How long a message is known again.
+    pub remember: Duration,
+    /// What names a message, if it is not its scheme that says so.
+    pub message_id: Option<Written>,
+    /// From where the subscription handshake is answered; `*` is everywhere.
+    pub origins: BTreeSet<String>,
+    /// What becomes of an event.
+    pub rules: Vec<Rule>,
+}
+
+/// What proves that a message comes from its source.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// A signature over it.
+    Signature {
+        /// What is signed and how.
+        scheme: Scheme,
+        /// The scheme's name in the settings.
+        name: &'static str,
+        /// How far its time of sending may be off.
+        tolerance: Duration,
+        /// The body of a call that asks for nothing, and that no signature need cover.
+        ping: Option<&'static str>,
+    },
+    /// A secret in `Authorization: Bearer`. Whoever sees one message can send any other.
+    Bearer,
+    /// A user and a password, `user:password`, in `Authorization: Basic`. As weak as [`Proof::Bearer`].
+    Basic,
+}
+
+/// `[[webhooks.rules]]`: one change for each event that fits.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Its name, for logs and problems.
+    pub name: String,
+    /// Whether it wants an event.
+    pub when: Written,
+    /// A list; then there is one change for each item.
+    pub each: Option<Written>,
+    /// Which configuration is changed.
+    pub configuration: Written,
+    /// Targets to add.
+    pub add: Vec<Written>,
+    /// Targets to remove.
+    pub remove: Vec<Written>,
+    /// The ticket.
+    pub ticket: Option<Written>,
+    /// The person for whom it is asked.
+    pub requested_for: Option<Written>,
+    /// Why.
+    pub comment: Option<Written>,
+}
+
+/// An expression, and where it was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The expression.
+    pub text: String,
+    at: Fault,
+}
+
+impl Written {
+    pub(super) fn new(text: String, at: Fault) -> Self {
+        Self { text, at }
+    }
+
+    /// Something wrong with it.
+    pub fn fault(&self, what: &str, hint: Option<String>) -> Fault {
+        Fault { what: format!("{}: {what}", self.at.what), hint, ..self.at.clone() }
+    }
+}
+
+/// The tables of one source: its own, and those of its rules.
+#[derive(Debug)]
+pub(super) struct Entry<'p> {
+    pub(super) table: Table<'p>,
+    pub(super) rules: Vec<Table<'p>>,
+}
+
+/// Reads `[[webhooks]]`.
+pub(super) fn webhooks(entries: Vec<Entry<'_>>, ledger: &mut Ledger) -> Vec<Webhook> {
+    let mut sources = BTreeSet::new();
+    let mut webhooks = Vec::new();
+    for Entry { mut table, rules } in entries {
+        let source = table.required("source", value::name);
+        unique(&mut table, "source", source.as_ref(), &mut sources);
+        let rules = read_rules(rules, ledger);
+        webhooks.extend(webhook(&mut table, source, rules));
+        ledger.close(table);
+    }
+    webhooks
+}
+
+fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>) -> Option<Webhook> {
+    let caller = table.required("caller", value::name);
+    let roles = table.list("roles", Some(&[]), value::filled);
+    let proof = proof(table);
+    let secrets = ["secret_file", "previous_secret_file"].map(|key| table.secret_file(key));
+    if !table.given("secret_file") {
+        table.missing("secret_file");
+    }
+    let remember = table.setting("remember", "90d", duration(HOUR, YEARS_10));
+    let message_id = table.expression("message_id");
+    let origins = table.list("origins", Some(&[]), value::filled);
+    if let Some(Proof::Signature { scheme, tolerance, .. }) = &proof
+        && scheme.timestamp_header.is_some()
+        && remember.is_some_and(|remember| remember < tolerance.saturating_mul(2))
+    {
+        // A message could come again while its time of sending still holds.
+        table.refuse("remember", "it is less than twice the tolerance", Some("raise it, or lower tolerance"));
+    }
+    Some(Webhook {
+        source: source?,
+        caller: caller?,
+        roles: roles.into_iter().map(Role::new).collect(),
+        proof: proof?,
+        secrets: secrets.into_iter().flatten().collect(),
+        remember: remember?,
+        message_id,
+        origins,
+        rules,
+    })
+}
+
+/// The keys that describe a scheme of one's own.
+const OWN: [&str; 7] =
+    ["signature_header", "signature_prefix", "encoding", "hash", "signed", "id_header", "timestamp_header"];
+
+fn proof(table: &mut Table<'_>) -> Option<Proof> {
+    let names = || ["hmac", "bearer", "basic"].into_iter().chain(presets::PRESETS.iter().map(|preset| preset.name));
+    let known = |text: &str| {
+        names().find(|name| *name == text).ok_or_else(|| {
+            let all = || format!("one of {}", names().collect::<Vec<_>>().join(", "));
+            let hint = nearest(text, names()).map_or_else(all, |meant| format!("did you mean {meant:?}?"));
+            Refusal::new(format!("{text:?} is no scheme that this version knows")).hint(hint)
+        })
+    };
+    let name = table.required("scheme", known);
+    let own = own_scheme(table);
+    let tolerance = table.setting("tolerance", "5m", duration(SECOND, HOUR));
+    let name = name?;
+    if name == "hmac" {
+        let scheme = own.filter(|scheme| is_sound(table, scheme))?;
+        return Some(Proof::Signature { scheme, name, tolerance: tolerance?, ping: None });
+    }
+    for key in OWN {
+        if table.given(key) {
+            table.refuse(key, &format!("the scheme {name:?} says this itself"), Some("leave it out, or use \"hmac\""));
+        }
+    }
+    match name {
+        "bearer" => Some(Proof::Bearer),
+        "basic" => Some(Proof::Basic),
+        _ => {
+            let preset = presets::Preset::named(name)?;
+            Some(Proof::Signature { scheme: preset.scheme(), name, tolerance: tolerance?, ping: preset.ping })
+        }
+    }
+}
+
+/// The scheme that is described piece by piece; without a header there is none.
+fn own_scheme(table: &mut Table<'_>) -> Option<Scheme> {
+    let signature_header = table.optional("signature_header", header);
+    let prefix = table.setting("signature_prefix", "", |text| Ok::<_, Refusal>(text.to_owned()));
+    let encoding = table.setting("encoding", "hex", |text| match text {
+        "hex" => Ok(Encoding::Hex),
+        "base64" => Ok(Encoding::Base64),
+        _ => Err(Refusal::new(format!("{text:?} is no encoding")).hint("hex or base64")),
+    });
+    let hash = table.setting("hash", "sha256", |text| match text {
+        "sha256" => Ok(Hash::Sha256),
+        "sha384" => Ok(Hash::Sha384),
+        "sha512" => Ok(Hash::Sha512),
+        _ => Err(Refusal::new(format!("{text:?} is no hash function")).hint("sha256, sha384 or sha512")),
+    });
+    let signed = table.setting("signed", "{body}", |text| {
+        signing::pieces(text).map_err(|why| Refusal::new(why).hint("write it like {timestamp}.{body}"))
+    });
+    let id_header = table.optional("id_header", header);
+    let timestamp_header = table.optional("timestamp_header", header);
+    Some(Scheme {
+        signature_header: signature_header.unwrap_or_default(),
+        prefix: prefix?,
+        encoding: encoding?,
+        hash: hash?,
+        signed: signed?,
+        id_header,
+        timestamp_header,
+        keys: KeyForm::Plain,
+    })
+}
+
+/// Whether what is signed and what is looked at are the same.
+fn is_sound(table: &mut Table<'_>, scheme: &Scheme) -> bool {
+    let missing = scheme.signature_header.is_empty();
+    if missing && !table.given("signature_header") {
+        table.missing("signature_header");
+    }
+    let pairs = [
+        ("id_header", scheme.id_header.is_some(), Piece::Id, "{id}"),
+        ("timestamp_header", scheme.timestamp_header.is_some(), Piece::Timestamp, "{timestamp}"),
+    ];
+    let mut sound = !missing;
+    for (key, given, piece, shown) in pairs {
+        let signed = scheme.signed.contains(&piece);
+        if given && !signed {
+            // Whoever sends a message again could put anything there.
+            let hint = "leave it out: what no signature covers proves nothing";
+            table.refuse(key, &format!("{shown} does not stand in signed"), Some(hint));
+        } else if signed && !given && !table.given(key) {
+            table.refuse("signed", &format!("{shown} needs {key}"), Some("name the header that holds it"));
+        }
+        sound &= given == signed;
+    }
+    sound
+}
+
+/// The name of a header, in lower case.
+fn header(text: &str) -> Result<String, Refusal> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if text.is_empty() || !text.bytes().all(fits) {
+        return Err(Refusal::new(format!("{text:?} is not the name of a header")).hint("write it like X-Signature"));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+fn read_rules(tables: Vec<Table<'_>>, ledger: &mut Ledger) -> Vec<Rule> {
+    let mut names = BTreeSet::new();
+    let mut rules = Vec::new();
+    for mut table in tables {
+        let name = table.required("name", value::name);
+        unique(&mut table, "name", name.as_ref(), &mut names);
+        rules.extend(rule(&mut table, name));
+        ledger.close(table);
+    }
+    rules
+}
+
+fn rule(table: &mut Table<'_>, name: Option<String>) -> Option<Rule> {
+    let [when, configuration] = ["when", "configuration"].map(|key| {
+        let expression = table.expression(key);
+        if expression.is_none() && !table.given(key) {
+            table.missing(key);
+        }
+        expression
+    });
+    let [add, remove] = ["add", "remove"].map(|key| table.expressions(key));
+    if add.is_empty() && remove.is_empty() && !table.given("add") && !table.given("remove") {
+        let who = name.as_deref().unwrap_or("without a name");
+        table.object(format!("rule {who:?} changes nothing"), "give it add or remove, or both");
+    }
+    let [each, ticket, requested_for, comment] =
+        ["each", "ticket", "requested_for", "comment"].map(|key| table.expression(key));
+    let (name, when, configuration) = (name?, when?, configuration?);
+    Some(Rule { name, when, each, configuration, add, remove, ticket, requested_for, comment })
+}

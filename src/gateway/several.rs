@@ -1,0 +1,139 @@
+//! Several changes that one message asks for.
+//!
+//! Guarantees: all of them are resolved and permitted before the first is accepted, so what is wrong with one refuses all.
+//! Each is accepted under a key of its own that is made of the message's id, so a message that comes again finds what it
+//! did the first time and takes up only what is missing; under the same id, other content is refused.
+//!
+//! What can still part them is the store: it may be full or fail between two of them. Then those before are accepted, and
+//! [`Broken`] names them.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{Attempt, Error, Gateway, Submitted, request::ChangeRequest};
+use crate::{
+    clock,
+    domain::{Caller, Digest, OperationId},
+    store::IdempotencyKey,
+};
+
+/// What names a message, and for how long it is known again.
+#[derive(Clone, Debug)]
+pub struct MessageName {
+    /// Different for any two messages of a caller.
+    pub name: String,
+    /// Digest of its content.
+    pub fingerprint: Digest,
+    /// For so long.
+    pub remember: Duration,
+}
+
+/// Not all changes were accepted.
+#[derive(Debug)]
+pub struct Broken {
+    /// Which of them was not, counted from zero.
+    pub at: usize,
+    /// Why.
+    pub error: Error,
+    /// The operations of those that are accepted, now or by the same message before.
+    pub accepted: Vec<OperationId>,
+}
+
+/// What is to be done about one of the changes.
+enum Step {
+    Known(Submitted),
+    Open(ChangeRequest, Option<IdempotencyKey>),
+}
+
+impl Gateway {
+    /// Accepts the changes of one message: when this returns, all are durable.
+    pub async fn submit_all(
+        &self,
+        caller: &Caller,
+        requests: Vec<ChangeRequest>,
+        message: Option<&MessageName>,
+    ) -> Result<Vec<Submitted>, Broken> {
+        let mut steps = Vec::new();
+        for (at, request) in requests.into_iter().enumerate() {
+            let key = message.map(|message| self.key_of(message, at));
+            let step = self.look_up(caller, request, key).await.map_err(|error| broken(at, error, &steps))?;
+            steps.push(step);
+        }
+        let mut permits = Vec::new();
+        for (at, resolved) in self.resolve_open(&steps).await {
+            let Some(Step::Open(request, _)) = steps.get(at) else { continue };
+            let permit = match resolved {
+                Ok(resolved) => self.permit(caller, request.clone(), resolved).await,
+                Err(error) => Err(error),
+            };
+            permits.push(permit.map_err(|error| broken(at, error, &steps))?);
+        }
+        let mut permits = permits.into_iter();
+        let mut submitted = Vec::new();
+        for (at, step) in steps.into_iter().enumerate() {
+            let one = match (step, &mut permits) {
+                (Step::Known(known), _) => Ok(known),
+                (Step::Open(_, key), permits) => match permits.next() {
+                    Some(permit) => self.accept(caller, permit, key).await,
+                    None => Err(Error::UnknownOperation),
+                },
+            };
+            match one {
+                Ok(one) => submitted.push(one),
+                Err(error) => {
+                    let accepted = submitted.iter().map(|it: &Submitted| it.operation.id).collect();
+                    return Err(Broken { at, error, accepted });
+                }
+            }
+        }
+        Ok(submitted)
+    }
+
+    /// Puts on record that an event could not be made into changes.
+    pub async fn unmapped(&self, caller: &Caller, reason: String) -> Result<(), Error> {
+        let (actor, action) = (super::actor(caller), "map".to_owned());
+        let event =
+            crate::audit::Event::Denied { actor, action, configuration: None, change: None, ticket: None, reason };
+        Ok(self.store.record(vec![self.entry(event)]).await?)
+    }
+
+    async fn look_up(
+        &self,
+        caller: &Caller,
+        request: ChangeRequest,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Step, Error> {
+        if let Some(key) = &key
+            && let Some(known) = self.store.recall(&caller.name, key).await?
+        {
+            return self.remembered(known).await.map(Step::Known);
+        }
+        Ok(Step::Open(request, key))
+    }
+
+    /// Resolves what is not known yet, all at once: a sender does not wait for long.
+    async fn resolve_open(&self, steps: &[Step]) -> Vec<(usize, Result<super::Resolved, Error>)> {
+        let open = steps.iter().enumerate().filter_map(|(at, step)| match step {
+            Step::Open(request, _) => Some((at, request)),
+            Step::Known(_) => None,
+        });
+        join_all(open.map(|(at, request)| async move { (at, self.in_time(self.directory.resolve(request)).await) }))
+            .await
+    }
+
+    fn key_of(&self, message: &MessageName, at: usize) -> IdempotencyKey {
+        let MessageName { name, fingerprint, remember } = message;
+        let attempt = Attempt { key: format!("{name}#{at}"), fingerprint: fingerprint.clone() };
+        let key = self.key(attempt);
+        IdempotencyKey { expires_at: clock::after(key.used_at, *remember), ..key }
+    }
+}
+
+fn broken(at: usize, error: Error, steps: &[Step]) -> Broken {
+    let known = |step: &Step| match step {
+        Step::Known(submitted) => Some(submitted.operation.id),
+        Step::Open(..) => None,
+    };
+    Broken { at, error, accepted: steps.iter().filter_map(known).collect() }
+}
