@@ -550,7 +550,9 @@ fn the_reference_file_loads() {
 fn reference() -> String {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gateway.toml")).unwrap();
     let shown = |line: &str| {
-        line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())).map(str::to_owned)
+        line.strip_prefix('#')
+            .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['))
+            .map(str::to_owned)
     };
     text.lines().map(|line| shown(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
 }

@@ -133,7 +133,7 @@ impl Scope {
     fn names(&self, catalogue: &Term) -> Term {
         let Self { event, data, item } = self.clone();
         let all = [("event", event), ("data", data), ("item", item), ("catalogue", catalogue.clone())];
-        all.into_iter().filter(|(_, term)| !term.is_undefined()).collect()
+        Term::from(all.into_iter().filter(|(_, term)| !term.is_undefined()).collect::<BTreeMap<_, _>>())
     }
 }
 

@@ -78,3 +78,53 @@ fn a_certificate_that_cannot_be_used_is_told_before_anything_starts() {
     assert!(ended.err.starts_with("server.tls: server.tls.certificate_file: "), "{}", ended.err);
     assert!(ended.err.contains("hint: a certificate") && !ended.err.contains("sandbox-client-secret"), "{}", ended.err);
 }
+
+/// A folder with the shipped settings for the sandbox, a source of webhooks in them, and an event.
+fn with_webhooks(scheme: &str, secret: &str, when: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = std::fs::read_to_string(shipped("config/sandbox.toml")).unwrap();
+    let source = format!(
+        "[[webhooks]]\nsource = \"hr\"\ncaller = \"hr\"\nscheme = \"{scheme}\"\nsecret_file = \"hr.secret\"\n\
+         [[webhooks.rules]]\nname = \"joiner\"\nwhen = \"{when}\"\nconfiguration = \"'Sales ESP'\"\nadd = [\"event.group\"]\n"
+    );
+    let settings = settings.replace("dir = \"policies\"", &format!("dir = {:?}", shipped("config/policies")));
+    std::fs::write(folder.path().join("p.toml"), settings + &source).unwrap();
+    std::fs::copy(shipped("config/sandbox.secret"), folder.path().join("sandbox.secret")).unwrap();
+    std::fs::write(folder.path().join("hr.secret"), secret).unwrap();
+    std::fs::write(folder.path().join("event.json"), r#"{"type": "hired", "group": "Sales Laptops"}"#).unwrap();
+    folder
+}
+
+#[test]
+fn what_becomes_of_an_event_is_explained_without_a_signature() {
+    let explained = |when: &str, source: &str| {
+        let folder = with_webhooks("github", "a shared secret of 32 characters", when);
+        run(folder.path(), &["check", "--config", "p.toml", "--explain-webhook", source, "event.json"])
+    };
+    let ended = explained("event.type == 'hired'", "hr");
+    let change = r#"rule joiner: {"add":[{"group":"Sales Laptops"}],"configuration":"Sales ESP"}"#;
+    assert_eq!((ended.code, ended.out.trim(), ended.err.as_str()), (Some(0), change, ""));
+    let ended = explained("event.type == 'left'", "hr");
+    assert_eq!((ended.code, ended.out.trim()), (Some(0), "ignored: no rule wants this event"));
+    let ended = explained("event.kind.x", "hr");
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.starts_with("rule joiner, when: undefined value"), "{}", ended.err);
+    assert_eq!(explained("true", "nobody").code, Some(1));
+}
+
+#[test]
+fn a_source_with_a_weak_proof_is_warned_of_and_one_with_a_bad_secret_or_rule_is_refused() {
+    let checked = |scheme: &str, secret: &str, when: &str| {
+        let folder = with_webhooks(scheme, secret, when);
+        run(folder.path(), &["check", "--config", "p.toml"])
+    };
+    let ended = checked("bearer", "a shared secret of 32 characters", "true");
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.err.starts_with("warning: webhooks of \"hr\" are not signed"), "{}", ended.err);
+    let ended = checked("standard-webhooks", "whsec_c2hvcnQ=", "evnt.type == 'x'");
+    assert_eq!(ended.code, Some(1));
+    for part in ["webhooks.secret_file: its length is wrong", "webhooks.rules.when: there is no \"evnt\"", "2 faults"] {
+        assert!(ended.err.contains(part), "{part} in\n{}", ended.err);
+    }
+    assert!(!ended.err.contains("c2hvcnQ"), "{}", ended.err);
+}

@@ -1,0 +1,5 @@
+// Signs a message by the published library: secret, id, seconds since 1970 and body; prints the header's value.
+import { Webhook } from "standardwebhooks";
+
+const [secret, id, seconds, body] = process.argv.slice(2);
+console.log(new Webhook(secret).sign(id, new Date(Number(seconds) * 1000), body));
