@@ -101,6 +101,11 @@ impl Key {
         Self(Kind::Shared(hmac::Key::new(algorithm, secret)))
     }
 
+    /// Whether it is the half with which the sender signs, and which nobody else should hold.
+    pub fn is_private(&self) -> bool {
+        matches!(self.0, Kind::Signing(_))
+    }
+
     /// Whether the signature is this key's over the content.
     pub(super) fn verifies(&self, content: &[u8], signature: &[u8]) -> bool {
         match &self.0 {
@@ -128,12 +133,12 @@ fn standard(secret: &str, hash: Hash) -> Result<Key, KeyFault> {
         "whsec" if STANDARD_LENGTHS.contains(&bytes.len()) => Ok(Key::shared(&bytes, hash)),
         "whpk" if bytes.len() == 32 => Ok(Key(Kind::Verifying(bytes))),
         // The seed and, after it, the public key.
-        "whsk" => {
+        "whsk" if bytes.len() == 64 => {
             let (seed, public) = bytes.split_at_checked(32).ok_or(KeyFault::Length)?;
-            let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public).map_err(|_rejected| KeyFault::Length)?;
+            let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public).map_err(|_rejected| KeyFault::Form)?;
             Ok(Key(Kind::Signing(pair)))
         }
-        "whsec" | "whpk" => Err(KeyFault::Length),
+        "whsec" | "whpk" | "whsk" => Err(KeyFault::Length),
         _ => Err(KeyFault::Form),
     }
 }

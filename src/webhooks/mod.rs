@@ -136,7 +136,10 @@ pub fn warnings(settings: &[Webhook]) -> impl Iterator<Item = String> {
 fn secret_fault(proof: &WebhookProof, named: &Named) -> Option<Fault> {
     let secret = named.source.read().ok()?;
     let fault = match proof {
-        WebhookProof::Signature { scheme, .. } => key(scheme, &secret).err().map(|fault| fault.to_string()),
+        WebhookProof::Signature { scheme, .. } => match key(scheme, &secret) {
+            Ok(key) => key.is_private().then(|| "it is the sender's private key: whpk_ is what verifies".to_owned()),
+            Err(fault) => Some(fault.to_string()),
+        },
         WebhookProof::Bearer => {
             Key::read(secret.expose_secret(), KeyForm::Plain, signing::Hash::Sha256).err().map(|it| it.to_string())
         }
