@@ -325,9 +325,10 @@ impl Problem {
 
     /// The same about a change of a webhook's message; `context` is put before the end of the sentence.
     pub(crate) fn of_message(self, context: &str) -> Self {
-        let detail = match self.0.code {
-            Code::KeyReused => "A message of this id was accepted before, with another content",
-            _ => self.0.detail.trim_end_matches('.'),
+        let detail = if self.0.code == Code::KeyReused {
+            "A message of this id was accepted before, with another content"
+        } else {
+            self.0.detail.trim_end_matches('.')
         };
         let detail = format!("{detail}{context}.");
         Self(Box::new(Content { detail, ..*self.0 }))

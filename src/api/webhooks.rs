@@ -86,10 +86,10 @@ async fn take(
     let proven = presented.and_then(|presented| source.prove(presented, &body, begun));
     let proven = proven.map_err(|rejection| unproven(source, &rejection))?;
     let event = event::read(headers, &body, source.covered())?;
-    let called = event.id.clone().map_or_else(|| extract::key(headers), |id| Ok(Some(id)))?;
-    let (caller, mapped) = map(source, proven, &event, called);
-    let (drafts, name) = match mapped {
-        Ok(mapped) => mapped,
+    let given = event.id.clone().map_or_else(|| extract::key(headers), |id| Ok(Some(id)))?;
+    let (caller, outcome) = map(source, proven, &event, given);
+    let (drafts, name) = match outcome {
+        Ok(drafted) => drafted,
         Err(reason) => return Err(unmapped(gateway, &caller, &reason).await),
     };
     if drafts.is_empty() {
@@ -147,8 +147,8 @@ fn unproven(source: &Source, rejection: &Rejection) -> Problem {
 type Mapped = Result<(Vec<Draft>, Option<MessageName>), Unmapped>;
 
 /// What a proven message asks for, and by which name it is known again.
-fn map(source: &Source, proven: Proven, event: &Event, called: Option<String>) -> (Caller, Mapped) {
-    let id = match source.message_id(proven, &event.value, called) {
+fn map(source: &Source, proven: Proven, event: &Event, given: Option<String>) -> (Caller, Mapped) {
+    let id = match source.message_id(proven, &event.value, given) {
         Ok(id) => id,
         Err(reason) => return (source.caller(None), Err(reason)),
     };

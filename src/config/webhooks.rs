@@ -135,7 +135,7 @@ pub(super) fn webhooks(entries: Vec<Entry<'_>>, ledger: &mut Ledger) -> Vec<Webh
 
 fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>) -> Option<Webhook> {
     let caller = table.required("caller", value::name);
-    let roles = table.list("roles", Some(&[]), value::filled);
+    let granted = table.list("roles", Some(&[]), value::filled);
     let proof = proof(table);
     let secrets = ["secret_file", "previous_secret_file"].map(|key| table.secret_file(key));
     if !table.given("secret_file") {
@@ -154,7 +154,7 @@ fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>) -> O
     Some(Webhook {
         source: source?,
         caller: caller?,
-        roles: roles.into_iter().map(Role::new).collect(),
+        roles: granted.into_iter().map(Role::new).collect(),
         proof: proof?,
         secrets: secrets.into_iter().flatten().collect(),
         remember: remember?,

@@ -42,8 +42,8 @@ pub struct Broken {
 
 /// What is to be done about one of the changes.
 enum Step {
-    Known(Submitted),
-    Open(ChangeRequest, Option<IdempotencyKey>),
+    Known(Box<Submitted>),
+    Open(Box<ChangeRequest>, Option<IdempotencyKey>),
 }
 
 impl Gateway {
@@ -64,7 +64,7 @@ impl Gateway {
         for (at, resolved) in self.resolve_open(&steps).await {
             let Some(Step::Open(request, _)) = steps.get(at) else { continue };
             let permit = match resolved {
-                Ok(resolved) => self.permit(caller, request.clone(), resolved).await,
+                Ok(resolved) => self.permit(caller, (**request).clone(), resolved).await,
                 Err(error) => Err(error),
             };
             permits.push(permit.map_err(|error| broken(at, error, &steps))?);
@@ -73,7 +73,7 @@ impl Gateway {
         let mut submitted = Vec::new();
         for (at, step) in steps.into_iter().enumerate() {
             let one = match (step, &mut permits) {
-                (Step::Known(known), _) => Ok(known),
+                (Step::Known(known), _) => Ok(*known),
                 (Step::Open(_, key), permits) => match permits.next() {
                     Some(permit) => self.accept(caller, permit, key).await,
                     None => Err(Error::UnknownOperation),
@@ -107,15 +107,15 @@ impl Gateway {
         if let Some(key) = &key
             && let Some(known) = self.store.recall(&caller.name, key).await?
         {
-            return self.remembered(known).await.map(Step::Known);
+            return self.remembered(known).await.map(Box::new).map(Step::Known);
         }
-        Ok(Step::Open(request, key))
+        Ok(Step::Open(Box::new(request), key))
     }
 
     /// Resolves what is not known yet, all at once: a sender does not wait for long.
     async fn resolve_open(&self, steps: &[Step]) -> Vec<(usize, Result<super::Resolved, Error>)> {
         let open = steps.iter().enumerate().filter_map(|(at, step)| match step {
-            Step::Open(request, _) => Some((at, request)),
+            Step::Open(request, _) => Some((at, &**request)),
             Step::Known(_) => None,
         });
         join_all(open.map(|(at, request)| async move { (at, self.in_time(self.directory.resolve(request)).await) }))

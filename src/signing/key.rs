@@ -67,7 +67,7 @@ pub enum KeyFault {
 pub struct Key(Kind);
 
 enum Kind {
-    Shared(hmac::Key),
+    Shared(Box<hmac::Key>),
     Verifying(Vec<u8>),
     Signing(Ed25519KeyPair),
 }
@@ -98,7 +98,7 @@ impl Key {
             Hash::Sha384 => hmac::HMAC_SHA384,
             Hash::Sha512 => hmac::HMAC_SHA512,
         };
-        Self(Kind::Shared(hmac::Key::new(algorithm, secret)))
+        Self(Kind::Shared(Box::new(hmac::Key::new(algorithm, secret))))
     }
 
     /// Whether it is the half with which the sender signs, and which nobody else should hold.

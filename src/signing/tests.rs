@@ -81,18 +81,19 @@ fn hexadecimal_digits_have_either_case_and_prefixes_have_their_own() {
     let message = Message { id: "", timestamp: "", body: BODY };
     let signature = scheme.sign(&keys[0], message).unwrap();
     let (prefix, digits) = signature.split_at(7);
+    let (most, _) = digits.split_at(62);
     assert!(scheme.verify(&keys, message, &format!("{prefix}{}", digits.to_uppercase())));
     let wrong = [
         digits.to_owned(),
         format!("SHA256={digits}"),
         format!("{prefix}{prefix}{digits}"),
-        format!("{prefix}{}", &digits[..62]),
+        format!("{prefix}{most}"),
         format!("{signature}00"),
         format!("{signature} {signature}"),
         format!("{signature},{signature}"),
         prefix.to_owned(),
         String::new(),
-        format!("{prefix}{}\u{e9}", &digits[..62]),
+        format!("{prefix}{most}\u{e9}"),
     ];
     for wrong in wrong {
         assert!(!scheme.verify(&keys, message, &wrong), "{wrong}");
@@ -186,7 +187,7 @@ fn a_time_is_written_in_seconds_milliseconds_or_as_a_date() {
 #[test]
 fn a_message_is_fresh_within_the_tolerance_on_both_sides() {
     let now = moment("1772352000").unwrap();
-    let tolerance = Duration::from_secs(300);
+    let tolerance = Duration::from_mins(5);
     for (other, fresh) in [
         ("1772351700", true),
         ("1772352300", true),

@@ -141,7 +141,7 @@ impl Scope {
 #[derive(Debug)]
 pub(super) struct Rules {
     language: Language,
-    rules: Vec<Rule>,
+    all: Vec<Rule>,
     message_id: Option<Written>,
 }
 
@@ -160,7 +160,7 @@ pub(super) fn examine(webhook: &Webhook, language: &Language) -> Vec<Fault> {
 
 impl Rules {
     pub(super) fn new(webhook: &Webhook, language: Language) -> Self {
-        Self { language, rules: webhook.rules.clone(), message_id: webhook.message_id.clone() }
+        Self { language, all: webhook.rules.clone(), message_id: webhook.message_id.clone() }
     }
 
     /// What names the message, if the settings say what does.
@@ -175,7 +175,7 @@ impl Rules {
     /// The changes that the event asks for, in the order of the rules.
     pub(super) fn draft(&self, event: &Value) -> Result<Vec<Draft>, Unmapped> {
         let mut drafts = Vec::new();
-        for rule in &self.rules {
+        for rule in &self.all {
             let turn = Turn { language: &self.language, rule };
             turn.draft(Scope::new(event), &mut drafts)?;
             if drafts.len() > CHANGES_MAX {

@@ -48,7 +48,8 @@ impl Senders {
         let path = secrets.path().join("hr");
         std::fs::write(&path, format!("{secret}\n")).unwrap();
         let source = format!(
-            "[[webhooks]]\nsource = \"hr\"\ncaller = \"servicenow\"\nroles = [\"Assignments.Change\"]\nscheme = \"{scheme}\"\nsecret_file = {path:?}\n{more}\n{rules}\n[catalogue.groups]\n"
+            "[[webhooks]]\nsource = \"hr\"\ncaller = \"servicenow\"\nroles = [\"Assignments.Change\"]\nscheme = \"{scheme}\"\nsecret_file = \"{}\"\n{more}\n{rules}\n[catalogue.groups]\n",
+            path.display()
         );
         setup.edits.push(("[catalogue.groups]\n", source));
         Self { world: World::with(setup).await, secrets }
@@ -78,7 +79,8 @@ pub(crate) fn standard_signature(secret: &str, id: &str, timestamp: &str, body: 
 }
 
 pub(crate) fn hex(content: &str) -> String {
-    mac(hmac::HMAC_SHA256, SECRET.as_bytes(), content.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    let bytes = mac(hmac::HMAC_SHA256, SECRET.as_bytes(), content.as_bytes());
+    bytes.iter().fold(String::new(), |written, byte| format!("{written}{byte:02x}"))
 }
 
 pub(crate) fn base64(algorithm: hmac::Algorithm, content: &str) -> String {

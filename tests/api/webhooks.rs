@@ -192,7 +192,7 @@ async fn two_secrets_hold_during_a_rotation_and_files_are_read_again() {
     let other = tempfile::tempdir().unwrap();
     let previous = other.path().join("previous");
     std::fs::write(&previous, STANDARD_SECRET).unwrap();
-    let more = format!("previous_secret_file = {previous:?}");
+    let more = format!("previous_secret_file = \"{}\"", previous.display());
     let senders = Senders::start("standard-webhooks", new, &more, JOINER).await;
     let time = now().to_string();
     let by = |secret: &str, id: &str| {
