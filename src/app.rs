@@ -84,6 +84,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let retention = tokio::spawn(retention.run(stopping.clone()));
     let census = tokio::spawn(Census { store: Arc::clone(&store), clock }.run(stopping.clone()));
 
+    let limits = api::Limits::new(&config.callers, &config.webhooks, &config.server, clock);
+    let webhooks = Webhooks::new(config.webhooks, &config.catalogue);
     let gateway = Arc::new(Gateway::new(gateway::Parts {
         store: Arc::clone(&store),
         upstream,
@@ -97,10 +99,9 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let (keeper, stop) = (Arc::clone(&gateway), stopping.clone());
     let ends = tokio::spawn(async move { keeper.keep_ends(stop).await });
 
-    let webhooks = Webhooks::new(config.webhooks, &config.catalogue);
     let state = web::Data::new(api::State {
         gateway,
-        limits: api::Limits::new(&config.callers, &config.server, clock),
+        limits,
         authenticator: Authenticator::new(config.issuers, config.callers, &outbound, clock),
         webhooks,
         settings: config.server.clone(),

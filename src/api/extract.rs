@@ -64,7 +64,7 @@ async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
 }
 
 /// Counts the call, and notes what is left to its caller for the answer.
-fn count(state: &State, request: &HttpRequest, caller: &Caller) -> Result<(), Problem> {
+pub(super) fn count(state: &State, request: &HttpRequest, caller: &Caller) -> Result<(), Problem> {
     let (left, outcome) = match state.limits.count(&caller.name) {
         Ok(left) => (left, Ok(())),
         Err((left, problem)) => (Some(left), Err(problem)),

@@ -51,15 +51,23 @@ pub(super) struct Left {
 }
 
 impl Limits {
-    /// The limits of these callers, by what the settings say.
-    pub fn new(callers: &[config::CallerRule], settings: &config::Server, clock: Clock) -> Self {
-        let allowance = |caller: &config::CallerRule| {
-            let calls_max = caller.calls_max.unwrap_or(settings.calls_max);
+    /// The limits of these callers and sources, by what the settings say. A source shares those of the caller that it is.
+    pub fn new(
+        callers: &[config::CallerRule],
+        sources: &[config::Webhook],
+        settings: &config::Server,
+        clock: Clock,
+    ) -> Self {
+        let allowance = |(name, calls_max): (&String, Option<NonZeroU32>)| {
+            let calls_max = calls_max.unwrap_or(settings.calls_max);
             let calls = RateLimiter::direct_with_clock(Quota::per_minute(calls_max), clock).with_middleware();
             let waits = Arc::new(Semaphore::new(settings.waits_max));
-            (caller.name.clone(), Allowance { calls_max, calls, waits })
+            (name.clone(), Allowance { calls_max, calls, waits })
         };
-        Self { callers: callers.iter().map(allowance).collect(), clock }
+        let by_webhook = sources.iter().map(|source| (&source.caller, None));
+        // The later of two entries holds: what is set for a caller is set for its source, too.
+        let all = by_webhook.chain(callers.iter().map(|caller| (&caller.name, caller.calls_max)));
+        Self { callers: all.map(allowance).collect(), clock }
     }
 
     /// Counts a call of a caller; how long it should wait if it has none left.

@@ -50,9 +50,9 @@ pub(super) async fn receive(
     payload: web::Payload,
     source: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, webhooks, .. } = &***extract::state(&request)?;
-    let source = webhooks.source(&source).ok_or_else(|| nothing_at(&request))?;
-    let outcome = take(&request, payload, source, gateway).await;
+    let state = extract::state(&request)?;
+    let source = state.webhooks.source(&source).ok_or_else(|| nothing_at(&request))?;
+    let outcome = take(&request, payload, source, state).await;
     let counted = match &outcome {
         Ok(None) => "ignored",
         Ok(Some(_)) => "accepted",
@@ -71,8 +71,9 @@ async fn take(
     request: &HttpRequest,
     payload: web::Payload,
     source: &Source,
-    gateway: &Gateway,
+    state: &State,
 ) -> Result<Option<HttpResponse>, Problem> {
+    let gateway = &*state.gateway;
     let begun = gateway.now();
     let headers = request.headers();
     let presented = source.present(|name| single(headers, name));
@@ -85,6 +86,7 @@ async fn take(
     }
     let proven = presented.and_then(|presented| source.prove(presented, &body, begun));
     let proven = proven.map_err(|rejection| unproven(source, &rejection))?;
+    extract::count(state, request, &source.caller(None))?;
     let event = event::read(headers, &body, source.covered())?;
     let given = event.id.clone().map_or_else(|| extract::key(headers), |id| Ok(Some(id)))?;
     let (caller, outcome) = map(source, proven, &event, given);
@@ -108,6 +110,8 @@ async fn take(
     let replayed = submitted.iter().all(|one| one.replayed);
     let mut standings = Vec::new();
     let wait = patience(headers, gateway);
+    let place = if wait.is_zero() { None } else { state.limits.place(&caller.name) };
+    let wait = if place.is_some() { wait } else { Duration::ZERO };
     for one in submitted {
         // The sender counts from when it sent.
         let left = wait.saturating_sub(clock::until(begun, gateway.now()));

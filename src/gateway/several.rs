@@ -61,7 +61,7 @@ impl Gateway {
             steps.push(step);
         }
         let mut permits = Vec::new();
-        for (at, resolved) in self.resolve_open(&steps).await {
+        for (at, resolved) in self.resolve_open(caller, &steps).await {
             let Some(Step::Open(request, _)) = steps.get(at) else { continue };
             let permit = match resolved {
                 Ok(resolved) => self.permit(caller, (**request).clone(), resolved).await,
@@ -113,13 +113,12 @@ impl Gateway {
     }
 
     /// Resolves what is not known yet, all at once: a sender does not wait for long.
-    async fn resolve_open(&self, steps: &[Step]) -> Vec<(usize, Result<super::Resolved, Error>)> {
+    async fn resolve_open(&self, caller: &Caller, steps: &[Step]) -> Vec<(usize, Result<super::Resolved, Error>)> {
         let open = steps.iter().enumerate().filter_map(|(at, step)| match step {
             Step::Open(request, _) => Some((at, &**request)),
             Step::Known(_) => None,
         });
-        join_all(open.map(|(at, request)| async move { (at, self.in_time(self.directory.resolve(request)).await) }))
-            .await
+        join_all(open.map(|(at, request)| async move { (at, self.resolved(caller, request).await) })).await
     }
 
     fn key_of(&self, message: &MessageName, at: usize) -> IdempotencyKey {

@@ -434,3 +434,18 @@ async fn what_the_published_libraries_sign_is_accepted() {
     }
     senders.world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_has_the_limits_of_the_caller_that_it_is() {
+    let setup = Setup { settings: vec![("SERVER__CALLS_MAX", "2")], ..Setup::default() };
+    let senders = Senders::with("standard-webhooks", STANDARD_SECRET, "", JOINER, setup).await;
+    let nothing = r#"{"type":"other"}"#;
+    for id in ["1", "2"] {
+        let got = senders.world.send(senders.standard(id, now(), nothing)).await.expect(200);
+        assert!(got.headers.contains_key("ratelimit"), "{got:?}");
+        // What is not proven has no name to count by.
+        refused(&senders.world, senders.to_source(nothing), 401, "invalid-signature").await;
+    }
+    refused(&senders.world, senders.standard("3", now(), nothing), 429, "rate-limited").await;
+    senders.world.end().await;
+}
