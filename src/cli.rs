@@ -283,13 +283,8 @@ fn explain_webhook(config: Config, source: &str, event: &Path) -> anyhow::Result
     let webhooks = Webhooks::new(config.webhooks, &config.catalogue);
     let source = webhooks.source(source).with_context(|| format!("no webhooks have the source {source:?}"))?;
     let event = std::fs::read(event).with_context(|| format!("cannot read {}", event.display()))?;
-    match api::rehearse(source, &event) {
-        Ok(told) => print(&told).map(|()| ExitCode::SUCCESS),
-        Err(told) => {
-            writeln!(io::stderr(), "{told}")?;
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    print(&api::rehearse(source, &event).map_err(|told| anyhow!(told))?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn try_out(config: Config) -> anyhow::Result<ExitCode> {

@@ -12,6 +12,7 @@ mod causes;
 mod change;
 mod configurations;
 mod connections;
+mod document;
 mod event;
 mod extract;
 mod groups;

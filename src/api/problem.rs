@@ -10,8 +10,8 @@
 use std::{fmt, time::Duration};
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
-use serde::Serialize;
 
+use super::document::{CandidateView, Document, ErrorView, OperationView};
 use crate::{
     domain::{Failure, OperationId, operation::GraphAnswer},
     gateway::{Candidate, request::Fault},
@@ -215,46 +215,6 @@ struct Content {
     graph: Option<GraphAnswer>,
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-    code: &'static str,
-    trace_id: Option<String>,
-    retryable: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<ErrorView<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    candidates: Vec<CandidateView<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    operation: Option<OperationView>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    graph: Option<&'a GraphAnswer>,
-}
-
-#[derive(Serialize)]
-struct ErrorView<'a> {
-    pointer: &'a str,
-    detail: &'a str,
-}
-
-#[derive(Serialize)]
-struct CandidateView<'a> {
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pointer: &'a str,
-    id: &'a str,
-    name: &'a str,
-    kind: &'static str,
-}
-
-#[derive(Serialize)]
-struct OperationView {
-    id: String,
-    href: String,
 }
 
 impl Problem {

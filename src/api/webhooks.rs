@@ -221,7 +221,7 @@ fn answer(standings: &[crate::gateway::Standing], gateway: &Gateway) -> HttpResp
     if let Some(pause) = open.iter().map(|standing| operations::pause(standing, gateway.now())).max() {
         response.insert_header(("retry-after", problem::whole_seconds(pause)));
     }
-    let view = |it: &crate::gateway::Standing| OperationView::of(&it.operation, it.parked.as_ref());
+    let view = |it: &crate::gateway::Standing| OperationView::of(&it.operation, it.parked.as_ref(), &it.sequel);
     response.json(Answer { result: "accepted", operations: standings.iter().map(view).collect() })
 }
 

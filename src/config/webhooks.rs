@@ -91,6 +91,8 @@ pub struct Rule {
     pub requested_for: Option<Written>,
     /// Why.
     pub comment: Option<Written>,
+    /// When it is to be undone.
+    pub until: Option<Written>,
 }
 
 /// An expression, and where it was written.
@@ -291,8 +293,8 @@ fn rule(table: &mut Table<'_>, name: Option<String>) -> Option<Rule> {
         let who = name.as_deref().unwrap_or("without a name");
         table.object(format!("rule {who:?} changes nothing"), "give it add or remove, or both");
     }
-    let [each, ticket, requested_for, comment] =
-        ["each", "ticket", "requested_for", "comment"].map(|key| table.expression(key));
+    let [each, ticket, requested_for, comment, until] =
+        ["each", "ticket", "requested_for", "comment", "until"].map(|key| table.expression(key));
     let (name, when, configuration) = (name?, when?, configuration?);
-    Some(Rule { name, when, each, configuration, add, remove, ticket, requested_for, comment })
+    Some(Rule { name, when, each, configuration, add, remove, ticket, requested_for, comment, until })
 }

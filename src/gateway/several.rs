@@ -75,7 +75,7 @@ impl Gateway {
             let one = match (step, &mut permits) {
                 (Step::Known(known), _) => Ok(*known),
                 (Step::Open(_, key), permits) => match permits.next() {
-                    Some(permit) => self.accept(caller, permit, key).await,
+                    Some(permit) => self.accept(super::actor(caller), permit, key, None).await,
                     None => Err(Error::UnknownOperation),
                 },
             };
@@ -109,6 +109,7 @@ impl Gateway {
         {
             return self.remembered(known).await.map(Box::new).map(Step::Known);
         }
+        self.check_until(request.until)?;
         Ok(Step::Open(Box::new(request), key))
     }
 

@@ -148,9 +148,9 @@ pub(super) struct Rules {
 /// All that is wrong with the expressions of a source.
 pub(super) fn examine(webhook: &Webhook, language: &Language) -> Vec<Fault> {
     let of_rule = |rule: &Rule| {
-        let Rule { name: _, when, each, configuration, add, remove, ticket, requested_for, comment } = rule;
+        let Rule { name: _, when, each, configuration, add, remove, ticket, requested_for, comment, until } = rule;
         let always = [when, configuration].into_iter();
-        let some = [each, ticket, requested_for, comment].into_iter().flatten();
+        let some = [each, ticket, requested_for, comment, until].into_iter().flatten();
         let all = always.chain(add).chain(remove).chain(some);
         all.filter_map(|expression| language.fault(expression)).collect::<Vec<_>>()
     };
@@ -227,13 +227,15 @@ impl Turn<'_> {
     }
 
     fn change(&self, scope: &Scope) -> Result<Draft, Unmapped> {
-        let Rule { name, configuration, add, remove, ticket, requested_for, comment, .. } = self.rule;
+        let Rule { name, when: _, each: _, configuration, add, remove, ticket, requested_for, comment, until } =
+            self.rule;
         let mut body = Map::new();
         let texts = [
             ("configuration", Some(configuration)),
             ("ticket", ticket.as_ref()),
             ("requested_for", requested_for.as_ref()),
             ("comment", comment.as_ref()),
+            ("until", until.as_ref()),
         ];
         for (field, expression) in texts {
             let Some(expression) = expression else { continue };

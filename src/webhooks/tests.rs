@@ -166,8 +166,8 @@ fn expressions_are_checked_when_settings_are() {
         ("when = \"true\"\nadd = [\"'g'\"]", "13: \"webhooks.rules.configuration\" is missing"),
         ("when = \"true\"\nconfiguration = \"'c'\"\nadd = \"'g'\"", "17: webhooks.rules.add: takes a list of strings"),
         (
-            "when = \"true\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]\nuntil = \"x\"",
-            "18: unknown key \"webhooks.rules.until\"",
+            "when = \"true\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]\nreplace = \"x\"",
+            "18: unknown key \"webhooks.rules.replace\"",
         ),
     ] {
         let found = told(rule);

@@ -22,6 +22,7 @@ add = ["data.department ~ ' Laptops'"]
 ticket = "'HR-' ~ data.id"
 requested_for = "data.mail"
 comment = "'New in ' ~ data.department"
+until = "data.until if data.until is defined else none"
 [[webhooks.rules]]
 name = "mover"
 when = "event.type == 'employee.moved'"

@@ -253,6 +253,9 @@ async fn what_a_rule_cannot_make_of_an_event_is_told_and_recorded() {
     let problem = refused(world, senders.standard("1", now(), &lacks), 422, "event-not-mapped").await;
     let detail = problem.body["detail"].as_str().unwrap();
     assert!(detail.contains("rule joiner, requested_for") && problem.body["retryable"] == false, "{problem:?}");
+    let past = HIRED.replace("\"id\":7", "\"id\":7,\"until\":\"2020-01-01T00:00:00Z\"");
+    let problem = refused(world, senders.standard("5", now(), &past), 422, "invalid-change").await;
+    assert_eq!(problem.pointers(), ["/until"]);
     let wrong = HIRED.replace("jane@", "jane\\n@");
     let problem = refused(world, senders.standard("2", now(), &wrong), 422, "event-not-mapped").await;
     assert_eq!(problem.body["errors"][0]["pointer"], "/requested_for");

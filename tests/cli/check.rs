@@ -109,7 +109,7 @@ fn what_becomes_of_an_event_is_explained_without_a_signature() {
     assert_eq!((ended.code, ended.out.trim()), (Some(0), "ignored: no rule wants this event"));
     let ended = explained("event.kind.x", "hr");
     assert_eq!(ended.code, Some(1));
-    assert!(ended.err.starts_with("rule joiner, when: undefined value"), "{}", ended.err);
+    assert!(ended.err.starts_with("postern: rule joiner, when: undefined value"), "{}", ended.err);
     assert_eq!(explained("true", "nobody").code, Some(1));
 }
 
