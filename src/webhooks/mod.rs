@@ -29,7 +29,7 @@ use crate::{
     signing::{self, Key, KeyForm, Message, Piece, Scheme},
 };
 
-/// An id longer than this is none.
+/// An id longer than this is none in a header, and goes by its digest elsewhere.
 const ID_MAX: usize = 256;
 
 /// All sources, by name.
@@ -275,10 +275,9 @@ impl Source {
         event: &Value,
         called: Option<String>,
     ) -> Result<Option<String>, Unmapped> {
-        match self.rules.message_id(event)? {
-            Some(id) => Ok(Some(id)),
-            None => Ok(proven.id.or(called)),
-        }
+        let id = self.rules.message_id(event)?.or(proven.id).or(called);
+        // Some of these come from a body, and all go to the audit trail.
+        Ok(id.map(|id| if id.len() > ID_MAX { Digest::of(id.as_bytes()).to_string() } else { id }))
     }
 
     /// The caller that a proven message makes of its source.

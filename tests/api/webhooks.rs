@@ -452,3 +452,34 @@ async fn a_source_has_the_limits_of_the_caller_that_it_is() {
     refused(&senders.world, senders.standard("3", now(), nothing), 429, "rate-limited").await;
     senders.world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_was_taken_in_part_is_taken_up_where_it_broke_off() {
+    let setup = Setup {
+        settings: vec![("OPERATIONS__PENDING_MAX", "1")],
+        policies: vec![crate::world::EVERYTHING],
+        ..Setup::default()
+    };
+    let senders = Senders::with("standard-webhooks", STANDARD_SECRET, "", JOINER, setup).await;
+    let world = &senders.world;
+    let configurations = ["Sales ESP", "Kiosk ESP"];
+    let both = json!({"type": "employee.moved", "data": {"id": 8, "configurations": configurations, "groups": "Sales Kiosks"}});
+    let both = both.to_string();
+    world.hold("/assign").await;
+    let full = refused(world, senders.standard("m", now(), &both), 503, "gateway-full").await;
+    let event = world.events("accepted").await.pop().unwrap();
+    let first = event["operation"].as_str().unwrap();
+    let detail = full.body["detail"].as_str().unwrap();
+    assert!(
+        detail.contains(first) && detail.contains("rule mover") && detail.contains("takes up the rest"),
+        "{detail}"
+    );
+    world.clear_faults().await;
+    world.end_of(first).await;
+    let ids = accepted(world, senders.standard("m", now(), &both)).await;
+    assert_eq!((ids.len(), ids[0].as_str()), (2, first));
+    assert_eq!(world.events("accepted").await.len(), 2);
+    let again = world.send(senders.standard("m", now(), &both)).await.expect(200);
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    senders.world.end().await;
+}
