@@ -98,6 +98,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     }));
     let (keeper, stop) = (Arc::clone(&gateway), stopping.clone());
     let ends = tokio::spawn(async move { keeper.keep_ends(stop).await });
+    let unanswered =
+        tokio::spawn(Arc::clone(&gateway).end_unanswered(config.executor.sweep_interval, stopping.clone()));
 
     let state = web::Data::new(api::State {
         gateway,
@@ -125,7 +127,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
             }
         })
     };
-    let tasks = servers.into_iter().map(serve).chain([retention, census, ends]).collect();
+    let tasks = servers.into_iter().map(serve).chain([retention, census, ends, unanswered]).collect();
     tracing::info!(%address, %admin_address, "the gateway is ready");
     Ok(Running { scheme, address, admin_address, store, stopping, working, doors, tasks, executor, deadline, clock })
 }

@@ -44,6 +44,7 @@ pub(crate) fn acceptance(number: u64, lane: &ConfigurationId) -> Acceptance {
         accepted_at: Timestamp::UNIX_EPOCH,
         only_on: None,
         until: None,
+        approval: None,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
     };
     let operation =
@@ -75,6 +76,7 @@ fn accepted(operation: &Operation) -> Event {
         only_on: None,
         until: None,
         policies: vec!["servicenow".to_owned()],
+        approvals: vec![],
     }
 }
 

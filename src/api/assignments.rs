@@ -51,17 +51,20 @@ pub(super) async fn conclude(
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
         Preference::Unsaid => gateway.wait_default(),
     };
-    let place = if wait.is_zero() { None } else { limits.place(caller) };
+    // Nobody waits for a person: that can take days.
+    let waits = operation.state != Fate::AwaitingApproval;
+    let place = if wait.is_zero() || !waits { None } else { limits.place(caller) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     // The caller counts from when it asked.
-    let left = wait.saturating_sub(clock::until(begun, gateway.now()));
+    let left = if waits { wait } else { Duration::ZERO };
+    let left = left.saturating_sub(clock::until(begun, gateway.now()));
     let standing = gateway.wait(operation, left).await;
     let mut response = answer(&standing, gateway.now());
     let headers = response.headers_mut();
     if replayed {
         operations::header(headers, "idempotency-replayed", "true");
     }
-    if let Some(applied) = operations::applied(preference, wait) {
+    if let Some(applied) = operations::applied(preference, wait).filter(|_| waits) {
         operations::header(headers, "preference-applied", &applied);
     }
     response

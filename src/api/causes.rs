@@ -29,6 +29,8 @@ impl From<FailureCode> for Code {
             FailureCode::PresentSetVanished => Self::PresentSetVanished,
             FailureCode::DeadlinePassed => Self::DeadlinePassed,
             FailureCode::PreconditionFailed => Self::PreconditionFailed,
+            FailureCode::ApprovalRejected => Self::ApprovalRejected,
+            FailureCode::ApprovalExpired => Self::ApprovalExpired,
         }
     }
 }
@@ -80,6 +82,15 @@ impl From<gateway::Error> for Problem {
                 let detail = format!("The assignments are not those that If-Match names: their ETag is \"{found}\".");
                 Self::new(Code::PreconditionFailed, detail)
             }
+            Error::NotAwaiting(operation) => {
+                let state = operation.state.name();
+                let detail = if operation.state == State::AwaitingApproval {
+                    "The time to approve the operation is over.".to_owned()
+                } else {
+                    format!("The operation awaits no approval: it is {state}.")
+                };
+                Self::new(Code::NotAwaitingApproval, detail).about(operation.id)
+            }
             Error::GraphUnavailable { detail, pause } => {
                 tracing::warn!(error = detail, "Graph is not available");
                 match pause {
@@ -129,7 +140,7 @@ fn until_over(Operation { id, submission, .. }: &Operation) -> Problem {
 fn nothing_to_revert(Operation { id, state, .. }: &Operation) -> Problem {
     let name = state.name();
     let (code, detail) = match state {
-        State::Queued | State::Running { .. } => {
+        State::AwaitingApproval | State::Queued | State::Running { .. } => {
             (Code::NotEnded, format!("The operation has not ended: it is {name}. Ask again after its end."))
         }
         State::Succeeded(_) => {

@@ -48,6 +48,14 @@ pub(super) fn read_revert(body: &Value) -> Result<RevertRequest, Vec<Fault>> {
     }
 }
 
+/// Reads what somebody says about an approval: at most a comment.
+pub(super) fn read_comment(body: &Value) -> Result<Option<String>, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let comment =
+        faults.object(body, "", &["comment"]).and_then(|fields| faults.text(fields, "", "comment", COMMENT_MAX));
+    if faults.0.is_empty() { Ok(comment) } else { Err(faults.0) }
+}
+
 /// The faults found so far. Each reader returns what it could read and notes what it could not.
 #[derive(Default)]
 struct Faults(Vec<Fault>);

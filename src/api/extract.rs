@@ -117,6 +117,13 @@ pub(super) async fn bytes(request: &HttpRequest, payload: web::Payload) -> Resul
     }
 }
 
+/// Reads a body that may be left out.
+pub(super) async fn optional_body(request: &HttpRequest, payload: web::Payload) -> Result<Option<Value>, Problem> {
+    let length = text(request.headers(), "content-length").unwrap_or_default();
+    let none = (length.is_empty() || length == "0") && !request.headers().contains_key("transfer-encoding");
+    if none { Ok(None) } else { body(request, payload).await.map(Some) }
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let content_type = text(headers, "content-type").unwrap_or_default();
     content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))

@@ -135,6 +135,8 @@ fn routes(config: &mut web::ServiceConfig) {
                 .route(web::get().to(operations::one))
                 .route(web::delete().to(operations::cancel)),
         )
+        .service(resource("/v1/operations/{id}/approve", "POST").route(web::post().to(operations::approve)))
+        .service(resource("/v1/operations/{id}/reject", "POST").route(web::post().to(operations::reject)))
         .service(resource("/v1/configurations", "GET").route(web::get().to(configurations::many)))
         .service(
             resource("/v1/configurations/{ref}/assignments", "GET").route(web::get().to(configurations::assignments)),

@@ -1,4 +1,4 @@
-//! `GET` and `DELETE /v1/operations/{id}`, and `GET /v1/operations`.
+//! `GET` and `DELETE /v1/operations/{id}`, the word on one that awaits approval, and `GET /v1/operations`.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use url::form_urlencoded;
 
 use super::{
-    State,
+    State, change,
     extract::{self, FAULTS_MAX, Preference, Proven, once, parameter},
     problem::{self, Code, Problem},
     view::OperationView,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock,
     domain::{OperationId, State as Fate},
-    gateway::{self, Page, Search, Sequel, Standing, request::Fault},
+    gateway::{self, Page, Say, Search, Sequel, Standing, request::Fault},
 };
 
 /// Operations on one page unless asked otherwise.
@@ -74,6 +74,42 @@ pub(super) async fn call_off(
 ) -> Result<HttpResponse, Problem> {
     let State { gateway, .. } = &***extract::state(&request)?;
     let operation = gateway.call_off(&caller, named(&id)?).await?;
+    Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
+}
+
+/// Agrees to one operation that awaits approval.
+pub(super) async fn approve(
+    proven: Proven,
+    request: HttpRequest,
+    id: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    answer(proven, &request, &id, (Say::Approve, payload)).await
+}
+
+/// Does not agree to one operation that awaits approval.
+pub(super) async fn reject(
+    proven: Proven,
+    request: HttpRequest,
+    id: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    answer(proven, &request, &id, (Say::Reject, payload)).await
+}
+
+async fn answer(
+    Proven(caller): Proven,
+    request: &HttpRequest,
+    id: &str,
+    (say, payload): (Say, web::Payload),
+) -> Result<HttpResponse, Problem> {
+    let State { gateway, .. } = &***extract::state(request)?;
+    let comment = match extract::optional_body(request, payload).await? {
+        Some(body) => change::read_comment(&body)
+            .map_err(|faults| Problem::with_errors(Code::InvalidChange, "Nothing was answered", faults))?,
+        None => None,
+    };
+    let operation = gateway.answer(&caller, named(id)?, (say, comment)).await?;
     Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
 }
 

@@ -74,6 +74,10 @@ catalogue! {
     UnknownCaller = "unknown-caller", 403, Never, "The caller is not known here";
     /// No policy permits the call, or one forbids it; `detail` names the policy.
     NotPermitted = "not-permitted", 403, Never, "Policy does not permit this";
+    /// The change needed the approval of somebody else, who rejected it; `detail` says who and why.
+    ApprovalRejected = "approval-rejected", 403, Never, "The change was rejected";
+    /// The change needed the approval of somebody else, and nobody gave it in time. Ask again if it is still wanted.
+    ApprovalExpired = "approval-expired", 403, Later, "Nobody approved the change in time";
     /// There is nothing at this path.
     NotFound = "not-found", 404, Never, "There is nothing here";
     /// Neither the catalogue nor Graph has this configuration; `candidates` lists similar names that the caller may see.
@@ -96,6 +100,8 @@ catalogue! {
     NotEnded = "operation-not-ended", 409, Later, "The operation has not ended";
     /// The assignments are not those that `If-Match` names, so the change had no effect; look at them again.
     PreconditionFailed = "precondition-failed", 412, Never, "The assignments are not those that If-Match names";
+    /// The operation awaits no approval: none was asked for, somebody has answered, or the time for it is over.
+    NotAwaitingApproval = "not-awaiting-approval", 409, Never, "The operation awaits no approval";
     /// The body is larger than the gateway accepts.
     BodyTooLarge = "body-too-large", 413, Never, "The body is too large";
     /// The body must be sent as `application/json`.

@@ -17,7 +17,7 @@ use crate::{
     domain::{
         Change, Difference, Digest, Filter, Operation, State, Target, Wanted,
         change::{Changed, Kept, Why},
-        operation::{Submission, Success, UntilState, Write},
+        operation::{Answer, Approval, Submission, Success, UntilState, Write},
         reversal::Cause,
     },
     gateway::{Parked, Sequel},
@@ -213,6 +213,37 @@ impl From<UntilState> for EndsView {
     }
 }
 
+/// The consent that an operation waits or waited for.
+#[derive(Serialize)]
+struct ApprovalView {
+    names: Vec<String>,
+    asked_at: Timestamp,
+    expires_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<AnswerView>,
+}
+
+#[derive(Serialize)]
+struct AnswerView {
+    word: &'static str,
+    at: Timestamp,
+    by: Option<String>,
+    comment: Option<String>,
+}
+
+impl ApprovalView {
+    fn of(approval: &Approval, asked_at: Timestamp) -> Self {
+        let Approval { names, expires_at, answer, .. } = approval;
+        let answer = answer.as_ref().map(|Answer { word, at, by, comment }| AnswerView {
+            word: word.name(),
+            at: *at,
+            by: by.clone(),
+            comment: comment.clone(),
+        });
+        Self { names: names.clone(), asked_at, expires_at: *expires_at, answer }
+    }
+}
+
 #[derive(Serialize)]
 struct LinksView {
     #[serde(rename = "self")]
@@ -220,13 +251,23 @@ struct LinksView {
     /// Where what it did can be undone; none if it did nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     revert: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approve: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reject: Option<String>,
 }
 
 impl LinksView {
     fn of(operation: &Operation) -> Self {
         let own = format!("/v1/operations/{}", operation.id);
-        let revert = operation.has_changed_something().then(|| format!("{own}/revert"));
-        Self { own, revert }
+        let to = |verb| format!("{own}/{verb}");
+        let awaits = operation.state == State::AwaitingApproval;
+        Self {
+            revert: operation.has_changed_something().then(|| to("revert")),
+            approve: awaits.then(|| to("approve")),
+            reject: awaits.then(|| to("reject")),
+            own,
+        }
     }
 }
 
@@ -265,6 +306,8 @@ pub(super) struct OperationView {
     comment: Option<String>,
     caller: String,
     accepted_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval: Option<ApprovalView>,
     started_at: Option<Timestamp>,
     ended_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -302,6 +345,7 @@ impl OperationView {
             comment: submission.comment.clone(),
             caller: submission.caller.clone(),
             accepted_at: submission.accepted_at,
+            approval: submission.approval.as_ref().map(|it| ApprovalView::of(it, submission.accepted_at)),
             started_at,
             ended_at,
             graph: success.map(graph),
@@ -324,11 +368,10 @@ fn reverted_by(sequel: &Sequel) -> Option<String> {
 
 fn times(state: &State) -> (Option<Timestamp>, Option<Timestamp>) {
     match state {
-        State::Queued => (None, None),
+        State::AwaitingApproval | State::Queued => (None, None),
         State::Running { started_at } => (Some(*started_at), None),
-        State::Succeeded(Success { started_at, ended_at, .. }) | State::Failed { started_at, ended_at, .. } => {
-            (Some(*started_at), Some(*ended_at))
-        }
+        State::Succeeded(Success { started_at, ended_at, .. }) => (Some(*started_at), Some(*ended_at)),
+        State::Failed { started_at, ended_at, .. } => (*started_at, Some(*ended_at)),
         State::Cancelled { ended_at } => (None, Some(*ended_at)),
     }
 }

@@ -178,13 +178,45 @@ pub enum Event {
         until: Option<Timestamp>,
         /// The policies that permitted it.
         policies: Vec<String>,
+        /// The names of the approvals without which it does not begin.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        approvals: Vec<String>,
+    },
+    /// Somebody else agreed to a change that waited for it; it is queued.
+    Approved {
+        /// Its operation.
+        operation: OperationId,
+        /// Who agreed.
+        #[serde(flatten)]
+        actor: Actor,
+        /// Why.
+        comment: Option<String>,
+        /// The policies that permitted it.
+        policies: Vec<String>,
+    },
+    /// Somebody else did not agree to a change that waited for it, and it ended so.
+    Rejected {
+        /// Its operation.
+        operation: OperationId,
+        /// Who did not agree.
+        #[serde(flatten)]
+        actor: Actor,
+        /// Why.
+        comment: Option<String>,
+        /// The policies that permitted it.
+        policies: Vec<String>,
+    },
+    /// Nobody agreed to a change in time, and it ended so.
+    ApprovalExpired {
+        /// Its operation.
+        operation: OperationId,
     },
     /// A call was not permitted; nothing was changed.
     Denied {
         /// Who asked.
         #[serde(flatten)]
         actor: Actor,
-        /// What for (`add`, `plan`, `read`, `cancel`, `authenticate`, `map`).
+        /// What for (`add`, `plan`, `read`, `cancel`, `approve`, `authenticate`, `map`).
         action: String,
         /// The configuration it was about, where that far was got.
         configuration: Option<String>,

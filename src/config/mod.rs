@@ -253,6 +253,8 @@ pub struct Operations {
     pub wait_max: Duration,
     /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
+    /// How long an approval is awaited.
+    pub approval_ttl: Duration,
     /// How long an operation is kept after its end.
     pub retention: Duration,
     /// How many targets one change may name.

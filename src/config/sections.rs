@@ -249,6 +249,7 @@ fn operations(table: &mut Table<'_>, deadline: Option<Duration>) -> Option<Opera
     let wait_default = table.setting("operations.wait_default", "10s", duration(Duration::ZERO, MINUTES_5));
     let wait_max = table.setting("operations.wait_max", "25s", duration(SECOND, MINUTES_5));
     let idempotency_ttl = table.setting("operations.idempotency_ttl", "7d", duration(MINUTE, DAYS_60));
+    let approval_ttl = table.setting("operations.approval_ttl", "3d", duration(SECOND, DAYS_60));
     let retention = table.setting("operations.retention", "90d", duration(MINUTE, YEARS_10));
     let targets_max = table.number("operations.targets_max", 100, 1..=1_000);
     let pending_max = table.number("operations.pending_max", 10_000, 1..=1_000_000);
@@ -265,6 +266,17 @@ fn operations(table: &mut Table<'_>, deadline: Option<Duration>) -> Option<Opera
         // A change that is repeated while its operation still waits for Graph must not become a second operation.
         let what = format!("{} is less than operations.deadline ({})", spell(idempotency_ttl), spell(deadline));
         table.refuse("operations.idempotency_ttl", &what, Some("raise it, or lower operations.deadline"));
+    } else if let (Some(idempotency_ttl), Some(deadline), Some(approval_ttl)) =
+        (idempotency_ttl, deadline, approval_ttl)
+        && idempotency_ttl < deadline.saturating_add(approval_ttl)
+    {
+        // Nor while it waits for approval, and for Graph after that.
+        let (approval, deadline) = (spell(approval_ttl), spell(deadline));
+        let what = format!(
+            "{approval} and operations.deadline ({deadline}) together are more than operations.idempotency_ttl ({})",
+            spell(idempotency_ttl)
+        );
+        table.refuse("operations.approval_ttl", &what, Some("lower it, or raise operations.idempotency_ttl"));
     }
     if let (Some(retention), Some(idempotency_ttl)) = (retention, idempotency_ttl)
         && retention < idempotency_ttl
@@ -277,6 +289,7 @@ fn operations(table: &mut Table<'_>, deadline: Option<Duration>) -> Option<Opera
         wait_default: wait_default?,
         wait_max: wait_max?,
         idempotency_ttl: idempotency_ttl?,
+        approval_ttl: approval_ttl?,
         retention: retention?,
         targets_max: usize::try_from(targets_max?).ok()?,
         pending_max: usize::try_from(pending_max?).ok()?,

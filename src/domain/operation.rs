@@ -1,6 +1,7 @@
 //! Operations: accepted changes, and what becomes of them.
 //!
-//! `queued` → `running` → `succeeded`, `failed` or, from `queued` only, `cancelled`. Each state carries its own evidence,
+//! (`awaiting_approval` →) `queued` → `running` → `succeeded` or `failed`. Before it is running it can be `cancelled`, and
+//! what waits for approval fails if the answer is no or does not come. Each state carries its own evidence,
 //! so a success without a difference or a failure without a reason cannot be written. Transitions consume the old state
 //! and refuse what is not on the map.
 //!
@@ -18,7 +19,7 @@ use super::{
     reversal::Cause,
 };
 
-/// What was accepted; never changes.
+/// What was accepted; never changes, but for the answer that an approval waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {
     /// The configuration to change.
@@ -45,6 +46,9 @@ pub struct Submission {
     /// When what it does is to be undone, if ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Until>,
+    /// The consent without which it may not begin, if policy asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
     /// W3C trace context of the accepting call, so that the later write can be linked to it.
     pub traceparent: Option<String>,
 }
@@ -84,7 +88,62 @@ impl UntilState {
     }
 }
 
+/// The consent of a second person, asked for by policies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The names under which policies ask for it, at least one; whoever answers must be permitted for all of them.
+    pub names: Vec<String>,
+    /// The subject of the token that asked for the change: it never answers.
+    pub asker: String,
+    /// When it is too late to answer.
+    pub expires_at: Timestamp,
+    /// The answer; none as long as it is awaited.
+    pub answer: Option<Answer>,
+}
+
+/// What became of an approval that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Yes, no, or silence.
+    pub word: Word,
+    /// When.
+    pub at: Timestamp,
+    /// The configured name of the caller who answered; none if nobody did.
+    pub by: Option<String>,
+    /// Why.
+    pub comment: Option<String>,
+}
+
+/// The ways in which an approval is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Word {
+    /// It may begin.
+    Approved,
+    /// It may not.
+    Rejected,
+    /// Nobody answered in time.
+    Expired,
+}
+
+impl Word {
+    /// The name, the same in the store, the audit trail and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Approved => "approved",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 impl Submission {
+    /// Since when nothing but Graph keeps it from being applied, once it is queued.
+    pub fn ready_at(&self) -> Timestamp {
+        let answer = self.approval.as_ref().and_then(|approval| approval.answer.as_ref());
+        answer.map_or(self.accepted_at, |answer| answer.at)
+    }
+
     /// Whether it carries out the end of another operation. Nobody asks for that again, so it waits as long as it must.
     pub fn is_an_end(&self) -> bool {
         self.change.reversal().is_some_and(|reversal| reversal.cause() == Cause::Until)
@@ -120,12 +179,53 @@ impl Operation {
     pub fn has_changed_something(&self) -> bool {
         matches!(&self.state, State::Succeeded(success) if !success.difference.is_empty())
     }
+
+    /// The answer to its approval comes in: it may begin, or it ends. A word of somebody is refused once the time is over,
+    /// and silence before that.
+    pub fn answer(mut self, answer: Answer) -> Result<Self, Illegal> {
+        let to = match answer.word {
+            Word::Approved => "queued",
+            Word::Rejected | Word::Expired => "failed",
+        };
+        let Some(approval) = self.submission.approval.as_mut().filter(|_| self.state == State::AwaitingApproval) else {
+            return Err(self.state.illegal(to));
+        };
+        let is_over = approval.expires_at <= answer.at;
+        if is_over != (answer.word == Word::Expired) {
+            return Err(self.state.illegal(to));
+        }
+        self.state = match failure_of(&answer) {
+            None => State::Queued,
+            Some(failure) => State::Failed { started_at: None, ended_at: answer.at, failure },
+        };
+        approval.answer = Some(answer);
+        Ok(self)
+    }
+}
+
+/// Why an operation fails that was answered so.
+fn failure_of(answer: &Answer) -> Option<Failure> {
+    let because = answer.comment.as_ref().map(|comment| format!(": {comment}")).unwrap_or_default();
+    let (code, detail) = match answer.word {
+        Word::Approved => return None,
+        Word::Rejected => {
+            let by = answer.by.as_deref().unwrap_or("nobody");
+            (FailureCode::ApprovalRejected, format!("{by} rejected the change{because}"))
+        }
+        Word::Expired => {
+            (FailureCode::ApprovalExpired, "nobody approved the change before its time was over".to_owned())
+        }
+    };
+    Some(Failure { code, detail, graph: None })
 }
 
 /// What has become of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum State {
+    /// Durable, waiting for a second person's consent.
+    #[serde(rename = "awaiting_approval")]
+    AwaitingApproval,
     /// Durable, waiting for its lane.
     Queued,
     /// Its lane works on it.
@@ -137,8 +237,8 @@ pub enum State {
     Succeeded(Success),
     /// It ended without effect.
     Failed {
-        /// When its lane took it up.
-        started_at: Timestamp,
+        /// When its lane took it up; none if it never began.
+        started_at: Option<Timestamp>,
         /// When it ended.
         ended_at: Timestamp,
         /// Why.
@@ -228,6 +328,10 @@ pub enum FailureCode {
     DeadlinePassed,
     /// The set is not the one that the change is bound to.
     PreconditionFailed,
+    /// Whoever was to approve it rejected it.
+    ApprovalRejected,
+    /// Nobody approved it in time.
+    ApprovalExpired,
 }
 
 impl FailureCode {
@@ -243,6 +347,8 @@ impl FailureCode {
             Self::PresentSetVanished => "present-set-vanished",
             Self::DeadlinePassed => "deadline-passed",
             Self::PreconditionFailed => "precondition-failed",
+            Self::ApprovalRejected => "approval-rejected",
+            Self::ApprovalExpired => "approval-expired",
         }
     }
 }
@@ -257,14 +363,15 @@ pub struct Illegal {
 
 impl State {
     /// The names of all states, as API and store use them.
-    pub const NAMES: [&'static str; 5] = ["queued", "running", "succeeded", "failed", "cancelled"];
+    pub const NAMES: [&'static str; 6] = ["awaiting_approval", "queued", "running", "succeeded", "failed", "cancelled"];
 
     /// The names of those in which an operation has not ended.
-    pub const PENDING: [&'static str; 2] = ["queued", "running"];
+    pub const PENDING: [&'static str; 3] = ["awaiting_approval", "queued", "running"];
 
     /// The name, the same in the store, the audit trail and the API.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::AwaitingApproval => "awaiting_approval",
             Self::Queued => "queued",
             Self::Running { .. } => "running",
             Self::Succeeded(_) => "succeeded",
@@ -276,7 +383,7 @@ impl State {
     /// Whether nothing more will happen to it.
     pub fn has_ended(&self) -> bool {
         match self {
-            Self::Queued | Self::Running { .. } => false,
+            Self::AwaitingApproval | Self::Queued | Self::Running { .. } => false,
             Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. } => true,
         }
     }
@@ -284,7 +391,7 @@ impl State {
     /// When it ended, if it has.
     pub fn ended_at(&self) -> Option<Timestamp> {
         match self {
-            Self::Queued | Self::Running { .. } => None,
+            Self::AwaitingApproval | Self::Queued | Self::Running { .. } => None,
             Self::Succeeded(Success { ended_at, .. })
             | Self::Failed { ended_at, .. }
             | Self::Cancelled { ended_at } => Some(*ended_at),
@@ -300,8 +407,8 @@ impl State {
         match self {
             Self::Queued => Ok(Self::Running { started_at: at }),
             running @ Self::Running { .. } => Ok(running),
-            ended @ (Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
-                Err(ended.illegal("running"))
+            other @ (Self::AwaitingApproval | Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
+                Err(other.illegal("running"))
             }
         }
     }
@@ -313,26 +420,30 @@ impl State {
                 let Ending { at: ended_at, difference, before, after, write } = end;
                 Ok(Self::Succeeded(Success { started_at, ended_at, difference, before, after, write }))
             }
-            other @ (Self::Queued | Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
-                Err(other.illegal("succeeded"))
-            }
+            other @ (Self::AwaitingApproval
+            | Self::Queued
+            | Self::Succeeded(_)
+            | Self::Failed { .. }
+            | Self::Cancelled { .. }) => Err(other.illegal("succeeded")),
         }
     }
 
     /// It ends badly.
     pub fn fail(self, at: Timestamp, failure: Failure) -> Result<Self, Illegal> {
         match self {
-            Self::Running { started_at } => Ok(Self::Failed { started_at, ended_at: at, failure }),
-            other @ (Self::Queued | Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
-                Err(other.illegal("failed"))
-            }
+            Self::Running { started_at } => Ok(Self::Failed { started_at: Some(started_at), ended_at: at, failure }),
+            other @ (Self::AwaitingApproval
+            | Self::Queued
+            | Self::Succeeded(_)
+            | Self::Failed { .. }
+            | Self::Cancelled { .. }) => Err(other.illegal("failed")),
         }
     }
 
     /// Its caller takes it back.
     pub fn cancel(self, at: Timestamp) -> Result<Self, Illegal> {
         match self {
-            Self::Queued => Ok(Self::Cancelled { ended_at: at }),
+            Self::AwaitingApproval | Self::Queued => Ok(Self::Cancelled { ended_at: at }),
             other @ (Self::Running { .. } | Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
                 Err(other.illegal("cancelled"))
             }
@@ -391,6 +502,79 @@ mod tests {
             assert!(state.clone().start(at).is_err() && state.clone().cancel(at).is_err());
             assert!(state.clone().succeed(ending()).is_err() && state.fail(at, failure()).is_err());
         }
+    }
+
+    fn awaiting() -> Operation {
+        let configuration: ConfigurationId = "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit".parse().unwrap();
+        let approval = Approval {
+            names: vec!["wide".to_owned()],
+            asker: "asker".to_owned(),
+            expires_at: Timestamp::from_second(60).unwrap(),
+            answer: None,
+        };
+        let submission = Submission {
+            configuration,
+            configuration_name: String::new(),
+            change: Change::replace(Vec::new(), 1).unwrap(),
+            names: BTreeMap::new(),
+            caller: "servicenow".to_owned(),
+            ticket: None,
+            requested_for: None,
+            comment: None,
+            accepted_at: Timestamp::UNIX_EPOCH,
+            only_on: None,
+            until: None,
+            approval: Some(approval),
+            traceparent: None,
+        };
+        Operation { id: uuid::Uuid::from_u128(1).into(), submission, state: State::AwaitingApproval }
+    }
+
+    fn said(word: Word, second: i64) -> Answer {
+        let at = Timestamp::from_second(second).unwrap();
+        Answer { word, at, by: Some("approvers".to_owned()), comment: Some("not now".to_owned()) }
+    }
+
+    #[test]
+    fn an_approval_is_answered_once_in_time_and_by_silence_only_afterwards() {
+        let approved = awaiting().answer(said(Word::Approved, 59)).unwrap();
+        assert_eq!((&approved.state, approved.submission.ready_at().as_second()), (&State::Queued, 59));
+        let rejected = awaiting().answer(said(Word::Rejected, 59)).unwrap();
+        let expired = awaiting().answer(said(Word::Expired, 60)).unwrap();
+        for (operation, code) in [(&rejected, FailureCode::ApprovalRejected), (&expired, FailureCode::ApprovalExpired)]
+        {
+            let State::Failed { started_at: None, failure, .. } = &operation.state else { panic!("{operation:?}") };
+            assert_eq!(failure.code, code);
+        }
+        for (word, second) in [(Word::Approved, 60), (Word::Rejected, 60), (Word::Expired, 59)] {
+            assert!(awaiting().answer(said(word, second)).is_err(), "{word:?} at {second}");
+        }
+        for answered in [approved, rejected, expired] {
+            assert!(answered.clone().answer(said(Word::Approved, 1)).is_err());
+            assert!(answered.answer(said(Word::Expired, 90)).is_err());
+        }
+    }
+
+    #[test]
+    fn what_waits_for_approval_does_not_begin_and_can_be_taken_back() {
+        let at = Timestamp::UNIX_EPOCH;
+        assert!(State::AwaitingApproval.start(at).is_err());
+        assert!(State::AwaitingApproval.succeed(ending()).is_err());
+        assert!(State::AwaitingApproval.fail(at, failure()).is_err());
+        assert!(State::AwaitingApproval.cancel(at).is_ok());
+        assert!(!State::AwaitingApproval.has_ended());
+    }
+
+    #[test]
+    fn what_was_stored_before_there_were_approvals_is_read() {
+        let mut stored = serde_json::to_value(awaiting().submission).unwrap();
+        stored.as_object_mut().unwrap().remove("approval");
+        assert_eq!(serde_json::from_value::<Submission>(stored).unwrap().approval, None);
+        let failed =
+            State::Queued.start(Timestamp::UNIX_EPOCH).unwrap().fail(Timestamp::UNIX_EPOCH, failure()).unwrap();
+        assert_eq!(serde_json::from_str::<State>(&serde_json::to_string(&failed).unwrap()).unwrap(), failed);
+        let waiting = serde_json::to_value(State::AwaitingApproval).unwrap();
+        assert_eq!(waiting["state"], State::AwaitingApproval.name());
     }
 
     #[test]

@@ -35,6 +35,7 @@ fn undoing(plan: &Plan, place: usize) -> Option<Change> {
         accepted_at: Timestamp::UNIX_EPOCH,
         only_on: None,
         until: None,
+        approval: None,
         traceparent: None,
     };
     let (digest, at) = (plan.desired.digest(), Timestamp::UNIX_EPOCH);

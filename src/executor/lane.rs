@@ -185,7 +185,7 @@ impl Lane {
         tracing::warn!(because, ?pause, attempts, "the lane is parked");
         telemetry::count_parking();
         let is_late = |Operation { submission, .. }: &Operation| {
-            !submission.is_an_end() && clock::after(submission.accepted_at, settings.deadline) <= now
+            !submission.is_an_end() && clock::after(submission.ready_at(), settings.deadline) <= now
         };
         let (late, waiting): (Vec<_>, Vec<_>) = batches.into_iter().flatten().chain(batch).partition(is_late);
         // There may be more behind a whole batch that is given up, but Graph is not called sooner than it asked.

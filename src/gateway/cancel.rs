@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Gateway {
-    /// Cancels an operation that is still queued; one that is cancelled already stays so. One that the caller may not read
+    /// Cancels an operation that has not begun; one that is cancelled already stays so. One that the caller may not read
     /// is as unknown as one that is not there.
     pub async fn cancel(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
         let operation = self.readable(caller, id).await?;
@@ -32,9 +32,11 @@ impl Gateway {
             }
             Cancelled::TooLate(operation) => match operation.state {
                 State::Cancelled { .. } => Ok(*operation),
-                State::Queued | State::Running { .. } | State::Succeeded(_) | State::Failed { .. } => {
-                    Err(Error::TooLate(operation))
-                }
+                State::AwaitingApproval
+                | State::Queued
+                | State::Running { .. }
+                | State::Succeeded(_)
+                | State::Failed { .. } => Err(Error::TooLate(operation)),
             },
             Cancelled::Unknown => Err(Error::UnknownOperation),
         }

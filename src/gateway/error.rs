@@ -53,6 +53,8 @@ pub enum Error {
         /// Digest of the present set.
         found: Digest,
     },
+    /// Look at the operation: it awaits no approval, any longer or at all.
+    NotAwaiting(Box<Operation>),
     /// Ask again later.
     GraphUnavailable {
         /// What happened.

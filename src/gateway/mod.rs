@@ -1,5 +1,5 @@
-//! The verbs that callers have: submit, plan, cancel, revert, one operation, many operations, wait; configurations, what is
-//! assigned to one, and what reaches a group.
+//! The verbs that callers have: submit, plan, cancel, revert, approve, reject, one operation, many operations, wait;
+//! configurations, what is assigned to one, and what reaches a group.
 //!
 //! Every verb takes a proven [`Caller`] and asks policy before it does anything; storing a change takes the [`Permit`]
 //! that only policy makes. REST handlers and webhooks end here.
@@ -9,6 +9,7 @@
 //!
 //! It deliberately writes nothing to Graph. It reads there, to resolve names and to plan.
 
+mod approval;
 mod cancel;
 mod candidates;
 mod error;
@@ -31,6 +32,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    approval::Say,
     candidates::Candidate,
     error::Error,
     looking::{Assigned, Described, Listed, Reach, Reaching},
@@ -49,7 +51,7 @@ use crate::{
     domain::{
         Caller, Change, Configuration, ConfigurationId, Difference, Digest, Merged, Operation, OperationId, State,
         merge,
-        operation::{Submission, Until},
+        operation::{Approval, Submission, Until},
     },
     graph::Upstream,
     policy::{Action, Denial, Permit, Policies, Resource},
@@ -310,6 +312,7 @@ impl Gateway {
             accepted_at: self.clock.now(),
             only_on,
             until: until.map(|at| Until { at, policies: Vec::new() }),
+            approval: None,
             traceparent: telemetry::traceparent(),
         }
     }
@@ -323,8 +326,16 @@ impl Gateway {
         key: Option<IdempotencyKey>,
         ends: Option<OperationId>,
     ) -> Result<Submitted, Error> {
-        let policies = permit.policies().to_vec();
+        let (policies, approvals) = (permit.policies().to_vec(), permit.approvals().to_vec());
         let submission = permit.into_inner();
+        let (submission, state) = if approvals.is_empty() {
+            (submission, State::Queued)
+        } else {
+            let expires_at = clock::after(submission.accepted_at, self.settings.approval_ttl);
+            let approval =
+                Approval { names: approvals.clone(), asker: actor.subject.clone(), expires_at, answer: None };
+            (Submission { approval: Some(approval), ..submission }, State::AwaitingApproval)
+        };
         let id = OperationId::from(self.clock.identifier());
         let event = Event::Accepted {
             operation: id,
@@ -337,8 +348,9 @@ impl Gateway {
             only_on: submission.only_on.clone(),
             until: submission.until.as_ref().map(|until| until.at),
             policies,
+            approvals,
         };
-        let operation = Operation { id, submission, state: State::Queued };
+        let operation = Operation { id, submission, state };
         let config::Operations { pending_max: in_all, pending_per_configuration_max: of_configuration, .. } =
             self.settings;
         let bounds = match ends {
@@ -361,10 +373,13 @@ impl Gateway {
 
     /// Puts a denial on record, and is the error that tells of it.
     async fn denied(&self, caller: &Caller, about: About<'_>, denial: &Denial) -> Error {
-        let reason = denial.to_string();
+        self.refused(caller, about, (denial.action, denial.to_string())).await
+    }
+
+    async fn refused(&self, caller: &Caller, about: About<'_>, (action, reason): (&str, String)) -> Error {
         let event = Event::Denied {
             actor: actor(caller),
-            action: denial.action.to_owned(),
+            action: action.to_owned(),
             configuration: Some(about.configuration.to_string()),
             change: about.change.map(Aims::from),
             ticket: about.ticket,

@@ -74,6 +74,7 @@ impl Gateway {
             accepted_at: self.clock.now(),
             only_on: None,
             until: None,
+            approval: None,
             ..original.submission.clone()
         }
     }

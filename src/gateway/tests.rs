@@ -101,6 +101,7 @@ impl World {
                 wait_default: Duration::ZERO,
                 wait_max: Duration::from_secs(10),
                 idempotency_ttl: Duration::from_hours(1),
+                approval_ttl: Duration::from_hours(72),
                 retention: Duration::from_hours(1),
                 targets_max: 10,
                 pending_max: 10_000,

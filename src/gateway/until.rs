@@ -71,7 +71,7 @@ impl Gateway {
     /// undone, unless somebody has had it undone before.
     async fn end(&self, operation: &Operation) -> Result<(), Error> {
         match &operation.state {
-            State::Queued => self.cancel_at_its_end(operation).await,
+            State::AwaitingApproval | State::Queued => self.cancel_at_its_end(operation).await,
             State::Running { .. } => Ok(()),
             State::Failed { .. } | State::Cancelled { .. } => self.let_go(operation).await,
             State::Succeeded(_) => {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression as Value, Schema,
 };
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Weekday, tz::TimeZone};
 
 use super::Action;
 use crate::domain::{
@@ -88,18 +88,70 @@ impl Vocabulary {
 
 /// The context of a question about one target of a change, or about clearing.
 pub(super) fn change(submission: &Submission, wanted: Option<&Wanted>) -> Result<Context, String> {
-    let mut facts = BTreeMap::new();
+    let mut facts = subject(submission, wanted, submission.accepted_at)?;
+    if wanted.is_some() {
+        facts.insert("targets".to_owned(), count(submission));
+    }
+    Context::from_pairs(facts).map_err(|why| why.to_string())
+}
+
+/// The context of a question about the word that one target of a change waits for.
+pub(super) fn approval(
+    submission: &Submission,
+    (action, wanted): (&str, Option<&Wanted>),
+    approval: &str,
+    now: Timestamp,
+) -> Result<Context, String> {
+    let mut facts = subject(submission, wanted, now)?;
+    facts.insert("targets".to_owned(), count(submission));
+    facts.insert("change".to_owned(), text(action));
+    facts.insert("approval".to_owned(), text(approval));
+    facts.insert("asker".to_owned(), text(&submission.caller));
+    Context::from_pairs(facts).map_err(|why| why.to_string())
+}
+
+/// What every question about a change tells: the target if it is about one, the ticket, the time.
+fn subject(
+    submission: &Submission,
+    wanted: Option<&Wanted>,
+    now: Timestamp,
+) -> Result<BTreeMap<String, Value>, String> {
+    let mut facts = BTreeMap::from([("time".to_owned(), time(now)?)]);
     if let Some(wanted) = wanted {
-        let change = &submission.change;
-        let named = change.wanted().len().saturating_add(change.unwanted().len());
-        let count = change.reversal().map_or(named, |reversal| reversal.targets().len());
-        facts.insert("targets".to_owned(), Value::new_long(i64::try_from(count).unwrap_or(i64::MAX)));
         facts.insert("target".to_owned(), target(wanted, &submission.names)?);
     }
     if let Some(ticket) = &submission.ticket {
         facts.insert("ticket".to_owned(), text(ticket));
     }
-    Context::from_pairs(facts).map_err(|why| why.to_string())
+    Ok(facts)
+}
+
+/// How many targets a change names.
+fn count(Submission { change, .. }: &Submission) -> Value {
+    let named = change.wanted().len().saturating_add(change.unwanted().len());
+    let count = change.reversal().map_or(named, |reversal| reversal.targets().len());
+    Value::new_long(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+/// A moment, in UTC: what an hour is elsewhere changes twice a year.
+fn time(now: Timestamp) -> Result<Value, String> {
+    let here = now.to_zoned(TimeZone::UTC);
+    let weekday = match here.weekday() {
+        Weekday::Monday => "monday",
+        Weekday::Tuesday => "tuesday",
+        Weekday::Wednesday => "wednesday",
+        Weekday::Thursday => "thursday",
+        Weekday::Friday => "friday",
+        Weekday::Saturday => "saturday",
+        Weekday::Sunday => "sunday",
+    };
+    let fields = [
+        // Cedar takes milliseconds and no more.
+        ("now", Value::new_datetime(here.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string())),
+        ("hour", Value::new_long(here.hour().into())),
+        ("weekday", text(weekday)),
+    ];
+    Value::new_record(fields.map(|(name, value)| (name.to_owned(), value))).map_err(|why| why.to_string())
 }
 
 /// The context of a question that is not about a change.
@@ -178,6 +230,7 @@ pub(super) fn rehearsal() -> Result<(Caller, Configuration, BTreeSet<String>, Ve
         accepted_at: Timestamp::UNIX_EPOCH,
         only_on: None,
         until: None,
+        approval: None,
         traceparent: None,
     };
     let submissions = changes.into_iter().filter_map(Result::ok).map(submission).collect();

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 
 use crate::config::Fault;
@@ -147,6 +147,12 @@ fn parse<'a>(source: &'a Source, faults: &mut Vec<Fault>) -> Vec<Found<'a>> {
 fn named<'a>(found: Vec<Found<'a>>, faults: &mut Vec<Fault>) -> (PolicySet, BTreeMap<PolicyId, &'a Source>) {
     let (mut set, mut places) = (PolicySet::new(), BTreeMap::<PolicyId, &Source>::new());
     for (number, Found { policy, source, offset }) in found.into_iter().enumerate() {
+        if let Some(approval) = policy.annotation("approval")
+            && (approval.trim().is_empty() || policy.effect() == Effect::Forbid)
+        {
+            let what = "@approval needs a name, and belongs before a permit";
+            faults.push(source.fault(offset, what, Some("write @approval(\"security\") before the permit that asks")));
+        }
         let wanted = policy.annotation("id").filter(|id| !id.is_empty()).map(PolicyId::new);
         let first = wanted.as_ref().and_then(|id| places.get(id));
         let id = match (&wanted, first) {

@@ -8,31 +8,35 @@
 //! needs about 100 KB of stack and denies if it has less, so decide on threads whose stack is known. Called by
 //! `gateway`; the folder is loaded by the root and by `postern check`.
 
+mod answer;
 mod facts;
 mod load;
 mod questions;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fmt, path::Path};
+use std::{collections::BTreeSet, path::Path};
 
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request, Schema};
+use jiff::Timestamp;
 
 use crate::{
     config::Fault,
     domain::{
-        Caller, Operation, Reversal, Target,
-        change::List,
+        Caller, Operation, Reversal,
         operation::{Submission, Until},
         reversal::Cause,
     },
     telemetry,
 };
 
-pub use self::facts::Resource;
+pub use self::{
+    answer::{Allowed, Denial, Denied, Permit, Reason, Verdict},
+    facts::Resource,
+};
 use self::{
     facts::Vocabulary,
-    questions::{opposite, questions},
+    questions::{Question, opposite, questions},
 };
 
 /// The policies of a folder, checked against their schema.
@@ -42,14 +46,6 @@ pub struct Policies {
     schema: Schema,
     vocabulary: Vocabulary,
     authorizer: Authorizer,
-}
-
-/// The proof that policy allowed what is inside.
-#[derive(Debug)]
-#[must_use = "a permit is asked for to be used"]
-pub struct Permit<T> {
-    inner: T,
-    policies: Vec<String>,
 }
 
 /// What a caller wants to do that is not a change.
@@ -76,39 +72,6 @@ pub enum Action {
     },
     /// Read the audit trail.
     Audit,
-}
-
-/// Policy does not allow it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// The action as policies name it.
-    pub action: &'static str,
-    /// Which target of the change was denied; none if it was not about a target.
-    pub target: Option<Denied>,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// The target that was denied; others may be denied, too.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denied {
-    /// The list of the change in which it stands.
-    pub list: List,
-    /// Its place there, counted from zero.
-    pub index: usize,
-    /// The target.
-    pub target: Target,
-}
-
-/// Why policy does not allow something.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The policies of these ids forbid it.
-    Forbidden(Vec<String>),
-    /// No policy permits it.
-    NotPermitted,
-    /// It cannot be decided, which denies; the text is for the operator of the gateway.
-    Undecided(String),
 }
 
 impl Policies {
@@ -156,7 +119,9 @@ impl Policies {
         let undoes = |it: &Reversal| it.operation() == original.id && it.cause() == Cause::Until;
         match &asked.until {
             Some(Until { policies, .. }) if same && submission.change.reversal().is_some_and(undoes) => {
-                Ok(Permit { policies: policies.clone(), inner: submission })
+                let policies = policies.iter().cloned().collect();
+                // Whoever approved the change approved its end.
+                Ok(Allowed { policies, approvals: BTreeSet::new() }.permit(submission))
             }
             Some(_) | None => {
                 let reason = Reason::Undecided("no end was set for this".to_owned());
@@ -180,12 +145,10 @@ impl Policies {
             return Err(broken(Denial { action: "revert", target: None, reason }));
         }
         let own = original.submission.caller == caller.name;
-        let Permit { policies, .. } = self.decide(caller, Action::Revert { own }, resource)?;
-        let mut permit = self.decide_targets(caller, resource, submission)?;
-        permit.policies.extend(policies);
-        permit.policies.sort_unstable();
-        permit.policies.dedup();
-        Ok(permit)
+        let (revert, ()) = self.decide(caller, Action::Revert { own }, resource)?.into_parts();
+        let (mut allowed, submission) = self.decide_targets(caller, resource, submission)?.into_parts();
+        allowed.extend(revert);
+        Ok(allowed.permit(submission))
     }
 
     fn decide_targets(
@@ -205,18 +168,64 @@ impl Policies {
             return Err(undecided("the change is empty, so there is nothing to decide on".to_owned()));
         }
         let scene = Scene::new(self, caller, resource).map_err(undecided)?;
-        let mut policies = BTreeSet::new();
+        let mut allowed = Allowed::default();
         for (action, denied, wanted) in questions {
             let context = facts::change(&submission, wanted.as_ref());
-            policies.extend(scene.decide(action, denied, context)?);
+            allowed.extend(scene.decide(action, denied, context)?);
         }
         let mut inner = submission;
         if inner.until.is_some() {
             let ends = scene.decide_end(&inner)?;
-            policies.extend(ends.clone());
-            inner.until = inner.until.map(|until| Until { policies: ends, ..until });
+            inner.until = inner.until.map(|until| Until { policies: ends.policies.iter().cloned().collect(), ..until });
+            allowed.extend(ends);
         }
-        Ok(Permit { inner, policies: policies.into_iter().collect() })
+        Ok(allowed.permit(inner))
+    }
+
+    /// Decides whether a caller may give its word, for or against, on a change that waits for approvals of these names: on
+    /// each target and each name. That nobody does so on a change of its own is not policy's to permit, and not asked here.
+    pub fn decide_word(
+        &self,
+        caller: &Caller,
+        resource: Resource<'_>,
+        submission: &Submission,
+        (names, now): (&[String], Timestamp),
+    ) -> Result<Permit<()>, Denial> {
+        const APPROVE: &str = "approve";
+        let undecided = |why: String| broken(Denial { action: APPROVE, target: None, reason: Reason::Undecided(why) });
+        let mut questions = questions(&submission.change);
+        if questions.is_empty() && submission.change.reversal().is_some() {
+            // All that it is about is gone by now.
+            questions.push(("revert", None, None));
+        }
+        if questions.is_empty() || names.is_empty() || submission.configuration != resource.configuration.id {
+            return Err(undecided("there is nothing to decide on, or it is about another configuration".to_owned()));
+        }
+        let scene = Scene::new(self, caller, resource).map_err(undecided)?;
+        let mut allowed = Allowed::default();
+        for (action, denied, wanted) in questions {
+            for name in names {
+                let context = facts::approval(submission, (action, wanted.as_ref()), name, now);
+                allowed.extend(scene.decide(APPROVE, denied.clone(), context)?);
+            }
+        }
+        Ok(Allowed { approvals: BTreeSet::new(), ..allowed }.permit(()))
+    }
+
+    /// What would be decided about each target of a change, and by which policies; for those who write policies.
+    pub fn explain(
+        &self,
+        caller: &Caller,
+        resource: Resource<'_>,
+        submission: &Submission,
+    ) -> Result<Vec<Verdict>, String> {
+        let scene = Scene::new(self, caller, resource)?;
+        let verdict = |(action, denied, wanted): Question| {
+            let context = facts::change(submission, wanted.as_ref());
+            let target = denied.as_ref().map(|denied| denied.target.clone());
+            Verdict { action, target, decision: scene.decide(action, denied, context).map_err(|denial| denial.reason) }
+        };
+        Ok(questions(&submission.change).into_iter().map(verdict).collect())
     }
 
     /// Decides on what is not a change.
@@ -224,8 +233,7 @@ impl Policies {
         let name = action.name();
         let scene = Scene::new(self, caller, resource)
             .map_err(|why| broken(Denial { action: name, target: None, reason: Reason::Undecided(why) }))?;
-        let policies = scene.decide(name, None, facts::of(action))?;
-        Ok(Permit { inner: (), policies })
+        scene.decide(name, None, facts::of(action)).map(|allowed| allowed.permit(()))
     }
 
     /// Asks everything the gateway can ask, to see that the schema knows it all.
@@ -234,7 +242,11 @@ impl Policies {
         let scene = Scene::new(self, &caller, Resource { configuration: &configuration, tags: &tags })?;
         let changes = submissions.iter().flat_map(|submission| {
             let asked = questions(&submission.change).into_iter();
-            asked.map(|(action, _, wanted)| (action, facts::change(submission, wanted.as_ref())))
+            asked.flat_map(|(action, _, wanted)| {
+                let about = (action, wanted.as_ref());
+                let approval = facts::approval(submission, about, "approval", submission.accepted_at);
+                [(action, facts::change(submission, wanted.as_ref())), ("approve", approval)]
+            })
         });
         let own = true;
         let others = [
@@ -252,23 +264,6 @@ impl Policies {
     }
 }
 
-impl<T> Permit<T> {
-    /// The ids of the policies that permitted it, sorted.
-    pub fn policies(&self) -> &[String] {
-        &self.policies
-    }
-
-    /// What is permitted.
-    pub fn get(&self) -> &T {
-        &self.inner
-    }
-
-    /// What is permitted. The permit is used up.
-    pub fn into_inner(self) -> T {
-        self.inner
-    }
-}
-
 impl Action {
     /// The name in policies and in audit records.
     pub fn name(self) -> &'static str {
@@ -281,23 +276,6 @@ impl Action {
         }
     }
 }
-
-impl fmt::Display for Denial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.reason {
-            Reason::Forbidden(policies) => write!(f, "forbidden by policy {}: ", policies.join(", "))?,
-            Reason::NotPermitted => f.write_str("no policy permits it: ")?,
-            Reason::Undecided(_) => f.write_str("the policies cannot be evaluated, which denies: ")?,
-        }
-        f.write_str(self.action)?;
-        match &self.target {
-            Some(denied) => write!(f, " {}", denied.target),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for Denial {}
 
 /// One caller and one configuration, about whom several things are asked.
 struct Scene<'a> {
@@ -321,24 +299,24 @@ impl<'a> Scene<'a> {
         Request::new(principal, action, resource, context?, Some(&self.policies.schema)).map_err(|why| why.to_string())
     }
 
-    /// The ids of the policies that permit what the end of a change implies: that its caller reverts it, and that each target
+    /// What permits what the end of a change implies: that its caller reverts it, and that each target
     /// is removed that it adds, and added that it removes.
-    fn decide_end(&self, submission: &Submission) -> Result<Vec<String>, Denial> {
-        let revert = self.decide("revert", None, facts::of(Action::Revert { own: true }))?;
-        let mut policies: BTreeSet<_> = revert.into_iter().collect();
+    fn decide_end(&self, submission: &Submission) -> Result<Allowed, Denial> {
+        let mut allowed = self.decide("revert", None, facts::of(Action::Revert { own: true }))?;
         for (action, denied, wanted) in opposite(&submission.change) {
-            policies.extend(self.decide(action, denied, facts::change(submission, wanted.as_ref()))?);
+            allowed.extend(self.decide(action, denied, facts::change(submission, wanted.as_ref()))?);
         }
-        Ok(policies.into_iter().collect())
+        Ok(allowed)
     }
 
-    /// The ids of the policies that permit it.
+    /// What permits it. Of the policies that do, each that asks for an approval is heeded: consent without asking by one
+    /// does not outweigh the caution of another.
     fn decide(
         &self,
         action: &'static str,
         target: Option<Denied>,
         context: Result<Context, String>,
-    ) -> Result<Vec<String>, Denial> {
+    ) -> Result<Allowed, Denial> {
         let decided = self.evaluate(action, target, context);
         telemetry::count_decision(action, if decided.is_ok() { "permit" } else { "deny" });
         decided
@@ -349,7 +327,7 @@ impl<'a> Scene<'a> {
         action: &'static str,
         target: Option<Denied>,
         context: Result<Context, String>,
-    ) -> Result<Vec<String>, Denial> {
+    ) -> Result<Allowed, Denial> {
         let request = match self.request(action, context) {
             Ok(request) => request,
             Err(why) => return Err(broken(Denial { action, target, reason: Reason::Undecided(why) })),
@@ -359,12 +337,15 @@ impl<'a> Scene<'a> {
         if !errors.is_empty() {
             return Err(broken(Denial { action, target, reason: Reason::Undecided(errors.join("; ")) }));
         }
-        let mut policies: Vec<_> = response.diagnostics().reason().map(ToString::to_string).collect();
-        policies.sort_unstable();
+        let policies: BTreeSet<_> = response.diagnostics().reason().map(ToString::to_string).collect();
         match response.decision() {
-            Decision::Allow => Ok(policies),
+            Decision::Allow => {
+                let asks = |id| self.policies.set.policy(id)?.annotation("approval").map(str::to_owned);
+                let approvals = response.diagnostics().reason().filter_map(asks).collect();
+                Ok(Allowed { policies, approvals })
+            }
             Decision::Deny if policies.is_empty() => Err(Denial { action, target, reason: Reason::NotPermitted }),
-            Decision::Deny => Err(Denial { action, target, reason: Reason::Forbidden(policies) }),
+            Decision::Deny => Err(Denial { action, target, reason: Reason::Forbidden(policies.into_iter().collect()) }),
         }
     }
 }

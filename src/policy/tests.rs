@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{
-    AssignmentSet, Change, Configuration, Kind, Merged, OperationId, Role, State, Wanted, assignment::Unread, merge,
-    operation::Ending,
+    AssignmentSet, Change, Configuration, Kind, Merged, OperationId, Role, State, Target, Wanted, assignment::Unread,
+    change::List, merge, operation::Ending,
 };
 
 const GROUP: &str = "b0000000-0000-4000-8000-000000000001";
@@ -79,6 +79,7 @@ fn submission(caller: &Caller, change: Change, ticket: Option<&str>) -> Submissi
         only_on: None,
         accepted_at: Timestamp::UNIX_EPOCH,
         until: None,
+        approval: None,
         traceparent: None,
     }
 }
@@ -389,6 +390,136 @@ fn no_name_is_taken_for_more_than_a_name() {
     for role in ["assignments.change", "Assignments.Change\0", "*", "", "servicenow"] {
         let denied = change(&policies, &caller("servicenow", &[role]), "sales", adding(&[group()]));
         assert_eq!(reason(denied), Reason::NotPermitted, "{role:?}");
+    }
+}
+
+/// The shipped policies but the guard, and one of the examples.
+fn example(name: &str) -> Policies {
+    let dir = folder(&[]);
+    let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let files = ["servicenow.cedar", "helpdesk.cedar"].map(|name| shipped().join(name));
+    for file in files.into_iter().chain([examples.join(name)]) {
+        fs::copy(&file, dir.path().join(file.file_name().unwrap())).unwrap();
+    }
+    Policies::load(dir.path()).unwrap_or_else(|faults| panic!("{name}: {faults:#?}"))
+}
+
+fn groups(number: u128) -> Vec<Target> {
+    let id = |number| Target::Group(uuid::Uuid::from_u128(number).to_string().parse().unwrap());
+    (1..=number).map(id).collect()
+}
+
+/// What servicenow is answered at a moment, on a sales configuration: the policies and the approvals that they ask for.
+fn at(policies: &Policies, moment: &str, change: Change) -> Result<(Vec<String>, Vec<String>), Reason> {
+    let (configuration, tags) = (configuration(), BTreeSet::from(["sales".to_owned()]));
+    let mut asked = submission(&servicenow(), change, Some("RITM0012345"));
+    asked.accepted_at = moment.parse().unwrap();
+    let resource = Resource { configuration: &configuration, tags: &tags };
+    let permit = policies.decide_change(&servicenow(), resource, asked).map_err(|denial| denial.reason)?;
+    Ok((permit.policies().to_vec(), permit.approvals().to_vec()))
+}
+
+const TUESDAY: &str = "2026-11-24T12:00:00Z";
+
+#[test]
+fn every_shipped_example_can_be_used_and_all_of_them_together() {
+    let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let together = folder(&[]);
+    for entry in fs::read_dir(examples).unwrap() {
+        let file = entry.unwrap();
+        fs::copy(file.path(), together.path().join(file.file_name())).unwrap();
+        drop(example(file.file_name().to_str().unwrap()));
+    }
+    Policies::load(together.path()).unwrap();
+}
+
+#[test]
+fn tickets_change_groups_whose_name_begins_as_it_should() {
+    let dir = folder(&[]);
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/examples/tickets.cedar");
+    fs::copy(file, dir.path().join("tickets.cedar")).unwrap();
+    let policies = Policies::load(dir.path()).unwrap();
+    for asked in [adding(&[group()]), removing(group())] {
+        assert_eq!(change(&policies, &servicenow(), "sales", asked).unwrap(), ["tickets-change-sales-groups"]);
+    }
+    // Not called Sales, or without a name that is known.
+    assert_eq!(reason(change(&policies, &servicenow(), "sales", adding(&groups(1)))), Reason::NotPermitted);
+    assert_eq!(reason(change(&policies, &servicenow(), "kiosk", adding(&[group()]))), Reason::NotPermitted);
+    let other = submission(&servicenow(), adding(&[group()]), Some("INC1"));
+    assert_eq!(reason(with_ticket(&policies, &servicenow(), "sales", &other)), Reason::NotPermitted);
+    let many = reason(change(&policies, &servicenow(), "sales", adding(&groups(21))));
+    assert_eq!(many, Reason::Forbidden(vec!["tickets-name-few-targets".to_owned()]));
+}
+
+#[test]
+fn a_freeze_begins_and_ends_at_its_moments() {
+    let policies = example("freeze.cedar");
+    let frozen = |id: &str| Err(Reason::Forbidden(vec![id.to_owned()]));
+    let free = Ok((vec!["servicenow-changes-groups".to_owned()], vec![]));
+    for (moment, expected) in [
+        (TUESDAY, free.clone()),
+        ("2026-12-23T15:59:59.999Z", free.clone()),
+        ("2026-12-23T16:00:00Z", frozen("freeze-over-new-year")),
+        ("2027-01-01T12:00:00Z", frozen("freeze-over-new-year")),
+        ("2027-01-05T06:00:00Z", free.clone()),
+        ("2026-11-27T15:59:59Z", free.clone()),
+        ("2026-11-27T16:00:00Z", frozen("freeze-at-weekends")),
+        ("2026-11-28T12:00:00Z", frozen("freeze-at-weekends")),
+        ("2026-11-30T05:59:59.999999Z", frozen("freeze-at-weekends")),
+        ("2026-11-30T06:00:00Z", free.clone()),
+    ] {
+        assert_eq!(at(&policies, moment, adding(&[group()])), expected, "{moment}");
+    }
+    assert_eq!(at(&policies, "2026-11-28T12:00:00Z", removing(group())), free);
+}
+
+#[test]
+fn what_policies_ask_an_approval_for_is_permitted_with_it_and_not_without() {
+    let policies = example("approval.cedar");
+    let asked = |moment, change| at(&policies, moment, change).unwrap().1;
+    assert_eq!(asked(TUESDAY, adding(&[Target::AllDevices])), ["tenant-wide"]);
+    assert_eq!(asked(TUESDAY, adding(&[group(), Target::AllUsers])), ["tenant-wide"]);
+    assert_eq!(asked(TUESDAY, Change::replace(vec![], 9).unwrap()), ["clearing"]);
+    // A permit that asks for nothing does not outweigh one that does.
+    assert_eq!(asked(TUESDAY, adding(&groups(10))), [""; 0]);
+    let (permitted, approvals) = at(&policies, TUESDAY, adding(&groups(11))).unwrap();
+    assert_eq!(permitted, ["many-targets-with-approval", "servicenow-changes-groups"]);
+    assert_eq!(approvals, ["wide"]);
+    assert_eq!(asked("2026-11-24T20:00:00Z", adding(&groups(11))), ["night", "wide"]);
+    assert_eq!(asked("2026-11-24T04:59:59Z", removing(group())), ["night"]);
+    assert_eq!(asked("2026-11-24T05:00:00Z", removing(group())), [""; 0]);
+}
+
+#[test]
+fn whoever_policy_permits_approves_and_for_all_that_was_asked_for() {
+    let policies = example("approval.cedar");
+    let (configuration, tags) = (configuration(), BTreeSet::new());
+    let resource = Resource { configuration: &configuration, tags: &tags };
+    let asked = submission(&servicenow(), adding(&groups(11)), Some("RITM0012345"));
+    let word = |caller: &Caller, names: &[&str]| {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let permit = policies.decide_word(caller, resource, &asked, (&names, TUESDAY.parse().unwrap()));
+        permit.map(|permit| permit.policies().to_vec()).map_err(|denial| denial.reason)
+    };
+    let approver = caller("approvers", &["Assignments.Approve"]);
+    let owner = caller("owner", &["Assignments.Approve", "Assignments.Own"]);
+    assert_eq!(word(&approver, &["wide", "night"]).unwrap(), ["approvers-approve"]);
+    assert_eq!(word(&owner, &["tenant-wide"]).unwrap(), ["approvers-approve"]);
+    let forbidden = Reason::Forbidden(vec!["tenant-wide-approval-needs-the-owner".to_owned()]);
+    assert_eq!(word(&approver, &["wide", "tenant-wide"]), Err(forbidden));
+    assert_eq!(word(&caller("helpdesk", &["Assignments.Read"]), &["wide"]), Err(Reason::NotPermitted));
+    assert!(matches!(word(&owner, &[]), Err(Reason::Undecided(_))));
+}
+
+#[test]
+fn an_approval_without_a_name_or_before_a_forbid_is_a_fault() {
+    for text in [
+        r#"@id("a") @approval("") permit (principal, action, resource);"#,
+        r#"@id("a") @approval permit (principal, action, resource);"#,
+        r#"@id("a") @approval("a") forbid (principal, action, resource);"#,
+    ] {
+        let faults = Policies::load(folder(&[("a.cedar", text)]).path()).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].what.contains("@approval"), "{faults:#?}");
     }
 }
 

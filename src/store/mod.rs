@@ -41,7 +41,7 @@ use crate::{
     audit::Entry,
     clock::Clock,
     config,
-    domain::{ConfigurationId, Digest, Operation, OperationId},
+    domain::{ConfigurationId, Digest, Operation, OperationId, operation::Answer},
 };
 
 /// Why a verb did not happen.
@@ -81,7 +81,7 @@ pub async fn open(settings: &config::Store, run: Run) -> Result<Arc<dyn Store>, 
 /// A change to accept.
 #[derive(Clone, Debug)]
 pub struct Acceptance {
-    /// Its operation, queued.
+    /// Its operation, queued or awaiting approval.
     pub operation: Operation,
     /// The caller's idempotency key.
     pub key: Option<IdempotencyKey>,
@@ -155,9 +155,31 @@ pub struct Cancellation {
 /// What became of a cancellation.
 #[derive(Clone, Debug)]
 pub enum Cancelled {
-    /// The operation was queued and is cancelled; this is how it ended.
+    /// The operation had not begun and is cancelled; this is how it ended.
     Done(Box<Operation>),
     /// A lane has taken it up, or it has ended, cancelled maybe: this is how it stands. Nothing was stored.
+    TooLate(Box<Operation>),
+    /// There is no such operation.
+    Unknown,
+}
+
+/// An answer to the approval that an operation awaits.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Which operation.
+    pub operation: OperationId,
+    /// The answer.
+    pub answer: Answer,
+    /// The audit record of it, stored only if it counts.
+    pub entry: Entry,
+}
+
+/// What became of an answer.
+#[derive(Clone, Debug)]
+pub enum Answered {
+    /// It counts; this is how the operation stands now: queued, or ended.
+    Done(Box<Operation>),
+    /// The operation awaits no such answer, any longer or yet: this is how it stands. Nothing was stored.
     TooLate(Box<Operation>),
     /// There is no such operation.
     Unknown,
@@ -207,7 +229,7 @@ pub struct Parked {
 pub struct Backlog {
     /// How many operations are in which state; states that nothing is in are left out.
     pub states: BTreeMap<String, u64>,
-    /// When the oldest was accepted.
+    /// Since when the oldest waits of those that may begin.
     pub oldest: Option<Timestamp>,
 }
 
@@ -242,6 +264,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// What came after an operation.
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error>;
+
+    /// Answers the approval that an operation awaits: it is queued, or it ends. Of several answers the first counts.
+    async fn answer(&self, reply: Reply) -> Result<Answered, Error>;
+
+    /// Operations whose approval can no longer be given at this moment, in any order.
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error>;
 
     /// Stores audit records that belong to no other verb.
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;

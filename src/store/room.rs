@@ -12,10 +12,13 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What was pending before the transaction, by configuration.
+    /// What was pending before the transaction, by configuration; one may stand in it more than once.
     pub(super) fn new(pending: impl IntoIterator<Item = (String, i64)>) -> Self {
-        let pending = pending.into_iter().map(|(lane, number)| (lane, usize::try_from(number).unwrap_or(0)));
-        let of_configuration: HashMap<_, _> = pending.collect();
+        let mut of_configuration: HashMap<String, usize> = HashMap::new();
+        for (lane, number) in pending {
+            let counted = of_configuration.entry(lane).or_default();
+            *counted = counted.saturating_add(usize::try_from(number).unwrap_or(0));
+        }
         let in_all = of_configuration.values().copied().fold(0, usize::saturating_add);
         Self { of_configuration, in_all }
     }

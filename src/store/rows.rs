@@ -48,6 +48,11 @@ pub(super) fn ended_at(state: &State) -> Option<i64> {
     state.ended_at().map(micros)
 }
 
+/// Until when an operation's approval can be given, as the store keeps it.
+pub(super) fn approval_until(submission: &Submission) -> Option<i64> {
+    submission.approval.as_ref().map(|approval| micros(approval.expires_at))
+}
+
 /// A moment from the store.
 pub(super) fn moment(micros: i64) -> Result<Timestamp, Error> {
     Timestamp::from_microsecond(micros).map_err(|error| unreadable("a time", &error))

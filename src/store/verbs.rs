@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::{
-    Acceptance, Accepted, Cancellation, Cancelled, Claim, Error, Forgetting, Holder, IdempotencyKey, Intent, Lease,
-    Notices, Parking, Release, Settlement, Turn, writer::Writer,
+    Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Error, Forgetting, Holder, IdempotencyKey, Intent,
+    Lease, Notices, Parking, Release, Reply, Settlement, Turn, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -19,6 +19,7 @@ pub(super) enum Verb {
     Accept(Box<Acceptance>),
     Cancel(Cancellation),
     Release(Release),
+    Answer(Box<Reply>),
     Record(Vec<Entry>),
     /// Until when its lease lasts at least, by our clock.
     Claim(Claim, Duration),
@@ -36,6 +37,7 @@ pub(super) enum Done {
     Cancelled(Cancelled),
     /// Whether the end was still ahead.
     Released(bool),
+    Answered(Answered),
     Claimed(Option<Box<Turn>>),
     /// So many rows.
     Forgotten(usize),
@@ -84,9 +86,12 @@ impl Verbs {
                 }
                 Ok(accepted)
             }
-            Done::Cancelled(_) | Done::Released(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => {
-                Err(confused())
-            }
+            Done::Cancelled(_)
+            | Done::Released(_)
+            | Done::Answered(_)
+            | Done::Claimed(_)
+            | Done::Forgotten(_)
+            | Done::Written => Err(confused()),
         }
     }
 
@@ -98,18 +103,45 @@ impl Verbs {
                 }
                 Ok(cancelled)
             }
-            Done::Accepted(_) | Done::Released(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => {
-                Err(confused())
-            }
+            Done::Accepted(_)
+            | Done::Released(_)
+            | Done::Answered(_)
+            | Done::Claimed(_)
+            | Done::Forgotten(_)
+            | Done::Written => Err(confused()),
         }
     }
 
     pub(super) async fn release(&self, release: Release) -> Result<bool, Error> {
         match self.writer.run(Verb::Release(release)).await? {
             Done::Released(was_ahead) => Ok(was_ahead),
-            Done::Accepted(_) | Done::Cancelled(_) | Done::Claimed(_) | Done::Forgotten(_) | Done::Written => {
-                Err(confused())
+            Done::Accepted(_)
+            | Done::Cancelled(_)
+            | Done::Answered(_)
+            | Done::Claimed(_)
+            | Done::Forgotten(_)
+            | Done::Written => Err(confused()),
+        }
+    }
+
+    pub(super) async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
+        match self.writer.run(Verb::Answer(Box::new(reply))).await? {
+            Done::Answered(answered) => {
+                if let Answered::Done(operation) = &answered {
+                    if operation.state.has_ended() {
+                        self.notices.ended([operation.id]);
+                    } else {
+                        self.notices.work_on(operation.submission.configuration.clone());
+                    }
+                }
+                Ok(answered)
             }
+            Done::Accepted(_)
+            | Done::Cancelled(_)
+            | Done::Released(_)
+            | Done::Claimed(_)
+            | Done::Forgotten(_)
+            | Done::Written => Err(confused()),
         }
     }
 
@@ -121,9 +153,12 @@ impl Verbs {
         let until = self.until(claim.ttl);
         match self.writer.run(Verb::Claim(claim, until)).await? {
             Done::Claimed(turn) => Ok(turn.map(|turn| *turn)),
-            Done::Accepted(_) | Done::Cancelled(_) | Done::Released(_) | Done::Forgotten(_) | Done::Written => {
-                Err(confused())
-            }
+            Done::Accepted(_)
+            | Done::Cancelled(_)
+            | Done::Released(_)
+            | Done::Answered(_)
+            | Done::Forgotten(_)
+            | Done::Written => Err(confused()),
         }
     }
 
@@ -152,9 +187,12 @@ impl Verbs {
     pub(super) async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
         match self.writer.run(Verb::Forget(forgetting)).await? {
             Done::Forgotten(rows) => Ok(rows),
-            Done::Accepted(_) | Done::Cancelled(_) | Done::Released(_) | Done::Claimed(_) | Done::Written => {
-                Err(confused())
-            }
+            Done::Accepted(_)
+            | Done::Cancelled(_)
+            | Done::Released(_)
+            | Done::Answered(_)
+            | Done::Claimed(_)
+            | Done::Written => Err(confused()),
         }
     }
 

@@ -13,6 +13,7 @@
 )]
 
 mod answers;
+mod approval;
 mod assignments;
 mod auth;
 mod bounds;

@@ -10,7 +10,8 @@ use crate::contract::{self, Ours};
 pub(crate) fn check(audit: &[Value], journal: &[Value]) {
     let of = |event: &'static str| audit.iter().filter(move |record| record["event"] == event);
     let ids = |event| of(event).map(|record| record["operation"].as_str().unwrap()).collect::<Vec<_>>();
-    let (mut accepted, mut ended) = (ids("accepted"), [ids("settled"), ids("cancelled")].concat());
+    let ends = ["settled", "cancelled", "rejected", "approval-expired"];
+    let (mut accepted, mut ended) = (ids("accepted"), ends.map(ids).concat());
     accepted.sort_unstable();
     ended.sort_unstable();
     assert_eq!(accepted, ended, "every accepted operation ends exactly once");

@@ -125,6 +125,7 @@ impl World {
             accepted_at,
             only_on,
             until: None,
+            approval: None,
             traceparent: None,
         };
         let actor = Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None };
@@ -139,6 +140,7 @@ impl World {
             only_on: None,
             until: None,
             policies: vec![],
+            approvals: vec![],
         };
         let entry = Entry { at: self.clock.now(), trace_id: None, event };
         let operation = Operation { id: id(number), submission, state: State::Queued };

@@ -183,7 +183,7 @@ impl Story {
             let standing = gateway.wait(submitted.operation, Duration::from_secs(5)).await;
             match standing.operation.state {
                 State::Succeeded(_) => return,
-                State::Queued | State::Running { .. } => {}
+                State::AwaitingApproval | State::Queued | State::Running { .. } => {}
                 state @ (State::Failed { .. } | State::Cancelled { .. }) => {
                     panic!("{key} should have succeeded: {state:?}")
                 }

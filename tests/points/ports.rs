@@ -3,13 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use postern::{
     audit::Entry,
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Operation, OperationId},
     graph::{self, AssignmentFilter, Clearance, Group, Present, Receipt, Upstream},
     store::{
-        Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
-        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Sequel, Settlement, Store, Turn,
+        Acceptance, Accepted, Answered, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
+        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel, Settlement, Store,
+        Turn,
     },
 };
 
@@ -54,6 +56,14 @@ impl Store for Kept {
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
         self.store.sequel(id).await
+    }
+
+    async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
+        self.store.answer(reply).await
+    }
+
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+        self.store.unanswered(at, limit).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

@@ -3,13 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use postern::{
     audit::Entry,
     clock::Clock,
     domain::{ConfigurationId, Operation, OperationId},
     store::{
-        Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
-        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Sequel, Settlement, Store, Turn,
+        Acceptance, Accepted, Answered, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
+        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel, Settlement, Store,
+        Turn,
     },
 };
 
@@ -121,6 +123,15 @@ impl Store for Desk {
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
         self.look("sequel", self.model.sequel(id)).await
+    }
+
+    /// Nobody in the simulation asks for approval.
+    async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
+        self.model.answer(reply).await
+    }
+
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+        self.model.unanswered(at, limit).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

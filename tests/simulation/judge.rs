@@ -218,7 +218,7 @@ impl<'a> History<'a> {
                 let carried = self.ledger.announced.values().find(|it| carried(it));
                 must!(carried.is_none(), "{id} is cancelled and carried: {carried:?}")
             }
-            other @ (None | Some(State::Queued | State::Running { .. })) => {
+            other @ (None | Some(State::AwaitingApproval | State::Queued | State::Running { .. })) => {
                 Err(format!("{id} has not ended: {other:?}"))
             }
         }

@@ -121,6 +121,7 @@ fn operations(pending_max: usize) -> config::Operations {
         wait_default: std::time::Duration::from_secs(10),
         wait_max: std::time::Duration::from_mins(1),
         idempotency_ttl: std::time::Duration::from_hours(24 * 7),
+        approval_ttl: std::time::Duration::from_hours(24 * 3),
         retention: std::time::Duration::from_hours(24 * 90),
         pending_max,
         pending_per_configuration_max: pending_max,

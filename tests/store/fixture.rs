@@ -11,11 +11,11 @@ use postern::{
     config,
     domain::{
         Change, ConfigurationId, Difference, Digest, Operation, OperationId, State, Target, Wanted,
-        operation::{Ending, Submission},
+        operation::{Answer, Approval, Ending, Submission, Word},
     },
     store::{
         Acceptance, Accepted, Bounds, Cancellation, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Parking,
-        Query, Run, Settlement, Store, Turn,
+        Query, Reply, Run, Settlement, Store, Turn,
     },
 };
 use serde_json::Value;
@@ -181,6 +181,7 @@ pub(crate) fn operation(number: u128, lane: &ConfigurationId) -> Operation {
         accepted_at: at(0),
         only_on: Some(digest("seen")),
         until: None,
+        approval: None,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
     };
     Operation { id: id(number), submission, state: State::Queued }
@@ -199,6 +200,7 @@ pub(crate) fn acceptance(operation: Operation) -> Acceptance {
         only_on: None,
         until: None,
         policies: vec!["a".to_owned()],
+        approvals: vec![],
     };
     let entry = Entry { at: at(0), trace_id: None, event };
     Acceptance { key: None, entry, operation, bounds: AMPLE, ends: None }
@@ -206,6 +208,27 @@ pub(crate) fn acceptance(operation: Operation) -> Acceptance {
 
 fn actor(caller: &str) -> Actor {
     Actor { caller: Some(caller.to_owned()), issuer: "sandbox".to_owned(), subject: "s".to_owned(), token_id: None }
+}
+
+/// An operation that awaits approval until then.
+pub(crate) fn awaiting(number: u128, lane: &ConfigurationId, until: i64) -> Operation {
+    let Operation { id, submission, .. } = operation(number, lane);
+    let approval =
+        Approval { names: vec!["wide".to_owned()], asker: "s".to_owned(), expires_at: at(until), answer: None };
+    Operation { id, submission: Submission { approval: Some(approval), ..submission }, state: State::AwaitingApproval }
+}
+
+/// An answer to the approval that the operation of this number awaits.
+pub(crate) fn reply(number: u128, word: Word, now: i64) -> Reply {
+    let (operation, actor, comment, policies) = (id(number), actor("approvers"), None, vec!["a".to_owned()]);
+    let event = match word {
+        Word::Approved => Event::Approved { operation, actor, comment, policies },
+        Word::Rejected => Event::Rejected { operation, actor, comment, policies },
+        Word::Expired => Event::ApprovalExpired { operation },
+    };
+    let by = (word != Word::Expired).then(|| "approvers".to_owned());
+    let answer = Answer { word, at: at(now), by, comment: Some("Seen.".to_owned()) };
+    Reply { operation, answer, entry: Entry { at: at(now), trace_id: None, event } }
 }
 
 /// The cancellation of the operation of this number.

@@ -5,7 +5,7 @@ use postern::{
     store::{Backlog, Query, Store},
 };
 
-use crate::fixture::{accept, acceptance, claim, each, id, ids, lane, operation, settle, turn};
+use crate::fixture::{accept, acceptance, awaiting, claim, each, id, ids, lane, operation, settle, turn};
 
 /// Six operations on two lanes, by two callers, for two tickets; the first has ended, the second runs.
 async fn filled(store: &dyn Store) {
@@ -59,8 +59,12 @@ async fn the_backlog_counts_what_has_not_ended_and_dates_the_oldest_of_it() {
     each(async |fixture| {
         let store = fixture.open().await;
         assert_eq!(store.backlog().await.unwrap(), Backlog::default());
+        // What waits for somebody may be older than anything that could begin.
+        store.accept(acceptance(awaiting(99, &lane(1), 100))).await.unwrap();
         filled(&*store).await;
-        let states = [("queued", 4), ("running", 1)].map(|(state, count)| (state.to_owned(), count)).into();
+        let states = [("awaiting_approval", 1), ("queued", 4), ("running", 1)]
+            .map(|(state, count)| (state.to_owned(), count))
+            .into();
         let oldest = Some(operation(2, &lane(1)).submission.accepted_at);
         assert_eq!(store.backlog().await.unwrap(), Backlog { states, oldest });
     })

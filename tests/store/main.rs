@@ -11,6 +11,7 @@
 )]
 
 mod accept;
+mod approval;
 mod bounds;
 mod broken_commits;
 mod cancelling;

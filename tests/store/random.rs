@@ -3,19 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern::{
-    domain::{OperationId, State},
-    store::{Cancelled, Claim, Error, Lease, Query, Settlement, Store, Turn},
+    domain::{OperationId, State, operation::Word},
+    store::{Answered, Cancelled, Claim, Error, Lease, Query, Settlement, Store, Turn},
 };
 use proptest::prelude::*;
 
 use crate::fixture::{
-    Fixture, KINDS, Kind, acceptance, all, cancellation, claim, id, ids, intent, lane, minutes, operation, parking,
-    records_of, settlement, trail,
+    Fixture, KINDS, Kind, acceptance, all, awaiting, cancellation, claim, id, ids, intent, lane, minutes, operation,
+    parking, records_of, reply, settlement, trail,
 };
 
 #[derive(Clone, Debug)]
 enum Step {
     Accept(u8),
+    /// Accepts what awaits approval.
+    Ask(u8),
+    /// Answers for one of the operations accepted so far.
+    Answer(prop::sample::Index, bool),
     Claim {
         owner: u8,
         lane: u8,
@@ -40,6 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
     let turn = any::<prop::sample::Index>;
     prop_oneof![
         4 => (0..3_u8).prop_map(Step::Accept),
+        2 => (0..3_u8).prop_map(Step::Ask),
+        3 => (turn(), any::<bool>()).prop_map(|(number, yes)| Step::Answer(number, yes)),
         5 => (0..2_u8, 0..3_u8, 1..4_usize).prop_map(|(owner, lane, batch_max)| Step::Claim { owner, lane, batch_max }),
         2 => turn().prop_map(Step::Cancel),
         2 => turn().prop_map(Step::Announce),
@@ -55,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Lane {
     pending: Vec<OperationId>,
+    awaiting: BTreeSet<OperationId>,
     /// Those of them that were in a turn.
     begun: BTreeSet<OperationId>,
     /// Grants so far, and until when the latest counts; none if it was given back.
@@ -108,6 +115,13 @@ impl World {
                 let accepted = id(self.accepted);
                 self.lane(number).pending.push(accepted);
             }
+            Step::Ask(number) => {
+                self.accepted += 1;
+                self.store.accept(acceptance(awaiting(self.accepted, &lane(number), 1_000_000))).await.unwrap();
+                let accepted = id(self.accepted);
+                self.lane(number).awaiting.insert(accepted);
+            }
+            Step::Answer(number, yes) => self.answer(number, if yes { Word::Approved } else { Word::Rejected }).await,
             Step::Claim { owner, lane, batch_max } => self.claim(owner, lane, batch_max).await,
             Step::Cancel(number) => self.cancel(number).await,
             Step::Announce(turn) => self.announce(turn).await,
@@ -165,18 +179,41 @@ impl World {
         Some((believed, if good { Worth::Good } else { Worth::Lost }))
     }
 
+    async fn answer(&mut self, of: prop::sample::Index, word: Word) {
+        if self.accepted == 0 {
+            return;
+        }
+        let number = 1 + u128::try_from(of.index(usize::try_from(self.accepted).unwrap())).unwrap();
+        let lane = self.lanes.values_mut().find(|lane| lane.awaiting.contains(&id(number)));
+        let outcome = self.store.answer(reply(number, word, self.now)).await.unwrap();
+        assert_eq!(matches!(outcome, Answered::Done(_)), lane.is_some(), "{outcome:?}");
+        assert_eq!(matches!(outcome, Answered::TooLate(_)), lane.is_none(), "{outcome:?}");
+        if let Some(lane) = lane {
+            lane.awaiting.remove(&id(number));
+            if word == Word::Approved {
+                // It goes where it was accepted, not where it was approved.
+                lane.pending.push(id(number));
+                lane.pending.sort();
+            }
+        }
+    }
+
     async fn cancel(&mut self, of: prop::sample::Index) {
         if self.accepted == 0 {
             return;
         }
         let number = 1 + u128::try_from(of.index(usize::try_from(self.accepted).unwrap())).unwrap();
-        let queued = |lane: &&mut Lane| lane.pending.contains(&id(number)) && !lane.begun.contains(&id(number));
+        let queued = |lane: &&mut Lane| {
+            let waits = lane.pending.contains(&id(number)) || lane.awaiting.contains(&id(number));
+            waits && !lane.begun.contains(&id(number))
+        };
         let lane = self.lanes.values_mut().find(queued);
         let outcome = self.store.cancel(cancellation(number, self.now)).await.unwrap();
         assert_eq!(matches!(outcome, Cancelled::Done(_)), lane.is_some(), "{outcome:?}");
         assert_eq!(matches!(outcome, Cancelled::TooLate(_)), lane.is_none(), "{outcome:?}");
         if let Some(lane) = lane {
             lane.pending.retain(|pending| *pending != id(number));
+            lane.awaiting.remove(&id(number));
         }
     }
 
@@ -244,7 +281,7 @@ impl World {
         }
         by_state.sort();
         assert_eq!(by_state, (1..=self.accepted).map(id).collect::<Vec<_>>());
-        let pending: usize = self.lanes.values().map(|lane| lane.pending.len()).sum();
+        let pending: usize = self.lanes.values().map(|lane| lane.pending.len() + lane.awaiting.len()).sum();
         assert_eq!(everything.iter().filter(|operation| !operation.state.has_ended()).count(), pending);
         let now = self.now;
         let busy = |until: Option<i64>| until.is_some_and(|until| until > now);
@@ -274,8 +311,9 @@ async fn walk(kind: Kind, steps: Vec<Step>) {
     trail(&*world.store).await;
     let settled = records_of(&*world.store, "settled").await.len();
     let cancelled = records_of(&*world.store, "cancelled").await.len();
+    let rejected = records_of(&*world.store, "rejected").await.len();
     let ended = all(&*world.store).await.iter().filter(|operation| operation.state.has_ended()).count();
-    assert_eq!(settled + cancelled, ended, "every end is recorded once");
+    assert_eq!(settled + cancelled + rejected, ended, "every end is recorded once");
     world.store.close().await;
 }
 

@@ -20,8 +20,9 @@ use postern::{
     clock::{self, Clock},
     domain::{ConfigurationId, Digest, Operation, OperationId, State, operation::UntilState},
     store::{
-        Acceptance, Accepted, AuditPage, Backlog, Bounds, Cancellation, Cancelled, Claim, Due, Error, Forgetting, Full,
-        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Run, Sequel, Settlement, Store, Turn,
+        Acceptance, Accepted, Answered, AuditPage, Backlog, Bounds, Cancellation, Cancelled, Claim, Due, Error,
+        Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel,
+        Settlement, Store, Turn,
     },
 };
 
@@ -140,15 +141,21 @@ impl Tables {
         self.operations.iter().find(|operation| operation.id == id)
     }
 
-    fn pending<'a>(&'a self, lane: &'a ConfigurationId) -> impl Iterator<Item = &'a Operation> {
+    /// What has not ended, whether it may begin or not.
+    fn open<'a>(&'a self, lane: &'a ConfigurationId) -> impl Iterator<Item = &'a Operation> {
         let of_lane = self.operations.iter().filter(move |operation| operation.submission.configuration == *lane);
         of_lane.filter(|operation| !operation.state.has_ended())
+    }
+
+    /// What a lane may take up.
+    fn pending<'a>(&'a self, lane: &'a ConfigurationId) -> impl Iterator<Item = &'a Operation> {
+        self.open(lane).filter(|operation| operation.state != State::AwaitingApproval)
     }
 
     /// Which bound one more operation would break.
     fn full(&self, lane: &ConfigurationId, bounds: Bounds) -> Option<Full> {
         let all = self.operations.iter().filter(|operation| !operation.state.has_ended()).count();
-        if self.pending(lane).count() >= bounds.of_configuration {
+        if self.open(lane).count() >= bounds.of_configuration {
             return Some(Full::Configuration);
         }
         (all >= bounds.in_all).then_some(Full::Everything)
@@ -193,7 +200,7 @@ impl Tables {
 
 fn ended_at(state: &State) -> Option<Timestamp> {
     match state {
-        State::Queued | State::Running { .. } => None,
+        State::AwaitingApproval | State::Queued | State::Running { .. } => None,
         State::Succeeded(success) => Some(success.ended_at),
         State::Failed { ended_at, .. } | State::Cancelled { ended_at } => Some(*ended_at),
     }
@@ -278,6 +285,34 @@ impl Store for Model {
         Ok(Sequel { until: tables.untils.get(&id).copied(), reversals })
     }
 
+    async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
+        let Reply { operation: id, answer, entry } = reply;
+        let mut tables = self.database.lock();
+        let Some(operation) = tables.operations.iter_mut().find(|operation| operation.id == id) else {
+            return Ok(Answered::Unknown);
+        };
+        let Ok(answered) = operation.clone().answer(answer) else {
+            return Ok(Answered::TooLate(Box::new(operation.clone())));
+        };
+        *operation = answered.clone();
+        tables.record(&self.chain, [&entry]);
+        tables.tell(|board| {
+            if answered.state.has_ended() {
+                board.ended([id]);
+            } else {
+                board.work_on(answered.submission.configuration.clone());
+            }
+        });
+        Ok(Answered::Done(Box::new(answered)))
+    }
+
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+        let tables = self.database.lock();
+        let awaiting = tables.operations.iter().filter(|operation| operation.state == State::AwaitingApproval);
+        let late = awaiting.filter(|it| it.submission.approval.as_ref().is_some_and(|it| it.expires_at <= at));
+        Ok(late.map(|operation| operation.id).take(limit).collect())
+    }
+
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
         self.database.lock().record(&self.chain, &entries);
         Ok(())
@@ -314,7 +349,8 @@ impl Store for Model {
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
         let tables = self.database.lock();
         let now = self.database.now();
-        let pending = tables.operations.iter().filter(|operation| !operation.state.has_ended());
+        let open = tables.operations.iter().filter(|operation| !operation.state.has_ended());
+        let pending = open.filter(|operation| operation.state != State::AwaitingApproval);
         let lanes: BTreeSet<_> = pending.map(|operation| &operation.submission.configuration).collect();
         let free = |lane: &&ConfigurationId| tables.lanes.get(*lane).is_none_or(|lane| lane.is_free(now));
         Ok(lanes.into_iter().filter(free).take(limit).cloned().collect())
@@ -325,7 +361,9 @@ impl Store for Model {
         let mut backlog = Backlog::default();
         for operation in tables.operations.iter().filter(|operation| !operation.state.has_ended()) {
             *backlog.states.entry(operation.state.name().to_owned()).or_default() += 1;
-            backlog.oldest.get_or_insert(operation.submission.accepted_at);
+            if operation.state != State::AwaitingApproval {
+                backlog.oldest.get_or_insert(operation.submission.ready_at());
+            }
         }
         Ok(backlog)
     }

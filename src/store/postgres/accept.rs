@@ -13,7 +13,7 @@ use super::{
         Acceptance, Accepted, Error, Full, IdempotencyKey,
         ledger::Ledger,
         room::Room,
-        rows::{micros, reverts, to_json, until_at},
+        rows::{approval_until, micros, reverts, to_json, until_at},
         verbs::meet,
         writer::Failed,
     },
@@ -151,10 +151,12 @@ async fn give_back(
         .map_err(failed)
 }
 
-/// What is pending: counted in the index of what is.
+/// What is pending: counted in the indices of what is, each of which serves one half.
 async fn pending(connection: &mut PgConnection) -> Result<Room, Failed> {
     let found = sqlx::query_as(
-        "SELECT configuration, count(*) FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration",
+        "SELECT configuration, count(*) FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration
+         UNION ALL
+         SELECT configuration, count(*) FROM operations WHERE state = 'awaiting_approval' GROUP BY configuration",
     )
     .fetch_all(connection)
     .await
@@ -174,11 +176,11 @@ async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -
     }
     let operations = || new.iter().map(|it| &it.operation);
     sqlx::query(
-        "INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate, until_at, reverts)
-         SELECT id, configuration, caller, ticket, state, submission, fate, until_at, reverts
+        "INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate, until_at, reverts, approval_until)
+         SELECT id, configuration, caller, ticket, state, submission, fate, until_at, reverts, approval_until
          FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[],
-                     $8::BIGINT[], $9::TEXT[]) WITH ORDINALITY
-              AS new (id, configuration, caller, ticket, state, submission, fate, until_at, reverts, place)
+                     $8::BIGINT[], $9::TEXT[], $10::BIGINT[]) WITH ORDINALITY
+              AS new (id, configuration, caller, ticket, state, submission, fate, until_at, reverts, approval_until, place)
          ORDER BY place",
     )
     .bind(operations().map(|it| it.id.to_string()).collect::<Vec<_>>())
@@ -190,6 +192,7 @@ async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -
     .bind(fates)
     .bind(operations().map(|it| until_at(&it.submission)).collect::<Vec<_>>())
     .bind(operations().map(|it| reverts(&it.submission)).collect::<Vec<_>>())
+    .bind(operations().map(|it| approval_until(&it.submission)).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)

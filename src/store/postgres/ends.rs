@@ -1,30 +1,38 @@
-//! Operations that end without a lane, and what is forgotten of those that ended.
+//! Operations that end or may begin without a lane, and what is forgotten of those that ended.
 
 use std::collections::HashMap;
 
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     super::{
-        Cancellation, Cancelled, Error, Forgetting, Release,
+        Answered, Cancellation, Cancelled, Error, Forgetting, Release, Reply,
         ledger::Ledger,
-        rows::{count, ended_at, micros, to_json, unreadable},
+        rows::{OPERATION, count, ended_at, micros, to_json, unreadable},
         verbs::Verb,
         writer::Failed,
     },
-    failed, read, rows,
+    failed, rows,
 };
-use crate::domain::{Operation, OperationId, State, operation::UntilState};
+use crate::domain::{Operation, OperationId, operation::UntilState};
 
 /// Where operations stand: their lane, and their place in the order of acceptance. Neither ever changes.
 pub(super) type Places = HashMap<OperationId, (String, i64)>;
 
 /// The single operation that a verb is about.
 pub(super) fn single(verb: &Verb) -> Option<OperationId> {
-    if let Verb::Cancel(Cancellation { operation, .. }) | Verb::Release(Release { operation, .. }) = verb {
-        Some(*operation)
-    } else {
-        None
+    match verb {
+        Verb::Cancel(cancellation) => Some(cancellation.operation),
+        Verb::Release(release) => Some(release.operation),
+        Verb::Answer(reply) => Some(reply.operation),
+        Verb::Accept(_)
+        | Verb::Record(_)
+        | Verb::Claim(..)
+        | Verb::BeginWrite(..)
+        | Verb::Settle(..)
+        | Verb::Park(..)
+        | Verb::Forget(_)
+        | Verb::Probe => None,
     }
 }
 
@@ -51,23 +59,12 @@ pub(super) async fn cancel(
     ledger: &mut Ledger,
     cancellation: &Cancellation,
 ) -> Result<Cancelled, Failed> {
-    let cancelled =
-        State::Queued.cancel(cancellation.at).map_err(|error| Failed::Content(unreadable("fate", &error)))?;
-    // If another replica is taking it up just now, this waits for its commit and then finds it running.
-    let changed =
-        sqlx::query("UPDATE operations SET state = $1, fate = $2, ended_at = $3 WHERE id = $4 AND state = 'queued'")
-            .bind(cancelled.name())
-            .bind(to_json("fate", &cancelled).map_err(Failed::Content)?)
-            .bind(ended_at(&cancelled))
-            .bind(cancellation.operation.to_string())
-            .execute(&mut *connection)
-            .await
-            .map_err(failed)?;
-    let operation = read::operation(connection, cancellation.operation).await.map_err(Failed::Content)?;
-    let Some(operation): Option<Operation> = operation else { return Ok(Cancelled::Unknown) };
-    if changed.rows_affected() == 0 {
+    let Some(operation) = locked(connection, cancellation.operation).await? else { return Ok(Cancelled::Unknown) };
+    let Ok(state) = operation.state.clone().cancel(cancellation.at) else {
         return Ok(Cancelled::TooLate(Box::new(operation)));
-    }
+    };
+    let operation = Operation { state, ..operation };
+    update(connection, &operation).await?;
     ledger.add(&cancellation.entry);
     Ok(Cancelled::Done(Box::new(operation)))
 }
@@ -99,6 +96,41 @@ pub(super) async fn settle_until(
             .await
             .map_err(failed)?;
     Ok(settled.rows_affected() == 1)
+}
+
+pub(super) async fn answer(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    reply: &Reply,
+) -> Result<Answered, Failed> {
+    let Some(operation) = locked(connection, reply.operation).await? else { return Ok(Answered::Unknown) };
+    let Ok(answered) = operation.clone().answer(reply.answer.clone()) else {
+        return Ok(Answered::TooLate(Box::new(operation)));
+    };
+    update(connection, &answered).await?;
+    ledger.add(&reply.entry);
+    Ok(Answered::Done(Box::new(answered)))
+}
+
+/// An operation that nobody else changes until this transaction ends. If another replica is taking it up just now, this
+/// waits for its commit and then finds it running.
+async fn locked(connection: &mut PgConnection, id: OperationId) -> Result<Option<Operation>, Failed> {
+    let sql = format!("SELECT {OPERATION} FROM operations WHERE id = $1 FOR UPDATE");
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(connection).await.map_err(failed)?;
+    row.as_ref().map(rows::operation).transpose().map_err(Failed::Content)
+}
+
+async fn update(connection: &mut PgConnection, Operation { id, submission, state }: &Operation) -> Result<(), Failed> {
+    sqlx::query("UPDATE operations SET state = $1, fate = $2, submission = $3, ended_at = $4 WHERE id = $5")
+        .bind(state.name())
+        .bind(to_json("fate", state).map_err(Failed::Content)?)
+        .bind(to_json("submission", submission).map_err(Failed::Content)?)
+        .bind(ended_at(state))
+        .bind(id.to_string())
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(failed)
 }
 
 /// Keys go first: an operation that one stands for is still needed. What another replica has locked is left to it.

@@ -22,13 +22,15 @@ mod verbs;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::{PgConnection, Postgres as Database, error::DatabaseError, pool::PoolConnection};
 use tokio::{sync::Mutex, task::JoinHandle};
 
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
-    Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting, IdempotencyKey,
-    Intent, Lease, Notices, Parked, Parking, Query, Release, Run, Sequel, Settlement, Store, Turn,
+    Acceptance, Accepted, Answered, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
+    IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel, Settlement, Store,
+    Turn,
     verbs::Verbs,
     writer::{Failed, Writer},
 };
@@ -139,6 +141,14 @@ impl Store for Postgres {
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
         self.access.in_time(async { read::sequel(&mut *self.reader().await?, id).await }).await
+    }
+
+    async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
+        self.verbs.answer(reply).await
+    }
+
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+        self.access.in_time(async { read::unanswered(&mut *self.reader().await?, at, limit).await }).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

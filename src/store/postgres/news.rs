@@ -16,7 +16,7 @@ use std::{
 use sqlx::{Executor, PgConnection, PgPool, postgres::PgListener};
 
 use super::super::{
-    Accepted, Cancelled, Notices, Parking, Settlement,
+    Accepted, Answered, Cancelled, Notices, Parking, Settlement,
     verbs::{Done, Outcome, Verb},
 };
 use crate::clock::{Backoff, Clock};
@@ -51,6 +51,13 @@ impl News {
                 }
                 (Verb::Cancel(_), Ok(Done::Cancelled(Cancelled::Done(operation)))) => {
                     self.ended.insert(operation.id.to_string());
+                }
+                (Verb::Answer(_), Ok(Done::Answered(Answered::Done(operation)))) => {
+                    if operation.state.has_ended() {
+                        self.ended.insert(operation.id.to_string());
+                    } else {
+                        self.work.insert(operation.submission.configuration.to_string());
+                    }
                 }
                 (Verb::Settle(_, Settlement { ended, .. }) | Verb::Park(_, Parking { ended, .. }), Ok(_)) => {
                     self.ended.extend(ended.iter().map(|(id, _)| id.to_string()));

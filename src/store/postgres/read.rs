@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder};
 
 use super::{
@@ -132,26 +133,39 @@ pub(super) async fn open_lanes(connection: &mut PgConnection, limit: usize) -> R
     found.iter().map(id).collect()
 }
 
-/// How much has not ended, and when the oldest of it was accepted.
+/// How much has not ended, and since when the oldest waits of what may begin.
 pub(super) async fn backlog(connection: &mut PgConnection) -> Result<Backlog, Error> {
     let found = sqlx::query(
         "SELECT state, COUNT(*) AS operations, MIN(position) AS oldest FROM operations
-         WHERE state IN ('queued', 'running') GROUP BY state",
+         WHERE state IN ('queued', 'running') GROUP BY state
+         UNION ALL
+         SELECT state, COUNT(*), NULL FROM operations WHERE state = 'awaiting_approval' GROUP BY state",
     )
     .fetch_all(&mut *connection)
     .await
     .map_err(unavailable)?;
     let (mut states, mut oldest) = (BTreeMap::new(), None::<i64>);
     for row in &found {
-        let (operations, first): (i64, i64) = (rows::column(row, "operations")?, rows::column(row, "oldest")?);
+        let (operations, first): (i64, Option<i64>) = (rows::column(row, "operations")?, rows::column(row, "oldest")?);
         states.insert(rows::column(row, "state")?, u64::try_from(operations).unwrap_or(0));
-        oldest = Some(oldest.map_or(first, |known| known.min(first)));
+        oldest = oldest.into_iter().chain(first).min();
     }
     let sql = format!("SELECT {OPERATION} FROM operations WHERE position = $1");
     let row = sqlx::query(AssertSqlSafe(sql)).bind(oldest).fetch_optional(connection).await.map_err(unavailable)?;
     // It may have ended, and been removed, since it was counted.
-    let oldest = row.as_ref().map(rows::operation).transpose()?.map(|oldest| oldest.submission.accepted_at);
+    let oldest = row.as_ref().map(rows::operation).transpose()?.map(|oldest| oldest.submission.ready_at());
     Ok(Backlog { states, oldest })
+}
+
+pub(super) async fn unanswered(
+    connection: &mut PgConnection,
+    at: Timestamp,
+    limit: usize,
+) -> Result<Vec<OperationId>, Error> {
+    let sql = "SELECT id FROM operations WHERE state = 'awaiting_approval' AND approval_until <= $1 LIMIT $2";
+    let found = sqlx::query(sql).bind(micros(at)).bind(count(limit)).fetch_all(connection).await;
+    let id = |row| rows::column::<&str>(row, "id")?.parse().map_err(|it| unreadable("operations.id", &it));
+    found.map_err(unavailable)?.iter().map(id).collect()
 }
 
 /// A page of the trail. Positions are given out before the commit, so a record can become visible after one with a

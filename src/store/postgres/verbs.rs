@@ -46,6 +46,7 @@ pub(super) async fn apply(
             Verb::Accept(_) => accepted.next().map_or(Ok(Done::Written), |it| Ok(Done::Accepted(it))),
             Verb::Cancel(cancellation) => Ok(Done::Cancelled(ends::cancel(connection, ledger, cancellation).await?)),
             Verb::Release(release) => Ok(Done::Released(ends::release(connection, ledger, release).await?)),
+            Verb::Answer(reply) => Ok(Done::Answered(ends::answer(connection, ledger, reply).await?)),
             Verb::Record(entries) => {
                 ledger.add_all(entries);
                 Ok(Done::Written)
@@ -77,7 +78,7 @@ fn locks<'a>(verb: &'a Verb, singled: &'a Places) -> Option<(&'a str, Option<i64
         Verb::BeginWrite(holder, ..) | Verb::Settle(holder, _) | Verb::Park(holder, _) => {
             Some((holder.configuration.as_str(), None))
         }
-        Verb::Cancel(_) | Verb::Release(_) => {
+        Verb::Cancel(_) | Verb::Release(_) | Verb::Answer(_) => {
             let place = ends::single(verb).and_then(|operation| singled.get(&operation));
             place.map(|(lane, position)| (lane.as_str(), Some(*position)))
         }

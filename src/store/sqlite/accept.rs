@@ -9,7 +9,7 @@ use super::{
         Acceptance, Accepted, Error, IdempotencyKey,
         ledger::Ledger,
         room::Room,
-        rows::{micros, reverts, to_json, unreadable, until_at},
+        rows::{approval_until, micros, reverts, to_json, unreadable, until_at},
         verbs::meet,
     },
     ends, read, rows, unavailable,
@@ -95,10 +95,12 @@ pub(super) async fn accept(
     Ok(accepted)
 }
 
-/// What is pending: counted in the index of what is.
+/// What is pending: counted in the indices of what is, each of which serves one half.
 async fn pending(connection: &mut SqliteConnection) -> Result<Room, Error> {
     let found = sqlx::query_as(
-        "SELECT configuration, count(*) FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration",
+        "SELECT configuration, count(*) FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration
+         UNION ALL
+         SELECT configuration, count(*) FROM operations WHERE state = 'awaiting_approval' GROUP BY configuration",
     )
     .fetch_all(connection)
     .await
@@ -112,7 +114,7 @@ async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance
         json.push((to_json("submission", &operation.submission)?, to_json("fate", &operation.state)?));
     }
     let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(
-        "INSERT INTO operations (id, configuration, caller, ticket, state, until_at, reverts, submission, fate) ",
+        "INSERT INTO operations (id, configuration, caller, ticket, state, until_at, reverts, submission, fate, approval_until) ",
     );
     sql.push_values(
         new.iter().zip(json),
@@ -125,7 +127,8 @@ async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance
                 .push_bind(until_at(submission))
                 .push_bind(reverts(submission))
                 .push_bind(json.0)
-                .push_bind(json.1);
+                .push_bind(json.1)
+                .push_bind(approval_until(submission));
         },
     );
     sql.build().execute(connection).await.map_err(unavailable).map(drop)

@@ -1,41 +1,63 @@
-//! Operations that end without a lane, and what is forgotten of those that ended.
+//! Operations that end or may begin without a lane, and what is forgotten of those that ended.
 
 use sqlx::SqliteConnection;
 
 use super::{
     super::{
-        Cancellation, Cancelled, Error, Forgetting, Release,
+        Answered, Cancellation, Cancelled, Error, Forgetting, Release, Reply,
         ledger::Ledger,
-        rows::{count, ended_at, micros, to_json, unreadable},
+        rows::{count, ended_at, micros, to_json},
     },
     read, unavailable,
 };
-use crate::domain::{Operation, OperationId, State, operation::UntilState};
+use crate::domain::{Operation, OperationId, operation::UntilState};
 
 pub(super) async fn cancel(
     connection: &mut SqliteConnection,
     ledger: &mut Ledger,
     cancellation: &Cancellation,
 ) -> Result<Cancelled, Error> {
-    // Nobody else writes during this transaction, so what is queued here is queued until it is cancelled.
+    // Nobody else writes during this transaction, so what has not begun here has not until it is cancelled.
     let Some(operation) = read::operation(connection, cancellation.operation).await? else {
         return Ok(Cancelled::Unknown);
     };
-    if operation.state != State::Queued {
+    let Ok(state) = operation.state.clone().cancel(cancellation.at) else {
         return Ok(Cancelled::TooLate(Box::new(operation)));
-    }
-    let Operation { id, submission, state } = operation;
-    let state = state.cancel(cancellation.at).map_err(|error| unreadable("fate", &error))?;
-    sqlx::query("UPDATE operations SET state = ?, fate = ?, ended_at = ? WHERE id = ?")
+    };
+    let operation = Operation { state, ..operation };
+    update(connection, &operation).await?;
+    ledger.add(&cancellation.entry);
+    Ok(Cancelled::Done(Box::new(operation)))
+}
+
+pub(super) async fn answer(
+    connection: &mut SqliteConnection,
+    ledger: &mut Ledger,
+    reply: &Reply,
+) -> Result<Answered, Error> {
+    let Some(operation) = read::operation(connection, reply.operation).await? else { return Ok(Answered::Unknown) };
+    let Ok(answered) = operation.clone().answer(reply.answer.clone()) else {
+        return Ok(Answered::TooLate(Box::new(operation)));
+    };
+    update(connection, &answered).await?;
+    ledger.add(&reply.entry);
+    Ok(Answered::Done(Box::new(answered)))
+}
+
+async fn update(
+    connection: &mut SqliteConnection,
+    Operation { id, submission, state }: &Operation,
+) -> Result<(), Error> {
+    sqlx::query("UPDATE operations SET state = ?, fate = ?, submission = ?, ended_at = ? WHERE id = ?")
         .bind(state.name())
-        .bind(to_json("fate", &state)?)
-        .bind(ended_at(&state))
+        .bind(to_json("fate", state)?)
+        .bind(to_json("submission", submission)?)
+        .bind(ended_at(state))
         .bind(id.to_string())
         .execute(connection)
         .await
-        .map_err(unavailable)?;
-    ledger.add(&cancellation.entry);
-    Ok(Cancelled::Done(Box::new(Operation { id, submission, state })))
+        .map_err(unavailable)
+        .map(drop)
 }
 
 pub(super) async fn release(

@@ -16,6 +16,7 @@ mod verbs;
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::{
     Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -24,9 +25,9 @@ use tokio::sync::Mutex;
 
 use self::desk::Desk;
 use super::{
-    Acceptance, Accepted, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting, IdempotencyKey,
-    Intent, Lease, Notices, Parked, Parking, Query, Release, Run, Sequel, Settlement, Store, Turn, verbs::Verbs,
-    writer::Writer,
+    Acceptance, Accepted, Answered, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
+    IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel, Settlement, Store,
+    Turn, verbs::Verbs, writer::Writer,
 };
 use crate::{
     audit::Entry,
@@ -137,6 +138,15 @@ impl Store for Sqlite {
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
         read::sequel(&mut connection, id).await
+    }
+
+    async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
+        self.verbs.answer(reply).await
+    }
+
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        read::unanswered(&mut connection, at, limit).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

@@ -70,6 +70,7 @@ pub(super) async fn apply(
             Verb::Accept(_) => accepted.next().map_or(Ok(Done::Written), |it| Ok(Done::Accepted(it))),
             Verb::Cancel(cancellation) => Ok(Done::Cancelled(ends::cancel(connection, ledger, cancellation).await?)),
             Verb::Release(release) => Ok(Done::Released(ends::release(connection, ledger, release).await?)),
+            Verb::Answer(reply) => Ok(Done::Answered(ends::answer(connection, ledger, reply).await?)),
             Verb::Record(entries) => {
                 ledger.add_all(entries);
                 Ok(Done::Written)

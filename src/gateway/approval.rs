@@ -1,0 +1,194 @@
+//! The second person's word on a change that policy lets begin only with it.
+//!
+//! Guarantees: nobody answers for itself, whatever policy permits: not the caller who asked, under whatever name it comes
+//! back, and not the person for whom it asked. Whether the word comes in time is decided by the store in the transaction
+//! that takes it. What nobody answers ends by itself.
+//!
+//! It deliberately does not decide on the change again: policy did when it was asked for, and decides now on who answers.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{About, Error, Gateway, actor};
+use crate::{
+    audit::Event,
+    domain::{
+        Caller, Configuration, Kind, Operation, OperationId, State,
+        operation::{Answer, Approval, Word},
+    },
+    policy::Resource,
+    store::{self, Answered, Reply},
+    telemetry,
+};
+
+/// Operations that end unanswered in one step.
+const STEP_MAX: usize = 100;
+
+/// What somebody says to an approval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// The change may begin.
+    Approve,
+    /// It may not.
+    Reject,
+}
+
+impl Say {
+    fn word(self) -> Word {
+        match self {
+            Self::Approve => Word::Approved,
+            Self::Reject => Word::Rejected,
+        }
+    }
+}
+
+impl Gateway {
+    /// Takes a caller's word on an operation that awaits approval; the same word of the same caller again changes nothing.
+    /// An operation that the caller may not read is as unknown as one that is not there.
+    pub async fn answer(
+        &self,
+        caller: &Caller,
+        id: OperationId,
+        (say, comment): (Say, Option<String>),
+    ) -> Result<Operation, Error> {
+        let operation = self.readable(caller, id).await?;
+        let Some(approval) = &operation.submission.approval else {
+            return Err(Error::NotAwaiting(Box::new(operation)));
+        };
+        if let Some(reason) = partiality(caller, &operation, approval) {
+            return Err(self.refused(caller, About::of(&operation), ("approve", reason.to_owned())).await);
+        }
+        let policies = self.word_permitted(caller, &operation, approval).await?;
+        let answer = Answer { word: say.word(), at: self.clock.now(), by: Some(caller.name.clone()), comment };
+        let (actor, comment) = (actor(caller), answer.comment.clone());
+        let entry = self.entry(match say {
+            Say::Approve => Event::Approved { operation: id, actor, comment, policies },
+            Say::Reject => Event::Rejected { operation: id, actor, comment, policies },
+        });
+        match self.store.answer(Reply { operation: id, answer: answer.clone(), entry }).await? {
+            Answered::Done(operation) => {
+                tracing::info!(operation.id = %id, caller.name = caller.name, word = answer.word.name(), "approval answered");
+                tell_end(&operation);
+                Ok(*operation)
+            }
+            Answered::TooLate(operation) => {
+                let given = operation.submission.approval.as_ref().and_then(|approval| approval.answer.as_ref());
+                let same = given.is_some_and(|given| given.word == answer.word && given.by == answer.by);
+                if same { Ok(*operation) } else { Err(Error::NotAwaiting(operation)) }
+            }
+            Answered::Unknown => Err(Error::UnknownOperation),
+        }
+    }
+
+    /// The policies that permit a caller to answer.
+    async fn word_permitted(
+        &self,
+        caller: &Caller,
+        operation: &Operation,
+        approval: &Approval,
+    ) -> Result<Vec<String>, Error> {
+        let submission = &operation.submission;
+        let id = &submission.configuration;
+        // Unlike reading, this is not decided on half the facts: if Graph cannot tell now, the word can be given later.
+        let known = self.in_time(async { Ok(self.directory.configuration(id).await?) }).await?;
+        let configuration = known.unwrap_or_else(|| Configuration {
+            id: id.clone(),
+            name: submission.configuration_name.clone(),
+            kind: Kind::Unknown,
+            priority: -1,
+        });
+        let resource = Resource { configuration: &configuration, tags: &self.directory.tags(id) };
+        match self.policies.decide_word(caller, resource, submission, (&approval.names, self.clock.now())) {
+            Ok(permit) => Ok(permit.policies().to_vec()),
+            Err(denial) => Err(self.denied(caller, About::of(operation), &denial).await),
+        }
+    }
+
+    /// Ends what nobody answered in time, again and again, until it is stopped. Several replicas may do it at once.
+    pub async fn end_unanswered(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+        loop {
+            if let Err(error) = self.end_unanswered_now().await {
+                tracing::warn!(%error, "approvals that nobody gave cannot be ended at present");
+            }
+            tokio::select! {
+                () = self.clock.sleep(every) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn end_unanswered_now(&self) -> Result<(), store::Error> {
+        loop {
+            let at = self.clock.now();
+            let late = self.store.unanswered(at, STEP_MAX).await?;
+            for &operation in &late {
+                let answer = Answer { word: Word::Expired, at, by: None, comment: None };
+                let entry = self.entry(Event::ApprovalExpired { operation });
+                if let Answered::Done(operation) = self.store.answer(Reply { operation, answer, entry }).await? {
+                    tracing::info!(operation.id = %operation.id, "nobody answered its approval in time");
+                    tell_end(&operation);
+                }
+            }
+            if late.len() < STEP_MAX {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Why a caller may not answer for this operation, whoever permits it.
+fn partiality(caller: &Caller, operation: &Operation, approval: &Approval) -> Option<&'static str> {
+    let submission = &operation.submission;
+    let is_subject = |subject: &str| !subject.is_empty() && caller.subject == subject;
+    let is_named = |person: &String| [&caller.subject, &caller.name].iter().any(|it| it.eq_ignore_ascii_case(person));
+    if caller.name == submission.caller || is_subject(&approval.asker) {
+        return Some("whoever asked for a change cannot answer for it");
+    }
+    submission.requested_for.as_ref().is_some_and(is_named).then_some("nobody can answer for what is meant for itself")
+}
+
+fn tell_end(operation: &Operation) {
+    if let State::Failed { failure, .. } = &operation.state {
+        telemetry::count_end(operation.state.name(), Some(failure.code.name()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::{Change, operation::Submission};
+
+    #[test]
+    fn nobody_answers_for_itself_under_whatever_name() {
+        let approval =
+            Approval { names: vec![], asker: "alice".to_owned(), expires_at: Timestamp::UNIX_EPOCH, answer: None };
+        let submission = Submission {
+            configuration: "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit".parse().unwrap(),
+            configuration_name: String::new(),
+            change: Change::replace(vec![], 1).unwrap(),
+            names: Default::default(),
+            caller: "portal".to_owned(),
+            ticket: None,
+            requested_for: Some("Jane@contoso.com".to_owned()),
+            comment: None,
+            accepted_at: Timestamp::UNIX_EPOCH,
+            only_on: None,
+            until: None,
+            approval: Some(approval.clone()),
+            traceparent: None,
+        };
+        let operation = Operation { id: Uuid::from_u128(1).into(), submission, state: State::AwaitingApproval };
+        let refused = |name: &str, subject: &str| {
+            let (name, subject) = (name.to_owned(), subject.to_owned());
+            let caller = Caller { name, issuer: String::new(), subject, token_id: None, roles: vec![] };
+            partiality(&caller, &operation, &approval).is_some()
+        };
+        assert!(refused("portal", "bob") && refused("approvers", "alice"));
+        assert!(refused("approvers", "jane@CONTOSO.com") && refused("jane@contoso.com", "bob"));
+        assert!(!refused("approvers", "bob") && !refused("approvers", ""));
+    }
+}
