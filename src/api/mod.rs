@@ -47,7 +47,17 @@ use self::{
     problem::{Code, Problem},
 };
 pub use self::{limits::Limits, tls::Certificate};
-use crate::{auth::Authenticator, clock::Clock, config, gateway::Gateway, telemetry, webhooks::Webhooks};
+use crate::{
+    auth::Authenticator,
+    clock::Clock,
+    config,
+    gateway::{
+        Gateway,
+        request::{ChangeRequest, Fault},
+    },
+    telemetry,
+    webhooks::Webhooks,
+};
 
 /// What handlers work with.
 #[derive(Debug)]
@@ -118,6 +128,12 @@ pub fn admin_server(listener: TcpListener, state: web::Data<State>) -> io::Resul
             .route("/metrics", web::get().to(probes::metrics))
     };
     Ok(HttpServer::new(app).disable_signals().workers(1).shutdown_timeout(0).listen(listener)?.run())
+}
+
+/// Reads a change as the body of `POST /v1/assignments` is read, for those who have it in a file.
+pub(crate) fn read_change(body: &[u8]) -> Result<ChangeRequest, Vec<Fault>> {
+    let whole = |problem: Problem| vec![Fault { pointer: String::new(), detail: problem.to_string() }];
+    change::read(&json::parse(body).map_err(whole)?)
 }
 
 /// The page of routes.

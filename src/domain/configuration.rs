@@ -152,6 +152,16 @@ impl Kind {
         self.row().name
     }
 
+    /// All names, in the order of the table.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        KINDS.iter().map(|row| row.name)
+    }
+
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        KINDS.iter().find(|row| row.name == name).map(|row| row.kind)
+    }
+
     /// Whether a version of Graph knows this kind.
     pub fn is_in(self, version: ApiVersion) -> bool {
         version == ApiVersion::Beta || self.row().in_v1

@@ -170,7 +170,7 @@ mod tests {
             configuration: "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit".parse().unwrap(),
             configuration_name: String::new(),
             change: Change::replace(vec![], 1).unwrap(),
-            names: Default::default(),
+            names: std::collections::BTreeMap::new(),
             caller: "portal".to_owned(),
             ticket: None,
             requested_for: Some("Jane@contoso.com".to_owned()),

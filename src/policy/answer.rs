@@ -110,14 +110,19 @@ impl<T> Permit<T> {
     }
 }
 
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forbidden(policies) => write!(f, "forbidden by policy {}", policies.join(", ")),
+            Self::NotPermitted => f.write_str("no policy permits it"),
+            Self::Undecided(_) => f.write_str("the policies cannot be evaluated, which denies"),
+        }
+    }
+}
+
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.reason {
-            Reason::Forbidden(policies) => write!(f, "forbidden by policy {}: ", policies.join(", "))?,
-            Reason::NotPermitted => f.write_str("no policy permits it: ")?,
-            Reason::Undecided(_) => f.write_str("the policies cannot be evaluated, which denies: ")?,
-        }
-        f.write_str(self.action)?;
+        write!(f, "{}: {}", self.reason, self.action)?;
         match &self.target {
             Some(denied) => write!(f, " {}", denied.target),
             None => Ok(()),

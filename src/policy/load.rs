@@ -67,8 +67,16 @@ pub(super) fn schema_path(dir: &Path) -> PathBuf {
     dir.join("schema.cedarschema")
 }
 
+/// What a folder holds.
+pub(super) struct Loaded {
+    pub(super) schema: Schema,
+    pub(super) set: PolicySet,
+    /// The file and the line in which each policy begins.
+    pub(super) places: BTreeMap<PolicyId, (String, Option<usize>)>,
+}
+
 /// The schema and the policies of a folder.
-pub(super) fn load(dir: &Path) -> Result<(Schema, PolicySet), Vec<Fault>> {
+pub(super) fn load(dir: &Path) -> Result<Loaded, Vec<Fault>> {
     let mut faults = Vec::new();
     let schema = keep(schema(dir), &mut faults);
     let sources: Vec<_> = match names(dir) {
@@ -89,7 +97,12 @@ pub(super) fn load(dir: &Path) -> Result<(Schema, PolicySet), Vec<Fault>> {
     faults.sort_by(|a, b| (&a.place, a.line, &a.what).cmp(&(&b.place, b.line, &b.what)));
     faults.dedup();
     match schema {
-        Some(schema) if faults.is_empty() => Ok((schema, set)),
+        Some(schema) if faults.is_empty() => {
+            let place = |(id, (source, offset)): (PolicyId, At<'_>)| {
+                (id, (source.place.clone(), offset.map(|offset| source.line(offset))))
+            };
+            Ok(Loaded { schema, set, places: places.into_iter().map(place).collect() })
+        }
         _ => Err(faults),
     }
 }
@@ -142,10 +155,13 @@ fn parse<'a>(source: &'a Source, faults: &mut Vec<Fault>) -> Vec<Found<'a>> {
     policies
 }
 
+/// Where a policy stands.
+type At<'a> = (&'a Source, Option<usize>);
+
 /// The policies by their `@id`, and where each stands. Those without an id of their own are numbered, so that they are
 /// validated all the same.
-fn named<'a>(found: Vec<Found<'a>>, faults: &mut Vec<Fault>) -> (PolicySet, BTreeMap<PolicyId, &'a Source>) {
-    let (mut set, mut places) = (PolicySet::new(), BTreeMap::<PolicyId, &Source>::new());
+fn named<'a>(found: Vec<Found<'a>>, faults: &mut Vec<Fault>) -> (PolicySet, BTreeMap<PolicyId, At<'a>>) {
+    let (mut set, mut places) = (PolicySet::new(), BTreeMap::<PolicyId, At<'_>>::new());
     for (number, Found { policy, source, offset }) in found.into_iter().enumerate() {
         if let Some(approval) = policy.annotation("approval")
             && (approval.trim().is_empty() || policy.effect() == Effect::Forbid)
@@ -158,7 +174,7 @@ fn named<'a>(found: Vec<Found<'a>>, faults: &mut Vec<Fault>) -> (PolicySet, BTre
         let id = match (&wanted, first) {
             (Some(id), None) => id.clone(),
             (Some(id), Some(first)) => {
-                let hint = format!("the first one is in {}", first.place);
+                let hint = format!("the first one is in {}", first.0.place);
                 faults.push(source.fault(offset, format!("a second policy has the @id {id}"), Some(&hint)));
                 PolicyId::new(format!("{id} #{number}"))
             }
@@ -169,19 +185,19 @@ fn named<'a>(found: Vec<Found<'a>>, faults: &mut Vec<Fault>) -> (PolicySet, BTre
             }
         };
         match set.add(policy.new_id(id.clone())) {
-            Ok(()) => drop(places.insert(id, source)),
+            Ok(()) => drop(places.insert(id, (source, offset))),
             Err(error) => faults.push(source.fault(offset, error.to_string(), None)),
         }
     }
     (set, places)
 }
 
-fn validate(schema: &Schema, set: &PolicySet, places: &BTreeMap<PolicyId, &Source>) -> Vec<Fault> {
+fn validate(schema: &Schema, set: &PolicySet, places: &BTreeMap<PolicyId, At<'_>>) -> Vec<Fault> {
     let result = Validator::new(schema.clone()).validate(set, ValidationMode::Strict);
     let errors = result.validation_errors().map(|error| (error.policy_id(), as_diagnostic(error)));
     let warnings = result.validation_warnings().map(|warning| (warning.policy_id(), as_diagnostic(warning)));
     let complaints = errors.chain(warnings);
-    complaints.filter_map(|(id, complaint)| Some(places.get(id)?.complaint(complaint))).collect()
+    complaints.filter_map(|(id, complaint)| Some(places.get(id)?.0.complaint(complaint))).collect()
 }
 
 fn as_diagnostic(complaint: &impl Diagnostic) -> &dyn Diagnostic {

@@ -10,14 +10,18 @@
 
 mod answer;
 mod facts;
+mod literals;
 mod load;
 mod questions;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
-use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request, Schema};
+use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request, Schema};
 use jiff::Timestamp;
 
 use crate::{
@@ -33,9 +37,11 @@ use crate::{
 pub use self::{
     answer::{Allowed, Denial, Denied, Permit, Reason, Verdict},
     facts::Resource,
+    literals::Known,
 };
 use self::{
     facts::Vocabulary,
+    load::Loaded,
     questions::{Question, opposite, questions},
 };
 
@@ -44,6 +50,8 @@ use self::{
 pub struct Policies {
     set: PolicySet,
     schema: Schema,
+    /// The file and the line of each.
+    places: BTreeMap<PolicyId, (String, Option<usize>)>,
     vocabulary: Vocabulary,
     authorizer: Authorizer,
 }
@@ -81,18 +89,32 @@ impl Policies {
     /// Faults are: a file that cannot be read or parsed, no policy at all, a policy without `@id` or with the `@id` of
     /// another, a template, and whatever Cedar's strict validation complains or warns of.
     pub fn load(dir: &Path) -> Result<Self, Vec<Fault>> {
-        let (schema, set) = load::load(dir)?;
-        Self::new(schema, set).map_err(|what| {
+        Self::new(load::load(dir)?).map_err(|what| {
             let hint = Some("take the schema.cedarschema of this version of the gateway".to_owned());
             vec![Fault { place: load::schema_path(dir).display().to_string(), line: None, what, hint }]
         })
     }
 
-    fn new(schema: Schema, set: PolicySet) -> Result<Self, String> {
+    fn new(Loaded { schema, set, places }: Loaded) -> Result<Self, String> {
         let vocabulary = Vocabulary::new()?;
-        let policies = Self { set, schema, vocabulary, authorizer: Authorizer::new() };
+        let policies = Self { set, schema, places, vocabulary, authorizer: Authorizer::new() };
         policies.rehearse()?;
         Ok(policies)
+    }
+
+    /// What the policies name and nothing is called, each with its place: they are good, but there they never apply.
+    pub fn unknown(&self, known: &Known) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for policy in self.set.policies() {
+            let Some((place, line)) = self.places.get(policy.id()) else { continue };
+            let fault = |what: String| {
+                let what = format!("policy {}: {what}", policy.id());
+                Fault { place: place.clone(), line: *line, what, hint: None }
+            };
+            faults.extend(literals::unknown(policy, known).into_iter().map(fault));
+        }
+        faults.sort_by(|a, b| (&a.place, a.line, &a.what).cmp(&(&b.place, b.line, &b.what)));
+        faults
     }
 
     /// Decides on each target of a change that is about to be accepted.
@@ -212,7 +234,7 @@ impl Policies {
         Ok(Allowed { approvals: BTreeSet::new(), ..allowed }.permit(()))
     }
 
-    /// What would be decided about each target of a change, and by which policies; for those who write policies.
+    /// What would be decided about each target of a change, those of its end included, and by which policies; for those who write policies.
     pub fn explain(
         &self,
         caller: &Caller,
@@ -220,12 +242,18 @@ impl Policies {
         submission: &Submission,
     ) -> Result<Vec<Verdict>, String> {
         let scene = Scene::new(self, caller, resource)?;
-        let verdict = |(action, denied, wanted): Question| {
-            let context = facts::change(submission, wanted.as_ref());
+        let verdict = |(action, denied, wanted): Question, context: Option<Result<Context, String>>| {
             let target = denied.as_ref().map(|denied| denied.target.clone());
+            let context = context.unwrap_or_else(|| facts::change(submission, wanted.as_ref()));
             Verdict { action, target, decision: scene.decide(action, denied, context).map_err(|denial| denial.reason) }
         };
-        Ok(questions(&submission.change).into_iter().map(verdict).collect())
+        let mut verdicts: Vec<_> =
+            questions(&submission.change).into_iter().map(|question| verdict(question, None)).collect();
+        if submission.until.is_some() {
+            verdicts.push(verdict(("revert", None, None), Some(facts::of(Action::Revert { own: true }))));
+            verdicts.extend(opposite(&submission.change).into_iter().map(|question| verdict(question, None)));
+        }
+        Ok(verdicts)
     }
 
     /// Decides on what is not a change.

@@ -409,8 +409,11 @@ fn groups(number: u128) -> Vec<Target> {
     (1..=number).map(id).collect()
 }
 
+/// Policies, and the approvals that they ask for.
+type Answer = (Vec<String>, Vec<String>);
+
 /// What servicenow is answered at a moment, on a sales configuration: the policies and the approvals that they ask for.
-fn at(policies: &Policies, moment: &str, change: Change) -> Result<(Vec<String>, Vec<String>), Reason> {
+fn at(policies: &Policies, moment: &str, change: Change) -> Result<Answer, Reason> {
     let (configuration, tags) = (configuration(), BTreeSet::from(["sales".to_owned()]));
     let mut asked = submission(&servicenow(), change, Some("RITM0012345"));
     asked.accepted_at = moment.parse().unwrap();
@@ -521,6 +524,59 @@ fn an_approval_without_a_name_or_before_a_forbid_is_a_fault() {
         let faults = Policies::load(folder(&[("a.cedar", text)]).path()).unwrap_err();
         assert!(faults.len() == 1 && faults[0].what.contains("@approval"), "{faults:#?}");
     }
+}
+
+#[test]
+fn what_policies_name_and_nothing_is_called_is_told_with_its_place() {
+    let text = r#"// Why.
+@id("one") permit (principal == Postern::Caller::"servicenou", action, resource == Postern::Configuration::"Sales ESP")
+when { resource.tags.contains("slaes") && resource.kind == "status-page" && principal.issuer != "sandbox" };
+@id("two") permit (principal in Postern::Caller::"portal", action == Postern::Action::"add", resource)
+when { ["limit", "device-limit"].contains(resource.kind) || resource.tags.containsAny(["sales", "Sales"]) }
+unless { !(context.target.kind == "devices") || context.time.weekday == "Friday" || "issuer" == principal.issuer };
+@id("three") permit (principal in Postern::Role::"nobody", action == Postern::Action::"approve", resource)
+when { context.change == "clears" && context.asker == "portal" && context.asker != "nobody" };"#;
+    let dir = folder(&[("a.cedar", text)]);
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let known = Known {
+        callers: names(&["servicenow", "portal"]),
+        issuers: names(&["sandbox"]),
+        tags: names(&["sales", "kiosk"]),
+    };
+    let found = Policies::load(dir.path()).unwrap().unknown(&known);
+    let found: Vec<_> = found
+        .iter()
+        .map(|fault| {
+            (fault.line, fault.what.strip_prefix("policy ").unwrap().split(" is no ").next().unwrap().to_owned())
+        })
+        .collect();
+    let expected = [
+        (Some(2), r#"one: "Sales ESP""#),
+        (Some(2), r#"one: "servicenou""#),
+        (Some(2), r#"one: "slaes""#),
+        (Some(4), r#"two: "Friday""#),
+        (Some(4), r#"two: "Sales""#),
+        (Some(4), r#"two: "devices""#),
+        (Some(4), r#"two: "issuer""#),
+        (Some(4), r#"two: "limit""#),
+        (Some(7), r#"three: "clears""#),
+        (Some(7), r#"three: "nobody""#),
+    ];
+    assert_eq!(found, expected.map(|(line, what)| (line, what.to_owned())));
+}
+
+#[test]
+fn the_shipped_policies_and_examples_name_nothing_unknown() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let known = Known {
+        callers: names(&["servicenow", "portal", "helpdesk"]),
+        issuers: names(&["sandbox"]),
+        tags: names(&["sales", "kiosk", "restriction"]),
+    };
+    for policies in ["tickets.cedar", "freeze.cedar", "approval.cedar"].map(example) {
+        assert_eq!(policies.unknown(&known), []);
+    }
+    assert_eq!(Policies::load(&shipped()).unwrap().unknown(&known), []);
 }
 
 fn any_target() -> impl Strategy<Value = Target> {

@@ -32,13 +32,13 @@ async fn approver(world: &World, caller: &str, subject: &str) -> String {
     world.forge(caller, json!({"roles": roles, "sub": subject}), json!({})).await
 }
 
-async fn say(world: &World, token: &str, id: &str, word: &str) -> Got {
-    let request = world.bare("POST", &format!("/v1/operations/{id}/{word}")).bearer_auth(token);
+async fn say(world: &World, token: &str, id: &str, answer: &str) -> Got {
+    let request = world.bare("POST", &format!("/v1/operations/{id}/{answer}")).bearer_auth(token);
     world.send(request).await
 }
 
-async fn comment(world: &World, token: &str, (id, word): (&str, &str), body: &Value) -> Got {
-    let request = world.bare("POST", &format!("/v1/operations/{id}/{word}")).bearer_auth(token);
+async fn comment(world: &World, token: &str, (id, answer): (&str, &str), body: &Value) -> Got {
+    let request = world.bare("POST", &format!("/v1/operations/{id}/{answer}")).bearer_auth(token);
     world.send(request.json(body)).await
 }
 

@@ -11,6 +11,7 @@ mod arguments;
 mod certificate;
 mod check;
 mod demo;
+mod explain;
 mod live;
 #[path = "../support/program.rs"]
 mod program;

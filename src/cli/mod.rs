@@ -5,6 +5,8 @@
 //!
 //! It deliberately does no work of its own: each command calls the part of the house that does.
 
+mod explain;
+
 use std::{
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
@@ -16,6 +18,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::explain::Explanation;
 use crate::{
     api, app,
     audit::Verifier,
@@ -91,6 +94,12 @@ struct Settings {
 struct Check {
     #[command(flatten)]
     settings: Settings,
+    /// Then tell what policies would decide about each target of a change, and by which of them. The file holds the body of
+    /// POST /v1/assignments; Graph is not asked.
+    #[arg(long, value_name = "FILE", requires = "caller", conflicts_with = "live")]
+    explain: Option<PathBuf>,
+    #[command(flatten)]
+    asked: explain::Asked,
     /// Then try them out: fetch a token, look at its permissions, read one configuration. Nothing is written.
     #[arg(long)]
     live: bool,
@@ -183,7 +192,7 @@ fn tell(faults: &[Fault]) -> anyhow::Result<ExitCode> {
 
 async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
     let config = match settled(settings) {
-        Ok(config) => config,
+        Ok((config, _policies)) => config,
         Err(faults) => return tell(&faults),
     };
     let telemetry = telemetry::start(&config.telemetry)?;
@@ -222,10 +231,10 @@ impl Stop {
 }
 
 /// The settings, if they and what they point at (secrets, policies) have no fault.
-fn settled(settings: &Settings) -> Result<Config, Vec<Fault>> {
+fn settled(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
     let Examined { config, policy, secrets, mut faults } = config::examine_process(settings.config.as_deref());
     faults.extend(secrets.iter().filter_map(config::Named::check));
-    faults.extend(policy.and_then(|policy| Policies::load(&policy.dir).err()).unwrap_or_default());
+    let policies = policy.and_then(|policy| Policies::load(&policy.dir).map_err(|why| faults.extend(why)).ok());
     if let Some(config) = config.as_ref().filter(|_| faults.is_empty()) {
         faults.extend(graph::examine(&config.graph));
         faults.extend(
@@ -234,7 +243,7 @@ fn settled(settings: &Settings) -> Result<Config, Vec<Fault>> {
         faults.extend(webhooks::examine(&config.webhooks, &config.catalogue));
         faults.extend(app::outbound(&config.outbound, Clock::system()).err().map(|error| no_way_out(&error)));
     }
-    config.filter(|_| faults.is_empty()).ok_or(faults)
+    config.zip(policies).filter(|_| faults.is_empty()).ok_or(faults)
 }
 
 fn no_tls(error: &io::Error) -> Fault {
@@ -254,8 +263,8 @@ const V1_WARNING: &str = "warning: graph.api_version is \"v1.0\", which neither 
                           restrictions only; changes of other kinds are refused. \"beta\" has none of these limits.";
 
 async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
-    let config = match settled(&asked.settings) {
-        Ok(config) => config,
+    let (config, policies) = match settled(&asked.settings) {
+        Ok(settled) => settled,
         Err(faults) => return tell(&faults),
     };
     if let Some([source, event]) = asked.explain_webhook.as_deref() {
@@ -275,7 +284,20 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
     for warning in webhooks::warnings(&config.webhooks) {
         writeln!(io::stderr(), "{warning}")?;
     }
-    if asked.live { try_out(config).await } else { Ok(ExitCode::SUCCESS) }
+    for unknown in explain::unknown(&config, &policies) {
+        writeln!(io::stderr(), "warning: {unknown}")?;
+    }
+    match &asked.explain {
+        Some(file) => match explain::explain(&config, &policies, file, &asked.asked) {
+            Ok(Explanation { text, accepted }) => {
+                print(&text)?;
+                Ok(if accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Err(faults) => tell(&faults),
+        },
+        None if asked.live => try_out(config).await,
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// What would come out of an event; exit code 1 if a rule wants it and cannot make a change of it.

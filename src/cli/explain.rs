@@ -1,0 +1,235 @@
+//! What policies would decide about a change, target by target: `postern check --explain`.
+//!
+//! The policies are asked as the gateway asks them, but Graph is not: configurations and groups are those of the catalogue,
+//! with their aliases for names, and what the catalogue does not know of a configuration (kind, priority) is given on the
+//! command line or assumed, and said. Guarantees: the same files and arguments give the same text.
+//!
+//! It deliberately does not tell whether Graph would take the change; `POST /v1/plan` does. Called by `cli`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::Path,
+};
+
+use clap::Args;
+use jiff::Timestamp;
+
+use crate::{
+    api,
+    clock::Clock,
+    config::{Catalogue, Config, Fault},
+    domain::{
+        Caller, Change, Configuration, Filter, Kind, Role, Target, Wanted,
+        change::{self, List},
+        operation::{Submission, Until},
+    },
+    gateway::request::{self, ChangeRequest, Named, Whom, Wish, pointer},
+    policy::{Known, Policies, Resource, Verdict},
+};
+
+/// Who would ask for the change that is explained, when, and of what configuration.
+#[derive(Args, Debug)]
+pub(super) struct Asked {
+    /// The caller who would ask for it.
+    #[arg(long, value_name = "NAME", requires = "explain")]
+    caller: Option<String>,
+    /// A role of its token; give it as often as there are roles.
+    #[arg(long = "role", value_name = "ROLE", requires = "explain")]
+    roles: Vec<String>,
+    /// The kind of the configuration, which the catalogue does not tell.
+    #[arg(long, value_name = "KIND", requires = "explain", default_value = "unknown", value_parser = kind)]
+    kind: Kind,
+    /// Its priority.
+    #[arg(long, value_name = "NUMBER", requires = "explain", default_value_t = 1)]
+    priority: i64,
+    /// When it would be asked for; now, if it is not said.
+    #[arg(long, value_name = "TIME", requires = "explain")]
+    at: Option<Timestamp>,
+}
+
+/// A kind, by its name.
+fn kind(name: &str) -> Result<Kind, String> {
+    Kind::named(name).ok_or_else(|| format!("one of {}", Kind::names().collect::<Vec<_>>().join(", ")))
+}
+
+/// What would be decided.
+#[derive(Clone, Debug)]
+pub(super) struct Explanation {
+    /// For a person, line by line.
+    pub(super) text: String,
+    /// Whether the change would be accepted, be it after an approval.
+    pub(super) accepted: bool,
+}
+
+/// What policies name that the settings do not have.
+pub(super) fn unknown(config: &Config, policies: &Policies) -> Vec<Fault> {
+    policies.unknown(&Known {
+        callers: config.callers.iter().map(|caller| caller.name.clone()).collect(),
+        issuers: config.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
+        tags: config.catalogue.configurations.values().flat_map(|it| it.tags.iter().cloned()).collect(),
+    })
+}
+
+/// A configuration, and what is to be done to it.
+struct Meant {
+    configuration: Configuration,
+    tags: BTreeSet<String>,
+    change: Change,
+    names: BTreeMap<String, String>,
+    request: ChangeRequest,
+}
+
+/// Explains the change that a file holds, in the form of the body of `POST /v1/assignments`.
+pub(super) fn explain(
+    config: &Config,
+    policies: &Policies,
+    file: &Path,
+    asked: &Asked,
+) -> Result<Explanation, Vec<Fault>> {
+    let place = file.display().to_string();
+    let fault = |what: String| Fault { place: place.clone(), line: None, what, hint: None };
+    let caller = caller(config, asked).map_err(|what| vec![fault(what)])?;
+    let body = std::fs::read(file).map_err(|error| vec![fault(format!("cannot be read: {error}"))])?;
+    let in_body = |faults: Vec<request::Fault>| {
+        let told = |request::Fault { pointer, detail }| fault(format!("{pointer:?}: {detail}"));
+        faults.into_iter().map(told).collect::<Vec<_>>()
+    };
+    let request = api::read_change(&body).map_err(in_body)?;
+    let meant = meant(config, request, asked).map_err(in_body)?;
+    let Meant { configuration, tags, change, names, request } = meant;
+    let submission = Submission {
+        configuration: configuration.id.clone(),
+        configuration_name: configuration.name.clone(),
+        change,
+        names,
+        caller: caller.name.clone(),
+        ticket: request.ticket,
+        requested_for: request.requested_for,
+        comment: request.comment,
+        accepted_at: asked.at.unwrap_or_else(|| Clock::system().now()),
+        only_on: request.only_on,
+        until: request.until.map(|at| Until { at, policies: Vec::new() }),
+        approval: None,
+        traceparent: None,
+    };
+    let resource = Resource { configuration: &configuration, tags: &tags };
+    let verdicts = policies.explain(&caller, resource, &submission).map_err(|why| vec![fault(why)])?;
+    Ok(tell(&caller, resource, &submission, &verdicts))
+}
+
+fn caller(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Caller, String> {
+    let caller = caller.as_deref().unwrap_or_default();
+    let known = config.callers.iter().find(|rule| rule.name == caller).ok_or_else(|| {
+        let names: Vec<_> = config.callers.iter().map(|rule| rule.name.as_str()).collect();
+        format!("no caller is called {caller:?}; known are {}", names.join(", "))
+    })?;
+    Ok(Caller {
+        name: known.name.clone(),
+        issuer: known.issuer.clone(),
+        subject: String::new(),
+        token_id: None,
+        roles: roles.iter().map(Role::new).collect(),
+    })
+}
+
+/// What a request means by the catalogue alone, or all that is wrong with it.
+fn meant(config: &Config, request: ChangeRequest, asked: &Asked) -> Result<Meant, Vec<request::Fault>> {
+    let catalogue = &config.catalogue;
+    let mut faults = Vec::new();
+    let reference = &request.configuration;
+    let by_id = || catalogue.configurations.iter().find(|(_, it)| it.id.as_str().eq_ignore_ascii_case(reference));
+    let found = catalogue.configurations.get_key_value(reference).or_else(by_id);
+    if found.is_none() {
+        let detail = format!("{reference:?} is not in the catalogue");
+        faults.push(request::Fault { pointer: "/configuration".to_owned(), detail });
+    }
+    let (mut wanted, mut unwanted, mut names) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for (list, index, named) in request.wish.targets() {
+        match target(catalogue, named, &mut names) {
+            Ok(one) if list == List::Remove => unwanted.push(one.target),
+            Ok(one) => wanted.push(one),
+            Err(detail) => faults.push(request::Fault { pointer: pointer(list, index), detail }),
+        }
+    }
+    let Some((alias, catalogued)) = found.filter(|_| faults.is_empty()) else { return Err(faults) };
+    let allowed = config.operations.targets_max;
+    let change = match request.wish {
+        Wish::Amend { .. } => Change::amend(wanted, unwanted, allowed),
+        Wish::Replace(_) => Change::replace(wanted, allowed),
+    };
+    let told = |fault: change::Fault| request::Fault { pointer: String::new(), detail: fault.to_string() };
+    let change = change.map_err(|faults| faults.into_iter().map(told).collect::<Vec<_>>())?;
+    let (id, name) = (catalogued.id.clone(), alias.clone());
+    let configuration = Configuration { id, name, kind: asked.kind, priority: asked.priority };
+    Ok(Meant { configuration, tags: catalogued.tags.clone(), change, names, request })
+}
+
+fn target(catalogue: &Catalogue, named: &Named, called: &mut BTreeMap<String, String>) -> Result<Wanted, String> {
+    let mut group = |reference: &String| {
+        let known = catalogue.groups.get(reference).copied();
+        let id = known.or_else(|| reference.parse().ok());
+        let id = id.ok_or_else(|| format!("group {reference:?} is not in the catalogue, and no id"))?;
+        if let Some((alias, _)) = catalogue.groups.iter().find(|(_, other)| **other == id) {
+            called.insert(id.to_string(), alias.clone());
+        }
+        Ok::<_, String>(id)
+    };
+    let target = match &named.whom {
+        Whom::Group(reference) => Target::Group(group(reference)?),
+        Whom::ExcludedGroup(reference) => Target::ExcludedGroup(group(reference)?),
+        Whom::AllDevices => Target::AllDevices,
+        Whom::AllUsers => Target::AllUsers,
+    };
+    let filter = named.filter.as_ref().map(|filter| {
+        let known = catalogue.filters.get(&filter.reference).copied();
+        let id = known.or_else(|| filter.reference.parse().ok());
+        let id = id.ok_or_else(|| format!("filter {:?} is not in the catalogue, and no id", filter.reference))?;
+        Ok::<_, String>(Filter { id, mode: filter.mode })
+    });
+    Ok(Wanted { target, filter: filter.transpose()? })
+}
+
+fn tell(caller: &Caller, resource: Resource<'_>, submission: &Submission, verdicts: &[Verdict]) -> Explanation {
+    let none = |listed: String| if listed.is_empty() { "none".to_owned() } else { listed };
+    let roles = none(caller.roles.iter().map(Role::as_str).collect::<Vec<_>>().join(", "));
+    let tags = none(resource.tags.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
+    let Configuration { name, kind, priority, .. } = resource.configuration;
+    let mut text = format!(
+        "caller {} (roles: {roles}), configuration {name:?} (kind: {}, priority: {priority}, tags: {tags}), ticket {}, at {}\n",
+        caller.name,
+        kind.name(),
+        submission.ticket.as_deref().unwrap_or("none"),
+        submission.accepted_at,
+    );
+    let mut approvals = BTreeSet::new();
+    for Verdict { action, target, decision } in verdicts {
+        let mut line = (*action).to_owned();
+        if let Some(target) = target {
+            let id =
+                if let Target::Group(id) | Target::ExcludedGroup(id) = target { id.to_string() } else { String::new() };
+            let name = submission.names.get(&id).map(|name| format!(" {name:?}")).unwrap_or_default();
+            line = format!("{line} {target}{name}");
+        }
+        let said = match decision {
+            Ok(allowed) => {
+                approvals.extend(allowed.approvals.iter().cloned());
+                let by = allowed.policies.iter().cloned().collect::<Vec<_>>().join(", ");
+                let asks = allowed.approvals.iter().cloned().collect::<Vec<_>>().join(", ");
+                let asks = if asks.is_empty() { asks } else { format!(", with approval: {asks}") };
+                format!("permitted by {by}{asks}")
+            }
+            Err(reason) => reason.to_string(),
+        };
+        // A text takes all that is written to it.
+        let _written = writeln!(text, "{line}: {said}");
+    }
+    let accepted = !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.decision.is_ok());
+    let approvals = approvals.into_iter().collect::<Vec<_>>().join(", ");
+    text.push_str(if accepted { "the change would be accepted" } else { "the change would be refused" });
+    if accepted && !approvals.is_empty() {
+        text.push_str(" and wait for approval: ");
+        text.push_str(&approvals);
+    }
+    Explanation { text, accepted }
+}

@@ -1,0 +1,146 @@
+//! What policies name that cannot exist: callers, issuers and tags that the settings do not have, kinds, words of the schema.
+//!
+//! Cedar's validation knows types, not values: `resource.tags.contains("slaes")` is as good to it as any other text, and a
+//! policy with it never applies. Guarantees: each unknown name is told once for each policy, with what could be meant.
+//!
+//! It deliberately says nothing of what only others know: roles are the issuer's, ids and names Graph's. And it only looks:
+//! a policy that is told of here decides as it stands. Called by `policy`, for `postern check`.
+
+use std::collections::BTreeSet;
+
+use cedar_policy::Policy;
+use serde_json::Value;
+
+use crate::domain::{ConfigurationId, Kind};
+
+/// The names that the settings have.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Of callers.
+    pub callers: BTreeSet<String>,
+    /// Of issuers.
+    pub issuers: BTreeSet<String>,
+    /// Tags in the catalogue.
+    pub tags: BTreeSet<String>,
+}
+
+/// What policies compare with words of ours: the attribute, by its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compared {
+    Tags,
+    Kind,
+    Issuer,
+    Asker,
+    Targets,
+    Changes,
+    Weekday,
+}
+
+const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+const TARGETS: [&str; 5] = ["group", "all-devices", "all-users", "excluded-group", "foreign"];
+const CHANGES: [&str; 4] = ["add", "remove", "replace", "clear"];
+/// Operators whose two sides are compared.
+const OPERATORS: [&str; 5] = ["==", "!=", "contains", "containsAny", "containsAll"];
+
+/// What a policy names that is not known, each with what it was taken for.
+pub(super) fn unknown(policy: &Policy, known: &Known) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for literal in policy.entity_literals() {
+        let (kind, id) = (literal.type_name().basename().to_owned(), literal.id().unescaped().to_owned());
+        let what = match kind.as_str() {
+            "Caller" if !known.callers.contains(&id) => "caller: no [[callers]] has that name",
+            "Configuration" if id.parse::<ConfigurationId>().is_err() => "configuration: that is not an id of Graph's",
+            _ => continue,
+        };
+        found.insert(format!("{id:?} is no {what}"));
+    }
+    if let Ok(tree) = policy.to_json() {
+        walk(&tree, known, &mut found);
+    }
+    found
+}
+
+/// Looks at every comparison in a policy's syntax tree.
+fn walk(tree: &Value, known: &Known, found: &mut BTreeSet<String>) {
+    match tree {
+        Value::Object(fields) => {
+            for (operator, sides) in fields {
+                if OPERATORS.contains(&operator.as_str())
+                    && let (Some(left), Some(right)) = (sides.get("left"), sides.get("right"))
+                {
+                    compare(left, right, known, found);
+                    compare(right, left, known, found);
+                }
+                walk(sides, known, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| walk(item, known, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn compare(attribute: &Value, words: &Value, known: &Known, found: &mut BTreeSet<String>) {
+    let Some(compared) = compared(&path(attribute)) else { return };
+    let mut named = Vec::new();
+    texts(words, &mut named);
+    for word in named {
+        let what = match compared {
+            Compared::Tags if !known.tags.contains(word) => "tag of the catalogue".to_owned(),
+            Compared::Kind if Kind::named(word).is_none() => one_of("kind", &Kind::names().collect::<Vec<_>>()),
+            Compared::Issuer if !known.issuers.contains(word) => "issuer: no [[issuers]] has that name".to_owned(),
+            Compared::Asker if !known.callers.contains(word) => "caller: no [[callers]] has that name".to_owned(),
+            Compared::Targets if !TARGETS.contains(&word) => one_of("kind of target", &TARGETS),
+            Compared::Changes if !CHANGES.contains(&word) => one_of("change", &CHANGES),
+            Compared::Weekday if !WEEKDAYS.contains(&word) => one_of("weekday", &WEEKDAYS),
+            Compared::Tags
+            | Compared::Kind
+            | Compared::Issuer
+            | Compared::Asker
+            | Compared::Targets
+            | Compared::Changes
+            | Compared::Weekday => continue,
+        };
+        found.insert(format!("{word:?} is no {what}"));
+    }
+}
+
+fn one_of(what: &str, words: &[&str]) -> String {
+    format!("{what}: one of {}", words.join(", "))
+}
+
+fn compared(path: &str) -> Option<Compared> {
+    Some(match path {
+        "resource.tags" => Compared::Tags,
+        "resource.kind" => Compared::Kind,
+        "principal.issuer" => Compared::Issuer,
+        "context.asker" => Compared::Asker,
+        "context.target.kind" => Compared::Targets,
+        "context.change" => Compared::Changes,
+        "context.time.weekday" => Compared::Weekday,
+        _ => return None,
+    })
+}
+
+/// An attribute as policies write it; empty if it is something else.
+fn path(tree: &Value) -> String {
+    if let Some(variable) = tree.get("Var").and_then(Value::as_str) {
+        return variable.to_owned();
+    }
+    let access = tree.get(".");
+    let of = access.and_then(|access| access.get("left")).map(path).unwrap_or_default();
+    let attribute = access.and_then(|access| access.get("attr")).and_then(Value::as_str).unwrap_or_default();
+    if of.is_empty() { String::new() } else { format!("{of}.{attribute}") }
+}
+
+/// The texts that are written out in an expression.
+fn texts<'a>(tree: &'a Value, found: &mut Vec<&'a str>) {
+    if let Some(text) = tree.get("Value").and_then(Value::as_str) {
+        found.push(text);
+    }
+    tree.get("Value").or_else(|| tree.get("Set")).and_then(Value::as_array).into_iter().flatten().for_each(|item| {
+        match item.as_str() {
+            Some(text) => found.push(text),
+            None => texts(item, found),
+        }
+    });
+}

@@ -1,0 +1,121 @@
+//! `postern check` on what policies name, and `postern check --explain`.
+
+use std::{fs, path::Path};
+
+use crate::{Ended, run, shipped};
+
+const CHANGE: &str = r#"{"configuration": "Sales ESP", "ticket": "RITM0010023",
+    "add": [{"group": "Sales Laptops"}, {"all": "devices"}], "remove": [{"group": "b0000000-0000-4000-8000-000000000002"}]}"#;
+
+/// Asks what would become of a change; the line that `check` begins with is left out.
+fn explain(folder: &Path, change: &str, arguments: &[&str]) -> Ended {
+    fs::write(folder.join("request.json"), change).unwrap();
+    let config = shipped("config/sandbox.toml");
+    let asked = ["check", "--config", &config, "--explain", "request.json", "--at", "2026-11-24T12:00:00Z"];
+    let mut ended = run(folder, &[&asked, arguments].concat());
+    if let Some((first, rest)) = ended.out.split_once('\n') {
+        assert!(first.starts_with("no faults"), "{first}");
+        ended.out = rest.to_owned();
+    }
+    ended
+}
+
+#[test]
+fn each_target_is_told_with_the_policies_that_decide_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let servicenow = ["--caller", "servicenow", "--role", "Assignments.Change", "--kind", "status-page"];
+    let ended = explain(folder.path(), CHANGE, &servicenow);
+    let expected = "caller servicenow (roles: Assignments.Change), configuration \"Sales ESP\" \
+                    (kind: status-page, priority: 1, tags: sales), ticket RITM0010023, at 2026-11-24T12:00:00Z\n\
+                    add group b0000000-0000-4000-8000-000000000001 \"Sales Laptops\": \
+                    permitted by servicenow-changes-groups\n\
+                    add all devices: forbidden by policy no-tenant-wide-targets\n\
+                    remove group b0000000-0000-4000-8000-000000000002 \"Sales Kiosks\": \
+                    permitted by servicenow-changes-groups\n\
+                    the change would be refused\n";
+    assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (Some(1), expected, ""));
+    let fine = CHANGE.replace(r#", {"all": "devices"}"#, "");
+    let ended = explain(folder.path(), &fine, &servicenow);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    assert!(ended.out.ends_with("the change would be accepted\n"), "{}", ended.out);
+    let ended = explain(folder.path(), &fine, &["--caller", "servicenow"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.out.contains("(roles: none)") && ended.out.contains("\"Sales Laptops\": no policy permits it"));
+    let ending = fine.replace("\"ticket\"", "\"until\": \"2099-01-01T00:00:00Z\", \"ticket\"");
+    let ended = explain(folder.path(), &ending, &servicenow);
+    assert!(
+        ended.code == Some(0) && ended.out.contains("\nrevert: permitted by servicenow-reverts-its-own\n"),
+        "{}",
+        ended.out
+    );
+    assert!(ended.out.contains("\nremove group b0000000-0000-4000-8000-000000000001 \"Sales Laptops\": permitted"));
+    let clearing = r#"{"configuration": "Sales ESP", "replace": []}"#;
+    let ended = explain(folder.path(), clearing, &servicenow);
+    assert!(ended.out.contains("\nclear: forbidden by policy no-clearing\n"), "{}", ended.out);
+}
+
+#[test]
+fn whatever_is_wrong_with_the_request_is_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let caller = ["--caller", "servicenow"];
+    let unknown = r#"{"configuration": "Sale ESP", "add": [{"group": "Nobody"}, {"group": "Sales Laptops",
+        "filter": {"name": "none", "mode": "include"}}]}"#;
+    let ended = explain(folder.path(), unknown, &caller);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
+    for told in
+        ["\"/configuration\": \"Sale ESP\"", "\"/add/0\": group \"Nobody\"", "\"/add/1\": filter \"none\"", "3 faults"]
+    {
+        assert!(ended.err.contains(told), "{told} is not in {}", ended.err);
+    }
+    let ended = explain(folder.path(), r#"{"configuration": "Sales ESP", "adds": []}"#, &caller);
+    assert!(ended.err.contains("request.json: \"/adds\": is not a known field"), "{}", ended.err);
+    let ended = explain(folder.path(), "{", &caller);
+    assert!(ended.code == Some(1) && ended.err.contains("request.json: \"\": "), "{}", ended.err);
+    let ended = explain(folder.path(), CHANGE, &["--caller", "nobody"]);
+    assert!(
+        ended.err.contains("no caller is called \"nobody\"; known are servicenow, helpdesk, portal"),
+        "{}",
+        ended.err
+    );
+    for wrong in [&[][..], &["--caller", "servicenow", "--kind", "esp"], &["--caller", "servicenow", "--live"]] {
+        assert_eq!(explain(folder.path(), CHANGE, wrong).code, Some(2), "{wrong:?}");
+    }
+}
+
+/// The shipped sandbox settings in a folder of their own, with another policy.
+fn with_policy(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("policies")).unwrap();
+    for name in ["sandbox.toml", "sandbox.secret", "policies/schema.cedarschema", "policies/guard.cedar"] {
+        fs::copy(shipped(&format!("config/{name}")), folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("policies/own.cedar"), text).unwrap();
+    folder
+}
+
+#[test]
+fn what_policies_name_and_the_settings_do_not_have_is_a_warning() {
+    let folder = with_policy(
+        "@id(\"own\")\npermit (principal == Postern::Caller::\"servicenou\", action, resource)\n\
+         when { resource.tags.contains(\"slaes\") };\n",
+    );
+    let ended = run(folder.path(), &["check", "--config", "sandbox.toml"]);
+    assert_eq!(ended.code, Some(0));
+    let expected = "warning: policies/own.cedar:1: policy own: \"servicenou\" is no caller: no [[callers]] has that name\n\
+                    warning: policies/own.cedar:1: policy own: \"slaes\" is no tag of the catalogue\n";
+    assert_eq!(ended.err, expected);
+}
+
+#[test]
+fn a_change_that_would_wait_for_approval_is_told_as_one() {
+    let folder = with_policy(&fs::read_to_string(shipped("config/examples/approval.cedar")).unwrap());
+    fs::remove_file(folder.path().join("policies/guard.cedar")).unwrap();
+    let body = r#"{"configuration": "Sales ESP", "add": [{"all": "users"}], "ticket": "R"}"#;
+    fs::write(folder.path().join("request.json"), body).unwrap();
+    let asked = ["check", "--config", "sandbox.toml", "--explain", "request.json", "--caller", "servicenow"];
+    let ended = run(folder.path(), &asked);
+    assert_eq!(ended.code, Some(0));
+    let told = "\nadd all users: permitted by tenant-wide-targets-with-approval, with approval: tenant-wide\n\
+                the change would be accepted and wait for approval: tenant-wide\n";
+    assert!(ended.out.ends_with(told), "{}", ended.out);
+}
