@@ -16,47 +16,61 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{dev::ServerHandle, web};
+use actix_web::{
+    dev::{Server, ServerHandle},
+    web,
+};
 use anyhow::{Context, anyhow};
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api,
-    audit::{Entry, Event},
     auth::Authenticator,
     census::Census,
     clock::Clock,
     config::{self, Config, Fault},
-    domain::Digest,
     executor,
-    gateway::{self, Gateway},
+    gateway::{self, Current, Gateway},
     graph::{self, Graph, Upstream},
     outbound::{Outbound, Way},
     policy::Policies,
+    reload::{Content, Reload},
     retention::Retention,
     store::{self, Run, Store},
     webhooks::Webhooks,
 };
 
-/// A gateway that is running.
+/// Where callers and probes come in.
 #[derive(Debug)]
-pub struct Running {
+struct Doors {
     scheme: &'static str,
     address: SocketAddr,
     admin_address: SocketAddr,
+    handles: Vec<ServerHandle>,
+}
+
+/// Something of the gateway that runs by itself.
+type Part = JoinHandle<()>;
+
+/// A gateway that is running.
+#[derive(Debug)]
+pub struct Running {
     store: Arc<dyn Store>,
     stopping: CancellationToken,
     working: CancellationToken,
-    doors: Vec<ServerHandle>,
-    tasks: Vec<JoinHandle<()>>,
-    executor: JoinHandle<()>,
+    doors: Doors,
+    tasks: Vec<Part>,
+    executor: Part,
+    asked: Arc<Notify>,
     deadline: Duration,
     clock: Clock,
 }
 
 /// Starts a gateway.
 pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
+    // Looked at first: what changes after this is taken up later.
+    let in_force = Content::at_start(&config.origin, &config.policy.dir);
     let policies = Policies::load(&config.policy.dir).map_err(|faults| anyhow!(listed(&faults)))?;
     // Before anything is opened: an address in use must not cost the store a run.
     let listener = listen(config.server.listen, "server.listen")?;
@@ -65,7 +79,9 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let run = Run { chain: clock.identifier().to_string(), clock };
     let owner = run.chain.clone();
     let store = store::open(&config.store, run).await?;
-    store.record(vec![loaded(&config, clock)?]).await?;
+    let by_token = config.callers.iter().map(|caller| caller.name.clone());
+    let callers: Vec<_> = by_token.chain(config.webhooks.iter().map(|webhook| webhook.caller.clone())).collect();
+    store.record(vec![in_force.loaded(callers.clone(), clock)]).await?;
 
     let outbound = outbound(&config.outbound, clock)?;
     let upstream: Arc<dyn Upstream> = Arc::new(Graph::new(config.graph.clone(), outbound.clone(), clock));
@@ -81,11 +97,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     tokio::spawn(graph::watch(config.graph.clone(), clock, stopping.clone()));
 
     let retention = Retention { store: Arc::clone(&store), clock, operations: config.operations.retention };
-    let retention = tokio::spawn(retention.run(stopping.clone()));
-    let census = tokio::spawn(Census { store: Arc::clone(&store), clock }.run(stopping.clone()));
-
     let limits = api::Limits::new(&config.callers, &config.webhooks, &config.server, clock);
-    let webhooks = Webhooks::new(config.webhooks, &config.catalogue);
+    let webhooks = Arc::new(Webhooks::new(config.webhooks, &config.catalogue));
     let gateway = Arc::new(Gateway::new(gateway::Parts {
         store: Arc::clone(&store),
         upstream,
@@ -96,11 +109,20 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         clock,
         stopping: stopping.clone(),
     }));
-    let (keeper, stop) = (Arc::clone(&gateway), stopping.clone());
-    let ends = tokio::spawn(async move { keeper.keep_ends(stop).await });
-    let unanswered =
-        tokio::spawn(Arc::clone(&gateway).end_unanswered(config.executor.sweep_interval, stopping.clone()));
-
+    let mut tasks = keepers(&gateway, retention, config.executor.sweep_interval, &stopping);
+    let (gateway, asked) = (Arc::new(Current::new(gateway)), Arc::new(Notify::new()));
+    let reload = Reload {
+        current: Arc::clone(&gateway),
+        webhooks: Arc::clone(&webhooks),
+        store: Arc::clone(&store),
+        clock,
+        origin: config.origin,
+        policy: config.policy,
+        asked: Arc::clone(&asked),
+        in_force,
+        callers,
+    };
+    tasks.push(tokio::spawn(reload.run(stopping.clone())));
     let state = web::Data::new(api::State {
         gateway,
         limits,
@@ -111,41 +133,72 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         clock,
     });
     tokio::spawn(state.authenticator.keep_keys_fresh(&stopping));
-    let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
-    let deadline = config.server.stop_deadline;
     if let Some(certificate) = &certificate {
         tokio::spawn(Arc::clone(certificate).keep_fresh(clock, stopping.clone()));
     }
+    let deadline = config.server.stop_deadline;
+    let (doors, serving) = open((listener, admin_listener), state, certificate.as_ref())?;
+    tasks.extend(serving);
+    tracing::info!(address = %doors.address, admin_address = %doors.admin_address, "the gateway is ready");
+    Ok(Running { store, stopping, working, doors, tasks, executor, asked, deadline, clock })
+}
+
+/// What is looked after for as long as the gateway runs.
+fn keepers(
+    gateway: &Arc<Gateway>,
+    retention: Retention,
+    sweep_interval: Duration,
+    stopping: &CancellationToken,
+) -> Vec<Part> {
+    let census = Census { store: Arc::clone(&retention.store), clock: retention.clock };
+    let (keeper, stop) = (Arc::clone(gateway), stopping.clone());
+    vec![
+        tokio::spawn(retention.run(stopping.clone())),
+        tokio::spawn(census.run(stopping.clone())),
+        tokio::spawn(async move { keeper.keep_ends(stop).await }),
+        tokio::spawn(Arc::clone(gateway).end_unanswered(sweep_interval, stopping.clone())),
+    ]
+}
+
+/// Opens the doors on their listeners: that of the API, and the internal one.
+fn open(
+    (listener, admin_listener): (TcpListener, TcpListener),
+    state: web::Data<api::State>,
+    certificate: Option<&Arc<api::Certificate>>,
+) -> anyhow::Result<(Doors, Vec<Part>)> {
+    let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
     let scheme = if certificate.is_some() { "https" } else { "http" };
-    let door = api::server(listener, state.clone(), certificate.as_ref())?;
-    let servers = [door, api::admin_server(admin_listener, state)?];
-    let doors = servers.iter().map(actix_web::dev::Server::handle).collect();
-    let serve = |server: actix_web::dev::Server| {
-        tokio::spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "a server ended badly");
-            }
-        })
-    };
-    let tasks = servers.into_iter().map(serve).chain([retention, census, ends, unanswered]).collect();
-    tracing::info!(%address, %admin_address, "the gateway is ready");
-    Ok(Running { scheme, address, admin_address, store, stopping, working, doors, tasks, executor, deadline, clock })
+    let servers = [api::server(listener, state.clone(), certificate)?, api::admin_server(admin_listener, state)?];
+    let handles = servers.iter().map(Server::handle).collect();
+    let serving = servers.into_iter().map(|server| tokio::spawn(serve(server))).collect();
+    Ok((Doors { scheme, address, admin_address, handles }, serving))
+}
+
+async fn serve(server: Server) {
+    if let Err(error) = server.await {
+        tracing::error!(%error, "a server ended badly");
+    }
 }
 
 impl Running {
     /// Where the API is.
     pub fn url(&self) -> String {
-        format!("{}://{}", self.scheme, self.address)
+        format!("{}://{}", self.doors.scheme, self.doors.address)
     }
 
     /// Where the probes are.
     pub fn admin_url(&self) -> String {
-        format!("http://{}", self.admin_address)
+        format!("http://{}", self.doors.admin_address)
     }
 
     /// The store, for those who look at the audit trail from within.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Takes up changed policies and catalogue now, without waiting for the next look at them.
+    pub fn reload(&self) {
+        self.asked.notify_one();
     }
 
     /// Stops in order. What does not end within the deadline is left to the next start.
@@ -158,7 +211,7 @@ impl Running {
         let drained = async {
             // At the same time: a client that keeps its request to itself must not cost a lane the time to end its turn.
             self.working.cancel();
-            for door in &self.doors {
+            for door in &self.doors.handles {
                 door.stop(true).await;
             }
             for task in self.tasks {
@@ -182,32 +235,6 @@ fn ended(outcome: Result<(), tokio::task::JoinError>) {
 
 fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).with_context(|| format!("cannot listen on {address} ({key})"))
-}
-
-/// The settings that hold from now on, for the audit trail.
-fn loaded(config: &Config, clock: Clock) -> anyhow::Result<Entry> {
-    let by_token = config.callers.iter().map(|caller| caller.name.clone());
-    let by_webhook = config.webhooks.iter().map(|webhook| webhook.caller.clone());
-    let event = Event::ConfigurationLoaded {
-        policies: policies_digest(&config.policy.dir)?,
-        callers: by_token.chain(by_webhook).collect(),
-    };
-    Ok(Entry { at: clock.now(), trace_id: None, event })
-}
-
-/// A fingerprint of all policy files, by name and content.
-fn policies_digest(dir: &Path) -> anyhow::Result<Digest> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "cedar" || extension == "cedarschema") {
-            let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            files.push(format!("{name:?} {text:?}\n"));
-        }
-    }
-    files.sort();
-    Ok(Digest::of(files.concat().as_bytes()))
 }
 
 /// The way out that the settings name.

@@ -31,6 +31,7 @@ pub mod gateway;
 pub mod graph;
 pub mod outbound;
 pub mod policy;
+mod reload;
 pub mod retention;
 pub mod sandbox;
 pub mod signing;

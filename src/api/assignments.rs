@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, http::header::HeaderMap, web};
 use serde::Serialize;
 
 use super::{
-    State, change,
+    Limits, change,
     extract::{self, Preference, Proven},
     operations,
     problem::{Code, Problem},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock,
     domain::{Digest, State as Fate},
-    gateway::{Planned, Standing, Submitted, request::ChangeRequest},
+    gateway::{Gateway, Planned, Standing, Submitted, request::ChangeRequest},
 };
 
 /// Accepts a change and, unless told otherwise, waits for its end.
@@ -26,19 +26,19 @@ pub(super) async fn submit(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let state = extract::state(&request)?;
-    let State { gateway, .. } = &***state;
+    let gateway = extract::gateway(&request)?;
     let begun = gateway.now();
     let body = extract::body(&request, payload).await?;
     let asked = read(&request, &body)?;
     let only_on: Vec<_> = asked.only_on.iter().map(Digest::as_str).collect();
     let attempt = extract::attempt(request.headers(), &body, &only_on)?;
     let submitted = gateway.submit(&caller, asked, attempt).await?;
-    Ok(conclude(state, &caller.name, request.headers(), begun, submitted).await)
+    Ok(conclude((&gateway, &state.limits), &caller.name, request.headers(), begun, submitted).await)
 }
 
 /// Waits for the end of what was accepted, for as long as the caller prefers, and answers.
 pub(super) async fn conclude(
-    State { gateway, limits, .. }: &State,
+    (gateway, limits): (&Gateway, &Limits),
     caller: &str,
     headers: &HeaderMap,
     begun: jiff::Timestamp,
@@ -56,8 +56,7 @@ pub(super) async fn conclude(
     let place = if wait.is_zero() || !waits { None } else { limits.place(caller) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     // The caller counts from when it asked.
-    let left = if waits { wait } else { Duration::ZERO };
-    let left = left.saturating_sub(clock::until(begun, gateway.now()));
+    let left = wait.saturating_sub(clock::until(begun, gateway.now()));
     let standing = gateway.wait(operation, left).await;
     let mut response = answer(&standing, gateway.now());
     let headers = response.headers_mut();
@@ -118,7 +117,7 @@ pub(super) async fn plan(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, .. } = &***extract::state(&request)?;
+    let gateway = extract::gateway(&request)?;
     let body = extract::body(&request, payload).await?;
     let asked = read(&request, &body)?;
     let Planned { configuration, difference, names, before, after, decision } = gateway.plan(&caller, asked).await?;

@@ -82,15 +82,7 @@ impl From<gateway::Error> for Problem {
                 let detail = format!("The assignments are not those that If-Match names: their ETag is \"{found}\".");
                 Self::new(Code::PreconditionFailed, detail)
             }
-            Error::NotAwaiting(operation) => {
-                let state = operation.state.name();
-                let detail = if operation.state == State::AwaitingApproval {
-                    "The time to approve the operation is over.".to_owned()
-                } else {
-                    format!("The operation awaits no approval: it is {state}.")
-                };
-                Self::new(Code::NotAwaitingApproval, detail).about(operation.id)
-            }
+            Error::NotAwaiting(operation) => not_awaiting(&operation),
             Error::GraphUnavailable { detail, pause } => {
                 tracing::warn!(error = detail, "Graph is not available");
                 match pause {
@@ -151,6 +143,15 @@ fn nothing_to_revert(Operation { id, state, .. }: &Operation) -> Problem {
         }
     };
     Problem::new(code, detail).about(*id)
+}
+
+fn not_awaiting(Operation { id, state, .. }: &Operation) -> Problem {
+    let detail = if *state == State::AwaitingApproval {
+        "The time to approve the operation is over.".to_owned()
+    } else {
+        format!("The operation awaits no approval: it is {}.", state.name())
+    };
+    Problem::new(Code::NotAwaitingApproval, detail).about(*id)
 }
 
 impl From<Rejection> for Problem {

@@ -5,7 +5,6 @@ use serde::Serialize;
 use url::form_urlencoded;
 
 use super::{
-    State,
     extract::{self, Proven},
     operations::header,
     problem::{Code, Problem},
@@ -49,7 +48,7 @@ pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result
         configurations: Vec<ListedView>,
         more: bool,
     }
-    let State { gateway, .. } = &***extract::state(&request)?;
+    let gateway = extract::gateway(&request)?;
     let search = search(request.query_string())
         .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
     let Listed { configurations, more } = gateway.configurations(&caller, search.as_deref()).await?;
@@ -111,7 +110,7 @@ pub(super) async fn assignments(
     request: HttpRequest,
     reference: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, .. } = &***extract::state(&request)?;
+    let gateway = extract::gateway(&request)?;
     let Assigned { configuration, direct, from_policy_sets, names } = gateway.assigned(&caller, &reference).await?;
     let digest = direct.digest();
     let tag = view::etag(&digest);

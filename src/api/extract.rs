@@ -3,7 +3,7 @@
 //! Guarantees: a handler that takes a [`Proven`] cannot run without one; no body is read before the caller is proven, and
 //! none beyond the limit. Every refusal is a [`Problem`].
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev, http::header::HeaderMap, web};
 use serde_json::{Map, Value};
@@ -17,7 +17,7 @@ use crate::{
     auth::Rejection,
     canonical, config,
     domain::{Caller, Digest},
-    gateway::{Attempt, Stranger},
+    gateway::{Attempt, Gateway, Stranger},
 };
 
 /// Faults of a query that are told at once.
@@ -56,7 +56,7 @@ async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
             if let Rejection::UnknownCaller { issuer, subject, token_id, detail, .. } = &rejection {
                 let (issuer, subject) = (issuer.clone(), subject.clone());
                 let stranger = Stranger { issuer, subject, token_id: token_id.clone(), reason: detail.clone() };
-                state.gateway.unknown_caller(stranger).await?;
+                state.gateway.gateway().unknown_caller(stranger).await?;
             }
             Err(rejection.into())
         }
@@ -73,6 +73,11 @@ pub(super) fn count(state: &State, request: &HttpRequest, caller: &Caller) -> Re
         request.extensions_mut().insert(left);
     }
     outcome
+}
+
+/// The gateway for one request: one version of policies and catalogue, whatever changes meanwhile.
+pub(super) fn gateway(request: &HttpRequest) -> Result<Arc<Gateway>, Problem> {
+    Ok(state(request)?.gateway.gateway())
 }
 
 pub(super) fn state(request: &HttpRequest) -> Result<&web::Data<State>, Problem> {
@@ -115,13 +120,6 @@ pub(super) async fn bytes(request: &HttpRequest, payload: web::Payload) -> Resul
             Err(Problem::new(Code::BodyTooLarge, format!("The body is larger than the {limit} bytes accepted.")))
         }
     }
-}
-
-/// Reads a body that may be left out.
-pub(super) async fn optional_body(request: &HttpRequest, payload: web::Payload) -> Result<Option<Value>, Problem> {
-    let length = text(request.headers(), "content-length").unwrap_or_default();
-    let none = (length.is_empty() || length == "0") && !request.headers().contains_key("transfer-encoding");
-    if none { Ok(None) } else { body(request, payload).await.map(Some) }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -4,7 +4,6 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
 use super::{
-    State,
     configurations::AssignmentView,
     extract::{self, Proven},
     problem::Problem,
@@ -62,7 +61,7 @@ pub(super) async fn assignments(
     request: HttpRequest,
     reference: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, .. } = &***extract::state(&request)?;
+    let gateway = extract::gateway(&request)?;
     let reach = gateway.reach(&caller, &reference).await?;
     let Reach { group, of_group, of_everyone, unclear, complete, names } = reach;
     let id = group.to_string();

@@ -5,7 +5,7 @@
 //! failure, the framework's own included, is a problem document; each request has one span, continued from its caller's
 //! `traceparent`.
 //!
-//! It deliberately reaches neither store nor Graph: a handler can do what [`Gateway`] offers and no more.
+//! It deliberately reaches neither store nor Graph: a handler can do what [`Gateway`](crate::gateway::Gateway) offers and no more.
 
 mod assignments;
 mod causes;
@@ -52,7 +52,7 @@ use crate::{
     clock::Clock,
     config,
     gateway::{
-        Gateway,
+        Current,
         request::{ChangeRequest, Fault},
     },
     telemetry,
@@ -63,11 +63,11 @@ use crate::{
 #[derive(Debug)]
 pub struct State {
     /// The verbs.
-    pub gateway: Arc<Gateway>,
+    pub gateway: Arc<Current>,
     /// Who asks.
     pub authenticator: Authenticator,
     /// Who sends events.
-    pub webhooks: Webhooks,
+    pub webhooks: Arc<Webhooks>,
     /// How much each of them may ask.
     pub limits: Limits,
     /// What is accepted at the door: how large, how slow.

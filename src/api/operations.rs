@@ -12,7 +12,7 @@ use serde::Serialize;
 use url::form_urlencoded;
 
 use super::{
-    State, change,
+    change,
     extract::{self, FAULTS_MAX, Preference, Proven, once, parameter},
     problem::{self, Code, Problem},
     view::OperationView,
@@ -36,14 +36,14 @@ pub(super) async fn one(
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, limits, .. } = &***extract::state(&request)?;
+    let (gateway, state) = (extract::gateway(&request)?, extract::state(&request)?);
     let mut standing = gateway.operation(&caller, named(&id)?).await?;
     let preference = extract::preference(request.headers());
     let wait = match preference {
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
         Preference::RespondAsync | Preference::Unsaid => Duration::ZERO,
     };
-    let place = if wait.is_zero() { None } else { limits.place(&caller.name) };
+    let place = if wait.is_zero() { None } else { state.limits.place(&caller.name) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     if place.is_some() {
         standing = gateway.wait(standing.operation, wait).await;
@@ -61,7 +61,7 @@ pub(super) async fn cancel(
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, .. } = &***extract::state(&request)?;
+    let gateway = extract::gateway(&request)?;
     let operation = gateway.cancel(&caller, named(&id)?).await?;
     Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
 }
@@ -72,7 +72,7 @@ pub(super) async fn call_off(
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, .. } = &***extract::state(&request)?;
+    let gateway = extract::gateway(&request)?;
     let operation = gateway.call_off(&caller, named(&id)?).await?;
     Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
 }
@@ -103,12 +103,10 @@ async fn answer(
     id: &str,
     (say, payload): (Say, web::Payload),
 ) -> Result<HttpResponse, Problem> {
-    let State { gateway, .. } = &***extract::state(request)?;
-    let comment = match extract::optional_body(request, payload).await? {
-        Some(body) => change::read_comment(&body)
-            .map_err(|faults| Problem::with_errors(Code::InvalidChange, "Nothing was answered", faults))?,
-        None => None,
-    };
+    let gateway = extract::gateway(request)?;
+    let body = extract::body_if_any(request, payload).await?;
+    let comment = change::read_comment(&body)
+        .map_err(|faults| Problem::with_errors(Code::InvalidChange, "Nothing was answered", faults))?;
     let operation = gateway.answer(&caller, named(id)?, (say, comment)).await?;
     Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
 }
@@ -125,7 +123,7 @@ pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result
         operations: Vec<OperationView>,
         next: Option<String>,
     }
-    let State { gateway, .. } = &***extract::state(&request)?;
+    let gateway = extract::gateway(&request)?;
     let search = search(request.query_string())
         .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
     let Page { operations, next } = gateway.operations(&caller, search).await?;

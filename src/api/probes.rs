@@ -20,7 +20,7 @@ pub(super) async fn readyz(state: web::Data<State>) -> HttpResponse {
     if state.stopping.is_cancelled() {
         return not_ready("stopping");
     }
-    match state.gateway.ready().await {
+    match state.gateway.gateway().ready().await {
         Ok(()) => HttpResponse::Ok().content_type("text/plain").body("ready\n"),
         Err(error) => not_ready(&error.to_string()),
     }

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::{
-    State, assignments, change,
+    assignments, change,
     extract::{self, Proven},
     operations,
     problem::{Code, Problem},
@@ -18,7 +18,7 @@ pub(super) async fn revert(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let state = extract::state(&request)?;
-    let State { gateway, .. } = &***state;
+    let gateway = extract::gateway(&request)?;
     let begun = gateway.now();
     let id = operations::named(&id)?;
     let body = extract::body_if_any(&request, payload).await?;
@@ -29,5 +29,5 @@ pub(super) async fn revert(
     let beside = ["revert", reverted.as_str()].into_iter().chain(asked.only_on.as_ref().map(Digest::as_str));
     let attempt = extract::attempt(request.headers(), &body, &beside.collect::<Vec<_>>())?;
     let submitted = gateway.revert(&caller, id, asked, attempt).await?;
-    Ok(assignments::conclude(state, &caller.name, request.headers(), begun, submitted).await)
+    Ok(assignments::conclude((&gateway, &state.limits), &caller.name, request.headers(), begun, submitted).await)
 }

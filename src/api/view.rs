@@ -16,8 +16,9 @@ use super::{
 use crate::{
     domain::{
         Change, Difference, Digest, Filter, Operation, State, Target, Wanted,
+        approval::{Answer, Approval},
         change::{Changed, Kept, Why},
-        operation::{Answer, Approval, Submission, Success, UntilState, Write},
+        operation::{Submission, Success, UntilState, Write},
         reversal::Cause,
     },
     gateway::{Parked, Sequel},

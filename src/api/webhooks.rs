@@ -73,7 +73,7 @@ async fn take(
     source: &Source,
     state: &State,
 ) -> Result<Option<HttpResponse>, Problem> {
-    let gateway = &*state.gateway;
+    let gateway = &*state.gateway.gateway();
     let begun = gateway.now();
     let headers = request.headers();
     let presented = source.present(|name| single(headers, name));

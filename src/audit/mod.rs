@@ -150,8 +150,19 @@ pub enum Event {
     ConfigurationLoaded {
         /// Digest of the policies' text.
         policies: Digest,
+        /// Digest of the settings file.
+        settings: Digest,
         /// Names of the callers that are known.
         callers: Vec<String>,
+    },
+    /// Settings or policies were changed and are not fit to be used; those in force stay.
+    ConfigurationRefused {
+        /// Digest of the policies' text.
+        policies: Digest,
+        /// Digest of the settings file.
+        settings: Digest,
+        /// What is wrong, as far as it is not too much.
+        faults: Vec<String>,
     },
     /// A change was accepted and is durable.
     Accepted {

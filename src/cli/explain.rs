@@ -9,7 +9,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    io::{self, Write as _},
     path::Path,
+    process::ExitCode,
 };
 
 use clap::Args;
@@ -55,20 +57,21 @@ fn kind(name: &str) -> Result<Kind, String> {
 
 /// What would be decided.
 #[derive(Clone, Debug)]
-pub(super) struct Explanation {
+struct Explanation {
     /// For a person, line by line.
-    pub(super) text: String,
+    text: String,
     /// Whether the change would be accepted, be it after an approval.
-    pub(super) accepted: bool,
+    accepted: bool,
 }
 
-/// What policies name that the settings do not have.
-pub(super) fn unknown(config: &Config, policies: &Policies) -> Vec<Fault> {
-    policies.unknown(&Known {
+/// Warns of what policies name that the settings do not have.
+pub(super) fn warn(config: &Config, policies: &Policies) -> io::Result<()> {
+    let known = Known {
         callers: config.callers.iter().map(|caller| caller.name.clone()).collect(),
         issuers: config.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
         tags: config.catalogue.configurations.values().flat_map(|it| it.tags.iter().cloned()).collect(),
-    })
+    };
+    policies.unknown(&known).iter().try_for_each(|unknown| writeln!(io::stderr(), "warning: {unknown}"))
 }
 
 /// A configuration, and what is to be done to it.
@@ -80,13 +83,19 @@ struct Meant {
     request: ChangeRequest,
 }
 
+/// Prints what would become of the change that a file holds; the exit code says whether it would be accepted.
+pub(super) fn run(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> anyhow::Result<ExitCode> {
+    match explain(config, policies, file, asked) {
+        Ok(Explanation { text, accepted }) => {
+            super::print(&text)?;
+            Ok(if accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Err(faults) => super::tell(&faults),
+    }
+}
+
 /// Explains the change that a file holds, in the form of the body of `POST /v1/assignments`.
-pub(super) fn explain(
-    config: &Config,
-    policies: &Policies,
-    file: &Path,
-    asked: &Asked,
-) -> Result<Explanation, Vec<Fault>> {
+fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> Result<Explanation, Vec<Fault>> {
     let place = file.display().to_string();
     let fault = |what: String| Fault { place: place.clone(), line: None, what, hint: None };
     let caller = caller(config, asked).map_err(|what| vec![fault(what)])?;

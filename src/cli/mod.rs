@@ -18,7 +18,6 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::explain::Explanation;
 use crate::{
     api, app,
     audit::Verifier,
@@ -197,8 +196,18 @@ async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
     };
     let telemetry = telemetry::start(&config.telemetry)?;
     let stop = Stop::listen()?;
+    let mut changed = signal(SignalKind::hangup())?;
     let running = app::start(config, Clock::system()).await?;
-    stop.told().await;
+    let reloads = async {
+        while changed.recv().await.is_some() {
+            running.reload();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = stop.told() => {}
+        () = reloads => {}
+    }
     running.stop().await;
     flush(telemetry).await;
     Ok(ExitCode::SUCCESS)
@@ -284,17 +293,9 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
     for warning in webhooks::warnings(&config.webhooks) {
         writeln!(io::stderr(), "{warning}")?;
     }
-    for unknown in explain::unknown(&config, &policies) {
-        writeln!(io::stderr(), "warning: {unknown}")?;
-    }
+    explain::warn(&config, &policies)?;
     match &asked.explain {
-        Some(file) => match explain::explain(&config, &policies, file, &asked.asked) {
-            Ok(Explanation { text, accepted }) => {
-                print(&text)?;
-                Ok(if accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-            }
-            Err(faults) => tell(&faults),
-        },
+        Some(file) => explain::run(&config, &policies, file, &asked.asked),
         None if asked.live => try_out(config).await,
         None => Ok(ExitCode::SUCCESS),
     }

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -25,6 +26,7 @@ use super::{
     table::{At, Cell, PLATFORM_VARIABLES, Place, Raw, Table, Title, VARIABLE_PREFIX},
     webhooks::{self, Entry},
 };
+use crate::domain::Digest;
 
 /// Reads and checks the settings of the process: a file (`path`, or the one that `POSTERN_CONFIG` names) and the
 /// environment.
@@ -37,6 +39,39 @@ pub fn load_from_process(path: Option<&Path>) -> Result<Config, Vec<Fault>> {
 pub fn load_with(path: &Path, assumed: impl IntoIterator<Item = (String, String)>) -> Result<Config, Vec<Fault>> {
     let variables: BTreeMap<_, _> = assumed.into_iter().chain(process_environment()).collect();
     load(Some(path), variables.into_iter())
+}
+
+/// Where settings were read: the file, what it held, and the variables beside it, which stay as they are.
+#[derive(Clone)]
+pub struct Origin {
+    path: Option<PathBuf>,
+    variables: BTreeMap<String, String>,
+    digest: Digest,
+}
+
+impl fmt::Debug for Origin {
+    /// Platforms put secrets into variables.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin").field("path", &self.path).field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Origin {
+    /// Reads and checks the same file again.
+    pub fn load(&self) -> Result<Config, Vec<Fault>> {
+        load(self.path.as_deref(), self.variables.clone().into_iter())
+    }
+
+    /// Digest of what the file held when it was read.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Digest of what the file holds now; of a word if it cannot be read.
+    pub fn digest_now(&self) -> Digest {
+        let bytes = self.path.as_ref().map_or_else(|| Ok(Vec::new()), std::fs::read);
+        Digest::of(&bytes.unwrap_or_else(|_gone| b"unreadable".to_vec()))
+    }
 }
 
 /// Reads and checks settings: defaults, then the file at `path`, then the `POSTERN__…` variables of `environment`.
@@ -94,8 +129,13 @@ pub(super) fn interpret(
             return (Examined::default(), ledger);
         }
     };
+    let of_ours = |(name, value): &(String, String)| {
+        name.starts_with(VARIABLE_PREFIX) || PLATFORM_VARIABLES.contains(&name.as_str()) && !value.is_empty()
+    };
+    let variables: BTreeMap<_, _> = environment.filter(of_ours).collect();
     let mut file = File {
         place,
+        origin: Origin { path: place.path.clone(), variables: variables.clone(), digest: Digest::of(text.as_bytes()) },
         ledger,
         root: Table::new(place, Title::default()),
         issuers: Vec::new(),
@@ -104,19 +144,15 @@ pub(super) fn interpret(
         shelves: Shelves::default(),
     };
     file.sort(document.get_ref());
-    for (name, value) in environment {
-        if name.starts_with(VARIABLE_PREFIX) {
-            file.root.variables.insert(name, value);
-        } else if PLATFORM_VARIABLES.contains(&name.as_str()) && !value.is_empty() {
-            file.root.platform.insert(name, value);
-        }
-    }
+    (file.root.variables, file.root.platform) =
+        variables.into_iter().partition(|(name, _)| name.starts_with(VARIABLE_PREFIX));
     file.settings()
 }
 
 /// The text, taken apart.
 struct File<'p> {
     place: &'p Place,
+    origin: Origin,
     ledger: Ledger,
     root: Table<'p>,
     issuers: Vec<Table<'p>>,
@@ -153,6 +189,7 @@ impl<'p> File<'p> {
                 callers,
                 webhooks,
                 catalogue,
+                origin: self.origin,
             })
         };
         let examined = Examined { config: whole(), policy, secrets, faults: Vec::new() };

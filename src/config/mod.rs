@@ -34,7 +34,7 @@ use std::{
 use url::Url;
 
 pub use self::{
-    file::{examine_process, load, load_from_process, load_with},
+    file::{Origin, examine_process, load, load_from_process, load_with},
     issuer::{Algorithm, Issuer, KeySource, TokenType},
     secret::SecretError,
     webhooks::{Proof as WebhookProof, Rule as WebhookRule, Webhook, Written},
@@ -72,6 +72,8 @@ pub struct Config {
     pub webhooks: Vec<Webhook>,
     /// Names that the operator gives to configurations, groups and filters.
     pub catalogue: Catalogue,
+    /// Where all of it was read.
+    pub origin: Origin,
 }
 
 /// `server.*`
@@ -285,6 +287,8 @@ pub struct Executor {
 pub struct Policy {
     /// Folder of `*.cedar` and `schema.cedarschema`.
     pub dir: PathBuf,
+    /// How often it is looked for changes of policies and catalogue.
+    pub reload_interval: Duration,
 }
 
 /// `[[callers]]`: which tokens of which issuer are this caller. At least one of `client_id` and `subject` is given.

@@ -57,7 +57,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let outbound = outbound(table);
     let operations = operations(table, deadline);
     let executor = executor(table, call_timeout, deadline);
-    let policy = table.path("policy.dir", Some("policies")).map(|dir| Policy { dir });
+    let policy = policy(table);
     let telemetry = telemetry(table);
     let secrets = password.into_iter().chain(named).collect();
     Sections { server, store, graph, secrets, outbound, operations, executor, policy, telemetry }
@@ -318,6 +318,13 @@ fn executor(table: &mut Table<'_>, call_timeout: Option<Duration>, deadline: Opt
         sweep_interval: sweep_interval?,
         deadline: deadline?,
     })
+}
+
+fn policy(table: &mut Table<'_>) -> Option<Policy> {
+    let dir = table.path("policy.dir", Some("policies"));
+    let shortest = Duration::from_millis(100);
+    let reload_interval = table.setting("policy.reload_interval", "5s", duration(shortest, Duration::from_hours(1)));
+    Some(Policy { dir: dir?, reload_interval: reload_interval? })
 }
 
 fn telemetry(table: &mut Table<'_>) -> Option<Telemetry> {

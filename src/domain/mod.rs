@@ -10,6 +10,7 @@
 //! It deliberately knows no wire format: Graph's JSON is `graph::model`'s business, the callers' JSON is `api`'s. The
 //! `serde` derives are the form in which the store keeps these values, nothing else.
 
+pub mod approval;
 pub mod assignment;
 pub mod caller;
 pub mod change;

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    approval::Approval,
     assignment::{AssignmentSet, Digest},
     change::{Change, Difference, Step},
     ids::{ConfigurationId, OperationId},
@@ -88,55 +89,6 @@ impl UntilState {
     }
 }
 
-/// The consent of a second person, asked for by policies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Approval {
-    /// The names under which policies ask for it, at least one; whoever answers must be permitted for all of them.
-    pub names: Vec<String>,
-    /// The subject of the token that asked for the change: it never answers.
-    pub asker: String,
-    /// When it is too late to answer.
-    pub expires_at: Timestamp,
-    /// The answer; none as long as it is awaited.
-    pub answer: Option<Answer>,
-}
-
-/// What became of an approval that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// Yes, no, or silence.
-    pub word: Word,
-    /// When.
-    pub at: Timestamp,
-    /// The configured name of the caller who answered; none if nobody did.
-    pub by: Option<String>,
-    /// Why.
-    pub comment: Option<String>,
-}
-
-/// The ways in which an approval is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Word {
-    /// It may begin.
-    Approved,
-    /// It may not.
-    Rejected,
-    /// Nobody answered in time.
-    Expired,
-}
-
-impl Word {
-    /// The name, the same in the store, the audit trail and the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Approved => "approved",
-            Self::Rejected => "rejected",
-            Self::Expired => "expired",
-        }
-    }
-}
-
 impl Submission {
     /// Since when nothing but Graph keeps it from being applied, once it is queued.
     pub fn ready_at(&self) -> Timestamp {
@@ -179,44 +131,6 @@ impl Operation {
     pub fn has_changed_something(&self) -> bool {
         matches!(&self.state, State::Succeeded(success) if !success.difference.is_empty())
     }
-
-    /// The answer to its approval comes in: it may begin, or it ends. A word of somebody is refused once the time is over,
-    /// and silence before that.
-    pub fn answer(mut self, answer: Answer) -> Result<Self, Illegal> {
-        let to = match answer.word {
-            Word::Approved => "queued",
-            Word::Rejected | Word::Expired => "failed",
-        };
-        let Some(approval) = self.submission.approval.as_mut().filter(|_| self.state == State::AwaitingApproval) else {
-            return Err(self.state.illegal(to));
-        };
-        let is_over = approval.expires_at <= answer.at;
-        if is_over != (answer.word == Word::Expired) {
-            return Err(self.state.illegal(to));
-        }
-        self.state = match failure_of(&answer) {
-            None => State::Queued,
-            Some(failure) => State::Failed { started_at: None, ended_at: answer.at, failure },
-        };
-        approval.answer = Some(answer);
-        Ok(self)
-    }
-}
-
-/// Why an operation fails that was answered so.
-fn failure_of(answer: &Answer) -> Option<Failure> {
-    let because = answer.comment.as_ref().map(|comment| format!(": {comment}")).unwrap_or_default();
-    let (code, detail) = match answer.word {
-        Word::Approved => return None,
-        Word::Rejected => {
-            let by = answer.by.as_deref().unwrap_or("nobody");
-            (FailureCode::ApprovalRejected, format!("{by} rejected the change{because}"))
-        }
-        Word::Expired => {
-            (FailureCode::ApprovalExpired, "nobody approved the change before its time was over".to_owned())
-        }
-    };
-    Some(Failure { code, detail, graph: None })
 }
 
 /// What has become of an operation.
@@ -398,7 +312,7 @@ impl State {
         }
     }
 
-    fn illegal(&self, to: &'static str) -> Illegal {
+    pub(super) fn illegal(&self, to: &'static str) -> Illegal {
         Illegal { from: self.name(), to }
     }
 
@@ -504,57 +418,6 @@ mod tests {
         }
     }
 
-    fn awaiting() -> Operation {
-        let configuration: ConfigurationId = "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit".parse().unwrap();
-        let approval = Approval {
-            names: vec!["wide".to_owned()],
-            asker: "asker".to_owned(),
-            expires_at: Timestamp::from_second(60).unwrap(),
-            answer: None,
-        };
-        let submission = Submission {
-            configuration,
-            configuration_name: String::new(),
-            change: Change::replace(Vec::new(), 1).unwrap(),
-            names: BTreeMap::new(),
-            caller: "servicenow".to_owned(),
-            ticket: None,
-            requested_for: None,
-            comment: None,
-            accepted_at: Timestamp::UNIX_EPOCH,
-            only_on: None,
-            until: None,
-            approval: Some(approval),
-            traceparent: None,
-        };
-        Operation { id: uuid::Uuid::from_u128(1).into(), submission, state: State::AwaitingApproval }
-    }
-
-    fn said(word: Word, second: i64) -> Answer {
-        let at = Timestamp::from_second(second).unwrap();
-        Answer { word, at, by: Some("approvers".to_owned()), comment: Some("not now".to_owned()) }
-    }
-
-    #[test]
-    fn an_approval_is_answered_once_in_time_and_by_silence_only_afterwards() {
-        let approved = awaiting().answer(said(Word::Approved, 59)).unwrap();
-        assert_eq!((&approved.state, approved.submission.ready_at().as_second()), (&State::Queued, 59));
-        let rejected = awaiting().answer(said(Word::Rejected, 59)).unwrap();
-        let expired = awaiting().answer(said(Word::Expired, 60)).unwrap();
-        for (operation, code) in [(&rejected, FailureCode::ApprovalRejected), (&expired, FailureCode::ApprovalExpired)]
-        {
-            let State::Failed { started_at: None, failure, .. } = &operation.state else { panic!("{operation:?}") };
-            assert_eq!(failure.code, code);
-        }
-        for (word, second) in [(Word::Approved, 60), (Word::Rejected, 60), (Word::Expired, 59)] {
-            assert!(awaiting().answer(said(word, second)).is_err(), "{word:?} at {second}");
-        }
-        for answered in [approved, rejected, expired] {
-            assert!(answered.clone().answer(said(Word::Approved, 1)).is_err());
-            assert!(answered.answer(said(Word::Expired, 90)).is_err());
-        }
-    }
-
     #[test]
     fn what_waits_for_approval_does_not_begin_and_can_be_taken_back() {
         let at = Timestamp::UNIX_EPOCH;
@@ -563,18 +426,6 @@ mod tests {
         assert!(State::AwaitingApproval.fail(at, failure()).is_err());
         assert!(State::AwaitingApproval.cancel(at).is_ok());
         assert!(!State::AwaitingApproval.has_ended());
-    }
-
-    #[test]
-    fn what_was_stored_before_there_were_approvals_is_read() {
-        let mut stored = serde_json::to_value(awaiting().submission).unwrap();
-        stored.as_object_mut().unwrap().remove("approval");
-        assert_eq!(serde_json::from_value::<Submission>(stored).unwrap().approval, None);
-        let failed =
-            State::Queued.start(Timestamp::UNIX_EPOCH).unwrap().fail(Timestamp::UNIX_EPOCH, failure()).unwrap();
-        assert_eq!(serde_json::from_str::<State>(&serde_json::to_string(&failed).unwrap()).unwrap(), failed);
-        let waiting = serde_json::to_value(State::AwaitingApproval).unwrap();
-        assert_eq!(waiting["state"], State::AwaitingApproval.name());
     }
 
     #[test]

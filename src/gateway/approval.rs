@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{About, Error, Gateway, actor};
 use crate::{
-    audit::Event,
+    audit::{Actor, Event},
+    clock,
     domain::{
         Caller, Configuration, Kind, Operation, OperationId, State,
-        operation::{Answer, Approval, Word},
+        approval::{Answer, Approval, Word},
+        operation::Submission,
     },
     policy::Resource,
     store::{self, Answered, Reply},
@@ -44,6 +46,17 @@ impl Say {
 }
 
 impl Gateway {
+    /// How a permitted change begins: queued, or by waiting for what policies ask for.
+    pub(super) fn begun(&self, submission: Submission, approvals: &[String], actor: &Actor) -> (Submission, State) {
+        if approvals.is_empty() {
+            return (submission, State::Queued);
+        }
+        let expires_at = clock::after(submission.accepted_at, self.settings.approval_ttl);
+        let (names, asker) = (approvals.to_vec(), actor.subject.clone());
+        let approval = Approval { names, asker, expires_at, answer: None };
+        (Submission { approval: Some(approval), ..submission }, State::AwaitingApproval)
+    }
+
     /// Takes a caller's word on an operation that awaits approval; the same word of the same caller again changes nothing.
     /// An operation that the caller may not read is as unknown as one that is not there.
     pub async fn answer(
@@ -160,7 +173,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::{Change, operation::Submission};
+    use crate::domain::Change;
 
     #[test]
     fn nobody_answers_for_itself_under_whatever_name() {

@@ -12,6 +12,7 @@
 mod approval;
 mod cancel;
 mod candidates;
+mod current;
 mod error;
 mod looking;
 mod memory;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     approval::Say,
     candidates::Candidate,
+    current::Current,
     error::Error,
     looking::{Assigned, Described, Listed, Reach, Reaching},
     reading::{Page, Parked, Search, Sequel, Standing},
@@ -49,9 +51,8 @@ use crate::{
     clock::{self, Clock},
     config,
     domain::{
-        Caller, Change, Configuration, ConfigurationId, Difference, Digest, Merged, Operation, OperationId, State,
-        merge,
-        operation::{Approval, Submission, Until},
+        Caller, Change, Configuration, ConfigurationId, Difference, Digest, Merged, Operation, OperationId, merge,
+        operation::{Submission, Until},
     },
     graph::Upstream,
     policy::{Action, Denial, Permit, Policies, Resource},
@@ -128,8 +129,8 @@ pub struct Parts {
     pub stopping: CancellationToken,
 }
 
-/// The gate.
-#[derive(Debug)]
+/// The gate, under one version of policies and catalogue; [`Current`] has the one in force.
+#[derive(Clone, Debug)]
 pub struct Gateway {
     store: Arc<dyn Store>,
     upstream: Arc<dyn Upstream>,
@@ -328,14 +329,7 @@ impl Gateway {
     ) -> Result<Submitted, Error> {
         let (policies, approvals) = (permit.policies().to_vec(), permit.approvals().to_vec());
         let submission = permit.into_inner();
-        let (submission, state) = if approvals.is_empty() {
-            (submission, State::Queued)
-        } else {
-            let expires_at = clock::after(submission.accepted_at, self.settings.approval_ttl);
-            let approval =
-                Approval { names: approvals.clone(), asker: actor.subject.clone(), expires_at, answer: None };
-            (Submission { approval: Some(approval), ..submission }, State::AwaitingApproval)
-        };
+        let (submission, state) = self.begun(submission, &approvals, &actor);
         let id = OperationId::from(self.clock.identifier());
         let event = Event::Accepted {
             operation: id,

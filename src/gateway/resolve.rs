@@ -37,7 +37,7 @@ pub(super) struct Resolved {
 }
 
 /// The operator's names and Graph's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Directory {
     catalogue: config::Catalogue,
     names: Names,

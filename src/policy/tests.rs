@@ -437,6 +437,16 @@ fn every_shipped_example_can_be_used_and_all_of_them_together() {
 }
 
 #[test]
+fn every_snippet_of_the_documentation_can_be_used() {
+    let page = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/policies.md")).unwrap();
+    let snippets: Vec<_> = page.split("```cedar\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(snippets.len(), 3);
+    for snippet in snippets {
+        drop(policies(snippet));
+    }
+}
+
+#[test]
 fn tickets_change_groups_whose_name_begins_as_it_should() {
     let dir = folder(&[]);
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/examples/tickets.cedar");

@@ -41,7 +41,7 @@ use crate::{
     audit::Entry,
     clock::Clock,
     config,
-    domain::{ConfigurationId, Digest, Operation, OperationId, operation::Answer},
+    domain::{ConfigurationId, Digest, Operation, OperationId, approval::Answer},
 };
 
 /// Why a verb did not happen.

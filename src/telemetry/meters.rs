@@ -34,6 +34,7 @@ struct Meters {
     requests: Histogram<f64>,
     calls: Histogram<f64>,
     decisions: Counter<u64>,
+    loads: Counter<u64>,
     operations_accepted: Counter<u64>,
     operations_ended: Counter<u64>,
     operations_pending: Gauge<u64>,
@@ -74,6 +75,11 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
             "http.client.request.duration",
             &CALL_SECONDS,
             "Duration of the calls made to Graph, the login service and issuers.",
+        ),
+        loads: counter(
+            "postern.configuration.loads",
+            "{load}",
+            "Changed policies and catalogues, taken up or refused.",
         ),
         decisions: counter("postern.policy.decisions", "{decision}", "Decisions of policy."),
         operations_accepted: counter("postern.operations.accepted", "{operation}", "Operations accepted."),
@@ -195,6 +201,11 @@ pub fn measure_call(Call { method, host, outcome, took }: Call<'_>) {
 pub fn count_decision(action: &'static str, decision: &'static str) {
     let attributes = [KeyValue::new("postern.action", action), KeyValue::new("postern.decision", decision)];
     METERS.decisions.add(1, &attributes);
+}
+
+/// Changed policies or catalogue were `loaded` or `refused`.
+pub fn count_load(outcome: &'static str) {
+    METERS.loads.add(1, &[KeyValue::new("postern.outcome", outcome)]);
 }
 
 /// An operation was accepted.

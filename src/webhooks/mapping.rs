@@ -10,7 +10,10 @@
 //!
 //! It deliberately skips nothing that went wrong: one fault refuses the whole event.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value as Term, value::Serde};
 use serde_json::{Map, Value, json};
@@ -49,7 +52,8 @@ pub struct Unmapped {
 #[derive(Clone, Debug)]
 pub(super) struct Language {
     environment: Arc<Environment<'static>>,
-    catalogue: Term,
+    /// One for all rules, so that another takes its place in all of them.
+    catalogue: Arc<RwLock<Term>>,
 }
 
 impl Language {
@@ -61,13 +65,21 @@ impl Language {
         for name in superfluous.iter().filter(|name| !FUNCTIONS.contains(&name.as_str())) {
             environment.remove_global(name);
         }
-        Self { environment: Arc::new(environment), catalogue: Term::from(Serde(names(catalogue))) }
+        Self { environment: Arc::new(environment), catalogue: Arc::new(RwLock::new(term(catalogue))) }
+    }
+
+    pub(super) fn take_up(&self, catalogue: &Catalogue) {
+        *self.catalogue.write().unwrap_or_else(PoisonError::into_inner) = term(catalogue);
+    }
+
+    fn catalogue(&self) -> Term {
+        self.catalogue.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn evaluate(&self, expression: &Written, scope: &Scope) -> Result<Term, String> {
         let compiled =
             self.environment.compile_expression_owned(expression.text.clone()).map_err(|error| told(&error))?;
-        let term = compiled.eval(scope.names(&self.catalogue)).map_err(|error| told(&error))?;
+        let term = compiled.eval(scope.names(self.catalogue())).map_err(|error| told(&error))?;
         if term.is_undefined() {
             Err("it comes to something that the event does not have".to_owned())
         } else {
@@ -93,7 +105,7 @@ impl Language {
             return Some(expression.fault(&format!("there is no {name:?}"), Some(hint)));
         }
         // What it calls is found by calling it; that it does not like this event is no fault.
-        let error = compiled.eval(Scope::new(&Value::Null).names(&self.catalogue)).err()?;
+        let error = compiled.eval(Scope::new(&Value::Null).names(self.catalogue())).err()?;
         matches!(error.kind(), ErrorKind::UnknownFilter | ErrorKind::UnknownTest | ErrorKind::UnknownFunction)
             .then(|| expression.fault(&told(&error), None))
     }
@@ -108,12 +120,12 @@ fn told(error: &minijinja::Error) -> String {
 }
 
 /// The catalogue, as expressions see it: ids by alias.
-fn names(catalogue: &Catalogue) -> Value {
+fn term(catalogue: &Catalogue) -> Term {
     let configurations: BTreeMap<_, _> =
         catalogue.configurations.iter().map(|(alias, it)| (alias, it.id.to_string())).collect();
     let groups: BTreeMap<_, _> = catalogue.groups.iter().map(|(alias, id)| (alias, id.to_string())).collect();
     let filters: BTreeMap<_, _> = catalogue.filters.iter().map(|(alias, id)| (alias, id.to_string())).collect();
-    json!({"configurations": configurations, "groups": groups, "filters": filters})
+    Term::from(Serde(json!({"configurations": configurations, "groups": groups, "filters": filters})))
 }
 
 /// What the names of an expression stand for.
@@ -130,9 +142,9 @@ impl Scope {
         Self { event: Term::from(Serde(event)), data, item: Term::UNDEFINED }
     }
 
-    fn names(&self, catalogue: &Term) -> Term {
+    fn names(&self, catalogue: Term) -> Term {
         let Self { event, data, item } = self.clone();
-        let all = [("event", event), ("data", data), ("item", item), ("catalogue", catalogue.clone())];
+        let all = [("event", event), ("data", data), ("item", item), ("catalogue", catalogue)];
         Term::from(all.into_iter().filter(|(_, term)| !term.is_undefined()).collect::<BTreeMap<_, _>>())
     }
 }

@@ -34,7 +34,10 @@ const ID_MAX: usize = 256;
 
 /// All sources, by name.
 #[derive(Debug)]
-pub struct Webhooks(BTreeMap<String, Source>);
+pub struct Webhooks {
+    sources: BTreeMap<String, Source>,
+    language: Language,
+}
 
 /// A source of events.
 #[derive(Debug)]
@@ -101,12 +104,17 @@ impl Webhooks {
             let rules = Rules::new(&settings, language.clone());
             (settings.source.clone(), Source { settings, rules })
         };
-        Self(settings.into_iter().map(source).collect())
+        Self { sources: settings.into_iter().map(source).collect(), language }
+    }
+
+    /// Rules look things up in this catalogue from now on.
+    pub fn take_up(&self, catalogue: &Catalogue) {
+        self.language.take_up(catalogue);
     }
 
     /// The source of that name.
     pub fn source(&self, name: &str) -> Option<&Source> {
-        self.0.get(name)
+        self.sources.get(name)
     }
 }
 

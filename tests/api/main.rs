@@ -42,6 +42,7 @@ mod policy_sets;
 mod probes;
 mod process;
 mod refusals;
+mod reload;
 mod restart;
 mod retention;
 mod reverting;

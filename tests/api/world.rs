@@ -116,6 +116,11 @@ impl World {
         &self.settings
     }
 
+    /// The folder of policies.
+    pub(crate) fn policies(&self) -> PathBuf {
+        self.folder.path().join("policies")
+    }
+
     /// The store's file.
     pub(crate) fn store(&self) -> PathBuf {
         self.folder.path().join("postern.db")

@@ -60,6 +60,34 @@ fn it_logs_json_says_where_it_is_and_stops_when_told() {
 }
 
 #[test]
+fn on_a_hangup_it_takes_up_what_has_changed_and_refuses_what_is_faulty() {
+    let folder = tempfile::tempdir().unwrap();
+    let policies = folder.path().join("policies");
+    std::fs::create_dir(&policies).unwrap();
+    for entry in std::fs::read_dir(shipped("config/policies")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), policies.join(entry.file_name())).unwrap();
+    }
+    let mut command = gateway(folder.path());
+    command.env("POSTERN__POLICY__DIR", "policies").env("POSTERN__POLICY__RELOAD_INTERVAL", "1h");
+    let running = Program::start(command);
+    running.err.until("the gateway is ready");
+    std::fs::write(policies.join("own.cedar"), "@id(\"own\") forbid (principal, action, resource);").unwrap();
+    running.signal("HUP");
+    let line = running.err.until("policies and catalogue are taken up");
+    assert!(line.contains("\"level\":\"INFO\""), "{line}");
+    std::fs::write(policies.join("own.cedar"), "forbid").unwrap();
+    running.signal("HUP");
+    let line = running.err.until("those in force stay");
+    assert!(line.contains("\"level\":\"ERROR\"") && line.contains("own.cedar:1: "), "{line}");
+    running.terminate();
+    assert_eq!(running.ended().code, Some(0));
+    let trail = run(folder.path(), &["audit", "export", "--store", "postern.db"]);
+    let of = |event: &str| trail.out.matches(&format!("\"event\":\"{event}\"")).count();
+    assert_eq!((of("configuration-loaded"), of("configuration-refused")), (2, 1), "{}", trail.out);
+}
+
+#[test]
 fn a_second_gateway_on_one_store_is_refused_and_the_first_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let first = Program::start(gateway(folder.path()));

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use postern::{
-    domain::{FailureCode, Operation, State, operation::Word},
+    domain::{FailureCode, Operation, State, approval::Word},
     store::{Acceptance, Accepted, Answered, Bounds, Cancelled, Full, Store},
 };
 

@@ -42,7 +42,8 @@ async fn a_commit_that_takes_place_after_it_was_given_up_ends_no_chain() {
     let store = fixture.open().await;
     let newest = store.audit(None, 10).await.unwrap().records.pop().unwrap();
     let mut head = Head::after(&newest).unwrap();
-    let stopped = Event::ConfigurationLoaded { policies: postern::domain::Digest::of(b""), callers: vec![] };
+    let digest = postern::domain::Digest::of(b"");
+    let stopped = Event::ConfigurationLoaded { policies: digest.clone(), settings: digest, callers: vec![] };
     let late = head.append(&Entry { at: at(0), trace_id: None, event: stopped });
     // As its own connection would that broke while the server was at the commit.
     let mut connection = fixture.connection().await;

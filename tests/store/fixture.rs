@@ -11,7 +11,8 @@ use postern::{
     config,
     domain::{
         Change, ConfigurationId, Difference, Digest, Operation, OperationId, State, Target, Wanted,
-        operation::{Answer, Approval, Ending, Submission, Word},
+        approval::{Answer, Approval, Word},
+        operation::{Ending, Submission},
     },
     store::{
         Acceptance, Accepted, Bounds, Cancellation, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Parking,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern::{
-    domain::{OperationId, State, operation::Word},
+    domain::{OperationId, State, approval::Word},
     store::{Answered, Cancelled, Claim, Error, Lease, Query, Settlement, Store, Turn},
 };
 use proptest::prelude::*;

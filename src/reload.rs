@@ -1,0 +1,218 @@
+//! Takes up policies and catalogue when their files change, without a restart.
+//!
+//! The files are looked at every few seconds, by content: a mounted `ConfigMap` changes by a link that is swapped, which no
+//! date tells. Guarantees: all or nothing, and only what is checked as at start; what is refused is told once, by log, audit
+//! trail and count, and the version in force stays. Something is taken up only if two looks in a row see the same, so that a
+//! file that is being written is not read by half: half a file of policies can be a good one that lacks its last `forbid`.
+//! Whoever asks by signal says that it is whole. A version is in force only once that is on record.
+//!
+//! It deliberately leaves every other setting alone: who listens where, callers and issuers need a restart, as the log says.
+//! Secrets are read where they are used. Started by `app`.
+
+use std::{path::Path, sync::Arc};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    audit::{Entry, Event},
+    clock::Clock,
+    config::{self, Catalogue, Config, Fault, Origin},
+    domain::Digest,
+    gateway::Current,
+    policy::Policies,
+    store::Store,
+    telemetry,
+    webhooks::{self, Webhooks},
+};
+
+/// Faults that are put on record at once; the log has all.
+const FAULTS_MAX: usize = 20;
+
+/// What the files hold, whatever it is worth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    settings: Digest,
+    policies: Digest,
+}
+
+/// What is taken up from where.
+#[derive(Debug)]
+pub(crate) struct Reload {
+    pub(crate) current: Arc<Current>,
+    pub(crate) webhooks: Arc<Webhooks>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Clock,
+    pub(crate) origin: Origin,
+    pub(crate) policy: config::Policy,
+    /// Rung by whoever wants it done at once.
+    pub(crate) asked: Arc<Notify>,
+    pub(crate) in_force: Content,
+    pub(crate) callers: Vec<String>,
+}
+
+/// Why the files were looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Because {
+    Time,
+    Asked,
+}
+
+/// What was made of a look.
+enum Look {
+    /// Nothing is to be done about it.
+    Known,
+    /// It is new: look again before it is believed.
+    New,
+    /// It is to be taken up.
+    Whole,
+}
+
+impl Content {
+    /// What is in the files now.
+    pub(crate) fn found(origin: &Origin, policies: &Path) -> Self {
+        Self { settings: origin.digest_now(), policies: policies_digest(policies) }
+    }
+
+    /// What settings that were read hold, and the files of policies that are about to be.
+    pub(crate) fn at_start(origin: &Origin, policies: &Path) -> Self {
+        Self { settings: origin.digest().clone(), policies: policies_digest(policies) }
+    }
+
+    /// The audit record of putting it in force.
+    pub(crate) fn loaded(&self, callers: Vec<String>, clock: Clock) -> Entry {
+        let Self { settings, policies } = self.clone();
+        entry(Event::ConfigurationLoaded { policies, settings, callers }, clock)
+    }
+}
+
+impl Reload {
+    /// Looks again and again, until it is stopped.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let (mut seen, mut refused) = (None, None);
+        loop {
+            let because = tokio::select! {
+                () = self.clock.sleep(self.policy.reload_interval) => Because::Time,
+                () = self.asked.notified() => Because::Asked,
+                () = stop.cancelled() => return,
+            };
+            let Ok(found) = self.look().await else { continue };
+            match self.judge(&found, (&seen, &refused), because) {
+                Look::Known => seen = None,
+                Look::New => seen = Some(found),
+                Look::Whole => {
+                    seen = None;
+                    refused = self.take_up(found).await.err().flatten();
+                }
+            }
+        }
+    }
+
+    fn judge(&self, found: &Content, (seen, refused): (&Option<Content>, &Option<Content>), because: Because) -> Look {
+        if because == Because::Asked {
+            return Look::Whole;
+        }
+        let known = *found == self.in_force || refused.as_ref() == Some(found);
+        match seen {
+            _ if known => Look::Known,
+            Some(before) if before == found => Look::Whole,
+            Some(_) | None => Look::New,
+        }
+    }
+
+    /// Reading files can take as long as their disk likes.
+    async fn look(&self) -> Result<Content, tokio::task::JoinError> {
+        let (origin, dir) = (self.origin.clone(), self.policy.dir.clone());
+        tokio::task::spawn_blocking(move || Content::found(&origin, &dir)).await
+    }
+
+    /// Puts what was found in force; what is refused is handed back.
+    async fn take_up(&mut self, found: Content) -> Result<(), Option<Content>> {
+        let (origin, dir) = (self.origin.clone(), self.policy.dir.clone());
+        let checked = tokio::task::spawn_blocking(move || checked(&origin, &dir)).await;
+        let again = self.look().await;
+        // It changed while it was read: what was read is neither the one nor the other.
+        if again.ok().as_ref() != Some(&found) {
+            return Err(None);
+        }
+        match checked {
+            Ok(Ok((policies, catalogue))) => self.put_in_force(found, policies, catalogue).await,
+            Ok(Err(faults)) => Err(self.refuse(found, &faults).await),
+            Err(broken) => {
+                tracing::error!(error = %broken, "the settings cannot be read");
+                Err(None)
+            }
+        }
+    }
+
+    async fn put_in_force(
+        &mut self,
+        found: Content,
+        policies: Policies,
+        catalogue: Catalogue,
+    ) -> Result<(), Option<Content>> {
+        if let Err(error) = self.store.record(vec![found.loaded(self.callers.clone(), self.clock)]).await {
+            tracing::warn!(%error, "new policies and catalogue cannot be put on record, so they wait");
+            return Err(None);
+        }
+        self.webhooks.take_up(&catalogue);
+        self.current.take_up(policies, catalogue);
+        telemetry::count_load("loaded");
+        tracing::info!(
+            policies = %found.policies,
+            settings = %found.settings,
+            "policies and catalogue are taken up; other settings need a restart"
+        );
+        self.in_force = found;
+        Ok(())
+    }
+
+    async fn refuse(&self, found: Content, faults: &[Fault]) -> Option<Content> {
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        tracing::error!(faults = faults.join("\n"), "changed settings or policies are refused; those in force stay");
+        telemetry::count_load("refused");
+        let Content { settings, policies } = found.clone();
+        let faults = faults.into_iter().take(FAULTS_MAX).collect();
+        let event = Event::ConfigurationRefused { policies, settings, faults };
+        if let Err(error) = self.store.record(vec![entry(event, self.clock)]).await {
+            tracing::warn!(%error, "that they are refused cannot be put on record");
+        }
+        Some(found)
+    }
+}
+
+fn entry(event: Event, clock: Clock) -> Entry {
+    Entry { at: clock.now(), trace_id: None, event }
+}
+
+/// What is in the files, checked as at start.
+fn checked(origin: &Origin, dir: &Path) -> Result<(Policies, Catalogue), Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut keep = |found: Vec<Fault>| faults.extend(found);
+    let config = origin.load().map_err(&mut keep).ok();
+    let catalogue = config.map(|Config { catalogue, webhooks, .. }| {
+        keep(webhooks::examine(&webhooks, &catalogue));
+        catalogue
+    });
+    let policies = Policies::load(dir).map_err(&mut keep).ok();
+    policies.zip(catalogue).filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// A fingerprint of all policy files, by name and content. What cannot be read has one, too.
+fn policies_digest(dir: &Path) -> Digest {
+    let text = |path: &Path| match std::fs::read(path) {
+        Ok(bytes) => format!("{:?}", String::from_utf8_lossy(&bytes)),
+        Err(error) => format!("unreadable: {:?}", error.kind()),
+    };
+    let mut files: Vec<_> = match std::fs::read_dir(dir) {
+        Ok(entries) => entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "cedar" || ending == "cedarschema"))
+            .map(|path| format!("{:?} {}\n", path.file_name().unwrap_or_default().to_string_lossy(), text(&path)))
+            .collect(),
+        Err(error) => vec![format!("unreadable: {:?}", error.kind())],
+    };
+    files.sort();
+    Digest::of(files.concat().as_bytes())
+}

@@ -1,0 +1,139 @@
+//! Policies and catalogue that change while the gateway runs.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::{
+    answers::Got,
+    world::{ASSIGNMENTS, Setup, TRIES, World, add, group},
+};
+
+/// Looks for changes as often as it may.
+fn setup() -> Setup {
+    Setup { settings: vec![("POLICY__RELOAD_INTERVAL", "100ms")], ..Setup::default() }
+}
+
+const FREEZE: &str = "@id(\"freeze\")\nforbid (principal, action == Postern::Action::\"plan\", resource);\n";
+
+async fn plan(world: &World, reference: &str) -> Got {
+    world.post("servicenow", "/v1/plan", &add(reference, "Sales Laptops"), &[]).await
+}
+
+/// Asks until the answer has this status; everything before must have had the other, so that nothing lies in between.
+async fn until(world: &World, reference: &str, (before, after): (u16, u16)) -> Got {
+    for _ in 0..TRIES {
+        let answer = plan(world, reference).await;
+        if answer.status == after {
+            return answer;
+        }
+        assert_eq!(answer.status, before, "{}", answer.text);
+    }
+    panic!("the answer is still {before}");
+}
+
+/// Waits for that many records of an event.
+async fn recorded(world: &World, event: &str, number: usize) -> Vec<Value> {
+    for _ in 0..TRIES {
+        let records = world.events(event).await;
+        if records.len() >= number {
+            assert_eq!(records.len(), number, "{records:?}");
+            return records;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("there are no {number} records of {event}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decisions_follow_the_files_of_policies_without_a_restart() {
+    let world = World::with(setup()).await;
+    plan(&world, "Sales ESP").await.expect(200);
+    let file = world.policies().join("freeze.cedar");
+    fs::write(&file, FREEZE).unwrap();
+    let denied = until(&world, "Sales ESP", (200, 403)).await;
+    assert!(denied.body["detail"].as_str().unwrap().contains("forbidden by policy freeze"), "{}", denied.text);
+    fs::remove_file(&file).unwrap();
+    until(&world, "Sales ESP", (403, 200)).await;
+    let loaded = recorded(&world, "configuration-loaded", 3).await;
+    let digests: Vec<_> = loaded.iter().map(|record| record["policies"].clone()).collect();
+    assert!(digests[0] == digests[2] && digests[0] != digests[1], "{digests:?}");
+    assert_eq!(loaded[1]["callers"], json!(["servicenow", "helpdesk", "portal"]));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_faulty_file_is_refused_once_and_what_is_in_force_stays() {
+    let world = World::with(setup()).await;
+    let file = world.policies().join("freeze.cedar");
+    fs::write(&file, "@id(\"freeze\")\nforbid (principal, action, resource) when { context.own };\n").unwrap();
+    let refused = recorded(&world, "configuration-refused", 1).await;
+    assert!(refused[0]["faults"][0].as_str().unwrap().contains("freeze.cedar:2: "), "{refused:?}");
+    for _ in 0..20 {
+        plan(&world, "Sales ESP").await.expect(200);
+    }
+    // A file of settings with a fault holds back good policies, too: all or nothing.
+    fs::write(&file, FREEZE).unwrap();
+    let settings = fs::read_to_string(world.config_file()).unwrap();
+    fs::write(world.config_file(), format!("{settings}\n[servr]\n")).unwrap();
+    world.gateway().reload();
+    let refused = recorded(&world, "configuration-refused", 2).await;
+    assert!(refused[1]["faults"].to_string().contains("servr"), "{refused:?}");
+    plan(&world, "Sales ESP").await.expect(200);
+    assert_eq!(world.events("configuration-loaded").await.len(), 1);
+    fs::write(world.config_file(), settings).unwrap();
+    until(&world, "Sales ESP", (200, 403)).await;
+    recorded(&world, "configuration-refused", 2).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_catalogue_is_taken_up_with_its_tags() {
+    let world = World::with(setup()).await;
+    plan(&world, "Sellers ESP").await.problem(404, "unknown-configuration");
+    let settings = fs::read_to_string(world.config_file()).unwrap();
+    fs::write(world.config_file(), settings.replace("\"Sales ESP\"", "\"Sellers ESP\"")).unwrap();
+    until(&world, "Sellers ESP", (404, 200)).await;
+    let settings = settings.replace("tags = [\"sales\"]", "tags = []");
+    fs::write(world.config_file(), settings).unwrap();
+    until(&world, "Sales ESP", (404, 403)).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_swapped_by_a_link_is_seen() {
+    let world = World::with(setup()).await;
+    let (link, one, two) =
+        (world.policies(), world.policies().with_file_name("1"), world.policies().with_file_name("2"));
+    fs::rename(&link, &one).unwrap();
+    std::os::unix::fs::symlink(&one, &link).unwrap();
+    fs::create_dir(&two).unwrap();
+    for entry in fs::read_dir(&one).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), two.join(entry.file_name())).unwrap();
+    }
+    fs::write(two.join("freeze.cedar"), FREEZE).unwrap();
+    let new = link.with_file_name("new");
+    std::os::unix::fs::symlink(&two, &new).unwrap();
+    fs::rename(&new, &link).unwrap();
+    until(&world, "Sales ESP", (200, 403)).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_keeps_its_permit() {
+    let world = World::with(setup()).await;
+    world.hold("/assign").await;
+    let running = world.begin(&add("Sales ESP", &group(1))).await;
+    world.held(1).await;
+    let queued = world.begin(&add("Sales ESP", &group(2))).await;
+    let forbid = "@id(\"nothing\")\nforbid (principal, action == Postern::Action::\"add\", resource);\n";
+    fs::write(world.policies().join("nothing.cedar"), forbid).unwrap();
+    recorded(&world, "configuration-loaded", 2).await;
+    world.post("servicenow", ASSIGNMENTS, &add("Sales ESP", &group(6)), &[]).await.problem(403, "not-permitted");
+    world.clear_faults().await;
+    for id in [running, queued] {
+        world.end_of(&id).await.succeeded("changed");
+    }
+    world.end().await;
+}
