@@ -191,6 +191,28 @@ async fn what_awaits_approval_outlives_a_restart_and_so_does_the_approval() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reversal_waits_for_the_approval_that_reverting_asks_for_and_no_other() {
+    let asks = "@id(\"reverting-with-approval\") @approval(\"revert\")\n\
+                permit (principal, action == Postern::Action::\"revert\", resource);";
+    let policies = [&POLICIES[..], &[("revert.cedar", asks)]].concat();
+    let world = World::with(Setup { policies, ..Setup::default() }).await;
+    let token = approver(&world, "helpdesk", "bob").await;
+    let id = asked(&world).await;
+    say(&world, &token, &id, "approve").await.expect(200);
+    world.end_of(&id).await.succeeded("changed");
+    let path = format!("/v1/operations/{id}/revert");
+    let reversal = world.post("servicenow", &path, &json!({}), &[]).await.expect(202);
+    assert_eq!(reversal.body["state"], "awaiting_approval");
+    // Removing everybody needs approval, too; what was approved before is over.
+    assert_eq!(reversal.body["approval"]["names"], json!(["revert", "tenant-wide"]));
+    assert!(reversal.body["approval"]["answer"].is_null());
+    say(&world, &token, &reversal.id(), "approve").await.expect(200);
+    world.end_of(&reversal.id()).await.succeeded("changed");
+    assert!(!world.assigned(SALES_ESP).await.iter().any(|it| it["target"].to_string().contains("allLicensedUsers")));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_key_finds_the_change_that_waits_and_takes_no_more_room() {
     let settings = vec![("OPERATIONS__PENDING_MAX", "1")];
     let world = World::with(Setup { settings, ..setup() }).await;
