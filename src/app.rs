@@ -4,7 +4,8 @@
 //! answers before everything behind it works.
 //!
 //! Stop, under one deadline: not ready any more; no new connections, and waiting callers get their 202; the executor
-//! ends the turns that are under way; the store closes. Whatever the deadline cuts off stands in the store and is taken
+//! ends the turns that are under way; denials that were counted are recorded, a checkpoint ends the audit trail, and the
+//! sinks get what is left of it; the store closes. Whatever the deadline cuts off stands in the store and is taken
 //! up at the next start.
 //!
 //! It deliberately decides nothing else; every part is made here and knows only what it is given.
@@ -26,10 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api,
+    audit::{Entry, Form},
     auth::Authenticator,
     census::Census,
+    checkpoints::{self, Checkpoints},
     clock::Clock,
     config::{self, Config, Fault},
+    delivery::{Delivery, Outlet},
     executor,
     gateway::{self, Current, Gateway},
     graph::{self, Graph, Upstream},
@@ -63,8 +67,18 @@ pub struct Running {
     tasks: Vec<Part>,
     executor: Part,
     asked: Arc<Notify>,
+    gateway: Arc<Gateway>,
+    checkpoints: Option<Arc<Checkpoints>>,
+    streams: Streams,
     deadline: Duration,
     clock: Clock,
+}
+
+/// The audit trail on its way to its sinks; they stop last.
+#[derive(Debug)]
+struct Streams {
+    stop: CancellationToken,
+    tasks: Vec<Part>,
 }
 
 /// Starts a gateway.
@@ -76,13 +90,11 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let listener = listen(config.server.listen, "server.listen")?;
     let admin_listener = listen(config.server.admin_listen, "server.admin_listen")?;
     let certificate = config.server.tls.clone().map(api::Certificate::open).transpose()?;
-    let run = Run { chain: clock.identifier().to_string(), clock };
-    let owner = run.chain.clone();
-    let store = store::open(&config.store, run).await?;
     let by_token = config.callers.iter().map(|caller| caller.name.clone());
     let callers: Vec<_> = by_token.chain(config.webhooks.iter().map(|webhook| webhook.caller.clone())).collect();
-    store.record(vec![in_force.loaded(callers.clone(), clock)]).await?;
-
+    let owner = clock.identifier().to_string();
+    let loaded = in_force.loaded(callers.clone(), clock);
+    let (store, checkpoints) = begin(&config, clock, &owner, loaded).await?;
     let outbound = outbound(&config.outbound, clock)?;
     let upstream: Arc<dyn Upstream> = Arc::new(Graph::new(config.graph.clone(), outbound.clone(), clock));
     let (stopping, working) = (CancellationToken::new(), CancellationToken::new());
@@ -91,12 +103,13 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         upstream: Arc::clone(&upstream),
         clock,
         settings: config.executor.clone(),
-        owner,
+        owner: owner.clone(),
     };
     let executor = tokio::spawn(executor::run(executor, working.clone()));
     tokio::spawn(graph::watch(config.graph.clone(), clock, stopping.clone()));
 
     let retention = Retention { store: Arc::clone(&store), clock, operations: config.operations.retention };
+    let streams = streams(&config.audit, &outbound, (&store, clock, &owner));
     let limits = api::Limits::new(&config.callers, &config.webhooks, &config.server, clock);
     let webhooks = Arc::new(Webhooks::new(config.webhooks, &config.catalogue));
     let gateway = Arc::new(Gateway::new(gateway::Parts {
@@ -106,13 +119,17 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         catalogue: config.catalogue,
         settings: config.operations,
         names_ttl: config.graph.names_ttl,
+        denied_per_minute: config.audit.denied_per_minute,
         clock,
         stopping: stopping.clone(),
     }));
     let mut tasks = keepers(&gateway, retention, config.executor.sweep_interval, &stopping);
-    let (gateway, asked) = (Arc::new(Current::new(gateway)), Arc::new(Notify::new()));
+    if let Some(checkpoints) = checkpoints.clone() {
+        tasks.push(tokio::spawn(checkpoints.run(stopping.clone())));
+    }
+    let (current, asked) = (Arc::new(Current::new(Arc::clone(&gateway))), Arc::new(Notify::new()));
     let reload = Reload {
-        current: Arc::clone(&gateway),
+        current: Arc::clone(&current),
         webhooks: Arc::clone(&webhooks),
         store: Arc::clone(&store),
         clock,
@@ -124,7 +141,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     };
     tasks.push(tokio::spawn(reload.run(stopping.clone())));
     let state = web::Data::new(api::State {
-        gateway,
+        gateway: current,
         limits,
         authenticator: Authenticator::new(config.issuers, config.callers, &outbound, clock),
         webhooks,
@@ -140,7 +157,20 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let (doors, serving) = open((listener, admin_listener), state, certificate.as_ref())?;
     tasks.extend(serving);
     tracing::info!(address = %doors.address, admin_address = %doors.admin_address, "the gateway is ready");
-    Ok(Running { store, stopping, working, doors, tasks, executor, asked, deadline, clock })
+    Ok(Running {
+        store,
+        stopping,
+        working,
+        doors,
+        tasks,
+        executor,
+        asked,
+        gateway,
+        checkpoints,
+        streams,
+        deadline,
+        clock,
+    })
 }
 
 /// What is looked after for as long as the gateway runs.
@@ -156,6 +186,7 @@ fn keepers(
         tokio::spawn(retention.run(stopping.clone())),
         tokio::spawn(census.run(stopping.clone())),
         tokio::spawn(async move { keeper.keep_ends(stop).await }),
+        tokio::spawn(Arc::clone(gateway).count_denials(stopping.clone())),
         tokio::spawn(Arc::clone(gateway).end_unanswered(sweep_interval, stopping.clone())),
     ]
 }
@@ -178,6 +209,22 @@ async fn serve(server: Server) {
     if let Err(error) = server.await {
         tracing::error!(%error, "a server ended badly");
     }
+}
+
+/// Opens the store as a new run, whose first records say what holds from now on.
+async fn begin(
+    config: &Config,
+    clock: Clock,
+    owner: &str,
+    loaded: Entry,
+) -> anyhow::Result<(Arc<dyn Store>, Option<Arc<Checkpoints>>)> {
+    let signer = checkpoints::signer(&config.audit).map_err(|why| anyhow!("audit.key_file: {why}"))?;
+    let store = store::open(&config.store, Run { chain: owner.to_owned(), clock }).await?;
+    store.record(vec![loaded]).await?;
+    let Some(signer) = signer else { return Ok((store, None)) };
+    let checkpoints = Checkpoints::new(Arc::clone(&store), clock, signer, (owner.to_owned(), &config.audit));
+    checkpoints.sign().await?;
+    Ok((store, Some(Arc::new(checkpoints))))
 }
 
 impl Running {
@@ -223,8 +270,44 @@ impl Running {
             tracing::warn!("the deadline cuts off what is under way; it is in the store");
             unfinished.abort();
         }
+        self.gateway.end_counts().await;
+        if let Some(checkpoints) = self.checkpoints
+            && let Err(error) = checkpoints.sign().await
+        {
+            tracing::warn!(%error, "the audit trail ends without a checkpoint");
+        }
+        let Streams { stop, tasks } = self.streams;
+        stop.cancel();
+        let unfinished: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
+        let delivered = futures_util::future::join_all(tasks);
+        if tokio::time::timeout(left(self.clock), delivered).await.is_err() {
+            tracing::warn!("the deadline cuts off the delivery of audit records; the next start goes on with it");
+            unfinished.iter().for_each(tokio::task::AbortHandle::abort);
+        }
         self.store.close().await;
     }
+}
+
+/// Streams the audit trail to the sinks of the settings.
+fn streams(
+    settings: &config::Audit,
+    outbound: &Outbound,
+    (store, clock, owner): (&Arc<dyn Store>, Clock, &str),
+) -> Streams {
+    let stop = CancellationToken::new();
+    let form = match settings.format {
+        config::AuditFormat::Jsonl => Form::Jsonl,
+        config::AuditFormat::Ocsf => Form::Ocsf,
+        config::AuditFormat::Ecs => Form::Ecs,
+        config::AuditFormat::Asim => Form::Asim,
+    };
+    let delivery = |sink| {
+        let (store, owner) = (Arc::clone(store), owner.to_owned());
+        let delivery = Delivery { store, clock, owner, form, outlet: Outlet::new(sink, outbound) };
+        tokio::spawn(delivery.run(stop.clone()))
+    };
+    let tasks = settings.sinks.iter().map(delivery).collect();
+    Streams { stop, tasks }
 }
 
 fn ended(outcome: Result<(), tokio::task::JoinError>) {

@@ -190,7 +190,7 @@ async fn audit_trail(stage: &mut Stage<'_>, scene: &Staying) -> anyhow::Result<(
         let hash = field(&record, "hash");
         stage.say(&format!("{line}  hash {}…", hash.get(..12).unwrap_or(hash)))?;
     }
-    let report = verifier.finish();
+    let report = verifier.finish()?;
     ensure!(report.records >= 5, "the trail should tell of start, acceptance, start of work, write and end");
     stage.say(&format!("verified: {report}"))?;
     Ok(())

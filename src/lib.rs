@@ -8,7 +8,8 @@
 //! - [`audit`] (the chained trail, pure), [`config`] (settings, checked), [`outbound`] (the one way to make a call)
 //! - adapters: [`store`], [`graph`], [`auth`], [`policy`], [`webhooks`]
 //! - work: [`gateway`] (the verbs that callers have), [`executor`] (carries changes to Graph),
-//!   [`retention`] (removes what ended long ago), [`census`] (counts what has not ended)
+//!   [`retention`] (removes what ended long ago), [`census`] (counts what has not ended),
+//!   [`checkpoints`] (has a key vouch for the trail), [`delivery`] (streams the trail to sinks)
 //! - edge: [`api`]
 //! - root: [`app`] (puts the parts together), [`cli`] (the commands), [`demo`]
 //! - apart: [`sandbox`] (a simulator of Entra and Graph that shares no code with [`graph`])
@@ -21,9 +22,11 @@ pub mod audit;
 pub mod auth;
 pub mod canonical;
 pub mod census;
+pub mod checkpoints;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod delivery;
 pub mod demo;
 pub mod domain;
 pub mod executor;

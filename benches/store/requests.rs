@@ -96,6 +96,7 @@ pub(crate) fn claim(lane: &ConfigurationId) -> Claim {
 pub(crate) fn settlement(operations: &[Operation]) -> Settlement {
     let settled = |operation: &Operation| Event::Settled {
         operation: operation.id,
+        configuration: operation.submission.configuration.to_string(),
         state: "succeeded",
         effect: Some("changed"),
         added: vec![],

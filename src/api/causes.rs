@@ -11,7 +11,7 @@ use super::problem::{Code, Problem};
 use crate::{
     auth::Rejection,
     domain::{Failure, FailureCode, Operation, State},
-    gateway,
+    gateway::{self, request::Fault},
 };
 
 /// How long a caller should leave the gateway alone where changes must end first: several turns of a lane.
@@ -39,6 +39,12 @@ impl From<&Failure> for Problem {
     fn from(Failure { code, detail, graph }: &Failure) -> Self {
         Self::new(Code::from(*code), detail).with_words(graph.as_ref())
     }
+}
+
+fn no_such_page() -> Problem {
+    let detail = "is not the end of a page of this audit trail".to_owned();
+    let fault = Fault { pointer: "/after".to_owned(), detail };
+    Problem::with_errors(Code::InvalidQuery, "The query cannot be used", vec![fault])
 }
 
 impl From<gateway::Error> for Problem {
@@ -72,6 +78,7 @@ impl From<gateway::Error> for Problem {
                 let detail = "Nothing was changed: too many changes are waiting already. Ask again later.";
                 Self::new(Code::GatewayFull, detail).retry_after(RETRY_AFTER_FULL)
             }
+            Error::UnknownCursor => no_such_page(),
             Error::UnknownOperation => {
                 Self::new(Code::UnknownOperation, "There is no such operation, or you may not see it.")
             }

@@ -2,12 +2,12 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header::HeaderMap, web};
 use serde::Serialize;
-use url::form_urlencoded;
 
 use super::{
     extract::{self, Proven},
     operations::header,
     problem::{Code, Problem},
+    query,
     view::{self, ConfigurationView, Names, TargetView},
 };
 use crate::{
@@ -58,19 +58,13 @@ pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result
 
 /// Reads the query of a listing; all its faults at once.
 fn search(query: &str) -> Result<Option<String>, Vec<Fault>> {
-    let (mut search, mut faults) = (None, Vec::new());
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-        let outcome = match &*key {
-            "search" if value.chars().count() > SEARCH_MAX => Err(format!("is longer than {SEARCH_MAX} characters")),
-            "search" => extract::once(&mut search, value.into_owned()),
-            _ => Err("is not known; known is search".to_owned()),
-        };
-        faults.extend(outcome.err().map(|detail| Fault { pointer: extract::parameter(&key), detail }));
-        if faults.len() >= extract::FAULTS_MAX {
-            break;
-        }
-    }
-    if faults.is_empty() { Ok(search) } else { Err(faults) }
+    let mut search = None;
+    query::read(query, |key, value| match key {
+        "search" if value.chars().count() > SEARCH_MAX => Err(format!("is longer than {SEARCH_MAX} characters")),
+        "search" => query::once(&mut search, value),
+        _ => Err("is not known; known is search".to_owned()),
+    })?;
+    Ok(search)
 }
 
 /// An assignment in the words of a change, and where it comes from.

@@ -17,11 +17,9 @@ use crate::{
     auth::Rejection,
     canonical, config,
     domain::{Caller, Digest},
-    gateway::{Attempt, Gateway, Stranger},
+    gateway::{self, Attempt, Gateway, Stranger},
 };
 
-/// Faults of a query that are told at once.
-pub(super) const FAULTS_MAX: usize = 20;
 /// A key longer than this is not a key.
 const KEY_MAX: usize = 255;
 
@@ -44,7 +42,9 @@ async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
     let mut headers = request.headers().get_all("authorization");
     let authorization = headers.next().map(|value| value.to_str().unwrap_or_default());
     if headers.next().is_some() {
-        return Err(Problem::new(Code::InvalidToken, "There is more than one Authorization header."));
+        let why = "There is more than one Authorization header.";
+        state.gateway.gateway().unproven("", "malformed", why.to_owned()).await?;
+        return Err(Problem::new(Code::InvalidToken, why));
     }
     let certificate = request.conn_data::<Shown>().map(|shown| &shown.0);
     match state.authenticator.authenticate(authorization, certificate).await {
@@ -53,11 +53,7 @@ async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
             Ok(caller)
         }
         Err(rejection) => {
-            if let Rejection::UnknownCaller { issuer, subject, token_id, detail, .. } = &rejection {
-                let (issuer, subject) = (issuer.clone(), subject.clone());
-                let stranger = Stranger { issuer, subject, token_id: token_id.clone(), reason: detail.clone() };
-                state.gateway.gateway().unknown_caller(stranger).await?;
-            }
+            note(&state.gateway.gateway(), &rejection).await?;
             Err(rejection.into())
         }
     }
@@ -78,6 +74,22 @@ pub(super) fn count(state: &State, request: &HttpRequest, caller: &Caller) -> Re
 /// The gateway for one request: one version of policies and catalogue, whatever changes meanwhile.
 pub(super) fn gateway(request: &HttpRequest) -> Result<Arc<Gateway>, Problem> {
     Ok(state(request)?.gateway.gateway())
+}
+
+/// Puts a call on record that is nobody's. Keys that cannot be fetched are no fault of the caller's.
+async fn note(gateway: &Gateway, rejection: &Rejection) -> Result<(), gateway::Error> {
+    let why = rejection.to_string();
+    match rejection {
+        Rejection::Missing => gateway.unproven("", "missing", why).await,
+        Rejection::Malformed(_) => gateway.unproven("", "malformed", why).await,
+        Rejection::Invalid(_) => gateway.unproven("", "invalid", why).await,
+        Rejection::UnknownCaller { issuer, subject, token_id, detail, .. } => {
+            let (issuer, subject) = (issuer.clone(), subject.clone());
+            let stranger = Stranger { issuer, subject, token_id: token_id.clone(), reason: detail.clone() };
+            gateway.unknown_caller(stranger).await
+        }
+        Rejection::KeysUnavailable { .. } => Ok(()),
+    }
 }
 
 pub(super) fn state(request: &HttpRequest) -> Result<&web::Data<State>, Problem> {
@@ -129,16 +141,6 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-/// Takes a parameter of a query that may stand in it once.
-pub(super) fn once<T>(place: &mut Option<T>, value: T) -> Result<(), String> {
-    if place.replace(value).is_some() { Err("stands in the query twice".to_owned()) } else { Ok(()) }
-}
-
-/// The place of a parameter, as faults tell it.
-pub(super) fn parameter(key: &str) -> String {
-    format!("/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
 /// The set that a change is bound to, from `If-Match` (RFC 9110): the `ETag` of the assignments. `*` is any set, which there

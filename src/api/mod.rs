@@ -8,6 +8,7 @@
 //! It deliberately reaches neither store nor Graph: a handler can do what [`Gateway`](crate::gateway::Gateway) offers and no more.
 
 mod assignments;
+mod audit;
 mod causes;
 mod change;
 mod configurations;
@@ -21,6 +22,7 @@ mod limits;
 mod operations;
 mod probes;
 mod problem;
+mod query;
 mod reverting;
 mod summary;
 mod tls;
@@ -165,6 +167,7 @@ fn routes(config: &mut web::ServiceConfig) {
                 .route(web::post().to(webhooks::receive))
                 .route(web::method(Method::OPTIONS).to(webhooks::handshake)),
         )
+        .service(resource("/v1/audit", "GET").route(web::get().to(audit::many)))
         .service(resource("/problems/{code}", "GET").route(web::get().to(probes::problem)))
         .default_service(web::to(nothing_here));
 }

@@ -9,12 +9,12 @@ use actix_web::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
-use url::form_urlencoded;
 
 use super::{
     change,
-    extract::{self, FAULTS_MAX, Preference, Proven, once, parameter},
+    extract::{self, Preference, Proven},
     problem::{self, Code, Problem},
+    query,
     view::OperationView,
 };
 use crate::{
@@ -23,10 +23,6 @@ use crate::{
     gateway::{self, Page, Say, Search, Sequel, Standing, request::Fault},
 };
 
-/// Operations on one page unless asked otherwise.
-const LIMIT_DEFAULT: usize = 50;
-/// Operations on one page at most.
-const LIMIT_MAX: usize = 200;
 /// When a caller that did not wait should ask again.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -127,7 +123,7 @@ pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result
     let search = search(request.query_string())
         .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
     let Page { operations, next } = gateway.operations(&caller, search).await?;
-    let next = next.map(|after| next_page(request.query_string(), after));
+    let next = next.map(|after| query::going_on("/v1/operations", request.query_string(), &after));
     let operations =
         operations.iter().map(|operation| OperationView::of(operation, None, &Sequel::default())).collect();
     Ok(HttpResponse::Ok().json(PageView { operations, next }))
@@ -171,42 +167,19 @@ pub(super) fn header(headers: &mut HeaderMap, name: &'static str, text: &str) {
 /// Reads the query of a listing; all its faults at once.
 fn search(query: &str) -> Result<Search, Vec<Fault>> {
     let mut search = Search::default();
-    let mut faults = Vec::new();
-    let mut limited = None;
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-        let value = value.into_owned();
-        let outcome = match &*key {
-            "ticket" => once(&mut search.ticket, value),
-            "configuration" => once(&mut search.configuration, value),
-            "caller" => once(&mut search.caller, value),
-            "state" if Fate::NAMES.contains(&value.as_str()) => once(&mut search.state, value),
-            "state" => Err(format!("is one of {}", Fate::NAMES.join(", "))),
-            "after" => value.parse().map_err(|error| format!("{error}")).and_then(|id| once(&mut search.after, id)),
-            "limit" => limit(&value).and_then(|limit| once(&mut limited, limit)),
-            _ => Err("is not known; known are ticket, configuration, caller, state, after, limit".to_owned()),
-        };
-        faults.extend(outcome.err().map(|detail| Fault { pointer: parameter(&key), detail }));
-        if faults.len() >= FAULTS_MAX {
-            break;
-        }
-    }
-    search.limit = limited.unwrap_or(LIMIT_DEFAULT);
-    if faults.is_empty() { Ok(search) } else { Err(faults) }
-}
-
-fn limit(value: &str) -> Result<usize, String> {
-    let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-    limit.ok_or_else(|| format!("is a number from 1 to {LIMIT_MAX}"))
-}
-
-/// The same query, going on after the last operation of this page.
-fn next_page(query: &str, after: OperationId) -> String {
-    let kept = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key != "after");
-    let next = form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(kept)
-        .append_pair("after", &after.to_string())
-        .finish();
-    format!("/v1/operations?{next}")
+    let mut limit = None;
+    query::read(query, |key, value| match key {
+        "ticket" => query::once(&mut search.ticket, value),
+        "configuration" => query::once(&mut search.configuration, value),
+        "caller" => query::once(&mut search.caller, value),
+        "state" if Fate::NAMES.contains(&value.as_str()) => query::once(&mut search.state, value),
+        "state" => Err(format!("is one of {}", Fate::NAMES.join(", "))),
+        "after" => query::parsed(&mut search.after, &value),
+        "limit" => query::limit(&mut limit, &value),
+        _ => Err("is not known; known are ticket, configuration, caller, state, after, limit".to_owned()),
+    })?;
+    search.limit = limit.unwrap_or(query::LIMIT_DEFAULT);
+    Ok(search)
 }
 
 #[cfg(test)]
@@ -222,14 +195,15 @@ mod tests {
         assert_eq!(pointers, ["/state", "/limit", "/after", "/sort", "/ticket"]);
         assert_eq!(search("limit=1&limit=2").unwrap_err()[0].pointer, "/limit");
         assert_eq!(search("a/b~=1").unwrap_err()[0].pointer, "/a~1b~0");
-        assert_eq!(search(&"a&".repeat(9_000)).unwrap_err().len(), FAULTS_MAX);
-        assert_eq!(search("").unwrap().limit, LIMIT_DEFAULT);
+        assert_eq!(search(&"a&".repeat(9_000)).unwrap_err().len(), query::FAULTS_MAX);
+        assert_eq!(search("").unwrap().limit, query::LIMIT_DEFAULT);
     }
 
     #[test]
     fn the_next_page_keeps_the_query_and_moves_on() {
         let id: OperationId = "op_00000000000000000000000001".parse().unwrap();
-        let next = next_page("ticket=a%26b&after=op_00000000000000000000000002&limit=1", id);
+        let asked = "ticket=a%26b&after=op_00000000000000000000000002&limit=1";
+        let next = query::going_on("/v1/operations", asked, &id);
         assert_eq!(next, "/v1/operations?ticket=a%26b&limit=1&after=op_00000000000000000000000001");
     }
 }

@@ -78,14 +78,17 @@ async fn take(
     let headers = request.headers();
     let presented = source.present(|name| single(headers, name));
     if let Some(rejection) = presented.as_ref().err().filter(|_| !source.has_ping()) {
-        return Err(unproven(source, rejection));
+        return Err(unproven(gateway, source, rejection).await);
     }
     let body = extract::bytes(request, payload).await?;
     if source.is_ping(&body) {
         return Ok(None);
     }
     let proven = presented.and_then(|presented| source.prove(presented, &body, begun));
-    let proven = proven.map_err(|rejection| unproven(source, &rejection))?;
+    let proven = match proven {
+        Ok(proven) => proven,
+        Err(rejection) => return Err(unproven(gateway, source, &rejection).await),
+    };
     extract::count(state, request, &source.caller(None))?;
     let event = event::read(headers, &body, source.covered())?;
     let given = event.id.clone().map_or_else(|| extract::key(headers), |id| Ok(Some(id)))?;
@@ -137,7 +140,16 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Header<'a> {
     value.to_str().map_err(|_opaque| "holds characters other than visible ASCII")
 }
 
-fn unproven(source: &Source, rejection: &Rejection) -> Problem {
+/// Puts on record that a message proves nothing, and is the problem that tells of it. Secrets that cannot be read are no
+/// fault of its sender's.
+async fn unproven(gateway: &Gateway, source: &Source, rejection: &Rejection) -> Problem {
+    if *rejection != Rejection::KeysUnavailable {
+        let name = format!("webhooks {}", source.name());
+        let reason = format!("{name}: {rejection}");
+        if let Err(error) = gateway.unproven(&name, "signature", reason).await {
+            return error.into();
+        }
+    }
     let code = match rejection {
         Rejection::Header { .. } | Rejection::Unproven => Code::InvalidSignature,
         Rejection::Stale(_) => Code::StaleMessage,

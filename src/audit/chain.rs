@@ -5,6 +5,9 @@
 //!
 //! It deliberately stores nothing: the store moves its [`Head`] on when, and only when, the records are committed.
 
+use std::{fmt, str::FromStr};
+
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -23,6 +26,70 @@ pub struct Record {
     pub sequence: u64,
     /// Canonical JSON, hash included: the record itself.
     pub text: String,
+    /// What it is looked for by.
+    pub marks: Marks,
+}
+
+/// What a record is looked for by, as far as it names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// When it happened.
+    pub at: Timestamp,
+    /// The ticket.
+    pub ticket: Option<String>,
+    /// The one operation that it is about.
+    pub operation: Option<String>,
+    /// The caller's name.
+    pub caller: Option<String>,
+    /// The id of the configuration.
+    pub configuration: Option<String>,
+}
+
+impl Marks {
+    fn of(fields: &Map<String, Value>, at: Timestamp) -> Self {
+        let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
+        let (ticket, operation) = (text("ticket"), text("operation"));
+        Self { at, ticket, operation, caller: text("caller"), configuration: text("configuration") }
+    }
+
+    /// Those of a record's text. None if it is not a record.
+    pub fn read(text: &str) -> Option<Self> {
+        let record: Value = serde_json::from_str(text).ok()?;
+        let fields = record.as_object()?;
+        Some(Self::of(fields, fields.get("at")?.as_str()?.parse().ok()?))
+    }
+}
+
+/// Where a record is: `CHAIN/SEQUENCE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its chain.
+    pub chain: String,
+    /// Its place in the chain, counted from one.
+    pub sequence: u64,
+}
+
+impl Place {
+    /// Where a record says that it is. None if it is not a record.
+    pub fn of(text: &str) -> Option<Self> {
+        Head::after(text).map(|Head { chain, sequence, .. }| Self { chain, sequence })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.chain, self.sequence)
+    }
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.rsplit_once('/').and_then(|(chain, sequence)| Some((chain, sequence.parse().ok()?)));
+        let (chain, sequence) = parts.ok_or("the place of a record, CHAIN/SEQUENCE")?;
+        Ok(Self { chain: chain.to_owned(), sequence })
+    }
 }
 
 /// The end of a chain, to which the next record is tied.
@@ -85,7 +152,8 @@ impl Head {
         fields.insert("hash".to_owned(), hash.clone().into());
         self.sequence = sequence;
         self.hash = hash;
-        Record { chain: self.chain.clone(), sequence, text: canonical::text(&Value::Object(fields)) }
+        let marks = Marks::of(&fields, entry.at);
+        Record { chain: self.chain.clone(), sequence, text: canonical::text(&Value::Object(fields)), marks }
     }
 
     /// The head that this record's text leaves behind. None if it is not a record.

@@ -8,18 +8,23 @@
 //! Guarantees: [`Verifier`] finds any record that was altered, dropped from the middle, put in or reordered, and names
 //! the first bad one. No event has a field that could hold a token or a secret.
 //!
-//! It deliberately cannot tell that the newest records were cut off: for that the newest hash must be kept elsewhere.
-//! The store persists what is sealed here, in the same transaction as the state it tells of.
+//! It deliberately cannot tell by itself that the newest records were cut off, or that all of them were written anew: a
+//! key that the store does not hold must vouch for them ([`checkpoint`]), or a copy be kept elsewhere. The store persists
+//! what is sealed here, in the same transaction as the state it tells of.
 
 pub mod chain;
+pub mod checkpoint;
+pub mod forms;
 pub mod verify;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 pub use self::{
-    chain::{End, Head, Record},
-    verify::{Broken, Report, Verifier},
+    chain::{End, Head, Marks, Place, Record},
+    checkpoint::{PublicKey, Signer},
+    forms::Form,
+    verify::{Broken, Lacking, Report, Verifier},
 };
 use crate::domain::{Change, Digest, Filter, OperationId, Target, Wanted};
 
@@ -45,6 +50,17 @@ pub struct Actor {
     pub subject: String,
     /// The token's own id.
     pub token_id: Option<String>,
+}
+
+/// Calls that came too fast to be recorded one by one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Repeated {
+    /// How many.
+    pub count: u64,
+    /// When the first of them came.
+    pub first: Timestamp,
+    /// When the last of them came.
+    pub last: Timestamp,
 }
 
 /// A target, as the audit trail names it: `group b0…`, and its filter: `include f0…`.
@@ -164,6 +180,15 @@ pub enum Event {
         /// What is wrong, as far as it is not too much.
         faults: Vec<String>,
     },
+    /// A key vouches for what stands in the trail up to these ends.
+    SignedCheckpoint {
+        /// The ends of all chains that no opening has named yet; of all others, openings tell.
+        ends: Vec<End>,
+        /// Which key.
+        key_id: String,
+        /// Its signature over ends, key and time.
+        signature: String,
+    },
     /// A change was accepted and is durable.
     Accepted {
         /// Its operation.
@@ -224,9 +249,9 @@ pub enum Event {
     },
     /// A call was not permitted; nothing was changed.
     Denied {
-        /// Who asked.
+        /// Who asked; nothing if nobody was proven.
         #[serde(flatten)]
-        actor: Actor,
+        actor: Option<Actor>,
         /// What for (`add`, `plan`, `read`, `cancel`, `approve`, `authenticate`, `map`).
         action: String,
         /// The configuration it was about, where that far was got.
@@ -235,8 +260,11 @@ pub enum Event {
         change: Option<Aims>,
         /// The ticket.
         ticket: Option<String>,
-        /// Why not.
+        /// Why not, or the latest reason if there were several.
         reason: String,
+        /// Set if this stands for many calls that were alike.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        repeated: Option<Repeated>,
     },
     /// A lane took up operations.
     Started {
@@ -269,6 +297,8 @@ pub enum Event {
     Settled {
         /// Which.
         operation: OperationId,
+        /// The configuration it was about.
+        configuration: String,
         /// `succeeded` or `failed`.
         state: &'static str,
         /// `changed` or `unchanged`, if it succeeded.
@@ -293,6 +323,8 @@ pub enum Event {
     Reverted {
         /// Whose difference.
         operation: OperationId,
+        /// The configuration it was about.
+        configuration: String,
         /// The operation that undid it.
         by: OperationId,
         /// Targets that were left alone, and why.
@@ -302,6 +334,8 @@ pub enum Event {
     Cancelled {
         /// Which.
         operation: OperationId,
+        /// The configuration it was about.
+        configuration: String,
         /// Who took it back.
         #[serde(flatten)]
         actor: Actor,
@@ -312,6 +346,8 @@ pub enum Event {
     UntilCalledOff {
         /// Which operation.
         operation: OperationId,
+        /// The configuration it was about.
+        configuration: String,
         /// Who called it off.
         #[serde(flatten)]
         actor: Actor,

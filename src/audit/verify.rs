@@ -5,7 +5,11 @@
 //! that an earlier opening has named and that did not go on since. So only what is newer than the newest opening can be cut off
 //! unnoticed, of however many chains. The first record that does not fit ends the check and is named.
 //!
-//! It deliberately trusts nothing but the records: it needs no key, no store and no settings.
+//! Checkpoints in the trail name ends that must be in it. With a public key their signatures are checked, and it is told
+//! how many records none of them vouches for; a checkpoint that was kept elsewhere ([`Verifier::expect`]) shows whether what
+//! it names was cut off or written anew since.
+//!
+//! It deliberately trusts nothing but the records and the keys it is given: it needs no store and no settings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +18,10 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::chain::{End, Head, NOTHING_BEFORE, hash_of};
+use super::{
+    chain::{End, Head, NOTHING_BEFORE, hash_of},
+    checkpoint::PublicKey,
+};
 use crate::canonical;
 
 /// The first record that does not fit, and why.
@@ -29,6 +36,20 @@ pub struct Broken {
     pub why: String,
 }
 
+/// Every record fits the others, and yet it is not the trail that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lacking {
+    /// A kept checkpoint names a record that is not there.
+    #[error(
+        "record {} of chain {}, which a kept checkpoint names, is not there: the trail was cut off or written anew",
+        .0.sequence, .0.chain
+    )]
+    Cut(End),
+    /// Keys were given, and no checkpoint of theirs is there.
+    #[error("there is no checkpoint in it, so no key vouches for any of its records")]
+    Unsigned,
+}
+
 /// What a trail without faults holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -38,19 +59,51 @@ pub struct Report {
     pub chains: usize,
     /// The newest record's hash, to compare with a copy kept elsewhere.
     pub head: Option<String>,
+    /// How many checkpoints are among them.
+    pub checkpoints: usize,
+    /// How many records no checkpoint vouches for; none if no key was given, so that no signature was checked.
+    pub unvouched: Option<u64>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = self.head.as_deref().unwrap_or("none");
-        write!(f, "{} records in {} chains, every hash fits; newest hash {head}", self.records, self.chains)
+        write!(f, "{} records in {} chains, every hash fits; newest hash {head}", self.records, self.chains)?;
+        match (self.unvouched, self.checkpoints) {
+            (None, 0) => Ok(()),
+            (None, count) => {
+                write!(f, "\n{count} checkpoints, whose signatures were not checked for want of a public key")
+            }
+            (Some(0), count) => write!(f, "\n{count} checkpoints, every signature fits; they vouch for every record"),
+            (Some(rest), count) => write!(
+                f,
+                "\n{count} checkpoints, every signature fits; the newest {rest} records are younger than any checkpoint, so \
+                 that nothing but their hashes protects them"
+            ),
+        }
     }
+}
+
+/// One chain, as far as it was fed.
+#[derive(Debug)]
+struct Chain {
+    head: Head,
+    /// The hash of each record.
+    hashes: Vec<[u8; 32]>,
+    /// The ends that its first record names.
+    opened_on: Vec<End>,
+    /// Up to where a checkpoint vouches for it.
+    vouched: u64,
+    /// Where its own checkpoints are; those need nobody to vouch for them.
+    checkpoints: Vec<u64>,
 }
 
 /// Checks a trail, record after record, oldest first.
 #[derive(Debug, Default)]
 pub struct Verifier {
-    heads: BTreeMap<String, Head>,
+    keys: Vec<PublicKey>,
+    expected: Vec<End>,
+    chains: BTreeMap<String, Chain>,
     /// Chains that went on since an opening named their end.
     loose: BTreeSet<String>,
     newest: Option<String>,
@@ -58,6 +111,28 @@ pub struct Verifier {
 }
 
 impl Verifier {
+    /// One that takes checkpoints of these keys and no others.
+    pub fn with_keys(keys: Vec<PublicKey>) -> Self {
+        Self { keys, ..Self::default() }
+    }
+
+    /// Takes a checkpoint that was kept elsewhere: what it names, and itself, must be in the trail. A record that is no
+    /// checkpoint says nothing here, and the answer is false.
+    pub fn expect(&mut self, text: &str) -> Result<bool, String> {
+        let record: Value = serde_json::from_str(text).unwrap_or_default();
+        let (Some(fields), Some(head)) = (record.as_object(), Head::after(text)) else {
+            return Err("it is not a record: chain, sequence or hash is missing".to_owned());
+        };
+        if !is_checkpoint(fields) {
+            return Ok(false);
+        }
+        let ends = ends_in(fields.get("ends")).ok_or("the ends that it names cannot be read")?;
+        self.check_signature(&record)?;
+        self.expected.extend(ends);
+        self.expected.push(End::from(&head));
+        Ok(true)
+    }
+
     /// Checks the next record's text.
     pub fn feed(&mut self, text: &str) -> Result<(), Broken> {
         self.records = self.records.saturating_add(1);
@@ -71,36 +146,144 @@ impl Verifier {
             return Err(broken(place, "its text is not in canonical form: it was rewritten".to_owned()));
         }
         record.remove("hash");
-        if hash_of(&record) != head.hash {
+        let hash = hash_of(&record);
+        let (true, Some(bytes)) = (hash == head.hash, bytes(&hash)) else {
             return Err(broken(place, "its content does not fit its hash: it was altered".to_owned()));
-        }
+        };
         let tie = Tie { head: &head, record: &record };
-        let fits = match self.heads.get(&head.chain) {
-            Some(before) => tie.follows(before),
+        let fits = match self.chains.get(&head.chain) {
+            Some(before) => tie.follows(&before.head),
             None => tie.opens(&self.ends()),
         };
-        fits.map_err(|why| broken(place, why))?;
-        if !self.heads.contains_key(&head.chain) {
+        fits.map_err(|why| broken(place.clone(), why))?;
+        let vouched = self.checkpoint(&record).map_err(|why| broken(place, why))?;
+        self.take(head, bytes, &record);
+        for end in vouched {
+            self.vouch(&end);
+        }
+        Ok(())
+    }
+
+    /// Adds a record that fits.
+    fn take(&mut self, head: Head, hash: [u8; 32], record: &Map<String, Value>) {
+        let opens = !self.chains.contains_key(&head.chain);
+        let opened_on = if opens { self.ends() } else { Vec::new() };
+        if opens {
             self.loose.clear();
         }
         self.loose.insert(head.chain.clone());
         self.newest = Some(head.chain.clone());
-        self.heads.insert(head.chain.clone(), head);
-        Ok(())
+        let opened =
+            || Chain { head: head.clone(), hashes: Vec::new(), opened_on, vouched: 0, checkpoints: Vec::new() };
+        let chain = self.chains.entry(head.chain.clone()).or_insert_with(opened);
+        if is_checkpoint(record) {
+            chain.checkpoints.push(head.sequence);
+        }
+        chain.hashes.push(hash);
+        chain.head = head;
+    }
+
+    /// The ends that a checkpoint vouches for; none if the record is no checkpoint.
+    fn checkpoint(&self, record: &Map<String, Value>) -> Result<Vec<End>, String> {
+        if !is_checkpoint(record) {
+            return Ok(Vec::new());
+        }
+        let ends = ends_in(record.get("ends")).ok_or("the ends that it names cannot be read")?;
+        if let Some(end) = ends.iter().find(|end| !self.holds(end)) {
+            let End { chain, sequence, .. } = end;
+            return Err(format!("it vouches for record {sequence} of chain {chain}, which is another or not there"));
+        }
+        self.check_signature(&Value::Object(record.clone()))?;
+        Ok(ends)
+    }
+
+    /// Whether a checkpoint is signed by one of the keys, if there are any.
+    fn check_signature(&self, record: &Value) -> Result<(), String> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let id = record.get("key_id").and_then(Value::as_str).unwrap_or_default();
+        match self.keys.iter().find(|key| key.id() == id) {
+            Some(key) if key.vouches(record) => Ok(()),
+            Some(_) => Err(format!("its signature is not that of key {id}")),
+            None => Err(format!("it is signed by key {id}, which was not given")),
+        }
+    }
+
+    /// Whether the trail, as far as it was fed, has this record.
+    fn holds(&self, end: &End) -> bool {
+        let place = end.sequence.checked_sub(1).and_then(|place| usize::try_from(place).ok());
+        let chain = self.chains.get(&end.chain);
+        let found = place.zip(chain).and_then(|(place, chain)| chain.hashes.get(place));
+        found.is_some() && found.copied() == bytes(&end.hash)
+    }
+
+    /// Notes that a key vouches for a record, and so for all before it: those of its chain, and those that the chain's
+    /// opening names.
+    fn vouch(&mut self, end: &End) {
+        let mut rest = vec![end.clone()];
+        while let Some(End { chain, sequence, .. }) = rest.pop() {
+            let Some(chain) = self.chains.get_mut(&chain).filter(|chain| chain.vouched < sequence) else { continue };
+            if chain.vouched == 0 {
+                rest.extend(chain.opened_on.iter().cloned());
+            }
+            chain.vouched = sequence;
+        }
     }
 
     /// The ends that the next opening must name: the newest record's first.
     fn ends(&self) -> Vec<End> {
         let newest = self.newest.iter();
         let others = self.loose.iter().filter(|chain| Some(*chain) != self.newest.as_ref());
-        newest.chain(others).filter_map(|chain| self.heads.get(chain).map(End::from)).collect()
+        newest.chain(others).filter_map(|chain| self.chains.get(chain).map(|chain| End::from(&chain.head))).collect()
     }
 
     /// What was checked.
-    pub fn finish(self) -> Report {
-        let head = self.newest.and_then(|chain| self.heads.get(&chain).map(|head| head.hash.clone()));
-        Report { records: self.records, chains: self.heads.len(), head }
+    pub fn finish(self) -> Result<Report, Lacking> {
+        if let Some(end) = self.expected.iter().find(|end| !self.holds(end)) {
+            return Err(Lacking::Cut(end.clone()));
+        }
+        let checkpoints = self.chains.values().map(|chain| chain.checkpoints.len()).sum();
+        if !self.keys.is_empty() && checkpoints == 0 {
+            return Err(Lacking::Unsigned);
+        }
+        let younger = |chain: &Chain| {
+            let own = chain.checkpoints.iter().filter(|place| **place > chain.vouched).count();
+            chain.head.sequence.saturating_sub(chain.vouched).saturating_sub(u64::try_from(own).unwrap_or(0))
+        };
+        let unvouched = (!self.keys.is_empty()).then(|| self.chains.values().map(younger).sum());
+        let newest = self.newest.as_ref().and_then(|chain| self.chains.get(chain));
+        let head = newest.map(|chain| chain.head.hash.clone());
+        Ok(Report { records: self.records, chains: self.chains.len(), head, checkpoints, unvouched })
     }
+}
+
+fn is_checkpoint(record: &Map<String, Value>) -> bool {
+    record.get("event").and_then(Value::as_str) == Some("signed-checkpoint")
+}
+
+/// Ends as records write them.
+fn ends_in(value: Option<&Value>) -> Option<Vec<End>> {
+    let end = |value: &Value| {
+        Some(End {
+            chain: value.get("chain")?.as_str()?.to_owned(),
+            sequence: value.get("sequence")?.as_u64()?,
+            hash: value.get("hash")?.as_str()?.to_owned(),
+        })
+    };
+    value?.as_array()?.iter().map(end).collect()
+}
+
+/// A hash from its 64 hexadecimal digits.
+fn bytes(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// A record's claims about what came before it.
@@ -148,15 +331,8 @@ impl Tie<'_> {
 
     /// The other ends that the record names, in the order of their chains' names; none if they cannot be read.
     fn other_ends(&self) -> Option<Vec<End>> {
-        let end = |value: &Value| {
-            Some(End {
-                chain: value.get("chain")?.as_str()?.to_owned(),
-                sequence: value.get("sequence")?.as_u64()?,
-                hash: value.get("hash")?.as_str()?.to_owned(),
-            })
-        };
         let Some(named) = self.record.get("other_ends") else { return Some(Vec::new()) };
-        let mut named = named.as_array()?.iter().map(end).collect::<Option<Vec<_>>>()?;
+        let mut named = ends_in(Some(named))?;
         named.sort();
         Some(named)
     }
@@ -172,17 +348,18 @@ mod tests {
 
     fn entry(number: u64) -> Entry {
         let event = Event::Denied {
-            actor: Actor {
+            actor: Some(Actor {
                 caller: Some("portal".to_owned()),
                 issuer: "i".to_owned(),
                 subject: "s".to_owned(),
                 token_id: None,
-            },
+            }),
             action: "add".to_owned(),
             configuration: None,
             change: None,
             ticket: Some(format!("RITM{number} \"quoted\" \u{e9}")),
             reason: "no policy permits it".to_owned(),
+            repeated: None,
         };
         Entry { at: Timestamp::UNIX_EPOCH, trace_id: None, event }
     }
@@ -250,7 +427,7 @@ mod tests {
     fn verify(records: &[String]) -> Result<Report, Broken> {
         let mut verifier = Verifier::default();
         records.iter().try_for_each(|record| verifier.feed(record))?;
-        Ok(verifier.finish())
+        Ok(verifier.finish().unwrap())
     }
 
     proptest! {

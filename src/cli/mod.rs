@@ -6,6 +6,7 @@
 //! It deliberately does no work of its own: each command calls the part of the house that does.
 
 mod explain;
+mod trail;
 
 use std::{
     io::{self, Write},
@@ -15,12 +16,11 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    api, app,
-    audit::Verifier,
+    api, app, checkpoints,
     clock::Clock,
     config::{self, Config, Examined, Fault},
     demo,
@@ -28,14 +28,12 @@ use crate::{
     graph::{self, Graph, Trial},
     policy::Policies,
     sandbox::{self, Seed},
-    store, telemetry,
+    telemetry,
     webhooks::{self, Webhooks},
 };
 
 /// Cedar evaluates recursively and denies where the stack ends; the main thread of a static binary has too little.
 const STACK: usize = 8 * 1024 * 1024;
-/// Audit records read at a time.
-const AUDIT_PAGE: usize = 1_000;
 /// Where a sandbox listens unless told otherwise.
 const SANDBOX: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9400);
 
@@ -77,9 +75,9 @@ enum Command {
         #[arg(long, value_name = "URL", default_value_t = format!("http://{SANDBOX}"))]
         sandbox: String,
     },
-    /// Verify or export the audit trail.
+    /// Verify or export the audit trail, or print the key that vouches for it.
     #[command(subcommand)]
-    Audit(Audit),
+    Audit(trail::Audit),
 }
 
 #[derive(Args, Debug)]
@@ -105,41 +103,6 @@ struct Check {
     /// Tell which changes the rules of a webhook's source make of an event in a file. Nothing is sent, no signature needed.
     #[arg(long, num_args = 2, value_names = ["SOURCE", "FILE"], conflicts_with = "live")]
     explain_webhook: Option<Vec<String>>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Audit {
-    /// Check every hash; names the first record that does not fit.
-    Verify(Trail),
-    /// Print the records, oldest first.
-    Export {
-        #[command(flatten)]
-        trail: Trail,
-        /// The form of the records.
-        #[arg(long, value_enum, default_value_t = Format::Jsonl)]
-        format: Format,
-    },
-}
-
-/// Where a trail is: in the store of a configuration, in a store's file, or in an exported file.
-#[derive(Args, Debug)]
-#[group(multiple = false)]
-struct Trail {
-    /// The store of this configuration [environment: `POSTERN_CONFIG`].
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// This SQLite file; a gateway may be using it.
-    #[arg(long, value_name = "FILE")]
-    store: Option<PathBuf>,
-    /// This exported file.
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// One record a line, as it is hashed.
-    Jsonl,
 }
 
 /// Runs the command that the process was started with.
@@ -174,8 +137,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo { once: false } => demo_staying().await,
         Command::Sandbox { listen, seed } => run_sandbox(listen, seed.as_deref()).await,
         Command::Token { caller, sandbox } => token(&caller, &sandbox).await,
-        Command::Audit(Audit::Verify(trail)) => verify(&trail).await,
-        Command::Audit(Audit::Export { trail, format: Format::Jsonl }) => export(&trail).await,
+        Command::Audit(asked) => trail::run(asked).await,
     }
 }
 
@@ -250,6 +212,7 @@ fn settled(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
             config.server.tls.clone().and_then(|tls| api::Certificate::open(tls).err()).map(|error| no_tls(&error)),
         );
         faults.extend(webhooks::examine(&config.webhooks, &config.catalogue));
+        faults.extend(checkpoints::signer(&config.audit).err().map(no_key));
         faults.extend(app::outbound(&config.outbound, Clock::system()).err().map(|error| no_way_out(&error)));
     }
     config.zip(policies).filter(|_| faults.is_empty()).ok_or(faults)
@@ -264,6 +227,15 @@ fn no_way_out(error: &anyhow::Error) -> Fault {
     let hint = "outbound.ca_file is a file of certificates in PEM, outbound.proxy the root of a URL";
     Fault { place: "outbound".to_owned(), line: None, what: format!("{error:#}"), hint: Some(hint.to_owned()) }
 }
+
+fn no_key(why: String) -> Fault {
+    let hint = "openssl genpkey -algorithm ed25519 makes one; docs/audit.md tells more";
+    Fault { place: "audit.key_file".to_owned(), line: None, what: why, hint: Some(hint.to_owned()) }
+}
+
+/// What the operator does without who names no key.
+const NO_KEY: &str = "note: audit.key_file names no key, so no checkpoints are signed: that the newest audit records were \
+                      cut off, or the trail written anew, shows only by copies kept elsewhere.";
 
 /// What a write through v1.0 may cost, for those who chose it.
 const V1_WARNING: &str = "warning: graph.api_version is \"v1.0\", which neither shows nor keeps assignment filters and does not \
@@ -294,6 +266,9 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
         writeln!(io::stderr(), "{warning}")?;
     }
     explain::warn(&config, &policies)?;
+    if config.audit.key.is_none() {
+        print(NO_KEY)?;
+    }
     match &asked.explain {
         Some(file) => explain::run(&config, &policies, file, &asked.asked),
         None if asked.live => try_out(config).await,
@@ -354,67 +329,4 @@ async fn run_sandbox(listen: SocketAddr, seed: Option<&Path>) -> anyhow::Result<
 async fn token(caller: &str, sandbox: &str) -> anyhow::Result<ExitCode> {
     print(&demo::token_of(caller, sandbox).await?)?;
     Ok(ExitCode::SUCCESS)
-}
-
-async fn verify(trail: &Trail) -> anyhow::Result<ExitCode> {
-    let mut verifier = Verifier::default();
-    let mut broken = None;
-    each_record(trail, |record| {
-        broken = verifier.feed(record).err();
-        Ok(broken.is_none())
-    })
-    .await?;
-    if let Some(broken) = broken {
-        writeln!(io::stderr(), "the audit trail is broken: {broken}")?;
-        return Ok(ExitCode::FAILURE);
-    }
-    let report = verifier.finish();
-    if report.records == 0 {
-        return Err(anyhow!("there are no records to verify"));
-    }
-    print(&report.to_string())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn export(trail: &Trail) -> anyhow::Result<ExitCode> {
-    let mut output = io::BufWriter::new(io::stdout().lock());
-    each_record(trail, |record| {
-        writeln!(output, "{record}")?;
-        Ok(true)
-    })
-    .await?;
-    output.flush()?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Hands over every record, oldest first, until one is answered with false.
-async fn each_record(trail: &Trail, mut take: impl FnMut(&str) -> io::Result<bool>) -> anyhow::Result<()> {
-    if let Some(file) = &trail.file {
-        let text = std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
-        for line in io::BufRead::split(io::BufReader::new(text), b'\n') {
-            let line = line?;
-            // What is no text is no record; the verifier says which one.
-            if !take(String::from_utf8_lossy(&line).trim_end_matches('\r'))? {
-                return Ok(());
-            }
-        }
-        return Ok(());
-    }
-    let configured = || config::load_from_process(trail.config.as_deref()).map(|config| config.store);
-    let named = trail.store.clone().map(config::Store::Sqlite);
-    let store = named.map_or_else(configured, Ok).map_err(|faults| anyhow!(app::listed(&faults)))?;
-    let mut stored = store::Trail::open(&store).await?;
-    let mut after = None;
-    loop {
-        let page = stored.page(after, AUDIT_PAGE).await?;
-        for record in &page.records {
-            if !take(record)? {
-                return Ok(());
-            }
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(());
-        }
-    }
 }

@@ -185,6 +185,7 @@ impl<'p> File<'p> {
                 executor: sections.executor?,
                 policy: sections.policy?,
                 telemetry: sections.telemetry?,
+                audit: sections.audit?,
                 issuers,
                 callers,
                 webhooks,

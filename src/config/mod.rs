@@ -7,6 +7,7 @@
 //! who use them read them when they need them, so that a rotated secret is taken up. This is the only module that reads
 //! the environment.
 
+mod audit;
 mod credential;
 mod expressions;
 mod file;
@@ -34,6 +35,7 @@ use std::{
 use url::Url;
 
 pub use self::{
+    audit::{Audit, AuditFile, AuditFormat, Sink},
     file::{Origin, examine_process, load, load_from_process, load_with},
     issuer::{Algorithm, Issuer, KeySource, TokenType},
     secret::SecretError,
@@ -64,6 +66,8 @@ pub struct Config {
     pub policy: Policy,
     /// What is told to whom about what happens.
     pub telemetry: Telemetry,
+    /// What becomes of the audit trail beside the store.
+    pub audit: Audit,
     /// Who may vouch for callers.
     pub issuers: Vec<Issuer>,
     /// Which tokens are which callers.

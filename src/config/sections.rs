@@ -1,4 +1,4 @@
-//! The single settings: `server`, `store`, `graph`, `outbound`, `operations`, `executor`, `policy`, `telemetry`.
+//! The single settings: `server`, `store`, `graph`, `outbound`, `operations`, `executor`, `policy`, `telemetry`, `audit`.
 //!
 //! Each setting stands here once, with its key, default, limits and form; `config/gateway.toml` is checked against what
 //! stands here. Then come the rules between settings: each is one check with one sentence.
@@ -10,8 +10,8 @@ use std::{num::NonZeroU32, time::Duration};
 use url::Url;
 
 use super::{
-    Clients, Credential, Executor, Graph, Named, Operations, Outbound, Pace, Policy, Postgres, SecretSource, Server,
-    Store, Telemetry, Tls,
+    Audit, Clients, Credential, Executor, Graph, Named, Operations, Outbound, Pace, Policy, Postgres, SecretSource,
+    Server, Store, Telemetry, Tls, audit,
     credential::{self, Kind},
     table::Table,
     value::{self, duration, spell},
@@ -44,6 +44,7 @@ pub(super) struct Sections {
     pub(super) executor: Option<Executor>,
     pub(super) policy: Option<Policy>,
     pub(super) telemetry: Option<Telemetry>,
+    pub(super) audit: Option<Audit>,
 }
 
 /// Reads every section, then checks what must fit together.
@@ -59,8 +60,9 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let executor = executor(table, call_timeout, deadline);
     let policy = policy(table);
     let telemetry = telemetry(table);
-    let secrets = password.into_iter().chain(named).collect();
-    Sections { server, store, graph, secrets, outbound, operations, executor, policy, telemetry }
+    let (audit, key) = audit::read(table, telemetry.as_ref());
+    let secrets = password.into_iter().chain(named).chain(key).collect();
+    Sections { server, store, graph, secrets, outbound, operations, executor, policy, telemetry, audit }
 }
 
 fn server(table: &mut Table<'_>) -> Option<Server> {

@@ -220,6 +220,7 @@ fn settled(operation: &Operation, at: Timestamp, end: Result<&Difference, &Failu
     let answer = end.err().and_then(|failure| failure.graph.as_ref());
     let event = Event::Settled {
         operation: operation.id,
+        configuration: operation.submission.configuration.to_string(),
         state: if end.is_ok() { "succeeded" } else { "failed" },
         effect: end.ok().map(|difference| if difference.is_empty() { "unchanged" } else { "changed" }),
         added: difference.added.iter().map(Aim::from).collect(),
@@ -239,7 +240,12 @@ fn reverted(operation: &Operation, at: Timestamp, difference: &Difference) -> Op
     let reversal = operation.submission.change.reversal()?;
     let left = |kept: &Kept| Left { target: kept.target.to_string(), because: kept.because.name() };
     let kept = difference.kept.iter().map(left).collect();
-    let event = Event::Reverted { operation: reversal.operation(), by: operation.id, kept };
+    let event = Event::Reverted {
+        operation: reversal.operation(),
+        configuration: operation.submission.configuration.to_string(),
+        by: operation.id,
+        kept,
+    };
     let trace_id = operation.submission.traceparent.as_deref().and_then(telemetry::trace_id_in);
     Some(Entry { at, trace_id, event })
 }

@@ -22,7 +22,12 @@ impl Gateway {
             Ok(permit) => permit,
             Err(denial) => return Err(self.denied(caller, About::of(&operation), &denial).await),
         };
-        let event = Event::Cancelled { operation: id, actor: actor(caller), policies: permit.policies().to_vec() };
+        let event = Event::Cancelled {
+            operation: id,
+            configuration: operation.submission.configuration.to_string(),
+            actor: actor(caller),
+            policies: permit.policies().to_vec(),
+        };
         let entry = self.entry(event);
         match self.store.cancel(Cancellation { operation: id, at: entry.at, entry }).await? {
             Cancelled::Done(operation) => {

@@ -40,6 +40,8 @@ pub enum Error {
     TooManyPending(String),
     /// Ask again when some changes have ended.
     Full,
+    /// Go on from the end of a page of this trail.
+    UnknownCursor,
     /// Name another operation.
     UnknownOperation,
     /// Revert it after its end: the operation, as it stands, can no longer be cancelled.

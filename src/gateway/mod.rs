@@ -1,10 +1,10 @@
 //! The verbs that callers have: submit, plan, cancel, revert, approve, reject, one operation, many operations, wait;
-//! configurations, what is assigned to one, and what reaches a group.
+//! configurations, what is assigned to one, and what reaches a group; audit records.
 //!
 //! Every verb takes a proven [`Caller`] and asks policy before it does anything; storing a change takes the [`Permit`]
 //! that only policy makes. REST handlers and webhooks end here.
 //!
-//! Guarantees: a change is accepted wholly or not at all; what was denied is in the audit trail before it is answered;
+//! Guarantees: a change is accepted wholly or not at all; what was denied is in the audit trail before it is answered, or counted there;
 //! after acceptance nothing is left to do that a crash could undo.
 //!
 //! It deliberately writes nothing to Graph. It reads there, to resolve names and to plan.
@@ -13,6 +13,7 @@ mod approval;
 mod cancel;
 mod candidates;
 mod current;
+mod denials;
 mod error;
 mod looking;
 mod memory;
@@ -25,6 +26,7 @@ mod revert;
 pub mod several;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod until;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -39,8 +41,10 @@ pub use self::{
     error::Error,
     looking::{Assigned, Described, Listed, Reach, Reaching},
     reading::{Page, Parked, Search, Sequel, Standing},
+    trail::{AuditSearch, Cursor, Records},
 };
 use self::{
+    denials::Denials,
     looking::{SharedSets, called},
     names::Names,
     request::ChangeRequest,
@@ -55,7 +59,7 @@ use crate::{
         operation::{Submission, Until},
     },
     graph::Upstream,
-    policy::{Action, Denial, Permit, Policies, Resource},
+    policy::{Action, Permit, Policies, Resource},
     store::{self, Acceptance, Accepted, Bounds, Full, IdempotencyKey, Store},
     telemetry,
 };
@@ -123,6 +127,8 @@ pub struct Parts {
     pub settings: config::Operations,
     /// How long names are remembered.
     pub names_ttl: Duration,
+    /// How many denied calls of a kind are recorded one by one in a minute.
+    pub denied_per_minute: u64,
     /// The time.
     pub clock: Clock,
     /// Cancelled when the process is about to stop: then nobody is kept waiting.
@@ -138,6 +144,7 @@ pub struct Gateway {
     directory: Directory,
     shared_sets: SharedSets,
     settings: config::Operations,
+    denials: Arc<Denials>,
     clock: Clock,
     stopping: CancellationToken,
 }
@@ -165,11 +172,12 @@ impl<'a> About<'a> {
 impl Gateway {
     /// A gateway of these parts; needs a running runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, upstream, policies, catalogue, settings, names_ttl, clock, stopping } = parts;
+        let Parts { store, upstream, policies, catalogue, settings, names_ttl, denied_per_minute, clock, stopping } =
+            parts;
         let names = Names::new(Arc::clone(&upstream), names_ttl);
         let directory = Directory::new(catalogue, names, settings.targets_max);
-        let shared_sets = SharedSets::new();
-        Self { store, upstream, policies, directory, shared_sets, settings, clock, stopping }
+        let (shared_sets, denials) = (SharedSets::new(), Arc::new(Denials::new(denied_per_minute)));
+        Self { store, upstream, policies, directory, shared_sets, settings, denials, clock, stopping }
     }
 
     /// Accepts a change: when this returns, it is durable.
@@ -220,15 +228,6 @@ impl Gateway {
         }
         let (before, after) = (present.digest(), plan.desired.digest());
         Ok(Planned { configuration, difference, names, before, after, decision })
-    }
-
-    /// Puts a call on record that proved an identity which is no known caller.
-    pub async fn unknown_caller(&self, stranger: Stranger) -> Result<(), Error> {
-        let Stranger { issuer, subject, token_id, reason } = stranger;
-        let actor = Actor { caller: None, issuer, subject, token_id };
-        let action = "authenticate".to_owned();
-        let event = Event::Denied { actor, action, configuration: None, change: None, ticket: None, reason };
-        Ok(self.store.record(vec![self.entry(event)]).await?)
     }
 
     /// How long a caller waits who does not say how long.
@@ -362,26 +361,6 @@ impl Gateway {
             Accepted::Full(Full::Everything) => Err(Error::Full),
             Accepted::Over => Err(Error::UntilOver(Box::new(operation))),
             known @ (Accepted::Replayed(_) | Accepted::KeyReused(_)) => self.remembered(known).await,
-        }
-    }
-
-    /// Puts a denial on record, and is the error that tells of it.
-    async fn denied(&self, caller: &Caller, about: About<'_>, denial: &Denial) -> Error {
-        self.refused(caller, about, (denial.action, denial.to_string())).await
-    }
-
-    async fn refused(&self, caller: &Caller, about: About<'_>, (action, reason): (&str, String)) -> Error {
-        let event = Event::Denied {
-            actor: actor(caller),
-            action: action.to_owned(),
-            configuration: Some(about.configuration.to_string()),
-            change: about.change.map(Aims::from),
-            ticket: about.ticket,
-            reason: reason.clone(),
-        };
-        match self.store.record(vec![self.entry(event)]).await {
-            Ok(()) => Error::Denied(reason),
-            Err(error) => Error::Store(error),
         }
     }
 

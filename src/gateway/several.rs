@@ -90,14 +90,6 @@ impl Gateway {
         Ok(submitted)
     }
 
-    /// Puts on record that an event could not be made into changes.
-    pub async fn unmapped(&self, caller: &Caller, reason: String) -> Result<(), Error> {
-        let (actor, action) = (super::actor(caller), "map".to_owned());
-        let event =
-            crate::audit::Event::Denied { actor, action, configuration: None, change: None, ticket: None, reason };
-        Ok(self.store.record(vec![self.entry(event)]).await?)
-    }
-
     async fn look_up(
         &self,
         caller: &Caller,

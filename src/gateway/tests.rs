@@ -108,6 +108,7 @@ impl World {
                 pending_per_configuration_max: 10_000,
             },
             names_ttl: Duration::ZERO,
+            denied_per_minute: 1_000,
             clock: Clock::system(),
             stopping: CancellationToken::new(),
         });

@@ -116,7 +116,12 @@ impl Gateway {
     async fn cancel_at_its_end(&self, operation: &Operation) -> Result<(), Error> {
         let until = operation.submission.until.as_ref();
         let policies = until.map(|until| until.policies.clone()).unwrap_or_default();
-        let event = Event::Cancelled { operation: operation.id, actor: of_the_gateway(operation), policies };
+        let event = Event::Cancelled {
+            operation: operation.id,
+            configuration: operation.submission.configuration.to_string(),
+            actor: of_the_gateway(operation),
+            policies,
+        };
         let entry = self.entry(event);
         // If it begins just now, it is running when it is looked at next. What is cancelled is let go then.
         let cancelled = self.store.cancel(Cancellation { operation: operation.id, at: entry.at, entry }).await?;
@@ -145,7 +150,12 @@ impl Gateway {
             Ok(permit) => permit,
             Err(denial) => return Err(self.denied(caller, About::of(&operation), &denial).await),
         };
-        let event = Event::UntilCalledOff { operation: id, actor: actor(caller), policies: permit.policies().to_vec() };
+        let event = Event::UntilCalledOff {
+            operation: id,
+            configuration: operation.submission.configuration.to_string(),
+            actor: actor(caller),
+            policies: permit.policies().to_vec(),
+        };
         let release = Release { operation: id, state: UntilState::CalledOff, entry: Some(self.entry(event)) };
         if self.store.release(release).await? {
             tracing::info!(operation.id = %id, caller.name = caller.name, "its end is called off");

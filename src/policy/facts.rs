@@ -32,6 +32,7 @@ pub(super) struct Vocabulary {
     caller: EntityTypeName,
     role: EntityTypeName,
     configuration: EntityTypeName,
+    gateway: EntityTypeName,
     action: EntityTypeName,
 }
 
@@ -42,6 +43,7 @@ impl Vocabulary {
             caller: named("Postern::Caller")?,
             role: named("Postern::Role")?,
             configuration: named("Postern::Configuration")?,
+            gateway: named("Postern::Gateway")?,
             action: named("Postern::Action")?,
         })
     }
@@ -52,6 +54,10 @@ impl Vocabulary {
 
     pub(super) fn configuration(&self, resource: Resource<'_>) -> EntityUid {
         uid(&self.configuration, resource.configuration.id.as_str())
+    }
+
+    pub(super) fn gateway(&self) -> EntityUid {
+        uid(&self.gateway, "postern")
     }
 
     pub(super) fn action(&self, name: &str) -> EntityUid {
@@ -66,11 +72,6 @@ impl Vocabulary {
         schema: &Schema,
     ) -> Result<Entities, String> {
         let Configuration { id, name, kind, priority } = resource.configuration;
-        let roles: HashSet<_> = caller.roles.iter().map(|role| uid(&self.role, role.as_str())).collect();
-        let principal = HashMap::from([
-            ("issuer".to_owned(), text(&caller.issuer)),
-            ("roles".to_owned(), Value::new_set(caller.roles.iter().map(|role| text(role.as_str())))),
-        ]);
         let configuration = HashMap::from([
             ("configurationId".to_owned(), text(id.as_str())),
             ("name".to_owned(), text(name)),
@@ -78,11 +79,24 @@ impl Vocabulary {
             ("priority".to_owned(), Value::new_long(*priority)),
             ("tags".to_owned(), Value::new_set(resource.tags.iter().map(|tag| text(tag)))),
         ]);
+        let resource = Entity::new(self.configuration(resource), configuration, HashSet::new());
+        self.with_caller(caller, resource.map_err(|why| why.to_string())?, schema)
+    }
+
+    /// The caller, its roles and the gateway.
+    pub(super) fn entities_of_gateway(&self, caller: &Caller, schema: &Schema) -> Result<Entities, String> {
+        self.with_caller(caller, Entity::new_no_attrs(self.gateway(), HashSet::new()), schema)
+    }
+
+    fn with_caller(&self, caller: &Caller, resource: Entity, schema: &Schema) -> Result<Entities, String> {
+        let roles: HashSet<_> = caller.roles.iter().map(|role| uid(&self.role, role.as_str())).collect();
+        let principal = HashMap::from([
+            ("issuer".to_owned(), text(&caller.issuer)),
+            ("roles".to_owned(), Value::new_set(caller.roles.iter().map(|role| text(role.as_str())))),
+        ]);
         let parents = roles.iter().cloned().map(|role| Entity::new_no_attrs(role, HashSet::new()));
         let caller = Entity::new(self.caller(caller), principal, roles.clone()).map_err(|why| why.to_string())?;
-        let resource = Entity::new(self.configuration(resource), configuration, HashSet::new());
-        let both = [caller, resource.map_err(|why| why.to_string())?];
-        Entities::from_entities(parents.chain(both), Some(schema)).map_err(|why| why.to_string())
+        Entities::from_entities(parents.chain([caller, resource]), Some(schema)).map_err(|why| why.to_string())
     }
 }
 

@@ -264,6 +264,15 @@ impl Policies {
         scene.decide(name, None, facts::of(action)).map(|allowed| allowed.permit(()))
     }
 
+    /// Decides on reading those records of the audit trail that are about the gateway itself.
+    pub fn decide_audit_of_gateway(&self, caller: &Caller) -> Result<Permit<()>, Denial> {
+        let action = Action::Audit;
+        let undecided =
+            |why: String| broken(Denial { action: action.name(), target: None, reason: Reason::Undecided(why) });
+        let scene = Scene::of_gateway(self, caller).map_err(undecided)?;
+        scene.decide(action.name(), None, facts::of(action)).map(|allowed| allowed.permit(()))
+    }
+
     /// Asks everything the gateway can ask, to see that the schema knows it all.
     fn rehearse(&self) -> Result<(), String> {
         let (caller, configuration, tags, submissions) = facts::rehearsal()?;
@@ -288,7 +297,9 @@ impl Policies {
         for (action, context) in changes.chain(others.map(|action| (action.name(), facts::of(action)))) {
             scene.request(action, context).map_err(|why| format!("it does not fit this version: {why}"))?;
         }
-        Ok(())
+        let scene = Scene::of_gateway(self, &caller)?;
+        let asked = scene.request(Action::Audit.name(), facts::of(Action::Audit));
+        asked.map(drop).map_err(|why| format!("it does not fit this version: {why}"))
     }
 }
 
@@ -305,7 +316,7 @@ impl Action {
     }
 }
 
-/// One caller and one configuration, about whom several things are asked.
+/// One caller, and one configuration or the gateway, about whom several things are asked.
 struct Scene<'a> {
     policies: &'a Policies,
     entities: Entities,
@@ -319,6 +330,12 @@ impl<'a> Scene<'a> {
         let entities = words.entities(caller, resource, &policies.schema)?;
         let (principal, resource) = (words.caller(caller), words.configuration(resource));
         Ok(Self { policies, entities, principal, resource })
+    }
+
+    fn of_gateway(policies: &'a Policies, caller: &Caller) -> Result<Self, String> {
+        let words = &policies.vocabulary;
+        let entities = words.entities_of_gateway(caller, &policies.schema)?;
+        Ok(Self { policies, entities, principal: words.caller(caller), resource: words.gateway() })
     }
 
     fn request(&self, action: &str, context: Result<Context, String>) -> Result<Request, String> {

@@ -34,11 +34,11 @@ pub use self::{
     notices::Notices,
     postgres::Postgres,
     sqlite::Sqlite,
-    trail::Trail,
+    trail::{AuditPage, AuditQuery, Filed, Following, Trail},
     until::{Due, Release, Sequel},
 };
 use crate::{
-    audit::Entry,
+    audit::{Entry, Head},
     clock::Clock,
     config,
     domain::{ConfigurationId, Digest, Operation, OperationId, approval::Answer},
@@ -233,15 +233,6 @@ pub struct Backlog {
     pub oldest: Option<Timestamp>,
 }
 
-/// A page of the audit trail, oldest first.
-#[derive(Clone, Debug, Default)]
-pub struct AuditPage {
-    /// The records' texts.
-    pub records: Vec<String>,
-    /// Where the next page begins; none if this is the last.
-    pub next: Option<i64>,
-}
-
 /// The verbs. Each is one whole transaction.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
@@ -307,8 +298,21 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// removed while a key stands for it, or while its end is ahead. Pending operations and audit records stay.
     async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error>;
 
+    /// Audit records, oldest first. No record is committed later at a position before one that was read.
+    async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error>;
+
     /// Audit records after a position, oldest first.
-    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error>;
+    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+        let query = AuditQuery { after, limit, ..AuditQuery::default() };
+        Ok(AuditPage::of(self.records(&query).await?, limit))
+    }
+
+    /// Takes or keeps a sink's turn, notes how far it was delivered to, and tells that position. None if somebody else has
+    /// the turn. The position never goes back.
+    async fn follow(&self, following: Following) -> Result<Option<i64>, Error>;
+
+    /// The ends of all chains that went on since an opening named them: with what openings name, the whole trail.
+    async fn ends(&self) -> Result<Vec<Head>, Error>;
 
     /// Proves that writing works.
     async fn probe(&self) -> Result<(), Error>;

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::{
-    Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Error, Forgetting, Holder, IdempotencyKey, Intent,
-    Lease, Notices, Parking, Release, Reply, Settlement, Turn, writer::Writer,
+    Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Error, Following, Forgetting, Holder,
+    IdempotencyKey, Intent, Lease, Notices, Parking, Release, Reply, Settlement, Turn, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -27,6 +27,7 @@ pub(super) enum Verb {
     Settle(Holder, Settlement),
     Park(Holder, Parking),
     Forget(Forgetting),
+    Follow(Following),
     Probe,
 }
 
@@ -41,6 +42,8 @@ pub(super) enum Done {
     Claimed(Option<Box<Turn>>),
     /// So many rows.
     Forgotten(usize),
+    /// The position, if it is ours to go on from there.
+    Followed(Option<i64>),
     Written,
 }
 
@@ -91,6 +94,7 @@ impl Verbs {
             | Done::Answered(_)
             | Done::Claimed(_)
             | Done::Forgotten(_)
+            | Done::Followed(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -108,6 +112,7 @@ impl Verbs {
             | Done::Answered(_)
             | Done::Claimed(_)
             | Done::Forgotten(_)
+            | Done::Followed(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -120,6 +125,7 @@ impl Verbs {
             | Done::Answered(_)
             | Done::Claimed(_)
             | Done::Forgotten(_)
+            | Done::Followed(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -141,6 +147,7 @@ impl Verbs {
             | Done::Released(_)
             | Done::Claimed(_)
             | Done::Forgotten(_)
+            | Done::Followed(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -158,6 +165,7 @@ impl Verbs {
             | Done::Released(_)
             | Done::Answered(_)
             | Done::Forgotten(_)
+            | Done::Followed(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -174,7 +182,12 @@ impl Verbs {
         let ended: Vec<_> = settlement.ended.iter().map(|(id, _)| *id).collect();
         self.writer.run(Verb::Settle(lease.holder(), settlement)).await?;
         self.notices.ended(ended);
-        Ok(kept_until.map(|until| Lease { until, ..lease }))
+        let kept = |until| {
+            let mut lease = lease;
+            lease.extend(until);
+            lease
+        };
+        Ok(kept_until.map(kept))
     }
 
     pub(super) async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
@@ -192,6 +205,20 @@ impl Verbs {
             | Done::Released(_)
             | Done::Answered(_)
             | Done::Claimed(_)
+            | Done::Followed(_)
+            | Done::Written => Err(confused()),
+        }
+    }
+
+    pub(super) async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
+        match self.writer.run(Verb::Follow(following)).await? {
+            Done::Followed(position) => Ok(position),
+            Done::Accepted(_)
+            | Done::Cancelled(_)
+            | Done::Released(_)
+            | Done::Answered(_)
+            | Done::Claimed(_)
+            | Done::Forgotten(_)
             | Done::Written => Err(confused()),
         }
     }

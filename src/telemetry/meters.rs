@@ -51,6 +51,8 @@ struct Meters {
     certificate_end: Gauge<u64>,
     commits: Histogram<f64>,
     commit_verbs: Histogram<u64>,
+    audit_delivered: Counter<u64>,
+    audit_lag: Gauge<f64>,
 }
 
 static METERS: LazyLock<Meters> = LazyLock::new(|| {
@@ -130,6 +132,12 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
         commits: seconds("postern.store.commit.duration", &COMMIT_SECONDS, "Duration of the store's commits."),
         commit_verbs: together("postern.store.commit.verbs", "{verb}", "Verbs of the store that shared a commit."),
         webhooks: counter("postern.webhooks.received", "{message}", "Messages of webhooks, by what became of them."),
+        audit_delivered: counter("postern.audit.delivered", "{record}", "Audit records that a sink has taken."),
+        audit_lag: meter
+            .f64_gauge("postern.audit.lag")
+            .with_unit("s")
+            .with_description("How long the oldest audit record that a sink has not taken has waited; 0 if it has all.")
+            .build(),
     }
 });
 
@@ -296,6 +304,16 @@ fn seconds_since_1970(moment: Timestamp) -> u64 {
 /// All figures in Prometheus' text format, version 0.0.4.
 pub fn exposition() -> Result<String, String> {
     TextEncoder::new().encode_to_string(&REGISTRY.gather()).map_err(|error| error.to_string())
+}
+
+/// A sink has taken so many audit records.
+pub fn count_delivered(sink: &'static str, records: usize) {
+    METERS.audit_delivered.add(whole(records), &[KeyValue::new("postern.audit.sink", sink)]);
+}
+
+/// The oldest audit record that a sink has not taken has waited so long.
+pub fn note_audit_lag(sink: &'static str, lag: Duration) {
+    METERS.audit_lag.record(lag.as_secs_f64(), &[KeyValue::new("postern.audit.sink", sink)]);
 }
 
 /// Where figures go. From here on they are counted, so it comes first.

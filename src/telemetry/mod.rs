@@ -38,10 +38,10 @@ use tracing_subscriber::{
 use url::Url;
 
 pub use self::meters::{
-    Call, Pending, Request, count_acceptance, count_broken_turn, count_decision, count_drift, count_end, count_load,
-    count_parking, count_throttling, count_until, count_webhook, exposition, measure_call, measure_commit,
-    measure_request,
-    measure_write, note_certificate_end, note_lanes, note_pending, note_token_end,
+    Call, Pending, Request, count_acceptance, count_broken_turn, count_decision, count_delivered, count_drift,
+    count_end, count_load, count_parking, count_throttling, count_until, count_webhook, exposition, measure_call,
+    measure_commit, measure_request, measure_write, note_audit_lag, note_certificate_end, note_lanes, note_pending,
+    note_token_end,
 };
 
 /// The name under which traces are sent.

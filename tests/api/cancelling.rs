@@ -96,7 +96,7 @@ async fn what_a_caller_may_not_read_is_unknown_and_what_it_may_read_only_is_deni
     world.send(world.bare("DELETE", &format!("/v1/operations/{id}"))).await.problem(401, "unauthenticated");
     let denied = world.events("denied").await;
     let actions: Vec<_> = denied.iter().map(|record| record["action"].as_str().unwrap()).collect();
-    assert_eq!(actions, ["read", "cancel", "cancel"]);
+    assert_eq!(actions, ["read", "cancel", "cancel", "authenticate"]);
     assert_eq!(denied[1]["configuration"], SALES_ESP);
     world.clear_faults().await;
     world.end_of(&running).await.succeeded("changed");

@@ -15,6 +15,7 @@
 mod answers;
 mod approval;
 mod assignments;
+mod audit;
 mod auth;
 mod bounds;
 mod cancelling;
@@ -48,6 +49,7 @@ mod retention;
 mod reverting;
 mod secrets;
 mod senders;
+mod streaming;
 mod switched;
 mod tls;
 mod tracing;

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use postern::{
-    audit::{Actor, Entry, Event},
+    audit::{Actor, Entry, Event, Signer},
     clock::Clock,
     store::{Run, Sqlite, Store},
 };
@@ -20,7 +20,7 @@ fn store() -> TempDir {
         for chain in ["first", "second"] {
             let run = Run { chain: chain.to_owned(), clock };
             let store = Sqlite::open(&folder.path().join("postern.db"), run).await.unwrap();
-            let actor = Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None };
+            let actor = Some(Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None });
             let event = Event::Denied {
                 actor,
                 action: "add".to_owned(),
@@ -28,6 +28,7 @@ fn store() -> TempDir {
                 change: None,
                 ticket: Some("RITM0010023".to_owned()),
                 reason: "no policy permits it".to_owned(),
+                repeated: None,
             };
             let entry = Entry { at: clock.now(), trace_id: None, event };
             store.record(vec![entry.clone(), entry]).await.unwrap();
@@ -68,7 +69,7 @@ fn a_whole_trail_verifies_in_the_store_and_as_an_exported_file() {
     assert_eq!((in_store.code, in_store.err.as_str()), (Some(0), ""));
     assert!(in_store.out.starts_with("6 records in 2 chains, every hash fits"), "{}", in_store.out);
     let exported = run(folder.path(), &["audit", "export", "--store", "postern.db"]);
-    assert_eq!((exported.code, exported.err.as_str()), (Some(0), ""));
+    assert_eq!((exported.code, exported.err.as_str()), (Some(0), "to go on from here: --after second/3\n"));
     assert_eq!(exported.out.lines().count(), 6);
     for line in exported.out.lines() {
         let record: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -129,4 +130,180 @@ fn what_is_no_store_is_said_to_be_none() {
         assert!(ended.err.contains(what), "{arguments:?}: {}", ended.err);
     }
     assert!(!folder.path().join("none.db").exists());
+}
+
+/// An Ed25519 key as openssl writes it, and another.
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+const OTHER_KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n-----END PRIVATE KEY-----\n";
+
+fn denied(ticket: &str) -> Entry {
+    let event = Event::Denied {
+        actor: None,
+        action: "authenticate".to_owned(),
+        configuration: None,
+        change: None,
+        ticket: Some(ticket.to_owned()),
+        reason: "the token has expired".to_owned(),
+        repeated: None,
+    };
+    Entry { at: Clock::system().now(), trace_id: None, event }
+}
+
+/// Adds runs to the store: of each the tickets of its records; `*` is a checkpoint signed by this key.
+fn write(folder: &Path, key: &str, runs: &[(&str, &[&str])]) {
+    let signer = Signer::from_pem(key).unwrap();
+    fs::write(folder.join("key.pub"), signer.public().to_string()).unwrap();
+    block_on(async {
+        for (chain, tickets) in runs {
+            let run = Run { chain: (*chain).to_owned(), clock: Clock::system() };
+            let store = Sqlite::open(&folder.join("postern.db"), run).await.unwrap();
+            for ticket in *tickets {
+                let mut entry = denied(ticket);
+                if *ticket == "*" {
+                    entry.event = signer.checkpoint(&store.ends().await.unwrap(), entry.at);
+                }
+                store.record(vec![entry]).await.unwrap();
+            }
+            store.close().await;
+        }
+    });
+}
+
+fn export(folder: &Path, arguments: &[&str]) -> Ended {
+    run(folder, &[&["audit", "export", "--store", "postern.db"], arguments].concat())
+}
+
+#[test]
+fn checkpoints_tell_what_a_key_vouches_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let signed = ["--store", "postern.db", "--public-key", "key.pub"];
+    write(folder.path(), KEY, &[("first", &["a", "b"])]);
+    let none = verify(folder.path(), &signed);
+    assert_eq!(none.code, Some(1));
+    assert!(none.err.contains("there is no checkpoint in it"), "{}", none.err);
+    write(folder.path(), KEY, &[("second", &["c", "*"])]);
+    let all = verify(folder.path(), &signed);
+    assert_eq!(all.code, Some(0), "{}", all.err);
+    assert!(all.out.contains("1 checkpoints, every signature fits; they vouch for every record"), "{}", all.out);
+    write(folder.path(), KEY, &[("third", &["d", "e"])]);
+    let younger = verify(folder.path(), &signed);
+    assert_eq!(younger.code, Some(0), "{}", younger.err);
+    assert!(younger.out.contains("the newest 3 records are younger than any checkpoint"), "{}", younger.out);
+    let unchecked = verify(folder.path(), &["--store", "postern.db"]);
+    assert!(unchecked.out.contains("1 checkpoints, whose signatures were not checked"), "{}", unchecked.out);
+    fs::write(folder.path().join("no.pub"), KEY).unwrap();
+    let no_key = verify(folder.path(), &["--store", "postern.db", "--public-key", "no.pub"]);
+    assert_eq!(no_key.code, Some(1));
+    assert!(no_key.err.contains("no.pub holds no public key"), "{}", no_key.err);
+}
+
+#[test]
+fn a_trail_that_was_written_anew_has_no_checkpoint_of_the_key() {
+    let (honest, forged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write(honest.path(), KEY, &[("first", &["a", "b", "*", "c", "*"])]);
+    // The intruder knows how records are chained and has a key, but not the one.
+    write(forged.path(), OTHER_KEY, &[("first", &["a", "x", "*", "c", "*"])]);
+    fs::copy(honest.path().join("key.pub"), forged.path().join("key.pub")).unwrap();
+    assert_eq!(verify(forged.path(), &["--store", "postern.db"]).code, Some(0), "every hash fits");
+    let broken = verify(forged.path(), &["--store", "postern.db", "--public-key", "key.pub"]);
+    is_broken(&broken, "4 (chain first, sequence 4): it is signed by key");
+    // Or takes over a signature that the key gave.
+    let kept = export(honest.path(), &[]).out;
+    let kept: serde_json::Value = serde_json::from_str(kept.lines().nth(3).unwrap()).unwrap();
+    let lines: Vec<_> = export(forged.path(), &[]).out.lines().map(str::to_owned).collect();
+    let mut line: serde_json::Value = serde_json::from_str(&lines[3]).unwrap();
+    for field in ["key_id", "signature"] {
+        line[field] = kept[field].clone();
+    }
+    fs::write(forged.path().join("trail.jsonl"), rechained(&lines[..3], line)).unwrap();
+    let broken = verify(forged.path(), &["--file", "trail.jsonl", "--public-key", "key.pub"]);
+    is_broken(&broken, "4 (chain first, sequence 4): its signature is not that of key");
+}
+
+/// These lines and one more, whose hash is made to fit.
+fn rechained(lines: &[String], mut line: serde_json::Value) -> String {
+    line.as_object_mut().unwrap().remove("hash");
+    let text = postern::canonical::text(&line);
+    let hash = postern::domain::Digest::of(text.as_bytes());
+    line.as_object_mut().unwrap().insert("hash".to_owned(), hash.as_str().into());
+    format!("{}\n{}\n", lines.join("\n"), postern::canonical::text(&line))
+}
+
+#[test]
+fn an_end_that_was_cut_off_shows_by_a_checkpoint_kept_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), KEY, &[("first", &["a", "*"]), ("second", &["b", "c", "*"])]);
+    let exported = export(folder.path(), &[]).out;
+    fs::write(folder.path().join("kept.jsonl"), exported.lines().last().unwrap()).unwrap();
+    let asked = ["--store", "postern.db", "--public-key", "key.pub", "--checkpoint", "kept.jsonl"];
+    assert_eq!(verify(folder.path(), &asked).code, Some(0));
+    // The newest checkpoint alone, then more and more: the rest verifies by itself.
+    for rest in 4..7 {
+        let part: Vec<_> = exported.lines().take(rest).collect();
+        fs::write(folder.path().join("part.jsonl"), part.join("\n")).unwrap();
+        let alone = verify(folder.path(), &["--file", "part.jsonl", "--public-key", "key.pub"]);
+        assert_eq!(alone.code, Some(0), "{rest}: {}", alone.err);
+        let cut = verify(folder.path(), &["--file", "part.jsonl", "--checkpoint", "kept.jsonl"]);
+        assert_eq!((cut.code, cut.out.as_str()), (Some(1), ""), "{rest}");
+        assert!(cut.err.contains("which a kept checkpoint names, is not there"), "{rest}: {}", cut.err);
+    }
+    fs::write(folder.path().join("none.jsonl"), exported.lines().next().unwrap()).unwrap();
+    let none = verify(folder.path(), &["--store", "postern.db", "--checkpoint", "none.jsonl"]);
+    assert!(none.err.contains("there is no checkpoint in none.jsonl"), "{}", none.err);
+}
+
+#[test]
+fn an_export_is_gone_on_with_where_it_ended_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), KEY, &[("first", &["a", "*"]), ("second", &["b", "c"])]);
+    for format in ["jsonl", "ocsf", "ecs", "asim"] {
+        let whole = export(folder.path(), &["--format", format]);
+        assert_eq!(whole.err, "to go on from here: --after second/3\n");
+        let part = export(folder.path(), &["--format", format, "--to", "second/1"]);
+        assert_eq!(part.err, "to go on from here: --after second/1\n");
+        let rest = export(folder.path(), &["--format", format, "--after", "second/1"]);
+        assert_eq!(format!("{}{}", part.out, rest.out), whole.out);
+        let last = whole.out.lines().last().unwrap();
+        assert!(format == "jsonl" || last.contains("\"second/3\""), "{last}");
+    }
+    let nothing_new = export(folder.path(), &["--after", "second/3"]);
+    assert_eq!((nothing_new.out.as_str(), nothing_new.err.as_str()), ("", "to go on from here: --after second/3\n"));
+    let unknown = export(folder.path(), &["--after", "second/9"]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.err.contains("there is no record second/9 in this trail"), "{}", unknown.err);
+}
+
+/// Arguments, and the lines of the whole that come of them.
+type Case<'a> = (&'a [&'a str], &'a [usize]);
+
+#[test]
+fn a_part_of_the_trail_is_exported_by_time_or_place_from_a_store_and_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), KEY, &[("first", &["a", "b"]), ("second", &["c"])]);
+    let whole = export(folder.path(), &[]).out;
+    fs::write(folder.path().join("trail.jsonl"), &whole).unwrap();
+    let lines: Vec<_> = whole.lines().collect();
+    let at = |line: usize| {
+        let record: serde_json::Value = serde_json::from_str(lines[line]).unwrap();
+        record["at"].as_str().unwrap().to_owned()
+    };
+    let cases: [Case<'_>; 6] = [
+        (&["--from", "first/2"], &[1, 2, 3, 4]),
+        (&["--from", "first/2", "--to", "second/1"], &[1, 2, 3]),
+        (&["--after", "first/2", "--to", "first/3"], &[2]),
+        (&["--from", &at(0)], &[0, 1, 2, 3, 4]),
+        (&["--to", &at(0)], &[]),
+        (&["--from", "2100-01-01T00:00:00Z"], &[]),
+    ];
+    for (arguments, expected) in cases {
+        let expected: String = expected.iter().map(|line| lines[*line].to_owned() + "\n").collect();
+        let of_store = export(folder.path(), arguments);
+        assert_eq!((of_store.code, &of_store.out), (Some(0), &expected), "{arguments:?}: {}", of_store.err);
+        let of_file = run(folder.path(), &[&["audit", "export", "--file", "trail.jsonl"], arguments].concat());
+        assert_eq!((of_file.code, &of_file.out), (Some(0), &expected), "{arguments:?}: {}", of_file.err);
+    }
+    let wrong = export(folder.path(), &["--from", "yesterday"]);
+    assert_eq!(wrong.code, Some(2));
+    let missing = run(folder.path(), &["audit", "export", "--file", "trail.jsonl", "--after", "first/8"]);
+    assert!(missing.err.contains("there is no record first/8 in this trail"), "{}", missing.err);
 }

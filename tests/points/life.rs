@@ -137,6 +137,7 @@ impl Story {
             catalogue: self.config.catalogue.clone(),
             settings: self.config.operations.clone(),
             names_ttl: self.config.graph.names_ttl,
+            denied_per_minute: 1_000,
             clock,
             stopping: CancellationToken::new(),
         });

@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use postern::{
-    audit::Entry,
+    audit::{Entry, Head},
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Operation, OperationId},
     graph::{self, AssignmentFilter, Clearance, Group, Present, Receipt, Upstream},
     store::{
-        Acceptance, Accepted, Answered, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
-        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel, Settlement, Store,
-        Turn,
+        Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
+        Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel,
+        Settlement, Store, Turn,
     },
 };
 
@@ -110,8 +110,16 @@ impl Store for Kept {
         self.store.forget(forgetting).await
     }
 
-    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
-        self.store.audit(after, limit).await
+    async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
+        self.store.records(query).await
+    }
+
+    async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
+        self.store.follow(following).await
+    }
+
+    async fn ends(&self) -> Result<Vec<Head>, Error> {
+        self.store.ends().await
     }
 
     async fn probe(&self) -> Result<(), Error> {

@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use postern::{
-    audit::Entry,
+    audit::{Entry, Head},
     clock::Clock,
     domain::{ConfigurationId, Operation, OperationId},
     store::{
-        Acceptance, Accepted, Answered, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
-        IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel, Settlement, Store,
-        Turn,
+        Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
+        Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel,
+        Settlement, Store, Turn,
     },
 };
 
@@ -237,8 +237,16 @@ impl Store for Desk {
         self.look("forget", self.model.forget(forgetting)).await
     }
 
-    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
-        self.look("audit", self.model.audit(after, limit)).await
+    async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
+        self.look("records", self.model.records(query)).await
+    }
+
+    async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
+        self.verb("follow", self.model.follow(following), |_| Ok(())).await
+    }
+
+    async fn ends(&self) -> Result<Vec<Head>, Error> {
+        self.look("ends", self.model.ends()).await
     }
 
     async fn probe(&self) -> Result<(), Error> {

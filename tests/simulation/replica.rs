@@ -67,6 +67,7 @@ impl Replica {
             catalogue: config::Catalogue::default(),
             settings: operations(world.weather.pending_max),
             names_ttl: std::time::Duration::from_hours(24),
+            denied_per_minute: 1_000,
             clock,
             stopping: stopping.clone(),
         }));

@@ -234,7 +234,12 @@ pub(crate) fn reply(number: u128, word: Word, now: i64) -> Reply {
 
 /// The cancellation of the operation of this number.
 pub(crate) fn cancellation(number: u128, now: i64) -> Cancellation {
-    let event = Event::Cancelled { operation: id(number), actor: actor("servicenow"), policies: vec!["a".to_owned()] };
+    let event = Event::Cancelled {
+        operation: id(number),
+        configuration: lane(1).to_string(),
+        actor: actor("servicenow"),
+        policies: vec!["a".to_owned()],
+    };
     Cancellation { operation: id(number), at: at(now), entry: Entry { at: at(now), trace_id: None, event } }
 }
 
@@ -289,6 +294,7 @@ pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
     let entry = |operation: &Operation| {
         let event = Event::Settled {
             operation: operation.id,
+            configuration: operation.submission.configuration.to_string(),
             state: "succeeded",
             effect: Some("changed"),
             added: vec![],

@@ -15,6 +15,7 @@ mod approval;
 mod bounds;
 mod broken_commits;
 mod cancelling;
+mod delivering;
 mod fixture;
 mod lanes;
 mod leases;
@@ -26,6 +27,7 @@ mod postgres;
 mod random;
 mod reopening;
 mod retention;
+mod searching;
 #[path = "../support/postgres.rs"]
 mod server;
 mod settling;

@@ -219,7 +219,7 @@ async fn a_trail_of_replicas_that_come_and_go_verifies_at_every_moment() {
                     break;
                 }
             }
-            whole = verifier.finish().records;
+            whole = verifier.finish().unwrap().records;
         }
         whole
     };

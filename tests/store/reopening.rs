@@ -93,7 +93,7 @@ async fn the_chain_of_a_run_is_tied_to_the_one_before_it() {
 async fn records_of_no_other_verb_are_chained_and_durable_too() {
     each(async |fixture| {
         let store = fixture.open().await;
-        let actor = Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None };
+        let actor = Some(Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None });
         let event = Event::Denied {
             actor,
             action: "add".to_owned(),
@@ -101,6 +101,7 @@ async fn records_of_no_other_verb_are_chained_and_durable_too() {
             change: None,
             ticket: None,
             reason: "no policy permits it".to_owned(),
+            repeated: None,
         };
         let entry = Entry { at: at(0), trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()), event };
         store.record(vec![entry.clone(), entry]).await.unwrap();

@@ -16,13 +16,13 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use postern::{
-    audit::{Entry, Event, Head},
+    audit::{Entry, Event, Head, Marks},
     clock::{self, Clock},
     domain::{ConfigurationId, Digest, Operation, OperationId, State, operation::UntilState},
     store::{
-        Acceptance, Accepted, Answered, AuditPage, Backlog, Bounds, Cancellation, Cancelled, Claim, Due, Error,
-        Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel,
-        Settlement, Store, Turn,
+        Acceptance, Accepted, Answered, AuditQuery, Backlog, Bounds, Cancellation, Cancelled, Claim, Due, Error, Filed,
+        Following, Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply,
+        Run, Sequel, Settlement, Store, Turn,
     },
 };
 
@@ -47,7 +47,16 @@ struct Tables {
     ends: BTreeMap<String, Head>,
     /// Chains that went on since an opening named their end.
     unnamed: BTreeSet<String>,
+    deliveries: BTreeMap<String, Delivery>,
     boards: Vec<Weak<Notices>>,
+}
+
+/// How far the trail was delivered to a sink, and whose turn it is until when.
+#[derive(Debug, Default)]
+struct Delivery {
+    position: i64,
+    owner: Option<String>,
+    leased_until: Duration,
 }
 
 #[derive(Debug)]
@@ -150,6 +159,22 @@ impl Tables {
     /// What a lane may take up.
     fn pending<'a>(&'a self, lane: &'a ConfigurationId) -> impl Iterator<Item = &'a Operation> {
         self.open(lane).filter(|operation| operation.state != State::AwaitingApproval)
+    }
+
+    /// Whether a record is one that is looked for.
+    fn fits(&self, text: &str, query: &AuditQuery) -> bool {
+        let AuditQuery { ticket, operation, caller, from, to, .. } = query;
+        let marks = Marks::read(text).unwrap();
+        let under = |ticket: &String| {
+            let asked = self.trail.iter().filter_map(|text| Marks::read(text));
+            asked.filter(|it| it.ticket.as_ref() == Some(ticket)).filter_map(|it| it.operation).collect::<BTreeSet<_>>()
+        };
+        ticket.as_ref().is_none_or(|it| {
+            marks.ticket.as_ref() == Some(it) || marks.operation.as_ref().is_some_and(|its| under(it).contains(its))
+        }) && operation.is_none_or(|it| text.contains(&it.to_string()))
+            && caller.as_ref().is_none_or(|it| marks.caller.as_ref() == Some(it))
+            && from.is_none_or(|it| marks.at >= it)
+            && to.is_none_or(|it| marks.at < it)
     }
 
     /// Which bound one more operation would break.
@@ -460,12 +485,29 @@ impl Store for Model {
         Ok(keys.len() + old.len())
     }
 
-    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+    async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
         let tables = self.database.lock();
-        let first = usize::try_from(after.unwrap_or(0)).unwrap();
-        let records: Vec<_> = tables.trail.iter().skip(first).take(limit).cloned().collect();
-        let next = (records.len() >= limit).then(|| i64::try_from(first + records.len()).unwrap());
-        Ok(AuditPage { records, next })
+        let kept = (1..).zip(&tables.trail).map(|(position, text)| Filed { position, text: text.clone() });
+        let newer = kept.filter(|kept| query.after.is_none_or(|after| kept.position > after));
+        Ok(newer.filter(|kept| tables.fits(&kept.text, query)).take(query.limit).collect())
+    }
+
+    async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
+        let Following { sink, owner, ttl, delivered } = following;
+        let mut tables = self.database.lock();
+        let now = self.database.now();
+        let turn = tables.deliveries.entry(sink).or_default();
+        if turn.owner.as_ref() != Some(&owner) && turn.leased_until > now {
+            return Ok(None);
+        }
+        turn.position = turn.position.max(delivered.unwrap_or(0));
+        (turn.owner, turn.leased_until) = (Some(owner), now + ttl);
+        Ok(Some(turn.position))
+    }
+
+    async fn ends(&self) -> Result<Vec<Head>, Error> {
+        let tables = self.database.lock();
+        Ok(tables.unnamed.iter().map(|chain| tables.ends[chain].clone()).collect())
     }
 
     async fn probe(&self) -> Result<(), Error> {

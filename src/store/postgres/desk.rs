@@ -22,7 +22,7 @@ use super::{
     access::Access,
     failed,
     news::News,
-    rows, unavailable, verbs,
+    rows, trail, unavailable, verbs,
 };
 use crate::audit::{Entry, Head};
 
@@ -113,7 +113,7 @@ impl Line {
 
 async fn write(connection: &mut PgConnection, ledger: &mut Ledger, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
     let outcomes = verbs::apply(connection, ledger, verbs).await?;
-    verbs::write(connection, ledger).await?;
+    trail::write(connection, ledger).await?;
     Ok(outcomes)
 }
 
@@ -175,14 +175,7 @@ async fn begin_run(connection: &mut PgConnection, run: &Run) -> Result<(), Error
         .execute(&mut *transaction)
         .await
         .map_err(unavailable)?;
-    let newest = sqlx::query_scalar(
-        "SELECT newest.text FROM chains CROSS JOIN LATERAL (
-             SELECT position, sequence, text FROM audit WHERE audit.chain = chains.chain ORDER BY sequence DESC LIMIT 1
-         ) AS newest
-         WHERE newest.sequence > chains.named ORDER BY newest.position DESC",
-    );
-    let newest: Vec<String> = newest.fetch_all(&mut *transaction).await.map_err(unavailable)?;
-    let ends = newest.iter().map(|text| head_after(text)).collect::<Result<Vec<_>, _>>()?;
+    let ends = trail::ends(&mut transaction).await?;
     let (head, opening) = Head::open(run.chain.clone(), &ends, env!("CARGO_PKG_VERSION"));
     let mut ledger = Ledger::new(head);
     ledger.add(&Entry { at: run.clock.now(), trace_id: None, event: opening });
@@ -197,6 +190,6 @@ async fn begin_run(connection: &mut PgConnection, run: &Run) -> Result<(), Error
     .map_err(unavailable)?;
     let opened = sqlx::query("INSERT INTO chains (chain) VALUES ($1)").bind(&run.chain);
     opened.execute(&mut *transaction).await.map_err(unavailable)?;
-    verbs::write(&mut transaction, &ledger).await.map_err(Failed::into_error)?;
+    trail::write(&mut transaction, &ledger).await.map_err(Failed::into_error)?;
     transaction.commit().await.map_err(unavailable)
 }

@@ -32,6 +32,7 @@ pub(super) fn single(verb: &Verb) -> Option<OperationId> {
         | Verb::Settle(..)
         | Verb::Park(..)
         | Verb::Forget(_)
+        | Verb::Follow(_)
         | Verb::Probe => None,
     }
 }

@@ -17,6 +17,7 @@ mod ends;
 mod news;
 mod read;
 mod rows;
+mod trail;
 mod verbs;
 
 use std::{sync::Arc, time::Duration};
@@ -28,14 +29,14 @@ use tokio::{sync::Mutex, task::JoinHandle};
 
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
-    Acceptance, Accepted, Answered, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
-    IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel, Settlement, Store,
-    Turn,
+    Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
+    Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel,
+    Settlement, Store, Turn,
     verbs::Verbs,
     writer::{Failed, Writer},
 };
 use crate::{
-    audit::Entry,
+    audit::{Entry, Head, Place},
     clock::Clock,
     config,
     domain::{ConfigurationId, Operation, OperationId},
@@ -85,9 +86,14 @@ impl Trail {
         Ok(Self { access, connection, clock: Clock::system() })
     }
 
+    pub(super) async fn position(&mut self, place: &Place) -> Result<Option<i64>, Error> {
+        self.access.in_time(trail::position(&mut self.connection, place)).await
+    }
+
     pub(super) async fn page(&mut self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
-        let page = read::audit(&mut self.connection, self.clock, after, limit);
-        self.access.in_time(page).await
+        let query = AuditQuery { after, limit, ..AuditQuery::default() };
+        let kept = trail::records(&mut self.connection, self.clock, &query);
+        Ok(AuditPage::of(self.access.in_time(kept).await?, limit))
     }
 }
 
@@ -196,9 +202,17 @@ impl Store for Postgres {
         self.verbs.forget(forgetting).await
     }
 
-    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+    async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
         let clock = self.verbs.clock;
-        self.access.in_time(async { read::audit(&mut *self.reader().await?, clock, after, limit).await }).await
+        self.access.in_time(async { trail::records(&mut *self.reader().await?, clock, query).await }).await
+    }
+
+    async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
+        self.verbs.follow(following).await
+    }
+
+    async fn ends(&self) -> Result<Vec<Head>, Error> {
+        self.access.in_time(async { trail::ends(&mut *self.reader().await?).await }).await
     }
 
     async fn probe(&self) -> Result<(), Error> {

@@ -1,13 +1,13 @@
 //! What the PostgreSQL store is asked without changing it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder};
 
 use super::{
     super::{
-        AuditPage, Backlog, Due, Error, IdempotencyKey, Parked, Query, Sequel,
+        Backlog, Due, Error, IdempotencyKey, Parked, Query, Sequel,
         rows::{OPERATION, count, micros, unreadable, until_state},
         until::REVERSALS_MAX,
     },
@@ -17,9 +17,6 @@ use crate::{
     clock::{self, Clock},
     domain::{ConfigurationId, Operation, OperationId},
 };
-
-/// How often it is looked whether writing transactions have ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 pub(super) async fn operation(connection: &mut PgConnection, id: OperationId) -> Result<Option<Operation>, Error> {
     let sql = format!("SELECT {OPERATION} FROM operations WHERE id = $1");
@@ -166,46 +163,4 @@ pub(super) async fn unanswered(
     let found = sqlx::query(sql).bind(micros(at)).bind(count(limit)).fetch_all(connection).await;
     let id = |row| rows::column::<&str>(row, "id")?.parse().map_err(|it| unreadable("operations.id", &it));
     found.map_err(unavailable)?.iter().map(id).collect()
-}
-
-/// A page of the trail. Positions are given out before the commit, so a record can become visible after one with a
-/// higher position; whoever read on from there would miss it. So a page ends where everything before is decided.
-pub(super) async fn audit(
-    connection: &mut PgConnection,
-    clock: Clock,
-    after: Option<i64>,
-    limit: usize,
-) -> Result<AuditPage, Error> {
-    let decided = decided(connection, clock).await?;
-    let found = sqlx::query(
-        "SELECT position, text FROM audit WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
-    )
-    .bind(after.unwrap_or(0))
-    .bind(decided)
-    .bind(count(limit))
-    .fetch_all(connection)
-    .await
-    .map_err(unavailable)?;
-    let records = found.iter().map(|row| rows::column(row, "text")).collect::<Result<Vec<_>, _>>()?;
-    let full = found.len() >= limit;
-    let next = found.last().filter(|_| full).map(|row| rows::column(row, "position")).transpose()?;
-    Ok(AuditPage { records, next })
-}
-
-/// The highest position up to which every record is committed or never will be: the last one given out, once all who
-/// were writing records at that moment have ended their transactions. Nobody is held up by this, and nobody new awaited.
-async fn decided(connection: &mut PgConnection, clock: Clock) -> Result<i64, Error> {
-    let last = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_position_seq";
-    let last: i64 = sqlx::query_scalar(last).fetch_one(&mut *connection).await.map_err(unavailable)?;
-    let writing = "SELECT virtualtransaction FROM pg_locks
-         WHERE relation = 'audit'::regclass AND mode = 'RowExclusiveLock' AND granted
-           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let mut awaited: Vec<String> =
-        sqlx::query_scalar(writing).fetch_all(&mut *connection).await.map_err(unavailable)?;
-    while !awaited.is_empty() {
-        clock.sleep(LOOK_AGAIN).await;
-        let still: Vec<String> = sqlx::query_scalar(writing).fetch_all(&mut *connection).await.map_err(unavailable)?;
-        awaited.retain(|transaction| still.contains(transaction));
-    }
-    Ok(last)
 }

@@ -21,7 +21,7 @@ use super::{
     ends::{self, Places},
     failed,
     rows::{self, micros},
-    unavailable,
+    trail,
 };
 use crate::{
     audit::{Entry, Event},
@@ -58,6 +58,7 @@ pub(super) async fn apply(
             Verb::Settle(holder, settlement) => settle(connection, ledger, holder, settlement).await?,
             Verb::Park(holder, parking) => park(connection, ledger, holder, parking).await?,
             Verb::Forget(forgetting) => Ok(Done::Forgotten(ends::forget(connection, forgetting).await?)),
+            Verb::Follow(following) => Ok(Done::Followed(trail::follow(connection, following).await?)),
             Verb::Probe => {
                 let sql = "INSERT INTO probe (one, probed_at) VALUES (1, clock_timestamp())
                      ON CONFLICT (one) DO UPDATE SET probed_at = EXCLUDED.probed_at";
@@ -82,33 +83,8 @@ fn locks<'a>(verb: &'a Verb, singled: &'a Places) -> Option<(&'a str, Option<i64
             let place = ends::single(verb).and_then(|operation| singled.get(&operation));
             place.map(|(lane, position)| (lane.as_str(), Some(*position)))
         }
-        Verb::Accept(_) | Verb::Record(_) | Verb::Forget(_) | Verb::Probe => None,
+        Verb::Accept(_) | Verb::Record(_) | Verb::Forget(_) | Verb::Follow(_) | Verb::Probe => None,
     }
-}
-
-/// Writes the records of a transaction.
-pub(super) async fn write(connection: &mut PgConnection, ledger: &Ledger) -> Result<(), Failed> {
-    if ledger.records.is_empty() {
-        return Ok(());
-    }
-    let sequence = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    sqlx::query(
-        "INSERT INTO audit (chain, sequence, text)
-         SELECT $1, sequence, text FROM unnest($2::BIGINT[], $3::TEXT[]) AS new (sequence, text) ORDER BY sequence",
-    )
-    .bind(&ledger.head.chain)
-    .bind(ledger.records.iter().map(|record| sequence(record.sequence)).collect::<Vec<_>>())
-    .bind(ledger.records.iter().map(|record| record.text.as_str()).collect::<Vec<_>>())
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(|error| if is_taken(&error) { Failed::Surroundings(unavailable(error)) } else { failed(error) })
-}
-
-/// Whether somebody has written at our place of the chain. Nobody but an earlier commit of ours can, one that took place
-/// after it was given up: the connection must begin again by reading where the chain ends.
-fn is_taken(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
 /// Changes the row of a lane if it is still this holder's: the SQL of the change, then the values bound in it, from `$4`.

@@ -11,7 +11,7 @@ use super::{
         verbs::{Outcome, Verb},
         writer::{self, Failed},
     },
-    unavailable, verbs,
+    trail, unavailable, verbs,
 };
 use crate::{audit::Head, clock::Clock};
 
@@ -29,7 +29,7 @@ impl writer::Desk for Desk {
         let mut ledger = Ledger::new(self.head.clone());
         let now = self.clock.now();
         let outcomes = verbs::apply(&mut transaction, &mut ledger, now, verbs).await.map_err(Failed::Content)?;
-        verbs::write(&mut transaction, &ledger).await.map_err(Failed::Content)?;
+        trail::write(&mut transaction, &ledger).await.map_err(Failed::Content)?;
         transaction.commit().await.map_err(|error| Failed::Content(unavailable(error)))?;
         self.head = ledger.head;
         Ok(outcomes)

@@ -11,6 +11,7 @@ mod desk;
 mod ends;
 mod read;
 mod rows;
+mod trail;
 mod verbs;
 
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
@@ -25,12 +26,12 @@ use tokio::sync::Mutex;
 
 use self::desk::Desk;
 use super::{
-    Acceptance, Accepted, Answered, AuditPage, Backlog, Cancellation, Cancelled, Claim, Due, Error, Forgetting,
-    IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel, Settlement, Store,
-    Turn, verbs::Verbs, writer::Writer,
+    Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
+    Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel,
+    Settlement, Store, Turn, verbs::Verbs, writer::Writer,
 };
 use crate::{
-    audit::Entry,
+    audit::{Entry, Head, Place},
     domain::{ConfigurationId, Operation, OperationId},
 };
 
@@ -70,12 +71,13 @@ impl Sqlite {
 
     /// The audit trail of a file that a gateway may be using, without disturbing it.
     pub async fn read_audit(path: &Path, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
-        if !path.exists() {
-            return Err(Error::Unusable(format!("there is no store at {}", path.display())));
-        }
-        let mut connection =
-            SqliteConnection::connect_with(&options(path).read_only(true)).await.map_err(unavailable)?;
-        read::audit(&mut connection, after, limit).await
+        let query = AuditQuery { after, limit, ..AuditQuery::default() };
+        Ok(AuditPage::of(trail::records(&mut read_only(path).await?, &query).await?, limit))
+    }
+
+    /// The position of a record in such a file.
+    pub(super) async fn find_record(path: &Path, place: &Place) -> Result<Option<i64>, Error> {
+        trail::position(&mut read_only(path).await?, place).await
     }
 }
 
@@ -85,6 +87,13 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
+}
+
+async fn read_only(path: &Path) -> Result<SqliteConnection, Error> {
+    if !path.exists() {
+        return Err(Error::Unusable(format!("there is no store at {}", path.display())));
+    }
+    SqliteConnection::connect_with(&options(path).read_only(true)).await.map_err(unavailable)
 }
 
 async fn readers(path: &Path) -> Result<SqlitePool, Error> {
@@ -198,9 +207,18 @@ impl Store for Sqlite {
         self.verbs.forget(forgetting).await
     }
 
-    async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
+    async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::audit(&mut connection, after, limit).await
+        trail::records(&mut connection, query).await
+    }
+
+    async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
+        self.verbs.follow(following).await
+    }
+
+    async fn ends(&self) -> Result<Vec<Head>, Error> {
+        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
+        trail::ends(&mut connection).await
     }
 
     async fn probe(&self) -> Result<(), Error> {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{
     super::{
-        AuditPage, Backlog, Due, Error, Parked, Query, Sequel,
+        Backlog, Due, Error, Parked, Query, Sequel,
         rows::{OPERATION, count, micros, moment, unreadable, until_state},
         until::REVERSALS_MAX,
     },
@@ -140,21 +140,4 @@ pub(super) async fn unanswered(
     let found = sqlx::query(sql).bind(micros(at)).bind(count(limit)).fetch_all(connection).await;
     let id = |row| rows::text(row, "id")?.parse().map_err(|error| unreadable("operations.id", &error));
     found.map_err(unavailable)?.iter().map(id).collect()
-}
-
-pub(super) async fn audit(
-    connection: &mut SqliteConnection,
-    after: Option<i64>,
-    limit: usize,
-) -> Result<AuditPage, Error> {
-    let found = sqlx::query("SELECT position, text FROM audit WHERE position > ? ORDER BY position LIMIT ?")
-        .bind(after.unwrap_or(0))
-        .bind(count(limit))
-        .fetch_all(connection)
-        .await
-        .map_err(unavailable)?;
-    let records = found.iter().map(|row| rows::text(row, "text")).collect::<Result<Vec<_>, _>>()?;
-    let full = found.len() >= limit;
-    let last = found.last().filter(|_| full).map(|row| row.try_get("position")).transpose().map_err(unavailable)?;
-    Ok(AuditPage { records, next: last })
 }

@@ -8,11 +8,11 @@ use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection};
 use super::{
     super::{
         Claim, Error, Holder, Intent, Lease, Parking, Run, Settlement, Turn,
-        ledger::{Ledger, head_after},
+        ledger::Ledger,
         rows::{OPERATION, count, ended_at, intent, micros, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
     },
-    accept, ends, rows, unavailable,
+    accept, ends, rows, trail, unavailable,
 };
 use crate::{
     audit::{Entry, Event, Head},
@@ -23,34 +23,20 @@ use crate::{
 /// Rows in one statement at most; SQLite takes 32,766 values in one.
 pub(super) const ROWS_MAX: usize = 500;
 
-/// Writes the records of a transaction.
-pub(super) async fn write(connection: &mut SqliteConnection, ledger: &Ledger) -> Result<(), Error> {
-    for records in ledger.records.chunks(ROWS_MAX) {
-        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new("INSERT INTO audit (chain, sequence, text) ");
-        sql.push_values(records, |mut row, record| {
-            let sequence = i64::try_from(record.sequence).unwrap_or(i64::MAX);
-            row.push_bind(&record.chain).push_bind(sequence).push_bind(&record.text);
-        });
-        sql.build().execute(&mut *connection).await.map_err(unavailable)?;
-    }
-    Ok(())
-}
-
 /// Voids the leases of earlier runs (the lock file says that they are over) and opens this run's chain. Where a run
 /// ended with a write under way, its lease stands to its end: Graph may still be carrying that write out, and it must not
 /// land on top of a later one.
 pub(super) async fn begin_run(connection: &mut SqliteConnection, run: &Run) -> Result<Head, Error> {
-    let newest = sqlx::query("SELECT text FROM audit ORDER BY position DESC LIMIT 1");
-    let newest = newest.fetch_optional(&mut *connection).await.map_err(unavailable)?;
-    // One run after another: the newest record is the end of the one chain that no opening has named.
-    let ends = newest.iter().map(|row| head_after(&rows::text(row, "text")?)).collect::<Result<Vec<_>, _>>()?;
+    let ends = trail::ends(connection).await?;
     let (head, opening) = Head::open(run.chain.clone(), &ends, env!("CARGO_PKG_VERSION"));
     let mut ledger = Ledger::new(head);
     ledger.add(&Entry { at: run.clock.now(), trace_id: None, event: opening });
-    write(connection, &ledger).await?;
+    trail::write(connection, &ledger).await?;
     let freed =
         sqlx::query("UPDATE lanes SET owner = NULL, lease_until = NULL WHERE owner IS NOT NULL AND intent IS NULL");
-    freed.execute(connection).await.map_err(unavailable)?;
+    freed.execute(&mut *connection).await.map_err(unavailable)?;
+    let given_back = sqlx::query("UPDATE deliveries SET owner = NULL, lease_until = NULL");
+    given_back.execute(connection).await.map_err(unavailable)?;
     Ok(ledger.head)
 }
 
@@ -89,6 +75,7 @@ pub(super) async fn apply(
             Verb::Settle(holder, settlement) => settle(connection, ledger, now, (holder, settlement)).await?,
             Verb::Park(holder, parking) => park(connection, ledger, now, (holder, parking)).await?,
             Verb::Forget(forgetting) => Ok(Done::Forgotten(ends::forget(connection, forgetting).await?)),
+            Verb::Follow(following) => Ok(Done::Followed(trail::follow(connection, now, following).await?)),
             Verb::Probe => {
                 let sql = "INSERT INTO probe (one, probed_at) VALUES (1, ?1) ON CONFLICT DO UPDATE SET probed_at = ?1";
                 sqlx::query(sql).bind(micros(now)).execute(&mut *connection).await.map_err(unavailable)?;

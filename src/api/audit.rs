@@ -1,0 +1,56 @@
+//! `GET /v1/audit`.
+
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    extract::{self, Proven},
+    problem::{Code, Problem},
+    query,
+};
+use crate::gateway::{AuditSearch, Records, request::Fault};
+
+/// Answers records of the audit trail, oldest first.
+pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    #[derive(Serialize)]
+    struct PageView {
+        records: Vec<Value>,
+        /// More that is there already.
+        next: Option<String>,
+        /// Where to go on when more has been written.
+        cursor: Option<String>,
+    }
+    let gateway = extract::gateway(&request)?;
+    let asked = request.query_string();
+    let search =
+        search(asked).map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
+    let Records { texts, end, more } = gateway.records(&caller, search).await?;
+    let next = end.as_ref().filter(|_| more).map(|end| query::going_on("/v1/audit", asked, end));
+    // Records are canonical JSON, and what is written here keeps their form.
+    let records = texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+    Ok(HttpResponse::Ok().json(PageView { records, next, cursor: end.map(|end| end.to_string()) }))
+}
+
+/// Reads the query; all its faults at once.
+fn search(query: &str) -> Result<AuditSearch, Vec<Fault>> {
+    let mut search = AuditSearch::default();
+    let mut limit = None;
+    query::read(query, |key, value| match key {
+        "ticket" => query::once(&mut search.ticket, value),
+        "operation" => query::parsed(&mut search.operation, &value),
+        "caller" => query::once(&mut search.caller, value),
+        "from" => moment(&mut search.from, &value),
+        "to" => moment(&mut search.to, &value),
+        "after" => query::parsed(&mut search.after, &value),
+        "limit" => query::limit(&mut limit, &value),
+        _ => Err("is not known; known are ticket, operation, caller, from, to, after, limit".to_owned()),
+    })?;
+    search.limit = limit.unwrap_or(query::LIMIT_DEFAULT);
+    Ok(search)
+}
+
+fn moment(place: &mut Option<jiff::Timestamp>, value: &str) -> Result<(), String> {
+    let moment = value.parse().map_err(|_error| "is not a time like 2026-03-01T08:00:00Z".to_owned())?;
+    query::once(place, moment)
+}

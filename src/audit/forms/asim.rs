@@ -1,0 +1,95 @@
+//! Microsoft Sentinel's Advanced Security Information Model: Audit Event 0.1.
+//!
+//! The actor and the acting application are the caller: both names are of what a token proved. The gateway runs on no
+//! device that matters to the reader, so `Dvc` is the product, as the model asks for then.
+
+use serde_json::{Value, json};
+
+use super::{Deed, Outcome, Severity, Told, put};
+
+const VERSION: &str = "0.1";
+
+pub(super) fn event(told: &Told) -> Value {
+    let (count, first, last) = told.repeated().unwrap_or((1, told.at(), told.at()));
+    let (object, object_type) = object(told);
+    let mut event = json!({
+        "TimeGenerated": told.at(),
+        "EventCount": count,
+        "EventStartTime": first,
+        "EventEndTime": last,
+        "EventType": event_type(told.deed()),
+        "EventResult": result(told.outcome()),
+        "EventSeverity": severity(told.severity()),
+        "EventMessage": told.message(),
+        "EventOriginalType": told.event(),
+        "EventOriginalUid": told.place(),
+        "EventProduct": "Postern",
+        "EventProductVersion": env!("CARGO_PKG_VERSION"),
+        "EventVendor": "Postern",
+        "EventSchema": "AuditEvent",
+        "EventSchemaVersion": VERSION,
+        "Dvc": "Postern",
+        "Operation": told.text("action").unwrap_or(told.event()),
+        "Object": object,
+        "ObjectType": object_type,
+        "AdditionalFields": told.fields,
+    });
+    put(&mut event, "ObjectId", told.text("configuration"));
+    put(&mut event, "EventOriginalResultDetails", told.reason());
+    put(&mut event, "RuleName", told.policies());
+    let (old, new) = told.values();
+    put(&mut event, "OldValue", old);
+    put(&mut event, "NewValue", new);
+    if told.text("configuration").is_some() {
+        put(&mut event, "TargetAppName", Some("Microsoft Intune"));
+        put(&mut event, "TargetAppType", Some("SaaS application"));
+    }
+    if let Some(subject) = told.text("subject") {
+        put(&mut event, "ActorUserId", Some(subject));
+        put(&mut event, "ActorUserIdType", Some("Other"));
+        put(&mut event, "ActorUserType", Some("Application"));
+        put(&mut event, "ActorSessionId", told.text("token_id"));
+    }
+    if let Some(caller) = told.text("caller") {
+        put(&mut event, "ActorUsername", Some(caller));
+        put(&mut event, "ActorUsernameType", Some("Simple"));
+        put(&mut event, "ActingAppName", Some(caller));
+        put(&mut event, "ActingAppType", Some("Service"));
+    }
+    event
+}
+
+fn event_type(deed: Deed) -> &'static str {
+    match deed {
+        Deed::Change | Deed::Configure => "Set",
+        Deed::Look => "Read",
+        Deed::Begin => "Start",
+        Deed::Step => "Execute",
+        Deed::Prove | Deed::Vouch => "Other",
+    }
+}
+
+fn object(told: &Told) -> (&str, &'static str) {
+    match (told.text("configuration"), told.deed()) {
+        (Some(configuration), _) => (configuration, "Configuration Atom"),
+        (None, Deed::Vouch) => ("audit trail", "Event Log"),
+        (None, Deed::Configure) => ("policies and callers", "Policy Rule"),
+        (None, _) => ("postern", "Service"),
+    }
+}
+
+fn result(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Success => "Success",
+        Outcome::Failure => "Failure",
+        Outcome::Unknown => "NA",
+    }
+}
+
+fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Informational => "Informational",
+        Severity::Low => "Low",
+        Severity::Medium => "Medium",
+    }
+}

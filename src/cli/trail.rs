@@ -1,0 +1,275 @@
+//! `postern audit`: verify and export the trail, print the key that vouches for it.
+//!
+//! A record's place is written `CHAIN/SEQUENCE`, as every form of export writes it; so an export that broke off is gone on
+//! with after the last whole line that it wrote.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, anyhow};
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+
+use super::{Settings, print};
+use crate::{
+    app,
+    audit::{Form, Marks, Place, PublicKey, Verifier},
+    checkpoints, config, store,
+};
+
+/// Audit records read at a time.
+const PAGE: usize = 1_000;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Audit {
+    /// Check every hash, and by public keys every checkpoint; names the first record that does not fit.
+    Verify {
+        #[command(flatten)]
+        trail: Trail,
+        /// The public key of checkpoints, in PEM; give it again for each key that ever signed.
+        #[arg(long, value_name = "FILE")]
+        public_key: Vec<PathBuf>,
+        /// Checkpoints that were kept elsewhere, as exported: what they name must still be there.
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Vec<PathBuf>,
+    },
+    /// Print the records, oldest first; the place to go on from is told on standard error.
+    Export {
+        #[command(flatten)]
+        trail: Trail,
+        /// The form of the records: jsonl, ocsf, ecs or asim.
+        #[arg(long, value_name = "FORM", default_value_t = Form::Jsonl)]
+        format: Form,
+        #[command(flatten)]
+        range: Range,
+    },
+    /// Print the public half of the key that signs checkpoints.
+    Key(Settings),
+}
+
+/// Where a trail is: in the store of a configuration, in a store's file, or in an exported file.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub(super) struct Trail {
+    /// The store of this configuration [environment: `POSTERN_CONFIG`].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// This SQLite file; a gateway may be using it.
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+    /// This exported file.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// Which part of a trail.
+#[derive(Args, Debug)]
+pub(super) struct Range {
+    /// From this time or place on, itself included.
+    #[arg(long, value_name = "TIME|PLACE", conflicts_with = "after")]
+    from: Option<Limit>,
+    /// Up to this time, or up to this place, which is included.
+    #[arg(long, value_name = "TIME|PLACE")]
+    to: Option<Limit>,
+    /// After this place: go on where an export ended.
+    #[arg(long, value_name = "PLACE")]
+    after: Option<Place>,
+}
+
+/// One end of a range.
+#[derive(Clone, Debug)]
+enum Limit {
+    Time(Timestamp),
+    Place(Place),
+}
+
+impl std::str::FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(time) = text.parse() {
+            return Ok(Self::Time(time));
+        }
+        text.parse().map(Self::Place).map_err(|why| format!("a time like 2026-03-01T08:00:00Z, or {why}"))
+    }
+}
+
+pub(super) async fn run(asked: Audit) -> anyhow::Result<ExitCode> {
+    match asked {
+        Audit::Verify { trail, public_key, checkpoint } => verify(&trail, &public_key, &checkpoint).await,
+        Audit::Export { trail, format, range } => export(&trail, format, range).await,
+        Audit::Key(settings) => key(&settings),
+    }
+}
+
+async fn verify(trail: &Trail, keys: &[PathBuf], kept: &[PathBuf]) -> anyhow::Result<ExitCode> {
+    let keys = keys.iter().map(|path| public_key(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut verifier = Verifier::with_keys(keys);
+    for path in kept {
+        expect(&mut verifier, path)?;
+    }
+    let mut broken = None;
+    each_record(trail, None, |record| {
+        broken = verifier.feed(record).err();
+        Ok(broken.is_none())
+    })
+    .await?;
+    if let Some(broken) = broken {
+        writeln!(io::stderr(), "the audit trail is broken: {broken}")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    match verifier.finish() {
+        Ok(report) if report.records == 0 => Err(anyhow!("there are no records to verify")),
+        Ok(report) => {
+            print(&report.to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(lacking) => {
+            writeln!(io::stderr(), "the audit trail is broken: {lacking}")?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn public_key(path: &Path) -> anyhow::Result<PublicKey> {
+    PublicKey::from_pem(&read(path)?).with_context(|| format!("{} holds no public key", path.display()))
+}
+
+/// Has the verifier look for what the checkpoints in a file name.
+fn expect(verifier: &mut Verifier, path: &Path) -> anyhow::Result<()> {
+    let mut found = false;
+    for (line, record) in read(path)?.lines().enumerate().filter(|(_, record)| !record.trim().is_empty()) {
+        let place = || format!("{}, line {}", path.display(), line.saturating_add(1));
+        found |= verifier.expect(record).map_err(|why| anyhow!("{}: {why}", place()))?;
+    }
+    if found { Ok(()) } else { Err(anyhow!("there is no checkpoint in {}", path.display())) }
+}
+
+fn key(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let config =
+        config::load_from_process(settings.config.as_deref()).map_err(|faults| anyhow!(app::listed(&faults)))?;
+    let signer = checkpoints::signer(&config.audit).map_err(|why| anyhow!("audit.key_file: {why}"))?;
+    let signer = signer.context("audit.key_file is not set, so no checkpoints are signed")?;
+    print(&signer.public().to_string())?;
+    writeln!(io::stderr(), "key id: {}", signer.public().id())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<ExitCode> {
+    let (mut output, mut last) = (io::BufWriter::new(io::stdout().lock()), range.after.clone());
+    let (earliest, start) = match (range.after, range.from) {
+        (Some(after), _) => (None, Some(Start::After(after))),
+        (None, Some(Limit::Place(from))) => (None, Some(Start::At(from))),
+        (None, Some(Limit::Time(from))) => (Some(from), None),
+        (None, None) => (None, None),
+    };
+    each_record(trail, start, |record| {
+        let place = Place::of(record);
+        // What cannot be read is exported all the same: whoever verifies must see it.
+        let at = Marks::read(record).map(|marks| marks.at);
+        if at.is_some_and(|at| earliest.is_some_and(|from| at < from)) {
+            return Ok(true);
+        }
+        let (beyond, is_last) = match &range.to {
+            Some(Limit::Time(to)) => (at.is_some_and(|at| at >= *to), false),
+            Some(Limit::Place(to)) => (false, place.as_ref() == Some(to)),
+            None => (false, false),
+        };
+        if !beyond {
+            writeln!(output, "{}", format.line(record))?;
+            last = place.or(last.take());
+        }
+        Ok(!is_last)
+    })
+    .await?;
+    output.flush()?;
+    if let Some(last) = last {
+        writeln!(io::stderr(), "to go on from here: --after {last}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where to begin.
+enum Start {
+    At(Place),
+    After(Place),
+}
+
+/// Hands over every record, oldest first, until one is answered with false.
+async fn each_record(
+    trail: &Trail,
+    start: Option<Start>,
+    mut take: impl FnMut(&str) -> io::Result<bool>,
+) -> anyhow::Result<()> {
+    if let Some(file) = &trail.file {
+        return each_line(file, start, take);
+    }
+    let configured = || config::load_from_process(trail.config.as_deref()).map(|config| config.store);
+    let named = trail.store.clone().map(config::Store::Sqlite);
+    let store = named.map_or_else(configured, Ok).map_err(|faults| anyhow!(app::listed(&faults)))?;
+    let mut stored = store::Trail::open(&store).await?;
+    let mut after = match start {
+        None => None,
+        Some(Start::After(place)) => Some(position(&mut stored, &place).await?),
+        Some(Start::At(place)) => Some(position(&mut stored, &place).await?.saturating_sub(1)),
+    };
+    loop {
+        let page = stored.page(after, PAGE).await?;
+        for record in &page.records {
+            if !take(record)? {
+                return Ok(());
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+async fn position(stored: &mut store::Trail, place: &Place) -> anyhow::Result<i64> {
+    stored.position(place).await?.with_context(|| no_record(place))
+}
+
+fn no_record(place: &Place) -> String {
+    format!("there is no record {place} in this trail")
+}
+
+/// The same of an exported file.
+fn each_line(
+    file: &Path,
+    mut start: Option<Start>,
+    mut take: impl FnMut(&str) -> io::Result<bool>,
+) -> anyhow::Result<()> {
+    let text = fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    for line in io::BufRead::split(io::BufReader::new(text), b'\n') {
+        let line = line?;
+        // What is no text is no record; the verifier says which one.
+        let record = String::from_utf8_lossy(&line);
+        let record = record.trim_end_matches('\r');
+        match &start {
+            Some(Start::At(place) | Start::After(place)) if Place::of(record).as_ref() != Some(place) => continue,
+            Some(Start::After(_)) => {
+                start = None;
+                continue;
+            }
+            Some(Start::At(_)) => start = None,
+            None => {}
+        }
+        if !take(record)? {
+            return Ok(());
+        }
+    }
+    match start {
+        Some(Start::At(place) | Start::After(place)) => Err(anyhow!(no_record(&place))),
+        None => Ok(()),
+    }
+}

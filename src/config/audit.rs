@@ -1,0 +1,158 @@
+//! `audit.*`: the key that signs checkpoints, and where records go besides the store.
+//!
+//! Guarantees: a sink that is named has all that it needs, and what only a sink needs is refused where that is not named,
+//! so that nobody believes in a stream that does not flow.
+//!
+//! It deliberately opens no file: that the key is one, `audit` says.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use url::Url;
+
+use super::{
+    Named, SecretSource, Telemetry,
+    table::Table,
+    value::{self, Refusal, duration},
+};
+
+/// `audit.*`
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// The key that signs checkpoints; none are made without one.
+    pub key: Option<SecretSource>,
+    /// How long new records wait for a checkpoint at most.
+    pub checkpoint_every: Duration,
+    /// How many new records wait for one at most.
+    pub checkpoint_records: u64,
+    /// Where records go besides the store.
+    pub sinks: Vec<Sink>,
+    /// The form in which they go there.
+    pub format: AuditFormat,
+    /// How many denied calls of a kind are recorded one by one in a minute.
+    pub denied_per_minute: u64,
+}
+
+/// A place to which audit records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// Standard output.
+    Stdout,
+    /// A file; when it is full, another is begun.
+    File(AuditFile),
+    /// The collector of telemetry, by its root, as logs.
+    Otlp(Url),
+}
+
+/// A file that audit records are appended to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How large it may become before another is begun.
+    pub size_max: usize,
+    /// How many full ones are kept.
+    pub keep: u32,
+}
+
+/// A form of audit records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditFormat {
+    /// As they are hashed.
+    Jsonl,
+    /// Open Cybersecurity Schema Framework.
+    Ocsf,
+    /// Elastic Common Schema.
+    Ecs,
+    /// Microsoft Sentinel's information model.
+    Asim,
+}
+
+const KEY_FILE: &str = "audit.key_file";
+const SINKS: &str = "audit.sinks";
+const FILE: &str = "audit.file";
+
+/// The forms of records, by name.
+const FORMATS: [(&str, AuditFormat); 4] = [
+    ("jsonl", AuditFormat::Jsonl),
+    ("ocsf", AuditFormat::Ocsf),
+    ("ecs", AuditFormat::Ecs),
+    ("asim", AuditFormat::Asim),
+];
+
+impl AuditFormat {
+    /// Its name in settings.
+    pub fn name(self) -> &'static str {
+        FORMATS.iter().find(|row| row.1 == self).map_or("", |row| row.0)
+    }
+}
+
+fn format(text: &str) -> Result<AuditFormat, Refusal> {
+    let known = || FORMATS.map(|row| row.0).join(", ");
+    let found = FORMATS.iter().find(|row| row.0 == text).map(|row| row.1);
+    found.ok_or_else(|| Refusal::new(format!("{text:?} is no form of records")).hint(format!("one of {}", known())))
+}
+
+/// A kind of sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Stdout,
+    File,
+    Otlp,
+}
+
+fn kind(text: &str) -> Result<Kind, Refusal> {
+    match text {
+        "stdout" => Ok(Kind::Stdout),
+        "file" => Ok(Kind::File),
+        "otlp" => Ok(Kind::Otlp),
+        _ => Err(Refusal::new(format!("{text:?} is no sink")).hint("one of stdout, file, otlp")),
+    }
+}
+
+/// Reads the section, and names the key.
+pub(super) fn read(table: &mut Table<'_>, telemetry: Option<&Telemetry>) -> (Option<Audit>, Option<Named>) {
+    let day = Duration::from_hours(24);
+    let key = table.path(KEY_FILE, None).map(SecretSource::File);
+    let key = key.map(|source| Named { source, at: table.fault_at(KEY_FILE) });
+    let every = table.setting("audit.checkpoint_every", "5m", duration(Duration::from_secs(1), day));
+    let records = table.number("audit.checkpoint_records", 1_000, 1..=1_000_000);
+    let kinds = table.list(SINKS, Some(&[]), kind);
+    let format = table.setting("audit.format", "jsonl", format);
+    let file = file(table, &kinds);
+    let denied = table.number("audit.denied_per_minute", 60, 1..=100_000);
+    let endpoint = telemetry.and_then(|telemetry| telemetry.otlp_endpoint.clone());
+    if kinds.contains(&Kind::Otlp) && telemetry.is_some() && endpoint.is_none() {
+        let what = "the sink \"otlp\" has no collector to send to";
+        table.refuse(SINKS, what, Some("set telemetry.otlp_endpoint, or leave otlp out"));
+    }
+    let sink = |kind: &Kind| match kind {
+        Kind::Stdout => Some(Sink::Stdout),
+        Kind::File => file.clone().map(Sink::File),
+        Kind::Otlp => endpoint.clone().map(Sink::Otlp),
+    };
+    let audit = || {
+        Some(Audit {
+            key: key.as_ref().map(|named| named.source.clone()),
+            checkpoint_every: every?,
+            checkpoint_records: u64::from(records?),
+            sinks: kinds.iter().filter_map(sink).collect(),
+            format: format?,
+            denied_per_minute: u64::from(denied?),
+        })
+    };
+    (audit(), key)
+}
+
+fn file(table: &mut Table<'_>, kinds: &BTreeSet<Kind>) -> Option<AuditFile> {
+    let wanted = kinds.contains(&Kind::File);
+    let path = table.path(FILE, None);
+    let size_max = table.setting("audit.file_size_max", "64MiB", value::size);
+    let keep = table.number("audit.file_keep", 10, 1..=1_000);
+    if wanted && !table.given(FILE) {
+        table.missing(FILE);
+    }
+    if !wanted && table.given(FILE) {
+        table.refuse(FILE, "\"file\" is not among audit.sinks", Some("add it there, or leave this out"));
+    }
+    Some(AuditFile { path: path?, size_max: size_max?, keep: keep? })
+}

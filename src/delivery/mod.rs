@@ -1,0 +1,146 @@
+//! Streams the audit trail to sinks: standard output, a file, a collector.
+//!
+//! The trail in the store is the outbox: nothing is copied, and how far each sink was delivered to is noted beside it.
+//! Guarantees: every record reaches every sink at least once, in the order of the trail, whatever fails or restarts; as a
+//! rule once, since one replica at a time has a sink's turn. After a crash what was sent last may be sent again; `chain` and
+//! `sequence` tell it. A sink that does not take records holds up nobody but itself: accepting and carrying changes never
+//! wait for it, and it is tried again with growing pauses.
+//!
+//! It deliberately drops nothing and skips nothing; how late a sink is, the metric `postern.audit.lag` tells. Started by the
+//! root, once for each sink.
+
+mod sink;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+pub use self::sink::Outlet;
+use crate::{
+    audit::{Form, Marks},
+    clock::{Backoff, Clock, until},
+    store::{AuditQuery, Error, Filed, Following, Store},
+    telemetry,
+};
+
+/// Records sent together at most.
+const BATCH_MAX: usize = 200;
+/// How often it is looked for new records.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a turn lasts without being kept; longer than a sink may take for a batch.
+const TURN: Duration = Duration::from_mins(1);
+/// How long a turn is had before it is kept.
+const KEEP_AFTER: Duration = Duration::from_secs(20);
+/// Pauses while a sink does not take records.
+const PAUSES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_mins(1) };
+
+/// What is streamed, where, and in what form.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The trail.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Clock,
+    /// This run.
+    pub owner: String,
+    /// The form of records.
+    pub form: Form,
+    /// Where they go.
+    pub outlet: Outlet,
+}
+
+/// A sink's turn that this run has.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    /// Everything up to here was delivered.
+    position: i64,
+    /// By [`Clock::elapsed`].
+    keep_at: Duration,
+}
+
+/// What a round came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// There may be more.
+    Delivered,
+    /// Everything is delivered.
+    Nothing,
+    /// Another run has the turn.
+    Elsewhere,
+}
+
+/// Why a round came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Store(#[from] Error),
+    #[error("{0}")]
+    Sink(String),
+}
+
+impl Delivery {
+    /// Streams until it is stopped; then what is left is delivered, unless the sink fails, and the turn is given back.
+    pub async fn run(self, stop: CancellationToken) {
+        let (mut turn, mut failures) = (None, 0_u32);
+        loop {
+            let pause = match self.round(&mut turn).await {
+                Ok(Round::Delivered) => {
+                    failures = 0;
+                    continue;
+                }
+                Ok(Round::Nothing) => LOOK,
+                Ok(Round::Elsewhere) => KEEP_AFTER,
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    tracing::warn!(%error, sink = self.outlet.name(), "audit records cannot be delivered at present");
+                    PAUSES.pause(failures, 0.5 + self.clock.chance() / 2.0)
+                }
+            };
+            if stop.is_cancelled() {
+                break;
+            }
+            tokio::select! {
+                () = self.clock.sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        if let Some(turn) = turn
+            && let Err(error) = self.follow(Duration::ZERO, Some(turn.position)).await
+        {
+            tracing::warn!(%error, sink = self.outlet.name(), "a sink's turn is not given back; it ends by itself");
+        }
+    }
+
+    /// Delivers the next records.
+    async fn round(&self, turn: &mut Option<Turn>) -> Result<Round, Failed> {
+        if turn.is_none_or(|turn| self.clock.elapsed() >= turn.keep_at) {
+            *turn = self.take(turn.map(|turn| turn.position)).await?;
+        }
+        let Some(Turn { position, .. }) = *turn else { return Ok(Round::Elsewhere) };
+        let query = AuditQuery { after: Some(position), limit: BATCH_MAX, ..AuditQuery::default() };
+        let batch = self.store.records(&query).await?;
+        telemetry::note_audit_lag(self.outlet.name(), self.lag(&batch));
+        let Some(last) = batch.last() else { return Ok(Round::Nothing) };
+        self.outlet.send(&batch, self.form).await.map_err(Failed::Sink)?;
+        telemetry::count_delivered(self.outlet.name(), batch.len());
+        // Until this is stored, a crash has the batch sent again.
+        *turn = self.take(Some(last.position)).await?;
+        Ok(Round::Delivered)
+    }
+
+    /// How long the first of these has waited.
+    fn lag(&self, batch: &[Filed]) -> Duration {
+        let first = batch.first().and_then(|filed| Marks::read(&filed.text));
+        first.map_or(Duration::ZERO, |first| until(first.at, self.clock.now()))
+    }
+
+    async fn take(&self, delivered: Option<i64>) -> Result<Option<Turn>, Error> {
+        let keep_at = self.clock.elapsed().saturating_add(KEEP_AFTER);
+        Ok(self.follow(TURN, delivered).await?.map(|position| Turn { position, keep_at }))
+    }
+
+    async fn follow(&self, ttl: Duration, delivered: Option<i64>) -> Result<Option<i64>, Error> {
+        let (sink, owner) = (self.outlet.name().to_owned(), self.owner.clone());
+        self.store.follow(Following { sink, owner, ttl, delivered }).await
+    }
+}

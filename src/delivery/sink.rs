@@ -1,0 +1,254 @@
+//! The sinks: how a batch of records gets to each of them.
+//!
+//! Guarantees: when sending returns, the sink has the batch: a file has it on disk, a collector has said so, standard output
+//! has been flushed. A file holds whole lines only, whatever broke off before. Nothing here blocks the runtime, not even a
+//! reader of standard output that has stopped reading.
+//!
+//! It deliberately repeats nothing: [`super::Delivery`] does.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::{
+    audit::{Form, Marks},
+    config::{AuditFile, Sink},
+    outbound::{Call, Method, Outbound},
+    store::Filed,
+};
+
+/// How long a sink may take for a batch; much less than a turn lasts.
+const SEND_MAX: Duration = Duration::from_secs(20);
+/// How much of a collector's answer is read.
+const ANSWER_MAX: usize = 64 * 1024;
+/// Whoever collects the file may be of the gateway's group; others have no business with it.
+const FILE_MODE: u32 = 0o640;
+
+/// Where records go.
+#[derive(Clone, Debug)]
+pub enum Outlet {
+    /// Standard output.
+    Stdout,
+    /// A file.
+    File(AuditFile),
+    /// A collector: where it takes logs, and the way there.
+    Otlp(String, Box<Outbound>),
+}
+
+impl Outlet {
+    /// The outlet to a sink of the settings.
+    pub fn new(sink: &Sink, outbound: &Outbound) -> Self {
+        match sink {
+            Sink::Stdout => Self::Stdout,
+            Sink::File(file) => Self::File(file.clone()),
+            Sink::Otlp(root) => {
+                Self::Otlp(format!("{}/v1/logs", root.as_str().trim_end_matches('/')), Box::new(outbound.clone()))
+            }
+        }
+    }
+
+    /// By what the store knows it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::File(_) => "file",
+            Self::Otlp(..) => "otlp",
+        }
+    }
+
+    /// Sends a batch, all of it or, as far as anybody knows, nothing.
+    pub(super) async fn send(&self, batch: &[Filed], form: Form) -> Result<(), String> {
+        let lines = || batch.iter().map(|filed| form.line(&filed.text) + "\n").collect::<String>();
+        match self {
+            Self::Stdout => apart(lines(), |lines| print(&lines)).await.map_err(|error| error.to_string()),
+            Self::File(file) => {
+                let shown = file.path.display().to_string();
+                let file = file.clone();
+                let written = apart(lines(), move |lines| append(&file, &lines)).await;
+                written.map_err(|error| format!("{shown}: {error}"))
+            }
+            Self::Otlp(url, outbound) => post(url, outbound, &logs(batch, form)).await,
+        }
+    }
+}
+
+/// Does something that may block for long, on a thread that nobody waits for at the end of the program.
+async fn apart(lines: String, work: impl FnOnce(String) -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    let (done, outcome) = oneshot::channel();
+    let work = move || {
+        // If nobody waits any more, the batch is sent again.
+        drop(done.send(work(lines)));
+    };
+    std::thread::Builder::new().name("audit sink".to_owned()).spawn(work)?;
+    outcome.await.map_err(|_gone| io::Error::other("the thread that wrote has ended"))?
+}
+
+fn print(lines: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(lines.as_bytes())?;
+    output.flush()
+}
+
+/// Appends to the file, or to a new one if this one is full.
+fn append(settings: &AuditFile, lines: &str) -> io::Result<()> {
+    let mut file = open(&settings.path)?;
+    mend(&mut file)?;
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    if size > 0 && size.saturating_add(lines.len()) > settings.size_max {
+        drop(file);
+        shift(settings)?;
+        file = open(&settings.path)?;
+    }
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(lines.as_bytes())?;
+    file.sync_data()
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let new = !path.exists();
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    if new {
+        // Without this the file's name could be lost with the power, and its content with it.
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(file)
+}
+
+/// Takes away what was left of a line by a write that broke off; it is written again.
+fn mend(file: &mut File) -> io::Result<()> {
+    let size = file.metadata()?.len();
+    let Some(last) = size.checked_sub(1) else { return Ok(()) };
+    let mut byte = [0_u8];
+    file.seek(SeekFrom::Start(last))?;
+    file.read_exact(&mut byte)?;
+    if byte == *b"\n" {
+        return Ok(());
+    }
+    let mut content = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut content)?;
+    let whole = content.iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place.saturating_add(1));
+    file.set_len(u64::try_from(whole).unwrap_or(0))
+}
+
+/// Makes room for a new file: the full one becomes the newest of those that are kept, the oldest goes.
+fn shift(settings: &AuditFile) -> io::Result<()> {
+    for number in (1..settings.keep).rev() {
+        let kept = numbered(&settings.path, number);
+        if kept.exists() {
+            fs::rename(kept, numbered(&settings.path, number.saturating_add(1)))?;
+        }
+    }
+    fs::rename(&settings.path, numbered(&settings.path, 1))
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+async fn post(url: &str, outbound: &Outbound, logs: &Value) -> Result<(), String> {
+    let call = Call {
+        method: Method::POST,
+        url: url.to_owned(),
+        headers: Vec::new(),
+        body: Some(("application/json", logs.to_string().into_bytes())),
+        timeout: SEND_MAX,
+        end_by: None,
+        answer_max: ANSWER_MAX,
+    };
+    let answer = outbound.send(call).await.map_err(|error| error.to_string())?;
+    if !answer.status.is_success() {
+        return Err(format!("the collector answers {}", answer.status.as_u16()));
+    }
+    let told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let rejected = told.pointer("/partialSuccess/rejectedLogRecords").unwrap_or(&Value::Null);
+    // The protocol forbids to send these again: they would be rejected again.
+    if rejected.as_str().is_some_and(|count| count != "0") || rejected.as_u64().is_some_and(|count| count > 0) {
+        tracing::error!(%rejected, "the collector has rejected audit records for what is in them");
+    }
+    Ok(())
+}
+
+/// The batch as OTLP's JSON has logs.
+fn logs(batch: &[Filed], form: Form) -> Value {
+    let resource = json!([
+        {"key": "service.name", "value": {"stringValue": "postern"}},
+        {"key": "service.version", "value": {"stringValue": env!("CARGO_PKG_VERSION")}},
+    ]);
+    let records: Vec<_> = batch.iter().map(|filed| log(&filed.text, form)).collect();
+    json!({"resourceLogs": [{
+        "resource": {"attributes": resource},
+        "scopeLogs": [{"scope": {"name": "postern.audit"}, "logRecords": records}],
+    }]})
+}
+
+fn log(text: &str, form: Form) -> Value {
+    let record: Value = serde_json::from_str(text).unwrap_or_default();
+    let nanos = Marks::read(text).map_or(0, |marks| marks.at.as_nanosecond());
+    let text_of = |key: &str| record.get(key).and_then(Value::as_str);
+    let event = text_of("event").unwrap_or("unknown");
+    // Severities of OpenTelemetry: information, warning.
+    let (number, severity) = if event == "denied" { (13, "WARN") } else { (9, "INFO") };
+    let mut log = json!({
+        "timeUnixNano": nanos.to_string(),
+        "severityNumber": number,
+        "severityText": severity,
+        "eventName": format!("postern.audit.{event}"),
+        "body": {"stringValue": form.line(text)},
+    });
+    if let (Some(log), Some(trace_id)) = (log.as_object_mut(), text_of("trace_id")) {
+        log.insert("traceId".to_owned(), trace_id.into());
+    }
+    log
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(folder: &tempfile::TempDir) -> AuditFile {
+        AuditFile { path: folder.path().join("new/audit.jsonl"), size_max: 10, keep: 2 }
+    }
+
+    #[test]
+    fn a_full_file_makes_room_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file(&folder);
+        let held =
+            |number| fs::read_to_string(if number == 0 { file.path.clone() } else { numbered(&file.path, number) });
+        for lines in ["one\n", "two\n", "a line that is longer than a file\n", "four\n", "five\n", "six\n"] {
+            append(&file, lines).unwrap();
+        }
+        assert_eq!(held(0).unwrap(), "six\n");
+        assert_eq!(held(1).unwrap(), "four\nfive\n");
+        assert_eq!(held(2).unwrap(), "a line that is longer than a file\n");
+        assert!(held(3).is_err());
+    }
+
+    #[test]
+    fn a_line_that_broke_off_is_taken_away_before_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = AuditFile { size_max: 1_000, ..file(&folder) };
+        append(&file, "one\n").unwrap();
+        for torn in ["one\ntw", "one\n"] {
+            fs::write(&file.path, torn).unwrap();
+            append(&file, "two\n").unwrap();
+            assert_eq!(fs::read_to_string(&file.path).unwrap(), "one\ntwo\n");
+        }
+        fs::write(&file.path, "nothing but a piece").unwrap();
+        append(&file, "two\n").unwrap();
+        assert_eq!(fs::read_to_string(&file.path).unwrap(), "two\n");
+    }
+}

@@ -1,0 +1,269 @@
+//! What becomes of calls that are denied, and of those that prove nobody.
+//!
+//! Guarantees: a denied call is on record before it is answered, up to so many of a kind in a minute. Beyond that, calls are
+//! counted, and the count is recorded when the minute is over or the gateway stops; so nobody fills the disk with denials. A
+//! kind is a caller or an issuer with an action or a class of bad tokens, all from closed lists, so nobody fills the
+//! memory either. A process that is killed loses what it has counted of the last minute.
+//!
+//! It deliberately keeps no part of a token: reasons are the gateway's own sentences.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry as Place},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{About, Error, Gateway, Stranger, actor};
+use crate::{
+    audit::{Actor, Aims, Entry, Event, Repeated},
+    domain::Caller,
+    policy::Denial,
+};
+
+/// For how long calls of a kind are counted together.
+const WINDOW: Duration = Duration::from_mins(1);
+/// How often it is looked whether a count is complete.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Who, or nobody, and what they were denied.
+type Kind = (String, String);
+
+/// Calls of a kind since a moment.
+#[derive(Debug)]
+struct Window {
+    /// By the clock's `elapsed`.
+    began: Duration,
+    recorded: u64,
+    counted: Option<Counted>,
+}
+
+/// Calls that were not recorded one by one.
+#[derive(Clone, Debug)]
+struct Counted {
+    actor: Option<Actor>,
+    action: String,
+    reason: String,
+    repeated: Repeated,
+}
+
+/// The calls denied of late.
+#[derive(Debug)]
+pub(super) struct Denials {
+    per_window: u64,
+    windows: Mutex<BTreeMap<Kind, Window>>,
+}
+
+/// One denied call.
+struct Denied<'a> {
+    kind: Kind,
+    actor: Option<Actor>,
+    action: &'a str,
+    about: Option<About<'a>>,
+    reason: String,
+}
+
+impl Denials {
+    pub(super) fn new(per_window: u64) -> Self {
+        Self { per_window, windows: Mutex::default() }
+    }
+
+    fn windows(&self) -> MutexGuard<'_, BTreeMap<Kind, Window>> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a call is one too many; then it is counted.
+    fn counts(&self, denied: &Denied<'_>, now: Duration, at: Timestamp) -> bool {
+        let mut windows = self.windows();
+        let window = match windows.entry(denied.kind.clone()) {
+            Place::Occupied(known) => known.into_mut(),
+            Place::Vacant(new) => new.insert(Window { began: now, recorded: 0, counted: None }),
+        };
+        let over = now.saturating_sub(window.began) >= WINDOW;
+        if over && window.counted.is_none() {
+            *window = Window { began: now, recorded: 0, counted: None };
+        }
+        if window.recorded < self.per_window {
+            window.recorded = window.recorded.saturating_add(1);
+            return false;
+        }
+        let counted = window.counted.get_or_insert_with(|| Counted {
+            // One token of many would mislead.
+            actor: denied.actor.clone().map(|actor| Actor { token_id: None, ..actor }),
+            action: denied.action.to_owned(),
+            reason: String::new(),
+            repeated: Repeated { count: 0, first: at, last: at },
+        });
+        counted.reason.clone_from(&denied.reason);
+        counted.repeated.count = counted.repeated.count.saturating_add(1);
+        counted.repeated.last = at;
+        true
+    }
+
+    /// Takes out the windows that are over.
+    fn over(&self, now: Duration) -> Vec<(Kind, Window)> {
+        self.windows().extract_if(.., |_, window| now.saturating_sub(window.began) >= WINDOW).collect()
+    }
+
+    /// Takes out all.
+    fn all(&self) -> Vec<(Kind, Window)> {
+        std::mem::take(&mut *self.windows()).into_iter().collect()
+    }
+
+    /// Puts back what could not be recorded.
+    fn put_back(&self, taken: Vec<(Kind, Window)>) {
+        let mut windows = self.windows();
+        for (kind, window) in taken {
+            match (windows.entry(kind), window.counted) {
+                (Place::Vacant(free), counted @ Some(_)) => {
+                    free.insert(Window { counted, ..window });
+                }
+                (Place::Occupied(newer), Some(older)) => newer.into_mut().add(&older),
+                (Place::Vacant(_) | Place::Occupied(_), None) => {}
+            }
+        }
+    }
+}
+
+impl Window {
+    fn add(&mut self, older: &Counted) {
+        let newer = self.counted.get_or_insert_with(|| older.clone());
+        if newer.repeated.first > older.repeated.first {
+            newer.repeated.first = older.repeated.first;
+            newer.repeated.count = newer.repeated.count.saturating_add(older.repeated.count);
+        }
+    }
+}
+
+impl Gateway {
+    /// Puts a denial on record, and is the error that tells of it.
+    pub(super) async fn denied(&self, caller: &Caller, about: About<'_>, denial: &Denial) -> Error {
+        self.refused(caller, about, (denial.action, denial.to_string())).await
+    }
+
+    /// Puts on record that a caller was refused for a reason that is not a policy's, and is the error that tells of it.
+    pub(super) async fn refused(&self, caller: &Caller, about: About<'_>, (action, reason): (&str, String)) -> Error {
+        let kind = (caller.name.clone(), action.to_owned());
+        let denied = Denied { kind, actor: Some(actor(caller)), action, about: Some(about), reason: reason.clone() };
+        match self.note_denied(denied).await {
+            Ok(()) => Error::Denied(reason),
+            Err(error) => error,
+        }
+    }
+
+    /// Puts a call on record that proved an identity which is no known caller.
+    pub async fn unknown_caller(&self, stranger: Stranger) -> Result<(), Error> {
+        let Stranger { issuer, subject, token_id, reason } = stranger;
+        let kind = (issuer.clone(), "authenticate".to_owned());
+        let actor = Some(Actor { caller: None, issuer, subject, token_id });
+        self.note_denied(Denied { kind, actor, action: "authenticate", about: None, reason }).await
+    }
+
+    /// Puts on record that an event could not be made into changes.
+    pub async fn unmapped(&self, caller: &Caller, reason: String) -> Result<(), Error> {
+        let kind = (caller.name.clone(), "map".to_owned());
+        self.note_denied(Denied { kind, actor: Some(actor(caller)), action: "map", about: None, reason }).await
+    }
+
+    /// Puts a call on record that proved nobody: its token is `missing`, `malformed` or `invalid`, or it is a message to a
+    /// source of webhooks whose `signature` does not fit.
+    pub async fn unproven(&self, source: &str, class: &'static str, reason: String) -> Result<(), Error> {
+        let kind = (source.to_owned(), class.to_owned());
+        self.note_denied(Denied { kind, actor: None, action: "authenticate", about: None, reason }).await
+    }
+
+    async fn note_denied(&self, denied: Denied<'_>) -> Result<(), Error> {
+        if self.denials.counts(&denied, self.clock.elapsed(), self.clock.now()) {
+            return Ok(());
+        }
+        let Denied { actor, action, about, reason, .. } = denied;
+        let (configuration, change, ticket) = match about {
+            Some(About { configuration, change, ticket }) => {
+                (Some(configuration.to_string()), change.map(Aims::from), ticket)
+            }
+            None => (None, None, None),
+        };
+        let action = action.to_owned();
+        let event = Event::Denied { actor, action, configuration, change, ticket, reason, repeated: None };
+        Ok(self.store.record(vec![self.entry(event)]).await?)
+    }
+
+    /// Records counts as they become complete, until it is stopped.
+    pub async fn count_denials(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = self.clock.sleep(LOOK) => {}
+                () = stop.cancelled() => return,
+            }
+            self.record_counts(self.denials.over(self.clock.elapsed())).await;
+        }
+    }
+
+    /// Records all counts. To be called when no more calls come.
+    pub async fn end_counts(&self) {
+        self.record_counts(self.denials.all()).await;
+    }
+
+    async fn record_counts(&self, taken: Vec<(Kind, Window)>) {
+        let entries: Vec<_> =
+            taken.iter().filter_map(|(_, window)| window.counted.clone()).map(|it| self.told(it)).collect();
+        if entries.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.record(entries).await {
+            tracing::warn!(%error, "denied calls were counted, and the counts cannot be recorded at present");
+            self.denials.put_back(taken);
+        }
+    }
+
+    fn told(&self, counted: Counted) -> Entry {
+        let Counted { actor, action, reason, repeated } = counted;
+        let repeated = Some(repeated);
+        let event = Event::Denied { actor, action, configuration: None, change: None, ticket: None, reason, repeated };
+        Entry { at: self.clock.now(), trace_id: None, event }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(denials: &Denials, who: &str, second: u64) -> bool {
+        let kind = (who.to_owned(), "add".to_owned());
+        let denied = Denied { kind, actor: None, action: "add", about: None, reason: format!("at {second}") };
+        let at = Timestamp::from_second(i64::try_from(second).unwrap()).unwrap();
+        denials.counts(&denied, Duration::from_secs(second), at)
+    }
+
+    #[test]
+    fn beyond_the_rate_calls_are_counted_by_kind_until_their_minute_is_over() {
+        let denials = Denials::new(2);
+        assert_eq!([0, 1, 2, 30].map(|second| call(&denials, "a", second)), [false, false, true, true]);
+        assert!(!call(&denials, "b", 3), "others are not affected");
+        assert!(denials.over(Duration::from_secs(59)).is_empty());
+        // The minute is over, but its count is not yet on record.
+        assert!(call(&denials, "a", 61));
+        let over = denials.over(Duration::from_secs(62));
+        assert_eq!(over.len(), 1);
+        let counted = over[0].1.counted.clone().unwrap();
+        assert_eq!((counted.repeated.count, counted.reason.as_str()), (3, "at 61"));
+        let moment = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!((counted.repeated.first, counted.repeated.last), (moment(2), moment(61)));
+        assert!(!call(&denials, "a", 63), "a new minute has begun");
+        // The store was away: the count joins that of the new minute.
+        assert_eq!([64, 65].map(|second| call(&denials, "a", second)), [false, true]);
+        denials.put_back(over);
+        let all = denials.all();
+        let counted = all.iter().find_map(|(kind, window)| window.counted.clone().filter(|_| kind.0 == "a")).unwrap();
+        assert_eq!((counted.repeated.count, counted.repeated.first), (4, moment(2)));
+        assert!(denials.all().is_empty());
+    }
+
+    #[test]
+    fn a_minute_without_a_count_just_begins_anew() {
+        let denials = Denials::new(1);
+        assert_eq!([0, 61, 122].map(|second| call(&denials, "a", second)), [false, false, false]);
+    }
+}

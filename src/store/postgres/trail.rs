@@ -1,0 +1,187 @@
+//! The audit trail in PostgreSQL: writing it, looking for records, and how far it was delivered.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, Postgres, QueryBuilder};
+
+use super::{
+    super::{
+        AuditQuery, Error, Filed, Following,
+        ledger::{Ledger, head_after},
+        rows::{count, micros as moment},
+        writer::Failed,
+    },
+    failed,
+    rows::{self, micros},
+    unavailable,
+};
+use crate::{
+    audit::{Head, Place},
+    clock::Clock,
+};
+
+/// How often it is looked whether writing transactions have ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// Writes the records of a transaction.
+pub(super) async fn write(connection: &mut PgConnection, ledger: &Ledger) -> Result<(), Failed> {
+    if ledger.records.is_empty() {
+        return Ok(());
+    }
+    let records = &ledger.records;
+    sqlx::query(
+        "INSERT INTO audit (chain, sequence, text, at, ticket, operation, caller, configuration)
+         SELECT $1, new.*
+         FROM unnest($2::BIGINT[], $3::TEXT[], $4::BIGINT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], $8::TEXT[])
+             AS new (sequence, text, at, ticket, operation, caller, configuration)
+         ORDER BY sequence",
+    )
+    .bind(&ledger.head.chain)
+    .bind(records.iter().map(|record| number(record.sequence)).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| record.text.as_str()).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| moment(record.marks.at)).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| record.marks.ticket.as_deref()).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| record.marks.operation.as_deref()).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| record.marks.caller.as_deref()).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| record.marks.configuration.as_deref()).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(|error| if is_taken(&error) { Failed::Surroundings(unavailable(error)) } else { failed(error) })
+}
+
+/// Whether somebody has written at our place of the chain. Nobody but an earlier commit of ours can, one that took place
+/// after it was given up: the connection must begin again by reading where the chain ends.
+fn is_taken(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+}
+
+fn number(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX)
+}
+
+/// The ends of all chains that no opening has named, the newest record's first.
+pub(super) async fn ends(connection: &mut PgConnection) -> Result<Vec<Head>, Error> {
+    let newest = sqlx::query_scalar(
+        "SELECT newest.text FROM chains CROSS JOIN LATERAL (
+             SELECT position, sequence, text FROM audit WHERE audit.chain = chains.chain ORDER BY sequence DESC LIMIT 1
+         ) AS newest
+         WHERE newest.sequence > chains.named ORDER BY newest.position DESC",
+    );
+    let newest: Vec<String> = newest.fetch_all(connection).await.map_err(unavailable)?;
+    newest.iter().map(|text| head_after(text)).collect()
+}
+
+/// The position of a record; none if it is not there.
+pub(super) async fn position(connection: &mut PgConnection, place: &Place) -> Result<Option<i64>, Error> {
+    sqlx::query_scalar("SELECT position FROM audit WHERE chain = $1 AND sequence = $2")
+        .bind(&place.chain)
+        .bind(number(place.sequence))
+        .fetch_optional(connection)
+        .await
+        .map_err(unavailable)
+}
+
+/// Records that fit, oldest first. Positions are given out before the commit, so a record can become visible after one with
+/// a higher position; whoever read on from there would miss it. So nothing is told from where something is undecided on.
+pub(super) async fn records(
+    connection: &mut PgConnection,
+    clock: Clock,
+    query: &AuditQuery,
+) -> Result<Vec<Filed>, Error> {
+    let decided = decided(connection, clock).await?;
+    let mut sql = QueryBuilder::new("SELECT position, text FROM audit WHERE position > ");
+    sql.push_bind(query.after.unwrap_or(0)).push(" AND position <= ").push_bind(decided);
+    narrow(&mut sql, query);
+    sql.push(" ORDER BY position LIMIT ").push_bind(count(query.limit));
+    let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;
+    let kept = |row| Ok(Filed { position: rows::column(row, "position")?, text: rows::column(row, "text")? });
+    found.iter().map(kept).collect()
+}
+
+/// The conditions of a search. A turn's record names many operations, and so it is found by the configuration and by what
+/// stands between an operation's first record and that of its end.
+fn narrow(sql: &mut QueryBuilder<Postgres>, query: &AuditQuery) {
+    if let Some(ticket) = &query.ticket {
+        sql.push(" AND position IN (SELECT position FROM audit WHERE ticket = ").push_bind(ticket.clone());
+        sql.push(" UNION SELECT position FROM audit WHERE operation IN (SELECT operation FROM audit WHERE ticket = ");
+        sql.push_bind(ticket.clone()).push("))");
+    }
+    if let Some(operation) = query.operation {
+        turns_of(sql, &operation.to_string());
+    }
+    if let Some(caller) = &query.caller {
+        sql.push(" AND caller = ").push_bind(caller.clone());
+    }
+    // By time alone, the index on it says between which positions to look.
+    let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
+    if let Some(from) = query.from.map(moment) {
+        sql.push(" AND at >= ").push_bind(from);
+        if by_time_alone && query.after.is_none() {
+            sql.push(" AND position >= (SELECT min(position) FROM audit WHERE at >= ").push_bind(from).push(")");
+        }
+    }
+    if let Some(to) = query.to.map(moment) {
+        sql.push(" AND at < ").push_bind(to);
+        if by_time_alone {
+            sql.push(" AND position <= (SELECT max(position) FROM audit WHERE at < ").push_bind(to).push(")");
+        }
+    }
+}
+
+fn turns_of(sql: &mut QueryBuilder<Postgres>, operation: &str) {
+    let own = |sql: &mut QueryBuilder<Postgres>, select: &str| {
+        sql.push(select).push(" FROM audit WHERE operation = ").push_bind(operation.to_owned());
+    };
+    own(sql, " AND position IN (SELECT position");
+    own(sql, " UNION SELECT position FROM audit WHERE configuration = (SELECT max(configuration)");
+    own(sql, ") AND position > (SELECT min(position)");
+    own(sql, ") AND position < (SELECT coalesce(min(position), 9223372036854775807)");
+    sql.push(" AND (text LIKE '%\"event\":\"settled\"%' OR text LIKE '%\"event\":\"cancelled\"%'))");
+    sql.push(" AND strpos(text, ").push_bind(operation.to_owned()).push(") > 0)");
+}
+
+/// The highest position up to which every record is committed or never will be: the last one given out, once all who
+/// were writing records at that moment have ended their transactions. Nobody is held up by this, and nobody new awaited.
+async fn decided(connection: &mut PgConnection, clock: Clock) -> Result<i64, Error> {
+    let last = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_position_seq";
+    let last: i64 = sqlx::query_scalar(last).fetch_one(&mut *connection).await.map_err(unavailable)?;
+    let writing = "SELECT virtualtransaction FROM pg_locks
+         WHERE relation = 'audit'::regclass AND mode = 'RowExclusiveLock' AND granted
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let mut awaited: Vec<String> =
+        sqlx::query_scalar(writing).fetch_all(&mut *connection).await.map_err(unavailable)?;
+    while !awaited.is_empty() {
+        clock.sleep(LOOK_AGAIN).await;
+        let still: Vec<String> = sqlx::query_scalar(writing).fetch_all(&mut *connection).await.map_err(unavailable)?;
+        awaited.retain(|transaction| still.contains(transaction));
+    }
+    Ok(last)
+}
+
+/// Takes or keeps a sink's turn. Waits for nobody: whoever writes changes in the same commit must not wait for a replica
+/// that stalls.
+pub(super) async fn follow(connection: &mut PgConnection, following: &Following) -> Result<Option<i64>, Failed> {
+    let Following { sink, owner, ttl, delivered } = following;
+    let made = "INSERT INTO deliveries (sink, position)
+         SELECT $1, 0 WHERE NOT EXISTS (SELECT FROM deliveries WHERE sink = $1) ON CONFLICT DO NOTHING";
+    sqlx::query(made).bind(sink).execute(&mut *connection).await.map_err(failed)?;
+    sqlx::query_scalar(
+        "WITH mine AS MATERIALIZED (
+             SELECT sink FROM deliveries
+             WHERE sink = $1 AND (owner = $2 OR lease_until IS NULL OR lease_until <= clock_timestamp())
+             FOR UPDATE SKIP LOCKED
+         )
+         UPDATE deliveries SET owner = $2, lease_until = clock_timestamp() + $3 * INTERVAL '1 microsecond',
+             position = GREATEST(position, $4)
+         FROM mine WHERE deliveries.sink = mine.sink
+         RETURNING position",
+    )
+    .bind(sink)
+    .bind(owner)
+    .bind(micros(*ttl))
+    .bind(delivered.unwrap_or(0))
+    .fetch_optional(connection)
+    .await
+    .map_err(failed)
+}
