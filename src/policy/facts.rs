@@ -72,20 +72,16 @@ impl Vocabulary {
         schema: &Schema,
     ) -> Result<Entities, String> {
         let Configuration { id, name, kind, priority } = resource.configuration;
-        let configuration = HashMap::from([
-            ("configurationId".to_owned(), text(id.as_str())),
-            ("name".to_owned(), text(name)),
-            ("kind".to_owned(), text(kind.name())),
-            ("priority".to_owned(), Value::new_long(*priority)),
-            ("tags".to_owned(), Value::new_set(resource.tags.iter().map(|tag| text(tag)))),
-        ]);
-        let resource = Entity::new(self.configuration(resource), configuration, HashSet::new());
+        let facts = described((id.as_str(), name), kind.name(), *priority, resource.tags);
+        let resource = Entity::new(self.configuration(resource), facts, HashSet::new());
         self.with_caller(caller, resource.map_err(|why| why.to_string())?, schema)
     }
 
     /// The caller, its roles and the gateway.
     pub(super) fn entities_of_gateway(&self, caller: &Caller, schema: &Schema) -> Result<Entities, String> {
-        self.with_caller(caller, Entity::new_no_attrs(self.gateway(), HashSet::new()), schema)
+        let facts = described(("", "postern"), "gateway", -1, &BTreeSet::new());
+        let gateway = Entity::new(self.gateway(), facts, HashSet::new()).map_err(|why| why.to_string())?;
+        self.with_caller(caller, gateway, schema)
     }
 
     fn with_caller(&self, caller: &Caller, resource: Entity, schema: &Schema) -> Result<Entities, String> {
@@ -98,6 +94,17 @@ impl Vocabulary {
         let caller = Entity::new(self.caller(caller), principal, roles.clone()).map_err(|why| why.to_string())?;
         Entities::from_entities(parents.chain([caller, resource]), Some(schema)).map_err(|why| why.to_string())
     }
+}
+
+/// What policies can ask of a resource.
+fn described((id, name): (&str, &str), kind: &str, priority: i64, tags: &BTreeSet<String>) -> HashMap<String, Value> {
+    HashMap::from([
+        ("configurationId".to_owned(), text(id)),
+        ("name".to_owned(), text(name)),
+        ("kind".to_owned(), text(kind)),
+        ("priority".to_owned(), Value::new_long(priority)),
+        ("tags".to_owned(), Value::new_set(tags.iter().map(|tag| text(tag)))),
+    ])
 }
 
 /// The context of a question about one target of a change, or about clearing.

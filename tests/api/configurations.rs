@@ -77,7 +77,8 @@ async fn a_caller_sees_the_configurations_that_policy_lets_it_read() {
     let none = world.send(world.bare("GET", CONFIGURATIONS).bearer_auth(roleless)).await.expect(200);
     assert_eq!(names(&none), Vec::<&str>::new());
     world.send(world.bare("GET", CONFIGURATIONS)).await.problem(401, "unauthenticated");
-    assert!(world.events("denied").await.is_empty());
+    let denied = world.events("denied").await;
+    assert!(denied.len() == 1 && denied[0]["action"] == "authenticate", "{denied:#?}");
     world.end().await;
 }
 
