@@ -63,8 +63,7 @@ client_id = "c0000000-0000-4000-8000-000000000001"
 [catalogue.configurations."Sales ESP"]
 id = "Sales"
 "#;
-    const POLICY: &str =
-        "@id(\"kiosks\")\npermit (principal, action, resource)\nwhen { resource.tag.contains(\"kiosk\") };\n";
+    const POLICY: &str = "@id(\"kiosks\")\npermit (principal, action == Postern::Action::\"add\", resource)\nwhen { resource.tag.contains(\"kiosk\") };\n";
     let folder = tempfile::tempdir().unwrap();
     let policies = folder.path().join("policies");
     fs::create_dir(&policies).unwrap();
