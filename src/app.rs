@@ -90,39 +90,22 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let listener = listen(config.server.listen, "server.listen")?;
     let admin_listener = listen(config.server.admin_listen, "server.admin_listen")?;
     let certificate = config.server.tls.clone().map(api::Certificate::open).transpose()?;
-    let by_token = config.callers.iter().map(|caller| caller.name.clone());
-    let callers: Vec<_> = by_token.chain(config.webhooks.iter().map(|webhook| webhook.caller.clone())).collect();
+    let callers = callers(&config);
     let owner = clock.identifier().to_string();
     let loaded = in_force.loaded(callers.clone(), clock);
     let (store, checkpoints) = begin(&config, clock, &owner, loaded).await?;
     let outbound = outbound(&config.outbound, clock)?;
     let upstream: Arc<dyn Upstream> = Arc::new(Graph::new(config.graph.clone(), outbound.clone(), clock));
     let (stopping, working) = (CancellationToken::new(), CancellationToken::new());
-    let executor = executor::Parts {
-        store: Arc::clone(&store),
-        upstream: Arc::clone(&upstream),
-        clock,
-        settings: config.executor.clone(),
-        owner: owner.clone(),
-    };
-    let executor = tokio::spawn(executor::run(executor, working.clone()));
+    let ports = (&store, &upstream);
+    let executor = tokio::spawn(executor::run(lanes(&config, ports, clock, &owner), working.clone()));
     tokio::spawn(graph::watch(config.graph.clone(), clock, stopping.clone()));
 
     let retention = Retention { store: Arc::clone(&store), clock, operations: config.operations.retention };
     let streams = streams(&config.audit, &outbound, (&store, clock, &owner));
     let limits = api::Limits::new(&config.callers, &config.webhooks, &config.server, clock);
+    let gateway = gateway(&config, policies, ports, (clock, &stopping));
     let webhooks = Arc::new(Webhooks::new(config.webhooks, &config.catalogue));
-    let gateway = Arc::new(Gateway::new(gateway::Parts {
-        store: Arc::clone(&store),
-        upstream,
-        policies,
-        catalogue: config.catalogue,
-        settings: config.operations,
-        names_ttl: config.graph.names_ttl,
-        denied_per_minute: config.audit.denied_per_minute,
-        clock,
-        stopping: stopping.clone(),
-    }));
     let mut tasks = keepers(&gateway, retention, config.executor.sweep_interval, &stopping);
     if let Some(checkpoints) = checkpoints.clone() {
         tasks.push(tokio::spawn(checkpoints.run(stopping.clone())));
@@ -171,6 +154,44 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         deadline,
         clock,
     })
+}
+
+/// The names of all callers.
+fn callers(config: &Config) -> Vec<String> {
+    let by_token = config.callers.iter().map(|caller| caller.name.clone());
+    by_token.chain(config.webhooks.iter().map(|webhook| webhook.caller.clone())).collect()
+}
+
+/// What the gateway and the lanes reach.
+type Ports<'a> = (&'a Arc<dyn Store>, &'a Arc<dyn Upstream>);
+
+fn lanes(config: &Config, (store, upstream): Ports<'_>, clock: Clock, owner: &str) -> executor::Parts {
+    executor::Parts {
+        store: Arc::clone(store),
+        upstream: Arc::clone(upstream),
+        clock,
+        settings: config.executor.clone(),
+        owner: owner.to_owned(),
+    }
+}
+
+fn gateway(
+    config: &Config,
+    policies: Policies,
+    (store, upstream): Ports<'_>,
+    (clock, stopping): (Clock, &CancellationToken),
+) -> Arc<Gateway> {
+    Arc::new(Gateway::new(gateway::Parts {
+        store: Arc::clone(store),
+        upstream: Arc::clone(upstream),
+        policies,
+        catalogue: config.catalogue.clone(),
+        settings: config.operations.clone(),
+        names_ttl: config.graph.names_ttl,
+        denied_per_minute: config.audit.denied_per_minute,
+        clock,
+        stopping: stopping.clone(),
+    }))
 }
 
 /// What is looked after for as long as the gateway runs.

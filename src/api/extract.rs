@@ -37,6 +37,11 @@ impl FromRequest for Proven {
     }
 }
 
+/// The fingerprint of the certificate that the connection showed, if it showed one.
+pub(super) fn certificate(request: &HttpRequest) -> Option<&Digest> {
+    request.conn_data::<Shown>().map(|shown| &shown.0)
+}
+
 async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
     let state = state(request)?;
     let mut headers = request.headers().get_all("authorization");
@@ -46,8 +51,7 @@ async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
         state.gateway.gateway().unproven("", "malformed", why.to_owned()).await?;
         return Err(Problem::new(Code::InvalidToken, why));
     }
-    let certificate = request.conn_data::<Shown>().map(|shown| &shown.0);
-    match state.authenticator.authenticate(authorization, certificate).await {
+    match state.authenticator.authenticate(authorization, certificate(request)).await {
         Ok(caller) => {
             count(state, request, &caller)?;
             Ok(caller)

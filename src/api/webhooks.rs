@@ -76,6 +76,10 @@ async fn take(
     let gateway = &*state.gateway.gateway();
     let begun = gateway.now();
     let headers = request.headers();
+    let certificate = extract::certificate(request);
+    if let Err(rejection) = source.admits(certificate) {
+        return Err(unproven(gateway, source, &rejection).await);
+    }
     let presented = source.present(|name| single(headers, name));
     if let Some(rejection) = presented.as_ref().err().filter(|_| !source.has_ping()) {
         return Err(unproven(gateway, source, rejection).await);
@@ -89,10 +93,11 @@ async fn take(
         Ok(proven) => proven,
         Err(rejection) => return Err(unproven(gateway, source, &rejection).await),
     };
-    extract::count(state, request, &source.caller(None))?;
+    extract::count(state, request, &source.caller(None, certificate))?;
     let event = event::read(headers, &body, source.covered())?;
     let given = event.id.clone().map_or_else(|| extract::key(headers), |id| Ok(Some(id)))?;
-    let (caller, outcome) = map(source, proven, &event, given);
+    let (id, outcome) = map(source, proven, &event, given);
+    let caller = source.caller(id, certificate);
     let (drafts, name) = match outcome {
         Ok(drafted) => drafted,
         Err(reason) => return Err(unmapped(gateway, &caller, &reason).await),
@@ -151,7 +156,7 @@ async fn unproven(gateway: &Gateway, source: &Source, rejection: &Rejection) -> 
         }
     }
     let code = match rejection {
-        Rejection::Header { .. } | Rejection::Unproven => Code::InvalidSignature,
+        Rejection::Header { .. } | Rejection::NoCertificate | Rejection::Unproven => Code::InvalidSignature,
         Rejection::Stale(_) => Code::StaleMessage,
         Rejection::KeysUnavailable => Code::KeysUnavailable,
     };
@@ -163,10 +168,10 @@ async fn unproven(gateway: &Gateway, source: &Source, rejection: &Rejection) -> 
 type Mapped = Result<(Vec<Draft>, Option<MessageName>), Unmapped>;
 
 /// What a proven message asks for, and by which name it is known again.
-fn map(source: &Source, proven: Proven, event: &Event, given: Option<String>) -> (Caller, Mapped) {
+fn map(source: &Source, proven: Proven, event: &Event, given: Option<String>) -> (Option<String>, Mapped) {
     let id = match source.message_id(proven, &event.value, given) {
         Ok(id) => id,
-        Err(reason) => return (source.caller(None), Err(reason)),
+        Err(reason) => return (None, Err(reason)),
     };
     let fingerprint = Digest::of(canonical::text(&event.value).as_bytes());
     let name = id.as_ref().map(|id| MessageName {
@@ -174,7 +179,7 @@ fn map(source: &Source, proven: Proven, event: &Event, given: Option<String>) ->
         fingerprint,
         remember: source.remember(),
     });
-    (source.caller(id), source.draft(&event.value).map(|drafts| (drafts, name)))
+    (id, source.draft(&event.value).map(|drafts| (drafts, name)))
 }
 
 /// Puts on record that an event could not be mapped, and is the problem that says so.

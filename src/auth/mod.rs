@@ -185,7 +185,8 @@ impl Authenticator {
             rule.certificates.is_empty() || certificate.is_some_and(|it| rule.certificates.contains(it))
         };
         if let Some(rule) = fitting.iter().find(|rule| granted(rule) && shown(rule)) {
-            return Ok(Caller { name: rule.name.clone(), issuer, subject, token_id, roles });
+            let (name, certificate) = (rule.name.clone(), certificate.cloned());
+            return Ok(Caller { name, issuer, subject, token_id, roles, certificate });
         }
         let detail = match fitting.first() {
             Some(rule) if granted(rule) => {

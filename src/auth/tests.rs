@@ -240,7 +240,10 @@ async fn an_honest_token_is_its_caller() {
     let caller = world.token(&honest()).await.unwrap();
     let roles = ["Assignments.Change", "plan", "read"].map(crate::domain::Role::new).to_vec();
     let (name, issuer, subject) = ("servicenow".to_owned(), "entra".to_owned(), "subject-1".to_owned());
-    assert_eq!(caller, Caller { name, issuer, subject, token_id: Some("token-1".to_owned()), roles });
+    assert_eq!(
+        caller,
+        Caller { name, issuer, subject, token_id: Some("token-1".to_owned()), roles, certificate: None }
+    );
     assert_eq!(world.header(Some(&format!("bEARER   {} ", honest()))).await, Ok(caller));
 }
 

@@ -138,6 +138,7 @@ fn caller(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Caller
         issuer: known.issuer.clone(),
         subject: String::new(),
         token_id: None,
+        certificate: None,
         roles: roles.iter().map(Role::new).collect(),
     })
 }

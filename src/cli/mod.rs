@@ -266,7 +266,7 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
         writeln!(io::stderr(), "{warning}")?;
     }
     explain::warn(&config, &policies)?;
-    if config.audit.key.is_none() {
+    if asked.explain.is_none() && config.audit.key.is_none() {
         print(NO_KEY)?;
     }
     match &asked.explain {

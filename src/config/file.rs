@@ -22,8 +22,9 @@ use super::{
     Config, Examined, Fault,
     ledger::Ledger,
     lists::{self, Around, Shelves},
+    place::Place,
     sections,
-    table::{At, Cell, PLATFORM_VARIABLES, Place, Raw, Table, Title, VARIABLE_PREFIX},
+    table::{At, Cell, PLATFORM_VARIABLES, Raw, Table, Title, VARIABLE_PREFIX},
     webhooks::{self, Entry},
 };
 use crate::domain::Digest;
@@ -168,9 +169,10 @@ impl<'p> File<'p> {
         let issuer_names = self.issuers.iter().filter_map(|table| table.peek("name")).collect::<BTreeSet<_>>();
         let issuers = lists::issuers(self.issuers, &mut self.ledger);
         let tls = sections.server.as_ref().and_then(|server| server.tls.as_ref());
-        let around = Around { issuers: issuer_names, clients: tls.and_then(|tls| tls.clients.as_ref()) };
+        let clients = tls.and_then(|tls| tls.clients.as_ref());
+        let around = Around { issuers: issuer_names, clients };
         let callers = lists::callers(self.callers, &around, &mut self.ledger);
-        let webhooks = webhooks::webhooks(self.webhooks, &mut self.ledger);
+        let webhooks = webhooks::webhooks(self.webhooks, clients, &mut self.ledger);
         let catalogue = lists::catalogue(self.shelves, &mut self.ledger);
         let policy = sections.policy.clone();
         let senders = webhooks.iter().flat_map(|webhook| webhook.secrets.iter().cloned());

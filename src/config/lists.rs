@@ -17,7 +17,7 @@ use super::{
     table::Table,
     value::{self, Refusal, duration, spell},
 };
-use crate::domain::{ConfigurationId, FilterId, GroupId};
+use crate::domain::{ConfigurationId, Digest, FilterId, GroupId};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -109,18 +109,24 @@ pub(super) fn callers(tables: Vec<Table<'_>>, around: &Around<'_>, ledger: &mut 
     callers
 }
 
+/// The certificates of which one must be shown.
+pub(super) fn certificates(table: &mut Table<'_>, clients: Option<&Clients>) -> BTreeSet<Digest> {
+    let certificates = table.list("certificate_sha256", Some(&[]), value::sha256);
+    if !certificates.is_empty() && clients.is_none() {
+        let hint = "give server.tls.client_ca_file, so that clients are asked for their certificates";
+        table.refuse("certificate_sha256", "no client could show a certificate", Some(hint));
+    }
+    certificates
+}
+
 fn caller(table: &mut Table<'_>, name: Option<String>, around: &Around<'_>) -> Option<CallerRule> {
     let issuers = &around.issuers;
     let issuer = table.required("issuer", value::name);
     let client_id = table.optional("client_id", value::filled);
     let subject = table.optional("subject", value::filled);
     let required_role = table.optional("required_role", value::filled);
-    let certificates = table.list("certificate_sha256", Some(&[]), value::sha256);
+    let certificates = certificates(table, around.clients);
     let calls_max = table.optional_number("calls_max", 1..=1_000_000).and_then(NonZeroU32::new);
-    if !certificates.is_empty() && around.clients.is_none() {
-        let hint = "give server.tls.client_ca_file, so that clients are asked for their certificates";
-        table.refuse("certificate_sha256", "no client could show a certificate", Some(hint));
-    }
     if let Some(issuer) = issuer.as_ref().filter(|issuer| !issuers.contains(*issuer)) {
         let known = issuers.iter().cloned().collect::<Vec<_>>().join(", ");
         let hint = if known.is_empty() { "no [[issuers]] has a name".to_owned() } else { format!("one of {known}") };

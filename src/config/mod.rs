@@ -15,6 +15,7 @@ mod issuer;
 mod ledger;
 mod lists;
 mod nearest;
+mod place;
 mod secret;
 mod sections;
 mod table;

@@ -10,10 +10,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use super::{Fault, value::Refusal};
+use super::{Fault, place::Place, value::Refusal};
 
 /// Variables that Azure's platforms set for those who run on them.
 pub(super) const PLATFORM_VARIABLES: [&str; 6] = [
@@ -27,32 +27,6 @@ pub(super) const PLATFORM_VARIABLES: [&str; 6] = [
 
 /// The prefix of the variables that set keys, and what stands for the dot.
 pub(super) const VARIABLE_PREFIX: &str = "POSTERN__";
-
-/// The file: how it is called, where it lies, where its lines begin.
-#[derive(Debug)]
-pub(super) struct Place {
-    pub(super) path: Option<PathBuf>,
-    pub(super) shown: String,
-    pub(super) folder: PathBuf,
-    starts: Vec<usize>,
-}
-
-impl Place {
-    pub(super) fn new(path: Option<&Path>, text: &str) -> Self {
-        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        Self {
-            path: path.map(Path::to_path_buf),
-            shown: path.map_or_else(|| "environment".to_owned(), |path| path.display().to_string()),
-            folder: path.and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default(),
-            starts: std::iter::once(0).chain(breaks.map(|(offset, _)| offset.saturating_add(1))).collect(),
-        }
-    }
-
-    /// The line, counted from one, that holds the byte at `offset`.
-    pub(super) fn line(&self, offset: usize) -> usize {
-        self.starts.partition_point(|start| *start <= offset)
-    }
-}
 
 /// Where a value was written.
 #[derive(Clone, Debug)]

@@ -8,10 +8,7 @@ use toml::Value;
 
 use super::{
     Algorithm, Config, Credential, Fault, IdentityHost, KeySource, Named, Postgres, Proof, SecretSource, Store,
-    examine_process,
-    file::interpret,
-    load,
-    table::{Place, variable},
+    examine_process, file::interpret, load, place::Place, table::variable,
 };
 use crate::domain::ids::{ApiVersion, Cloud};
 

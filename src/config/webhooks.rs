@@ -10,15 +10,15 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Fault, Named,
+    Clients, Fault, Named,
     ledger::Ledger,
-    lists::unique,
+    lists::{certificates, unique},
     nearest::nearest,
     table::Table,
     value::{self, Refusal, duration},
 };
 use crate::{
-    domain::Role,
+    domain::{Digest, Role},
     signing::{self, Encoding, Hash, KeyForm, Piece, Scheme, presets},
 };
 
@@ -38,6 +38,8 @@ pub struct Webhook {
     pub roles: Vec<Role>,
     /// What proves a message.
     pub proof: Proof,
+    /// Client certificates of which one must be shown; any or none will do if there are none.
+    pub certificates: BTreeSet<Digest>,
     /// The secret, and the one before it while both are in use.
     pub secrets: Vec<Named>,
     /// How long a message is known again.
@@ -68,6 +70,8 @@ pub enum Proof {
     Bearer,
     /// A user and a password, `user:password`, in `Authorization: Basic`. As weak as [`Proof::Bearer`].
     Basic,
+    /// The certificate that the connection showed, and nothing else.
+    Certificate,
 }
 
 /// `[[webhooks.rules]]`: one change for each event that fits.
@@ -122,27 +126,31 @@ pub(super) struct Entry<'p> {
 }
 
 /// Reads `[[webhooks]]`.
-pub(super) fn webhooks(entries: Vec<Entry<'_>>, ledger: &mut Ledger) -> Vec<Webhook> {
+pub(super) fn webhooks(entries: Vec<Entry<'_>>, clients: Option<&Clients>, ledger: &mut Ledger) -> Vec<Webhook> {
     let mut sources = BTreeSet::new();
     let mut webhooks = Vec::new();
     for Entry { mut table, rules } in entries {
         let source = table.required("source", value::name);
         unique(&mut table, "source", source.as_ref(), &mut sources);
         let rules = read_rules(rules, ledger);
-        webhooks.extend(webhook(&mut table, source, rules));
+        webhooks.extend(webhook(&mut table, source, rules, clients));
         ledger.close(table);
     }
     webhooks
 }
 
-fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>) -> Option<Webhook> {
+fn webhook(
+    table: &mut Table<'_>,
+    source: Option<String>,
+    rules: Vec<Rule>,
+    clients: Option<&Clients>,
+) -> Option<Webhook> {
     let caller = table.required("caller", value::name);
     let granted = table.list("roles", Some(&[]), value::filled);
     let proof = proof(table);
+    let certificates = certificates(table, clients);
     let secrets = ["secret_file", "previous_secret_file"].map(|key| table.secret_file(key));
-    if !table.given("secret_file") {
-        table.missing("secret_file");
-    }
+    needs(table, proof.as_ref());
     let remember = table.setting("remember", "90d", duration(HOUR, YEARS_10));
     let message_id = table.expression("message_id");
     let origins = table.list("origins", Some(&[]), value::filled);
@@ -158,6 +166,7 @@ fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>) -> O
         caller: caller?,
         roles: granted.into_iter().map(Role::new).collect(),
         proof: proof?,
+        certificates,
         secrets: secrets.into_iter().flatten().collect(),
         remember: remember?,
         message_id,
@@ -166,12 +175,28 @@ fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>) -> O
     })
 }
 
+/// Refuses what is not there, and what would count for nothing.
+fn needs(table: &mut Table<'_>, proof: Option<&Proof>) {
+    let (needed, useless): (_, &[_]) = match proof {
+        Some(Proof::Certificate) => ("certificate_sha256", &["secret_file", "previous_secret_file"]),
+        Some(Proof::Signature { .. } | Proof::Bearer | Proof::Basic) | None => ("secret_file", &[]),
+    };
+    if !table.given(needed) {
+        table.missing(needed);
+    }
+    for key in useless.iter().filter(|key| table.given(key)).copied().collect::<Vec<_>>() {
+        table.refuse(key, "a certificate proves its messages, and no secret", Some("leave it out"));
+    }
+}
+
 /// The keys that describe a scheme of one's own.
 const OWN: [&str; 7] =
     ["signature_header", "signature_prefix", "encoding", "hash", "signed", "id_header", "timestamp_header"];
 
 fn proof(table: &mut Table<'_>) -> Option<Proof> {
-    let names = || ["hmac", "bearer", "basic"].into_iter().chain(presets::PRESETS.iter().map(|preset| preset.name));
+    let names = || {
+        ["hmac", "bearer", "basic", "certificate"].into_iter().chain(presets::PRESETS.iter().map(|preset| preset.name))
+    };
     let known = |text: &str| {
         names().find(|name| *name == text).ok_or_else(|| {
             let all = || format!("one of {}", names().collect::<Vec<_>>().join(", "));
@@ -195,6 +220,7 @@ fn proof(table: &mut Table<'_>) -> Option<Proof> {
     match name {
         "bearer" => Some(Proof::Bearer),
         "basic" => Some(Proof::Basic),
+        "certificate" => Some(Proof::Certificate),
         _ => {
             let preset = presets::Preset::named(name)?;
             Some(Proof::Signature { scheme: preset.scheme(), name, tolerance: tolerance?, ping: preset.ping })

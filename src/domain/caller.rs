@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::Digest;
+
 /// A role or scope that the caller's token grants (`Assignments.Change`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Role(String);
@@ -40,4 +42,6 @@ pub struct Caller {
     pub token_id: Option<String>,
     /// Roles and scopes of the token, sorted, each once.
     pub roles: Vec<Role>,
+    /// SHA-256 of the certificate that its connection showed, if it showed one.
+    pub certificate: Option<Digest>,
 }

@@ -197,7 +197,8 @@ mod tests {
         let operation = Operation { id: Uuid::from_u128(1).into(), submission, state: State::AwaitingApproval };
         let refused = |name: &str, subject: &str| {
             let (name, subject) = (name.to_owned(), subject.to_owned());
-            let caller = Caller { name, issuer: String::new(), subject, token_id: None, roles: vec![] };
+            let caller =
+                Caller { name, issuer: String::new(), subject, token_id: None, roles: vec![], certificate: None };
             partiality(&caller, &operation, &approval).is_some()
         };
         assert!(refused("portal", "bob") && refused("approvers", "alice"));

@@ -143,6 +143,7 @@ fn caller(name: &str) -> Caller {
         issuer: "issuer".to_owned(),
         subject: "subject".to_owned(),
         token_id: None,
+        certificate: None,
         roles: vec![Role::new("role")],
     }
 }

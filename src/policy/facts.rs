@@ -86,10 +86,13 @@ impl Vocabulary {
 
     fn with_caller(&self, caller: &Caller, resource: Entity, schema: &Schema) -> Result<Entities, String> {
         let roles: HashSet<_> = caller.roles.iter().map(|role| uid(&self.role, role.as_str())).collect();
-        let principal = HashMap::from([
+        let mut principal = HashMap::from([
             ("issuer".to_owned(), text(&caller.issuer)),
             ("roles".to_owned(), Value::new_set(caller.roles.iter().map(|role| text(role.as_str())))),
         ]);
+        if let Some(certificate) = &caller.certificate {
+            principal.insert("certificate".to_owned(), text(certificate.as_str()));
+        }
         let parents = roles.iter().cloned().map(|role| Entity::new_no_attrs(role, HashSet::new()));
         let caller = Entity::new(self.caller(caller), principal, roles.clone()).map_err(|why| why.to_string())?;
         Entities::from_entities(parents.chain([caller, resource]), Some(schema)).map_err(|why| why.to_string())
@@ -223,6 +226,7 @@ pub(super) fn rehearsal() -> Result<(Caller, Configuration, BTreeSet<String>, Ve
         issuer: "issuer".to_owned(),
         subject: String::new(),
         token_id: None,
+        certificate: None,
         roles: vec![Role::new("role")],
     };
     let configuration = Configuration {

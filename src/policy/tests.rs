@@ -37,6 +37,7 @@ fn caller(name: &str, roles: &[&str]) -> Caller {
         issuer: "sandbox".to_owned(),
         subject: "subject".to_owned(),
         token_id: None,
+        certificate: None,
         roles: roles.iter().map(|role| Role::new(*role)).collect(),
     }
 }

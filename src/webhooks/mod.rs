@@ -76,6 +76,9 @@ pub enum Rejection {
     /// Compare the secret, and sign the body as it is sent.
     #[error("the proof does not fit: compare the secret, and that the body is sent as it was signed")]
     Unproven,
+    /// Use the connection that shows the certificate which the settings name.
+    #[error("it did not come with a client certificate of this source")]
+    NoCertificate,
     /// Set the clock.
     #[error("the message says that it was sent at {0}, which is too far from now")]
     Stale(String),
@@ -156,6 +159,7 @@ fn secret_fault(proof: &WebhookProof, named: &Named) -> Option<Fault> {
             (!written || secret.expose_secret().len() < 16)
                 .then(|| "it must be user:password, 16 characters or more in all".to_owned())
         }
+        WebhookProof::Certificate => None,
     }?;
     Some(named.fault(&fault, "write the secret into the file as the sender has it, and nothing else"))
 }
@@ -179,7 +183,7 @@ impl Source {
     pub fn covered(&self) -> Covered {
         match self.settings.proof {
             WebhookProof::Signature { .. } => Covered::Body,
-            WebhookProof::Bearer | WebhookProof::Basic => Covered::Everything,
+            WebhookProof::Bearer | WebhookProof::Basic | WebhookProof::Certificate => Covered::Everything,
         }
     }
 
@@ -206,14 +210,19 @@ impl Source {
             WebhookProof::Signature { .. } => "Signature realm=\"postern\"",
             WebhookProof::Bearer => "Bearer realm=\"postern\"",
             WebhookProof::Basic => "Basic realm=\"postern\"",
+            WebhookProof::Certificate => "Certificate realm=\"postern\"",
         }
     }
 
     /// The headers that its proof is made of. This costs next to nothing, so that a call without them does, too.
     pub fn present<'a>(&self, header: impl Fn(&str) -> Header<'a>) -> Result<Presented<'a>, Rejection> {
         let named = |name: &str| header(name).map_err(|what| Rejection::Header { header: name.to_owned(), what });
-        let WebhookProof::Signature { scheme, .. } = &self.settings.proof else {
-            return Ok(Presented { proof: named("authorization")?, id: "", timestamp: "" });
+        let scheme = match &self.settings.proof {
+            WebhookProof::Signature { scheme, .. } => scheme,
+            WebhookProof::Bearer | WebhookProof::Basic => {
+                return Ok(Presented { proof: named("authorization")?, id: "", timestamp: "" });
+            }
+            WebhookProof::Certificate => return Ok(Presented { proof: "", id: "", timestamp: "" }),
         };
         let if_any = |name: &Option<String>| name.as_deref().map_or(Ok(""), named);
         let (id, timestamp) = (if_any(&scheme.id_header)?, if_any(&scheme.timestamp_header)?);
@@ -224,13 +233,19 @@ impl Source {
         Ok(Presented { proof: named(&scheme.signature_header)?, id, timestamp })
     }
 
+    /// Whether a connection that showed this certificate, or none, may bring its messages.
+    pub fn admits(&self, certificate: Option<&Digest>) -> Result<(), Rejection> {
+        let asked_for = &self.settings.certificates;
+        let shown = asked_for.is_empty() || certificate.is_some_and(|it| asked_for.contains(it));
+        if shown { Ok(()) } else { Err(Rejection::NoCertificate) }
+    }
+
     /// Whether the proof fits the body. Reads the secrets, which is a short blocking read.
     pub fn prove(&self, presented: Presented<'_>, body: &[u8], now: Timestamp) -> Result<Proven, Rejection> {
         let secrets: Vec<_> = self.settings.secrets.iter().filter_map(|named| self.secret(named)).collect();
-        if secrets.is_empty() {
-            return Err(Rejection::KeysUnavailable);
-        }
         match &self.settings.proof {
+            WebhookProof::Certificate => Ok(Proven { id: None }),
+            _ if secrets.is_empty() => Err(Rejection::KeysUnavailable),
             WebhookProof::Signature { scheme, tolerance, .. } => {
                 let Presented { proof, id, timestamp } = presented;
                 let keys: Vec<_> = secrets.iter().filter_map(|secret| key(scheme, secret).ok()).collect();
@@ -289,12 +304,13 @@ impl Source {
     }
 
     /// The caller that a proven message makes of its source.
-    pub fn caller(&self, message_id: Option<String>) -> Caller {
+    pub fn caller(&self, message_id: Option<String>, certificate: Option<&Digest>) -> Caller {
         let Webhook { source, caller, roles, proof, .. } = &self.settings;
         let proof = match proof {
             WebhookProof::Signature { name, .. } => name,
             WebhookProof::Bearer => "bearer",
             WebhookProof::Basic => "basic",
+            WebhookProof::Certificate => "certificate",
         };
         Caller {
             name: caller.clone(),
@@ -303,6 +319,7 @@ impl Source {
             subject: proof.to_owned(),
             token_id: message_id,
             roles: roles.clone(),
+            certificate: certificate.cloned(),
         }
     }
 

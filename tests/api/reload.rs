@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::{
     answers::Got,
-    world::{ASSIGNMENTS, Setup, TRIES, World, add, group},
+    senders::{HIRED, JOINER, SECRET, Senders},
+    world::{ASSIGNMENTS, EVERYTHING, Setup, TRIES, World, add, group},
 };
 
 /// Looks for changes as often as it may.
@@ -98,6 +99,29 @@ async fn the_catalogue_is_taken_up_with_its_tags() {
     fs::write(world.config_file(), settings).unwrap();
     until(&world, "Sales ESP", (200, 403)).await;
     world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_of_webhooks_look_things_up_in_the_catalogue_in_force() {
+    let setup = Setup { policies: vec![EVERYTHING], ..setup() };
+    let rule = JOINER.replace("\"data.department ~ ' Laptops'\"", "\"catalogue.groups['Joiners']\"");
+    let senders = Senders::with("bearer", SECRET, "", &rule, setup).await;
+    let world = &senders.world;
+    let sent = || senders.to_source(HIRED).header("authorization", format!("Bearer {SECRET}"));
+    world.send(sent()).await.problem(422, "event-not-mapped");
+    let settings = fs::read_to_string(world.config_file()).unwrap();
+    let aliased = format!("[catalogue.groups]\n\"Joiners\" = \"{}\"\n", group(1));
+    fs::write(world.config_file(), settings.replace("[catalogue.groups]\n", &aliased)).unwrap();
+    let mut answer = world.send(sent()).await;
+    for _ in 0..TRIES {
+        if answer.status == 200 {
+            break;
+        }
+        answer.problem(422, "event-not-mapped");
+        answer = world.send(sent()).await;
+    }
+    assert_eq!(answer.expect(200).body["operations"][0]["change"]["add"][0]["group"]["id"], group(1).as_str());
+    senders.world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

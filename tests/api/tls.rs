@@ -13,7 +13,8 @@ use crate::{
     answers::sent,
     certificate::pem,
     collector::hex,
-    world::{ASSIGNMENTS, Setup, TRIES, World, add, group},
+    senders::{HIRED, JOINER, SECRET},
+    world::{ASSIGNMENTS, EVERYTHING, Setup, TRIES, World, add, group},
 };
 
 /// A certification authority.
@@ -66,6 +67,12 @@ impl Pair {
 
 /// A gateway with this certificate, its settings of clients and its caller servicenow as given.
 async fn world(folder: &TempDir, server: &Pair, clients: &str, caller: &str) -> World {
+    let name = "name = \"servicenow\"\n";
+    let edits = vec![(name, format!("{name}{caller}\n"))];
+    world_with(folder, server, clients, Setup { edits, ..Setup::default() }).await
+}
+
+async fn world_with(folder: &TempDir, server: &Pair, clients: &str, mut setup: Setup) -> World {
     server.write(folder.path());
     let at = |name: &str| folder.path().join(name).display().to_string();
     let tls = format!(
@@ -74,9 +81,8 @@ async fn world(folder: &TempDir, server: &Pair, clients: &str, caller: &str) -> 
         at("server.key"),
         clients.replace("FOLDER", &folder.path().display().to_string()),
     );
-    let name = "name = \"servicenow\"\n";
-    let edits = vec![("[store]\n", tls), (name, format!("{name}{caller}\n"))];
-    World::with(Setup { edits, ..Setup::default() }).await
+    setup.edits.push(("[store]\n", tls));
+    World::with(setup).await
 }
 
 async fn is_heard(request: RequestBuilder) -> bool {
@@ -135,6 +141,68 @@ async fn a_caller_that_is_tied_to_a_certificate_is_nobody_without_it() {
     world.client = ours.client(Some(&own));
     world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
     world.send(world.bare("POST", ASSIGNMENTS).json(&json!({}))).await.problem(401, "unauthenticated");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_can_ask_for_a_certificate() {
+    let (folder, ours, theirs) = (tempfile::tempdir().unwrap(), Authority::new(), Authority::new());
+    let (one, two) = (theirs.signs("one.test"), theirs.signs("two.test"));
+    std::fs::write(folder.path().join("clients.pem"), theirs.pem()).unwrap();
+    let text = format!(
+        "@id(\"second-factor\")\nforbid (principal, action == Postern::Action::\"add\", resource) unless {{ principal has certificate }};\n\
+         @id(\"not-this-one\")\nforbid (principal, action, resource) when {{ principal has certificate && principal.certificate == \"{}\" }};",
+        two.fingerprint
+    );
+    let setup = Setup { policies: vec![("factor.cedar", text.leak())], ..Setup::default() };
+    let clients = "client_ca_file = \"FOLDER/clients.pem\"\nclient_certificates = \"optional\"";
+    let mut world = world_with(&folder, &ours.signs("127.0.0.1"), clients, setup).await;
+    for (shown, policy) in [(None, "second-factor"), (Some(&two), "not-this-one")] {
+        world.client = ours.client(shown);
+        let denied = world.change(&add("Sales ESP", &group(1))).await.problem(403, "not-permitted");
+        assert!(denied.body["detail"].as_str().unwrap().contains(policy), "{}", denied.text);
+    }
+    world.client = ours.client(Some(&one));
+    world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_proves_the_messages_of_a_source_or_is_asked_for_besides() {
+    let (folder, ours, theirs) = (tempfile::tempdir().unwrap(), Authority::new(), Authority::new());
+    let (own, other) = (theirs.signs("hr.test"), theirs.signs("portal.test"));
+    std::fs::write(folder.path().join("clients.pem"), theirs.pem()).unwrap();
+    std::fs::write(folder.path().join("secret"), SECRET).unwrap();
+    let source = |name: &str, proof: &str| {
+        format!(
+            "[[webhooks]]\nsource = \"{name}\"\ncaller = \"servicenow\"\nroles = [\"Assignments.Change\"]\n{proof}\n\
+             certificate_sha256 = [\"{}\"]\n{JOINER}\n",
+            own.fingerprint
+        )
+    };
+    let secret = format!("scheme = \"bearer\"\nsecret_file = \"{}\"", folder.path().join("secret").display());
+    let sources = source("hr", "scheme = \"certificate\"") + &source("both", &secret) + "[catalogue.groups]\n";
+    let edits = vec![("[catalogue.groups]\n", sources)];
+    let clients = "client_ca_file = \"FOLDER/clients.pem\"\nclient_certificates = \"optional\"";
+    let setup = Setup { policies: vec![EVERYTHING], edits, ..Setup::default() };
+    let mut world = world_with(&folder, &ours.signs("127.0.0.1"), clients, setup).await;
+    let message = |world: &World, source: &str, secret: &str| {
+        let request = world.bare("POST", &format!("/v1/webhooks/{source}")).header("content-type", "application/json");
+        request.header("authorization", format!("Bearer {secret}")).header("idempotency-key", source).body(HIRED)
+    };
+    for shown in [None, Some(&other)] {
+        world.client = ours.client(shown);
+        for source in ["hr", "both"] {
+            let refused = world.send(message(&world, source, SECRET)).await.problem(401, "invalid-signature");
+            assert!(refused.body["detail"].as_str().unwrap().contains("client certificate"), "{}", refused.text);
+        }
+    }
+    world.client = ours.client(Some(&own));
+    world.send(message(&world, "both", "another secret of 32 characters.")).await.problem(401, "invalid-signature");
+    for source in ["hr", "both"] {
+        assert_eq!(world.send(message(&world, source, SECRET)).await.expect(200).body["result"], "accepted");
+    }
+    assert_eq!((world.events("denied").await.len(), world.events("accepted").await.len()), (5, 2));
     world.end().await;
 }
 

@@ -117,7 +117,7 @@ async fn a_timestamp_without_a_separator_is_signed_on_either_side() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_proven_is_refused_and_leaves_no_trace() {
+async fn what_is_not_proven_is_refused_and_on_record() {
     let senders = Senders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
     let world = &senders.world;
     let (time, good) = (now(), now().to_string());
@@ -154,7 +154,13 @@ async fn what_is_not_proven_is_refused_and_leaves_no_trace() {
         world.send(world.bare("GET", "/v1/webhooks/hr")).await.problem(405, "method-not-allowed").header("allow"),
         "POST, OPTIONS"
     );
-    assert!(world.events("accepted").await.is_empty() && world.events("denied").await.is_empty());
+    let denied = world.events("denied").await;
+    assert!(world.events("accepted").await.is_empty() && denied.len() == 15, "{denied:?}");
+    for record in denied {
+        assert_eq!((&record["action"], &record["subject"]), (&"authenticate".into(), &Value::Null));
+        let reason = record["reason"].as_str().unwrap();
+        assert!(reason.starts_with("webhooks hr: ") && !reason.contains("v1"), "{reason}");
+    }
     senders.world.end().await;
 }
 

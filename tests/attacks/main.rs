@@ -21,7 +21,11 @@ mod callers;
 #[path = "../support/contract.rs"]
 mod contract;
 mod forgeries;
+mod messages;
 mod playbook;
+#[path = "../api/senders.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod senders;
 mod siege;
 mod slow;
 #[path = "../api/trail.rs"]

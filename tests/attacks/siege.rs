@@ -46,8 +46,13 @@ impl Siege {
     }
 
     pub(crate) async fn with(settings: Vec<(&'static str, &'static str)>) -> Self {
+        Self::before(settings, vec![]).await
+    }
+
+    /// With these settings, and more of the file replaced.
+    pub(crate) async fn before(settings: Vec<(&'static str, &'static str)>, more: Vec<(&'static str, String)>) -> Self {
         let name = "name = \"servicenow\"\n";
-        let edits = vec![
+        let ours = [
             (name, format!("{name}calls_max = 777777\n")),
             // With all algorithms allowed, it is the keys that must tell them apart.
             (
@@ -58,6 +63,7 @@ impl Siege {
             // One fetch for all unknown keys together.
             ("/issuer/jwks\"\n", "/issuer/jwks\"\njwks_ttl = \"1d\"\njwks_refresh_min = \"1d\"\n".to_owned()),
         ];
+        let edits = ours.into_iter().chain(more).collect();
         let world = World::with(Setup { settings, edits, ..Setup::default() }).await;
         let trap = TcpListener::bind("127.0.0.1:0").unwrap();
         trap.set_nonblocking(true).unwrap();

@@ -240,6 +240,7 @@ fn caller() -> Caller {
         issuer: "sandbox".to_owned(),
         subject: "s".to_owned(),
         token_id: None,
+        certificate: None,
         roles: vec![Role::new("Assignments.Change")],
     }
 }

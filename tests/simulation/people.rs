@@ -136,6 +136,7 @@ impl Wanted {
             issuer: "sandbox".to_owned(),
             subject: "s".to_owned(),
             token_id: None,
+            certificate: None,
             roles: Vec::new(),
         };
         let first = if world.fails("asked twice at once", |faults| faults.hang_up) {

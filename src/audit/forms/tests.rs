@@ -64,8 +64,14 @@ fn digest(text: &str) -> Digest {
 
 /// Something of every event.
 fn events() -> Vec<Event> {
-    let at = Timestamp::UNIX_EPOCH;
-    let configuration = || CONFIGURATION.to_owned();
+    [of_the_gateway(), of_asking(), of_carrying()].concat()
+}
+
+fn configuration() -> String {
+    CONFIGURATION.to_owned()
+}
+
+fn of_the_gateway() -> Vec<Event> {
     vec![
         Event::StartedUp {
             version: "1".to_owned(),
@@ -84,6 +90,12 @@ fn events() -> Vec<Event> {
             faults: vec!["gateway.toml:3: no such key".to_owned()],
         },
         Event::SignedCheckpoint { ends: vec![], key_id: "k".to_owned(), signature: "s".to_owned() },
+    ]
+}
+
+fn of_asking() -> Vec<Event> {
+    let at = Timestamp::UNIX_EPOCH;
+    vec![
         Event::Accepted {
             operation: operation(),
             actor: actor(),
@@ -109,6 +121,11 @@ fn events() -> Vec<Event> {
         denied("read", Some(actor()), None),
         denied("authenticate", None, None),
         denied("authenticate", None, Some(Repeated { count: 7, first: at, last: Timestamp::MAX })),
+    ]
+}
+
+fn of_carrying() -> Vec<Event> {
+    vec![
         Event::Started { configuration: configuration(), operations: vec![operation()], lease: 1 },
         Event::Written {
             configuration: configuration(),
