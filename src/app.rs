@@ -51,7 +51,8 @@ struct Doors {
     scheme: &'static str,
     address: SocketAddr,
     admin_address: SocketAddr,
-    handles: Vec<ServerHandle>,
+    api: ServerHandle,
+    admin: ServerHandle,
 }
 
 /// Something of the gateway that runs by itself.
@@ -138,7 +139,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     }
     let deadline = config.server.stop_deadline;
     let (doors, serving) = open((listener, admin_listener), state, certificate.as_ref())?;
-    tasks.extend(serving);
+    tasks.push(serving);
     tracing::info!(address = %doors.address, admin_address = %doors.admin_address, "the gateway is ready");
     Ok(Running {
         store,
@@ -217,13 +218,14 @@ fn open(
     (listener, admin_listener): (TcpListener, TcpListener),
     state: web::Data<api::State>,
     certificate: Option<&Arc<api::Certificate>>,
-) -> anyhow::Result<(Doors, Vec<Part>)> {
+) -> anyhow::Result<(Doors, Part)> {
     let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
     let scheme = if certificate.is_some() { "https" } else { "http" };
-    let servers = [api::server(listener, state.clone(), certificate)?, api::admin_server(admin_listener, state)?];
-    let handles = servers.iter().map(Server::handle).collect();
-    let serving = servers.into_iter().map(|server| tokio::spawn(serve(server))).collect();
-    Ok((Doors { scheme, address, admin_address, handles }, serving))
+    let server = api::server(listener, state.clone(), certificate)?;
+    let admin_server = api::admin_server(admin_listener, state)?;
+    let doors = Doors { scheme, address, admin_address, api: server.handle(), admin: admin_server.handle() };
+    tokio::spawn(serve(admin_server));
+    Ok((doors, tokio::spawn(serve(server))))
 }
 
 async fn serve(server: Server) {
@@ -279,9 +281,7 @@ impl Running {
         let drained = async {
             // At the same time: a client that keeps its request to itself must not cost a lane the time to end its turn.
             self.working.cancel();
-            for door in &self.doors.handles {
-                door.stop(true).await;
-            }
+            self.doors.api.stop(true).await;
             for task in self.tasks {
                 ended(task.await);
             }
@@ -305,6 +305,8 @@ impl Running {
             tracing::warn!("the deadline cuts off the delivery of audit records; the next start goes on with it");
             unfinished.iter().for_each(tokio::task::AbortHandle::abort);
         }
+        // Last, so that whoever asks until the end hears that this one is not ready, and not that it is gone.
+        self.doors.admin.stop(false).await;
         self.store.close().await;
     }
 }

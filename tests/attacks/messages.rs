@@ -31,8 +31,15 @@ fn sources(folder: &std::path::Path) -> String {
 
 fn hub(secret: &[u8], body: &str) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), body.as_bytes());
-    format!("sha256={}", tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    format!("sha256={}", digits(tag.as_ref()))
 }
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// A source, headers, a body.
+type Attack = (&'static str, Vec<(&'static str, String)>, String);
 
 /// A message with these headers; none where no client could send them.
 fn message(world: &World, source: &str, headers: &[(&str, String)], body: String) -> Option<RequestBuilder> {
@@ -64,7 +71,7 @@ fn near(good: &str) -> Vec<String> {
             format!("{good}\t{good}x"),
             good.replace(value, &value.to_uppercase().replace('A', "a ")),
             good.replace(value, &STANDARD.encode(value)),
-            good.replace(value, &raw.iter().map(|byte| format!("{byte:02x}")).collect::<String>().replace("00", "")),
+            good.replace(value, &digits(&raw)),
             good.replace(scheme, "v0"),
             good.replace(scheme, "v1a"),
             good.replace(scheme, "sha1"),
@@ -101,7 +108,7 @@ async fn a_message_that_its_source_did_not_sign_for_now_and_here_changes_nothing
     let honest = signed(STANDARD_SECRET, "m", time, HIRED);
     let altered = HIRED.replace("Sales", "Kiosk");
     let hub = |secret: &[u8], body: &str| vec![("x-hub-signature-256", hub(secret, body))];
-    let mut attacks: Vec<(&str, Vec<(&str, String)>, String)> = Vec::new();
+    let mut attacks: Vec<Attack> = Vec::new();
     for text in near(&honest[2].1) {
         attacks.push(("hr", with(honest.clone(), "webhook-signature", &text), HIRED.to_owned()));
     }
