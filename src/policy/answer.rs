@@ -131,3 +131,11 @@ impl fmt::Display for Denial {
 }
 
 impl std::error::Error for Denial {}
+
+/// A denial that its caller cannot help: the operator must learn of it.
+pub(super) fn broken(denial: Denial) -> Denial {
+    if let Reason::Undecided(why) = &denial.reason {
+        tracing::error!(policy.action = denial.action, error = %why, "policies cannot be evaluated, so it is denied");
+    }
+    denial
+}

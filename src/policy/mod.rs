@@ -34,15 +34,16 @@ use crate::{
     telemetry,
 };
 
+use self::{
+    answer::broken,
+    facts::Vocabulary,
+    load::Loaded,
+    questions::{Question, opposite, questions},
+};
 pub use self::{
     answer::{Allowed, Denial, Denied, Permit, Reason, Verdict},
     facts::Resource,
     literals::Known,
-};
-use self::{
-    facts::Vocabulary,
-    load::Loaded,
-    questions::{Question, opposite, questions},
 };
 
 /// The policies of a folder, checked against their schema.
@@ -393,12 +394,4 @@ impl<'a> Scene<'a> {
             Decision::Deny => Err(Denial { action, target, reason: Reason::Forbidden(policies.into_iter().collect()) }),
         }
     }
-}
-
-/// A denial that its caller cannot help: the operator must learn of it.
-fn broken(denial: Denial) -> Denial {
-    if let Reason::Undecided(why) = &denial.reason {
-        tracing::error!(policy.action = denial.action, error = %why, "policies cannot be evaluated, so it is denied");
-    }
-    denial
 }

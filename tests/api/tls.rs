@@ -188,7 +188,11 @@ async fn a_certificate_proves_the_messages_of_a_source_or_is_asked_for_besides()
     let mut world = world_with(&folder, &ours.signs("127.0.0.1"), clients, setup).await;
     let message = |world: &World, source: &str, secret: &str| {
         let request = world.bare("POST", &format!("/v1/webhooks/{source}")).header("content-type", "application/json");
-        request.header("authorization", format!("Bearer {secret}")).header("idempotency-key", source).body(HIRED)
+        request
+            .header("authorization", format!("Bearer {secret}"))
+            .header("idempotency-key", source)
+            .header("prefer", "wait=25")
+            .body(HIRED)
     };
     for shown in [None, Some(&other)] {
         world.client = ours.client(shown);

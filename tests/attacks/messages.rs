@@ -165,16 +165,17 @@ async fn a_message_that_its_source_did_not_sign_for_now_and_here_changes_nothing
 async fn a_recorded_message_does_nothing_twice_even_after_a_restart() {
     let mut senders = Senders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
     let time = now();
-    let first = senders.world.send(senders.standard("m", time, HIRED)).await.expect(200);
+    let sent = |senders: &Senders, time| senders.standard("m", time, HIRED).header("prefer", "wait=25");
+    let first = senders.world.send(sent(&senders, time)).await.expect(200);
     let operation = first.body["operations"][0]["id"].clone();
     let mut tried = 0;
     for restart in [false, true] {
         if restart {
             senders.world.restart().await;
         }
-        for sent in [time, time - 100, now(), time + 60] {
+        for moment in [time, time - 100, now(), time + 60] {
             // Whoever recorded it has the first only; that its sender signs it again makes no other message of it.
-            let again = senders.world.send(senders.standard("m", sent, HIRED)).await.expect(200);
+            let again = senders.world.send(sent(&senders, moment)).await.expect(200);
             assert_eq!(
                 (&again.body["operations"][0]["id"], again.header("idempotency-replayed")),
                 (&operation, "true")
