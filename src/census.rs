@@ -1,4 +1,5 @@
-//! Counts, now and then, what has not ended, so that a growing backlog is seen before callers complain.
+//! Counts, now and then, what has not ended, so that a growing backlog is seen before callers complain, and tries whether
+//! the store can be written to.
 //!
 //! Guarantees: the store is asked for counts only, and a store in trouble costs nothing but the figures.
 //!
@@ -32,6 +33,8 @@ impl Census {
     /// Counts until it is stopped.
     pub async fn run(self, stop: CancellationToken) {
         loop {
+            // Trying it also shows how long a commit takes where nobody asks for one.
+            telemetry::note_store(&self.store.probe().await);
             match self.store.backlog().await {
                 Ok(backlog) => self.tell(&backlog),
                 Err(error) => tracing::debug!(%error, "what has not ended cannot be counted at present"),
@@ -43,11 +46,11 @@ impl Census {
         }
     }
 
-    fn tell(&self, Backlog { states, oldest }: &Backlog) {
+    fn tell(&self, Backlog { states, parked, oldest }: &Backlog) {
         // A state that nothing is in any more must be told, too.
         let pending: Vec<_> =
             State::PENDING.iter().map(|state| (*state, states.get(*state).copied().unwrap_or(0))).collect();
         let oldest_age = oldest.map_or(Duration::ZERO, |accepted_at| clock::until(accepted_at, self.clock.now()));
-        telemetry::note_pending(telemetry::Pending { states: &pending, oldest_age });
+        telemetry::note_pending(telemetry::Pending { states: &pending, parked: *parked, oldest_age });
     }
 }

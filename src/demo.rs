@@ -267,7 +267,7 @@ async fn open(folder: &Path, clock: Clock) -> anyhow::Result<Staying> {
         started => started?,
     };
     let config = settings(folder, sandbox.url())?;
-    let telemetry = telemetry::start(&config.telemetry)?;
+    let telemetry = telemetry::start(&config.telemetry, "demo")?;
     let gateway = app::start(config, clock).await?;
     let token = token_of("servicenow", sandbox.url()).await?;
     Ok(Staying { gateway, sandbox, telemetry, token, operation: String::new() })
@@ -358,7 +358,8 @@ impl Staying {
         writeln!(out, "# ask for the operation of this story, or for all of a ticket")?;
         writeln!(out, "{}\n{}\n", get(&self.operation), get("/v1/operations?ticket=RITM0010025"))?;
         writeln!(out, "# what Graph was asked, and what it holds now")?;
-        writeln!(out, "curl -sS -w '\\n' {sandbox}/_sandbox/journal\ncurl -sS -w '\\n' {sandbox}/_sandbox/state")?;
+        writeln!(out, "curl -sS -w '\\n' {sandbox}/_sandbox/journal\ncurl -sS -w '\\n' {sandbox}/_sandbox/state\n")?;
+        writeln!(out, "# what Prometheus would fetch\ncurl -sS {}/metrics", self.gateway.admin_url())?;
         Ok(())
     }
 

@@ -166,29 +166,39 @@ impl Outbound {
     /// Sends a call and reads its answer, in a span by OpenTelemetry's conventions for HTTP clients. Dropping the future
     /// ends the call.
     pub async fn send(&self, call: Call) -> Result<Answer, Error> {
+        let (host, port) = server_of(&call.url);
         let span = tracing::info_span!(
             "call",
             otel.name = %call.method,
             otel.kind = "client",
             http.request.method = %call.method,
             url.full = call.url,
+            server.address = host,
+            server.port = port,
             http.response.status_code = tracing::field::Empty,
+            error.type = tracing::field::Empty,
             otel.status_code = tracing::field::Empty,
         );
         let (method, begun) = (call.method.clone(), self.clock.elapsed());
-        let host = Url::parse(&call.url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
         // by a handler, it would die with the server's worker at a stop, and with it a write that a lane had under way.
         let exchange = exchange(self.client.present().0.clone(), call, self.clock).instrument(span.clone());
         let exchanged = AbortOnDropHandle::new(self.runtime.spawn(exchange)).await;
         let outcome = exchanged.unwrap_or_else(|ended| Err(Error::Unanswered(ended.to_string())));
-        match &outcome {
-            Ok(answer) => span.record("http.response.status_code", answer.status.as_u16()),
-            Err(_no_answer) => span.record("otel.status_code", "ERROR"),
+        let failed = match &outcome {
+            Ok(answer) => {
+                span.record("http.response.status_code", answer.status.as_u16());
+                (answer.status.as_u16() >= 400).then(|| answer.status.as_str())
+            }
+            Err(error) => Some(error.class()),
         };
+        if let Some(failed) = failed {
+            span.record("otel.status_code", "ERROR").record("error.type", failed);
+        }
         telemetry::measure_call(telemetry::Call {
             method: method.as_str(),
             host: &host,
+            port,
             outcome: outcome.as_ref().map(|answer| answer.status.as_u16()).map_err(Error::class),
             took: self.clock.elapsed().saturating_sub(begun),
         });
@@ -233,6 +243,13 @@ fn builder() -> ClientBuilder {
         .redirect(redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
+}
+
+/// Host and port of a URL, for spans and figures.
+fn server_of(url: &str) -> (String, u16) {
+    let url = Url::parse(url).ok();
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default().to_owned();
+    (host, url.and_then(|url| url.port_or_known_default()).unwrap_or_default())
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]

@@ -1,4 +1,4 @@
-//! Takes up policies and catalogue when their files change, without a restart.
+//! Takes up policies, catalogue and log filter when their files change, without a restart.
 //!
 //! The files are looked at every few seconds, by content: a mounted `ConfigMap` changes by a link that is swapped, which no
 //! date tells. Guarantees: all or nothing, and only what is checked as at start; what is refused is told once, by log, audit
@@ -49,6 +49,13 @@ pub(crate) struct Reload {
     pub(crate) asked: Arc<Notify>,
     pub(crate) in_force: Content,
     pub(crate) callers: Vec<String>,
+}
+
+/// What was read and has no fault.
+struct New {
+    policies: Policies,
+    catalogue: Catalogue,
+    log_filter: String,
 }
 
 /// Why the files were looked at.
@@ -136,7 +143,7 @@ impl Reload {
             return Err(None);
         }
         match checked {
-            Ok(Ok((policies, catalogue))) => self.put_in_force(found, policies, catalogue).await,
+            Ok(Ok(new)) => self.put_in_force(found, new).await,
             Ok(Err(faults)) => Err(self.refuse(found, &faults).await),
             Err(broken) => {
                 tracing::error!(error = %broken, "the settings cannot be read");
@@ -145,12 +152,8 @@ impl Reload {
         }
     }
 
-    async fn put_in_force(
-        &mut self,
-        found: Content,
-        policies: Policies,
-        catalogue: Catalogue,
-    ) -> Result<(), Option<Content>> {
+    async fn put_in_force(&mut self, found: Content, new: New) -> Result<(), Option<Content>> {
+        let New { policies, catalogue, log_filter } = new;
         if let Err(error) = self.store.record(vec![found.loaded(self.callers.clone(), self.clock)]).await {
             tracing::warn!(%error, "new policies and catalogue cannot be put on record, so they wait");
             return Err(None);
@@ -161,8 +164,12 @@ impl Reload {
         tracing::info!(
             policies = %found.policies,
             settings = %found.settings,
-            "policies and catalogue are taken up; other settings need a restart"
+            "policies and catalogue are taken up, and the log filter; other settings need a restart"
         );
+        // Only now, so that the line above is told by the filter that was in force.
+        if let Err(error) = telemetry::refilter(&log_filter) {
+            tracing::warn!(%error, "the log filter stays as it was");
+        }
         self.in_force = found;
         Ok(())
     }
@@ -186,16 +193,17 @@ fn entry(event: Event, clock: Clock) -> Entry {
 }
 
 /// What is in the files, checked as at start.
-fn checked(origin: &Origin, dir: &Path) -> Result<(Policies, Catalogue), Vec<Fault>> {
+fn checked(origin: &Origin, dir: &Path) -> Result<New, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut keep = |found: Vec<Fault>| faults.extend(found);
     let config = origin.load().map_err(&mut keep).ok();
-    let catalogue = config.map(|Config { catalogue, webhooks, .. }| {
+    let settings = config.map(|Config { catalogue, webhooks, telemetry, .. }| {
         keep(webhooks::examine(&webhooks, &catalogue));
-        catalogue
+        (catalogue, telemetry.log_filter)
     });
     let policies = Policies::load(dir).map_err(&mut keep).ok();
-    policies.zip(catalogue).filter(|_| faults.is_empty()).ok_or(faults)
+    let new = policies.zip(settings).filter(|_| faults.is_empty());
+    new.map(|(policies, (catalogue, log_filter))| New { policies, catalogue, log_filter }).ok_or(faults)
 }
 
 /// A fingerprint of all policy files, by name and content. What cannot be read has one, too.

@@ -35,7 +35,7 @@ use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer, ResponseError,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
-    http::{Method, StatusCode},
+    http::{Method, StatusCode, Version},
     middleware::{Compress, Next, from_fn},
     web,
 };
@@ -192,10 +192,11 @@ async fn measure<B: MessageBody + 'static>(
         return next.call(request).await;
     };
     let (method, begun) = (request.method().clone(), clock.elapsed());
-    let route = request.match_pattern();
+    let (route, scheme) = (request.match_pattern(), scheme_of(&request));
     let outcome = next.call(request).await;
     telemetry::measure_request(telemetry::Request {
         method: method.as_str(),
+        scheme,
         // Paths that nobody serves would be a series each.
         route: route.as_deref().unwrap_or(UNMATCHED),
         status: status_of(&outcome).as_u16(),
@@ -204,10 +205,26 @@ async fn measure<B: MessageBody + 'static>(
     outcome
 }
 
+/// By which scheme the request came to this process, whatever a proxy says of its way there.
+fn scheme_of(request: &ServiceRequest) -> &'static str {
+    if request.app_config().secure() { "https" } else { "http" }
+}
+
 fn status_of<B>(outcome: &Result<ServiceResponse<B>, actix_web::Error>) -> StatusCode {
     match outcome {
         Ok(response) => response.status(),
         Err(error) => error.as_response_error().status_code(),
+    }
+}
+
+/// The version of HTTP as the conventions write it.
+fn version_of(request: &ServiceRequest) -> &'static str {
+    match request.version() {
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_09 => "0.9",
+        _ => "1.1",
     }
 }
 
@@ -229,7 +246,8 @@ struct RequestSpan;
 impl RootSpanBuilder for RequestSpan {
     fn on_request_start(request: &ServiceRequest) -> Span {
         let route = request.match_pattern().unwrap_or_else(|| UNMATCHED.to_owned());
-        let method = request.method().as_str();
+        let method = telemetry::known_method(request.method().as_str());
+        let local = request.app_config().local_addr();
         let span = tracing::info_span!(
             "request",
             otel.name = format!("{method} {route}"),
@@ -237,8 +255,12 @@ impl RootSpanBuilder for RequestSpan {
             http.request.method = method,
             http.route = route,
             url.path = shown(request.path()),
-            url.scheme = request.connection_info().scheme(),
+            url.scheme = scheme_of(request),
+            server.address = %local.ip(),
+            server.port = local.port(),
+            network.protocol.version = version_of(request),
             http.response.status_code = tracing::field::Empty,
+            error.type = tracing::field::Empty,
             otel.status_code = tracing::field::Empty,
             trace_id = tracing::field::Empty,
         );
@@ -253,6 +275,7 @@ impl RootSpanBuilder for RequestSpan {
         span.record("http.response.status_code", status.as_u16());
         if status.is_server_error() {
             span.record("otel.status_code", "ERROR");
+            span.record("error.type", status.as_str());
         }
         span.in_scope(|| tracing::info!(http.response.status_code = status.as_u16(), "request answered"));
     }

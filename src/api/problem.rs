@@ -375,6 +375,7 @@ impl ResponseError for Problem {
             let pause = self.0.retry_after.unwrap_or(RETRY_AFTER);
             response.insert_header(("retry-after", whole_seconds(pause)));
         }
+        telemetry::count_problem(self.0.code.name());
         tracing::info!(problem.code = self.0.code.name(), problem.detail = self.0.detail, "answered with a problem");
         let body = serde_json::to_vec(&self.document()).unwrap_or_default();
         response.content_type("application/problem+json").body(body)

@@ -156,10 +156,11 @@ async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
         Ok((config, _policies)) => config,
         Err(faults) => return tell(&faults),
     };
-    let telemetry = telemetry::start(&config.telemetry)?;
+    let clock = Clock::system();
+    let telemetry = telemetry::start(&config.telemetry, &clock.identifier().to_string())?;
     let stop = Stop::listen()?;
     let mut changed = signal(SignalKind::hangup())?;
-    let running = app::start(config, Clock::system()).await?;
+    let running = app::start(config, clock).await?;
     let reloads = async {
         while changed.recv().await.is_some() {
             running.reload();

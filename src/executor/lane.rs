@@ -152,14 +152,14 @@ impl Lane {
     }
 
     async fn settle(&self, course: Course, outcome: Outcome) -> Result<Stepped, Error> {
-        let Outcome { ended, entries, left, rest } = outcome;
+        let Outcome { ended, lives, entries, left, rest } = outcome;
         let Course { held, mut batches, .. } = course;
         if !rest.is_empty() {
             batches.push(rest);
         }
         let keep = (!batches.is_empty()).then_some(self.parts.settings.lease_ttl);
         let left = left.or(held.left);
-        let ends: Vec<_> = ended.iter().map(End::of).collect();
+        let ends: Vec<_> = ended.iter().zip(lives).map(End::of).collect();
         let settlement = Settlement { ended, left: left.clone(), entries, keep };
         let kept = self.parts.store.settle(held.lease, settlement).await?;
         ends.into_iter().for_each(End::tell);
@@ -191,8 +191,8 @@ impl Lane {
         // There may be more behind a whole batch that is given up, but Graph is not called sooner than it asked.
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because, held.intent.as_ref());
-        let Outcome { ended, entries, .. } = Outcome::of_failure(late, now, &failure)?;
-        let ends: Vec<_> = ended.iter().map(End::of).collect();
+        let Outcome { ended, lives, entries, .. } = Outcome::of_failure(late, now, &failure)?;
+        let ends: Vec<_> = ended.iter().zip(lives).map(End::of).collect();
         let Held { lease, intent: announced, left, .. } = held;
         store.park(lease, Parking { pause, because, announced, left, ended, entries }).await?;
         ends.into_iter().for_each(End::tell);
@@ -210,18 +210,20 @@ struct End {
     operation: OperationId,
     state: &'static str,
     failure: Option<FailureCode>,
+    took: Duration,
 }
 
 impl End {
-    fn of((operation, state): &(OperationId, State)) -> Self {
+    fn of(((operation, state), took): (&(OperationId, State), Duration)) -> Self {
         let failure = if let State::Failed { failure, .. } = state { Some(failure.code) } else { None };
-        Self { operation: *operation, state: state.name(), failure }
+        Self { operation: *operation, state: state.name(), failure, took }
     }
 
     fn tell(self) {
-        let Self { operation, state, failure } = self;
+        let Self { operation, state, failure, took } = self;
         tracing::info!(operation.id = %operation, operation.state = state, "operation ended");
         telemetry::count_end(state, failure.map(FailureCode::name));
+        telemetry::measure_operation(state, took);
     }
 }
 

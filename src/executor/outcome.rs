@@ -5,10 +5,13 @@
 //!
 //! It deliberately stores nothing; the lane settles it in one transaction.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{
     audit::{Aim, Entry, Event, Left},
+    clock,
     domain::{
         AssignmentSet, ConfigurationId, Difference, Digest, Failure, FailureCode, Merged, Operation, OperationId, Plan,
         State,
@@ -25,6 +28,8 @@ use crate::{
 pub(super) struct Outcome {
     /// Operations and the states in which they ended.
     pub(super) ended: Vec<(OperationId, State)>,
+    /// How long ago they were accepted, in the same order.
+    pub(super) lives: Vec<Duration>,
     /// Their audit records, and those of the write.
     pub(super) entries: Vec<Entry>,
     /// Digest of the set as it is left; none if it is not known.
@@ -107,6 +112,7 @@ impl Outcome {
         };
         let state = operation.state.succeed(ending).map_err(|error| Error::Unreadable(error.to_string()))?;
         self.ended.push((operation.id, state));
+        self.lives.push(clock::until(operation.submission.accepted_at, effect.at));
         Ok(())
     }
 
@@ -128,6 +134,7 @@ impl Outcome {
         self.entries.push(settled(&operation, at, Err(failure)));
         let state = operation.state.fail(at, failure.clone());
         self.ended.push((operation.id, state.map_err(|error| Error::Unreadable(error.to_string()))?));
+        self.lives.push(clock::until(operation.submission.accepted_at, at));
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Error;
 use crate::{
-    clock::{Backoff, Clock},
+    clock::{self, Backoff, Clock},
     config, telemetry,
 };
 
@@ -183,11 +183,13 @@ fn budget(per_window: NonZeroU32, clock: Clock) -> Budget {
 impl Pass<'_> {
     /// Says how the call went.
     pub(super) fn went(mut self, went: Went) {
-        if matches!(went, Went::Throttled(_)) {
-            telemetry::count_throttling();
-        }
+        let Pace { clock, .. } = self.pace;
+        let now = clock.elapsed();
         let mut regime = self.pace.regime();
-        regime.note(self.pace.clock.elapsed(), self.pace.clock.chance(), went);
+        regime.note(now, clock.chance(), went);
+        if matches!(went, Went::Throttled(_)) {
+            telemetry::count_throttling(clock::after(clock.now(), regime.paused_until.saturating_sub(now)));
+        }
         let AtOnce { now, .. } = regime.at_once;
         tracing::trace!(?went, at_once = now, "a call to Graph has ended");
         if regime.at_once.excess > 0

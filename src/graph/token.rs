@@ -151,7 +151,13 @@ impl Source {
         if let Some(error) = self.resting() {
             return Err(error);
         }
-        self.ask().await.map_err(|NoToken { error, rest }| {
+        let asked = self.ask().await;
+        telemetry::count_token_fetch(match &asked {
+            Ok(_token) => telemetry::Fetch::Fetched,
+            Err(NoToken { error: Error::Unauthorised(_), .. }) => telemetry::Fetch::Refused,
+            Err(_passing) => telemetry::Fetch::Unavailable,
+        });
+        asked.map_err(|NoToken { error, rest }| {
             if let Some(rest) = rest {
                 self.leave_alone(rest, &error);
             }

@@ -61,6 +61,18 @@ pub enum Error {
     Unusable(String),
 }
 
+impl Error {
+    /// Its class, for figures.
+    fn class(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::LeaseLost(_) => "lease-lost",
+            Self::Unreadable(_) => "unreadable",
+            Self::Unusable(_) => "unusable",
+        }
+    }
+}
+
 /// Who opens a store.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -229,6 +241,8 @@ pub struct Parked {
 pub struct Backlog {
     /// How many operations are in which state; states that nothing is in are left out.
     pub states: BTreeMap<String, u64>,
+    /// How many lanes have operations, and could not go on when they were last tried.
+    pub parked: u64,
     /// Since when the oldest waits of those that may begin.
     pub oldest: Option<Timestamp>,
 }

@@ -106,6 +106,9 @@ async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>, clock: Cloc
         let outcomes = write(&mut desk, &verbs).await;
         telemetry::measure_commit(verbs.len(), clock.elapsed().saturating_sub(begun));
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
+            if let Err(error) = &outcome {
+                telemetry::count_store_failure(error.class());
+            }
             // Whoever asked may be gone (a caller hung up); what was written stays written.
             drop(reply.send(outcome));
         }

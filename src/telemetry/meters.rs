@@ -1,151 +1,25 @@
-//! What is counted and measured: the catalogue of instruments, by name, unit and attributes.
+//! What is counted and measured, by those who see it happen.
 //!
-//! Figures go to a collector by OTLP over HTTP when one is configured, and are always there for Prometheus to fetch
-//! ([`exposition`]). Names and attributes of HTTP calls are those of OpenTelemetry's semantic conventions (1.44); the
-//! others begin with `postern`. Prometheus shows them with underscores and units (`postern_operations_ended_total`).
+//! Guarantees: what has not happened yet is told as zero where its attributes have few values, so that the first of its
+//! kind can be seen as an increase.
 //!
 //! It deliberately counts no single configuration, operation or caller: attributes have few values, so that the number of
-//! series stays small. Which one it was, logs, traces and the audit trail tell.
+//! series stays small. Which one it was, logs, traces and the audit trail tell. Names and units stand in `instruments`.
 
-use std::{sync::LazyLock, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use opentelemetry::{
-    KeyValue, global,
-    metrics::{Counter, Gauge, Histogram},
-};
-use opentelemetry_otlp::{Protocol, WithExportConfig};
-use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
-use prometheus::{Registry, TextEncoder};
+use opentelemetry::{KeyValue, metrics::Counter};
 
-use super::{Error, SERVICE, Settings};
-
-/// What Prometheus fetches is kept here.
-static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
-
-/// The boundaries that the conventions advise for calls, in seconds.
-const CALL_SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-/// A commit takes a fraction of a millisecond on a good disk, and seconds on a sick one.
-const COMMIT_SECONDS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
-/// Things done together: writes carry up to `executor.batch_max` operations.
-const TOGETHER: [f64; 12] = [1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 10_000.0];
-
-struct Meters {
-    requests: Histogram<f64>,
-    calls: Histogram<f64>,
-    decisions: Counter<u64>,
-    loads: Counter<u64>,
-    operations_accepted: Counter<u64>,
-    operations_ended: Counter<u64>,
-    operations_pending: Gauge<u64>,
-    oldest_age: Gauge<f64>,
-    drift_seen: Counter<u64>,
-    writes: Histogram<u64>,
-    lanes_running: Gauge<u64>,
-    untils_settled: Counter<u64>,
-    lanes_parked: Counter<u64>,
-    turns_broken: Counter<u64>,
-    throttlings: Counter<u64>,
-    token_end: Gauge<u64>,
-    webhooks: Counter<u64>,
-    certificate_end: Gauge<u64>,
-    commits: Histogram<f64>,
-    commit_verbs: Histogram<u64>,
-    audit_delivered: Counter<u64>,
-    audit_lag: Gauge<f64>,
-}
-
-static METERS: LazyLock<Meters> = LazyLock::new(|| {
-    let meter = global::meter(SERVICE);
-    let counter = |name: &'static str, unit: &'static str, description: &'static str| {
-        meter.u64_counter(name).with_unit(unit).with_description(description).build()
-    };
-    let gauge = |name: &'static str, unit: &'static str, description: &'static str| {
-        meter.u64_gauge(name).with_unit(unit).with_description(description).build()
-    };
-    let seconds = |name: &'static str, boundaries: &[f64], description: &'static str| {
-        let histogram = meter.f64_histogram(name).with_unit("s").with_description(description);
-        histogram.with_boundaries(boundaries.to_vec()).build()
-    };
-    let together = |name: &'static str, unit: &'static str, description: &'static str| {
-        let histogram = meter.u64_histogram(name).with_unit(unit).with_description(description);
-        histogram.with_boundaries(TOGETHER.to_vec()).build()
-    };
-    Meters {
-        requests: seconds("http.server.request.duration", &CALL_SECONDS, "Duration of the requests answered."),
-        calls: seconds(
-            "http.client.request.duration",
-            &CALL_SECONDS,
-            "Duration of the calls made to Graph, the login service and issuers.",
-        ),
-        loads: counter(
-            "postern.configuration.loads",
-            "{load}",
-            "Changed policies and catalogues, taken up or refused.",
-        ),
-        decisions: counter("postern.policy.decisions", "{decision}", "Decisions of policy."),
-        operations_accepted: counter("postern.operations.accepted", "{operation}", "Operations accepted."),
-        operations_ended: counter("postern.operations.ended", "{operation}", "Operations that have ended."),
-        operations_pending: gauge(
-            "postern.operations.pending",
-            "{operation}",
-            "Operations of the store that have not ended, by state; the same from every replica.",
-        ),
-        oldest_age: meter
-            .f64_gauge("postern.operations.oldest_age")
-            .with_unit("s")
-            .with_description("How long ago the oldest operation that has not ended was accepted; 0 if there is none.")
-            .build(),
-        drift_seen: counter(
-            "postern.assignments.drift",
-            "{drift}",
-            "Assignment sets found that were not as they had been left.",
-        ),
-        writes: together("postern.writes.operations", "{operation}", "Operations carried by one write to Graph."),
-        lanes_running: gauge("postern.lanes.running", "{lane}", "Lanes that this replica is working on."),
-        untils_settled: counter(
-            "postern.operations.until.settled",
-            "{until}",
-            "Ends of operations that were carried out, called off, or had nothing to undo.",
-        ),
-        lanes_parked: counter(
-            "postern.lanes.parked",
-            "{parking}",
-            "Lanes left for a while because they could not go on.",
-        ),
-        turns_broken: counter(
-            "postern.lanes.broken",
-            "{turn}",
-            "Turns of lanes that broke off: store trouble or a panic.",
-        ),
-        throttlings: counter("postern.graph.throttled", "{answer}", "Answers by which Graph asked for a pause."),
-        token_end: gauge(
-            "postern.graph.token.end",
-            "s",
-            "When the gateway's own token for Graph ends, in seconds since 1970.",
-        ),
-        certificate_end: gauge(
-            "postern.graph.certificate.end",
-            "s",
-            "When the certificate ends by which the gateway proves itself, in seconds since 1970.",
-        ),
-        commits: seconds("postern.store.commit.duration", &COMMIT_SECONDS, "Duration of the store's commits."),
-        commit_verbs: together("postern.store.commit.verbs", "{verb}", "Verbs of the store that shared a commit."),
-        webhooks: counter("postern.webhooks.received", "{message}", "Messages of webhooks, by what became of them."),
-        audit_delivered: counter("postern.audit.delivered", "{record}", "Audit records that a sink has taken."),
-        audit_lag: meter
-            .f64_gauge("postern.audit.lag")
-            .with_unit("s")
-            .with_description("How long the oldest audit record that a sink has not taken has waited; 0 if it has all.")
-            .build(),
-    }
-});
+use super::instruments::METERS;
 
 /// How a request to the gateway went.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// Its method; what HTTP does not know is counted as `_OTHER`.
     pub method: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
     /// The pattern of its path.
     pub route: &'a str,
     /// The status it was answered with.
@@ -161,10 +35,23 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// The host that was called.
     pub host: &'a str,
+    /// Its port.
+    pub port: u16,
     /// The status of the answer, or what kept it from coming.
     pub outcome: Result<u16, &'static str>,
     /// How long it took.
     pub took: Duration,
+}
+
+/// How a fetch of the gateway's own token went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetch {
+    /// It came.
+    Fetched,
+    /// The login service or the platform refuses the gateway's proof, or the proof cannot be read: somebody must act.
+    Refused,
+    /// There was no useful answer, or a request to come later.
+    Unavailable,
 }
 
 /// Operations of a store that have not ended.
@@ -172,17 +59,24 @@ pub struct Call<'a> {
 pub struct Pending<'a> {
     /// How many are in which state.
     pub states: &'a [(&'static str, u64)],
+    /// How many lanes have some that Graph keeps from being applied.
+    pub parked: u64,
     /// How long ago the oldest was accepted.
     pub oldest_age: Duration,
 }
 
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
+/// A method as figures and spans tell it: callers can invent any number.
+pub fn known_method(method: &str) -> &'static str {
+    METHODS.iter().find(|known| **known == method).copied().unwrap_or("_OTHER")
+}
+
 /// The gateway has answered a request.
-pub fn measure_request(Request { method, route, status, took }: Request<'_>) {
-    let method = METHODS.iter().find(|known| **known == method).copied().unwrap_or("_OTHER");
+pub fn measure_request(Request { method, scheme, route, status, took }: Request<'_>) {
     let mut attributes = vec![
-        KeyValue::new("http.request.method", method),
+        KeyValue::new("http.request.method", known_method(method)),
+        KeyValue::new("url.scheme", scheme.to_owned()),
         KeyValue::new("http.route", route.to_owned()),
         KeyValue::new("http.response.status_code", i64::from(status)),
     ];
@@ -192,9 +86,12 @@ pub fn measure_request(Request { method, route, status, took }: Request<'_>) {
 }
 
 /// The gateway has made a call.
-pub fn measure_call(Call { method, host, outcome, took }: Call<'_>) {
-    let mut attributes =
-        vec![KeyValue::new("http.request.method", method.to_owned()), KeyValue::new("server.address", host.to_owned())];
+pub fn measure_call(Call { method, host, port, outcome, took }: Call<'_>) {
+    let mut attributes = vec![
+        KeyValue::new("http.request.method", method.to_owned()),
+        KeyValue::new("server.address", host.to_owned()),
+        KeyValue::new("server.port", i64::from(port)),
+    ];
     match outcome {
         Ok(status) => {
             attributes.push(KeyValue::new("http.response.status_code", i64::from(status)));
@@ -222,10 +119,11 @@ pub fn count_acceptance() {
 }
 
 /// So many operations have not ended.
-pub fn note_pending(Pending { states, oldest_age }: Pending<'_>) {
+pub fn note_pending(Pending { states, parked, oldest_age }: Pending<'_>) {
     for (state, count) in states {
         METERS.operations_pending.record(*count, &[KeyValue::new("postern.operation.state", *state)]);
     }
+    METERS.lanes_parked.record(parked, &[]);
     METERS.oldest_age.record(oldest_age.as_secs_f64(), &[]);
 }
 
@@ -240,6 +138,11 @@ pub fn count_end(state: &'static str, failure: Option<&'static str>) {
     // The name that semantic conventions have for the class of an error.
     attributes.extend(failure.map(|code| KeyValue::new("error.type", code)));
     METERS.operations_ended.add(1, &attributes);
+}
+
+/// A lane has brought an operation to its end, so long after its acceptance.
+pub fn measure_operation(state: &'static str, took: Duration) {
+    METERS.operation_life.record(took.as_secs_f64(), &[KeyValue::new("postern.operation.state", state)]);
 }
 
 /// One write to Graph has carried so many operations.
@@ -259,7 +162,7 @@ pub fn count_until(state: &'static str) {
 
 /// A lane was parked.
 pub fn count_parking() {
-    METERS.lanes_parked.add(1, &[]);
+    METERS.parkings.add(1, &[]);
 }
 
 /// A lane's turn broke off.
@@ -267,9 +170,25 @@ pub fn count_broken_turn() {
     METERS.turns_broken.add(1, &[]);
 }
 
-/// Graph asked for a pause.
-pub fn count_throttling() {
+/// Graph asked for a pause, which ends at this moment.
+pub fn count_throttling(pause_end: Timestamp) {
     METERS.throttlings.add(1, &[]);
+    METERS.pause_end.record(seconds_since_1970(pause_end), &[]);
+}
+
+/// The gateway has tried to fetch its own token for Graph.
+pub fn count_token_fetch(fetch: Fetch) {
+    let outcome = match fetch {
+        Fetch::Fetched => "fetched",
+        Fetch::Refused => "refused",
+        Fetch::Unavailable => "unavailable",
+    };
+    METERS.token_fetches.add(1, &[KeyValue::new("postern.outcome", outcome)]);
+}
+
+/// A problem of this code was answered.
+pub fn count_problem(code: &'static str) {
+    METERS.problems.add(1, &[KeyValue::new("postern.problem.code", code)]);
 }
 
 /// A message of a webhook was answered: `accepted`, `ignored`, or with the problem of this code.
@@ -293,17 +212,14 @@ pub fn measure_commit(verbs: usize, took: Duration) {
     METERS.commit_verbs.record(whole(verbs), &[]);
 }
 
-fn whole(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+/// A verb of the store failed, for a reason of this class.
+pub fn count_store_failure(class: &'static str) {
+    METERS.store_failures.add(1, &[KeyValue::new("error.type", class)]);
 }
 
-fn seconds_since_1970(moment: Timestamp) -> u64 {
-    u64::try_from(moment.as_second()).unwrap_or(0)
-}
-
-/// All figures in Prometheus' text format, version 0.0.4.
-pub fn exposition() -> Result<String, String> {
-    TextEncoder::new().encode_to_string(&REGISTRY.gather()).map_err(|error| error.to_string())
+/// The store was tried.
+pub fn note_store<E>(tried: &Result<(), E>) {
+    METERS.store_works.record(u64::from(tried.is_ok()), &[]);
 }
 
 /// A sink has taken so many audit records.
@@ -316,25 +232,34 @@ pub fn note_audit_lag(sink: &'static str, lag: Duration) {
     METERS.audit_lag.record(lag.as_secs_f64(), &[KeyValue::new("postern.audit.sink", sink)]);
 }
 
-/// Where figures go. From here on they are counted, so it comes first.
-pub(super) fn provider(settings: &Settings, resource: Resource) -> Result<SdkMeterProvider, Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Exporter(error.to_string());
-    let reader = opentelemetry_prometheus::exporter().with_registry(REGISTRY.clone()).build();
-    let builder =
-        SdkMeterProvider::builder().with_resource(resource).with_reader(reader.map_err(|error| failed(&error))?);
-    let provider = match &settings.otlp_endpoint {
-        None => builder.build(),
-        Some(endpoint) => {
-            let endpoint = format!("{}/v1/metrics", endpoint.as_str().trim_end_matches('/'));
-            let exporter = opentelemetry_otlp::MetricExporter::builder()
-                .with_http()
-                .with_protocol(Protocol::HttpBinary)
-                .with_endpoint(endpoint)
-                .build()
-                .map_err(|error| failed(&error))?;
-            builder.with_periodic_exporter(exporter).build()
-        }
-    };
-    global::set_meter_provider(provider.clone());
-    Ok(provider)
+/// Tells what is running, and zero of what has not happened yet: the first of its kind could not be seen as an increase
+/// otherwise. To be called once figures are counted.
+pub(super) fn begin() {
+    METERS.build.record(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]);
+    METERS.pause_end.record(0, &[]);
+    for counter in
+        [&METERS.operations_accepted, &METERS.drift_seen, &METERS.parkings, &METERS.turns_broken, &METERS.throttlings]
+    {
+        counter.add(0, &[]);
+    }
+    zero(&METERS.loads, "postern.outcome", &["loaded", "refused"]);
+    zero(&METERS.operations_ended, "postern.operation.state", &["succeeded", "failed", "cancelled"]);
+    zero(&METERS.untils_settled, "postern.until.state", &["reverted", "called-off", "moot"]);
+    zero(&METERS.token_fetches, "postern.outcome", &["fetched", "refused", "unavailable"]);
+    zero(&METERS.store_failures, "error.type", &["unavailable", "unreadable", "lease-lost"]);
+    zero(&METERS.webhooks, "postern.webhook.result", &["accepted", "ignored"]);
+}
+
+fn zero(counter: &Counter<u64>, key: &'static str, values: &[&'static str]) {
+    for value in values {
+        counter.add(0, &[KeyValue::new(key, *value)]);
+    }
+}
+
+fn whole(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+fn seconds_since_1970(moment: Timestamp) -> u64 {
+    u64::try_from(moment.as_second()).unwrap_or(0)
 }

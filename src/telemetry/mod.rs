@@ -9,9 +9,11 @@
 //!
 //! It deliberately holds all names of OpenTelemetry: no other module touches its types.
 
+mod figures;
+mod instruments;
 mod meters;
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use opentelemetry::{
     KeyValue,
@@ -22,6 +24,7 @@ use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
+    error::OTelSdkResult,
     logs::SdkLoggerProvider,
     metrics::SdkMeterProvider,
     propagation::TraceContextPropagator,
@@ -33,15 +36,20 @@ use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{self, FilterExt},
     layer::SubscriberExt,
+    reload,
     util::SubscriberInitExt,
 };
 use url::Url;
 
-pub use self::meters::{
-    Call, Pending, Request, count_acceptance, count_broken_turn, count_decision, count_delivered, count_drift,
-    count_end, count_load, count_parking, count_throttling, count_until, count_webhook, exposition, measure_call,
-    measure_commit, measure_request, measure_write, note_audit_lag, note_certificate_end, note_lanes, note_pending,
-    note_token_end,
+pub use self::{
+    figures::exposition,
+    meters::{
+        Call, Fetch, Pending, Request, count_acceptance, count_broken_turn, count_decision, count_delivered,
+        count_drift, count_end, count_load, count_parking, count_problem, count_store_failure, count_throttling,
+        count_token_fetch, count_until, count_webhook, known_method, measure_call, measure_commit, measure_operation,
+        measure_request, measure_write, note_audit_lag, note_certificate_end, note_lanes, note_pending, note_store,
+        note_token_end,
+    },
 };
 
 /// The name under which traces are sent.
@@ -106,16 +114,24 @@ pub struct Telemetry {
     logging: Option<SdkLoggerProvider>,
 }
 
-/// Starts logs, traces and counts for this process.
-pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
+/// What replaces a filter that is in use.
+type Refilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+/// The filters in use: of the log, and of what is sent of it.
+static FILTERS: OnceLock<Vec<Refilter>> = OnceLock::new();
+
+/// Starts logs, traces and counts for this process, which is one instance of many that may send to one collector.
+pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
     let resource = Resource::builder()
         .with_service_name(SERVICE)
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new("service.instance.id", instance.to_owned()))
         .build();
     let tracing = tracer_provider(settings, resource.clone())?;
-    let metering = meters::provider(settings, resource.clone())?;
+    let metering = figures::provider(settings, resource.clone())?;
     let logging = logger_provider(settings, resource)?;
-    let filter = || EnvFilter::try_new(&settings.log_filter).map_err(|error| Error::Filter(error.to_string()));
+    let ((filter, of_log), (filter_sent, of_sent)) =
+        (reload::Layer::new(filter(&settings.log_filter)?), reload::Layer::new(filter(&settings.log_filter)?));
     let pretty = match settings.log_format {
         LogFormat::Pretty => true,
         LogFormat::Json => false,
@@ -130,16 +146,32 @@ pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
     let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
     let traces =
         tracing_opentelemetry::layer().with_tracer(tracing.tracer(SERVICE)).with_filter(filter::filter_fn(own));
-    let sent = logging.as_ref().map(|provider| {
-        Ok(OpenTelemetryTracingBridge::new(provider).with_filter(filter()?.and(filter::filter_fn(own))))
-    });
+    let sent = logging
+        .as_ref()
+        .map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter_sent.and(filter::filter_fn(own))));
     tracing_subscriber::registry()
         .with(traces)
-        .with(logs.with_filter(filter()?))
-        .with(sent.transpose()?)
+        .with(logs.with_filter(filter))
+        .with(sent)
         .try_init()
         .map_err(|error| Error::Started(error.to_string()))?;
+    let log: Refilter = Box::new(move |filter| of_log.reload(filter));
+    // Where nothing is sent, its filter is gone.
+    let sent: Refilter = Box::new(move |filter| of_sent.reload(filter));
+    FILTERS.get_or_init(|| std::iter::once(log).chain(logging.is_some().then_some(sent)).collect());
     Ok(Telemetry { tracing, metering, logging })
+}
+
+/// Has other events logged and sent from now on. Without telemetry there is nothing to be done.
+pub fn refilter(text: &str) -> Result<(), Error> {
+    for refilter in FILTERS.get().into_iter().flatten() {
+        refilter(filter(text)?).map_err(|error| Error::Filter(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn filter(text: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::try_new(text).map_err(|error| Error::Filter(error.to_string()))
 }
 
 fn tracer_provider(settings: &Settings, resource: Resource) -> Result<SdkTracerProvider, Error> {
@@ -170,18 +202,21 @@ fn logger_provider(settings: &Settings, resource: Resource) -> Result<Option<Sdk
 }
 
 impl Telemetry {
-    /// Sends what has not been sent yet, for a bounded time. Blocks.
+    /// Sends what has not been sent yet, for a bounded time, whatever the collector does. Blocks.
     pub fn flush(self) {
-        if let Err(error) = self.tracing.shutdown_with_timeout(FLUSH_TIMEOUT) {
-            tracing::warn!(%error, "some traces may not have been sent");
-        }
-        if let Err(error) = self.metering.shutdown_with_timeout(FLUSH_TIMEOUT) {
-            tracing::warn!(%error, "some counts may not have been sent");
-        }
-        // Last, since the warnings above are log events, too.
-        if let Some(Err(error)) = self.logging.map(|logging| logging.shutdown_with_timeout(FLUSH_TIMEOUT)) {
-            tracing::warn!(%error, "some log events may not have been sent");
-        }
+        let Self { tracing, metering, logging } = self;
+        // All at once, or a collector that does not answer would cost the time three times.
+        std::thread::scope(|scope| {
+            scope.spawn(|| tell("traces", tracing.shutdown_with_timeout(FLUSH_TIMEOUT)));
+            scope.spawn(|| tell("figures", metering.shutdown_with_timeout(FLUSH_TIMEOUT)));
+            scope.spawn(|| tell("log events", logging.map_or(Ok(()), |it| it.shutdown_with_timeout(FLUSH_TIMEOUT))));
+        });
+    }
+}
+
+fn tell(what: &str, flushed: OTelSdkResult) {
+    if let Err(error) = flushed {
+        tracing::warn!(%error, what, "some telemetry may not have been sent");
     }
 }
 

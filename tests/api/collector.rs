@@ -1,6 +1,7 @@
 //! A collector: takes what is sent by OTLP over HTTP and shows the spans, the figures and the log events.
 
 use std::{
+    collections::BTreeSet,
     net::TcpListener,
     sync::{Arc, Mutex},
 };
@@ -105,6 +106,20 @@ impl Telemetry {
     /// All of it as text, to look for what must not be there.
     pub(crate) fn shown(&self) -> String {
         format!("{:?} {:?} {:?}", self.spans, self.metrics, self.logs)
+    }
+
+    /// The names of all figures.
+    pub(crate) fn figures(&self) -> BTreeSet<&str> {
+        self.metrics.iter().map(|metric| metric.name.as_str()).collect()
+    }
+
+    /// The attributes of each series of a histogram.
+    pub(crate) fn series(&self, name: &str) -> Vec<Vec<KeyValue>> {
+        let attributes = |metric: &Metric| {
+            let Some(metric::Data::Histogram(histogram)) = &metric.data else { panic!("{name} is a histogram") };
+            histogram.data_points.iter().map(|point| point.attributes.clone()).collect::<Vec<_>>()
+        };
+        self.metrics.iter().filter(|metric| metric.name == name).flat_map(attributes).collect()
     }
 
     /// The last that was told of a gauge.

@@ -51,6 +51,7 @@ mod secrets;
 mod senders;
 mod streaming;
 mod switched;
+mod telemetry;
 mod tls;
 mod tracing;
 mod trail;

@@ -218,7 +218,7 @@ async fn prometheus_finds_every_figure_under_its_name() {
         "http_server_request_duration_seconds_count{http_request_method=\"POST\",http_response_status_code=\"202\",http_route=\"/v1/assignments\"",
         "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"404\",http_route=\"unmatched\"",
         "http_client_request_duration_seconds_count{http_request_method=\"POST\",http_response_status_code=\"204\",server_address=\"127.0.0.1\"",
-        &format!("target_info{{service_name=\"postern\",service_version=\"{version}\""),
+        &format!("postern_build_info{{version=\"{version}\""),
     ] {
         assert!(scraped.text.lines().any(|it| it.starts_with(line)), "{line} is not in\n{}", scraped.text);
     }

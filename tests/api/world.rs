@@ -131,7 +131,7 @@ impl World {
         let config = self.config();
         // Trace ids come from it; it sends nothing anywhere.
         let telemetry = telemetry::Settings { otlp_endpoint: None, ..config.telemetry.clone() };
-        TELEMETRY.call_once(|| drop(telemetry::start(&telemetry).unwrap()));
+        TELEMETRY.call_once(|| drop(telemetry::start(&telemetry, "tests").unwrap()));
         self.gateway = Some(app::start(config, Clock::system()).await.unwrap());
     }
 

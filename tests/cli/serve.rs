@@ -88,6 +88,36 @@ fn on_a_hangup_it_takes_up_what_has_changed_and_refuses_what_is_faulty() {
 }
 
 #[test]
+fn on_a_hangup_other_events_are_logged_if_the_settings_say_so_without_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let shipped_text = std::fs::read_to_string(shipped("config/sandbox.toml")).unwrap();
+    std::fs::copy(shipped("config/sandbox.secret"), folder.path().join("sandbox.secret")).unwrap();
+    let write = |filter: &str| {
+        std::fs::write(&file, format!("{shipped_text}\n[telemetry]\nlog_filter = \"{filter}\"\n")).unwrap();
+    };
+    for (last, tells_of_the_stop) in [("info", true), ("warn", false)] {
+        write("info");
+        let mut command = postern(folder.path(), &["serve", "--config", "gateway.toml"]);
+        command
+            .envs(gateway(folder.path()).get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .env("POSTERN__POLICY__DIR", shipped("config/policies"));
+        let running = Program::start(command);
+        running.err.until("the gateway is ready");
+        write(last);
+        running.signal("HUP");
+        running.err.until("and the log filter");
+        write("postern=loud");
+        running.signal("HUP");
+        let line = running.err.until("those in force stay");
+        assert!(line.contains("telemetry.log_filter"), "{line}");
+        running.terminate();
+        let ended = running.ended();
+        assert_eq!((ended.code, ended.err.contains("\"stopping\"")), (Some(0), tells_of_the_stop), "{}", ended.err);
+    }
+}
+
+#[test]
 fn a_second_gateway_on_one_store_is_refused_and_the_first_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let first = Program::start(gateway(folder.path()));

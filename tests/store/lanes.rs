@@ -144,6 +144,7 @@ async fn a_parked_lane_is_neither_open_nor_claimed_before_its_time_and_says_why(
         store.park(held.lease, parking(60)).await.unwrap();
         let parked = store.parked(&lane(1)).await.unwrap().unwrap();
         assert_eq!((parked.because.as_str(), parked.attempts), ("Graph is throttling", 1));
+        assert_eq!(store.backlog().await.unwrap().parked, 1);
         assert!(is_about(clock::until(fixture.clock.now(), parked.until), minutes(60)), "{parked:?}");
         fixture.pass(59).await;
         assert!(store.open_lanes(10).await.unwrap().is_empty());
@@ -154,6 +155,7 @@ async fn a_parked_lane_is_neither_open_nor_claimed_before_its_time_and_says_why(
         assert_eq!(store.open_lanes(10).await.unwrap(), [lane(1)]);
         let again = turn(&*store, claim(&lane(1), "b", 60)).await;
         assert_eq!((again.attempts, store.parked(&lane(1)).await.unwrap()), (1, None));
+        assert_eq!(store.backlog().await.unwrap().parked, 1, "it is tried, and has not gone on yet");
         store.park(again.lease, parking(30)).await.unwrap();
         assert_eq!(store.parked(&lane(1)).await.unwrap().unwrap().attempts, 2);
     })
@@ -172,6 +174,7 @@ async fn a_settled_turn_forgets_attempts_and_the_announced_write_and_leaves_its_
         store.begin_write(&mut second.lease, &intent(&second.operations), minutes(20)).await.unwrap();
         settle(&*store, second.lease, &second.operations).await;
         accept(&*store, &lane(1), [2]).await;
+        assert_eq!(store.backlog().await.unwrap().parked, 0);
         let third = turn(&*store, claim(&lane(1), "a", 21)).await;
         assert_eq!((third.attempts, third.intent, third.left), (0, None, Some(digest("left"))));
         // A turn that does not know what it leaves keeps what was known.

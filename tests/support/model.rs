@@ -390,6 +390,11 @@ impl Store for Model {
                 backlog.oldest.get_or_insert(operation.submission.ready_at());
             }
         }
+        let parked = tables
+            .lanes
+            .iter()
+            .filter(|(id, lane)| lane.parked_because.is_some() && tables.pending(id).next().is_some());
+        backlog.parked = u64::try_from(parked.count()).unwrap();
         Ok(backlog)
     }
 

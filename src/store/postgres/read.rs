@@ -148,10 +148,18 @@ pub(super) async fn backlog(connection: &mut PgConnection) -> Result<Backlog, Er
         oldest = oldest.into_iter().chain(first).min();
     }
     let sql = format!("SELECT {OPERATION} FROM operations WHERE position = $1");
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(oldest).fetch_optional(connection).await.map_err(unavailable)?;
+    let row =
+        sqlx::query(AssertSqlSafe(sql)).bind(oldest).fetch_optional(&mut *connection).await.map_err(unavailable)?;
     // It may have ended, and been removed, since it was counted.
     let oldest = row.as_ref().map(rows::operation).transpose()?.map(|oldest| oldest.submission.ready_at());
-    Ok(Backlog { states, oldest })
+    // One that was tried again and has not settled since is told as parked, too.
+    let parked = sqlx::query_scalar(
+        "SELECT COUNT(DISTINCT configuration) FROM operations
+         WHERE state IN ('queued', 'running')
+           AND configuration IN (SELECT configuration FROM lanes WHERE parked_because IS NOT NULL)",
+    );
+    let parked: i64 = parked.fetch_one(connection).await.map_err(unavailable)?;
+    Ok(Backlog { states, parked: u64::try_from(parked).unwrap_or(0), oldest })
 }
 
 pub(super) async fn unanswered(
