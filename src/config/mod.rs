@@ -15,6 +15,8 @@ mod issuer;
 mod ledger;
 mod lists;
 mod nearest;
+#[cfg(test)]
+mod page;
 mod place;
 mod secret;
 mod sections;

@@ -1,0 +1,155 @@
+//! `docs/configuration.md`, made of what the code knows: every key, its default, its limits, its variable.
+//!
+//! Keys and defaults are those that the loader asked for; limits are what it says to a value that cannot be; what a key is
+//! for is the comment above it in `config/gateway.toml`, the commented reference. Guarantees: the page that is kept is the
+//! one that is made, so a key that is missing there or has another default fails the test.
+//!
+//! It deliberately exists for tests only: nothing of it is in the program.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+
+use super::{Fault, file::interpret, ledger::Ledger, place::Place, table::variable};
+
+/// Has the test write the page instead of comparing it.
+const UPDATE: &str = "POSTERN_UPDATE_DOCS";
+
+const HEAD: &str = "# Configuration
+
+Every setting there is. This page is made by a test of what the code knows and of the comments in
+[config/gateway.toml](../config/gateway.toml), which is the file to start from; `POSTERN_UPDATE_DOCS=1 cargo test --locked
+--lib config::page` makes it anew. `postern check --config FILE` tells every fault of a file at once.
+
+Defaults come first, then the file (`--config FILE` or `POSTERN_CONFIG=FILE`), then the environment. Lists and the catalogue
+are set in the file only. Times have a unit: `500ms`, `20s`, `5m`, `1h`, `7d`; sizes have one, too: `4096B`, `256KiB`, `1MiB`.
+";
+
+/// A value that no setting takes, as text and as a number: what the loader says to it tells what it takes.
+const IMPOSSIBLE: [&str; 4] = ["\"999999d\"", "\"999999MiB\"", "4294967295", "\"?\""];
+
+fn repository(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+fn read(text: &str) -> Ledger {
+    interpret(&Place::new(None, text), text, std::iter::empty()).1
+}
+
+/// The comments of the reference: by key, and by section.
+fn comments(text: &str) -> BTreeMap<String, String> {
+    let (mut found, mut section, mut block, mut closed) = (BTreeMap::new(), String::new(), Vec::new(), true);
+    for line in text.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            if closed {
+                block.clear();
+            }
+            block.push(comment);
+            closed = false;
+            continue;
+        }
+        let line = line.trim_start_matches('#');
+        closed = true;
+        if let Some(name) = line.strip_prefix('[') {
+            let name = name.trim_matches(['[', ']']);
+            section = name.split(".\"").next().unwrap_or(name).to_owned();
+            found.entry(section.clone()).or_insert_with(|| block.join(" "));
+            block.clear();
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.starts_with('"')) {
+            found.entry(format!("{section}.{key}")).or_insert_with(|| block.join(" "));
+        } else if line.is_empty() {
+            block.clear();
+        }
+    }
+    found
+}
+
+/// What the loader says a key takes, if it says so.
+fn takes(key: &str) -> Option<String> {
+    let (list, name) = ["issuers", "callers", "webhooks.rules", "webhooks"]
+        .into_iter()
+        .find_map(|list| Some((list, key.strip_prefix(list)?.strip_prefix('.')?)))
+        .unwrap_or(("", key));
+    let above = if list == "webhooks.rules" { "[[webhooks]]\n" } else { "" };
+    let text = |value: &str| match list {
+        "" => format!("{name} = {value}\n"),
+        list => format!("{above}[[{list}]]\n{name} = {value}\n"),
+    };
+    let says = |value: &&str| {
+        let faults = read(&text(value)).faults;
+        faults.into_iter().filter(|fault| is_about(fault, name)).find_map(|fault| bounds(&fault))
+    };
+    IMPOSSIBLE.iter().find_map(says)
+}
+
+fn is_about(fault: &Fault, name: &str) -> bool {
+    fault.what.split(": ").next().is_some_and(|key| key == name || key.ends_with(&format!(".{name}")))
+}
+
+/// The part of a hint that tells limits.
+fn bounds(fault: &Fault) -> Option<String> {
+    let hint = fault.hint.as_deref()?;
+    for (begin, shown) in
+        [("it lies between ", "between "), ("it is a whole number ", "a whole number "), ("one of ", "one of ")]
+    {
+        if let Some(rest) = hint.strip_prefix(begin) {
+            return Some(format!("{shown}{rest}"));
+        }
+    }
+    None
+}
+
+fn page() -> String {
+    let text = repository("config/gateway.toml");
+    // The reference with all of its lists, so that every key is asked for.
+    let shown = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let ledger = read(&text.lines().map(shown).collect::<String>());
+    let comments = comments(&text);
+    let (mut page, mut section) = (HEAD.to_owned(), "");
+    for (key, default) in &ledger.known {
+        let own = key.rsplit_once('.').map_or("", |(above, _)| above);
+        if own != section {
+            section = own;
+            let about = comments.get(section).filter(|about| !about.is_empty());
+            write!(page, "\n## {section}\n").unwrap();
+            if let Some(about) = about {
+                write!(page, "\n{}\n", wrapped(about)).unwrap();
+            }
+        }
+        let about = comments.get(key).unwrap_or_else(|| panic!("{key} has no comment in config/gateway.toml"));
+        let default = default.as_ref().map_or("no default".to_owned(), |default| format!("default `{default}`"));
+        let takes = takes(key).map(|takes| format!(" · {takes}")).unwrap_or_default();
+        let in_lists = ["issuers", "callers", "webhooks", "catalogue"].iter().any(|list| key.starts_with(list));
+        let name = if in_lists { String::new() } else { format!("`{}` · ", variable(key)) };
+        write!(page, "\n### {key}\n\n{name}{default}{takes}\n\n{}\n", wrapped(about)).unwrap();
+    }
+    page
+}
+
+/// In lines of a bearable length.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().unwrap();
+        if !line.is_empty() && line.chars().count().saturating_add(word.chars().count()) > 118 {
+            lines.push(word.to_owned());
+        } else {
+            *line = format!("{line} {word}").trim_start().to_owned();
+        }
+    }
+    lines.join("\n")
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how the test is told to write")]
+fn the_page_of_settings_is_what_the_code_knows() {
+    let page = page();
+    if std::env::var(UPDATE).is_ok() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+        fs::write(path, &page).unwrap();
+    }
+    let kept = repository("docs/configuration.md");
+    let other = kept.lines().zip(page.lines()).find(|(kept, made)| kept != made);
+    assert!(kept == page, "docs/configuration.md is out of date ({other:?}); {UPDATE}=1 makes it anew");
+}
