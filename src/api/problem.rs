@@ -402,6 +402,16 @@ mod tests {
     }
 
     #[test]
+    fn the_handbook_tells_operators_of_every_code_and_of_no_other() {
+        let handbook = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+        let (_, table) = handbook.split_once("\n## Problems\n").unwrap();
+        let code = |line: &str| line.strip_prefix("| `")?.split_once('`').map(|(code, _)| code.to_owned());
+        let told: Vec<_> = table.lines().filter_map(code).collect();
+        let names: BTreeSet<_> = Code::ALL.iter().map(|code| code.name().to_owned()).collect();
+        assert_eq!((told.len(), told.into_iter().collect()), (names.len(), names));
+    }
+
+    #[test]
     fn a_detail_is_bounded_and_ends_between_letters() {
         let problem = Problem::new(Code::NotFound, "\u{e9}".repeat(5_000) + "x");
         assert_eq!(problem.0.detail.len(), DETAIL_MAX);

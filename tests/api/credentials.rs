@@ -16,7 +16,7 @@ pub(crate) async fn world_with(credential: &str) -> World {
     World::with(Setup { edits, ..Setup::default() }).await
 }
 
-async fn register(world: &World, made: &Made) {
+pub(crate) async fn register(world: &World, made: &Made) {
     let order = json!({"client_id": CLIENT, "certificate": made.certificate});
     world.control("POST", "certificates", Some(order)).await.expect(204);
 }

@@ -17,6 +17,7 @@ mod approval;
 mod assignments;
 mod audit;
 mod auth;
+mod backup;
 mod bounds;
 mod cancelling;
 #[path = "../support/certificate.rs"]
@@ -31,6 +32,8 @@ mod explained;
 mod forged;
 mod graph_faults;
 mod groups;
+#[path = "../support/handbook.rs"]
+mod handbook;
 mod idempotency;
 mod input;
 mod limits;

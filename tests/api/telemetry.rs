@@ -3,6 +3,7 @@
 //! The collector is rotel, which passes on what it received; promtool is Prometheus'. `tests/telemetry/run` installs both.
 
 use std::{
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::TcpListener,
     path::{Path, PathBuf},
@@ -15,7 +16,9 @@ use serde_json::json;
 
 use crate::{
     answers::got,
+    certificate::made,
     collector::{Collector, Telemetry, attribute, hex, spans},
+    credentials,
     process::{Process, traceparent, vacant},
     world::{ASSIGNMENTS, SALES_ESP, TRIES, World, add, group},
 };
@@ -269,6 +272,52 @@ async fn exposition(world: &World, process: &Process) -> String {
     let everyone = json!({"configuration": "Sales ESP", "add": [{"all": "devices"}], "ticket": "T1"});
     process.post(world, &everyone, &traceparent(2)).await.problem(403, "not-permitted");
     got(world.client.get(format!("{}/metrics", process.admin_url))).await.expect(200).text
+}
+
+/// The words of a text that could name a figure or one of its attributes.
+fn words(text: &str) -> BTreeSet<&str> {
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let ours = |word: &&str| word.starts_with("postern_") || word.starts_with("http_");
+    text.split(|c| !letter(c)).filter(ours).collect()
+}
+
+/// What an exposition can be asked for: the names of its series, and their attributes.
+fn known(exposition: &str) -> BTreeSet<&str> {
+    exposition.lines().filter(|line| !line.starts_with('#')).flat_map(words).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alerts_and_dashboard_ask_for_figures_that_there_are() {
+    let (folder, made) = (tempfile::tempdir().unwrap(), made(400));
+    credentials::store(&folder, &made);
+    // The end of a certificate is told where there is one.
+    let mut world = credentials::world_with(&credentials::by_certificate(&folder)).await;
+    credentials::register(&world, &made).await;
+    world.take_gateway().stop().await;
+    let process = Process::start(&world, &[]);
+    let shown = exposition(&world, &process).await;
+    let known = known(&shown);
+    let (status, log) = process.stop();
+    assert!(status.success(), "{status}: {log}");
+    let read = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/k8s/components").join(path);
+        std::fs::read_to_string(path).unwrap()
+    };
+    for (asking, least) in [("alerts/rules.yaml", 15), ("dashboard/postern.json", 30)] {
+        let text = read(asking);
+        let asked = words(&text);
+        assert!(asked.len() >= least, "{asked:?}");
+        let unknown: Vec<_> = asked.difference(&known).collect();
+        assert!(unknown.is_empty(), "{asking} asks for {unknown:?}, which is not in\n{shown}");
+    }
+    // An alert by codes of problems that do not exist would never fire.
+    let rules = read("alerts/rules.yaml");
+    let (_, codes) = rules.split_once("postern_problem_code=~\"").unwrap();
+    world.start_gateway().await;
+    for code in codes.split('"').next().unwrap().split('|') {
+        world.get("servicenow", &format!("/problems/{code}")).await.expect(200);
+    }
+    world.end().await;
 }
 
 /// What promtool says, and whether it is content.

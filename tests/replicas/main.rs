@@ -10,6 +10,8 @@
 )]
 
 mod fleet;
+#[path = "../support/handbook.rs"]
+mod handbook;
 mod history;
 mod pair;
 mod pauses;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sqlx::Connection;
 use tempfile::TempDir;
 
-use crate::postgres;
+use crate::{handbook::follow, postgres};
 
 /// Far longer than anything takes here.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -213,6 +213,32 @@ async fn changes_sent_to_both_gateways_all_end_and_none_undoes_another() {
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&verified.stdout), String::from_utf8_lossy(&verified.stderr));
     assert!(out.contains("records in 2 chains, every hash fits"), "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_backed_up_while_in_use_and_restored_into_another_as_the_handbook_says() {
+    let world = World::start().await;
+    let before = world.change(0, &add("Sales Laptops"), "wait=25").await.1;
+    let (verifying, restoring) = (postgres::shared().database().await, postgres::shared().database().await);
+    let backup = world.folder.path().join("backup").display().to_string();
+    let variables = [("BACKUP", backup.as_str()), ("DATABASE", world.store_url.as_str()), ("CONFIG", "gateway.toml")];
+    let into = |database| [&variables[..], &[("NEW_DATABASE", database)]].concat();
+    let verified = follow("backup-postgres", world.folder.path(), &into(&verifying));
+    assert!(verified.contains("every hash fits"), "{verified}");
+    let after = world.change(1, &add("Sales Kiosks"), "wait=25").await.1;
+    let World { client, sandbox, gateways: [a, b], token, folder, .. } = world;
+    tokio::join!(a.stop(), b.stop());
+
+    let restored = follow("restore-postgres", folder.path(), &into(&restoring));
+    assert_eq!(restored, verified, "the same records, the same newest hash");
+    let gateway = gateway(folder.path(), &restoring, Clock::system()).await;
+    let look = async |operation: &Value| {
+        let url = format!("{}/v1/operations/{}", gateway.url(), operation["id"].as_str().unwrap());
+        sent(client.get(url).bearer_auth(&token)).await.status().as_u16()
+    };
+    assert_eq!((look(&before).await, look(&after).await), (200, 404));
+    gateway.stop().await;
+    sandbox.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

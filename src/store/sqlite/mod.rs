@@ -55,7 +55,10 @@ impl Sqlite {
     /// Opens the file, makes or migrates its tables, and begins this run's chain.
     pub async fn open(path: &Path, run: Run) -> Result<Self, Error> {
         let lock = only_gateway(path)?;
-        let options = options(path).create_if_missing(true);
+        let options = options(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
         let unusable =
             |error: &dyn std::fmt::Display| Error::Unusable(format!("cannot open {}: {error}", path.display()));
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(|error| unusable(&error))?;
@@ -81,12 +84,10 @@ impl Sqlite {
     }
 }
 
+/// What all connections have in common. How the file is written is said by the one that writes: a copy that SQLite made need
+/// not be written so, and whoever only reads could not change it.
 fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(BUSY_TIMEOUT)
+    SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT)
 }
 
 async fn read_only(path: &Path) -> Result<SqliteConnection, Error> {
