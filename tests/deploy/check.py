@@ -30,9 +30,10 @@ from rules import ROOT, Deployed
 KUBERNETES = ["1.30", "1.37"]
 # At most one of these.
 CREDENTIALS = [[], ["workload-identity"], ["certificate"]]
-OTHERS = ["collector", "prometheus"]
+# Each alone and with each other; alerts and dashboard need no other, and bring nothing that the one could take from the other.
+OTHERS = [["collector"], ["prometheus"], ["alerts", "dashboard"]]
 # Not Kubernetes' own: no schema is at hand, the rules look at what we use of them.
-FOREIGN = {"PodMonitor"}
+FOREIGN = {"PodMonitor", "PrometheusRule"}
 
 
 def run(*command, **more):
@@ -54,7 +55,7 @@ def combinations():
         for credential in CREDENTIALS:
             for count in range(len(OTHERS) + 1):
                 for others in itertools.combinations(OTHERS, count):
-                    components = [*credential, *others]
+                    components = [*credential, *itertools.chain(*others)]
                     yield "+".join([overlay, *components]), overlay, components
 
 
@@ -258,7 +259,7 @@ def main():
     checks.policies()
     checks.document()
     checks.dockerfile()
-    spoilt = checks.spoiled((checks.rendered / "ha+prometheus.yaml").read_text())
+    spoilt = checks.spoiled((checks.rendered / "ha+prometheus+alerts+dashboard.yaml").read_text())
     for fault in checks.faults:
         print(fault)
     took = time.monotonic() - began

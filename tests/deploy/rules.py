@@ -3,10 +3,13 @@
 Each rule takes what is deployed and yields a sentence for each fault. spoiled.py shows of each that it can fail.
 """
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
@@ -21,6 +24,7 @@ LABELS = {
 }
 # Between the end of the stop and the kill: the store's goodbye, the last spans.
 STOP_MARGIN = 10
+SEVERITIES = {"critical", "warning", "info"}
 VOLUMES = {"configMap", "secret", "emptyDir", "persistentVolumeClaim"}
 PUBLIC = {"0.0.0.0/0", "::/0"}
 INSIDE = {"10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10"}
@@ -187,9 +191,32 @@ def watched(of):
             yield f"the monitor looks at {monitor['selector']}"
 
 
+def alerted(of):
+    """The operator of Prometheus gets the rules that promtool has tried, and whoever is called finds the way."""
+    tried = yaml.safe_load((ROOT / "deploy/k8s/components/alerts/rules.yaml").read_text())
+    for one in of.all("PrometheusRule"):
+        if one["spec"] != tried:
+            yield "the rules are not those of rules.yaml"
+        for rule in (rule for group in one["spec"]["groups"] for rule in group["rules"]):
+            if rule["labels"]["severity"] not in SEVERITIES or "#" not in rule["annotations"]["runbook"]:
+                yield f"{rule['alert']} has no severity that is known, or no way to the handbook"
+
+
+def is_dashboard(config):
+    return config["metadata"]["labels"].get("grafana_dashboard") == "1"
+
+
+def shown(of):
+    """Grafana's sidecar takes up what has its label, in a file of its own."""
+    for one in (one for one in of.all("ConfigMap") if is_dashboard(one) or "dashboard" in one["metadata"]["name"]):
+        (text,) = one["data"].values()
+        if not is_dashboard(one) or json.loads(text)["uid"] != "postern" or len(text) > 1_000_000:
+            yield "the dashboard is not one that is taken up"
+
+
 def settings_roll_out(of):
     mounted = {volume["configMap"]["name"] for volume in of.pod["volumes"] if "configMap" in volume}
-    for config in of.all("ConfigMap"):
+    for config in (one for one in of.all("ConfigMap") if not is_dashboard(one)):
         name = config["metadata"]["name"]
         if not re.search(r"-[a-z0-9]{10}$", name) or not config.get("immutable") or name not in mounted:
             yield f"a change of {name} would not be a rollout"
@@ -280,6 +307,8 @@ RULES = [
     labelled,
     selects_itself,
     watched,
+    alerted,
+    shown,
     settings_roll_out,
     secrets_are_files,
     shares_the_work,

@@ -1,9 +1,9 @@
 """Proof that each rule can fail: one change for each, and the rule that must notice it.
 
-All begin with the overlay ha and the component prometheus as they are, which has no fault.
+All begin with the overlay ha and the components prometheus, alerts and dashboard as they are, which have no fault.
 """
 
-from rules import RULES, Deployed, broken
+from rules import RULES, Deployed, broken, is_dashboard
 
 
 def ways_to_spoil(of):
@@ -11,6 +11,9 @@ def ways_to_spoil(of):
     pod, container, deployment = of.pod, of.container, of.deployment
     metadata, egress = of.template["metadata"], of.egress
     scaler = of.one("HorizontalPodAutoscaler")["spec"]
+    settings = [one for one in of.all("ConfigMap") if not is_dashboard(one)]
+    alert = of.all("PrometheusRule")[0]["spec"]["groups"][0]["rules"][0]
+    dashboard = next(one for one in of.all("ConfigMap") if is_dashboard(one))
 
     def env(name, value):
         next(one for one in container["env"] if one["name"] == name)["value"] = value
@@ -42,8 +45,11 @@ def ways_to_spoil(of):
             {"port": "admin"})),
         ("watched", "another port", lambda: of.one("PodMonitor")["spec"]["podMetricsEndpoints"][0].update(port="http")),
         ("watched", "others' pods", lambda: of.one("PodMonitor")["spec"].update(selector={})),
-        ("settings_roll_out", "a plain name", lambda: of.all("ConfigMap")[0]["metadata"].update(name="postern-config")),
-        ("settings_roll_out", "an editable map", lambda: of.all("ConfigMap")[1].pop("immutable")),
+        ("alerted", "another rule", lambda: alert.update(expr="1")),
+        ("alerted", "no way to the handbook", lambda: alert["annotations"].update(runbook="?")),
+        ("shown", "no label", lambda: dashboard["metadata"].update(labels={})),
+        ("settings_roll_out", "a plain name", lambda: settings[0]["metadata"].update(name="postern-config")),
+        ("settings_roll_out", "an editable map", lambda: settings[1].pop("immutable")),
         ("secrets_are_files", "a secret variable", lambda: container["env"].append(
             {"name": "PGPASSWORD", "value": "x"})),
         ("secrets_are_files", "a secret in the open", lambda: of.objects.append(
