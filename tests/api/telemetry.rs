@@ -290,12 +290,19 @@ fn known(exposition: &str) -> BTreeSet<&str> {
 async fn alerts_and_dashboard_ask_for_figures_that_there_are() {
     let (folder, made) = (tempfile::tempdir().unwrap(), made(400));
     credentials::store(&folder, &made);
-    // The end of a certificate is told where there is one.
-    let mut world = credentials::world_with(&credentials::by_certificate(&folder)).await;
+    // The end of a certificate is told where there is one, and how late a sink is, too.
+    let settings = format!("{}\n\n[audit]\nsinks = [\"stdout\"]", credentials::by_certificate(&folder));
+    let mut world = credentials::world_with(&settings).await;
     credentials::register(&world, &made).await;
     world.take_gateway().stop().await;
     let process = Process::start(&world, &[]);
-    let shown = exposition(&world, &process).await;
+    let mut shown = exposition(&world, &process).await;
+    for _ in 0..TRIES {
+        if shown.contains("postern_audit_lag_seconds") {
+            break;
+        }
+        shown = got(world.client.get(format!("{}/metrics", process.admin_url))).await.expect(200).text;
+    }
     let known = known(&shown);
     let (status, log) = process.stop();
     assert!(status.success(), "{status}: {log}");
