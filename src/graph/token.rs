@@ -24,12 +24,11 @@ use super::{
     Error,
     credential::{self, Way},
     refusal::{self, NoToken},
-    transport,
 };
 use crate::{
     clock::{self, Clock},
     config,
-    outbound::Outbound,
+    outbound::{self, Outbound},
     telemetry,
 };
 
@@ -197,7 +196,7 @@ impl Source {
         let answer = outbound.send(asked.call(TIMEOUT, ANSWER_MAX)).await;
         let answer = answer.map_err(|error| NoToken::unavailable(format!("{whom}: {error}")))?;
         if !answer.status.is_success() {
-            let pause = answer.header("retry-after").and_then(|value| transport::retry_after(value, self.clock.now()));
+            let pause = answer.header("retry-after").and_then(|value| outbound::retry_after(value, self.clock.now()));
             return Err(refusal::judged(&answer, way, pause));
         }
         let unusable = || NoToken::unavailable(format!("{whom} answered with something that is not a token"));

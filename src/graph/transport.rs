@@ -8,8 +8,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::{Timestamp, fmt::rfc2822};
-
 use super::{
     Clearance, Error, Refusal, Tokens, model,
     pace::{Effect, PAUSE_MAX, Pace, Went},
@@ -18,7 +16,7 @@ use super::{
     token::Token,
 };
 use crate::{
-    clock::{self, Backoff, Clock},
+    clock::{Backoff, Clock},
     config,
     outbound::{
         self, Answer, Call, HeaderName, HeaderValue, Method, Outbound,
@@ -166,7 +164,7 @@ impl Transport {
                 return Err(unanswered(asked.effect, &error));
             }
         };
-        let named = answer.header("retry-after").and_then(|text| retry_after(text, self.clock.now()));
+        let named = answer.header("retry-after").and_then(|text| outbound::retry_after(text, self.clock.now()));
         pass.went(went(&answer, named));
         tracing::debug!(
             graph.status = answer.status.as_u16(),
@@ -235,11 +233,11 @@ fn unanswered(effect: Effect, error: &outbound::Error) -> Next {
         (outbound::Error::Unreached(_), _) | (outbound::Error::Unanswered(_), Effect::Read) => {
             Next::Retry(None, Error::Unavailable(words))
         }
-        (outbound::Error::Unanswered(_) | outbound::Error::TooLarge(_), Effect::Write) => {
+        (outbound::Error::Unanswered(_) | outbound::Error::TooLarge { .. }, Effect::Write) => {
             Next::Fail(Error::Unknown(words))
         }
         (outbound::Error::Late, _) => Next::Fail(Error::Unavailable(words)),
-        (outbound::Error::TooLarge(_), Effect::Read) | (outbound::Error::Impossible(_), _) => {
+        (outbound::Error::TooLarge { .. }, Effect::Read) | (outbound::Error::Impossible(_), _) => {
             Next::Fail(Error::Unreadable(words))
         }
     }
@@ -278,34 +276,5 @@ fn went(answer: &Answer, named: Option<Duration>) -> Went {
         503 if named.is_some() => Went::Throttled(named),
         500.. => Went::Failed,
         _ => Went::Answered,
-    }
-}
-
-/// A pause: in seconds, whole or not, or until a date (RFC 9110).
-pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
-    let value = value.trim();
-    match value.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        Err(_no_number) => {
-            let date = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
-            Some(clock::until(now, date))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pause_is_read_in_seconds_or_as_a_date_and_nonsense_is_ignored() {
-        let now = "1999-12-31T23:59:50Z".parse().unwrap();
-        assert_eq!(retry_after("3", now), Some(Duration::from_secs(3)));
-        assert_eq!(retry_after(" 2.128 ", now), Some(Duration::from_millis(2128)));
-        assert_eq!(retry_after("Fri, 31 Dec 1999 23:59:59 GMT", now), Some(Duration::from_secs(9)));
-        assert_eq!(retry_after("Fri, 31 Dec 1999 23:59:00 GMT", now), Some(Duration::ZERO));
-        for nonsense in ["", "soon", "-1", "NaN", "inf", "1e400", "Fri, 99 Dec 1999 23:59:59 GMT"] {
-            assert_eq!(retry_after(nonsense, now), None, "{nonsense}");
-        }
     }
 }

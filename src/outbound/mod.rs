@@ -1,17 +1,21 @@
-//! The one way to make an HTTP request: to Graph, to the login service, to an issuer's keys.
+//! The one way to make an HTTP request: to Graph, to the login service, to an issuer's keys, to whom callbacks go.
 //!
 //! Guarantees: every call has a deadline, an answer is read up to a bound and no further, redirects are not followed
 //! (a token must not travel to a host that the configuration does not name), and the W3C trace context of the current
 //! span goes along. A call that is given up is ended. Connections belong to the runtime in which [`Outbound::new`] was
-//! called, so none ends with a server's worker that happened to open it.
+//! called, so none ends with a server's worker that happened to open it. A client that is bound to a [`Reach`] calls no
+//! address outside of it, and uses neither a proxy nor a connection twice.
 //!
 //! It deliberately does not retry and does not judge a status: the callers know what a repetition would do.
+
+mod reach;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use jiff::{Timestamp, fmt::rfc2822};
 use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, redirect};
 pub use reqwest::{
     Method, StatusCode,
@@ -22,7 +26,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 use url::Url;
 
-use crate::{clock::Clock, telemetry};
+pub use self::reach::Reach;
+use self::reach::Resolver;
+use crate::{
+    clock::{self, Clock},
+    telemetry,
+};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,15 +45,26 @@ pub struct Outbound {
     direct: Arc<Renewable>,
     runtime: Handle,
     clock: Clock,
+    /// Where it may go; none for anywhere.
+    reach: Option<Reach>,
 }
 
 /// A client that can be replaced by one that is made alike, and has no connection yet.
 #[derive(Debug)]
 struct Renewable {
-    /// None is without any proxy.
-    way: Option<Way>,
+    way: Route,
     /// The client, and when it was replaced last.
     client: Mutex<(Client, Option<Duration>)>,
+}
+
+/// How a client goes.
+#[derive(Clone, Debug)]
+enum Route {
+    Usual(Way),
+    /// By no proxy.
+    Direct,
+    /// By no proxy, and to these addresses only; with the authorities trusted besides the system's.
+    Within(Reach, Option<Vec<u8>>),
 }
 
 /// The way out. The default is that of the system: its proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`) and the
@@ -104,8 +124,13 @@ pub enum Error {
     #[error("no answer: {0}")]
     Unanswered(String),
     /// The answer is larger than allowed. The call was acted on.
-    #[error("the answer is larger than {0} bytes")]
-    TooLarge(usize),
+    #[error("the answer is larger than {most} bytes")]
+    TooLarge {
+        /// How many bytes it may have.
+        most: usize,
+        /// Its status.
+        status: StatusCode,
+    },
     /// It was too late to begin; nothing was sent.
     #[error("there was no time left to send it")]
     Late,
@@ -120,7 +145,7 @@ impl Error {
         match self {
             Self::Unreached(_) => "unreached",
             Self::Unanswered(_) => "unanswered",
-            Self::TooLarge(_) => "too-large",
+            Self::TooLarge { .. } => "too-large",
             Self::Late => "late",
             Self::Impossible(_) => "impossible",
         }
@@ -136,13 +161,21 @@ impl Outbound {
     /// A client that goes by a way of its own.
     pub fn by(way: &Way, clock: Clock) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
-        Ok(Self { client: Renewable::new(Some(way.clone()))?, direct: Renewable::new(None)?, runtime, clock })
+        let (client, direct) = (Renewable::new(Route::Usual(way.clone()))?, Renewable::new(Route::Direct)?);
+        Ok(Self { client, direct, runtime, clock, reach: None })
     }
 
     /// The same without any proxy, for what is on this machine or beside it.
     #[must_use]
     pub fn direct(&self) -> Self {
         Self { client: Arc::clone(&self.direct), ..self.clone() }
+    }
+
+    /// A client for addresses that others choose. It goes by no proxy: what a proxy calls, nobody here could look at.
+    pub fn within(&self, reach: Reach) -> Result<Self, Error> {
+        let authorities = if let Route::Usual(way) = &self.client.way { way.authorities.clone() } else { None };
+        let client = Renewable::new(Route::Within(reach, authorities))?;
+        Ok(Self { direct: Arc::clone(&client), client, reach: Some(reach), ..self.clone() })
     }
 
     /// Has later calls go by new connections. Those under way keep theirs. Not more often than every few seconds, however
@@ -157,7 +190,7 @@ impl Outbound {
             *last = Some(now);
         }
         // Outside the lock: nobody waits while certificates are read.
-        match made(self.client.way.as_ref()) {
+        match made(&self.client.way) {
             Ok(client) => self.client.present().0 = client,
             Err(error) => tracing::warn!(%error, "the connections in use are kept"),
         }
@@ -180,6 +213,11 @@ impl Outbound {
             otel.status_code = tracing::field::Empty,
         );
         let (method, begun) = (call.method.clone(), self.clock.elapsed());
+        if let Some(why) = self.reach.and_then(|reach| reach.refuses(&call.url)) {
+            let error = Error::Unreached(why);
+            span.record("otel.status_code", "ERROR").record("error.type", error.class());
+            return Err(error);
+        }
         // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
         // by a handler, it would die with the server's worker at a stop, and with it a write that a lane had under way.
         let exchange = exchange(self.client.present().0.clone(), call, self.clock).instrument(span.clone());
@@ -207,8 +245,8 @@ impl Outbound {
 }
 
 impl Renewable {
-    fn new(way: Option<Way>) -> Result<Arc<Self>, Error> {
-        let client = Mutex::new((made(way.as_ref())?, None));
+    fn new(way: Route) -> Result<Arc<Self>, Error> {
+        let client = Mutex::new((made(&way)?, None));
         Ok(Arc::new(Self { way, client }))
     }
 
@@ -217,17 +255,24 @@ impl Renewable {
     }
 }
 
-/// A client on this way; without one, it goes by no proxy.
-fn made(way: Option<&Way>) -> Result<Client, Error> {
+/// A client on this way.
+fn made(way: &Route) -> Result<Client, Error> {
     let impossible = |error: reqwest::Error| Error::Impossible(chain(&error));
-    let mut builder = builder();
-    let Some(way) = way else { return builder.no_proxy().build().map_err(impossible) };
-    if let Some(proxy) = &way.proxy {
+    let (mut builder, authorities) = match way {
+        Route::Direct => (builder().no_proxy(), &None),
+        Route::Within(reach, authorities) => {
+            // A connection that is used again would spare the look at where the name leads by now.
+            let builder = builder().no_proxy().dns_resolver(Arc::new(Resolver(*reach))).pool_max_idle_per_host(0);
+            (builder, authorities)
+        }
+        Route::Usual(way) => (builder(), &way.authorities),
+    };
+    if let Route::Usual(Way { proxy: Some(proxy), .. }) = way {
         // What the system excepts from its proxies is excepted from this one, too.
         let proxy = Proxy::all(proxy.as_str()).map_err(impossible)?;
         builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
     }
-    if let Some(pem) = &way.authorities {
+    if let Some(pem) = authorities {
         let authorities = Certificate::from_pem_bundle(pem).map_err(impossible)?;
         if authorities.is_empty() {
             return Err(Error::Impossible("there is no certificate among the certification authorities".to_owned()));
@@ -273,7 +318,7 @@ async fn exchange(client: Client, call: Call, clock: Clock) -> Result<Answer, Er
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error))? {
         if body.len().saturating_add(chunk.len()) > call.answer_max {
-            return Err(Error::TooLarge(call.answer_max));
+            return Err(Error::TooLarge { most: call.answer_max, status });
         }
         body.extend_from_slice(&chunk);
     }
@@ -287,6 +332,18 @@ fn classify(error: &reqwest::Error) -> Error {
         Error::Unreached(chain(error))
     } else {
         Error::Unanswered(chain(error))
+    }
+}
+
+/// A pause, from `Retry-After`: in seconds, whole or not, or until a date (RFC 9110).
+pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    match value.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_no_number) => {
+            let date = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+            Some(clock::until(now, date))
+        }
     }
 }
 
@@ -308,6 +365,18 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_pause_is_read_in_seconds_or_as_a_date_and_nonsense_is_ignored() {
+        let now = "1999-12-31T23:59:50Z".parse().unwrap();
+        assert_eq!(retry_after("3", now), Some(Duration::from_secs(3)));
+        assert_eq!(retry_after(" 2.128 ", now), Some(Duration::from_millis(2128)));
+        assert_eq!(retry_after("Fri, 31 Dec 1999 23:59:59 GMT", now), Some(Duration::from_secs(9)));
+        assert_eq!(retry_after("Fri, 31 Dec 1999 23:59:00 GMT", now), Some(Duration::ZERO));
+        for nonsense in ["", "soon", "-1", "NaN", "inf", "1e400", "Fri, 99 Dec 1999 23:59:59 GMT"] {
+            assert_eq!(retry_after(nonsense, now), None, "{nonsense}");
+        }
+    }
 
     #[tokio::test]
     async fn a_call_whose_time_does_not_fit_any_more_reaches_nobody() {
