@@ -1,10 +1,10 @@
 //! The composition root: settings in, running parts out, and the order in which they stop.
 //!
-//! Start: policies, store (its first audit record opens this run's chain), Graph, executor, retention, then the doors. Nothing
+//! Start: policies, store (its first audit record opens this run's chain), Graph, executor, callbacks, retention, then the doors. Nothing
 //! answers before everything behind it works.
 //!
 //! Stop, under one deadline: not ready any more; no new connections, and waiting callers get their 202; the executor
-//! ends the turns that are under way; denials that were counted are recorded, a checkpoint ends the audit trail, and the
+//! ends the turns that are under way, and callbacks the attempts; denials that were counted are recorded, a checkpoint ends the audit trail, and the
 //! sinks get what is left of it; the store closes. Whatever the deadline cuts off stands in the store and is taken
 //! up at the next start.
 //!
@@ -29,6 +29,7 @@ use crate::{
     api,
     audit::{Entry, Form},
     auth::Authenticator,
+    callbacks,
     census::Census,
     checkpoints::{self, Checkpoints},
     clock::Clock,
@@ -105,9 +106,11 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let retention = Retention { store: Arc::clone(&store), clock, operations: config.operations.retention };
     let streams = streams(&config.audit, &outbound, (&store, clock, &owner));
     let limits = api::Limits::new(&config.callers, &config.webhooks, &config.server, clock);
+    let callbacks = callbacks(&config, &store, &outbound, clock)?;
     let gateway = gateway(&config, policies, ports, (clock, &stopping));
     let webhooks = Arc::new(Webhooks::new(config.webhooks, &config.catalogue));
     let mut tasks = keepers(&gateway, retention, config.executor.sweep_interval, &stopping);
+    tasks.push(tokio::spawn(callbacks.run(stopping.clone())));
     if let Some(checkpoints) = checkpoints.clone() {
         tasks.push(tokio::spawn(checkpoints.run(stopping.clone())));
     }
@@ -187,12 +190,31 @@ fn gateway(
         upstream: Arc::clone(upstream),
         policies,
         catalogue: config.catalogue.clone(),
+        callable: gateway::Callable::new(&config.destinations, &config.callers, &config.webhooks),
         settings: config.operations.clone(),
         names_ttl: config.graph.names_ttl,
         denied_per_minute: config.audit.denied_per_minute,
         clock,
         stopping: stopping.clone(),
     }))
+}
+
+/// Whoever tells ends of operations.
+fn callbacks(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    outbound: &Outbound,
+    clock: Clock,
+) -> anyhow::Result<callbacks::Callbacks> {
+    let parts = callbacks::Parts {
+        store: Arc::clone(store),
+        outbound: outbound.clone(),
+        clock,
+        settings: config.callbacks.clone(),
+        destinations: config.destinations.clone(),
+        message: api::message,
+    };
+    callbacks::Callbacks::new(&parts).context("callbacks cannot be sent")
 }
 
 /// What is looked after for as long as the gateway runs.

@@ -8,7 +8,7 @@
 //! - [`audit`] (the chained trail, pure), [`config`] (settings, checked), [`outbound`] (the one way to make a call)
 //! - adapters: [`store`], [`graph`], [`auth`], [`policy`], [`webhooks`]
 //! - work: [`gateway`] (the verbs that callers have), [`executor`] (carries changes to Graph),
-//!   [`retention`] (removes what ended long ago), [`census`] (counts what has not ended),
+//!   [`callbacks`] (tells callers' systems of ends), [`retention`] (removes what ended long ago), [`census`] (counts what has not ended),
 //!   [`checkpoints`] (has a key vouch for the trail), [`delivery`] (streams the trail to sinks)
 //! - edge: [`api`]
 //! - root: [`app`] (puts the parts together), [`cli`] (the commands), [`demo`]
@@ -20,6 +20,7 @@ pub mod api;
 pub mod app;
 pub mod audit;
 pub mod auth;
+pub mod callbacks;
 pub mod canonical;
 pub mod census;
 pub mod checkpoints;

@@ -45,6 +45,7 @@ pub(crate) fn acceptance(number: u64, lane: &ConfigurationId) -> Acceptance {
         only_on: None,
         until: None,
         approval: None,
+        callback: None,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
     };
     let operation =

@@ -84,6 +84,7 @@ impl From<gateway::Error> for Problem {
             }
             Error::TooLate(operation) => too_late(&operation),
             Error::UntilOver(operation) => until_over(&operation),
+            Error::NothingToResend(operation) => nothing_to_resend(&operation),
             Error::NothingToRevert(operation) => nothing_to_revert(&operation),
             Error::PreconditionFailed { found } => {
                 let detail = format!("The assignments are not those that If-Match names: their ETag is \"{found}\".");
@@ -134,6 +135,14 @@ fn until_over(Operation { id, submission, .. }: &Operation) -> Problem {
         None => "No end is set for what the operation does.",
     };
     Problem::new(Code::NoUntilAhead, detail).about(*id)
+}
+
+fn nothing_to_resend(Operation { id, submission, .. }: &Operation) -> Problem {
+    let detail = match submission.callback {
+        Some(_) => "The operation's callback is still to be delivered: it is sent without being asked for.",
+        None => "Nobody is to be told of the operation's end: it has no callback.",
+    };
+    Problem::new(Code::NothingToResend, detail).about(*id)
 }
 
 fn nothing_to_revert(Operation { id, state, .. }: &Operation) -> Problem {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     domain::FilterMode,
-    gateway::request::{ChangeRequest, Fault, Named, NamedFilter, RevertRequest, Whom, Wish},
+    gateway::request::{CallbackRequest, ChangeRequest, Fault, Named, NamedFilter, RevertRequest, Whom, Wish},
 };
 
 /// Names of configurations, groups and filters: Entra allows 256 characters.
@@ -21,12 +21,15 @@ const TICKET_MAX: usize = 128;
 const COMMENT_MAX: usize = 1_000;
 /// A moment, with offset and fractions of a second.
 const MOMENT_MAX: usize = 64;
+/// A URL to call back.
+const URL_MAX: usize = 2_048;
+/// What is sent back with a callback, in bytes.
+const CONTEXT_MAX: usize = 4_096;
 /// Faults that are told at once: a body of nothing else would make an answer many times its size.
 const FAULTS_MAX: usize = 100;
 
-const FIELDS: [&str; 8] = ["configuration", "add", "remove", "replace", "ticket", "requested_for", "comment", "until"];
-/// Fields that are planned for; refused by name, so that nobody believes they were heeded.
-const FIELDS_TO_COME: [&str; 1] = ["callback"];
+const FIELDS: [&str; 9] =
+    ["configuration", "add", "remove", "replace", "ticket", "requested_for", "comment", "until", "callback"];
 
 /// Reads a change.
 pub(super) fn read(body: &Value) -> Result<ChangeRequest, Vec<Fault>> {
@@ -79,6 +82,7 @@ impl Faults {
             requested_for: self.text(fields, "", "requested_for", NAME_MAX),
             comment: self.text(fields, "", "comment", COMMENT_MAX),
             until: self.moment(fields, "until"),
+            callback: self.callback(fields),
             configuration: configuration?,
             wish: wish?,
             only_on: None,
@@ -94,13 +98,25 @@ impl Faults {
         Timestamp::from_microsecond(moment.ok()?.as_microsecond()).ok()
     }
 
+    /// Where the end is to be told. What the caller wants to have back is its own business, and as such bounded.
+    fn callback(&mut self, fields: &Map<String, Value>) -> Option<CallbackRequest> {
+        const AT: &str = "/callback";
+        let fields = self.object(fields.get("callback")?, AT, &["url", "context"])?;
+        let context = fields.get("context").map(Value::to_string);
+        if context.as_ref().is_some_and(|context| context.len() > CONTEXT_MAX) {
+            self.note("/callback/context", format!("is longer than {CONTEXT_MAX} bytes"));
+        }
+        Some(CallbackRequest { url: self.text(fields, AT, "url", URL_MAX), context })
+    }
+
     fn revert(&mut self, body: &Value) -> Option<RevertRequest> {
-        let fields = self.object(body, "", &["ticket", "requested_for", "comment"])?;
+        let fields = self.object(body, "", &["ticket", "requested_for", "comment", "callback"])?;
         Some(RevertRequest {
             ticket: self.text(fields, "", "ticket", TICKET_MAX),
             requested_for: self.text(fields, "", "requested_for", NAME_MAX),
             comment: self.text(fields, "", "comment", COMMENT_MAX),
             only_on: None,
+            callback: self.callback(fields),
         })
     }
 
@@ -206,11 +222,7 @@ impl Faults {
         };
         for key in fields.keys().filter(|key| !known.contains(&key.as_str())) {
             let pointer = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
-            if at.is_empty() && FIELDS_TO_COME.contains(&key.as_str()) {
-                self.note(&pointer, "is not supported by this version");
-            } else {
-                self.note(&pointer, format!("is not a known field; known are {}", known.join(", ")));
-            }
+            self.note(&pointer, format!("is not a known field; known are {}", known.join(", ")));
         }
         Some(fields)
     }

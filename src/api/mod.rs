@@ -9,6 +9,7 @@
 
 mod assignments;
 mod audit;
+mod callback;
 mod causes;
 mod change;
 mod configurations;
@@ -43,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use tracing_actix_web::{RootSpanBuilder, TracingLogger};
 
-pub(crate) use self::webhooks::rehearse;
+pub(crate) use self::{callback::message, webhooks::rehearse};
 use self::{
     connections::Connections,
     problem::{Code, Problem},
@@ -161,6 +162,7 @@ fn routes(config: &mut web::ServiceConfig) {
         )
         .service(resource("/v1/groups/{ref}/assignments", "GET").route(web::get().to(groups::assignments)))
         .service(resource("/v1/operations/{id}/revert", "POST").route(web::post().to(reverting::revert)))
+        .service(resource("/v1/operations/{id}/callback", "POST").route(web::post().to(callback::resend)))
         .service(resource("/v1/operations/{id}/until", "DELETE").route(web::delete().to(operations::call_off)))
         .service(
             resource("/v1/webhooks/{source}", "POST, OPTIONS")

@@ -96,6 +96,8 @@ catalogue! {
     NoUntilAhead = "no-until-ahead", 409, Never, "The operation has no end ahead";
     /// The operation failed, was cancelled or found everything as it wanted it, so there is nothing to undo.
     NothingToRevert = "nothing-to-revert", 409, Never, "The operation changed nothing";
+    /// The operation has no callback, or its callback is still to be delivered; `callback` of the operation says which.
+    NothingToResend = "nothing-to-resend", 409, Never, "There is no callback to send again";
     /// What an operation did can be undone when it has ended; ask again then. One that is queued can be cancelled.
     NotEnded = "operation-not-ended", 409, Later, "The operation has not ended";
     /// The assignments are not those that `If-Match` names, so the change had no effect; look at them again.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    callback::CallbackView,
     problem::Problem,
     summary::{self, Tense},
 };
@@ -317,6 +318,8 @@ pub(super) struct OperationView {
     problem: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parked: Option<ParkedView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callback: Option<CallbackView>,
     trace_id: Option<String>,
     links: LinksView,
 }
@@ -356,6 +359,7 @@ impl OperationView {
                 until: *until,
                 attempts: *attempts,
             }),
+            callback: submission.callback.as_ref().map(|it| CallbackView::of(it, sequel.callback.as_ref())),
             trace_id: submission.traceparent.as_deref().and_then(telemetry::trace_id_in),
             links: LinksView::of(operation),
         }

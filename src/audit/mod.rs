@@ -354,6 +354,50 @@ pub enum Event {
         /// The policies that permitted it.
         policies: Vec<String>,
     },
+    /// The end of an operation was told to its caller's system.
+    CallbackDelivered {
+        /// Which operation.
+        operation: OperationId,
+        /// Its configuration.
+        configuration: String,
+        /// The configured name of the destination.
+        destination: String,
+        /// The URL.
+        url: String,
+        /// Attempts so far.
+        attempts: i64,
+        /// The status of the answer.
+        status: u16,
+    },
+    /// The end of an operation could not be told, and is not tried any more.
+    CallbackParked {
+        /// Which operation.
+        operation: OperationId,
+        /// Its configuration.
+        configuration: String,
+        /// The configured name of the destination.
+        destination: String,
+        /// The URL.
+        url: String,
+        /// Attempts so far.
+        attempts: i64,
+        /// The status of the last answer, if there was one.
+        status: Option<u16>,
+        /// Why the last attempt came to nothing.
+        reason: String,
+    },
+    /// Somebody had the end of an operation told again.
+    CallbackResent {
+        /// Which operation.
+        operation: OperationId,
+        /// Its configuration.
+        configuration: String,
+        /// Who.
+        #[serde(flatten)]
+        actor: Actor,
+        /// The policies that permitted it.
+        policies: Vec<String>,
+    },
     /// Graph's set is not the one we left: somebody else changed it.
     DriftSeen {
         /// The configuration.

@@ -175,6 +175,7 @@ fn rule(name: &str, issuer: &str, required_role: Option<&str>) -> CallerRule {
         required_role: required_role.map(str::to_owned),
         certificates: BTreeSet::new(),
         calls_max: None,
+        callbacks: crate::config::CallbackRights::default(),
     }
 }
 

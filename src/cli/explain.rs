@@ -120,6 +120,7 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
         only_on: request.only_on,
         until: request.until.map(|at| Until { at, policies: Vec::new() }),
         approval: None,
+        callback: None,
         traceparent: None,
     };
     let resource = Resource { configuration: &configuration, tags: &tags };

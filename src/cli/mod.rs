@@ -20,7 +20,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    api, app, checkpoints,
+    api, app, callbacks, checkpoints,
     clock::Clock,
     config::{self, Config, Examined, Fault},
     demo,
@@ -213,6 +213,7 @@ fn settled(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
             config.server.tls.clone().and_then(|tls| api::Certificate::open(tls).err()).map(|error| no_tls(&error)),
         );
         faults.extend(webhooks::examine(&config.webhooks, &config.catalogue));
+        faults.extend(callbacks::examine(&config.destinations));
         faults.extend(checkpoints::signer(&config.audit).err().map(no_key));
         faults.extend(app::outbound(&config.outbound, Clock::system()).err().map(|error| no_way_out(&error)));
     }

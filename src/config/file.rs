@@ -19,7 +19,7 @@ use toml::{
 };
 
 use super::{
-    Config, Examined, Fault,
+    Config, Examined, Fault, callbacks,
     ledger::Ledger,
     lists::{self, Around, Shelves},
     place::Place,
@@ -141,6 +141,7 @@ pub(super) fn interpret(
         root: Table::new(place, Title::default()),
         issuers: Vec::new(),
         callers: Vec::new(),
+        destinations: Vec::new(),
         webhooks: Vec::new(),
         shelves: Shelves::default(),
     };
@@ -158,6 +159,7 @@ struct File<'p> {
     root: Table<'p>,
     issuers: Vec<Table<'p>>,
     callers: Vec<Table<'p>>,
+    destinations: Vec<Table<'p>>,
     webhooks: Vec<Entry<'p>>,
     shelves: Shelves<'p>,
 }
@@ -170,13 +172,15 @@ impl<'p> File<'p> {
         let issuers = lists::issuers(self.issuers, &mut self.ledger);
         let tls = sections.server.as_ref().and_then(|server| server.tls.as_ref());
         let clients = tls.and_then(|tls| tls.clients.as_ref());
-        let around = Around { issuers: issuer_names, clients };
+        let destinations = callbacks::destinations(self.destinations, &mut self.ledger);
+        let around = Around { issuers: issuer_names, clients, destinations: &destinations };
         let callers = lists::callers(self.callers, &around, &mut self.ledger);
-        let webhooks = webhooks::webhooks(self.webhooks, clients, &mut self.ledger);
+        let webhooks = webhooks::webhooks(self.webhooks, &around, &mut self.ledger);
         let catalogue = lists::catalogue(self.shelves, &mut self.ledger);
         let policy = sections.policy.clone();
-        let senders = webhooks.iter().flat_map(|webhook| webhook.secrets.iter().cloned());
-        let secrets = sections.secrets.into_iter().chain(senders).collect();
+        let senders = webhooks.iter().flat_map(|webhook| webhook.secrets.iter());
+        let receivers = destinations.iter().flat_map(|it| it.secrets.iter().chain(it.authentication.secret()));
+        let secrets = sections.secrets.into_iter().chain(senders.chain(receivers).cloned()).collect();
         let whole = || {
             Some(Config {
                 server: sections.server?,
@@ -185,12 +189,14 @@ impl<'p> File<'p> {
                 outbound: sections.outbound?,
                 operations: sections.operations?,
                 executor: sections.executor?,
+                callbacks: sections.callbacks?,
                 policy: sections.policy?,
                 telemetry: sections.telemetry?,
                 audit: sections.audit?,
                 issuers,
                 callers,
                 webhooks,
+                destinations,
                 catalogue,
                 origin: self.origin,
             })
@@ -206,6 +212,7 @@ impl<'p> File<'p> {
             match key.get_ref().as_ref() {
                 "issuers" => self.issuers = self.entries("issuers", line, value.get_ref()),
                 "callers" => self.callers = self.entries("callers", line, value.get_ref()),
+                "destinations" => self.destinations = self.entries("destinations", line, value.get_ref()),
                 "webhooks" => self.webhooks = self.sources(line, value.get_ref()),
                 "catalogue" => self.catalogue(line, value.get_ref()),
                 _ => put(self.place, &mut self.root, "", (key, value)),

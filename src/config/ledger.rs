@@ -74,11 +74,11 @@ fn stranger(table: &Table<'_>, noun: &str, (key, line): (&str, usize), known: &B
 }
 
 fn unknown_variable(name: &str, known: &[String]) -> Fault {
-    let in_file_only = ["ISSUERS", "CALLERS", "WEBHOOKS", "CATALOGUE"]
+    let in_file_only = ["ISSUERS", "CALLERS", "WEBHOOKS", "DESTINATIONS", "CATALOGUE"]
         .iter()
         .any(|list| name.strip_prefix(VARIABLE_PREFIX).is_some_and(|rest| rest.starts_with(list)));
     let hint = if in_file_only {
-        "issuers, callers, webhooks and the catalogue are set in the file only".to_owned()
+        "issuers, callers, webhooks, destinations and the catalogue are set in the file only".to_owned()
     } else {
         nearest(name, known.iter().map(String::as_str))
             .map_or_else(|| "config/gateway.toml lists every key".to_owned(), |meant| format!("did you mean {meant}?"))

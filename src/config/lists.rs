@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    CallerRule, Catalogue, Catalogued, Clients, Issuer, KeySource,
+    CallerRule, Catalogue, Catalogued, Clients, Destination, Issuer, KeySource, callbacks,
     ledger::Ledger,
     table::Table,
     value::{self, Refusal, duration, spell},
@@ -88,6 +88,8 @@ pub(super) struct Around<'a> {
     pub(super) issuers: BTreeSet<String>,
     /// The certificates that clients show.
     pub(super) clients: Option<&'a Clients>,
+    /// The destinations of callbacks.
+    pub(super) destinations: &'a [Destination],
 }
 
 /// Reads `[[callers]]`.
@@ -137,7 +139,9 @@ fn caller(table: &mut Table<'_>, name: Option<String>, around: &Around<'_>) -> O
         let what = format!("caller {who:?} has neither client_id nor subject");
         table.object(what, "every token of the issuer would be this caller: give one of them, or both");
     }
-    Some(CallerRule { name: name?, issuer: issuer?, client_id, subject, required_role, certificates, calls_max })
+    let callbacks = callbacks::rights(table, around.destinations);
+    let (name, issuer) = (name?, issuer?);
+    Some(CallerRule { name, issuer, client_id, subject, required_role, certificates, calls_max, callbacks })
 }
 
 /// Whether a token exists that both rules match. Roles do not tell rules apart: a token can have all of them. A rule that

@@ -8,6 +8,7 @@
 //! the environment.
 
 mod audit;
+mod callbacks;
 mod credential;
 mod expressions;
 mod file;
@@ -39,6 +40,7 @@ use url::Url;
 
 pub use self::{
     audit::{Audit, AuditFile, AuditFormat, Sink},
+    callbacks::{Authentication, CallbackRights, Callbacks, Destination, Network},
     file::{Origin, examine_process, load, load_from_process, load_with},
     issuer::{Algorithm, Issuer, KeySource, TokenType},
     secret::SecretError,
@@ -65,6 +67,8 @@ pub struct Config {
     pub operations: Operations,
     /// How pending changes are carried to Graph.
     pub executor: Executor,
+    /// How the ends of operations are told.
+    pub callbacks: Callbacks,
     /// Where policies are.
     pub policy: Policy,
     /// What is told to whom about what happens.
@@ -77,6 +81,8 @@ pub struct Config {
     pub callers: Vec<CallerRule>,
     /// Who sends events, and what becomes of them.
     pub webhooks: Vec<Webhook>,
+    /// Whom the ends of operations may be told to.
+    pub destinations: Vec<Destination>,
     /// Names that the operator gives to configurations, groups and filters.
     pub catalogue: Catalogue,
     /// Where all of it was read.
@@ -315,6 +321,8 @@ pub struct CallerRule {
     pub certificates: BTreeSet<Digest>,
     /// Calls that it may make in a minute, instead of the usual number.
     pub calls_max: Option<NonZeroU32>,
+    /// Where the ends of its operations may be told.
+    pub callbacks: CallbackRights,
 }
 
 /// `[catalogue]`

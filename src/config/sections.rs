@@ -1,4 +1,5 @@
-//! The single settings: `server`, `store`, `graph`, `outbound`, `operations`, `executor`, `policy`, `telemetry`, `audit`.
+//! The single settings: `server`, `store`, `graph`, `outbound`, `operations`, `executor`, `callbacks`, `policy`,
+//! `telemetry`, `audit`.
 //!
 //! Each setting stands here once, with its key, default, limits and form; `config/gateway.toml` is checked against what
 //! stands here. Then come the rules between settings: each is one check with one sentence.
@@ -10,8 +11,8 @@ use std::{num::NonZeroU32, time::Duration};
 use url::Url;
 
 use super::{
-    Audit, Clients, Credential, Executor, Graph, Named, Operations, Outbound, Pace, Policy, Postgres, SecretSource,
-    Server, Store, Telemetry, Tls, audit,
+    Audit, Callbacks, Clients, Credential, Executor, Graph, Named, Operations, Outbound, Pace, Policy, Postgres,
+    SecretSource, Server, Store, Telemetry, Tls, audit, callbacks,
     credential::{self, Kind},
     table::Table,
     value::{self, duration, spell},
@@ -42,6 +43,7 @@ pub(super) struct Sections {
     pub(super) outbound: Option<Outbound>,
     pub(super) operations: Option<Operations>,
     pub(super) executor: Option<Executor>,
+    pub(super) callbacks: Option<Callbacks>,
     pub(super) policy: Option<Policy>,
     pub(super) telemetry: Option<Telemetry>,
     pub(super) audit: Option<Audit>,
@@ -58,11 +60,12 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let outbound = outbound(table);
     let operations = operations(table, deadline);
     let executor = executor(table, call_timeout, deadline);
+    let callbacks = callbacks::settings(table);
     let policy = policy(table);
     let telemetry = telemetry(table);
     let (audit, key) = audit::read(table, telemetry.as_ref());
     let secrets = password.into_iter().chain(named).chain(key).collect();
-    Sections { server, store, graph, secrets, outbound, operations, executor, policy, telemetry, audit }
+    Sections { server, store, graph, secrets, outbound, operations, executor, callbacks, policy, telemetry, audit }
 }
 
 fn server(table: &mut Table<'_>) -> Option<Server> {

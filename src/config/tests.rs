@@ -435,7 +435,7 @@ fn faults_of_variables_are_told_by_their_names() {
     for part in [
         "environment: POSTERN__SERVER__LISTEN: \"nowhere\" is not an address",
         "POSTERN__SERVER__LITSEN: no setting has this name\n  hint: did you mean POSTERN__SERVER__LISTEN?",
-        "POSTERN__ISSUERS__0__NAME: no setting has this name\n  hint: issuers, callers, webhooks and the catalogue",
+        "POSTERN__ISSUERS__0__NAME: no setting has this name\n  hint: issuers, callers, webhooks, destinations and the catalogue",
         "POSTERN__EXECUTOR__LANES_MAX: out of range",
     ] {
         assert!(all.contains(part), "{all}");

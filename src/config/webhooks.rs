@@ -10,9 +10,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Clients, Fault, Named,
+    CallbackRights, Clients, Fault, Named, callbacks,
     ledger::Ledger,
-    lists::{certificates, unique},
+    lists::{Around, certificates, unique},
     nearest::nearest,
     table::Table,
     value::{self, Refusal, duration},
@@ -48,6 +48,8 @@ pub struct Webhook {
     pub message_id: Option<Written>,
     /// From where the subscription handshake is answered; `*` is everywhere.
     pub origins: BTreeSet<String>,
+    /// Where the ends of its operations may be told.
+    pub callbacks: CallbackRights,
     /// What becomes of an event.
     pub rules: Vec<Rule>,
 }
@@ -126,14 +128,16 @@ pub(super) struct Entry<'p> {
 }
 
 /// Reads `[[webhooks]]`.
-pub(super) fn webhooks(entries: Vec<Entry<'_>>, clients: Option<&Clients>, ledger: &mut Ledger) -> Vec<Webhook> {
+pub(super) fn webhooks(entries: Vec<Entry<'_>>, around: &Around<'_>, ledger: &mut Ledger) -> Vec<Webhook> {
     let mut sources = BTreeSet::new();
     let mut webhooks = Vec::new();
     for Entry { mut table, rules } in entries {
         let source = table.required("source", value::name);
         unique(&mut table, "source", source.as_ref(), &mut sources);
         let rules = read_rules(rules, ledger);
-        webhooks.extend(webhook(&mut table, source, rules, clients));
+        let callbacks = callbacks::rights(&mut table, around.destinations);
+        let webhook = webhook(&mut table, source, rules, around.clients);
+        webhooks.extend(webhook.map(|webhook| Webhook { callbacks, ..webhook }));
         ledger.close(table);
     }
     webhooks
@@ -171,6 +175,7 @@ fn webhook(
         remember: remember?,
         message_id,
         origins,
+        callbacks: CallbackRights::default(),
         rules,
     })
 }

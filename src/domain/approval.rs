@@ -124,6 +124,7 @@ mod tests {
             only_on: None,
             until: None,
             approval: Some(approval),
+            callback: None,
             traceparent: None,
         };
         Operation { id: uuid::Uuid::from_u128(1).into(), submission, state: State::AwaitingApproval }

@@ -12,6 +12,7 @@
 
 pub mod approval;
 pub mod assignment;
+pub mod callback;
 pub mod caller;
 pub mod change;
 pub mod configuration;
@@ -22,6 +23,7 @@ pub mod reversal;
 mod tests;
 
 pub use assignment::{Assignment, AssignmentSet, Digest, Filter, FilterMode, Target};
+pub use callback::{Callback, CallbackState};
 pub use caller::{Caller, Role};
 pub use change::{Change, Difference, Merged, Plan, Wanted, merge};
 pub use configuration::{Configuration, Kind};

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     approval::Approval,
     assignment::{AssignmentSet, Digest},
+    callback::Callback,
     change::{Change, Difference, Step},
     ids::{ConfigurationId, OperationId},
     reversal::Cause,
@@ -50,6 +51,9 @@ pub struct Submission {
     /// The consent without which it may not begin, if policy asked for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
+    /// Where its end is to be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<Callback>,
     /// W3C trace context of the accepting call, so that the later write can be linked to it.
     pub traceparent: Option<String>,
 }

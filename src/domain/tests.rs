@@ -36,6 +36,7 @@ fn undoing(plan: &Plan, place: usize) -> Option<Change> {
         only_on: None,
         until: None,
         approval: None,
+        callback: None,
         traceparent: None,
     };
     let (digest, at) = (plan.desired.digest(), Timestamp::UNIX_EPOCH);

@@ -192,6 +192,7 @@ mod tests {
             only_on: None,
             until: None,
             approval: Some(approval.clone()),
+            callback: None,
             traceparent: None,
         };
         let operation = Operation { id: Uuid::from_u128(1).into(), submission, state: State::AwaitingApproval };

@@ -50,6 +50,8 @@ pub enum Error {
     UntilOver(Box<Operation>),
     /// Do nothing, or wait for its end: the operation, as it stands, did nothing that could be undone.
     NothingToRevert(Box<Operation>),
+    /// Wait for the end of the operation, or for that of the attempts to tell it; or it has no callback.
+    NothingToResend(Box<Operation>),
     /// Look at the set again, and say for which it is meant now.
     PreconditionFailed {
         /// Digest of the present set.

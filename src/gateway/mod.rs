@@ -10,6 +10,7 @@
 //! It deliberately writes nothing to Graph. It reads there, to resolve names and to plan.
 
 mod approval;
+mod callback;
 mod cancel;
 mod candidates;
 mod current;
@@ -36,11 +37,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     approval::Say,
+    callback::Callable,
     candidates::Candidate,
     current::Current,
     error::Error,
     looking::{Assigned, Described, Listed, Reach, Reaching},
-    reading::{Page, Parked, Search, Sequel, Standing},
+    reading::{Page, Parked, Search, Sequel, Standing, callbacks},
     trail::{AuditSearch, Cursor, Records},
 };
 use self::{
@@ -123,6 +125,8 @@ pub struct Parts {
     pub policies: Policies,
     /// The operator's names.
     pub catalogue: config::Catalogue,
+    /// Where the ends of callers' operations may be told.
+    pub callable: Callable,
     /// Limits and times.
     pub settings: config::Operations,
     /// How long names are remembered.
@@ -143,6 +147,7 @@ pub struct Gateway {
     policies: Policies,
     directory: Directory,
     shared_sets: SharedSets,
+    callable: Callable,
     settings: config::Operations,
     denials: Arc<Denials>,
     clock: Clock,
@@ -172,12 +177,12 @@ impl<'a> About<'a> {
 impl Gateway {
     /// A gateway of these parts; needs a running runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, upstream, policies, catalogue, settings, names_ttl, denied_per_minute, clock, stopping } =
-            parts;
+        let Parts { store, upstream, policies, catalogue, callable, settings, .. } = parts;
+        let Parts { names_ttl, denied_per_minute, clock, stopping, .. } = parts;
         let names = Names::new(Arc::clone(&upstream), names_ttl);
         let directory = Directory::new(catalogue, names, settings.targets_max);
         let (shared_sets, denials) = (SharedSets::new(), Arc::new(Denials::new(denied_per_minute)));
-        Self { store, upstream, policies, directory, shared_sets, settings, denials, clock, stopping }
+        Self { store, upstream, policies, directory, shared_sets, callable, settings, denials, clock, stopping }
     }
 
     /// Accepts a change: when this returns, it is durable.
@@ -211,7 +216,7 @@ impl Gateway {
                 .denied(caller, About { configuration: id, change, ticket: request.ticket }, &denial)
                 .await);
         }
-        let submission = self.submission(caller, request, &resolved);
+        let submission = self.submission(caller, request, &resolved)?;
         let read = async { Ok(self.upstream.read_assignments(&submission.configuration).await?) };
         let present = self.in_time(read).await?.direct;
         let mut plan = merge(&present, [&submission]);
@@ -284,7 +289,7 @@ impl Gateway {
         request: ChangeRequest,
         resolved: Resolved,
     ) -> Result<Permit<Submission>, Error> {
-        let submission = self.submission(caller, request, &resolved);
+        let submission = self.submission(caller, request, &resolved)?;
         let Resolved { configuration, tags, change, .. } = resolved;
         let resource = Resource { configuration: &configuration, tags: &tags };
         let ticket = submission.ticket.clone();
@@ -297,10 +302,10 @@ impl Gateway {
         }
     }
 
-    fn submission(&self, caller: &Caller, request: ChangeRequest, resolved: &Resolved) -> Submission {
+    fn submission(&self, caller: &Caller, request: ChangeRequest, resolved: &Resolved) -> Result<Submission, Error> {
         let Resolved { configuration, change, names, .. } = resolved;
-        let ChangeRequest { ticket, requested_for, comment, only_on, until, .. } = request;
-        Submission {
+        let ChangeRequest { ticket, requested_for, comment, only_on, until, callback, .. } = request;
+        Ok(Submission {
             configuration: configuration.id.clone(),
             configuration_name: configuration.name.clone(),
             change: change.clone(),
@@ -313,8 +318,9 @@ impl Gateway {
             only_on,
             until: until.map(|at| Until { at, policies: Vec::new() }),
             approval: None,
+            callback: self.callback(caller, callback.as_ref())?,
             traceparent: telemetry::traceparent(),
-        }
+        })
     }
 
     /// Stores a permitted change. Takes nothing but a permit, so nothing is stored that policy has not seen. One that carries

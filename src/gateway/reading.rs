@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{About, Error, Gateway};
-pub use crate::store::{Parked, Sequel};
+pub use crate::store::{Parked, Sequel, callbacks};
 use crate::{
     domain::{Caller, Configuration, ConfigurationId, Kind, Operation, OperationId, operation::Submission},
     policy::{Action, Denial, Permit, Resource},
@@ -64,7 +64,7 @@ impl Gateway {
     pub async fn operation(&self, caller: &Caller, id: OperationId) -> Result<Standing, Error> {
         let operation = self.readable(caller, id).await?;
         let mut standing = self.standing(operation).await?;
-        if standing.operation.submission.until.is_none() && standing.operation.has_changed_something() {
+        if !has_a_sequel(&standing.operation) && standing.operation.has_changed_something() {
             standing.sequel = self.store.sequel(id).await?;
         }
         Ok(standing)
@@ -86,7 +86,7 @@ impl Gateway {
     /// read meanwhile, the operation is answered as it was known: it was accepted, and nothing that fails later may deny it.
     pub async fn wait(&self, operation: Operation, up_to: Duration) -> Standing {
         let up_to = up_to.min(self.settings.wait_max);
-        if operation.state.has_ended() && operation.submission.until.is_none() {
+        if operation.state.has_ended() && !has_a_sequel(&operation) {
             return Standing { operation, parked: None, sequel: Sequel::default() };
         }
         let known = operation.clone();
@@ -207,12 +207,9 @@ impl Gateway {
     }
 
     async fn standing(&self, mut operation: Operation) -> Result<Standing, Error> {
-        let sequel = match &operation.submission.until {
-            Some(_) => self.store.sequel(operation.id).await?,
-            None => Sequel::default(),
-        };
-        if sequel.until.is_some() && !operation.state.has_ended() {
-            // An end settles what has happened to the operation by then, so the operation is to be read after it.
+        let sequel = if has_a_sequel(&operation) { self.store.sequel(operation.id).await? } else { Sequel::default() };
+        if (sequel.until.is_some() || sequel.callback.is_some()) && !operation.state.has_ended() {
+            // An end settles, and a callback tells, what has happened to the operation by then, so the operation is to be read after it.
             operation = self.reread(operation.id).await?;
         }
         let parked = if operation.state.has_ended() {
@@ -222,4 +219,9 @@ impl Gateway {
         };
         Ok(Standing { operation, parked, sequel })
     }
+}
+
+/// Whether it was asked for with the change that something comes after its end.
+fn has_a_sequel(operation: &Operation) -> bool {
+    operation.submission.until.is_some() || operation.submission.callback.is_some()
 }

@@ -24,6 +24,17 @@ pub struct ChangeRequest {
     pub only_on: Option<Digest>,
     /// When it is to be undone, if ever.
     pub until: Option<Timestamp>,
+    /// Where its end is to be told.
+    pub callback: Option<CallbackRequest>,
+}
+
+/// Where an end is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallbackRequest {
+    /// The URL; none for the caller's usual one.
+    pub url: Option<String>,
+    /// What the caller wants to have back, as JSON.
+    pub context: Option<String>,
 }
 
 /// What goes with the undoing of an operation. What is left out is as it was with the operation, but for the comment.
@@ -37,6 +48,8 @@ pub struct RevertRequest {
     pub comment: Option<String>,
     /// Digest of the only set on which it shall have effect; none for any.
     pub only_on: Option<Digest>,
+    /// Where its end is to be told.
+    pub callback: Option<CallbackRequest>,
 }
 
 /// What to do to the assignments.

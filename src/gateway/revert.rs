@@ -41,7 +41,8 @@ impl Gateway {
             return Err(Error::NothingToRevert(Box::new(original)));
         };
         let resolved = self.in_time(self.directory.resolve_reversal(&original, reversal)).await?;
-        let RevertRequest { ticket, requested_for, comment, only_on } = request;
+        let RevertRequest { ticket, requested_for, comment, only_on, callback } = request;
+        let callback = self.callback(caller, callback.as_ref())?;
         let undoing = self.undoing(&original, &resolved);
         let submission = Submission {
             caller: caller.name.clone(),
@@ -49,6 +50,7 @@ impl Gateway {
             requested_for: requested_for.or(undoing.requested_for),
             comment,
             only_on,
+            callback,
             traceparent: telemetry::traceparent(),
             ..undoing
         };

@@ -97,6 +97,7 @@ impl World {
                 configurations: BTreeMap::from([("limit".to_owned(), catalogued)]),
                 ..config::Catalogue::default()
             },
+            callable: Callable::default(),
             settings: config::Operations {
                 wait_default: Duration::ZERO,
                 wait_max: Duration::from_secs(10),
@@ -128,6 +129,7 @@ impl World {
             comment: None,
             only_on: None,
             until: None,
+            callback: None,
         };
         self.gateway.submit(&caller("writer"), change, None).await
     }

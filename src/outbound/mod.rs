@@ -47,6 +47,14 @@ pub struct Outbound {
     clock: Clock,
     /// Where it may go; none for anywhere.
     reach: Option<Reach>,
+    discretion: Discretion,
+}
+
+/// Whether the query of a URL may stand in spans and errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Discretion {
+    Open,
+    Discreet,
 }
 
 /// A client that can be replaced by one that is made alike, and has no connection yet.
@@ -162,13 +170,19 @@ impl Outbound {
     pub fn by(way: &Way, clock: Clock) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
         let (client, direct) = (Renewable::new(Route::Usual(way.clone()))?, Renewable::new(Route::Direct)?);
-        Ok(Self { client, direct, runtime, clock, reach: None })
+        Ok(Self { client, direct, runtime, clock, reach: None, discretion: Discretion::Open })
     }
 
     /// The same without any proxy, for what is on this machine or beside it.
     #[must_use]
     pub fn direct(&self) -> Self {
         Self { client: Arc::clone(&self.direct), ..self.clone() }
+    }
+
+    /// The same, for URLs that others write: what stands behind their `?` is neither in spans nor in errors.
+    #[must_use]
+    pub fn discreet(&self) -> Self {
+        Self { discretion: Discretion::Discreet, ..self.clone() }
     }
 
     /// A client for addresses that others choose. It goes by no proxy: what a proxy calls, nobody here could look at.
@@ -205,7 +219,7 @@ impl Outbound {
             otel.name = %call.method,
             otel.kind = "client",
             http.request.method = %call.method,
-            url.full = call.url,
+            url.full = self.shown(&call.url),
             server.address = host,
             server.port = port,
             http.response.status_code = tracing::field::Empty,
@@ -220,7 +234,8 @@ impl Outbound {
         }
         // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
         // by a handler, it would die with the server's worker at a stop, and with it a write that a lane had under way.
-        let exchange = exchange(self.client.present().0.clone(), call, self.clock).instrument(span.clone());
+        let exchange =
+            exchange(self.client.present().0.clone(), call, self.clock, self.discretion).instrument(span.clone());
         let exchanged = AbortOnDropHandle::new(self.runtime.spawn(exchange)).await;
         let outcome = exchanged.unwrap_or_else(|ended| Err(Error::Unanswered(ended.to_string())));
         let failed = match &outcome {
@@ -241,6 +256,15 @@ impl Outbound {
             took: self.clock.elapsed().saturating_sub(begun),
         });
         outcome
+    }
+}
+
+impl Outbound {
+    fn shown<'a>(&self, url: &'a str) -> &'a str {
+        match self.discretion {
+            Discretion::Open => url,
+            Discretion::Discreet => url.split_once('?').map_or(url, |(plain, _)| plain),
+        }
     }
 }
 
@@ -298,7 +322,7 @@ fn server_of(url: &str) -> (String, u16) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
-async fn exchange(client: Client, call: Call, clock: Clock) -> Result<Answer, Error> {
+async fn exchange(client: Client, call: Call, clock: Clock, discretion: Discretion) -> Result<Answer, Error> {
     let mut request = client.request(call.method, call.url).timeout(call.timeout);
     for (name, value) in call.headers {
         request = request.header(name, value);
@@ -313,10 +337,14 @@ async fn exchange(client: Client, call: Call, clock: Clock) -> Result<Answer, Er
     if call.end_by.is_some_and(|end_by| clock.elapsed().saturating_add(call.timeout) > end_by) {
         return Err(Error::Late);
     }
-    let mut response = request.send().await.map_err(|error| classify(&error))?;
+    let classify = |error: reqwest::Error| match discretion {
+        Discretion::Open => classify(&error),
+        Discretion::Discreet => classify(&error.without_url()),
+    };
+    let mut response = request.send().await.map_err(classify)?;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(classify)? {
         if body.len().saturating_add(chunk.len()) > call.answer_max {
             return Err(Error::TooLarge { most: call.answer_max, status });
         }
@@ -347,8 +375,8 @@ pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     }
 }
 
-/// The causes, outermost first. reqwest's own text may hold the URL, which can hold nothing secret here: tokens and
-/// secrets travel in headers and bodies.
+/// The causes, outermost first. reqwest's own text may hold the URL, which can hold nothing secret: our tokens and secrets
+/// travel in headers and bodies, and what others write into URLs is taken out before.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

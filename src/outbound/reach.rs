@@ -28,7 +28,7 @@ pub enum Reach {
 /// Ranges of IPv4 that are not the internet: this network, one's own, shared, this machine, this link (and with it the
 /// metadata of clouds), protocols, documentation, 6to4 relays, benchmarks, multicast, the rest.
 const NOT_PUBLIC: [(Ipv4Addr, u32); 16] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
@@ -58,7 +58,7 @@ const AT_HOME: [(Ipv4Addr, u32); 4] = [
 /// Where clouds keep the metadata of their machines, within what may be at home.
 const METADATA_AT_HOME: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
 
-/// Within 2000::/3, the internet: protocols and Teredo, documentation twice, 6to4.
+/// Within `2000::/3`, the internet: protocols and Teredo, documentation twice, 6to4.
 const NOT_PUBLIC_6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),

@@ -256,6 +256,7 @@ pub(super) fn rehearsal() -> Result<(Caller, Configuration, BTreeSet<String>, Ve
         only_on: None,
         until: None,
         approval: None,
+        callback: None,
         traceparent: None,
     };
     let submissions = changes.into_iter().filter_map(Result::ok).map(submission).collect();

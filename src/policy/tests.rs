@@ -81,6 +81,7 @@ fn submission(caller: &Caller, change: Change, ticket: Option<&str>) -> Submissi
         accepted_at: Timestamp::UNIX_EPOCH,
         until: None,
         approval: None,
+        callback: None,
         traceparent: None,
     }
 }

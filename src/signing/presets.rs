@@ -36,18 +36,29 @@ const PLAIN: Preset = Preset {
     keys: KeyForm::Plain,
 };
 
+/// Standard Webhooks, by which callbacks are signed, too.
+pub const STANDARD_WEBHOOKS: Preset = Preset {
+    name: "standard-webhooks",
+    signature_header: "webhook-signature",
+    encoding: Encoding::Base64,
+    signed: "{id}.{timestamp}.{body}",
+    id_header: Some("webhook-id"),
+    timestamp_header: Some("webhook-timestamp"),
+    keys: KeyForm::Standard,
+    ..PLAIN
+};
+
+/// What ServiceNow asks of those who call it.
+pub const SERVICENOW_HMAC: Preset = Preset {
+    name: "servicenow-hmac",
+    signature_header: "x-sn-hmac-signature-256",
+    encoding: Encoding::Base64,
+    ..PLAIN
+};
+
 /// All of them.
 pub const PRESETS: [Preset; 9] = [
-    Preset {
-        name: "standard-webhooks",
-        signature_header: "webhook-signature",
-        encoding: Encoding::Base64,
-        signed: "{id}.{timestamp}.{body}",
-        id_header: Some("webhook-id"),
-        timestamp_header: Some("webhook-timestamp"),
-        keys: KeyForm::Standard,
-        ..PLAIN
-    },
+    STANDARD_WEBHOOKS,
     Preset { name: "github", signature_header: "x-hub-signature-256", prefix: "sha256=", ..PLAIN },
     Preset { name: "jira", signature_header: "x-hub-signature", prefix: "sha256=", ..PLAIN },
     Preset {
@@ -75,12 +86,7 @@ pub const PRESETS: [Preset; 9] = [
     },
     Preset { name: "deel", signature_header: "x-deel-signature", signed: "POST{body}", ..PLAIN },
     Preset { name: "greenhouse", signature_header: "signature", prefix: "sha256 ", ..PLAIN },
-    Preset {
-        name: "servicenow-hmac",
-        signature_header: "x-sn-hmac-signature-256",
-        encoding: Encoding::Base64,
-        ..PLAIN
-    },
+    SERVICENOW_HMAC,
 ];
 
 impl Preset {

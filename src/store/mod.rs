@@ -11,6 +11,7 @@
 //!
 //! It deliberately knows neither callers' rights nor Graph: it stores what it is given.
 
+pub mod callbacks;
 mod lane;
 mod ledger;
 pub mod notices;
@@ -267,6 +268,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Operations whose end is due, whatever has become of them so far.
     async fn due(&self, due: Due) -> Result<Vec<Operation>, Error>;
 
+    /// Claims attempts to deliver callbacks of operations that have ended: those that are due, the longest due first. Nobody
+    /// else gets them before the time for which they are claimed is over.
+    async fn claim_callbacks(&self, claim: callbacks::Claim) -> Result<Vec<callbacks::Attempt>, Error>;
+
+    /// Notes what came of an attempt, and says whether it was still the one under way. Otherwise nothing is stored.
+    async fn note_attempt(&self, attempted: callbacks::Attempted) -> Result<bool, Error>;
+
+    /// Makes a callback that is delivered or parked due again, and says whether it was one. Otherwise nothing is stored.
+    async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error>;
+
     /// What came after an operation.
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error>;
 
@@ -309,7 +320,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Removes operations that ended long ago and idempotency keys that are over, the oldest first, and says how many it
     /// removed: fewer than its limit if nothing is left, or if another replica is removing the rest. An operation is not
-    /// removed while a key stands for it, or while its end is ahead. Pending operations and audit records stay.
+    /// removed while a key stands for it, while its end is ahead, or while its callback is pending. Pending operations and audit records stay.
     async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error>;
 
     /// Audit records, oldest first. No record is committed later at a position before one that was read.

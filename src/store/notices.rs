@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::domain::{ConfigurationId, OperationId};
 
@@ -28,6 +28,8 @@ pub struct Notices {
     work: Mutex<BTreeSet<ConfigurationId>>,
     woken: Notify,
     waiting: Mutex<HashMap<OperationId, Vec<Bell>>>,
+    /// Changed whenever a callback may have become due.
+    to_call_back: watch::Sender<()>,
     /// How often hearing began or ended; odd while nothing is heard.
     gaps: AtomicU64,
 }
@@ -62,10 +64,21 @@ impl Notices {
     /// Says that operations have ended.
     pub fn ended(&self, operations: impl IntoIterator<Item = OperationId>) {
         let mut waiting = lock(&self.waiting);
+        self.to_call_back();
         for bell in operations.into_iter().filter_map(|id| waiting.remove(&id)).flatten() {
             // An error says that the caller has stopped waiting, which is its right.
             bell.send(()).unwrap_or_default();
         }
+    }
+
+    /// Says that callbacks may have become due, which every end does.
+    pub fn to_call_back(&self) {
+        self.to_call_back.send_replace(());
+    }
+
+    /// Where that is heard. What was said before is not.
+    pub fn calls_back(&self) -> watch::Receiver<()> {
+        self.to_call_back.subscribe()
     }
 
     /// Registers for the end of an operation.

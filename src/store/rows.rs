@@ -5,9 +5,10 @@
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Error, Intent};
+use super::{Error, Intent, callbacks::Standing};
 use crate::domain::{
-    Operation, State,
+    CallbackState, Operation, State,
+    callback::Progress,
     operation::{Submission, UntilState},
 };
 
@@ -74,6 +75,34 @@ pub(super) fn until_state(at: Option<i64>, state: Option<&str>) -> Result<Option
         (Some(_), _) => Ok(Some(UntilState::Ahead)),
         (None, state) => state.map(|json| from_json("operations.until_state", json)).transpose(),
     }
+}
+
+/// The destination of an operation's callback, as the store keeps it.
+pub(super) fn destination(submission: &Submission) -> Option<&str> {
+    submission.callback.as_ref().map(|callback| callback.destination.as_str())
+}
+
+/// The columns that [`callback`] is made of, besides when it is due.
+pub(super) const CALLBACK: &str = "callback_state, callback_attempts, callback_under_way, callback_progress";
+
+/// What came of the attempts to deliver a callback.
+pub(super) fn progress(json: Option<&str>) -> Result<Progress, Error> {
+    json.map_or_else(|| Ok(Progress::default()), |json| from_json("operations.callback_progress", json))
+}
+
+/// How a callback stands, from its columns; `due` is none while an attempt is under way.
+pub(super) fn callback(
+    state: Option<&str>,
+    attempts: i64,
+    progress: Progress,
+    due: Option<Timestamp>,
+) -> Result<Option<Standing>, Error> {
+    let Some(state) = state else { return Ok(None) };
+    let unknown = || unreadable("operations.callback_state", &state);
+    let state = CallbackState::ALL.into_iter().find(|it| it.name() == state).ok_or_else(unknown)?;
+    // What was not tried yet is due at the end of its operation.
+    let next_attempt_at = due.filter(|_| state == CallbackState::Pending && progress.failures > 0);
+    Ok(Some(Standing { state, attempts, progress, next_attempt_at }))
 }
 
 /// A number as databases take it.

@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use super::callbacks;
 use crate::{
     audit::Entry,
     domain::{Operation, OperationId, operation::UntilState},
@@ -35,6 +36,8 @@ pub struct Release {
 /// What came after an operation.
 #[derive(Clone, Debug, Default)]
 pub struct Sequel {
+    /// How its callback stands; none if it has none.
+    pub callback: Option<callbacks::Standing>,
     /// How its end stands; none if it has none.
     pub until: Option<UntilState>,
     /// The operations that undo it, the newest first: as many as one cares to know.

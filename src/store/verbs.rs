@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{
     Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Error, Following, Forgetting, Holder,
-    IdempotencyKey, Intent, Lease, Notices, Parking, Release, Reply, Settlement, Turn, writer::Writer,
+    IdempotencyKey, Intent, Lease, Notices, Parking, Release, Reply, Settlement, Turn, callbacks, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -20,6 +20,9 @@ pub(super) enum Verb {
     Cancel(Cancellation),
     Release(Release),
     Answer(Box<Reply>),
+    ClaimCallbacks(callbacks::Claim),
+    NoteAttempt(callbacks::Attempted),
+    ResendCallback(callbacks::Resending),
     Record(Vec<Entry>),
     /// Until when its lease lasts at least, by our clock.
     Claim(Claim, Duration),
@@ -39,6 +42,9 @@ pub(super) enum Done {
     /// Whether the end was still ahead.
     Released(bool),
     Answered(Answered),
+    Attempts(Vec<callbacks::Attempt>),
+    /// Whether it was stored.
+    Noted(bool),
     Claimed(Option<Box<Turn>>),
     /// So many rows.
     Forgotten(usize),
@@ -95,6 +101,8 @@ impl Verbs {
             | Done::Claimed(_)
             | Done::Forgotten(_)
             | Done::Followed(_)
+            | Done::Attempts(_)
+            | Done::Noted(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -113,6 +121,8 @@ impl Verbs {
             | Done::Claimed(_)
             | Done::Forgotten(_)
             | Done::Followed(_)
+            | Done::Attempts(_)
+            | Done::Noted(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -126,6 +136,8 @@ impl Verbs {
             | Done::Claimed(_)
             | Done::Forgotten(_)
             | Done::Followed(_)
+            | Done::Attempts(_)
+            | Done::Noted(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -148,6 +160,48 @@ impl Verbs {
             | Done::Claimed(_)
             | Done::Forgotten(_)
             | Done::Followed(_)
+            | Done::Attempts(_)
+            | Done::Noted(_)
+            | Done::Written => Err(confused()),
+        }
+    }
+
+    pub(super) async fn claim_callbacks(&self, claim: callbacks::Claim) -> Result<Vec<callbacks::Attempt>, Error> {
+        match self.writer.run(Verb::ClaimCallbacks(claim)).await? {
+            Done::Attempts(attempts) => Ok(attempts),
+            Done::Accepted(_)
+            | Done::Cancelled(_)
+            | Done::Released(_)
+            | Done::Answered(_)
+            | Done::Noted(_)
+            | Done::Claimed(_)
+            | Done::Forgotten(_)
+            | Done::Followed(_)
+            | Done::Written => Err(confused()),
+        }
+    }
+
+    pub(super) async fn note_attempt(&self, attempted: callbacks::Attempted) -> Result<bool, Error> {
+        self.noted(Verb::NoteAttempt(attempted)).await
+    }
+
+    pub(super) async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error> {
+        let resent = self.noted(Verb::ResendCallback(resending)).await?;
+        self.notices.to_call_back();
+        Ok(resent)
+    }
+
+    async fn noted(&self, verb: Verb) -> Result<bool, Error> {
+        match self.writer.run(verb).await? {
+            Done::Noted(noted) => Ok(noted),
+            Done::Accepted(_)
+            | Done::Cancelled(_)
+            | Done::Released(_)
+            | Done::Answered(_)
+            | Done::Attempts(_)
+            | Done::Claimed(_)
+            | Done::Forgotten(_)
+            | Done::Followed(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -166,6 +220,8 @@ impl Verbs {
             | Done::Answered(_)
             | Done::Forgotten(_)
             | Done::Followed(_)
+            | Done::Attempts(_)
+            | Done::Noted(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -206,6 +262,8 @@ impl Verbs {
             | Done::Answered(_)
             | Done::Claimed(_)
             | Done::Followed(_)
+            | Done::Attempts(_)
+            | Done::Noted(_)
             | Done::Written => Err(confused()),
         }
     }
@@ -219,6 +277,8 @@ impl Verbs {
             | Done::Answered(_)
             | Done::Claimed(_)
             | Done::Forgotten(_)
+            | Done::Attempts(_)
+            | Done::Noted(_)
             | Done::Written => Err(confused()),
         }
     }

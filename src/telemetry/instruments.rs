@@ -47,6 +47,7 @@ pub(super) struct Meters {
     pub(super) token_fetches: Counter<u64>,
     pub(super) token_end: Gauge<u64>,
     pub(super) webhooks: Counter<u64>,
+    pub(super) callbacks: Counter<u64>,
     pub(super) certificate_end: Gauge<u64>,
     pub(super) commits: Histogram<f64>,
     pub(super) commit_verbs: Histogram<u64>,
@@ -171,5 +172,10 @@ pub(super) static METERS: LazyLock<Meters> = LazyLock::new(|| {
         problems: counter("postern.problems", "{problem}", "Problems that were answered, by code."),
         build: gauge("postern.build.info", "", "Always 1; its attributes tell what is running."),
         webhooks: counter("postern.webhooks.received", "{message}", "Messages of webhooks, by what became of them."),
+        callbacks: counter(
+            "postern.callbacks.attempts",
+            "{attempt}",
+            "Attempts to deliver callbacks, by what came of them.",
+        ),
     }
 });

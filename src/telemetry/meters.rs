@@ -196,6 +196,11 @@ pub fn count_webhook(result: &'static str) {
     METERS.webhooks.add(1, &[KeyValue::new("postern.webhook.result", result)]);
 }
 
+/// A callback was `delivered`, `failed` for now or `parked`; its attempt was `broken`; or it was `resent` on demand.
+pub fn count_callback(result: &'static str) {
+    METERS.callbacks.add(1, &[KeyValue::new("postern.callback.result", result)]);
+}
+
 /// The gateway's token for Graph ends at this moment.
 pub fn note_token_end(moment: Timestamp) {
     METERS.token_end.record(seconds_since_1970(moment), &[]);
@@ -248,6 +253,7 @@ pub(super) fn begin() {
     zero(&METERS.token_fetches, "postern.outcome", &["fetched", "refused", "unavailable"]);
     zero(&METERS.store_failures, "error.type", &["unavailable", "unreadable", "lease-lost"]);
     zero(&METERS.webhooks, "postern.webhook.result", &["accepted", "ignored"]);
+    zero(&METERS.callbacks, "postern.callback.result", &["delivered", "failed", "parked", "broken"]);
 }
 
 fn zero(counter: &Counter<u64>, key: &'static str, values: &[&'static str]) {

@@ -19,6 +19,7 @@ mod audit;
 mod auth;
 mod backup;
 mod bounds;
+mod callbacks;
 mod cancelling;
 #[path = "../support/certificate.rs"]
 mod certificate;
@@ -45,6 +46,7 @@ mod policy;
 mod policy_sets;
 mod probes;
 mod process;
+mod receivers;
 mod refusals;
 mod reload;
 mod restart;

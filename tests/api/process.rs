@@ -69,7 +69,7 @@ impl Process {
     }
 
     /// Ends it at once, as a power cut would.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         drop(self.log.join().unwrap());

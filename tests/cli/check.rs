@@ -129,3 +129,35 @@ fn a_source_with_a_weak_proof_is_warned_of_and_one_with_a_bad_secret_or_rule_is_
     }
     assert!(!ended.err.contains("c2hvcnQ"), "{}", ended.err);
 }
+
+#[test]
+fn a_destination_of_callbacks_is_checked_with_its_secrets() {
+    let checked = |signing: &str, credential: &str, more: &str| {
+        let folder = with_webhooks("github", "a shared secret of 32 characters", "true");
+        let file = folder.path().join("p.toml");
+        let destination = format!(
+            "[[destinations]]\nname = \"desk\"\nurl = \"https://desk.contoso.com/postern\"\nsecret_file = \"signing\"\n{more}\n"
+        );
+        std::fs::write(&file, std::fs::read_to_string(&file).unwrap() + &destination).unwrap();
+        std::fs::write(folder.path().join("signing"), signing).unwrap();
+        std::fs::write(folder.path().join("credential"), credential).unwrap();
+        run(folder.path(), &["check", "--config", "p.toml"])
+    };
+    let signing = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let basic = "authentication = \"basic\"\ncredential_file = \"credential\"";
+    let fine = checked(signing, "user:word", basic);
+    assert_eq!((fine.code, fine.err.as_str()), (Some(0), ""));
+    for (signing, credential, more, told) in [
+        ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "user:word", basic, "destinations.secret_file: "),
+        (signing, "word", basic, "destinations.credential_file: it is not of the form user:password"),
+        (signing, "", basic, "destinations.credential_file: the secret in "),
+        (signing, "x", "authentication = \"oauth\"", "\"destinations.token_url\" is missing"),
+        (signing, "x", "credential_file = \"credential\"", "authentication = \"none\" does not use it"),
+        (signing, "x", "delivered = [\"302\"]", "destinations.delivered: \"302\" means no success"),
+        (signing, "x", "network = \"everywhere\"", "destinations.network: \"everywhere\" is no network"),
+    ] {
+        let ended = checked(signing, credential, more);
+        assert!(ended.code == Some(1) && ended.err.contains(told), "{told} in\n{}", ended.err);
+        assert!(!ended.err.contains("MfKQ9r8"), "{}", ended.err);
+    }
+}

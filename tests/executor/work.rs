@@ -126,6 +126,7 @@ impl World {
             only_on,
             until: None,
             approval: None,
+            callback: None,
             traceparent: None,
         };
         let actor = Actor { caller: None, issuer: "i".to_owned(), subject: "s".to_owned(), token_id: None };

@@ -135,6 +135,7 @@ impl Story {
             upstream,
             policies: Policies::load(&self.config.policy.dir).unwrap(),
             catalogue: self.config.catalogue.clone(),
+            callable: gateway::Callable::default(),
             settings: self.config.operations.clone(),
             names_ttl: self.config.graph.names_ttl,
             denied_per_minute: 1_000,
@@ -172,6 +173,7 @@ impl Story {
                 comment: None,
                 only_on: None,
                 until: None,
+                callback: None,
             };
             let attempt = Attempt { key: key.to_owned(), fingerprint: Digest::of(key.as_bytes()) };
             let Ok(submitted) = gateway.submit(&caller(), request, Some(attempt)).await else {

@@ -11,7 +11,7 @@ use postern::{
     store::{
         Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
         Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel,
-        Settlement, Store, Turn,
+        Settlement, Store, Turn, callbacks,
     },
 };
 
@@ -52,6 +52,18 @@ impl Store for Kept {
 
     async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
         self.store.due(due).await
+    }
+
+    async fn claim_callbacks(&self, claim: callbacks::Claim) -> Result<Vec<callbacks::Attempt>, Error> {
+        self.store.claim_callbacks(claim).await
+    }
+
+    async fn note_attempt(&self, attempted: callbacks::Attempted) -> Result<bool, Error> {
+        self.store.note_attempt(attempted).await
+    }
+
+    async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error> {
+        self.store.resend_callback(resending).await
     }
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {

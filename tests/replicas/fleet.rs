@@ -67,12 +67,18 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Three gateways in front of a tenant of so many configurations.
     pub(crate) async fn start(configurations: usize) -> Self {
+        Self::with(configurations, |_| {}).await
+    }
+
+    /// The same, with what is done to the folder of their settings before.
+    pub(crate) async fn with(configurations: usize, edit: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let seed = folder.path().join("seed.json");
         fs::write(&seed, tenant(configurations).to_string()).unwrap();
         let (listen, clock) = ("127.0.0.1:0".parse().unwrap(), Clock::system());
         let sandbox = sandbox::start(Options { listen, seed: Some(Seed::load(seed).unwrap()), clock }).await.unwrap();
         settings(folder.path(), sandbox.url(), configurations);
+        edit(folder.path());
         let client = Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(CALLER_PATIENCE).build().unwrap();
         let asked = client.post(format!("{}/_sandbox/token", sandbox.url())).json(&json!({"caller": "servicenow"}));
         let issued: Value = sent(asked).await.unwrap().json().await.unwrap();

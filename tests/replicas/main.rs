@@ -9,6 +9,7 @@
     reason = "a test that cannot go on ends"
 )]
 
+mod callbacks;
 mod fleet;
 #[path = "../support/handbook.rs"]
 mod handbook;

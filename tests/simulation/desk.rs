@@ -11,7 +11,7 @@ use postern::{
     store::{
         Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
         Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel,
-        Settlement, Store, Turn,
+        Settlement, Store, Turn, callbacks,
     },
 };
 
@@ -119,6 +119,18 @@ impl Store for Desk {
 
     async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
         self.look("due", self.model.due(due)).await
+    }
+
+    async fn claim_callbacks(&self, claim: callbacks::Claim) -> Result<Vec<callbacks::Attempt>, Error> {
+        self.look("claim callbacks", self.model.claim_callbacks(claim)).await
+    }
+
+    async fn note_attempt(&self, attempted: callbacks::Attempted) -> Result<bool, Error> {
+        self.look("note attempt", self.model.note_attempt(attempted)).await
+    }
+
+    async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error> {
+        self.look("resend callback", self.model.resend_callback(resending)).await
     }
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {

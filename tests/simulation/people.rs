@@ -112,7 +112,7 @@ pub(crate) struct Wanted {
 /// What is asked for.
 #[derive(Debug)]
 enum Ask {
-    Change(ChangeRequest),
+    Change(Box<ChangeRequest>),
     Undo(OperationId),
 }
 
@@ -130,7 +130,7 @@ impl Wanted {
         let world = &self.world;
         let start = world.chance().millis(0, u64::try_from(world.weather.span.as_millis()).unwrap());
         world.clock.sleep(start).await;
-        let request = Ask::Change(self.request());
+        let request = Ask::Change(Box::new(self.request()));
         let caller = Caller {
             name: format!("caller-{}", self.number % 3),
             issuer: "sandbox".to_owned(),
@@ -237,7 +237,16 @@ impl Wanted {
         let wish = if self.world.fails("poisoned changes", |faults| faults.poison) { poisoned(wish) } else { wish };
         let only_on = self.seen(&configuration);
         let until = self.end();
-        ChangeRequest { configuration, wish, ticket: None, requested_for: None, comment: None, only_on, until }
+        ChangeRequest {
+            configuration,
+            wish,
+            ticket: None,
+            requested_for: None,
+            comment: None,
+            only_on,
+            until,
+            callback: None,
+        }
     }
 
     /// When the change is to be undone, if ever: in the future of every replica, however wrong its clock is.
@@ -301,7 +310,7 @@ impl Wanted {
         let attempt = Some(Attempt { key, fingerprint });
         let asked = async {
             match request {
-                Ask::Change(request) => seat.gateway.submit(caller, request.clone(), attempt).await,
+                Ask::Change(request) => seat.gateway.submit(caller, (**request).clone(), attempt).await,
                 Ask::Undo(id) => seat.gateway.revert(caller, *id, RevertRequest::default(), attempt).await,
             }
         };

@@ -65,6 +65,7 @@ impl Replica {
             upstream,
             policies: policies.clone(),
             catalogue: config::Catalogue::default(),
+            callable: gateway::Callable::default(),
             settings: operations(world.weather.pending_max),
             names_ttl: std::time::Duration::from_hours(24),
             denied_per_minute: 1_000,

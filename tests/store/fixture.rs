@@ -113,6 +113,11 @@ impl Fixture {
                     .execute(&mut connection)
                     .await
                     .unwrap();
+                sqlx::query("UPDATE operations SET callback_due = callback_due - ?1")
+                    .bind(micros)
+                    .execute(&mut connection)
+                    .await
+                    .unwrap();
                 connection.close().await.unwrap();
             }
             Kind::Postgres => {
@@ -125,6 +130,11 @@ impl Fixture {
                 .execute(&mut connection)
                 .await
                 .unwrap();
+                sqlx::query("UPDATE operations SET callback_due = callback_due - $1 * INTERVAL '1 microsecond'")
+                    .bind(micros)
+                    .execute(&mut connection)
+                    .await
+                    .unwrap();
                 connection.close().await.unwrap();
             }
             Kind::Model => *self.model.passed.lock().unwrap() += minutes(number.unsigned_abs()),
@@ -183,6 +193,7 @@ pub(crate) fn operation(number: u128, lane: &ConfigurationId) -> Operation {
         only_on: Some(digest("seen")),
         until: None,
         approval: None,
+        callback: None,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
     };
     Operation { id: id(number), submission, state: State::Queued }

@@ -14,6 +14,7 @@ mod accept;
 mod approval;
 mod bounds;
 mod broken_commits;
+mod callbacks;
 mod cancelling;
 mod delivering;
 mod fixture;

@@ -18,11 +18,15 @@ use jiff::Timestamp;
 use postern::{
     audit::{Entry, Event, Head, Marks},
     clock::{self, Clock},
-    domain::{ConfigurationId, Digest, Operation, OperationId, State, operation::UntilState},
+    domain::{
+        CallbackState, ConfigurationId, Digest, Operation, OperationId, State, callback::Progress,
+        operation::UntilState,
+    },
     store::{
         Acceptance, Accepted, Answered, AuditQuery, Backlog, Bounds, Cancellation, Cancelled, Claim, Due, Error, Filed,
         Following, Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply,
         Run, Sequel, Settlement, Store, Turn,
+        callbacks::{self, Destinations, Next},
     },
 };
 
@@ -42,6 +46,8 @@ struct Tables {
     keys: BTreeMap<(String, String), Key>,
     /// How the ends stand of those operations that have one.
     untils: BTreeMap<OperationId, UntilState>,
+    /// Those of operations whose end is to be told.
+    callbacks: BTreeMap<OperationId, Outgoing>,
     lanes: BTreeMap<ConfigurationId, Lane>,
     trail: Vec<String>,
     ends: BTreeMap<String, Head>,
@@ -64,6 +70,16 @@ struct Key {
     fingerprint: Digest,
     operation: OperationId,
     expires_at: Timestamp,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    state: CallbackState,
+    attempts: i64,
+    under_way: bool,
+    /// By the database's time: when the next attempt is due; while one is under way, when the right to it ends.
+    due: Duration,
+    progress: Progress,
 }
 
 #[derive(Debug, Default)]
@@ -252,6 +268,11 @@ impl Store for Model {
         if operation.submission.until.is_some() {
             tables.untils.insert(operation.id, UntilState::Ahead);
         }
+        if operation.submission.callback.is_some() {
+            let (attempts, under_way, due, progress) = Default::default();
+            let outgoing = Outgoing { state: CallbackState::Pending, attempts, under_way, due, progress };
+            tables.callbacks.insert(operation.id, outgoing);
+        }
         if let Some(IdempotencyKey { key, fingerprint, expires_at, .. }) = key {
             tables.keys.insert((caller, key), Key { fingerprint, operation: operation.id, expires_at });
         }
@@ -303,11 +324,71 @@ impl Store for Model {
         Ok(found)
     }
 
+    async fn claim_callbacks(&self, claim: callbacks::Claim) -> Result<Vec<callbacks::Attempt>, Error> {
+        let mut tables = self.database.lock();
+        let now = self.database.now();
+        let Tables { operations, callbacks, .. } = &mut *tables;
+        let wanted = |name: &String| match &claim.destinations {
+            Destinations::Named(wanted) => name == wanted,
+            Destinations::Except(others) => !others.contains(name),
+        };
+        let fits = |operation: &&Operation| {
+            let destination = operation.submission.callback.as_ref().map(|callback| &callback.destination);
+            let outgoing = callbacks.get(&operation.id);
+            let due = outgoing.is_some_and(|it| it.state == CallbackState::Pending && it.due <= now);
+            operation.state.has_ended() && destination.is_some_and(wanted) && due
+        };
+        let mut due: Vec<_> = operations.iter().filter(fits).cloned().collect();
+        due.sort_by_key(|operation| callbacks[&operation.id].due);
+        due.truncate(claim.limit);
+        let attempt = |operation: Operation| {
+            let outgoing = callbacks.get_mut(&operation.id).unwrap();
+            (outgoing.under_way, outgoing.due) = (true, now + claim.ttl);
+            outgoing.attempts += 1;
+            callbacks::Attempt { operation, number: outgoing.attempts, progress: outgoing.progress.clone() }
+        };
+        Ok(due.into_iter().map(attempt).collect())
+    }
+
+    async fn note_attempt(&self, attempted: callbacks::Attempted) -> Result<bool, Error> {
+        let mut tables = self.database.lock();
+        let now = self.database.now();
+        let callbacks::Attempted { operation, number, progress, next, entry } = attempted;
+        let outgoing = tables.callbacks.get_mut(&operation).filter(|it| it.under_way && it.attempts == number);
+        let Some(outgoing) = outgoing else { return Ok(false) };
+        (outgoing.under_way, outgoing.progress) = (false, progress);
+        match next {
+            Next::Delivered => outgoing.state = CallbackState::Delivered,
+            Next::Parked => outgoing.state = CallbackState::Parked,
+            Next::Again(pause) => outgoing.due = now + pause,
+        }
+        tables.record(&self.chain, entry.iter());
+        Ok(true)
+    }
+
+    async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error> {
+        let mut tables = self.database.lock();
+        let outgoing = tables.callbacks.get_mut(&resending.operation);
+        let Some(outgoing) = outgoing.filter(|it| it.state != CallbackState::Pending) else { return Ok(false) };
+        (outgoing.state, outgoing.due) = (CallbackState::Pending, Duration::ZERO);
+        outgoing.progress = resending.progress();
+        tables.record(&self.chain, [&resending.entry]);
+        tables.tell(Notices::to_call_back);
+        Ok(true)
+    }
+
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
         let tables = self.database.lock();
         let reverts = |it: &&Operation| it.submission.change.reversal().is_some_and(|it| it.operation() == id);
         let reversals = tables.operations.iter().rev().filter(reverts).take(20).cloned().collect();
-        Ok(Sequel { until: tables.untils.get(&id).copied(), reversals })
+        let now = self.database.now();
+        let callback = tables.callbacks.get(&id).map(|it| {
+            let has_next = it.state == CallbackState::Pending && !it.under_way && it.progress.failures > 0;
+            let next = clock::after(self.clock.now(), it.due.saturating_sub(now));
+            let (attempts, progress) = (it.attempts, it.progress.clone());
+            callbacks::Standing { state: it.state, attempts, progress, next_attempt_at: has_next.then_some(next) }
+        });
+        Ok(Sequel { callback, until: tables.untils.get(&id).copied(), reversals })
     }
 
     async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
@@ -481,10 +562,14 @@ impl Store for Model {
         let needed: BTreeSet<_> = tables.keys.values().map(|key| key.operation).collect();
         let ended = tables.operations.iter().filter_map(|it| Some((ended_at(&it.state)?, it.id)));
         let ahead = |id: &OperationId| tables.untils.get(id) == Some(&UntilState::Ahead);
-        let is_old = |(at, id): &(Timestamp, OperationId)| *at < ended_before && !needed.contains(id) && !ahead(id);
+        let untold = |id: &OperationId| tables.callbacks.get(id).is_some_and(|it| it.state == CallbackState::Pending);
+        let is_old = |(at, id): &(Timestamp, OperationId)| {
+            *at < ended_before && !needed.contains(id) && !ahead(id) && !untold(id)
+        };
         let mut old: Vec<_> = ended.filter(is_old).collect();
         old.sort_by_key(|(at, _)| *at);
         old.truncate(limit - keys.len());
+        tables.callbacks.retain(|operation, _| old.iter().all(|(_, id)| id != operation));
         tables.untils.retain(|operation, _| old.iter().all(|(_, id)| id != operation));
         tables.operations.retain(|operation| old.iter().all(|(_, id)| *id != operation.id));
         Ok(keys.len() + old.len())

@@ -154,7 +154,7 @@ impl Told {
 
     fn outcome(&self) -> Outcome {
         match self.event() {
-            "denied" | "configuration-refused" => Outcome::Failure,
+            "denied" | "configuration-refused" | "callback-parked" => Outcome::Failure,
             "settled" if self.text("state") == Some("failed") => Outcome::Failure,
             "drift-seen" => Outcome::Unknown,
             "written" if self.text("known_by") == Some("undecided") => Outcome::Unknown,

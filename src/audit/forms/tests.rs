@@ -64,7 +64,7 @@ fn digest(text: &str) -> Digest {
 
 /// Something of every event.
 fn events() -> Vec<Event> {
-    [of_the_gateway(), of_asking(), of_carrying()].concat()
+    [of_the_gateway(), of_asking(), of_carrying(), of_telling()].concat()
 }
 
 fn configuration() -> String {
@@ -161,6 +161,35 @@ fn of_carrying() -> Vec<Event> {
     ]
 }
 
+fn of_telling() -> Vec<Event> {
+    let (destination, url) = ("desk".to_owned(), "https://desk.contoso.com/told".to_owned());
+    vec![
+        Event::CallbackDelivered {
+            operation: operation(),
+            configuration: configuration(),
+            destination: destination.clone(),
+            url: url.clone(),
+            attempts: 2,
+            status: 204,
+        },
+        Event::CallbackParked {
+            operation: operation(),
+            configuration: configuration(),
+            destination,
+            url,
+            attempts: 9,
+            status: None,
+            reason: "no answer".to_owned(),
+        },
+        Event::CallbackResent {
+            operation: operation(),
+            configuration: configuration(),
+            actor: actor(),
+            policies: vec!["a".to_owned()],
+        },
+    ]
+}
+
 /// A new event does not compile until it is looked at here.
 fn look_at_all(all: &[Event]) {
     for event in all {
@@ -180,6 +209,9 @@ fn look_at_all(all: &[Event]) {
             | Event::Reverted { .. }
             | Event::Cancelled { .. }
             | Event::UntilCalledOff { .. }
+            | Event::CallbackDelivered { .. }
+            | Event::CallbackParked { .. }
+            | Event::CallbackResent { .. }
             | Event::DriftSeen { .. } => {}
         }
     }

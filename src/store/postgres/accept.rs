@@ -13,7 +13,7 @@ use super::{
         Acceptance, Accepted, Error, Full, IdempotencyKey,
         ledger::Ledger,
         room::Room,
-        rows::{approval_until, micros, reverts, to_json, until_at},
+        rows::{approval_until, destination, micros, reverts, to_json, until_at},
         verbs::meet,
         writer::Failed,
     },
@@ -176,11 +176,15 @@ async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -
     }
     let operations = || new.iter().map(|it| &it.operation);
     sqlx::query(
-        "INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate, until_at, reverts, approval_until)
-         SELECT id, configuration, caller, ticket, state, submission, fate, until_at, reverts, approval_until
+        "INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate, until_at, reverts,
+             approval_until, callback_destination, callback_state, callback_due)
+         SELECT id, configuration, caller, ticket, state, submission, fate, until_at, reverts, approval_until, destination,
+             CASE WHEN destination IS NOT NULL THEN 'pending' END,
+             CASE WHEN destination IS NOT NULL THEN to_timestamp(0) END
          FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[],
-                     $8::BIGINT[], $9::TEXT[], $10::BIGINT[]) WITH ORDINALITY
-              AS new (id, configuration, caller, ticket, state, submission, fate, until_at, reverts, approval_until, place)
+                     $8::BIGINT[], $9::TEXT[], $10::BIGINT[], $11::TEXT[]) WITH ORDINALITY
+              AS new (id, configuration, caller, ticket, state, submission, fate, until_at, reverts, approval_until,
+                      destination, place)
          ORDER BY place",
     )
     .bind(operations().map(|it| it.id.to_string()).collect::<Vec<_>>())
@@ -193,6 +197,7 @@ async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -
     .bind(operations().map(|it| until_at(&it.submission)).collect::<Vec<_>>())
     .bind(operations().map(|it| reverts(&it.submission)).collect::<Vec<_>>())
     .bind(operations().map(|it| approval_until(&it.submission)).collect::<Vec<_>>())
+    .bind(operations().map(|it| destination(&it.submission)).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)

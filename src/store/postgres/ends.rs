@@ -25,7 +25,10 @@ pub(super) fn single(verb: &Verb) -> Option<OperationId> {
         Verb::Cancel(cancellation) => Some(cancellation.operation),
         Verb::Release(release) => Some(release.operation),
         Verb::Answer(reply) => Some(reply.operation),
+        Verb::NoteAttempt(attempted) => Some(attempted.operation),
+        Verb::ResendCallback(resending) => Some(resending.operation),
         Verb::Accept(_)
+        | Verb::ClaimCallbacks(_)
         | Verb::Record(_)
         | Verb::Claim(..)
         | Verb::BeginWrite(..)
@@ -153,7 +156,7 @@ pub(super) async fn forget(connection: &mut PgConnection, forgetting: &Forgettin
     let operations = sqlx::query(
         "WITH ended AS (
              SELECT position FROM operations
-             WHERE ended_at < $1 AND until_at IS NULL AND NOT EXISTS (SELECT FROM idempotency_keys WHERE operation = operations.id)
+             WHERE ended_at < $1 AND until_at IS NULL AND callback_state IS DISTINCT FROM 'pending' AND NOT EXISTS (SELECT FROM idempotency_keys WHERE operation = operations.id)
              ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
          )
          DELETE FROM operations USING ended WHERE operations.position = ended.position",

@@ -12,6 +12,7 @@
 
 mod accept;
 mod access;
+mod callbacks;
 mod desk;
 mod ends;
 mod news;
@@ -145,8 +146,21 @@ impl Store for Postgres {
         self.access.in_time(async { read::due(&mut *self.reader().await?, &due).await }).await
     }
 
+    async fn claim_callbacks(&self, claim: super::callbacks::Claim) -> Result<Vec<super::callbacks::Attempt>, Error> {
+        self.verbs.claim_callbacks(claim).await
+    }
+
+    async fn note_attempt(&self, attempted: super::callbacks::Attempted) -> Result<bool, Error> {
+        self.verbs.note_attempt(attempted).await
+    }
+
+    async fn resend_callback(&self, resending: super::callbacks::Resending) -> Result<bool, Error> {
+        self.verbs.resend_callback(resending).await
+    }
+
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
-        self.access.in_time(async { read::sequel(&mut *self.reader().await?, id).await }).await
+        let clock = self.verbs.clock;
+        self.access.in_time(async { read::sequel(&mut *self.reader().await?, id, clock).await }).await
     }
 
     async fn answer(&self, reply: Reply) -> Result<Answered, Error> {

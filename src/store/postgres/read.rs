@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, postgres::PgRow};
 
 use super::{
     super::{
         Backlog, Due, Error, IdempotencyKey, Parked, Query, Sequel,
-        rows::{OPERATION, count, micros, unreadable, until_state},
+        callbacks::Standing,
+        rows::{self as columns, CALLBACK, OPERATION, count, micros, progress, unreadable, until_state},
         until::REVERSALS_MAX,
     },
     Accepted, rows, unavailable,
@@ -79,15 +80,29 @@ pub(super) async fn due(connection: &mut PgConnection, due: &Due) -> Result<Vec<
     found.fetch_all(connection).await.map_err(unavailable)?.iter().map(rows::operation).collect()
 }
 
-pub(super) async fn sequel(connection: &mut PgConnection, id: OperationId) -> Result<Sequel, Error> {
-    let until = sqlx::query("SELECT until_at, until_state FROM operations WHERE id = $1").bind(id.to_string());
-    let until = until.fetch_optional(&mut *connection).await.map_err(unavailable)?;
+pub(super) async fn sequel(connection: &mut PgConnection, id: OperationId, clock: Clock) -> Result<Sequel, Error> {
+    let sql = format!(
+        "SELECT until_at, until_state, {CALLBACK},
+                (EXTRACT(EPOCH FROM callback_due - clock_timestamp()) * 1000000)::BIGINT AS callback_pause
+         FROM operations WHERE id = $1"
+    );
+    let own = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&mut *connection).await;
+    let own = own.map_err(unavailable)?;
     let state = |row| until_state(rows::column(row, "until_at")?, rows::column(row, "until_state")?);
-    let until = until.as_ref().map(state).transpose()?.flatten();
+    let until = own.as_ref().map(state).transpose()?.flatten();
+    let callback = own.as_ref().map(|row| callback(row, clock)).transpose()?.flatten();
     let sql = format!("SELECT {OPERATION} FROM operations WHERE reverts = $1 ORDER BY position DESC LIMIT $2");
     let reversals = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).bind(count(REVERSALS_MAX));
     let reversals = reversals.fetch_all(connection).await.map_err(unavailable)?;
-    Ok(Sequel { until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
+    Ok(Sequel { callback, until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
+}
+
+fn callback(row: &PgRow, clock: Clock) -> Result<Option<Standing>, Error> {
+    let under_way: bool = rows::column(row, "callback_under_way")?;
+    let pause: Option<i64> = rows::column(row, "callback_pause")?;
+    let due = pause.filter(|_| !under_way).map(|pause| clock::after(clock.now(), rows::duration(pause)));
+    let progress = progress(rows::column(row, "callback_progress")?)?;
+    columns::callback(rows::column(row, "callback_state")?, rows::column(row, "callback_attempts")?, progress, due)
 }
 
 pub(super) async fn parked(

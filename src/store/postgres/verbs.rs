@@ -2,8 +2,8 @@
 //!
 //! Leases and pauses end by the database's time. So that two replicas never wait for each other, rows are locked in one
 //! order by all: of the verbs of one transaction acceptances come first, then lane after lane in the order of their names,
-//! and of a lane its own row, then its operations in the order of their acceptance. What is forgotten comes last, and waits
-//! for nobody.
+//! and of a lane its own row, then its operations in the order of their acceptance. What is forgotten, and callbacks
+//! that are claimed, come last and wait for nobody.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::{
         verbs::{Done, Outcome, Verb},
         writer::Failed,
     },
-    accept,
+    accept, callbacks,
     ends::{self, Places},
     failed,
     rows::{self, micros},
@@ -39,7 +39,7 @@ pub(super) async fn apply(
     let mut accepted = accept::accept(connection, ledger, &acceptances).await?.into_iter();
     let singled = ends::places(connection, verbs).await?;
     let mut order: Vec<_> = verbs.iter().enumerate().collect();
-    order.sort_by_key(|(_, verb)| (matches!(verb, Verb::Forget(_)), locks(verb, &singled)));
+    order.sort_by_key(|(_, verb)| (comes_last(verb), locks(verb, &singled)));
     let mut outcomes = Vec::with_capacity(verbs.len());
     for (place, verb) in order {
         let outcome = match verb {
@@ -47,6 +47,9 @@ pub(super) async fn apply(
             Verb::Cancel(cancellation) => Ok(Done::Cancelled(ends::cancel(connection, ledger, cancellation).await?)),
             Verb::Release(release) => Ok(Done::Released(ends::release(connection, ledger, release).await?)),
             Verb::Answer(reply) => Ok(Done::Answered(ends::answer(connection, ledger, reply).await?)),
+            Verb::ClaimCallbacks(claim) => Ok(Done::Attempts(callbacks::claim(connection, claim).await?)),
+            Verb::NoteAttempt(it) => Ok(Done::Noted(callbacks::attempted(connection, ledger, it).await?)),
+            Verb::ResendCallback(it) => Ok(Done::Noted(callbacks::resend(connection, ledger, it).await?)),
             Verb::Record(entries) => {
                 ledger.add_all(entries);
                 Ok(Done::Written)
@@ -72,6 +75,11 @@ pub(super) async fn apply(
     Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
+/// Whether a verb locks rows all over, and waits for none of them.
+fn comes_last(verb: &Verb) -> bool {
+    matches!(verb, Verb::Forget(_) | Verb::ClaimCallbacks(_))
+}
+
 /// Whose rows a verb locks: those of a lane, and if it is about one of its operations only, that one's place.
 fn locks<'a>(verb: &'a Verb, singled: &'a Places) -> Option<(&'a str, Option<i64>)> {
     match verb {
@@ -79,11 +87,16 @@ fn locks<'a>(verb: &'a Verb, singled: &'a Places) -> Option<(&'a str, Option<i64
         Verb::BeginWrite(holder, ..) | Verb::Settle(holder, _) | Verb::Park(holder, _) => {
             Some((holder.configuration.as_str(), None))
         }
-        Verb::Cancel(_) | Verb::Release(_) | Verb::Answer(_) => {
+        Verb::Cancel(_) | Verb::Release(_) | Verb::Answer(_) | Verb::NoteAttempt(_) | Verb::ResendCallback(_) => {
             let place = ends::single(verb).and_then(|operation| singled.get(&operation));
             place.map(|(lane, position)| (lane.as_str(), Some(*position)))
         }
-        Verb::Accept(_) | Verb::Record(_) | Verb::Forget(_) | Verb::Follow(_) | Verb::Probe => None,
+        Verb::Accept(_)
+        | Verb::ClaimCallbacks(_)
+        | Verb::Record(_)
+        | Verb::Forget(_)
+        | Verb::Follow(_)
+        | Verb::Probe => None,
     }
 }
 

@@ -9,13 +9,13 @@ use super::{
         Acceptance, Accepted, Error, IdempotencyKey,
         ledger::Ledger,
         room::Room,
-        rows::{approval_until, micros, reverts, to_json, unreadable, until_at},
+        rows::{approval_until, destination, micros, reverts, to_json, unreadable, until_at},
         verbs::meet,
     },
     ends, read, rows, unavailable,
     verbs::ROWS_MAX,
 };
-use crate::domain::{Operation, OperationId, operation::UntilState};
+use crate::domain::{CallbackState, Operation, OperationId, operation::UntilState};
 
 /// What a key stands for, if it is remembered.
 pub(super) async fn recall(
@@ -114,7 +114,8 @@ async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance
         json.push((to_json("submission", &operation.submission)?, to_json("fate", &operation.state)?));
     }
     let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(
-        "INSERT INTO operations (id, configuration, caller, ticket, state, until_at, reverts, submission, fate, approval_until) ",
+        "INSERT INTO operations (id, configuration, caller, ticket, state, until_at, reverts, callback_destination,
+             callback_state, callback_due, submission, fate, approval_until) ",
     );
     sql.push_values(
         new.iter().zip(json),
@@ -126,6 +127,9 @@ async fn insert_operations(connection: &mut SqliteConnection, new: &[&Acceptance
                 .push_bind(state.name())
                 .push_bind(until_at(submission))
                 .push_bind(reverts(submission))
+                .push_bind(destination(submission))
+                .push_bind(destination(submission).map(|_| CallbackState::Pending.name()))
+                .push_bind(destination(submission).map(|_| 0_i64))
                 .push_bind(json.0)
                 .push_bind(json.1)
                 .push_bind(approval_until(submission));

@@ -103,7 +103,7 @@ pub(super) async fn forget(connection: &mut SqliteConnection, forgetting: &Forge
     let operations = sqlx::query(
         "DELETE FROM operations WHERE position IN (
              SELECT position FROM operations
-             WHERE ended_at < ? AND until_at IS NULL AND NOT EXISTS (SELECT 1 FROM idempotency_keys WHERE operation = operations.id)
+             WHERE ended_at < ? AND until_at IS NULL AND callback_state IS NOT 'pending' AND NOT EXISTS (SELECT 1 FROM idempotency_keys WHERE operation = operations.id)
              ORDER BY ended_at LIMIT ?)",
     )
     .bind(micros(forgetting.ended_before))

@@ -7,6 +7,7 @@
 //! that does both: readers never wait for a commit, and the writer never waits for a reader.
 
 mod accept;
+mod callbacks;
 mod desk;
 mod ends;
 mod read;
@@ -143,6 +144,18 @@ impl Store for Sqlite {
     async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
         let mut connection = self.readers.acquire().await.map_err(unavailable)?;
         read::due(&mut connection, &due).await
+    }
+
+    async fn claim_callbacks(&self, claim: super::callbacks::Claim) -> Result<Vec<super::callbacks::Attempt>, Error> {
+        self.verbs.claim_callbacks(claim).await
+    }
+
+    async fn note_attempt(&self, attempted: super::callbacks::Attempted) -> Result<bool, Error> {
+        self.verbs.note_attempt(attempted).await
+    }
+
+    async fn resend_callback(&self, resending: super::callbacks::Resending) -> Result<bool, Error> {
+        self.verbs.resend_callback(resending).await
     }
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     super::{
         Backlog, Due, Error, Parked, Query, Sequel,
-        rows::{OPERATION, count, micros, moment, unreadable, until_state},
+        callbacks::Standing,
+        rows::{self as columns, CALLBACK, OPERATION, count, micros, moment, progress, unreadable, until_state},
         until::REVERSALS_MAX,
     },
     rows, unavailable,
@@ -55,14 +56,24 @@ pub(super) async fn due(connection: &mut SqliteConnection, due: &Due) -> Result<
 }
 
 pub(super) async fn sequel(connection: &mut SqliteConnection, id: OperationId) -> Result<Sequel, Error> {
-    let until = sqlx::query("SELECT until_at, until_state FROM operations WHERE id = ?").bind(id.to_string());
-    let until = until.fetch_optional(&mut *connection).await.map_err(unavailable)?;
+    let sql = format!("SELECT until_at, until_state, callback_due, {CALLBACK} FROM operations WHERE id = ?");
+    let own = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&mut *connection).await;
+    let own = own.map_err(unavailable)?;
     let state = |row| until_state(rows::column(row, "until_at")?, rows::column(row, "until_state")?);
-    let until = until.as_ref().map(state).transpose()?.flatten();
+    let until = own.as_ref().map(state).transpose()?.flatten();
+    let callback = own.as_ref().map(callback).transpose()?.flatten();
     let sql = format!("SELECT {OPERATION} FROM operations WHERE reverts = ? ORDER BY position DESC LIMIT ?");
     let reversals = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).bind(count(REVERSALS_MAX));
     let reversals = reversals.fetch_all(connection).await.map_err(unavailable)?;
-    Ok(Sequel { until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
+    Ok(Sequel { callback, until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
+}
+
+fn callback(row: &SqliteRow) -> Result<Option<Standing>, Error> {
+    let under_way: bool = rows::column(row, "callback_under_way")?;
+    let due: Option<i64> = rows::column(row, "callback_due")?;
+    let due = due.filter(|_| !under_way).map(moment).transpose()?;
+    let progress = progress(rows::column(row, "callback_progress")?)?;
+    columns::callback(rows::column(row, "callback_state")?, rows::column(row, "callback_attempts")?, progress, due)
 }
 
 pub(super) async fn parked(

@@ -12,7 +12,7 @@ use super::{
         rows::{OPERATION, count, ended_at, intent, micros, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
     },
-    accept, ends, rows, trail, unavailable,
+    accept, callbacks, ends, rows, trail, unavailable,
 };
 use crate::{
     audit::{Entry, Event, Head},
@@ -36,7 +36,8 @@ pub(super) async fn begin_run(connection: &mut SqliteConnection, run: &Run) -> R
         sqlx::query("UPDATE lanes SET owner = NULL, lease_until = NULL WHERE owner IS NOT NULL AND intent IS NULL");
     freed.execute(&mut *connection).await.map_err(unavailable)?;
     let given_back = sqlx::query("UPDATE deliveries SET owner = NULL, lease_until = NULL");
-    given_back.execute(connection).await.map_err(unavailable)?;
+    given_back.execute(&mut *connection).await.map_err(unavailable)?;
+    callbacks::begin_run(connection).await?;
     Ok(ledger.head)
 }
 
@@ -57,6 +58,9 @@ pub(super) async fn apply(
             Verb::Cancel(cancellation) => Ok(Done::Cancelled(ends::cancel(connection, ledger, cancellation).await?)),
             Verb::Release(release) => Ok(Done::Released(ends::release(connection, ledger, release).await?)),
             Verb::Answer(reply) => Ok(Done::Answered(ends::answer(connection, ledger, reply).await?)),
+            Verb::ClaimCallbacks(claim) => Ok(Done::Attempts(callbacks::claim(connection, now, claim).await?)),
+            Verb::NoteAttempt(it) => Ok(Done::Noted(callbacks::attempted(connection, ledger, now, it).await?)),
+            Verb::ResendCallback(it) => Ok(Done::Noted(callbacks::resend(connection, ledger, it).await?)),
             Verb::Record(entries) => {
                 ledger.add_all(entries);
                 Ok(Done::Written)

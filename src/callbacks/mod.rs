@@ -1,0 +1,249 @@
+//! Tells callers' systems of the ends of their operations.
+//!
+//! The outbox is in the store: the end of an operation makes its callback due, in the transaction of the end. For each
+//! destination one desk claims what is due and sends it, so a slow destination holds up nobody but itself.
+//!
+//! Guarantees: every callback is sent until its destination has it, wants no more, or the time for it is over, whatever fails
+//! or restarts; at least once, always as the same message, and never twice at the same moment, since whoever sends has
+//! claimed it for longer than sending can take. What is sent is signed, and goes nowhere that the settings do not name.
+//! A stop ends after the attempts that are under way.
+//!
+//! It deliberately keeps no list of its own, and does not know what messages say. Started by the root.
+
+mod destination;
+mod proof;
+mod verdict;
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+pub use self::proof::examine;
+use self::{
+    destination::{Refusal, Way},
+    verdict::Outcome,
+};
+use crate::{
+    audit::{Entry, Event},
+    clock::Clock,
+    config,
+    domain::{Callback, Operation},
+    outbound::{self, Outbound},
+    store::{
+        Store,
+        callbacks::{Attempt, Attempted, Claim, Destinations, Next},
+    },
+    telemetry,
+};
+
+/// How often it is looked for callbacks without being told of them, on average; replicas drift apart by chance.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked for callbacks whose destination is no longer there.
+const LOOK_FOR_STRAYS: Duration = Duration::from_secs(30);
+/// Strays that are looked at in one go.
+const STRAYS_MAX: usize = 100;
+/// What an attempt takes at most before its calls, and after them.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// What callbacks are sent with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Where they wait.
+    pub store: Arc<dyn Store>,
+    /// The way out.
+    pub outbound: Outbound,
+    /// The time.
+    pub clock: Clock,
+    /// Times.
+    pub settings: config::Callbacks,
+    /// Whom they may go to.
+    pub destinations: Vec<config::Destination>,
+    /// The message about an operation's end, from a gateway that calls itself so.
+    pub message: fn(&Operation, &str) -> Vec<u8>,
+}
+
+/// Whoever sends callbacks.
+#[derive(Debug)]
+pub struct Callbacks {
+    desks: Vec<Arc<Desk>>,
+}
+
+impl Callbacks {
+    /// A desk for each destination, and one for those that are gone. Fails if there is no way out.
+    pub fn new(parts: &Parts) -> Result<Self, outbound::Error> {
+        let names: BTreeSet<_> = parts.destinations.iter().map(|destination| destination.name.clone()).collect();
+        let mut desks = vec![Desk::new(parts, Destinations::Except(names), None)];
+        for destination in &parts.destinations {
+            let whose = Destinations::Named(destination.name.clone());
+            desks.push(Desk::new(parts, whose, Some(Way::new(destination.clone(), parts)?)));
+        }
+        Ok(Self { desks })
+    }
+
+    /// Sends callbacks until it is stopped and what is under way has ended.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut working: JoinSet<_> = self.desks.into_iter().map(|desk| desk.work(stop.clone())).collect();
+        while let Some(ended) = working.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "callbacks of a destination are no longer sent by this process");
+            }
+        }
+    }
+}
+
+/// Where the callbacks of one destination are sent, or, without a way, those whose destination is gone.
+#[derive(Debug)]
+struct Desk {
+    parts: Parts,
+    whose: Destinations,
+    way: Option<Way>,
+    at_once: usize,
+    /// By [`Clock::elapsed`]: until when the destination wants to be left alone.
+    closed_until: Mutex<Duration>,
+}
+
+impl Desk {
+    fn new(parts: &Parts, whose: Destinations, way: Option<Way>) -> Arc<Self> {
+        let at_once = way.as_ref().map_or(STRAYS_MAX, Way::calls_at_once_max);
+        Arc::new(Self { parts: parts.clone(), whose, way, at_once, closed_until: Mutex::default() })
+    }
+
+    async fn work(self: Arc<Self>, stop: CancellationToken) {
+        let look = if self.way.is_some() { LOOK } else { LOOK_FOR_STRAYS };
+        let Parts { store, clock, .. } = self.parts.clone();
+        let mut news = store.notices().calls_back();
+        let mut under_way = JoinSet::new();
+        loop {
+            let room = if self.is_closed() { 0 } else { self.at_once.saturating_sub(under_way.len()) };
+            // Reckoned from before the store is asked, so never longer than it holds for others.
+            let end_by = clock.elapsed().saturating_add(self.ttl()).saturating_sub(MARGIN);
+            for attempt in self.claim(room).await {
+                under_way.spawn(Arc::clone(&self).attempt(attempt, end_by));
+            }
+            // In this order, so that a stop is heard in a flood of news.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = under_way.join_next() => note(ended),
+                Ok(()) = news.changed(), if self.way.is_some() && under_way.len() < self.at_once => {}
+                () = clock.sleep(look.mul_f64(0.5 + clock.chance())) => {}
+            }
+        }
+        while let Some(ended) = under_way.join_next().await {
+            note(ended);
+        }
+    }
+
+    async fn claim(&self, limit: usize) -> Vec<Attempt> {
+        if limit == 0 {
+            return Vec::new();
+        }
+        let claim = Claim { destinations: self.whose.clone(), ttl: self.ttl(), limit };
+        self.parts.store.claim_callbacks(claim).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "callbacks cannot be looked for at present");
+            Vec::new()
+        })
+    }
+
+    /// How long an attempt is claimed: for a token and a message, each in its time.
+    fn ttl(&self) -> Duration {
+        self.parts.settings.timeout.saturating_mul(2).saturating_add(MARGIN).saturating_add(MARGIN)
+    }
+
+    /// One attempt, in a span that is linked to the call that asked for the change.
+    fn attempt(self: Arc<Self>, attempt: Attempt, end_by: Duration) -> impl Future<Output = ()> {
+        let submission = &attempt.operation.submission;
+        let span = tracing::info_span!(
+            "callback",
+            operation.id = %attempt.operation.id,
+            destination = submission.callback.as_ref().map(|callback| callback.destination.as_str()),
+            attempt = attempt.number,
+            trace_id = tracing::field::Empty,
+        );
+        telemetry::link(&span, submission.traceparent.as_deref());
+        telemetry::note_trace_id(&span);
+        async move { self.make(attempt, end_by).await }.instrument(span)
+    }
+
+    async fn make(&self, attempt: Attempt, end_by: Duration) {
+        let Parts { store, clock, settings, .. } = &self.parts;
+        let Attempt { operation, number, progress } = attempt;
+        let Some(callback) = &operation.submission.callback else { return };
+        let outcome = match &self.way {
+            Some(way) => way.send(&operation, callback, end_by).await,
+            None => Err(Refusal::failed(None, "its destination is no longer set up".to_owned())),
+        };
+        if let Err(Refusal { closed: Some(pause), .. }) = &outcome {
+            self.close_for(*pause);
+        }
+        let judged = verdict::judge(&outcome, progress, operation.state.ended_at(), settings, *clock);
+        let Outcome { progress, next } = judged;
+        let entry = self.entry(&operation, callback, (number, &progress), next);
+        let result = match next {
+            Next::Delivered => "delivered",
+            Next::Again(_) => "failed",
+            Next::Parked => "parked",
+        };
+        telemetry::count_callback(result);
+        match &progress.last_error {
+            None => tracing::info!(status = progress.last_status, "callback delivered"),
+            Some(error) => tracing::warn!(error, status = progress.last_status, result, "callback not delivered"),
+        }
+        let attempted = Attempted { operation: operation.id, number, progress, next, entry };
+        match store.note_attempt(attempted).await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("the attempt took too long; another one has begun"),
+            Err(error) => tracing::warn!(%error, "what came of the attempt cannot be stored; it will be sent again"),
+        }
+    }
+
+    /// The audit record of the last attempt.
+    fn entry(
+        &self,
+        operation: &Operation,
+        callback: &Callback,
+        (attempts, progress): (i64, &crate::domain::callback::Progress),
+        next: Next,
+    ) -> Option<Entry> {
+        let (configuration, operation) = (operation.submission.configuration.to_string(), operation.id);
+        let (url, destination) = (callback.shown_url(), callback.destination.clone());
+        let event = match next {
+            Next::Again(_) => return None,
+            Next::Delivered => {
+                let status = progress.last_status.unwrap_or_default();
+                Event::CallbackDelivered { operation, configuration, destination, url, attempts, status }
+            }
+            Next::Parked => {
+                let reason = progress.last_error.clone().unwrap_or_default();
+                let status = progress.last_status;
+                Event::CallbackParked { operation, configuration, destination, url, attempts, status, reason }
+            }
+        };
+        Some(Entry { at: self.parts.clock.now(), trace_id: telemetry::trace_id(), event })
+    }
+
+    fn close_for(&self, pause: Duration) {
+        let until = self.parts.clock.elapsed().saturating_add(pause);
+        let mut closed = self.closed_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *closed = until.max(*closed);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.parts.clock.elapsed() < *self.closed_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt that panicked, which is a fault of ours, is made again when its claim is over.
+fn note(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        telemetry::count_callback("broken");
+        tracing::error!(%error, "an attempt to send a callback panicked");
+    }
+}

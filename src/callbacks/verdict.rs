@@ -1,0 +1,108 @@
+//! What comes after an attempt. Pure, but for the clock it is given.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::destination::{Delivered, Refusal};
+use crate::{
+    clock::{self, Backoff, Clock},
+    config,
+    domain::callback::Progress,
+    store::callbacks::Next,
+};
+
+/// What is known after an attempt, and what comes next.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) progress: Progress,
+    pub(super) next: Next,
+}
+
+/// Judges an attempt at a callback of an operation that ended then.
+pub(super) fn judge(
+    outcome: &Result<Delivered, Refusal>,
+    progress: Progress,
+    ended_at: Option<Timestamp>,
+    settings: &config::Callbacks,
+    clock: Clock,
+) -> Outcome {
+    let now = clock.now();
+    let progress = Progress { last_at: Some(now), ..progress };
+    let Refusal { status, why, is_final, pause, .. } = match outcome {
+        Ok(Delivered { status }) => {
+            let progress =
+                Progress { last_status: Some(*status), last_error: None, delivered_at: Some(now), ..progress };
+            return Outcome { progress, next: Next::Delivered };
+        }
+        Err(refusal) => refusal,
+    };
+    let failures = progress.failures.saturating_add(1);
+    let (first, longest) = settings.pauses;
+    let own = Backoff { first, longest }.pause(failures, 0.5 + clock.chance() / 2.0);
+    let pause = pause.map_or(own, |named| named.max(own));
+    let begun = progress.resent_at.or(ended_at).unwrap_or(now);
+    let over = clock::after(now, pause) > clock::after(begun, settings.give_up_after);
+    let next = if *is_final || over { Next::Parked } else { Next::Again(pause) };
+    let progress = Progress { failures, last_status: *status, last_error: Some(why.clone()), ..progress };
+    Outcome { progress, next }
+}
+
+/// A pause that a destination names is not believed beyond this.
+pub(super) const PAUSE_MAX: Duration = Duration::from_hours(24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: config::Callbacks = config::Callbacks {
+        source: String::new(),
+        timeout: Duration::from_secs(1),
+        pauses: (Duration::from_secs(10), Duration::from_mins(10)),
+        give_up_after: Duration::from_hours(1),
+    };
+
+    fn refused(pause: Option<u64>) -> Result<Delivered, Refusal> {
+        let pause = pause.map(Duration::from_secs);
+        Err(Refusal { pause, ..Refusal::failed(Some(503), "it answered 503".to_owned()) })
+    }
+
+    fn judged(outcome: &Result<Delivered, Refusal>, failures: u32, minutes_ago: u64) -> Outcome {
+        let clock = Clock::system();
+        let ended = clock.now().checked_sub(jiff::SignedDuration::from_mins(i64::try_from(minutes_ago).unwrap()));
+        judge(outcome, Progress { failures, ..Progress::default() }, ended.ok(), &SETTINGS, clock)
+    }
+
+    fn pause(outcome: &Outcome) -> Duration {
+        if let Next::Again(pause) = outcome.next { pause } else { panic!("{outcome:?}") }
+    }
+
+    #[test]
+    fn pauses_grow_and_spread_and_are_not_shorter_than_asked_for() {
+        let (early, late) = (judged(&refused(None), 0, 0), judged(&refused(None), 20, 0));
+        assert!(pause(&early) >= Duration::from_secs(5) && pause(&early) <= Duration::from_secs(20), "{early:?}");
+        assert!(pause(&late) >= Duration::from_mins(5) && pause(&late) <= Duration::from_mins(10), "{late:?}");
+        assert_eq!(pause(&judged(&refused(Some(1_800)), 0, 0)), Duration::from_mins(30));
+        assert_eq!((early.progress.failures, early.progress.last_status), (1, Some(503)));
+    }
+
+    #[test]
+    fn it_is_given_up_when_its_time_is_over_or_the_destination_wants_no_more() {
+        assert_eq!(judged(&refused(None), 3, 61).next, Next::Parked);
+        assert_eq!(judged(&refused(Some(7_200)), 0, 0).next, Next::Parked);
+        let gone = Err(Refusal { is_final: true, ..Refusal::failed(Some(410), "gone".to_owned()) });
+        assert_eq!(judged(&gone, 0, 0).next, Next::Parked);
+    }
+
+    #[test]
+    fn a_callback_that_is_sent_again_has_its_time_again() {
+        let clock = Clock::system();
+        let progress = Progress { resent_at: Some(clock.now()), ..Progress::default() };
+        let long_ago = Some(Timestamp::UNIX_EPOCH);
+        let outcome = judge(&refused(None), progress.clone(), long_ago, &SETTINGS, clock);
+        assert!(matches!(outcome.next, Next::Again(_)), "{outcome:?}");
+        let delivered = judge(&Ok(Delivered { status: 204 }), progress, long_ago, &SETTINGS, clock);
+        assert_eq!((delivered.next, delivered.progress.last_error), (Next::Delivered, None));
+        assert!(delivered.progress.delivered_at.is_some());
+    }
+}

@@ -1,0 +1,99 @@
+//! The SQL of callbacks: claiming attempts, noting what came of them, sending again.
+//!
+//! When an attempt is due, and when the right to it ends, is told by the database's time.
+
+use sqlx::{PgConnection, Postgres, QueryBuilder};
+
+use super::{
+    super::{
+        Error,
+        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending},
+        ledger::Ledger,
+        rows::{OPERATION, count, progress, to_json},
+        writer::Failed,
+    },
+    failed,
+    rows::{self, micros},
+};
+
+/// What another replica has locked is left to it.
+pub(super) async fn claim(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<Attempt>, Failed> {
+    let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(
+        "WITH due AS (SELECT position AS place FROM operations WHERE callback_state = 'pending' AND ended_at IS NOT NULL",
+    );
+    match &claim.destinations {
+        Destinations::Named(name) => drop(sql.push(" AND callback_destination = ").push_bind(name)),
+        Destinations::Except(names) => {
+            let names: Vec<_> = names.iter().cloned().collect();
+            sql.push(" AND callback_destination <> ALL(").push_bind(names).push(")");
+        }
+    }
+    sql.push(" AND callback_due <= clock_timestamp() ORDER BY callback_due, position LIMIT ");
+    sql.push_bind(count(claim.limit)).push(
+        " FOR UPDATE SKIP LOCKED)
+         UPDATE operations SET callback_under_way = true, callback_attempts = callback_attempts + 1,
+             callback_due = clock_timestamp() + INTERVAL '1 microsecond' * ",
+    );
+    sql.push_bind(micros(claim.ttl));
+    sql.push(format!(" FROM due WHERE position = place RETURNING {OPERATION}, callback_attempts, callback_progress"));
+    let claimed = sql.build().fetch_all(connection).await.map_err(failed)?;
+    let attempt = |row| {
+        Ok(Attempt {
+            operation: rows::operation(row)?,
+            number: rows::column(row, "callback_attempts")?,
+            progress: progress(rows::column(row, "callback_progress")?)?,
+        })
+    };
+    claimed.iter().map(attempt).collect::<Result<_, Error>>().map_err(Failed::Content)
+}
+
+/// Notes what came of an attempt, and says whether it was still under way.
+pub(super) async fn attempted(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    attempted: &Attempted,
+) -> Result<bool, Failed> {
+    let pause = if let Next::Again(pause) = attempted.next { Some(micros(pause)) } else { None };
+    let noted = sqlx::query(
+        "UPDATE operations SET callback_under_way = false, callback_state = $1, callback_progress = $2,
+             callback_due = clock_timestamp() + $3 * INTERVAL '1 microsecond'
+         WHERE id = $4 AND callback_attempts = $5 AND callback_under_way",
+    )
+    .bind(attempted.next.state().name())
+    .bind(to_json("callback_progress", &attempted.progress).map_err(Failed::Content)?)
+    .bind(pause)
+    .bind(attempted.operation.to_string())
+    .bind(attempted.number)
+    .execute(connection)
+    .await
+    .map_err(failed)?
+    .rows_affected()
+        == 1;
+    if let Some(entry) = attempted.entry.as_ref().filter(|_| noted) {
+        ledger.add(entry);
+    }
+    Ok(noted)
+}
+
+/// Makes a callback due again that was delivered or parked, and says whether it was.
+pub(super) async fn resend(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    resending: &Resending,
+) -> Result<bool, Failed> {
+    let resent = sqlx::query(
+        "UPDATE operations SET callback_state = 'pending', callback_due = to_timestamp(0), callback_progress = $1
+         WHERE id = $2 AND callback_state IN ('delivered', 'parked')",
+    )
+    .bind(to_json("callback_progress", &resending.progress()).map_err(Failed::Content)?)
+    .bind(resending.operation.to_string())
+    .execute(connection)
+    .await
+    .map_err(failed)?
+    .rows_affected()
+        == 1;
+    if resent {
+        ledger.add(&resending.entry);
+    }
+    Ok(resent)
+}

@@ -1,0 +1,502 @@
+//! Callbacks: the end of an operation is told to its caller's system, signed, whatever fails, and nowhere else.
+
+use serde_json::{Value, json};
+
+use crate::{
+    process::Process,
+    receivers::{Desk, Receiver, with_callback},
+    senders::STANDARD_SECRET,
+    world::{ASSIGNMENTS, SALES_ESP, World, add, group},
+};
+
+/// A second signing secret.
+const NEXT_SECRET: &str = "whsec_c2Vjb25kIHNlY3JldCBvZiAyNCBieXRlcyBvciBtb3Jl";
+
+async fn refused(world: &World, callback: Value) {
+    let change = with_callback(add("Sales ESP", &group(1)), callback.clone());
+    let got = world.post("servicenow", ASSIGNMENTS, &change, &[]).await;
+    let problem = got.problem(422, "invalid-change");
+    assert_eq!(problem.body["errors"][0]["pointer"], "/callback/url", "{callback}: {problem:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_an_operation_is_told_signed_and_with_its_context() {
+    let desk = Desk::start().await;
+    let context = json!({"sys_id": "46d44a", "nested": [1, {"x": null}]});
+    let change = desk.told(add("Sales ESP", &group(1)), context.clone());
+    let id = desk.world.change(&change).await.expect(200).id();
+    let [taken] = desk.receiver.received(1).await.try_into().unwrap();
+    assert_eq!(taken.path, "/api/postern");
+    assert_eq!(taken.headers["content-type"], "application/cloudevents+json");
+    assert!(taken.is_signed_with(STANDARD_SECRET) && !taken.headers.contains_key("cookie"), "{taken:?}");
+    let event = taken.body();
+    let fields = ["specversion", "type", "source", "subject", "id"].map(|name| event[name].as_str().unwrap());
+    assert_eq!(fields, ["1.0", "postern.operation.ended", "postern", &id, taken.id()]);
+    assert_eq!(taken.id(), id.replace("op_", "msg_"));
+    let told = &event["data"]["operation"];
+    assert_eq!(event["data"]["context"], context);
+    let shown = desk.world.operation(&id).await.body;
+    for field in ["id", "state", "effect", "summary", "difference", "ticket", "graph", "trace_id", "ended_at"] {
+        assert_eq!(told[field], shown[field], "{field}");
+    }
+    assert_eq!(event["time"], shown["ended_at"]);
+    let callback = desk.callback(&id, "delivered").await;
+    let known = ["attempts", "last_status", "last_error", "next_attempt_at"].map(|name| callback[name].clone());
+    assert_eq!(known, [json!(1), json!(204), Value::Null, Value::Null]);
+    assert!(callback["delivered_at"].is_string() && callback["url"] == desk.url() && callback["context"] == context);
+    let record = desk.world.events("callback-delivered").await.pop().unwrap();
+    assert_eq!(
+        (&record["operation"], &record["destination"], &record["status"]),
+        (&json!(id), &json!("desk"), &json!(204))
+    );
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_end_is_told() {
+    let desk = Desk::start().await;
+    let world = &desk.world;
+    world.hold("/assign").await;
+    let running = world.begin(&desk.told(add("Sales ESP", &group(1)), 1)).await;
+    world.held(1).await;
+    let cancelled = world.begin(&desk.told(add("Sales ESP", &group(2)), 2)).await;
+    world.send(world.request("servicenow", "DELETE", &format!("/v1/operations/{cancelled}")).await).await.expect(200);
+    assert_eq!(desk.receiver.received(1).await[0].subject(), cancelled);
+    world.clear_faults().await;
+    desk.receiver.received(2).await;
+    let bound = desk.told(add("Sales ESP", &group(6)), json!(3));
+    let nothing = format!("\"{}\"", "0".repeat(64));
+    let stale = [("if-match", nothing.as_str()), ("prefer", "wait=20")];
+    let failed = world.post("servicenow", ASSIGNMENTS, &bound, &stale).await.problem(412, "precondition-failed");
+    let failed = failed.body["operation"]["id"].as_str().unwrap().to_owned();
+    let taken = desk.receiver.received(3).await;
+    let told: Vec<_> = taken.iter().map(|it| (it.subject(), it.body()["data"]["operation"]["state"].clone())).collect();
+    assert_eq!(told, [(cancelled, json!("cancelled")), (running, json!("succeeded")), (failed, json!("failed"))]);
+    assert_eq!(taken[2].body()["data"]["operation"]["problem"]["code"], "precondition-failed");
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_fails_for_a_while_gets_every_message_by_one_name() {
+    let desk = Desk::start().await;
+    desk.receiver.answer(&[(500, None), (302, Some(("location", "http://127.0.0.1:1/"))), (404, None)]);
+    let mut ids = Vec::new();
+    for number in [1, 2, 6] {
+        ids.push(desk.world.change(&desk.told(add("Sales ESP", &group(number)), number)).await.expect(200).id());
+    }
+    for id in &ids {
+        desk.callback(id, "delivered").await;
+    }
+    let taken = desk.receiver.taken();
+    assert_eq!(taken.len(), 6, "three in vain, and one for each: {taken:?}");
+    for id in &ids {
+        let about: Vec<_> = taken.iter().filter(|taken| taken.subject() == *id).collect();
+        assert!(about.iter().all(|it| it.id() == about[0].id() && it.text == about[0].text), "{about:?}");
+        assert!(about.iter().all(|it| it.is_signed_with(STANDARD_SECRET)));
+        assert_eq!(desk.world.operation(id).await.body["callback"]["attempts"], about.len());
+    }
+    assert_eq!(desk.world.events("callback-delivered").await.len(), 3);
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_in_the_middle_loses_no_message() {
+    let mut desk = Desk::start().await;
+    desk.receiver.answer_always(503);
+    let id = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+    desk.receiver.received(1).await;
+    desk.world.take_gateway().stop().await;
+    let attempts = desk.receiver.taken().len();
+    desk.receiver.answer_always(200);
+    desk.world.start_gateway().await;
+    desk.callback(&id, "delivered").await;
+    let taken = desk.receiver.taken();
+    assert_eq!(taken.len(), attempts + 1);
+    assert!(taken.iter().all(|it| it.id() == taken[0].id() && it.text == taken[0].text));
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_killed_while_it_sends_sends_again() {
+    let mut desk = Desk::start().await;
+    desk.world.take_gateway().stop().await;
+    desk.receiver.hold();
+    let process = Process::start(&desk.world, &[]);
+    let change = desk.told(add("Sales ESP", &group(1)), json!(1));
+    let id = process.post(&desk.world, &change, &crate::process::traceparent(1)).await.expect(202).id();
+    desk.receiver.received(1).await;
+    process.kill();
+    desk.receiver.release();
+    desk.world.start_gateway().await;
+    let callback = desk.callback(&id, "delivered").await;
+    assert_eq!(callback["attempts"], 2);
+    let taken = desk.receiver.taken();
+    assert_eq!((taken.len(), taken[0].id()), (2, taken[1].id()));
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_the_answer_to_what_is_under_way() {
+    let mut desk = Desk::start().await;
+    desk.receiver.hold();
+    let id = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+    desk.receiver.received(1).await;
+    let stopping = tokio::spawn(desk.world.take_gateway().stop());
+    desk.receiver.release();
+    stopping.await.unwrap();
+    desk.world.start_gateway().await;
+    assert_eq!(desk.world.operation(&id).await.body["callback"]["state"], "delivered");
+    assert_eq!(desk.receiver.taken().len(), 1);
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_wants_no_more_is_left_alone_until_somebody_asks() {
+    let desk = Desk::start().await;
+    let world = &desk.world;
+    desk.receiver.answer(&[(410, None)]);
+    let id = world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+    let callback = desk.callback(&id, "parked").await;
+    assert_eq!((&callback["attempts"], &callback["last_status"]), (&json!(1), &json!(410)));
+    assert!(callback["last_error"].as_str().unwrap().contains("wants no more"), "{callback}");
+    let record = world.events("callback-parked").await.pop().unwrap();
+    assert_eq!((&record["operation"], &record["attempts"]), (&json!(id), &json!(1)));
+
+    let path = format!("/v1/operations/{id}/callback");
+    // Another caller, who may not see it, cannot have it sent.
+    world.send(world.request("portal", "POST", &path).await).await.problem(404, "unknown-operation");
+    world.send(world.request("helpdesk", "POST", &path).await).await.problem(403, "not-permitted");
+    let resent = world.send(world.request("servicenow", "POST", &path).await).await.expect(202);
+    assert_eq!(resent.id(), id);
+    let callback = desk.callback(&id, "delivered").await;
+    assert_eq!(callback["attempts"], 2);
+    // What was delivered can be sent once more; what is on its way cannot.
+    desk.receiver.hold();
+    world.send(world.request("servicenow", "POST", &path).await).await.expect(202);
+    let taken = desk.receiver.received(3).await;
+    world.send(world.request("servicenow", "POST", &path).await).await.problem(409, "nothing-to-resend");
+    desk.receiver.release();
+    desk.callback(&id, "delivered").await;
+    assert!(taken.iter().all(|it| it.id() == taken[0].id()));
+    assert_eq!(world.events("callback-resent").await.len(), 2);
+
+    let without = world.change(&add("Sales ESP", &group(2))).await.expect(200).id();
+    let path = format!("/v1/operations/{without}/callback");
+    world.send(world.request("servicenow", "POST", &path).await).await.problem(409, "nothing-to-resend");
+    let nowhere = "/v1/operations/op_00000000000000000000000001/callback";
+    world.send(world.request("servicenow", "POST", nowhere).await).await.problem(404, "unknown-operation");
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_names_a_pause_is_not_called_before_it_is_over() {
+    let desk = Desk::start().await;
+    desk.receiver.answer(&[(429, Some(("retry-after", "3600")))]);
+    let first = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+    desk.receiver.received(1).await;
+    let second = desk.world.change(&desk.told(add("Sales ESP", &group(2)), 2)).await.expect(200).id();
+    let callback = desk.callback(&first, "pending").await;
+    let now = postern::clock::Clock::system().now();
+    let mut next = callback["next_attempt_at"].as_str().map(str::to_owned);
+    while next.is_none() {
+        next = desk.callback(&first, "pending").await["next_attempt_at"].as_str().map(str::to_owned);
+    }
+    let pause = postern::clock::until(now, next.unwrap().parse().unwrap());
+    assert!(pause.as_secs() > 3_500, "{pause:?}");
+    // The pause holds for all that it would get.
+    let waiting = desk.world.operation(&second).await.body["callback"].clone();
+    assert_eq!((&waiting["state"], &waiting["attempts"]), (&json!("pending"), &json!(0)));
+    assert_eq!(desk.receiver.taken().len(), 1);
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_delivered_in_its_time_is_parked() {
+    let desk = Desk::with("", &[("CALLBACKS__GIVE_UP_AFTER", "1s")]).await;
+    desk.receiver.answer_always(500);
+    let id = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+    let callback = desk.callback(&id, "parked").await;
+    assert_eq!((&callback["last_status"], &callback["next_attempt_at"]), (&json!(500), &Value::Null));
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destination_says_itself_which_statuses_mean_that_it_has_the_message() {
+    let desk = Desk::with("delivered = [\"200\", \"201\", \"204\"]", &[]).await;
+    desk.receiver.answer(&[(202, None), (201, None)]);
+    let id = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+    let callback = desk.callback(&id, "delivered").await;
+    assert_eq!((&callback["attempts"], &callback["last_status"]), (&json!(2), &json!(201)));
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_secrets_sign_while_one_takes_the_others_place() {
+    let desk = Desk::with("previous_secret_file = \"SECRETS/credential\"", &[]).await;
+    // A secret that is none does not keep the other from signing.
+    desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200);
+    assert!(desk.receiver.received(1).await[0].is_signed_with(STANDARD_SECRET));
+    std::fs::write(desk.secrets.path().join("credential"), STANDARD_SECRET).unwrap();
+    std::fs::write(desk.secrets.path().join("signing"), NEXT_SECRET).unwrap();
+    desk.world.change(&desk.told(add("Sales ESP", &group(2)), 2)).await.expect(200);
+    let taken = desk.receiver.received(2).await;
+    assert!(taken[1].is_signed_with(STANDARD_SECRET) && taken[1].is_signed_with(NEXT_SECRET), "{:?}", taken[1]);
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_secret_nothing_is_sent_and_it_is_told_why() {
+    let desk = Desk::start().await;
+    std::fs::remove_file(desk.secrets.path().join("signing")).unwrap();
+    let id = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+    let mut callback = Value::Null;
+    while callback["last_error"].is_null() {
+        callback = desk.callback(&id, "pending").await;
+    }
+    assert!(callback["last_error"].as_str().unwrap().contains("cannot read the secret that is needed"), "{callback}");
+    assert!(desk.receiver.taken().is_empty());
+    std::fs::write(desk.secrets.path().join("signing"), STANDARD_SECRET).unwrap();
+    desk.callback(&id, "delivered").await;
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destination_gets_the_proof_that_it_asks_for() {
+    let secret = "a credential of 32 characters at least";
+    for (authentication, header, expected) in [
+        ("bearer", "authorization", format!("Bearer {secret}")),
+        ("basic", "authorization", "Basic YSBjcmVkZW50aWFsIG9mIDMyIGNoYXJhY3RlcnMgYXQgbGVhc3Q=".to_owned()),
+        ("servicenow-hmac", "x-sn-hmac-signature-256", String::new()),
+    ] {
+        let more = format!("authentication = \"{authentication}\"\ncredential_file = \"SECRETS/credential\"");
+        let desk = Desk::with(&more, &[]).await;
+        desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200);
+        let [taken] = desk.receiver.received(1).await.try_into().unwrap();
+        let expected = if expected.is_empty() { hmac(secret, &taken.text) } else { expected };
+        assert_eq!(taken.headers[header], expected, "{authentication}");
+        assert!(taken.is_signed_with(STANDARD_SECRET));
+        desk.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_asked_for_once_and_again_when_it_is_refused() {
+    let receiver = Receiver::start();
+    let url = receiver.url.clone();
+    let more = format!(
+        "authentication = \"oauth\"\ncredential_file = \"SECRETS/credential\"\ntoken_url = \"{url}/token\"\nclient_id = \"postern\"\nscope = \"useraccount\""
+    );
+    let desk = Desk::of(&url, &more, &[], receiver).await;
+    for number in [1, 2] {
+        let id = desk.world.change(&desk.told(add("Sales ESP", &group(number)), number)).await.expect(200).id();
+        desk.callback(&id, "delivered").await;
+    }
+    desk.receiver.answer(&[(401, None)]);
+    let id = desk.world.change(&desk.told(add("Sales ESP", &group(6)), 6)).await.expect(200).id();
+    desk.callback(&id, "delivered").await;
+    let taken = desk.receiver.taken();
+    let tokens: Vec<_> = taken.iter().map(|taken| taken.headers["authorization"].as_str()).collect();
+    assert_eq!(tokens, ["Bearer token-1", "Bearer token-1", "Bearer token-1", "Bearer token-2"]);
+    let expected = "grant_type=client_credentials&client_id=postern&client_secret=a+credential+of+32+characters+at+least&scope=useraccount";
+    assert_eq!(desk.receiver.asked_for_tokens(), [expected; 2]);
+    desk.end().await;
+}
+
+fn hmac(secret: &str, body: &str) -> String {
+    use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    STANDARD.encode(sign(&Key::new(HMAC_SHA256, secret.as_bytes()), body.as_bytes()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_receiver_holds_up_no_other() {
+    let (slow, quick) = (Receiver::start(), Receiver::start());
+    let (url, quick_url) = (slow.url.clone(), quick.url.clone());
+    let other = format!(
+        "network = \"loopback\"\ncalls_at_once_max = 1\n[[destinations]]\nname = \"quick\"\nurl = \"{quick_url}\"\nnetwork = \"loopback\"\nsecret_file = \"SECRETS/signing\"\n"
+    );
+    let mut desk = Desk::of(&url, &other, &[], slow).await;
+    // Both are servicenow's.
+    let file = desk.world.config_file();
+    let text = std::fs::read_to_string(&file).unwrap().replace("[\"desk\"]", "[\"desk\", \"quick\"]");
+    std::fs::write(&file, text).unwrap();
+    desk.world.restart().await;
+    desk.receiver.hold();
+    for number in [1, 2] {
+        desk.world.change(&desk.told(add("Sales ESP", &group(number)), number)).await.expect(200);
+    }
+    desk.receiver.received(1).await;
+    let to_quick = json!({"url": format!("{quick_url}/x")});
+    let id = desk.world.change(&with_callback(add("Sales ESP", &group(6)), to_quick)).await.expect(200).id();
+    desk.callback(&id, "delivered").await;
+    assert_eq!(desk.receiver.taken().len(), 1, "one at once, as it is set");
+    desk.receiver.release();
+    desk.receiver.received(2).await;
+    quick.end().await;
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_called_that_is_not_set_up_for_the_caller_however_it_is_written() {
+    let desk = Desk::start().await;
+    let port = desk.receiver.url.rsplit(':').next().unwrap().to_owned();
+    for url in [
+        desk.receiver.url.clone(),
+        format!("{}/apix", desk.receiver.url),
+        format!("{}/api/../admin", desk.receiver.url),
+        format!("{}/api/%2e%2e/admin", desk.receiver.url),
+        format!("{}/api/..;/admin", desk.receiver.url),
+        format!("https://127.0.0.1:{port}/api"),
+        format!("http://localhost:{port}/api"),
+        format!("http://127.0.0.1:{port}@evil.example/api"),
+        format!("http://user:word@127.0.0.1:{port}/api"),
+        format!("http://evil.example\\@127.0.0.1:{port}/api"),
+        format!("http://localhost.:{port}/api"),
+        format!("http://[::ffff:127.0.0.1]:{port}/api"),
+        "http://169.254.169.254/latest/meta-data".to_owned(),
+        "https://metadata.google.internal/api".to_owned(),
+        "https://evil.example/api".to_owned(),
+        "file:///etc/passwd".to_owned(),
+        "not a url".to_owned(),
+    ] {
+        refused(&desk.world, json!({ "url": url })).await;
+    }
+    // It has no usual one, and others have none at all.
+    refused(&desk.world, json!({"context": 1})).await;
+    let change = with_callback(add("Kiosk ESP", &group(2)), json!({"url": desk.url()}));
+    let portal = desk.world.post("portal", ASSIGNMENTS, &change, &[]).await.problem(422, "invalid-change");
+    assert_eq!(portal.body["errors"][0]["pointer"], "/callback/url");
+    let wrong = with_callback(add("Sales ESP", &group(1)), json!({"url": 7, "uri": "x", "context": "y".repeat(5_000)}));
+    let errors = desk.world.post("servicenow", ASSIGNMENTS, &wrong, &[]).await.problem(422, "invalid-change").body;
+    let pointers: Vec<_> = errors["errors"].as_array().unwrap().iter().map(|it| it["pointer"].clone()).collect();
+    assert_eq!(pointers, ["/callback/uri", "/callback/context", "/callback/url"]);
+    assert!(desk.world.assigns().await.is_empty() && desk.receiver.taken().is_empty());
+    // An address is one however it is written.
+    for (sent, host) in (1..).zip(["0x7f.1", "2130706433", "0177.0.0.1", "127.0.0.1."]) {
+        let same = json!({"url": format!("http://{host}:{port}/api")});
+        let id = desk.world.change(&with_callback(add("Sales ESP", &group(1)), same)).await.expect(200).id();
+        assert_eq!(desk.callback(&id, "delivered").await["url"], format!("{}/api", desk.receiver.url));
+        assert_eq!(desk.receiver.taken().len(), sent);
+    }
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_in_a_query_is_sent_and_never_shown() {
+    let mut desk = Desk::start().await;
+    desk.world.take_gateway().stop().await;
+    let process = Process::start(&desk.world, &[("POSTERN__TELEMETRY__LOG_FILTER", "postern=trace")]);
+    desk.receiver.answer(&[(500, None)]);
+    let url = format!("{}?api-version=1&sig=c2lnbmF0dXJl", desk.url());
+    let told = |url: &str| with_callback(add("Sales ESP", &group(1)), json!({ "url": url }));
+    let id = process.post(&desk.world, &told(&url), &crate::process::traceparent(1)).await.expect(202).id();
+    assert_eq!(desk.receiver.received(2).await[1].path, "/api/postern?api-version=1&sig=c2lnbmF0dXJl");
+    let shown = process.end_of(&desk.world, &id).await;
+    let (status, log) = process.stop();
+    assert!(status.success() && log.contains("callback"), "{log}");
+    desk.world.start_gateway().await;
+    let callback = desk.callback(&id, "delivered").await;
+    assert_eq!(callback["url"], format!("{}?\u{2026}", desk.url()));
+    let trail = Value::from(desk.world.audit().await).to_string();
+    for (place, text) in [("log", &log), ("operation", &shown.text), ("trail", &trail)] {
+        for hidden in ["c2lnbmF0dXJl", STANDARD_SECRET.trim_start_matches("whsec_")] {
+            assert!(!text.contains(hidden), "{hidden} is in the {place}");
+        }
+    }
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_name_leads_is_looked_at_when_it_is_called() {
+    for (host, network) in [("localhost", "public"), ("localhost", "private"), ("127.0.0.1", "private")] {
+        let receiver = Receiver::start();
+        let url = receiver.url.replace("http://127.0.0.1", &format!("https://{host}"));
+        let desk = Desk::of(&url, &format!("network = \"{network}\""), &[], receiver).await;
+        let change = with_callback(add("Sales ESP", &group(1)), json!({"url": format!("{url}/api")}));
+        let id = desk.world.change(&change).await.expect(200).id();
+        let mut callback = Value::Null;
+        while callback["last_error"].is_null() {
+            callback = desk.callback(&id, "pending").await;
+        }
+        assert!(callback["last_error"].as_str().unwrap().contains("so it is not called"), "{callback}");
+        assert_eq!(callback["last_status"], Value::Null);
+        assert!(desk.receiver.taken().is_empty());
+        desk.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_usual_callback_of_a_caller_is_for_changes_that_name_none_and_follows_the_undoing() {
+    let mut desk = Desk::start().await;
+    let file = desk.world.config_file();
+    let usual = format!("destinations = [\"desk\"]\ncallback_url = \"{}\"\n", desk.url());
+    let text = std::fs::read_to_string(&file).unwrap().replace("destinations = [\"desk\"]\n", &usual);
+    std::fs::write(&file, text).unwrap();
+    desk.world.restart().await;
+    let id = desk.world.change(&add("Sales ESP", &group(1))).await.expect(200).id();
+    assert_eq!(desk.receiver.received(1).await[0].body()["data"]["context"], Value::Null);
+    desk.world.change(&with_callback(add("Sales ESP", &group(2)), json!({"context": "mine"}))).await.expect(200);
+    assert_eq!(desk.receiver.received(2).await[1].body()["data"]["context"], "mine");
+    let path = format!("/v1/operations/{id}/revert");
+    desk.world.post("servicenow", &path, &json!({}), &[("prefer", "wait=20")]).await.expect(200);
+    assert_eq!(desk.receiver.received(3).await[2].body()["data"]["operation"]["reverts"], id);
+    assert!(!desk.world.groups(SALES_ESP).await.contains(&group(1)));
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callback_whose_destination_was_taken_away_waits_and_says_so() {
+    let mut desk = Desk::start().await;
+    desk.receiver.answer_always(500);
+    let id = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+    desk.receiver.received(1).await;
+    desk.world.take_gateway().stop().await;
+    let attempts = desk.receiver.taken().len();
+    let file = desk.world.config_file();
+    let renamed = std::fs::read_to_string(&file).unwrap().replace("\"desk\"", "\"other\"");
+    std::fs::write(&file, renamed).unwrap();
+    desk.world.start_gateway().await;
+    let mut callback = desk.callback(&id, "pending").await;
+    while !callback["last_error"].as_str().unwrap_or_default().contains("no longer set up") {
+        callback = desk.callback(&id, "pending").await;
+    }
+    assert_eq!(desk.receiver.taken().len(), attempts);
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_published_libraries_verify_what_is_sent() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/target/webhooks");
+    let programs = [
+        (
+            format!("{root}/python/bin/python"),
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/webhooks/verify.py").to_owned(),
+        ),
+        ("node".to_owned(), format!("{root}/node/verify.mjs")),
+    ];
+    let desk = Desk::start().await;
+    let context = json!({"name": "J\u{fc}rgen \u{1f3f0}", "sys_id": "46d44a"});
+    desk.world.change(&desk.told(add("Sales ESP", &group(1)), context)).await.expect(200);
+    let [taken] = desk.receiver.received(1).await.try_into().unwrap();
+    for (program, script) in &programs {
+        let verdict = |secret: &str, body: &str| {
+            let header = |name: &str| taken.headers[name].as_str();
+            let run = std::process::Command::new(program)
+                .args([
+                    script,
+                    secret,
+                    header("webhook-id"),
+                    header("webhook-timestamp"),
+                    header("webhook-signature"),
+                    body,
+                ])
+                .output()
+                .unwrap_or_else(|error| panic!("{program}: {error}; tests/webhooks/run installs the libraries"));
+            String::from_utf8(run.stdout).unwrap() + &String::from_utf8(run.stderr).unwrap()
+        };
+        assert_eq!(verdict(STANDARD_SECRET, &taken.text).trim(), "verified", "{program}");
+        assert_eq!(verdict(NEXT_SECRET, &taken.text).trim(), "refused", "{program}");
+        assert_eq!(verdict(STANDARD_SECRET, &taken.text.replace("succeeded", "failed")).trim(), "refused", "{program}");
+    }
+    desk.end().await;
+}

@@ -1,0 +1,11 @@
+// Verifies a message by the published library: secret, id, seconds since 1970, signature and body; prints the verdict.
+import { Webhook, WebhookVerificationError } from "standardwebhooks";
+
+const [secret, id, seconds, signature, body] = process.argv.slice(2);
+try {
+  new Webhook(secret).verify(body, { "webhook-id": id, "webhook-timestamp": seconds, "webhook-signature": signature });
+  console.log("verified");
+} catch (error) {
+  if (!(error instanceof WebhookVerificationError)) throw error;
+  console.log("refused");
+}
