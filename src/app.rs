@@ -92,8 +92,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let listener = listen(config.server.listen, "server.listen")?;
     let admin_listener = listen(config.server.admin_listen, "server.admin_listen")?;
     let certificate = config.server.tls.clone().map(api::Certificate::open).transpose()?;
-    let callers = callers(&config);
-    let owner = clock.identifier().to_string();
+    let (callers, owner) = (callers(&config), clock.identifier().to_string());
     let loaded = in_force.loaded(callers.clone(), clock);
     let (store, checkpoints) = begin(&config, clock, &owner, loaded).await?;
     let outbound = outbound(&config.outbound, clock)?;
@@ -140,7 +139,6 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     if let Some(certificate) = &certificate {
         tokio::spawn(Arc::clone(certificate).keep_fresh(clock, stopping.clone()));
     }
-    let deadline = config.server.stop_deadline;
     let (doors, serving) = open((listener, admin_listener), state, certificate.as_ref())?;
     tasks.push(serving);
     tracing::info!(address = %doors.address, admin_address = %doors.admin_address, "the gateway is ready");
@@ -155,7 +153,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         gateway,
         checkpoints,
         streams,
-        deadline,
+        deadline: config.server.stop_deadline,
         clock,
     })
 }

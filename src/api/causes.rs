@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::problem::{Code, Problem};
 use crate::{
     auth::Rejection,
-    domain::{Failure, FailureCode, Operation, State},
+    domain::{Failure, FailureCode, Operation, OperationId, State},
     gateway::{self, request::Fault},
 };
 
@@ -63,11 +63,7 @@ impl From<gateway::Error> for Problem {
             Error::NotAssignable(faults) => Self::with_errors(Code::NotAssignable, "Nothing was changed", faults),
             Error::InvalidChange(faults) => Self::with_errors(Code::InvalidChange, "Nothing was changed", faults),
             Error::Denied(reason) => Self::new(Code::NotPermitted, reason),
-            Error::KeyReused(operation) => {
-                let detail =
-                    "This Idempotency-Key was used before for a different body. Use a new key for a new change.";
-                Self::new(Code::KeyReused, detail).about(operation)
-            }
+            Error::KeyReused(operation) => key_reused(operation),
             Error::TooManyPending(configuration) => {
                 let detail = format!(
                     "Nothing was changed: too many changes of {configuration:?} are waiting already. Ask again later."
@@ -135,6 +131,11 @@ fn until_over(Operation { id, submission, .. }: &Operation) -> Problem {
         None => "No end is set for what the operation does.",
     };
     Problem::new(Code::NoUntilAhead, detail).about(*id)
+}
+
+fn key_reused(operation: OperationId) -> Problem {
+    let detail = "This Idempotency-Key was used before for a different body. Use a new key for a new change.";
+    Problem::new(Code::KeyReused, detail).about(operation)
 }
 
 fn nothing_to_resend(Operation { id, submission, .. }: &Operation) -> Problem {
