@@ -12,6 +12,7 @@ mod audit;
 mod callback;
 mod causes;
 mod change;
+mod conditions;
 mod configurations;
 mod connections;
 mod document;

@@ -11,15 +11,15 @@ use serde_json::Value;
 
 use super::{
     callback::CallbackView,
+    conditions::{ApprovalView, EndsView},
     problem::Problem,
     summary::{self, Tense},
 };
 use crate::{
     domain::{
         Change, Difference, Digest, Filter, Operation, State, Target, Wanted,
-        approval::{Answer, Approval},
         change::{Changed, Kept, Why},
-        operation::{Submission, Success, UntilState, Write},
+        operation::{Submission, Success, Write},
         reversal::Cause,
     },
     gateway::{Parked, Sequel},
@@ -198,52 +198,6 @@ struct ParkedView {
     because: String,
     until: Timestamp,
     attempts: u32,
-}
-
-/// How its end stands.
-#[derive(Serialize)]
-struct EndsView {
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    operation: Option<String>,
-}
-
-impl From<UntilState> for EndsView {
-    fn from(state: UntilState) -> Self {
-        let by = if let UntilState::Reverted(by) = state { Some(by.to_string()) } else { None };
-        Self { state: state.name(), operation: by }
-    }
-}
-
-/// The consent that an operation waits or waited for.
-#[derive(Serialize)]
-struct ApprovalView {
-    names: Vec<String>,
-    asked_at: Timestamp,
-    expires_at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    answer: Option<AnswerView>,
-}
-
-#[derive(Serialize)]
-struct AnswerView {
-    word: &'static str,
-    at: Timestamp,
-    by: Option<String>,
-    comment: Option<String>,
-}
-
-impl ApprovalView {
-    fn of(approval: &Approval, asked_at: Timestamp) -> Self {
-        let Approval { names, expires_at, answer, .. } = approval;
-        let answer = answer.as_ref().map(|Answer { word, at, by, comment }| AnswerView {
-            word: word.name(),
-            at: *at,
-            by: by.clone(),
-            comment: comment.clone(),
-        });
-        Self { names: names.clone(), asked_at, expires_at: *expires_at, answer }
-    }
 }
 
 #[derive(Serialize)]

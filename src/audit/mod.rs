@@ -16,6 +16,7 @@ pub mod chain;
 pub mod checkpoint;
 pub mod forms;
 pub mod verify;
+mod words;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -25,6 +26,7 @@ pub use self::{
     checkpoint::{PublicKey, Signer},
     forms::Form,
     verify::{Broken, Lacking, Report, Verifier},
+    words::{Actor, Left},
 };
 use crate::domain::{Change, Digest, Filter, OperationId, Target, Wanted};
 
@@ -37,19 +39,6 @@ pub struct Entry {
     pub trace_id: Option<String>,
     /// What.
     pub event: Event,
-}
-
-/// Who asked, as the audit trail names them.
-#[derive(Clone, Debug, Serialize)]
-pub struct Actor {
-    /// The caller's configured name; none if no configured caller fits the token.
-    pub caller: Option<String>,
-    /// The configured name of the issuer.
-    pub issuer: String,
-    /// The token's subject.
-    pub subject: String,
-    /// The token's own id.
-    pub token_id: Option<String>,
 }
 
 /// Calls that came too fast to be recorded one by one.
@@ -87,15 +76,6 @@ impl From<&Wanted> for Aim {
     fn from(wanted: &Wanted) -> Self {
         Self::of(&wanted.target, wanted.filter)
     }
-}
-
-/// A target that a reversal left alone.
-#[derive(Clone, Debug, Serialize)]
-pub struct Left {
-    /// The target.
-    pub target: String,
-    /// Why.
-    pub because: &'static str,
 }
 
 /// A change, as the audit trail names it.
