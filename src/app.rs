@@ -3,10 +3,10 @@
 //! Start: policies, store (its first audit record opens this run's chain), Graph, executor, callbacks, retention, then the doors. Nothing
 //! answers before everything behind it works.
 //!
-//! Stop, under one deadline: not ready any more; no new connections, and waiting callers get their 202; the executor
-//! ends the turns that are under way, and callbacks the attempts; denials that were counted are recorded, a checkpoint ends the audit trail, and the
-//! sinks get what is left of it; the store closes. Whatever the deadline cuts off stands in the store and is taken
-//! up at the next start.
+//! Stop: not ready any more, while calls are taken as before until whoever sends them has heard of it; then, under one
+//! deadline: no new connections, and waiting callers get their 202; the executor ends the turns that are under way, and
+//! callbacks the attempts; denials that were counted are recorded, a checkpoint ends the audit trail, and the sinks get what
+//! is left of it; the store closes. Whatever the deadline cuts off stands in the store and is taken up at the next start.
 //!
 //! It deliberately decides nothing else; every part is made here and knows only what it is given.
 
@@ -63,8 +63,7 @@ type Part = JoinHandle<()>;
 #[derive(Debug)]
 pub struct Running {
     store: Arc<dyn Store>,
-    stopping: CancellationToken,
-    working: CancellationToken,
+    steps: Steps,
     doors: Doors,
     tasks: Vec<Part>,
     executor: Part,
@@ -72,8 +71,28 @@ pub struct Running {
     gateway: Arc<Gateway>,
     checkpoints: Option<Arc<Checkpoints>>,
     streams: Streams,
-    deadline: Duration,
     clock: Clock,
+}
+
+/// The steps of a stop, each begun by cancelling its token, and how long they take.
+#[derive(Debug)]
+struct Steps {
+    /// Not ready any more; calls are still taken, for the delay.
+    leaving: CancellationToken,
+    delay: Duration,
+    /// The doors close, and those who wait are let go.
+    stopping: CancellationToken,
+    /// The executor begins no more turns.
+    working: CancellationToken,
+    /// For all that comes after the delay.
+    deadline: Duration,
+}
+
+impl Steps {
+    fn of(server: &config::Server) -> Self {
+        let [leaving, stopping, working] = std::array::from_fn(|_| CancellationToken::new());
+        Self { leaving, delay: server.drain_delay, stopping, working, deadline: server.stop_deadline }
+    }
 }
 
 /// The audit trail on its way to its sinks; they stop last.
@@ -97,7 +116,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let (store, checkpoints) = begin(&config, clock, &owner, loaded).await?;
     let outbound = outbound(&config.outbound, clock)?;
     let upstream: Arc<dyn Upstream> = Arc::new(Graph::new(config.graph.clone(), outbound.clone(), clock));
-    let (stopping, working) = (CancellationToken::new(), CancellationToken::new());
+    let steps = Steps::of(&config.server);
+    let Steps { leaving, stopping, working, .. } = &steps;
     let ports = (&store, &upstream);
     let executor = tokio::spawn(executor::run(lanes(&config, ports, clock, &owner), working.clone()));
     tokio::spawn(graph::watch(config.graph.clone(), clock, stopping.clone()));
@@ -106,9 +126,9 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let streams = streams(&config.audit, &outbound, (&store, clock, &owner));
     let limits = api::Limits::new(&config.callers, &config.webhooks, &config.server, clock);
     let callbacks = callbacks(&config, &store, &outbound, clock)?;
-    let gateway = gateway(&config, policies, ports, (clock, &stopping));
+    let gateway = gateway(&config, policies, ports, (clock, stopping));
     let webhooks = Arc::new(Webhooks::new(config.webhooks, &config.catalogue));
-    let mut tasks = keepers(&gateway, retention, config.executor.sweep_interval, &stopping);
+    let mut tasks = keepers(&gateway, retention, config.executor.sweep_interval, stopping);
     tasks.push(tokio::spawn(callbacks.run(stopping.clone())));
     if let Some(checkpoints) = checkpoints.clone() {
         tasks.push(tokio::spawn(checkpoints.run(stopping.clone())));
@@ -132,30 +152,18 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         authenticator: Authenticator::new(config.issuers, config.callers, &outbound, clock),
         webhooks,
         settings: config.server.clone(),
+        leaving: leaving.clone(),
         stopping: stopping.clone(),
         clock,
     });
-    tokio::spawn(state.authenticator.keep_keys_fresh(&stopping));
+    tokio::spawn(state.authenticator.keep_keys_fresh(stopping));
     if let Some(certificate) = &certificate {
         tokio::spawn(Arc::clone(certificate).keep_fresh(clock, stopping.clone()));
     }
     let (doors, serving) = open((listener, admin_listener), state, certificate.as_ref())?;
     tasks.push(serving);
     tracing::info!(address = %doors.address, admin_address = %doors.admin_address, "the gateway is ready");
-    Ok(Running {
-        store,
-        stopping,
-        working,
-        doors,
-        tasks,
-        executor,
-        asked,
-        gateway,
-        checkpoints,
-        streams,
-        deadline: config.server.stop_deadline,
-        clock,
-    })
+    Ok(Running { store, steps, doors, tasks, executor, asked, gateway, checkpoints, streams, clock })
 }
 
 /// The names of all callers.
@@ -294,13 +302,15 @@ impl Running {
     /// Stops in order. What does not end within the deadline is left to the next start.
     pub async fn stop(self) {
         tracing::info!("stopping");
-        let deadline = self.clock.elapsed().saturating_add(self.deadline);
-        self.stopping.cancel();
+        self.steps.leaving.cancel();
+        self.clock.sleep(self.steps.delay).await;
+        let deadline = self.clock.elapsed().saturating_add(self.steps.deadline);
+        self.steps.stopping.cancel();
         let left = |clock: Clock| deadline.saturating_sub(clock.elapsed());
         let unfinished = self.executor.abort_handle();
         let drained = async {
             // At the same time: a client that keeps its request to itself must not cost a lane the time to end its turn.
-            self.working.cancel();
+            self.steps.working.cancel();
             self.doors.api.stop(true).await;
             for task in self.tasks {
                 ended(task.await);

@@ -2,6 +2,7 @@
 //!
 //! Guarantees: a connection that has no call under way is ended after [`KEEP_ALIVE`] and the time that a request may take
 //! to arrive, whatever it sends or leaves unread meanwhile. The web server sees to that for a connection's first head only.
+//! Once the gateway is not ready any more, an answer is the last on its connection and says so.
 //!
 //! It deliberately leaves calls alone that are under way: each has an end of its own.
 
@@ -18,11 +19,14 @@ use actix_web::{
     Error,
     body::MessageBody,
     dev::{Extensions, ServiceRequest, ServiceResponse},
+    http::ConnectionType,
     middleware::Next,
     rt::net,
+    web::Data,
 };
 use tokio_util::sync::CancellationToken;
 
+use super::State;
 use crate::clock::Clock;
 
 /// How long a connection is kept for the next call.
@@ -123,9 +127,14 @@ pub(super) async fn attend(
         connection.count(|calls| calls.saturating_add(1));
         Call(connection)
     });
-    let answered = next.call(request).await;
+    let leaving = request.app_data::<Data<State>>().map(|state| state.leaving.clone());
+    let mut answered = next.call(request).await?;
     drop(call);
-    answered
+    if leaving.is_some_and(|leaving| leaving.is_cancelled()) {
+        // The client takes its next call elsewhere, before this door closes.
+        answered.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(answered)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -76,7 +76,9 @@ pub struct State {
     pub limits: Limits,
     /// What is accepted at the door: how large, how slow.
     pub settings: config::Server,
-    /// Cancelled when the process is about to stop.
+    /// Cancelled when the gateway is not ready any more: connections end with the answer to their next call.
+    pub leaving: CancellationToken,
+    /// Cancelled when the doors close.
     pub stopping: CancellationToken,
     /// The time.
     pub clock: Clock,

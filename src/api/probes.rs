@@ -17,7 +17,7 @@ pub(super) async fn livez() -> HttpResponse {
 /// Whether changes can be accepted: the store writes, and no stop is under way. Graph being down is no reason: changes
 /// whose names are known are accepted all the same, and carried out later.
 pub(super) async fn readyz(state: web::Data<State>) -> HttpResponse {
-    if state.stopping.is_cancelled() {
+    if state.leaving.is_cancelled() {
         return not_ready("stopping");
     }
     match state.gateway.gateway().ready().await {

@@ -204,7 +204,7 @@ impl Stop {
 
 /// The settings, if they and what they point at (secrets, policies) have no fault.
 fn settled(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
-    let Examined { config, policy, secrets, mut faults } = config::examine_process(settings.config.as_deref());
+    let Examined { config, policy, secrets, mut faults, .. } = config::examine_process(settings.config.as_deref());
     faults.extend(secrets.iter().filter_map(config::Named::check));
     let policies = policy.and_then(|policy| Policies::load(&policy.dir).map_err(|why| faults.extend(why)).ok());
     if let Some(config) = config.as_ref().filter(|_| faults.is_empty()) {

@@ -201,7 +201,8 @@ impl<'p> File<'p> {
                 origin: self.origin,
             })
         };
-        let examined = Examined { config: whole(), policy, secrets, faults: Vec::new() };
+        let examined =
+            Examined { config: whole(), admin_listen: sections.admin_listen, policy, secrets, faults: Vec::new() };
         (examined, self.ledger)
     }
 

@@ -108,7 +108,9 @@ pub struct Server {
     pub waits_max: usize,
     /// The API's certificate; without one it speaks plain HTTP.
     pub tls: Option<Tls>,
-    /// How long a stop may take before what is left is dropped (the store has it).
+    /// How long calls are still taken after the gateway has said that it is not ready any more.
+    pub drain_delay: Duration,
+    /// How long a stop may take after that before what is left is dropped (the store has it).
     pub stop_deadline: Duration,
 }
 
@@ -350,6 +352,8 @@ pub struct Catalogued {
 pub struct Examined {
     /// All of them, if every section could be read.
     pub config: Option<Config>,
+    /// Where the probes are, if that much could be read.
+    pub admin_listen: Option<SocketAddr>,
     /// Where policies are, if that much could be read.
     pub policy: Option<Policy>,
     /// The secrets that settings name, as far as they could be read.

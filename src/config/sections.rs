@@ -6,7 +6,7 @@
 //!
 //! It deliberately looks at no host, file or variable: settings can be checked on any machine.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use url::Url;
 
@@ -35,6 +35,8 @@ const YEARS_10: Duration = Duration::from_hours(24 * 3_653);
 /// All single settings; a section with a fault is missing.
 #[derive(Debug)]
 pub(super) struct Sections {
+    /// Also a part of `server`; here for who asks a gateway how it is, whatever has become of the rest.
+    pub(super) admin_listen: Option<SocketAddr>,
     pub(super) server: Option<Server>,
     pub(super) store: Option<Store>,
     pub(super) graph: Option<Graph>,
@@ -52,7 +54,8 @@ pub(super) struct Sections {
 /// Reads every section, then checks what must fit together.
 pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let call_timeout = table.setting("graph.call_timeout", "20s", duration(SECOND, MINUTES_5));
-    let server = server(table);
+    let admin_listen = table.setting("server.admin_listen", "127.0.0.1:9090", value::address);
+    let server = server(table, admin_listen);
     let (store, password) = store(table);
     let credential::Read { kind, credential, named } = credential::read(table);
     let graph = graph(table, call_timeout, kind, credential);
@@ -65,17 +68,30 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let telemetry = telemetry(table);
     let (audit, key) = audit::read(table, telemetry.as_ref());
     let secrets = password.into_iter().chain(named).chain(key).collect();
-    Sections { server, store, graph, secrets, outbound, operations, executor, callbacks, policy, telemetry, audit }
+    Sections {
+        admin_listen,
+        server,
+        store,
+        graph,
+        secrets,
+        outbound,
+        operations,
+        executor,
+        callbacks,
+        policy,
+        telemetry,
+        audit,
+    }
 }
 
-fn server(table: &mut Table<'_>) -> Option<Server> {
+fn server(table: &mut Table<'_>, admin_listen: Option<SocketAddr>) -> Option<Server> {
     let listen = table.setting("server.listen", "127.0.0.1:8080", value::address);
-    let admin_listen = table.setting("server.admin_listen", "127.0.0.1:9090", value::address);
     let body_max = table.setting("server.body_max", "256KiB", value::size);
     let request_timeout = table.setting("server.request_timeout", "10s", duration(SECOND, MINUTES_5));
     let connections_max = table.number("server.connections_max", 400, 1..=1_000_000);
     let calls_max = table.number("server.calls_max", 6_000, 1..=1_000_000);
     let waits_max = table.number("server.waits_max", 256, 1..=100_000);
+    let drain_delay = table.setting("server.drain_delay", "0s", duration(Duration::ZERO, MINUTES_5));
     let stop_deadline = table.setting("server.stop_deadline", "20s", duration(SECOND, MINUTES_5));
     let tls = tls(table);
     // Port 0 is any free port, so two of them are two ports.
@@ -95,6 +111,7 @@ fn server(table: &mut Table<'_>) -> Option<Server> {
         calls_max: NonZeroU32::new(calls_max?)?,
         waits_max: usize::try_from(waits_max?).ok()?,
         tls,
+        drain_delay: drain_delay?,
         stop_deadline: stop_deadline?,
     })
 }

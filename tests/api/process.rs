@@ -59,10 +59,15 @@ impl Process {
         Self { child, url: url(address), admin_url: url(admin_address), log: std::thread::spawn(rest) }
     }
 
-    /// Asks it to stop and waits until it has; how it ended, and its log and all that it said besides.
-    pub(crate) fn stop(mut self) -> (ExitStatus, String) {
+    /// Asks it to stop.
+    fn terminate(&self) {
         let kill = format!("kill -TERM {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// Asks it to stop and waits until it has; how it ended, and its log and all that it said besides.
+    pub(crate) fn stop(mut self) -> (ExitStatus, String) {
+        self.terminate();
         let (ended, mut told) = (self.child.wait().unwrap(), self.log.join().unwrap());
         self.child.stdout.take().unwrap().read_to_string(&mut told).unwrap();
         (ended, told)
@@ -317,5 +322,36 @@ async fn nothing_accepted_is_lost_when_the_process_is_killed() {
     let groups: Vec<_> = world.groups(SALES_ESP).await.into_iter().collect();
     assert_eq!(groups, (1..=7).map(group).collect::<Vec<_>>());
     assert_eq!(world.assigns().await.len(), 2, "the write that took effect is not repeated");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn until_its_doors_close_a_gateway_that_stops_answers_as_ever_and_keeps_no_connection() {
+    let mut world = vacant().await;
+    let process = Process::start(&world, &[("POSTERN__SERVER__DRAIN_DELAY", "5m")]);
+    let kept = process.post(&world, &add("Sales ESP", &group(1)), &traceparent(1)).await.expect(202);
+    assert_eq!(kept.header("connection"), "");
+    process.terminate();
+    let mut readiness = 200;
+    for _ in 0..TRIES {
+        readiness = got(world.client.get(format!("{}/readyz", process.admin_url))).await.status;
+        if readiness == 503 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(readiness, 503);
+    let accepted = process.post(&world, &add("Sales ESP", &group(2)), &traceparent(2)).await.expect(202);
+    let refused = process.post(&world, &json!({}), &traceparent(3)).await;
+    // Who waits is not sent away yet.
+    let ended = process.end_of(&world, &accepted.id()).await;
+    for last in [&accepted, &refused, &ended] {
+        assert_eq!(last.header("connection"), "close", "{last:?}");
+    }
+    ended.succeeded("changed");
+    refused.problem(422, "invalid-change");
+    process.kill();
+    world.start_gateway().await;
+    world.end_of(&kept.id()).await;
     world.end().await;
 }

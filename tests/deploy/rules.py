@@ -127,12 +127,12 @@ def probed(of):
 
 
 def stops_in_time(of):
-    pause = of.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    if pause < 1:
-        yield "no pause before the stop: calls would meet closed doors"
+    delay = seconds(of.variables.get("POSTERN__SERVER__DRAIN_DELAY", default("drain_delay")))
+    if delay < 1:
+        yield "no delay before the doors close: calls would meet closed doors"
     deadline = tomllib.loads(of.config).get("server", {}).get("stop_deadline", default("stop_deadline"))
-    if of.pod["terminationGracePeriodSeconds"] < pause + seconds(deadline) + STOP_MARGIN:
-        yield f"the pod is killed before {pause} s and server.stop_deadline ({deadline}) are over"
+    if of.pod["terminationGracePeriodSeconds"] < delay + seconds(deadline) + STOP_MARGIN:
+        yield f"the pod is killed before server.drain_delay ({delay} s) and server.stop_deadline ({deadline}) are over"
 
 
 def labelled(of):

@@ -31,7 +31,7 @@ def ways_to_spoil(of):
         ("bounded", "no memory limit", lambda: container["resources"].pop("limits")),
         ("probed", "no readiness", lambda: container.pop("readinessProbe")),
         ("probed", "probes shown", lambda: of.one("Service")["spec"]["ports"][0].update(targetPort="admin")),
-        ("stops_in_time", "no pause", lambda: container.pop("lifecycle")),
+        ("stops_in_time", "no delay", lambda: env("POSTERN__SERVER__DRAIN_DELAY", "0s")),
         ("stops_in_time", "a short grace", lambda: pod.update(terminationGracePeriodSeconds=30)),
         ("labelled", "an old version", lambda: metadata["labels"].update({"app.kubernetes.io/version": "0.0.1"})),
         ("labelled", "another image", lambda: container.update(image="registry.example.org/postern:latest")),

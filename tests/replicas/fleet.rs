@@ -50,6 +50,8 @@ pub(crate) struct Held {
 pub(crate) struct Replica {
     pub(crate) program: Program,
     pub(crate) url: String,
+    /// Where its probes are.
+    pub(crate) admin: String,
     /// Its name in leases and in the audit trail.
     pub(crate) owner: String,
 }
@@ -61,17 +63,31 @@ pub(crate) struct Fleet {
     sandbox: Sandbox,
     database: PgConnection,
     store_url: String,
+    variables: &'static [(&'static str, &'static str)],
     folder: TempDir,
 }
 
 impl Fleet {
     /// Three gateways in front of a tenant of so many configurations.
     pub(crate) async fn start(configurations: usize) -> Self {
-        Self::with(configurations, |_| {}).await
+        Self::made(configurations, &[], |_| {}).await
     }
 
     /// The same, with what is done to the folder of their settings before.
     pub(crate) async fn with(configurations: usize, edit: impl FnOnce(&Path)) -> Self {
+        Self::made(configurations, &[], edit).await
+    }
+
+    /// The same with settings of their own, given as variables.
+    pub(crate) async fn start_with(configurations: usize, variables: &'static [(&'static str, &'static str)]) -> Self {
+        Self::made(configurations, variables, |_| {}).await
+    }
+
+    async fn made(
+        configurations: usize,
+        variables: &'static [(&'static str, &'static str)],
+        edit: impl FnOnce(&Path),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let seed = folder.path().join("seed.json");
         fs::write(&seed, tenant(configurations).to_string()).unwrap();
@@ -85,7 +101,7 @@ impl Fleet {
         let token = issued["access_token"].as_str().unwrap().to_owned();
         let store_url = postgres::shared().database().await;
         let database = PgConnection::connect(&store_url).await.unwrap();
-        let mut fleet = Self { client, token, replicas: Vec::new(), sandbox, database, store_url, folder };
+        let mut fleet = Self { client, token, replicas: Vec::new(), sandbox, database, store_url, variables, folder };
         fleet.control("POST", "switches", Some(json!({"journal_limit": 1_000_000}))).await;
         for number in 0..3 {
             let replica = fleet.replica().await;
@@ -107,7 +123,8 @@ impl Fleet {
             .env("POSTERN__SERVER__ADMIN_LISTEN", "127.0.0.1:0")
             .env("POSTERN__EXECUTOR__LEASE_TTL", "2500ms")
             .env("POSTERN__EXECUTOR__SWEEP_INTERVAL", "100ms")
-            .env("POSTERN__GRAPH__CALL_TIMEOUT", "1s");
+            .env("POSTERN__GRAPH__CALL_TIMEOUT", "1s")
+            .envs(self.variables.iter().copied());
         command
     }
 
@@ -116,9 +133,10 @@ impl Fleet {
         let before = self.owners().await;
         let program = Program::start(self.command(&["serve"]));
         let ready: Value = serde_json::from_str(&program.err.until("the gateway is ready")).unwrap();
-        let url = format!("http://{}", ready["address"].as_str().unwrap());
+        let at = |key: &str| format!("http://{}", ready[key].as_str().unwrap());
+        let (url, admin) = (at("address"), at("admin_address"));
         let owner = self.owners().await.difference(&before).next().unwrap().clone();
-        Replica { program, url, owner }
+        Replica { program, url, admin, owner }
     }
 
     /// Who ever wrote to the database.

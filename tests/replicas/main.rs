@@ -1,4 +1,5 @@
-//! Several gateways on one PostgreSQL database: two in this process, then three real ones that are killed and paused.
+//! Several gateways on one PostgreSQL database: two in this process, then three real ones that are killed, paused and
+//! restarted one by one.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,5 +21,6 @@ mod pauses;
 mod postgres;
 #[path = "../support/program.rs"]
 mod program;
+mod rolling;
 mod storms;
 mod verdict;

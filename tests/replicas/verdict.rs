@@ -39,8 +39,8 @@ pub(crate) async fn check(mut fleet: Fleet, start: Vec<(String, BTreeSet<String>
     let faults = [history::faults(&lanes), history::late_writes(&lanes, &journal)].concat();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 
+    fleet.replicas.iter().for_each(|replica| replica.program.terminate());
     for replica in std::mem::take(&mut fleet.replicas) {
-        replica.program.terminate();
         assert_eq!(replica.program.ended().code, Some(0));
     }
     let records = trail(&fleet);
