@@ -1,11 +1,13 @@
 //! The commands: arguments, dispatch, exit codes, and what is printed.
 //!
 //! Results go to standard output, faults and logs to standard error. Exit codes: 0 done, 1 a fault that is told, 2 wrong
-//! arguments.
+//! arguments. Colours are for terminals, and none where `NO_COLOR` is set.
 //!
 //! It deliberately does no work of its own: each command calls the part of the house that does.
 
 mod explain;
+mod manual;
+mod probe;
 mod trail;
 
 use std::{
@@ -16,7 +18,11 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand,
+    builder::styling::{AnsiColor, Style},
+};
+use clap_complete::Shell;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -34,6 +40,9 @@ use crate::{
 
 /// Cedar evaluates recursively and denies where the stack ends; the main thread of a static binary has too little.
 const STACK: usize = 8 * 1024 * 1024;
+/// What stands out on a terminal: where a fault is, and what helps.
+const FAULT: Style = AnsiColor::Red.on_default().bold();
+const HINT: Style = AnsiColor::Cyan.on_default();
 /// Where a sandbox listens unless told otherwise.
 const SANDBOX: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9400);
 
@@ -78,6 +87,20 @@ enum Command {
     /// Verify or export the audit trail, or print the key that vouches for it.
     #[command(subcommand)]
     Audit(trail::Audit),
+    /// Ask the gateway that runs on these settings how it is; exit code 0 if well.
+    Probe(probe::Probe),
+    /// Print a script by which a shell completes arguments.
+    Completions {
+        /// Which shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print a manual page, in roff: `postern man | man -l -`.
+    Man {
+        /// The command it is about; the whole program otherwise.
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -118,7 +141,7 @@ pub fn run() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // If standard error is gone, there is nobody left to tell.
-            drop(writeln!(io::stderr(), "postern: {error:#}"));
+            drop(writeln!(anstream::stderr(), "{FAULT}postern:{FAULT:#} {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -138,6 +161,9 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sandbox { listen, seed } => run_sandbox(listen, seed.as_deref()).await,
         Command::Token { caller, sandbox } => token(&caller, &sandbox).await,
         Command::Audit(asked) => trail::run(asked).await,
+        Command::Probe(asked) => probe::run(&asked).await,
+        Command::Completions { shell } => manual::completions(Cli::command(), shell),
+        Command::Man { command } => manual::page(Cli::command(), &command),
     }
 }
 
@@ -147,8 +173,20 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn tell(faults: &[Fault]) -> anyhow::Result<ExitCode> {
     let count = if faults.len() == 1 { "1 fault".to_owned() } else { format!("{} faults", faults.len()) };
-    writeln!(io::stderr(), "{}\n{count}", app::listed(faults))?;
+    let mut err = anstream::stderr();
+    for fault in faults {
+        writeln!(err, "{}", styled(fault))?;
+    }
+    writeln!(err, "{FAULT}{count}{FAULT:#}")?;
     Ok(ExitCode::FAILURE)
+}
+
+/// A fault as it is told, with its place and the word before its hint standing out where the terminal shows that.
+fn styled(fault: &Fault) -> String {
+    let told = fault.to_string();
+    let rest = told.strip_prefix(&fault.place).unwrap_or_default();
+    let rest = rest.replacen("\n  hint:", &format!("\n  {HINT}hint:{HINT:#}"), 1);
+    format!("{FAULT}{}{FAULT:#}{rest}", fault.place)
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {

@@ -13,6 +13,8 @@ mod check;
 mod demo;
 mod explain;
 mod live;
+mod manual;
+mod probe;
 #[path = "../support/program.rs"]
 mod program;
 mod sandbox;

@@ -5,13 +5,19 @@ use std::{net::TcpListener, path::Path, process::Command};
 use crate::{Program, faulty, postern, run, shipped};
 
 /// A gateway with the sandbox's settings, on free ports, with its store in the folder.
-fn gateway(folder: &Path) -> Command {
+pub(crate) fn gateway(folder: &Path) -> Command {
     let mut command = postern(folder, &["serve", "--config", &shipped("config/sandbox.toml")]);
     command
         .env("POSTERN__SERVER__LISTEN", "127.0.0.1:0")
         .env("POSTERN__SERVER__ADMIN_LISTEN", "127.0.0.1:0")
         .env("POSTERN__STORE__URL", "sqlite:postern.db");
     command
+}
+
+/// What a gateway says of itself when it is ready.
+pub(crate) fn told(running: &Program, key: &str) -> String {
+    let ready: serde_json::Value = serde_json::from_str(&running.err.until("the gateway is ready")).unwrap();
+    ready.get(key).and_then(|value| value.as_str()).unwrap().to_owned()
 }
 
 #[test]
@@ -43,9 +49,8 @@ fn a_taken_port_is_named_and_costs_the_store_nothing() {
 fn it_logs_json_says_where_it_is_and_stops_when_told() {
     let folder = tempfile::tempdir().unwrap();
     let running = Program::start(gateway(folder.path()));
-    let ready: serde_json::Value = serde_json::from_str(&running.err.until("the gateway is ready")).unwrap();
-    let address = ready.get("address").and_then(|address| address.as_str()).unwrap();
-    assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{ready}");
+    let address = told(&running, "address");
+    assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{address}");
     running.terminate();
     let ended = running.ended();
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), ""));

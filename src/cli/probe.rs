@@ -1,0 +1,84 @@
+//! `postern probe`: asks a running gateway how it is, for containers without a shell.
+//!
+//! Guarantees: it ends within seconds, with one line and the exit code that a container's health check goes by.
+//!
+//! It deliberately reads the internal address alone: a file that was spoilt meanwhile says nothing about the gateway that
+//! runs.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, ValueEnum};
+
+use super::{Settings, print};
+use crate::{
+    app,
+    clock::Clock,
+    config::{self, Examined},
+    outbound::{Call, Method, Outbound},
+};
+
+/// Below the time that container engines and the kubelet commonly leave a probe.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// More than any probe answers.
+const ANSWER_MAX: usize = 4096;
+
+#[derive(Args, Debug)]
+pub(super) struct Probe {
+    /// What is asked.
+    #[arg(value_enum, default_value_t = Question::Ready)]
+    question: Question,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Question {
+    /// Whether the process runs; if not, a restart may help.
+    Live,
+    /// Whether it accepts changes at present.
+    Ready,
+}
+
+pub(super) async fn run(asked: &Probe) -> anyhow::Result<ExitCode> {
+    let Examined { admin_listen, faults, .. } = config::examine_process(asked.settings.config.as_deref());
+    let address = reachable(admin_listen.ok_or_else(|| anyhow!(app::listed(&faults)))?);
+    if address.port() == 0 {
+        bail!("server.admin_listen names no port (0 is any that is free), so nobody can know whom to ask");
+    }
+    let path = match asked.question {
+        Question::Live => "livez",
+        Question::Ready => "readyz",
+    };
+    let call = Call {
+        method: Method::GET,
+        url: format!("http://{address}/{path}"),
+        headers: Vec::new(),
+        body: None,
+        timeout: TIMEOUT,
+        end_by: None,
+        answer_max: ANSWER_MAX,
+    };
+    let answer = Outbound::new(Clock::system())?.direct().send(call).await;
+    let answer = answer.with_context(|| format!("no gateway answers at {address}"))?;
+    let told = String::from_utf8_lossy(&answer.body).trim().to_owned();
+    if !answer.status.is_success() {
+        bail!("{told}");
+    }
+    print(&told)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// From this machine: who listens on every address is asked by the loopback address.
+fn reachable(listens: SocketAddr) -> SocketAddr {
+    let address = match listens.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        given @ (IpAddr::V4(_) | IpAddr::V6(_)) => given,
+    };
+    SocketAddr::new(address, listens.port())
+}
