@@ -21,18 +21,18 @@ COPY . .
 RUN find src -name '*.rs' -exec touch {} + \
     && cargo build --release --locked --bin postern
 
-# The image's whole content: the program, the libraries that it names, CA certificates, and a folder to write to. All of one
-# time, so that a layer of the same files is the same layer.
+# The image's whole content: the program, the libraries that it names, CA certificates, where names are looked up, and a
+# folder to write to. All of one time, so that a layer of the same files is the same layer.
 ARG SOURCE_DATE_EPOCH=0
 RUN mkdir -p /image/usr/local/bin /image/var/lib/postern \
     && cp target/release/postern /image/usr/local/bin/ \
     && ldd target/release/postern | grep -o '/[^ ]*' | xargs -I {} cp --parents --dereference {} /image \
     && cp --parents --dereference /etc/ssl/certs/ca-certificates.crt /image \
+    && echo 'hosts: files dns' > /image/etc/nsswitch.conf \
     && chown -R 65532:65532 /image/var/lib/postern \
     && find /image -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
-# No shell, no package manager, nothing to patch but what is above. So a check of health is made from outside, by the
-# internal address, as Kubernetes does; see docs/deploy.md.
+# No shell, no package manager, nothing to patch but what is above. tests/image/run builds and runs this.
 FROM scratch
 COPY --from=build /image/ /
 
@@ -53,5 +53,8 @@ WORKDIR /var/lib/postern
 USER 65532:65532
 VOLUME ["/var/lib/postern"]
 EXPOSE 8080 9090
+# Whether the process runs, not whether it is ready: what restarts unhealthy containers would mend no database. Kubernetes
+# has probes of its own and ignores this.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/usr/local/bin/postern", "probe", "live"]
 ENTRYPOINT ["/usr/local/bin/postern"]
 CMD ["serve"]

@@ -16,8 +16,6 @@ LEFT = {
     "CKV_K8S_43": "Image by digest: there is none before somebody builds the image; docs/deploy.md names it by digest",
     "CKV_K8S_15": "Pull policy Always: an image named by digest or by the tag of a release does not change, and a "
     "registry that is down must not keep a replica from starting",
-    "CKV_DOCKER_2": "HEALTHCHECK: the image has no shell and nothing to ask with; Kubernetes ignores it and probes by "
-    "HTTP",
 }
 
 
