@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, http::header::HeaderMap, web};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Limits, change,
     extract::{self, Preference, Proven},
     operations,
     problem::{Code, Problem},
+    reference::schemas,
     summary::{self, Tense},
     view::{self, ConfigurationView, DifferenceView},
 };
@@ -80,24 +82,39 @@ fn answer(standing: &Standing, now: jiff::Timestamp) -> HttpResponse {
     operations::respond(status, standing, now)
 }
 
-#[derive(Serialize)]
-struct PlanView {
+/// What a change would do to the present assignments.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Plan)]
+pub(super) struct PlanView {
+    /// What it is about.
     configuration: ConfigurationView,
+    /// Whether it would change anything.
+    #[schema(value_type = schemas::Effect)]
     effect: &'static str,
+    /// What it would do, as one sentence for a ticket.
     summary: String,
+    /// What it would do.
     difference: DifferenceView,
+    /// The `ETag` of the present assignments, for `If-Match`.
     etag: String,
+    /// Digest of the present set.
     digest_before: String,
+    /// Digest of the set that it would leave.
     digest_after: String,
+    /// Whether policy would permit it.
     permission: PermissionView,
 }
 
 /// What policy would say of the change.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Permission)]
 struct PermissionView {
+    /// Whether it would be permitted.
     permitted: bool,
+    /// The policies that would permit it.
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<Vec<String>>,
+    /// Why it would not be.
     #[serde(skip_serializing_if = "Option::is_none")]
     because: Option<String>,
 }

@@ -3,6 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{
     extract::{self, Proven},
@@ -11,16 +12,23 @@ use super::{
 };
 use crate::gateway::{AuditSearch, Records, request::Fault};
 
+/// A page of the audit trail, oldest first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditPage)]
+pub(super) struct PageView {
+    /// The records of this page that the caller may read, as they stand in the trail.
+    #[schema(value_type = Vec<Object>)]
+    records: Vec<Value>,
+    /// Where more is that is there already; null if there is none.
+    #[schema(required)]
+    next: Option<String>,
+    /// Where to go on when more has been written, as `after`; null if nothing has been.
+    #[schema(required)]
+    cursor: Option<String>,
+}
+
 /// Answers records of the audit trail, oldest first.
 pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    #[derive(Serialize)]
-    struct PageView {
-        records: Vec<Value>,
-        /// More that is there already.
-        next: Option<String>,
-        /// Where to go on when more has been written.
-        cursor: Option<String>,
-    }
     let gateway = extract::gateway(&request)?;
     let asked = request.query_string();
     let search =

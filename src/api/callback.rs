@@ -11,12 +11,14 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{
     extract::{self, Proven},
+    fate::OperationView,
     operations,
     problem::Problem,
-    view::OperationView,
+    reference::schemas,
 };
 use crate::{
     domain::{Callback, Operation, callback::message_id},
@@ -69,41 +71,53 @@ pub(crate) fn message(operation: &Operation, source: &str) -> Vec<u8> {
     serde_json::to_vec(&event).unwrap_or_default()
 }
 
-/// Where its end is told, and how far that has got.
-#[derive(Serialize)]
+/// Where an operation's end is told, and how far that has got.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Callback)]
 pub(super) struct CallbackView {
+    /// The URL, without what may be secret in it.
     url: String,
+    /// What the caller wanted to have back.
     #[serde(skip_serializing_if = "Option::is_none")]
     context: Option<Value>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    standing: Option<CallbackStandingView>,
-}
-
-#[derive(Serialize)]
-struct CallbackStandingView {
-    state: &'static str,
-    attempts: i64,
+    /// How far that has got, once the operation has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::CallbackState>)]
+    state: Option<&'static str>,
+    /// How often it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<i64>,
+    /// When it was sent last, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
     last_attempt_at: Option<Timestamp>,
+    /// The HTTP status of the last answer, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     last_status: Option<u16>,
+    /// Why it was not delivered last, if it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
+    /// When it is sent next, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<Timestamp>,
+    /// When it was delivered, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
     delivered_at: Option<Timestamp>,
 }
 
 impl CallbackView {
     pub(super) fn of(callback: &Callback, standing: Option<&callbacks::Standing>) -> Self {
-        let standing = standing.cloned().map(|callbacks::Standing { state, attempts, progress, next_attempt_at }| {
-            CallbackStandingView {
-                state: state.name(),
-                attempts,
-                last_attempt_at: progress.last_at,
-                last_status: progress.last_status,
-                last_error: progress.last_error,
-                next_attempt_at,
-                delivered_at: progress.delivered_at,
-            }
-        });
-        Self { url: callback.shown_url(), context: context(callback), standing }
+        let progress = standing.map(|standing| &standing.progress);
+        Self {
+            url: callback.shown_url(),
+            context: context(callback),
+            state: standing.map(|standing| standing.state.name()),
+            attempts: standing.map(|standing| standing.attempts),
+            last_attempt_at: progress.and_then(|progress| progress.last_at),
+            last_status: progress.and_then(|progress| progress.last_status),
+            last_error: progress.and_then(|progress| progress.last_error.clone()),
+            next_attempt_at: standing.and_then(|standing| standing.next_attempt_at),
+            delivered_at: progress.and_then(|progress| progress.delivered_at),
+        }
     }
 }
 

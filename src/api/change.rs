@@ -14,17 +14,17 @@ use crate::{
 };
 
 /// Names of configurations, groups and filters: Entra allows 256 characters.
-const NAME_MAX: usize = 256;
+pub(super) const NAME_MAX: usize = 256;
 /// A ticket's number.
-const TICKET_MAX: usize = 128;
+pub(super) const TICKET_MAX: usize = 128;
 /// A comment.
-const COMMENT_MAX: usize = 1_000;
+pub(super) const COMMENT_MAX: usize = 1_000;
 /// A moment, with offset and fractions of a second.
 const MOMENT_MAX: usize = 64;
 /// A URL to call back.
-const URL_MAX: usize = 2_048;
+pub(super) const URL_MAX: usize = 2_048;
 /// What is sent back with a callback, in bytes.
-const CONTEXT_MAX: usize = 4_096;
+pub(super) const CONTEXT_MAX: usize = 4_096;
 /// Faults that are told at once: a body of nothing else would make an answer many times its size.
 const FAULTS_MAX: usize = 100;
 

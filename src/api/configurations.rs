@@ -2,12 +2,14 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header::HeaderMap, web};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     extract::{self, Proven},
     operations::header,
     problem::{Code, Problem},
     query,
+    reference::schemas,
     view::{self, ConfigurationView, Names, TargetView},
 };
 use crate::{
@@ -16,18 +18,38 @@ use crate::{
 };
 
 /// Letters of a search at most; no name has more.
-const SEARCH_MAX: usize = 256;
+pub(super) const SEARCH_MAX: usize = 256;
 
 /// A configuration as it is listed.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Configuration)]
 struct ListedView {
+    /// Its id in Graph.
     id: String,
+    /// Its display name.
     name: String,
+    /// Its kind.
+    #[schema(value_type = schemas::Kind)]
     kind: &'static str,
+    /// Its priority among those of its kind.
     priority: i64,
+    /// Its tags in the catalogue.
     tags: Vec<String>,
+    /// Whether it is the default of its kind, which is never written.
     default: bool,
+    /// What its kind can be assigned to.
+    #[schema(value_type = Vec<schemas::Taken>)]
     takes: Vec<&'static str>,
+}
+
+/// Configurations, by kind and priority.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConfigurationList)]
+pub(super) struct ManyView {
+    /// Those that the caller may read.
+    configurations: Vec<ListedView>,
+    /// Whether there are more than are listed.
+    more: bool,
 }
 
 impl ListedView {
@@ -43,11 +65,6 @@ impl ListedView {
 
 /// Answers the configurations that the caller may read.
 pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    #[derive(Serialize)]
-    struct ManyView {
-        configurations: Vec<ListedView>,
-        more: bool,
-    }
     let gateway = extract::gateway(&request)?;
     let search = search(request.query_string())
         .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
@@ -68,10 +85,13 @@ fn search(query: &str) -> Result<Option<String>, Vec<Fault>> {
 }
 
 /// An assignment in the words of a change, and where it comes from.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Assignment)]
 pub(super) struct AssignmentView {
     #[serde(flatten)]
     target: TargetView,
+    /// Whether it is direct, which changes can change, or comes from a policy set.
+    #[schema(value_type = schemas::Source)]
     source: &'static str,
 }
 
@@ -91,10 +111,15 @@ impl AssignmentView {
     }
 }
 
-#[derive(Serialize)]
-struct AssignedView {
+/// What is assigned to a configuration at present.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Assigned)]
+pub(super) struct AssignedView {
+    /// The configuration.
     configuration: ConfigurationView,
+    /// Digest of the direct assignments: the `ETag` without its quotes.
     digest: String,
+    /// All assignments, the direct ones first.
     assignments: Vec<AssignmentView>,
 }
 

@@ -186,8 +186,8 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
     let value = value.to_str().map_err(|_opaque| invalid("holds characters other than visible ASCII"))?.trim();
     let key = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
-    if key.is_empty() || key.len() > KEY_MAX || key.contains(['"', '\\']) {
-        return Err(invalid("must have 1 to 255 characters, without quotes and backslashes inside"));
+    if key.is_empty() || key.len() > KEY_MAX || key.contains(['"', '\\', '\t']) {
+        return Err(invalid("must have 1 to 255 characters, without quotes, backslashes and tabs inside"));
     }
     Ok(Some(key.to_owned()))
 }
@@ -254,7 +254,7 @@ mod tests {
             attempt(request.headers(), &json!({}), &[]).map(|attempt| attempt.unwrap().key)
         };
         assert_eq!(key("\"a b\"").unwrap(), key("a b").unwrap());
-        for refused in ["", "\"\"", "a\"b", "a\\b", &"x".repeat(256)] {
+        for refused in ["", "\"\"", "a\"b", "a\\b", "a\tb", &"x".repeat(256)] {
             assert!(key(refused).is_err(), "{refused}");
         }
     }

@@ -2,43 +2,66 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     configurations::AssignmentView,
     extract::{self, Proven},
     problem::Problem,
+    reference::schemas,
     view::Names,
 };
 use crate::gateway::{Reach, Reaching};
 
-#[derive(Serialize)]
+/// A group.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Group)]
 struct GroupView {
+    /// Its object id.
     id: String,
+    /// Its display name, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
 }
 
-#[derive(Serialize)]
+/// A configuration that reaches a group.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReachingConfiguration)]
 struct ByView {
+    /// Its id in Graph.
     id: String,
+    /// Its display name.
     name: String,
+    /// Its kind.
+    #[schema(value_type = schemas::Kind)]
     kind: &'static str,
+    /// Its priority among those of its kind.
     priority: i64,
 }
 
-#[derive(Serialize)]
+/// An assignment of some configuration.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReachingAssignment)]
 struct ReachingView {
+    /// What it assigns.
     configuration: ByView,
     #[serde(flatten)]
     assignment: AssignmentView,
 }
 
-#[derive(Serialize)]
-struct ReachView {
+/// What reaches a group.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Reach)]
+pub(super) struct ReachView {
+    /// The group.
     group: GroupView,
+    /// Assignments that name the group.
     assignments: Vec<ReachingView>,
+    /// Assignments to all users or all devices, its members among them.
     everyone: Vec<ReachingView>,
+    /// Assignments of which this version cannot tell whom they reach.
     unclear: Vec<ReachingView>,
+    /// Whether the caller may read all configurations of the tenant; if not, more may reach the group.
     complete: bool,
 }
 

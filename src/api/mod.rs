@@ -18,13 +18,16 @@ mod connections;
 mod document;
 mod event;
 mod extract;
+mod fate;
 mod groups;
 mod json;
 mod limits;
 mod operations;
+mod pages;
 mod probes;
 mod problem;
 mod query;
+mod reference;
 mod reverting;
 mod summary;
 mod tls;
@@ -50,7 +53,7 @@ use self::{
     connections::Connections,
     problem::{Code, Problem},
 };
-pub use self::{limits::Limits, tls::Certificate};
+pub use self::{limits::Limits, reference::document as openapi, tls::Certificate};
 use crate::{
     auth::Authenticator,
     clock::Clock,
@@ -173,7 +176,10 @@ fn routes(config: &mut web::ServiceConfig) {
                 .route(web::method(Method::OPTIONS).to(webhooks::handshake)),
         )
         .service(resource("/v1/audit", "GET").route(web::get().to(audit::many)))
-        .service(resource("/problems/{code}", "GET").route(web::get().to(probes::problem)))
+        .service(resource("/problems/{code}", "GET").route(web::get().to(pages::problem)))
+        .service(resource("/openapi.json", "GET").route(web::get().to(pages::document)))
+        .service(resource("/docs", "GET").route(web::get().to(pages::door)))
+        .service(resource("/docs/{file:[^/]*}", "GET").route(web::get().to(pages::docs)))
         .default_service(web::to(nothing_here));
 }
 

@@ -9,13 +9,14 @@ use actix_web::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     change,
     extract::{self, Preference, Proven},
+    fate::OperationView,
     problem::{self, Code, Problem},
     query,
-    view::OperationView,
 };
 use crate::{
     clock,
@@ -112,13 +113,19 @@ pub(super) fn named(id: &str) -> Result<OperationId, Problem> {
     id.parse().map_err(|_malformed| gateway::Error::UnknownOperation.into())
 }
 
+/// A page of operations, newest first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OperationPage)]
+pub(super) struct PageView {
+    /// Those of this page that the caller may read; there can be none and still be a next page.
+    operations: Vec<OperationView>,
+    /// Where the next page is; null if this is the last.
+    #[schema(required)]
+    next: Option<String>,
+}
+
 /// Answers operations, newest first.
 pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    #[derive(Serialize)]
-    struct PageView {
-        operations: Vec<OperationView>,
-        next: Option<String>,
-    }
     let gateway = extract::gateway(&request)?;
     let search = search(request.query_string())
         .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;

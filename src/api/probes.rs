@@ -1,12 +1,8 @@
-//! What is asked about the gateway itself: liveness, readiness and figures on the internal address, problem pages on the
-//! API's.
+//! What is asked about the gateway itself: liveness, readiness and figures, on the internal address.
 
 use actix_web::{HttpResponse, web};
 
-use super::{
-    State,
-    problem::{Code, Problem},
-};
+use super::State;
 use crate::telemetry;
 
 /// Whether the process runs. Nothing else may fail this: a restart would mend nothing.
@@ -39,10 +35,4 @@ pub(super) async fn metrics() -> HttpResponse {
             HttpResponse::InternalServerError().content_type("text/plain").body("the figures cannot be shown\n")
         }
     }
-}
-
-/// The page behind a problem's `type`.
-pub(super) async fn problem(code: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let code = Code::named(&code).ok_or_else(|| Problem::new(Code::NotFound, "There is no problem of this code."))?;
-    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(code.page()))
 }

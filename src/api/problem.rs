@@ -198,7 +198,13 @@ impl Code {
         format!("{name} (HTTP {status})\n{title}.\n\n{}\n{retry}\n", meaning.trim())
     }
 
-    fn status(self) -> StatusCode {
+    /// What it means in a few words; and at length, with what helps.
+    pub(super) fn words(self) -> (&'static str, &'static str) {
+        (self.row().title, self.row().meaning.trim())
+    }
+
+    /// Its HTTP status.
+    pub(super) fn status(self) -> StatusCode {
         StatusCode::from_u16(self.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
@@ -333,7 +339,7 @@ impl Problem {
             errors,
             candidates,
             operation,
-            graph: graph.as_ref(),
+            graph: graph.as_ref().map(Into::into),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::gateway::request::Fault;
 /// Entries on one page unless asked otherwise.
 pub(super) const LIMIT_DEFAULT: usize = 50;
 /// Entries on one page at most.
-const LIMIT_MAX: usize = 200;
+pub(super) const LIMIT_MAX: usize = 200;
 /// Faults of a query that are told at once.
 pub(super) const FAULTS_MAX: usize = 20;
 

@@ -1,62 +1,67 @@
-//! How operations, differences and targets look to callers.
+//! How targets, changes and differences look to callers.
 //!
 //! The shapes here are the API's promise and change only by addition. They are made from the domain, never the other way
 //! round; groups and filters carry the display names that were known when the change was accepted.
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::{
-    callback::CallbackView,
-    conditions::{ApprovalView, EndsView},
-    problem::Problem,
-    summary::{self, Tense},
-};
-use crate::{
-    domain::{
-        Change, Difference, Digest, Filter, Operation, State, Target, Wanted,
-        change::{Changed, Kept, Why},
-        operation::{Submission, Success, Write},
-        reversal::Cause,
-    },
-    gateway::{Parked, Sequel},
-    telemetry,
+use super::reference::schemas;
+use crate::domain::{
+    Change, Difference, Digest, Filter, Target, Wanted,
+    change::{Changed, Kept, Why},
 };
 
 /// Display names by ids.
 pub(super) type Names = BTreeMap<String, String>;
 
-#[derive(Serialize)]
+/// A configuration, as far as one must know it to speak of it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NamedConfiguration)]
 pub(super) struct ConfigurationView {
+    /// Its id in Graph.
     pub(super) id: String,
+    /// Its display name.
     pub(super) name: String,
 }
 
-#[derive(Serialize)]
+/// What narrows a target.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AssignmentFilter)]
 struct FilterView {
+    /// Its id in Intune.
     id: String,
+    /// Its display name, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    /// Whether those that it matches are meant, or all others.
+    #[schema(value_type = schemas::FilterMode)]
     mode: &'static str,
 }
 
-/// A target in the words of a change: what is shown can be sent.
-#[derive(Default, Serialize)]
+/// Whom an assignment reaches, in the words of a change.
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = AssignmentTarget)]
 pub(super) struct TargetView {
+    /// The group's object id.
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<String>,
+    /// The group's display name, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    /// Everyone, instead of a group.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::Everyone>)]
     all: Option<&'static str>,
+    /// True if the group is left out rather than reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     exclude: Option<bool>,
     /// A target that this version does not know, as Graph has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     other: Option<String>,
+    /// What narrows it, if anything does.
     #[serde(skip_serializing_if = "Option::is_none")]
     filter: Option<FilterView>,
 }
@@ -86,17 +91,27 @@ impl TargetView {
     }
 }
 
-#[derive(Serialize)]
+/// A target whose filter changed.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChangedTarget)]
 struct ChangedView {
+    /// The target, with its filter afterwards.
     target: TargetView,
+    /// Its filter before; null if there was none.
+    #[schema(required)]
     filter_before: Option<FilterView>,
 }
 
-/// A target that a reversal leaves alone.
-#[derive(Serialize)]
+/// A target that a reversal leaves alone, because somebody has touched it since.
+#[derive(Serialize, ToSchema)]
+#[schema(as = KeptTarget)]
 struct KeptView {
+    /// The target.
     target: TargetView,
+    /// Why, as a stable word.
+    #[schema(value_type = schemas::KeptBecause)]
     because: &'static str,
+    /// Why, as a sentence.
     detail: &'static str,
 }
 
@@ -110,14 +125,22 @@ fn sentence(why: Why) -> &'static str {
     }
 }
 
-#[derive(Serialize)]
+/// What a change does or did to the set of direct assignments.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Difference)]
 pub(super) struct DifferenceView {
+    /// Targets that were not there before.
     added: Vec<TargetView>,
+    /// Targets that are there no longer.
     removed: Vec<TargetView>,
+    /// Targets whose filter changed.
     changed: Vec<ChangedView>,
+    /// Targets that a reversal leaves alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kept: Vec<KeptView>,
+    /// How many targets there were before.
     before: usize,
+    /// How many there are afterwards.
     after: usize,
 }
 
@@ -153,206 +176,47 @@ pub(super) fn effect(difference: &Difference) -> &'static str {
     if difference.is_empty() { "unchanged" } else { "changed" }
 }
 
-#[derive(Serialize)]
-#[serde(untagged)]
-enum ChangeView {
-    Amend { add: Vec<TargetView>, remove: Vec<TargetView> },
-    Replace { replace: Vec<TargetView> },
-    Revert { revert: String, add: Vec<TargetView>, remove: Vec<TargetView>, set_back: Vec<TargetView> },
+/// A change, with all names resolved: `add` and `remove`, or `replace`, or those of a reversal.
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = ResolvedChange)]
+pub(super) struct ChangeView {
+    /// The operation that it undoes, if it undoes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revert: Option<String>,
+    /// Targets to add; of a reversal, those to put back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    add: Option<Vec<TargetView>>,
+    /// Targets to remove.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remove: Option<Vec<TargetView>>,
+    /// Targets whose former filter a reversal sets again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set_back: Option<Vec<TargetView>>,
+    /// The whole wanted set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replace: Option<Vec<TargetView>>,
 }
 
 impl ChangeView {
-    fn of(change: &Change, names: &Names) -> Self {
+    pub(super) fn of(change: &Change, names: &Names) -> Self {
         let wanted = TargetView::all_of(change.wanted(), names);
         match change {
             Change::Amend(_) => {
                 let remove = change.unwanted().iter().map(|target| TargetView::of(target, None, names)).collect();
-                Self::Amend { add: wanted, remove }
+                Self { add: Some(wanted), remove: Some(remove), ..Self::default() }
             }
-            Change::Replace(_) => Self::Replace { replace: wanted },
+            Change::Replace(_) => Self { replace: Some(wanted), ..Self::default() },
             Change::Revert(reversal) => {
                 let add = reversal.put_back().iter().map(|it| TargetView::of(&it.target, it.filter, names));
                 let set_back = reversal.set_back().iter().map(|it| TargetView::of(&it.target, it.before, names));
-                Self::Revert {
-                    revert: reversal.operation().to_string(),
-                    add: add.collect(),
-                    remove: TargetView::all_of(reversal.taken_out(), names),
-                    set_back: set_back.collect(),
+                Self {
+                    revert: Some(reversal.operation().to_string()),
+                    add: Some(add.collect()),
+                    remove: Some(TargetView::all_of(reversal.taken_out(), names)),
+                    set_back: Some(set_back.collect()),
+                    replace: None,
                 }
             }
         }
     }
-}
-
-/// The writes that carried an operation.
-#[derive(Serialize)]
-struct GraphView {
-    writes: u32,
-    merged_with: usize,
-    request_id: Option<String>,
-    client_request_id: Option<String>,
-}
-
-#[derive(Serialize)]
-struct ParkedView {
-    because: String,
-    until: Timestamp,
-    attempts: u32,
-}
-
-#[derive(Serialize)]
-struct LinksView {
-    #[serde(rename = "self")]
-    own: String,
-    /// Where what it did can be undone; none if it did nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    revert: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    approve: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reject: Option<String>,
-}
-
-impl LinksView {
-    fn of(operation: &Operation) -> Self {
-        let own = format!("/v1/operations/{}", operation.id);
-        let to = |verb| format!("{own}/{verb}");
-        let awaits = operation.state == State::AwaitingApproval;
-        Self {
-            revert: operation.has_changed_something().then(|| to("revert")),
-            approve: awaits.then(|| to("approve")),
-            reject: awaits.then(|| to("reject")),
-            own,
-        }
-    }
-}
-
-/// An operation.
-#[derive(Serialize)]
-pub(super) struct OperationView {
-    id: String,
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    effect: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    summary: Option<String>,
-    configuration: ConfigurationView,
-    /// The operation that it undoes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reverts: Option<String>,
-    /// `until`, if it undoes that because its end has come.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<&'static str>,
-    /// The newest operation that undoes it, failures excepted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reverted_by: Option<String>,
-    /// When what it does is to be undone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    until: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ends: Option<EndsView>,
-    change: ChangeView,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    difference: Option<DifferenceView>,
-    /// The set that the change is bound to, as `If-Match` named it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    if_match: Option<String>,
-    ticket: Option<String>,
-    requested_for: Option<String>,
-    comment: Option<String>,
-    caller: String,
-    accepted_at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    approval: Option<ApprovalView>,
-    started_at: Option<Timestamp>,
-    ended_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    graph: Option<GraphView>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parked: Option<ParkedView>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    callback: Option<CallbackView>,
-    trace_id: Option<String>,
-    links: LinksView,
-}
-
-impl OperationView {
-    pub(super) fn of(operation: &Operation, parked: Option<&Parked>, sequel: &Sequel) -> Self {
-        let Operation { id, submission, state } = operation;
-        let Submission { configuration, configuration_name, change, names, .. } = submission;
-        let success = if let State::Succeeded(success) = state { Some(success) } else { None };
-        let (started_at, ended_at) = times(state);
-        Self {
-            id: id.to_string(),
-            state: state.name(),
-            effect: success.map(|success| effect(&success.difference)),
-            summary: success.map(|success| summary::of(&success.difference, names, Tense::Past)),
-            configuration: ConfigurationView { id: configuration.to_string(), name: configuration_name.clone() },
-            reverts: change.reversal().map(|it| it.operation().to_string()),
-            cause: submission.is_an_end().then_some(Cause::Until.name()),
-            reverted_by: reverted_by(sequel),
-            until: submission.until.as_ref().map(|until| until.at),
-            ends: sequel.until.map(EndsView::from),
-            change: ChangeView::of(change, names),
-            difference: success.map(|success| DifferenceView::of(&success.difference, names)),
-            if_match: submission.only_on.as_ref().map(etag),
-            ticket: submission.ticket.clone(),
-            requested_for: submission.requested_for.clone(),
-            comment: submission.comment.clone(),
-            caller: submission.caller.clone(),
-            accepted_at: submission.accepted_at,
-            approval: submission.approval.as_ref().map(|it| ApprovalView::of(it, submission.accepted_at)),
-            started_at,
-            ended_at,
-            graph: success.map(graph),
-            problem: problem(operation),
-            parked: parked.map(|Parked { because, until, attempts }| ParkedView {
-                because: because.clone(),
-                until: *until,
-                attempts: *attempts,
-            }),
-            callback: submission.callback.as_ref().map(|it| CallbackView::of(it, sequel.callback.as_ref())),
-            trace_id: submission.traceparent.as_deref().and_then(telemetry::trace_id_in),
-            links: LinksView::of(operation),
-        }
-    }
-}
-
-fn reverted_by(sequel: &Sequel) -> Option<String> {
-    let undoes = |it: &&Operation| !matches!(it.state, State::Failed { .. } | State::Cancelled { .. });
-    sequel.reversals.iter().find(undoes).map(|it| it.id.to_string())
-}
-
-fn times(state: &State) -> (Option<Timestamp>, Option<Timestamp>) {
-    match state {
-        State::AwaitingApproval | State::Queued => (None, None),
-        State::Running { started_at } => (Some(*started_at), None),
-        State::Succeeded(Success { started_at, ended_at, .. }) => (Some(*started_at), Some(*ended_at)),
-        State::Failed { started_at, ended_at, .. } => (*started_at, Some(*ended_at)),
-        State::Cancelled { ended_at } => (None, Some(*ended_at)),
-    }
-}
-
-fn graph(success: &Success) -> GraphView {
-    let write = success.write.as_ref();
-    GraphView {
-        writes: u32::from(write.is_some()),
-        merged_with: write.map_or(0, |write| write.merged_with),
-        request_id: write.and_then(|Write { request_id, .. }| request_id.clone()),
-        client_request_id: write.map(|Write { client_request_id, .. }| client_request_id.clone()),
-    }
-}
-
-/// Why an operation failed. Its trace id is that of the call that asked for it, not of the one that looks.
-fn problem(operation: &Operation) -> Option<Value> {
-    let State::Failed { failure, .. } = &operation.state else { return None };
-    let mut problem = Problem::of_failure(failure, operation.id).to_value();
-    let trace_id = operation.submission.traceparent.as_deref().and_then(telemetry::trace_id_in);
-    if let Some(fields) = problem.as_object_mut() {
-        fields.insert("trace_id".to_owned(), trace_id.into());
-        fields.remove("operation");
-    }
-    Some(problem)
 }

@@ -14,14 +14,16 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, http::header::HeaderMap, web};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{
     State, change,
     event::{self, Event},
     extract::{self, Preference},
+    fate::OperationView,
     operations,
     problem::{self, Code, Problem},
-    view::OperationView,
+    reference::schemas,
 };
 use crate::{
     canonical, clock,
@@ -36,9 +38,11 @@ use crate::{
 };
 
 /// The answer to a message.
-#[derive(Serialize)]
-struct Answer {
-    /// `accepted` or `ignored`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookAnswer)]
+pub(super) struct Answer {
+    /// Whether changes were accepted, or no rule wants the event.
+    #[schema(value_type = schemas::WebhookResult)]
     result: &'static str,
     /// Its operations, in the order of the rules.
     operations: Vec<OperationView>,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
 
+use crate::document::{self, Asked};
+
 /// An answer read to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Got {
@@ -81,7 +83,17 @@ pub(crate) async fn sent(request: RequestBuilder) -> reqwest::Result<Response> {
     request.send().await
 }
 
+/// Sends, reads the answer, and holds both against the API's document.
 pub(crate) async fn got(request: RequestBuilder) -> Got {
+    let copy = request.try_clone().and_then(|request| request.build().ok());
+    let asked = copy.as_ref().and_then(Asked::of);
+    let answer = read(request).await;
+    let faults = asked.as_ref().map(|asked| document::faults(asked, &answer)).unwrap_or_default();
+    assert!(faults.is_empty(), "{faults:#?} in {asked:?} {answer:?}");
+    answer
+}
+
+async fn read(request: RequestBuilder) -> Got {
     let response = sent(request).await.unwrap();
     let status = response.status().as_u16();
     let text_of = |value: &reqwest::header::HeaderValue| value.to_str().unwrap().to_owned();

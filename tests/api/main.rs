@@ -29,6 +29,8 @@ mod configurations;
 #[path = "../support/contract.rs"]
 mod contract;
 mod credentials;
+#[path = "../support/document.rs"]
+mod document;
 mod explained;
 mod forged;
 mod graph_faults;
@@ -47,6 +49,7 @@ mod policy_sets;
 mod probes;
 mod process;
 mod receivers;
+mod reference;
 mod refusals;
 mod reload;
 mod restart;

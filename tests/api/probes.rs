@@ -18,7 +18,7 @@ async fn a_running_gateway_is_alive_and_ready_whatever_graph_does() {
     }
     for path in ["/", "/v1/operations", "/v1/assignments"] {
         // The internal address has no API.
-        got(world.client.get(format!("{admin}{path}"))).await.expect(404);
+        assert_eq!(sent(world.client.get(format!("{admin}{path}"))).await.unwrap().status(), 404);
     }
     assert!(world.journal().await.is_empty(), "a probe asks nothing of Graph");
     world.end().await;

@@ -20,6 +20,8 @@ mod bodies;
 mod callers;
 #[path = "../support/contract.rs"]
 mod contract;
+#[path = "../support/document.rs"]
+mod document;
 mod forgeries;
 mod messages;
 mod playbook;

@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 mod answers;
 #[path = "../support/contract.rs"]
 mod contract;
+#[path = "../support/document.rs"]
+mod document;
 #[path = "../api/trail.rs"]
 mod trail;
 #[path = "../api/world.rs"]

@@ -1,0 +1,69 @@
+//! What anybody may read: the API's document, the page that shows it, and what each problem means.
+//!
+//! Guarantees: the page has all that it needs from the gateway and may load nothing from elsewhere, nor run what is written
+//! into it.
+
+use std::sync::{Arc, LazyLock};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use utoipa_swagger_ui::{Config, SwaggerFile};
+
+use super::{
+    nothing_here,
+    operations::header,
+    problem::{Code, Problem},
+    reference,
+};
+
+/// What the page may load and ask: the gateway, and pictures that stand in its own style sheet.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// How the page is set up: forms open, nothing asked of a validator elsewhere, no token kept.
+static SET_UP: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
+    let config = Config::from("/openapi.json").use_base_layout().validator_url("none").try_it_out_enabled(true);
+    Arc::new(config.doc_expansion("list").default_models_expand_depth(0).display_request_duration(true))
+});
+
+/// The page behind a problem's `type`.
+pub(super) async fn problem(code: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let code = Code::named(&code).ok_or_else(|| Problem::new(Code::NotFound, "There is no problem of this code."))?;
+    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(code.page()))
+}
+
+/// The API's document.
+pub(super) async fn document() -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(reference::document())
+}
+
+/// Leads to the page: its files are found beside it only with the slash at the end.
+pub(super) async fn door() -> HttpResponse {
+    HttpResponse::PermanentRedirect().insert_header(("location", "/docs/")).finish()
+}
+
+/// The page that shows the document; the files beside it are the library's.
+const PAGE: &str = include_str!("docs.html");
+
+/// The page that shows the document, and the files that it is made of.
+pub(super) async fn docs(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let name = request.match_info().get("file").unwrap_or_default();
+    let mut response = if name.is_empty() {
+        HttpResponse::Ok().content_type("text/html; charset=utf-8").body(PAGE)
+    } else {
+        let file = utoipa_swagger_ui::serve(name, Arc::clone(&SET_UP)).ok().flatten();
+        let Some(SwaggerFile { bytes, content_type, gzpipped: is_zipped, .. }) = file else {
+            return nothing_here(request).await;
+        };
+        let mut response = HttpResponse::Ok().content_type(content_type).body(bytes.into_owned());
+        if is_zipped {
+            header(response.headers_mut(), "content-encoding", "gzip");
+        }
+        response
+    };
+    let headers = response.headers_mut();
+    header(headers, "content-security-policy", POLICY);
+    header(headers, "x-content-type-options", "nosniff");
+    header(headers, "referrer-policy", "no-referrer");
+    header(headers, "cache-control", "no-cache");
+    Ok(response)
+}

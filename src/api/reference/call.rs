@@ -1,0 +1,154 @@
+//! What is said of a call: what it takes, what it answers, and the problems that calls of a sort have in common.
+
+use crate::api::problem::Code;
+
+/// By what whoever calls proves itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// A caller's token.
+    Token,
+    /// What the source of a webhook is set up with.
+    Message,
+    /// Nothing.
+    None,
+}
+
+/// What is sent.
+pub(super) enum Body {
+    /// Nothing.
+    None,
+    /// JSON of this schema.
+    Json(&'static str),
+    /// JSON of this schema, or nothing.
+    Optional(&'static str),
+    /// An event in any form that webhooks have.
+    Event,
+}
+
+/// What comes with an answer.
+pub(super) enum Content {
+    /// Nothing.
+    None,
+    /// JSON of this schema.
+    Json(&'static str),
+    /// JSON that is described elsewhere.
+    Document,
+    /// Text.
+    Text,
+}
+
+/// An answer that is no problem.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) text: &'static str,
+    pub(super) content: Content,
+    pub(super) headers: &'static [&'static str],
+    /// Names of examples.
+    pub(super) examples: &'static [&'static str],
+}
+
+/// One method of one path.
+pub(super) struct Call {
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    pub(super) id: &'static str,
+    pub(super) tag: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) text: &'static str,
+    pub(super) proof: Proof,
+    /// Names of parameters.
+    pub(super) parameters: &'static [&'static str],
+    pub(super) body: Body,
+    /// Names of examples of the body.
+    pub(super) examples: &'static [&'static str],
+    pub(super) answers: &'static [Answer],
+    /// The problems of its own, beside those of its proof.
+    pub(super) problems: &'static [&'static [Code]],
+}
+
+/// A call of which nothing is said yet.
+pub(super) const CALL: Call = Call {
+    method: "get",
+    path: "",
+    id: "",
+    tag: "",
+    summary: "",
+    text: "",
+    proof: Proof::Token,
+    parameters: &[],
+    body: Body::None,
+    examples: &[],
+    answers: &[],
+    problems: &[],
+};
+
+/// An answer of which nothing is said yet.
+pub(super) const ANSWER: Answer = Answer { status: 200, text: "", content: Content::None, headers: &[], examples: &[] };
+
+impl Call {
+    /// All problems that it can end in, in the order of the catalogue.
+    pub(super) fn codes(&self) -> impl Iterator<Item = Code> {
+        let proof: &[Code] = match self.proof {
+            Proof::Token => &PROVEN,
+            Proof::Message => &MESSAGE,
+            Proof::None => &[],
+        };
+        let among = move |code: &Code| proof.contains(code) || self.problems.iter().any(|some| some.contains(code));
+        Code::ALL.iter().copied().filter(among)
+    }
+}
+
+/// Of whoever proves itself by a token.
+const PROVEN: [Code; 7] = [
+    Code::Unauthenticated,
+    Code::InvalidToken,
+    Code::UnknownCaller,
+    Code::RateLimited,
+    Code::Internal,
+    Code::StoreUnavailable,
+    Code::KeysUnavailable,
+];
+/// Of messages.
+const MESSAGE: [Code; 7] = [
+    Code::NotFound,
+    Code::InvalidSignature,
+    Code::StaleMessage,
+    Code::RateLimited,
+    Code::Internal,
+    Code::StoreUnavailable,
+    Code::KeysUnavailable,
+];
+/// Of bodies.
+pub(super) const BODY: [Code; 5] =
+    [Code::MalformedJson, Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::InvalidChange];
+/// Of the names in a change.
+pub(super) const NAMES: [Code; 4] =
+    [Code::UnknownConfiguration, Code::UnknownTarget, Code::AmbiguousName, Code::NotAssignable];
+/// Of whatever is read in Graph.
+pub(super) const GRAPH: [Code; 8] = [
+    Code::GraphRefused,
+    Code::GraphRoleMissing,
+    Code::ConfigurationGone,
+    Code::PresentSetUnreadable,
+    Code::GraphNotAuthorised,
+    Code::GraphPermissionMissing,
+    Code::GraphThrottled,
+    Code::GraphUnavailable,
+];
+/// Of accepting an operation.
+pub(super) const ACCEPTING: [Code; 5] =
+    [Code::InvalidHeader, Code::NotPermitted, Code::KeyReused, Code::TooManyPending, Code::GatewayFull];
+/// Of the end of an operation, for whoever waits for it.
+pub(super) const ENDED: [Code; 11] = [
+    Code::ApprovalRejected,
+    Code::ApprovalExpired,
+    Code::PreconditionFailed,
+    Code::InvalidGroup,
+    Code::GraphRefused,
+    Code::GraphRoleMissing,
+    Code::IntuneApprovalRequired,
+    Code::ConfigurationGone,
+    Code::PresentSetUnreadable,
+    Code::PresentSetVanished,
+    Code::DeadlinePassed,
+];

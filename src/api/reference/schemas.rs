@@ -1,0 +1,141 @@
+//! The schemas of what is answered, from the types that are answered, and the words that stand in them.
+//!
+//! Guarantees: a field that may be missing is never null, and one that may be null is never missing. So callers need one
+//! test for each.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr,
+        schema::{ObjectBuilder, Schema, Type},
+    },
+};
+
+use crate::{
+    api::{assignments, audit, configurations, document, fate, groups, operations, problem::Code, webhooks},
+    domain::{self, State},
+};
+
+/// Writes types that stand for sets of words: they have a schema and no values.
+macro_rules! words {
+    ($($(#[doc = $doc:literal])+ $name:ident = $words:expr;)+) => { $(
+        $(#[doc = $doc])+
+        pub(in crate::api) enum $name {}
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let words = ObjectBuilder::new().schema_type(Type::String).enum_values(Some($words));
+                words.description(Some(concat!($($doc,)+).trim())).build().into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    )+ };
+}
+
+words! {
+    /// Where an operation stands.
+    OperationState = State::NAMES;
+    /// The stable code of a problem; each has a page at `/problems/{code}`.
+    ProblemCode = Code::ALL.iter().map(|code| code.name());
+    /// Whether something changes.
+    Effect = ["changed", "unchanged"];
+    /// Whether those that a filter matches are meant, or all others.
+    FilterMode = ["include", "exclude"];
+    /// Everyone of a sort.
+    Everyone = ["devices", "users"];
+    /// Why a reversal leaves a target alone.
+    KeptBecause = ["filter-changed", "assigned-again", "removed", "group-gone", "not-assignable"];
+    /// Whether an end is still to come, was carried out, was called off, or is moot since there was nothing to undo.
+    EndState = ["ahead", "called-off", "reverted", "moot"];
+    /// What was said when somebody else's consent was asked for, or that the time for it passed.
+    ApprovalWord = ["approved", "rejected", "expired"];
+    /// Whether a message is still to be delivered, is delivered, or is given up until somebody asks for it again.
+    CallbackState = ["pending", "delivered", "parked"];
+    /// Why an operation undoes another, if nobody asked for it.
+    Cause = ["until"];
+    /// Whether an assignment is direct, which changes can change, or comes from a policy set.
+    Source = ["direct", "policy-set"];
+    /// Whether changes were accepted, or no rule wants the event.
+    WebhookResult = ["accepted", "ignored"];
+    /// What configurations can be assigned to.
+    Taken = ["groups", "all-users", "all-devices", "filters"];
+}
+
+/// The kind of a configuration. The list is not closed: Microsoft adds to it.
+pub(in crate::api) enum Kind {}
+
+impl PartialSchema for Kind {
+    fn schema() -> RefOr<Schema> {
+        let known = domain::Kind::names().collect::<Vec<_>>().join("`, `");
+        let text = format!("What a configuration configures. Known are `{known}`; more may come.");
+        ObjectBuilder::new().schema_type(Type::String).description(Some(text)).build().into()
+    }
+}
+
+impl ToSchema for Kind {
+    fn name() -> Cow<'static, str> {
+        "ConfigurationKind".into()
+    }
+}
+
+/// All schemas of answers, by name.
+pub(super) fn of_answers() -> Map<String, Value> {
+    let mut found = Vec::new();
+    collect::<fate::OperationView>(&mut found);
+    collect::<operations::PageView>(&mut found);
+    collect::<audit::PageView>(&mut found);
+    collect::<assignments::PlanView>(&mut found);
+    collect::<configurations::ManyView>(&mut found);
+    collect::<configurations::AssignedView>(&mut found);
+    collect::<groups::ReachView>(&mut found);
+    collect::<webhooks::Answer>(&mut found);
+    collect::<document::Document<'static>>(&mut found);
+    let value = |schema| {
+        let mut value = serde_json::to_value(schema).unwrap_or_default();
+        without_null(&mut value);
+        value
+    };
+    found.into_iter().map(|(name, schema)| (name, value(schema))).collect()
+}
+
+fn collect<T: ToSchema>(found: &mut Vec<(String, RefOr<Schema>)>) {
+    found.push((T::name().into_owned(), <T as PartialSchema>::schema()));
+    T::schemas(found);
+}
+
+/// Takes the null out of every field that is left out instead.
+fn without_null(schema: &mut Value) {
+    let required = schema.get("required").cloned().unwrap_or_default();
+    let is_required = |name: &str| required.as_array().is_some_and(|all| all.iter().any(|it| it == name));
+    let Some(object) = schema.as_object_mut() else { return };
+    if let Some(Value::Array(parts)) = object.get_mut("allOf") {
+        parts.iter_mut().for_each(without_null);
+    }
+    let Some(Value::Object(fields)) = object.get_mut("properties") else { return };
+    for (_, field) in fields.iter_mut().filter(|(name, _)| !is_required(name)) {
+        not_null(field);
+    }
+}
+
+fn not_null(field: &mut Value) {
+    let Some(object) = field.as_object_mut() else { return };
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|it| it != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            object.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(mut choices)) = object.remove("oneOf") {
+        choices.retain(|it| it != &serde_json::json!({"type": "null"}));
+        match <[Value; 1]>::try_from(choices) {
+            Ok([Value::Object(only)]) => object.extend(only),
+            Ok([other]) => drop(object.insert("allOf".to_owned(), Value::from(vec![other]))),
+            Err(several) => drop(object.insert("oneOf".to_owned(), Value::from(several))),
+        }
+    }
+}
