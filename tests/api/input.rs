@@ -93,7 +93,7 @@ async fn a_change_with_wrong_fields_lists_all_of_them() {
         (json!({"configuration": "x", "add": group, "tickets": "R"}), vec!["/tickets"]),
         (json!({"configuration": "x", "add": group, "a/b~c": 1}), vec!["/a~1b~0c"]),
         (json!({"configuration": "x", "add": group, "until": 7}), vec!["/until"]),
-        (json!({"configuration": "x", "add": group, "callback": {}}), vec!["/callback"]),
+        (json!({"configuration": "x", "add": group, "callback": 7}), vec!["/callback"]),
         (json!({"configuration": "x", "add": group, "ticket": "a\u{0}b"}), vec!["/ticket"]),
         (json!({"configuration": "x", "add": group, "comment": "x".repeat(1001)}), vec!["/comment"]),
         (
