@@ -12,6 +12,7 @@
 //!   [`checkpoints`] (has a key vouch for the trail), [`delivery`] (streams the trail to sinks)
 //! - edge: [`api`]
 //! - root: [`app`] (puts the parts together), [`cli`] (the commands), [`demo`]
+//! - for fuzzing and tests only: `fuzzing` (doors to the parsers)
 //! - apart: [`sandbox`] (a simulator of Entra and Graph that shares no code with [`graph`])
 //!
 //! The crate is the program `postern`; it is a library only so that tests can reach its parts.
@@ -31,6 +32,8 @@ pub mod delivery;
 pub mod demo;
 pub mod domain;
 pub mod executor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gateway;
 pub mod graph;
 pub mod outbound;

@@ -41,7 +41,7 @@ pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result
 }
 
 /// Reads the query; all its faults at once.
-fn search(query: &str) -> Result<AuditSearch, Vec<Fault>> {
+pub(super) fn search(query: &str) -> Result<AuditSearch, Vec<Fault>> {
     let mut search = AuditSearch::default();
     let mut limit = None;
     query::read(query, |key, value| match key {

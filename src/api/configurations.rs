@@ -74,7 +74,7 @@ pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result
 }
 
 /// Reads the query of a listing; all its faults at once.
-fn search(query: &str) -> Result<Option<String>, Vec<Fault>> {
+pub(super) fn search(query: &str) -> Result<Option<String>, Vec<Fault>> {
     let mut search = None;
     query::read(query, |key, value| match key {
         "search" if value.chars().count() > SEARCH_MAX => Err(format!("is longer than {SEARCH_MAX} characters")),

@@ -19,6 +19,8 @@ mod document;
 mod event;
 mod extract;
 mod fate;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod groups;
 mod json;
 mod limits;

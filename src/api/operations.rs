@@ -172,7 +172,7 @@ pub(super) fn header(headers: &mut HeaderMap, name: &'static str, text: &str) {
 }
 
 /// Reads the query of a listing; all its faults at once.
-fn search(query: &str) -> Result<Search, Vec<Fault>> {
+pub(super) fn search(query: &str) -> Result<Search, Vec<Fault>> {
     let mut search = Search::default();
     let mut limit = None;
     query::read(query, |key, value| match key {

@@ -15,6 +15,8 @@
 pub mod chain;
 pub mod checkpoint;
 pub mod forms;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod verify;
 mod words;
 

@@ -6,6 +6,8 @@
 //!
 //! It deliberately decides no permission (`policy` does), and reads no token from anywhere but that header. Called by `api::extract` for every request under `/v1`.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod jwt;
 mod keyring;
 mod keys;

@@ -12,6 +12,8 @@ mod callbacks;
 mod credential;
 mod expressions;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod issuer;
 mod ledger;
 mod lists;

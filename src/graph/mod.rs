@@ -11,6 +11,8 @@ mod assertion;
 mod certificate;
 mod credential;
 mod expiry;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod live;
 mod model;
 mod pace;

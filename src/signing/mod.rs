@@ -11,6 +11,8 @@
 //! It deliberately keeps nothing: whether a message came before is for whoever remembers messages. It reads no file and
 //! no clock.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod key;
 pub mod presets;
 #[cfg(test)]

@@ -1,0 +1,23 @@
+//! What must hold for any text in the place of the configuration file.
+
+use super::{Config, Fault, file, place::Place};
+
+/// Any text is read as settings or is told at least one fault, each at a line that the text has; and so again.
+pub(crate) fn settings(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    match read(text) {
+        Ok(_) => assert!(read(text).is_ok()),
+        Err(faults) => {
+            assert!(!faults.is_empty(), "no settings, and no fault");
+            let lines = text.split('\n').count();
+            assert!(faults.iter().all(|fault| fault.line.is_none_or(|line| (1..=lines).contains(&line))));
+            assert_eq!(read(text).err(), Some(faults));
+        }
+    }
+}
+
+/// The settings that a text makes, in an empty environment.
+pub(crate) fn read(text: &str) -> Result<Config, Vec<Fault>> {
+    let (examined, ledger) = file::interpret(&Place::new(None, text), text, std::iter::empty());
+    examined.config.filter(|_| ledger.faults.is_empty()).ok_or(ledger.faults)
+}
