@@ -32,4 +32,12 @@ mod tests {
         let value: Value = serde_json::from_str(r#"{ "b": [1, {"z": null, "a": "\u00e9"}], "a": true }"#).unwrap();
         assert_eq!(text(&value), "{\"a\":true,\"b\":[1,{\"a\":\"\u{e9}\",\"z\":null}]}");
     }
+
+    #[test]
+    fn a_fraction_keeps_its_last_digit() {
+        for number in ["4.4073700773700737e+39", "0.1", "7.370955161637096e+20"] {
+            let value: Value = serde_json::from_str(number).unwrap();
+            assert_eq!(text(&value), number);
+        }
+    }
 }

@@ -63,13 +63,9 @@ fn are_told(body: &Value, faults: &[Fault]) {
 /// A query is read or told at least one fault; and the one that goes on after a page differs from it in that alone.
 pub(crate) fn queries(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    for faults in [
-        operations::search(text).err(),
-        audit::search(text).err(),
-        configurations::search(text).err(),
-    ]
-    .into_iter()
-    .flatten()
+    for faults in [operations::search(text).err(), audit::search(text).err(), configurations::search(text).err()]
+        .into_iter()
+        .flatten()
     {
         assert!(!faults.is_empty() && faults.len() <= query::FAULTS_MAX);
     }

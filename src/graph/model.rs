@@ -340,6 +340,16 @@ mod tests {
     }
 
     #[test]
+    fn a_number_in_an_unknown_field_is_posted_to_its_last_digit() {
+        let target =
+            format!(r##"{{"{TYPE}":"#microsoft.graph.allDevicesAssignmentTarget","x":4.4073700773700737e+39}}"##);
+        let body = format!(r#"{{"value":[{{"target":{target}}}]}}"#);
+        let present = present(assignments(body.as_bytes()).unwrap().value).unwrap();
+        let posted = String::from_utf8(assign_body(&present.direct).unwrap()).unwrap();
+        assert!(posted.contains(r#""x":4.4073700773700737e+39"#), "{posted}");
+    }
+
+    #[test]
     fn null_and_none_are_no_filter_and_are_not_posted() {
         let target = json!({ TYPE: "microsoft.graph.groupAssignmentTarget", GROUP_ID: group(1), FILTER_ID: null, FILTER_TYPE: "none" });
         let present = present_of(&json!({ "value": [{ "target": target }] })).unwrap();
