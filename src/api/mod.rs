@@ -15,6 +15,7 @@ mod change;
 mod conditions;
 mod configurations;
 mod connections;
+mod cors;
 mod document;
 mod event;
 mod extract;
@@ -50,7 +51,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use tracing_actix_web::{RootSpanBuilder, TracingLogger};
 
-pub(crate) use self::{callback::message, webhooks::rehearse};
+pub(crate) use self::{callback::message, cors::warnings, webhooks::rehearse};
 use self::{
     connections::Connections,
     problem::{Code, Problem},
@@ -103,6 +104,7 @@ pub fn server(
             .app_data(state.clone())
             .wrap(from_fn(limits::tell))
             .wrap(from_fn(connections::attend))
+            .wrap(from_fn(cors::share))
             // The last is the outermost: the span must see everything, also what compression does.
             .wrap(Compress::default())
             .wrap(TracingLogger::<RequestSpan>::new())

@@ -302,7 +302,7 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
     if config.graph.api_version == ApiVersion::V1 {
         writeln!(io::stderr(), "{V1_WARNING}")?;
     }
-    for warning in webhooks::warnings(&config.webhooks) {
+    for warning in webhooks::warnings(&config.webhooks).chain(api::warnings(&config.server.cors_origins)) {
         writeln!(io::stderr(), "{warning}")?;
     }
     explain::warn(&config, &policies)?;

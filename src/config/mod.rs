@@ -108,6 +108,8 @@ pub struct Server {
     pub calls_max: NonZeroU32,
     /// Calls of one caller that may wait for an end at once.
     pub waits_max: usize,
+    /// Origins of web pages that may call it.
+    pub cors_origins: BTreeSet<String>,
     /// The API's certificate; without one it speaks plain HTTP.
     pub tls: Option<Tls>,
     /// How long calls are still taken after the gateway has said that it is not ready any more.

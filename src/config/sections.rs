@@ -93,6 +93,7 @@ fn server(table: &mut Table<'_>, admin_listen: Option<SocketAddr>) -> Option<Ser
     let waits_max = table.number("server.waits_max", 256, 1..=100_000);
     let drain_delay = table.setting("server.drain_delay", "0s", duration(Duration::ZERO, MINUTES_5));
     let stop_deadline = table.setting("server.stop_deadline", "20s", duration(SECOND, MINUTES_5));
+    let cors_origins = table.list("server.cors_origins", Some(&[]), value::origin);
     let tls = tls(table);
     // Port 0 is any free port, so two of them are two ports.
     if listen.is_some_and(|listen| listen.port() != 0) && listen == admin_listen {
@@ -110,6 +111,7 @@ fn server(table: &mut Table<'_>, admin_listen: Option<SocketAddr>) -> Option<Ser
         connections_max: usize::try_from(connections_max?).ok()?,
         calls_max: NonZeroU32::new(calls_max?)?,
         waits_max: usize::try_from(waits_max?).ok()?,
+        cors_origins,
         tls,
         drain_delay: drain_delay?,
         stop_deadline: stop_deadline?,

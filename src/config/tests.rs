@@ -230,6 +230,12 @@ fn a_fault_of_one_setting_is_told_in_its_own_words() {
         ("[operations]\nidempotency_ttl = \"23h\"\n", "t.toml:7: operations.idempotency_ttl: 23h is less than"),
         ("[operations]\nwait_max = \"1000h\"\n", "t.toml:7: operations.wait_max: \"1000h\" is out of range"),
         ("[server]\nlisten = \"127.0.0.1:9090\"\n", "t.toml:6: server.admin_listen: the probes need"),
+        ("[server]\ncors_origins = [\"*\"]\n", "t.toml:7: server.cors_origins: not a URL"),
+        ("[server]\ncors_origins = [\"null\"]\n", "t.toml:7: server.cors_origins: not a URL"),
+        (
+            "[server]\ncors_origins = [\"https://A.test:443/\"]\n",
+            "t.toml:7: server.cors_origins: not an origin as browsers send it\n  hint: write \"https://a.test\"",
+        ),
         ("endpoint = \"https://a.test\"\n", "t.toml:6: graph.endpoint: given without graph.authority"),
         ("authority = \"https://a.test\"\n", "t.toml:6: graph.authority: given without graph.endpoint"),
         ("endpoint = \"http://a.test\"\nauthority = \"https://a.test\"\n", "t.toml:6: graph.endpoint: http://"),

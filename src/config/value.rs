@@ -168,6 +168,16 @@ pub(super) fn root_url(text: &str) -> Result<String, Refusal> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
+/// An origin of web pages, in the one spelling in which browsers send it.
+pub(super) fn origin(text: &str) -> Result<String, Refusal> {
+    let url = any_url(text)?;
+    let sent = url.origin().ascii_serialization();
+    if sent != text {
+        return Err(Refusal::new("not an origin as browsers send it").hint(format!("write {sent:?}")));
+    }
+    Ok(sent)
+}
+
 /// A URL of either scheme.
 pub(super) fn any_url(text: &str) -> Result<Url, Refusal> {
     let url = Url::parse(text)

@@ -97,7 +97,12 @@ async fn read(request: RequestBuilder) -> Got {
     let response = sent(request).await.unwrap();
     let status = response.status().as_u16();
     let text_of = |value: &reqwest::header::HeaderValue| value.to_str().unwrap().to_owned();
-    let headers = response.headers().iter().map(|(name, value)| (name.to_string(), text_of(value))).collect();
+    let mut headers = BTreeMap::<String, String>::new();
+    for (name, value) in response.headers() {
+        let known = headers.entry(name.to_string());
+        // One that stands there twice is one list.
+        known.and_modify(|before| *before = format!("{before}, {}", text_of(value))).or_insert_with(|| text_of(value));
+    }
     let text = response.text().await.unwrap();
     let body = serde_json::from_str(&text).unwrap_or_default();
     Got { status, headers, text, body }

@@ -28,6 +28,7 @@ mod conditions;
 mod configurations;
 #[path = "../support/contract.rs"]
 mod contract;
+mod cors;
 mod credentials;
 #[path = "../support/document.rs"]
 mod document;
