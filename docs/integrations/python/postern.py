@@ -1,0 +1,101 @@
+"""Changes assignments through Postern, and verifies its callbacks. Python 3.9 or newer, standard library.
+
+    POSTERN_URL=https://postern.contoso.com TOKEN_URL=https://login.microsoftonline.com/TENANT/oauth2/v2.0/token \
+    CLIENT_ID=... CLIENT_SECRET=... SCOPE=api://postern/.default \
+    python postern.py RITM0010023 "Sales ESP" "Sales Laptops"
+"""
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+
+class Refused(Exception):
+    """Postern's problem, as a text for a ticket."""
+
+    def __init__(self, problem):
+        errors = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])]
+        super().__init__("\n".join([problem.get("detail") or problem.get("title", "no details"), *errors]))
+        self.problem = problem
+
+
+def call(method, url, headers, body=None):
+    """Status, headers and JSON of an answer, whatever its status."""
+    request = urllib.request.Request(url, body, headers, method=method)
+    try:
+        answer = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        text = answer.read()
+        try:
+            return answer.status, answer.headers, json.loads(text or b"{}")
+        except ValueError:
+            return answer.status, answer.headers, {"detail": f"an answer {answer.status} that is no JSON"}
+
+
+def token(environment):
+    """An access token by client credentials. Keep it until shortly before it expires."""
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": environment["CLIENT_ID"],
+        "client_secret": environment["CLIENT_SECRET"],
+        "scope": environment["SCOPE"],
+    }
+    # Entra knows the audience by the scope; issuers by RFC 8707 want it named.
+    if "RESOURCE" in environment:
+        form["resource"] = environment["RESOURCE"]
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    status, _, body = call("POST", environment["TOKEN_URL"], headers, urllib.parse.urlencode(form).encode())
+    if status != 200:
+        raise Refused({"detail": f"no token: {body.get('error_description') or body.get('error') or status}"})
+    return body["access_token"]
+
+
+def change(url, access, body, key, patience=300):
+    """Asks for a change and waits for its end; the ended operation. Asked again with the same key it does nothing more."""
+    headers = {"authorization": f"Bearer {access}", "content-type": "application/json", "idempotency-key": key}
+    until = time.monotonic() + patience
+    method, place, sent = "POST", "/v1/assignments", json.dumps(body).encode()
+    while True:
+        try:
+            status, answered, answer = call(method, url + place, headers, sent)
+        except OSError as error:
+            # Nobody knows whether it arrived. The key makes it safe to ask again.
+            status, answered, answer = 503, {}, {"detail": f"Postern cannot be reached: {error}"}
+        if status == 200 and answer["state"] in ("succeeded", "failed", "cancelled"):
+            if answer["state"] != "succeeded":
+                raise Refused(answer.get("problem") or {"detail": f"{answer['id']} is {answer['state']}"})
+            return answer
+        if status not in (200, 202, 429, 503):
+            raise Refused(answer)
+        if status in (200, 202):
+            method, place, sent = "GET", f"/v1/operations/{answer['id']}", None
+        pause = float(answered.get("retry-after") or 2)
+        if time.monotonic() + pause > until:
+            raise Refused({"detail": answer.get("detail") or f"{answer['id']} has not ended yet; look again later"})
+        time.sleep(pause)
+
+
+def callback(secret, headers, body):
+    """What a callback tells, once it is verified by the library `standardwebhooks`; raises if it is not from Postern.
+
+    `body` is the very text that came. Keep `webhook-id` and ignore what you know.
+    """
+    from standardwebhooks import Webhook
+
+    return Webhook(secret).verify(body, headers)["data"]
+
+
+if __name__ == "__main__":
+    ticket, configuration, group = sys.argv[1:]
+    wanted = {"configuration": configuration, "add": [{"group": group}], "ticket": ticket}
+    try:
+        operation = change(os.environ["POSTERN_URL"], token(os.environ), wanted, ticket)
+        print(f"{operation['id']} {operation['state']}: {operation['summary']}")
+    except Refused as refused:
+        sys.exit(str(refused))

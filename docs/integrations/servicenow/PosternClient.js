@@ -1,0 +1,97 @@
+/*
+ * Script Include: asks Postern for changes on behalf of a record, and writes what came of them into its work notes.
+ * ES5. Client callable: no.
+ *
+ * System properties: x_postern.url (https://postern.contoso.com), x_postern.oauth_profile (sys_id of the OAuth Entity Profile
+ * whose grant type is Client Credentials), x_postern.callback_url (this instance's Scripted REST resource).
+ */
+var PosternClient = Class.create();
+PosternClient.prototype = {
+  initialize: function () {
+    this.url = gs.getProperty('x_postern.url');
+    this.profile = gs.getProperty('x_postern.oauth_profile');
+    this.callbackUrl = gs.getProperty('x_postern.callback_url');
+  },
+
+  /*
+   * Asks for a change for a record: {configuration: 'Sales ESP', add: [{group: 'Sales Laptops'}]}. Answers with
+   * {status, operation} once Postern has it on disk, which takes well under a second; the end comes by callback.
+   */
+  request: function (record, change) {
+    var sysId = String(record.getUniqueValue());
+    change.ticket = String(record.getValue('number'));
+    change.callback = { url: this.callbackUrl, context: { table: String(record.getTableName()), sys_id: sysId } };
+    // The record's own id: a flow that is run again gets the same operation and changes nothing twice.
+    var answer = this._call('post', '/v1/assignments', change, { 'Idempotency-Key': sysId });
+    this._note(record, this._sentence(answer));
+    return answer;
+  },
+
+  /* Looks at an operation, for those who cannot be called back: in a Flow, wait `retryAfter` seconds in between. */
+  look: function (operation) {
+    return this._call('get', '/v1/operations/' + encodeURIComponent(operation), null, {});
+  },
+
+  _call: function (method, path, body, headers) {
+    var message = new sn_ws.RESTMessageV2();
+    message.setHttpMethod(method);
+    message.setEndpoint(this.url + path);
+    message.setAuthenticationProfile('oauth2', this.profile);
+    // Of 175 s by default, which a worker would be kept for.
+    message.setHttpTimeout(10000);
+    message.setRequestHeader('Accept', 'application/json');
+    message.setRequestHeader('Prefer', 'respond-async');
+    for (var name in headers) {
+      message.setRequestHeader(name, headers[name]);
+    }
+    if (body) {
+      message.setRequestHeader('Content-Type', 'application/json');
+      message.setRequestBody(JSON.stringify(body));
+    }
+    try {
+      var response = message.execute();
+      var answer = this._parsed(response.getBody());
+      var status = response.getStatusCode();
+      var fine = status >= 200 && status < 300;
+      return {
+        status: status,
+        operation: fine ? answer : null,
+        problem: fine ? null : answer,
+        // Whether the very same call may succeed later: then let the flow's retry policy repeat it.
+        again: status === 429 || status === 503 || status === 0,
+        retryAfter: parseInt(response.getHeader('Retry-After'), 10) || 10
+      };
+    } catch (error) {
+      // Nobody knows whether it arrived; the Idempotency-Key makes it safe to ask again.
+      return { status: 0, operation: null, problem: { detail: String(error) }, again: true, retryAfter: 10 };
+    }
+  },
+
+  _parsed: function (text) {
+    try {
+      return JSON.parse(text);
+    } catch (error) {
+      return { detail: 'The answer is no JSON.' };
+    }
+  },
+
+  _sentence: function (answer) {
+    if (answer.operation) {
+      return 'Postern accepted ' + answer.operation.id + ' (' + answer.operation.state + ').';
+    }
+    var problem = answer.problem;
+    var text = 'Postern ' + (answer.again ? 'could not be asked, and is asked again: ' : 'refused: ') + problem.detail;
+    var errors = problem.errors || [];
+    for (var i = 0; i < errors.length; i++) {
+      text += '\n' + errors[i].pointer + ': ' + errors[i].detail;
+    }
+    return text + (problem.trace_id ? '\nTrace ' + problem.trace_id : '');
+  },
+
+  _note: function (record, text) {
+    record.work_notes = text;
+    record.update();
+  },
+
+  type: 'PosternClient'
+};

@@ -1,0 +1,85 @@
+// Changes assignments through Postern, and verifies its callbacks. Node.js 20 or newer, its own fetch.
+import { Webhook } from "standardwebhooks";
+
+/** A part of what an operation tells. */
+export interface Operation {
+  id: string;
+  state: "accepted" | "awaiting_approval" | "running" | "succeeded" | "failed" | "cancelled";
+  summary?: string | null;
+  problem?: Problem | null;
+}
+
+/** Why something was not done (RFC 9457). */
+export interface Problem {
+  code?: string;
+  detail?: string;
+  errors?: { pointer: string; detail: string }[];
+  trace_id?: string;
+}
+
+export interface Change {
+  configuration: string;
+  add?: { group: string }[];
+  remove?: { group: string }[];
+  ticket: string;
+  callback?: { url?: string; context?: unknown };
+}
+
+/** Postern's problem, as a text for a ticket. */
+export class Refused extends Error {
+  constructor(readonly problem: Problem) {
+    const errors = (problem.errors ?? []).map((error) => `${error.pointer}: ${error.detail}`);
+    super([problem.detail ?? "no details", ...errors].join("\n"));
+  }
+}
+
+/** An access token by client credentials. Keep it until shortly before it expires. */
+export async function token(url: string, form: Record<string, string>): Promise<string> {
+  const body = new URLSearchParams({ grant_type: "client_credentials", ...form });
+  const answer = await fetch(url, { method: "POST", body, signal: AbortSignal.timeout(30_000) });
+  const got = (await answer.json()) as { access_token?: string; error_description?: string; error?: string };
+  if (!got.access_token) throw new Refused({ detail: `no token: ${got.error_description ?? got.error ?? answer.status}` });
+  return got.access_token;
+}
+
+/** Asks for a change and waits for its end. Asked again with the same key it does nothing more. */
+export async function change(url: string, access: string, wanted: Change, key: string, patience = 300): Promise<Operation> {
+  const until = Date.now() + patience * 1_000;
+  const headers = { authorization: `Bearer ${access}`, "content-type": "application/json", "idempotency-key": key };
+  let place = "/v1/assignments";
+  let init: RequestInit = { method: "POST", headers, body: JSON.stringify(wanted) };
+  for (;;) {
+    const { status, pause, body } = await call(url + place, init);
+    const operation = body as Operation;
+    if (status === 200 && ["succeeded", "failed", "cancelled"].includes(operation.state)) {
+      if (operation.state === "succeeded") return operation;
+      throw new Refused(operation.problem ?? { detail: `${operation.id} is ${operation.state}` });
+    }
+    if (![200, 202, 429, 503].includes(status)) throw new Refused(body as Problem);
+    if (status === 200 || status === 202) {
+      place = `/v1/operations/${operation.id}`;
+      init = { method: "GET", headers };
+    }
+    if (Date.now() + pause * 1_000 > until) {
+      throw new Refused({ detail: (body as Problem).detail ?? `${operation.id} has not ended yet; look again later` });
+    }
+    await new Promise((resolve) => setTimeout(resolve, pause * 1_000));
+  }
+}
+
+async function call(url: string, init: RequestInit): Promise<{ status: number; pause: number; body: unknown }> {
+  try {
+    const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(30_000) });
+    const body: unknown = await answer.json();
+    return { status: answer.status, pause: Number(answer.headers.get("retry-after") ?? 2), body };
+  } catch (error) {
+    // Nobody knows whether it arrived. The key makes it safe to ask again.
+    return { status: 503, pause: 2, body: { detail: `Postern cannot be reached: ${String(error)}` } };
+  }
+}
+
+/** What a callback tells, once it is verified. `body` is the very text that came; keep `webhook-id` and ignore what you know. */
+export function callback(secret: string, headers: Record<string, string>, body: string): { operation: Operation; context: unknown } {
+  const event = new Webhook(secret).verify(body, headers) as { data: { operation: Operation; context: unknown } };
+  return event.data;
+}
