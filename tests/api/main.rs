@@ -40,6 +40,7 @@ mod groups;
 mod handbook;
 mod idempotency;
 mod input;
+mod integrations;
 mod limits;
 mod load;
 mod names;
@@ -49,6 +50,9 @@ mod policy;
 mod policy_sets;
 mod probes;
 mod process;
+#[expect(dead_code, reason = "examples end by themselves or are killed")]
+#[path = "../support/program.rs"]
+mod program;
 mod receivers;
 mod reference;
 mod refusals;

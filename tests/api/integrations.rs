@@ -1,0 +1,306 @@
+//! The examples of `docs/integrations`, run as they stand there: by their own languages, against a real gateway.
+//!
+//! `tests/integrations/run` installs what they need. Tokens come from the issuer that is not ours, by client credentials.
+
+use std::{path::Path, process::Command};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    answers::got,
+    program::Program,
+    receivers::{Desk, edits},
+    senders::{SECRET, STANDARD_SECRET, Senders, hex, now},
+    world::{EVERYTHING, SALES_ESP, Setup, World, add, group},
+};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// Whatever the client of the other issuer asks for is permitted.
+const HR: (&str, &str) =
+    ("hr.cedar", "@id(\"hr\")\npermit (principal == Postern::Caller::\"hr\", action, resource);");
+
+fn node() -> Command {
+    let home = Path::new(ROOT).join("target/integrations/node");
+    assert!(home.join("made/try.js").exists(), "tests/run installs what examples need into target/integrations");
+    let mut command = Command::new("node");
+    command.current_dir(home);
+    command
+}
+
+/// What a program said, and whether it ended well.
+fn ran(command: &mut Command) -> (bool, String) {
+    let ran = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(ran.stderr.is_empty() || !ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let said = String::from_utf8(ran.stdout).unwrap() + &String::from_utf8(ran.stderr).unwrap();
+    (ran.status.success(), said.trim().to_owned())
+}
+
+/// An issuer, and a world that believes it.
+struct Place {
+    world: World,
+    issuer: Program,
+    tokens: String,
+}
+
+impl Place {
+    async fn start(more: impl FnOnce(&str) -> Vec<(&'static str, String)>) -> Self {
+        let home = Path::new(ROOT).join("target/issuer");
+        let mut command = Command::new("node");
+        command.args([&format!("{ROOT}/target/issuer/issuer.mjs"), "0", "first"]).current_dir(home);
+        let issuer = Program::start(command);
+        let url = issuer.out.until("http://127.0.0.1");
+        let tokens = format!("{url}/token");
+        let believed = format!(
+            "[[issuers]]\nname = \"other\"\nissuer = \"{url}\"\naudiences = [\"api://postern\"]\ntoken_types = [\"at+jwt\"]\n\
+             metadata_url = \"{url}/.well-known/openid-configuration\"\n\n\
+             [[callers]]\nname = \"hr\"\nissuer = \"other\"\nclient_id = \"hr\"\ndestinations = [\"desk\"]\n\n"
+        );
+        let mark = "# Get a caller's token";
+        let mut edits = more(&tokens);
+        edits.push((mark, format!("{believed}{mark}")));
+        let world = World::with(Setup { edits, policies: vec![HR, EVERYTHING], ..Setup::default() }).await;
+        Self { world, issuer, tokens }
+    }
+
+    async fn end(mut self) {
+        self.issuer.kill();
+        self.world.end().await;
+    }
+}
+
+/// A destination that no callback goes to.
+fn nowhere(secrets: &TempDir) -> Vec<(&'static str, String)> {
+    std::fs::write(secrets.path().join("signing"), STANDARD_SECRET).unwrap();
+    edits("http://127.0.0.1:9", "", secrets)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
+    let secrets = tempfile::tempdir().unwrap();
+    let secret = secrets.path().join("signing");
+    std::fs::write(&secret, STANDARD_SECRET).unwrap();
+    let (mut instance, mut at) = (None, String::new());
+    let place = Place::start(|tokens| {
+        let mut command = node();
+        command.args(["instance.mjs", &format!("{ROOT}/docs/integrations/servicenow"), STANDARD_SECRET, tokens]);
+        let started = Program::start(command);
+        at = started.out.until("http://127.0.0.1");
+        instance = Some(started);
+        edits(&at, "delivered = [\"200\", \"201\", \"204\"]", &secrets)
+    })
+    .await;
+    let world = &place.world;
+    let run = async |path: &str, order: Value| {
+        got(world.client.post(format!("{at}{path}")).json(&order)).await.expect(200).body
+    };
+    run("/run/property", json!({"x_postern.url": world.gateway().url()})).await;
+    let change = json!({"configuration": "Sales ESP", "add": [{"group": "Sales Laptops"}]});
+    let order = json!({"sys_id": "46d44a", "change": change});
+    let answer = run("/run/request", order.clone()).await;
+    let operation = answer["operation"]["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    // The flow is run again: the same operation, and nothing twice.
+    let again = run("/run/request", order.clone()).await;
+    assert_eq!(again["operation"]["id"], operation.as_str(), "{again}");
+    assert_eq!(world.assigns().await.len(), 1);
+    assert!(world.groups(SALES_ESP).await.contains(&group(1)));
+    let notes = delivered(&at, world).await;
+    let told: Vec<_> = notes.iter().filter(|note| note.contains("succeeded.\n")).collect();
+    assert!(told.len() == 1 && told[0].contains(&operation) && told[0].contains("Trace "), "{notes:?}");
+    let looked = run("/run/look", json!({"id": operation})).await;
+    assert_eq!((&looked["status"], &looked["operation"]["state"]), (&json!(200), &json!("succeeded")));
+
+    // Sent again, it is known; forged, altered or old, it is nothing; of another table, it is refused for good.
+    let event = |table: &str| {
+        json!({"data": {"operation": {"id": "op_1", "state": "failed"}, "context": {"table": table, "sys_id": "46d44a"}}})
+    };
+    for (id, secret, time, table, status) in [
+        (operation.replace("op_", "msg_"), STANDARD_SECRET, now(), "sc_req_item", 200),
+        ("msg_x".to_owned(), "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", now(), "sc_req_item", 401),
+        ("msg_x".to_owned(), STANDARD_SECRET, now() - 600, "sc_req_item", 401),
+        ("msg_x".to_owned(), STANDARD_SECRET, now(), "sys_user", 410),
+    ] {
+        let (body, time) = (event(table).to_string(), time.to_string());
+        let signature = crate::senders::standard_signature(secret, &id, &time, &body);
+        let request = world.client.post(format!("{at}/api/postern")).header("webhook-id", &id);
+        let request = request.header("webhook-timestamp", time).header("webhook-signature", signature).body(body);
+        got(request).await.expect(status);
+    }
+    got(world.client.post(format!("{at}/api/postern")).body(event("sc_req_item").to_string())).await.expect(401);
+    assert_eq!(delivered(&at, world).await, notes);
+
+    // What is refused stands in the work notes, in words for the one who asked.
+    let order = json!({"sys_id": "77b1c0", "change": {"configuration": "Sales ESQ", "add": [{"group": "Sales Laptops"}]}});
+    run("/run/property", json!({"x_postern.oauth_profile": "unknown"})).await;
+    let lost = run("/run/request", order.clone()).await;
+    assert_eq!((&lost["status"], &lost["again"]), (&json!(0), &json!(true)));
+    run("/run/property", json!({"x_postern.oauth_profile": "profile-1"})).await;
+    let refused = run("/run/request", order).await;
+    assert!(refused["again"] == false && refused["problem"]["code"] == "unknown-configuration", "{refused}");
+    let notes = got(world.client.get(format!("{at}/records"))).await.body;
+    let last = notes["sc_req_item"]["77b1c0"]["notes"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
+    assert!(last.starts_with("Postern refused: ") && last.contains("Sales ESQ") && last.contains("\nTrace "), "{last}");
+    drop(instance);
+    place.end().await;
+}
+
+/// The work notes, once a callback has come.
+async fn delivered(at: &str, world: &World) -> Vec<String> {
+    for _ in 0..crate::world::TRIES {
+        let records = got(world.client.get(format!("{at}/records"))).await.body;
+        if records["u_postern_message"].as_object().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let notes = records["sc_req_item"]["46d44a"]["notes"].as_array().unwrap();
+        return notes.iter().map(|note| note.as_str().unwrap().to_owned()).collect();
+    }
+    panic!("no callback was taken")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_examples_in_python_and_typescript_and_curl_change_and_explain_themselves() {
+    let secrets = tempfile::tempdir().unwrap();
+    let place = Place::start(|_| nowhere(&secrets)).await;
+    let url = place.world.gateway().url();
+    let python = |ticket: &str, group: &str| {
+        let mut command = Command::new(format!("{ROOT}/target/webhooks/python/bin/python"));
+        command.args(["-B", &format!("{ROOT}/docs/integrations/python/postern.py"), ticket, "Sales ESP", group]);
+        let client = [("CLIENT_ID", "hr"), ("CLIENT_SECRET", "issuer-client-secret"), ("SCOPE", "Assignments.Change")];
+        command.env("POSTERN_URL", &url).env("TOKEN_URL", &place.tokens).env("RESOURCE", "api://postern").envs(client);
+        ran(&mut command)
+    };
+    let typescript =
+        |ticket: &str, group: &str| ran(node().args(["made/try.js", "change", &url, &place.tokens, ticket, group]));
+    let token = place.world.token("servicenow").await;
+    let curl = |ticket: &str, group: &str| {
+        let mut command = Command::new(format!("{ROOT}/docs/integrations/curl/change.sh"));
+        ran(command.args([ticket, "Sales ESP", group]).env("URL", &url).env("TOKEN", &token))
+    };
+    let examples: [(&str, &dyn Fn(&str, &str) -> (bool, String)); 3] =
+        [("python", &python), ("typescript", &typescript), ("curl", &curl)];
+    for (number, (name, example)) in [1, 2, 6].into_iter().zip(examples) {
+        let (fine, said) = example(name, &group(number));
+        assert!(fine && said.contains("succeeded"), "{name}: {said}");
+        assert_eq!(example(name, &group(number)), (true, said.clone()), "{name} again");
+        let (fine, said) = example(&format!("{name}-2"), "No such group");
+        assert!(!fine && said.contains("No such group") && !said.contains("Traceback"), "{name}: {said}");
+        // The same key for something else.
+        assert!(!example(name, "Sales Kiosks").0, "{name}");
+        assert!(place.world.groups(SALES_ESP).await.contains(&group(number)), "{name}");
+    }
+    assert!(place.world.events("accepted").await.len() == 3);
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_examples_take_a_callback_and_no_other() {
+    let desk = Desk::start().await;
+    desk.world.change(&desk.told(add("Sales ESP", &group(1)), json!({"sys_id": "46d44a"}))).await.expect(200);
+    let [taken] = desk.receiver.received(1).await.try_into().unwrap();
+    let header = |name: &str| taken.headers[name].clone();
+    let message = |secret: &str, body: &str| {
+        [secret, &header("webhook-id"), &header("webhook-timestamp"), &header("webhook-signature"), body]
+            .map(str::to_owned)
+    };
+    let python = |message: [String; 5]| {
+        let program = "import json, sys; sys.path.insert(0, sys.argv[1]); import postern\n\
+                       secret, i, t, s, body = sys.argv[2:]\n\
+                       headers = {'webhook-id': i, 'webhook-timestamp': t, 'webhook-signature': s}\n\
+                       print(json.dumps(postern.callback(secret, headers, body)['context'], separators=(',', ':')))";
+        let mut command = Command::new(format!("{ROOT}/target/webhooks/python/bin/python"));
+        ran(command.args(["-B", "-c", program, &format!("{ROOT}/docs/integrations/python")]).args(message))
+    };
+    let typescript = |message: [String; 5]| ran(node().args(["made/try.js", "callback"]).args(message));
+    let examples: [&dyn Fn([String; 5]) -> (bool, String); 2] = [&python, &typescript];
+    for example in examples {
+        assert_eq!(example(message(STANDARD_SECRET, &taken.text)), (true, r#"{"sys_id":"46d44a"}"#.to_owned()));
+        let altered = taken.text.replace("succeeded", "failed");
+        assert!(!example(message(STANDARD_SECRET, &altered)).0);
+        assert!(!example(message("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", &taken.text)).0);
+    }
+    desk.end().await;
+}
+
+/// The rules that a page shows: the first block of settings in it that has any.
+fn rules_of(page: &str) -> String {
+    let text = std::fs::read_to_string(format!("{ROOT}/docs/integrations/{page}")).unwrap();
+    let block = text.split("```toml\n").find(|block| block.contains("[[webhooks.rules]]")).unwrap();
+    let block = block.split("```").next().unwrap();
+    block[block.find("[[webhooks.rules]]").unwrap()..].to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_jiras_automation_sends_is_taken_by_its_secret_and_once() {
+    let senders = Senders::start("bearer", SECRET, "message_id = \"event.timestamp\"", &rules_of("jira.md")).await;
+    let world = &senders.world;
+    // The shape is that of Atlassian's page on automation webhooks; the fields are one's own.
+    let body = json!({
+        "timestamp": 1_462_941_258_113_i64,
+        "issue": {"id": "18001", "key": "IT-4", "self": "https://contoso.atlassian.net/rest/api/2/issue/18001", "fields": {
+            "summary": "Laptop for the shop", "status": {"name": "Approved"}, "reporter": {"name": "jsmith"},
+            "customfield_10042": {"value": "Sales ESP"}, "customfield_10043": "Sales Laptops"}}
+    });
+    let sent = |body: &Value| senders.to_source(body.to_string()).bearer_auth(SECRET).header("prefer", "wait=20");
+    let first = world.send(sent(&body)).await.expect(200);
+    assert_eq!((&first.body["result"], &first.body["operations"][0]["ticket"]), (&json!("accepted"), &json!("IT-4")));
+    assert!(world.groups(SALES_ESP).await.contains(&group(1)));
+    assert_eq!(world.send(sent(&body)).await.expect(200).header("idempotency-replayed"), "true");
+    let mut other = body.clone();
+    other["issue"]["fields"]["status"]["name"] = json!("Waiting for Support");
+    other["timestamp"] = json!(1_462_941_258_114_i64);
+    assert_eq!(world.send(sent(&other)).await.expect(200).body["result"], "ignored");
+    world.send(senders.to_source(body.to_string()).bearer_auth("another secret of 32 letters!!")).await.problem(401, "invalid-signature");
+    senders.world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_bamboohr_sends_of_joiners_and_leavers_becomes_changes() {
+    let senders = Senders::start("bamboohr", SECRET, "", &rules_of("hr.md")).await;
+    let world = &senders.world;
+    // The shape is that of BambooHR's page on field-based webhooks; names of fields are the aliases that one chooses.
+    let employee = |id: &str, status: &str, group: &str| {
+        json!({"action": "Updated", "changedFields": ["status"], "id": id, "timestamp": "2026-01-31T18:42:00+0000",
+               "fields": {"status": status, "department": "Sales", "deviceGroup": group}})
+    };
+    let send = async |employees: Value| {
+        let (body, time) = (json!({"employees": employees}).to_string(), now().to_string());
+        let signature = hex(&format!("{body}{time}"));
+        let request = senders.to_source(body).header("X-BambooHR-Signature", signature);
+        world.send(request.header("X-BambooHR-Timestamp", time).header("prefer", "wait=20")).await.expect(200).body
+    };
+    let joined = send(json!([employee("12345", "Active", "Sales Laptops"), employee("6", "Active", "Sales Staff")])).await;
+    assert_eq!(joined["operations"].as_array().map(Vec::len), Some(2), "{joined}");
+    assert_eq!(joined["operations"][0]["ticket"], "BambooHR 12345");
+    let groups = world.groups(SALES_ESP).await;
+    assert!(groups.contains(&group(1)) && groups.contains(&group(6)), "{groups:?}");
+    let left = send(json!([employee("12345", "Inactive", "Sales Laptops")])).await;
+    assert_eq!(left["operations"][0]["state"], "succeeded", "{left}");
+    assert!(!world.groups(SALES_ESP).await.contains(&group(1)));
+    // What was created or deleted comes without fields.
+    let bare = json!({"action": "Created", "changedFields": [], "fields": {}, "id": "7", "timestamp": "2026-01-31T18:42:00+0000"});
+    assert_eq!(send(json!([bare])).await["result"], "ignored");
+    senders.world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_browser_lets_the_portals_page_change_and_no_other() {
+    let mut command = node();
+    command.arg("portal.mjs");
+    let pages = Program::start(command);
+    let origin = pages.out.until("http://127.0.0.1");
+    let server = format!("[server]\ncors_origins = [\"{origin}\"]\n\n[store]\n");
+    let setup = Setup { edits: vec![("[store]\n", server)], policies: vec![EVERYTHING], ..Setup::default() };
+    let world = World::with(setup).await;
+    let order = json!({"gateway": world.gateway().url(), "token": world.token("servicenow").await});
+    let seen = got(world.client.post(format!("{origin}/run")).json(&order)).await.expect(200).body;
+    assert_eq!(seen["allowed"]["status"], 200, "{seen}");
+    assert_eq!(seen["allowed"]["state"], "succeeded", "{seen}");
+    assert!(seen["allowed"]["ratelimit"].is_string(), "{seen}");
+    assert_eq!(seen["problem"]["code"], "unknown-configuration", "{seen}");
+    // The same page, which the browser knows by another name.
+    assert_eq!(seen["other"]["error"], "Failed to fetch", "{seen}");
+    assert_eq!(world.events("accepted").await.len(), 1);
+    drop(pages);
+    world.end().await;
+}
