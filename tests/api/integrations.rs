@@ -17,8 +17,7 @@ use crate::{
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Whatever the client of the other issuer asks for is permitted.
-const HR: (&str, &str) =
-    ("hr.cedar", "@id(\"hr\")\npermit (principal == Postern::Caller::\"hr\", action, resource);");
+const HR: (&str, &str) = ("hr.cedar", "@id(\"hr\")\npermit (principal == Postern::Caller::\"hr\", action, resource);");
 
 fn node() -> Command {
     let home = Path::new(ROOT).join("target/integrations/node");
@@ -111,9 +110,7 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
     assert_eq!((&looked["status"], &looked["operation"]["state"]), (&json!(200), &json!("succeeded")));
 
     // Sent again, it is known; forged, altered or old, it is nothing; of another table, it is refused for good.
-    let event = |table: &str| {
-        json!({"data": {"operation": {"id": "op_1", "state": "failed"}, "context": {"table": table, "sys_id": "46d44a"}}})
-    };
+    let event = |table: &str| json!({"data": {"operation": {"id": "op_1", "state": "failed"}, "context": {"table": table, "sys_id": "46d44a"}}});
     for (id, secret, time, table, status) in [
         (operation.replace("op_", "msg_"), STANDARD_SECRET, now(), "sc_req_item", 200),
         ("msg_x".to_owned(), "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", now(), "sc_req_item", 401),
@@ -130,7 +127,8 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
     assert_eq!(delivered(&at, world).await, notes);
 
     // What is refused stands in the work notes, in words for the one who asked.
-    let order = json!({"sys_id": "77b1c0", "change": {"configuration": "Sales ESQ", "add": [{"group": "Sales Laptops"}]}});
+    let order =
+        json!({"sys_id": "77b1c0", "change": {"configuration": "Sales ESQ", "add": [{"group": "Sales Laptops"}]}});
     run("/run/property", json!({"x_postern.oauth_profile": "unknown"})).await;
     let lost = run("/run/request", order.clone()).await;
     assert_eq!((&lost["status"], &lost["again"]), (&json!(0), &json!(true)));
@@ -250,7 +248,10 @@ async fn what_jiras_automation_sends_is_taken_by_its_secret_and_once() {
     other["issue"]["fields"]["status"]["name"] = json!("Waiting for Support");
     other["timestamp"] = json!(1_462_941_258_114_i64);
     assert_eq!(world.send(sent(&other)).await.expect(200).body["result"], "ignored");
-    world.send(senders.to_source(body.to_string()).bearer_auth("another secret of 32 letters!!")).await.problem(401, "invalid-signature");
+    world
+        .send(senders.to_source(body.to_string()).bearer_auth("another secret of 32 letters!!"))
+        .await
+        .problem(401, "invalid-signature");
     senders.world.end().await;
 }
 
@@ -269,7 +270,8 @@ async fn what_bamboohr_sends_of_joiners_and_leavers_becomes_changes() {
         let request = senders.to_source(body).header("X-BambooHR-Signature", signature);
         world.send(request.header("X-BambooHR-Timestamp", time).header("prefer", "wait=20")).await.expect(200).body
     };
-    let joined = send(json!([employee("12345", "Active", "Sales Laptops"), employee("6", "Active", "Sales Staff")])).await;
+    let joined =
+        send(json!([employee("12345", "Active", "Sales Laptops"), employee("6", "Active", "Sales Staff")])).await;
     assert_eq!(joined["operations"].as_array().map(Vec::len), Some(2), "{joined}");
     assert_eq!(joined["operations"][0]["ticket"], "BambooHR 12345");
     let groups = world.groups(SALES_ESP).await;
