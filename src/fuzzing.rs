@@ -23,6 +23,9 @@ pub const DOORS: [(&str, Door); 8] = [
 ];
 
 /// Hands an input to the door of that name.
+///
+/// # Panics
+/// If something does not hold that must, or there is no such door.
 pub fn enter(name: &str, input: &[u8]) {
     let door = DOORS.iter().find(|row| row.0 == name);
     assert!(door.is_some(), "there is no door {name}");

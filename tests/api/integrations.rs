@@ -136,11 +136,20 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
     let refused = run("/run/request", order).await;
     assert!(refused["again"] == false && refused["problem"]["code"] == "unknown-configuration", "{refused}");
     let notes = got(world.client.get(format!("{at}/records"))).await.body;
-    let last = notes["sc_req_item"]["77b1c0"]["notes"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
-    assert!(last.starts_with("Postern refused: ") && last.contains("Sales ESQ") && last.contains("\nTrace "), "{last}");
+    let written =
+        notes["sc_req_item"]["77b1c0"]["notes"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
+    assert!(
+        written.starts_with("Postern refused: ") && written.contains("Sales ESQ") && written.contains("\nTrace "),
+        "{written}"
+    );
     drop(instance);
     place.end().await;
 }
+
+/// An example that changes something, given ticket and group: whether it ended well, and what it said.
+type Change<'a> = dyn Fn(&str, &str) -> (bool, String) + 'a;
+/// An example that receives a callback, given secret, headers and body.
+type Receive<'a> = dyn Fn([String; 5]) -> (bool, String) + 'a;
 
 /// The work notes, once a callback has come.
 async fn delivered(at: &str, world: &World) -> Vec<String> {
@@ -175,8 +184,7 @@ async fn the_examples_in_python_and_typescript_and_curl_change_and_explain_thems
         let mut command = Command::new(format!("{ROOT}/docs/integrations/curl/change.sh"));
         ran(command.args([ticket, "Sales ESP", group]).env("URL", &url).env("TOKEN", &token))
     };
-    let examples: [(&str, &dyn Fn(&str, &str) -> (bool, String)); 3] =
-        [("python", &python), ("typescript", &typescript), ("curl", &curl)];
+    let examples: [(_, &Change); 3] = [("python", &python), ("typescript", &typescript), ("curl", &curl)];
     for (number, (name, example)) in [1, 2, 6].into_iter().zip(examples) {
         let (fine, said) = example(name, &group(number));
         assert!(fine && said.contains("succeeded"), "{name}: {said}");
@@ -210,7 +218,7 @@ async fn the_examples_take_a_callback_and_no_other() {
         ran(command.args(["-B", "-c", program, &format!("{ROOT}/docs/integrations/python")]).args(message))
     };
     let typescript = |message: [String; 5]| ran(node().args(["made/try.js", "callback"]).args(message));
-    let examples: [&dyn Fn([String; 5]) -> (bool, String); 2] = [&python, &typescript];
+    let examples: [&Receive; 2] = [&python, &typescript];
     for example in examples {
         assert_eq!(example(message(STANDARD_SECRET, &taken.text)), (true, r#"{"sys_id":"46d44a"}"#.to_owned()));
         let altered = taken.text.replace("succeeded", "failed");

@@ -277,8 +277,9 @@ async fn verbs_fail_soon_while_the_server_is_away_and_work_when_it_is_back() {
         }
         number += 200;
         let began = Clock::system();
+        // In whose words depends on whether a connection of before is tried first.
         let why = store.probe().await.unwrap_err();
-        assert!(matches!(&why, Error::Unavailable(why) if why.contains("No such file")), "{why:?}");
+        assert!(matches!(&why, Error::Unavailable(_)), "{why:?}");
         assert!(matches!(store.accept(acceptance(operation(9_998, &lane(1)))).await, Err(Error::Unavailable(_))));
         let (one, open) = tokio::join!(store.operation(id(1)), store.open_lanes(10));
         assert!(matches!((one, open), (Err(Error::Unavailable(_)), Err(Error::Unavailable(_)))));

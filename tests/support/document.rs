@@ -152,6 +152,8 @@ pub(crate) fn faults(asked: &Asked, answer: &Got) -> Vec<String> {
         let refused = match asked.method.as_str() {
             "HEAD" => answer.status == 405,
             "CONNECT" => code == "not-found",
+            // What browsers ask before a page's call, which no client does of itself.
+            "OPTIONS" if asked.headers.contains_key("access-control-request-method") => answer.status == 204,
             _ => code == "method-not-allowed",
         };
         return if refused { Vec::new() } else { vec![format!("no {} is described", asked.method)] };
