@@ -60,6 +60,21 @@ fn a_fault_in_the_environment_is_told_as_one_of_the_environment() {
 }
 
 #[test]
+fn a_page_that_is_served_without_tls_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped_settings = std::fs::read_to_string(shipped("config/sandbox.toml")).unwrap();
+    let dir = format!("dir = \"{}\"", shipped("config/policies"));
+    let settings = shipped_settings.replace("dir = \"policies\"", &dir);
+    let server = "[server]\ncors_origins = [\"https://a.test\", \"http://b.test\"]\n";
+    std::fs::write(folder.path().join("p.toml"), format!("{server}{settings}")).unwrap();
+    std::fs::copy(shipped("config/sandbox.secret"), folder.path().join("sandbox.secret")).unwrap();
+    let ended = run(folder.path(), &["check", "--config", "p.toml"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(ended.err.starts_with("warning: server.cors_origins has \"http://b.test\": "), "{}", ended.err);
+    assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+}
+
+#[test]
 fn a_file_that_is_no_toml_is_told_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("bad.toml"), "[server]\nlisten = nowhere\n").unwrap();
