@@ -44,10 +44,13 @@ struct Place {
 
 impl Place {
     async fn start(more: impl FnOnce(&str) -> Vec<(&'static str, String)>) -> Self {
+        static BROUGHT: std::sync::Once = std::sync::Once::new();
         let home = Path::new(ROOT).join("target/issuer");
         // Beside the modules that it needs, under a name that no other test writes to.
         let script = format!("issuer-{}.mjs", std::process::id());
-        std::fs::copy(Path::new(ROOT).join("tests/issuer/issuer.mjs"), home.join(&script)).unwrap();
+        BROUGHT.call_once(|| {
+            std::fs::copy(Path::new(ROOT).join("tests/issuer/issuer.mjs"), home.join(&script)).unwrap();
+        });
         let mut command = Command::new("node");
         command.args([script.as_str(), "0", "first"]).current_dir(home);
         let issuer = Program::start(command);
