@@ -88,97 +88,49 @@ pub(super) struct Verbs {
 impl Verbs {
     pub(super) async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
         let configuration = acceptance.operation.submission.configuration.clone();
-        match self.writer.run(Verb::Accept(Box::new(acceptance))).await? {
-            Done::Accepted(accepted) => {
-                if matches!(accepted, Accepted::New) {
-                    self.notices.work_on(configuration);
-                }
-                Ok(accepted)
-            }
-            Done::Cancelled(_)
-            | Done::Released(_)
-            | Done::Answered(_)
-            | Done::Claimed(_)
-            | Done::Forgotten(_)
-            | Done::Followed(_)
-            | Done::Attempts(_)
-            | Done::Noted(_)
-            | Done::Written => Err(confused()),
+        let Done::Accepted(accepted) = self.writer.run(Verb::Accept(Box::new(acceptance))).await? else {
+            return Err(confused());
+        };
+        if matches!(accepted, Accepted::New) {
+            self.notices.work_on(configuration);
         }
+        Ok(accepted)
     }
 
     pub(super) async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
-        match self.writer.run(Verb::Cancel(cancellation)).await? {
-            Done::Cancelled(cancelled) => {
-                if let Cancelled::Done(operation) = &cancelled {
-                    self.notices.ended([operation.id]);
-                }
-                Ok(cancelled)
-            }
-            Done::Accepted(_)
-            | Done::Released(_)
-            | Done::Answered(_)
-            | Done::Claimed(_)
-            | Done::Forgotten(_)
-            | Done::Followed(_)
-            | Done::Attempts(_)
-            | Done::Noted(_)
-            | Done::Written => Err(confused()),
+        let Done::Cancelled(cancelled) = self.writer.run(Verb::Cancel(cancellation)).await? else {
+            return Err(confused());
+        };
+        if let Cancelled::Done(operation) = &cancelled {
+            self.notices.ended([operation.id]);
         }
+        Ok(cancelled)
     }
 
     pub(super) async fn release(&self, release: Release) -> Result<bool, Error> {
-        match self.writer.run(Verb::Release(release)).await? {
-            Done::Released(was_ahead) => Ok(was_ahead),
-            Done::Accepted(_)
-            | Done::Cancelled(_)
-            | Done::Answered(_)
-            | Done::Claimed(_)
-            | Done::Forgotten(_)
-            | Done::Followed(_)
-            | Done::Attempts(_)
-            | Done::Noted(_)
-            | Done::Written => Err(confused()),
-        }
+        let Done::Released(was_ahead) = self.writer.run(Verb::Release(release)).await? else { return Err(confused()) };
+        Ok(was_ahead)
     }
 
     pub(super) async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
-        match self.writer.run(Verb::Answer(Box::new(reply))).await? {
-            Done::Answered(answered) => {
-                if let Answered::Done(operation) = &answered {
-                    if operation.state.has_ended() {
-                        self.notices.ended([operation.id]);
-                    } else {
-                        self.notices.work_on(operation.submission.configuration.clone());
-                    }
-                }
-                Ok(answered)
+        let Done::Answered(answered) = self.writer.run(Verb::Answer(Box::new(reply))).await? else {
+            return Err(confused());
+        };
+        if let Answered::Done(operation) = &answered {
+            if operation.state.has_ended() {
+                self.notices.ended([operation.id]);
+            } else {
+                self.notices.work_on(operation.submission.configuration.clone());
             }
-            Done::Accepted(_)
-            | Done::Cancelled(_)
-            | Done::Released(_)
-            | Done::Claimed(_)
-            | Done::Forgotten(_)
-            | Done::Followed(_)
-            | Done::Attempts(_)
-            | Done::Noted(_)
-            | Done::Written => Err(confused()),
         }
+        Ok(answered)
     }
 
     pub(super) async fn claim_callbacks(&self, claim: callbacks::Claim) -> Result<Vec<callbacks::Attempt>, Error> {
-        match self.writer.run(Verb::ClaimCallbacks(claim)).await? {
-            Done::Attempts(attempts) => Ok(attempts),
-            Done::Accepted(_)
-            | Done::Cancelled(_)
-            | Done::Released(_)
-            | Done::Answered(_)
-            | Done::Noted(_)
-            | Done::Claimed(_)
-            | Done::Forgotten(_)
-            | Done::Followed(_)
-            | Done::Written => Err(confused()),
-        }
+        let Done::Attempts(attempts) = self.writer.run(Verb::ClaimCallbacks(claim)).await? else {
+            return Err(confused());
+        };
+        Ok(attempts)
     }
 
     pub(super) async fn note_attempt(&self, attempted: callbacks::Attempted) -> Result<bool, Error> {
@@ -192,18 +144,8 @@ impl Verbs {
     }
 
     async fn noted(&self, verb: Verb) -> Result<bool, Error> {
-        match self.writer.run(verb).await? {
-            Done::Noted(noted) => Ok(noted),
-            Done::Accepted(_)
-            | Done::Cancelled(_)
-            | Done::Released(_)
-            | Done::Answered(_)
-            | Done::Attempts(_)
-            | Done::Claimed(_)
-            | Done::Forgotten(_)
-            | Done::Followed(_)
-            | Done::Written => Err(confused()),
-        }
+        let Done::Noted(noted) = self.writer.run(verb).await? else { return Err(confused()) };
+        Ok(noted)
     }
 
     pub(super) async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
@@ -212,18 +154,8 @@ impl Verbs {
 
     pub(super) async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
         let until = self.until(claim.ttl);
-        match self.writer.run(Verb::Claim(claim, until)).await? {
-            Done::Claimed(turn) => Ok(turn.map(|turn| *turn)),
-            Done::Accepted(_)
-            | Done::Cancelled(_)
-            | Done::Released(_)
-            | Done::Answered(_)
-            | Done::Forgotten(_)
-            | Done::Followed(_)
-            | Done::Attempts(_)
-            | Done::Noted(_)
-            | Done::Written => Err(confused()),
-        }
+        let Done::Claimed(turn) = self.writer.run(Verb::Claim(claim, until)).await? else { return Err(confused()) };
+        Ok(turn.map(|turn| *turn))
     }
 
     pub(super) async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
@@ -254,33 +186,13 @@ impl Verbs {
     }
 
     pub(super) async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
-        match self.writer.run(Verb::Forget(forgetting)).await? {
-            Done::Forgotten(rows) => Ok(rows),
-            Done::Accepted(_)
-            | Done::Cancelled(_)
-            | Done::Released(_)
-            | Done::Answered(_)
-            | Done::Claimed(_)
-            | Done::Followed(_)
-            | Done::Attempts(_)
-            | Done::Noted(_)
-            | Done::Written => Err(confused()),
-        }
+        let Done::Forgotten(rows) = self.writer.run(Verb::Forget(forgetting)).await? else { return Err(confused()) };
+        Ok(rows)
     }
 
     pub(super) async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
-        match self.writer.run(Verb::Follow(following)).await? {
-            Done::Followed(position) => Ok(position),
-            Done::Accepted(_)
-            | Done::Cancelled(_)
-            | Done::Released(_)
-            | Done::Answered(_)
-            | Done::Claimed(_)
-            | Done::Forgotten(_)
-            | Done::Attempts(_)
-            | Done::Noted(_)
-            | Done::Written => Err(confused()),
-        }
+        let Done::Followed(position) = self.writer.run(Verb::Follow(following)).await? else { return Err(confused()) };
+        Ok(position)
     }
 
     pub(super) async fn probe(&self) -> Result<(), Error> {

@@ -177,6 +177,7 @@ fn expressions_are_checked_when_settings_are() {
 
 #[test]
 fn settings_of_a_source_that_do_not_fit_are_told() {
+    const SHOWN: &str = "certificate_sha256 = [\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"]";
     let source = |scheme: &str, more: &str| {
         let text = format!(
             "[[webhooks]]\nsource = \"s\"\ncaller = \"s\"\nscheme = \"{scheme}\"\nsecret_file = \"s\"\n{more}\n"
@@ -204,6 +205,9 @@ fn settings_of_a_source_that_do_not_fit_are_told() {
         ("hmac", "signature_header = \"x\"\nhash = \"md5\"", "14: webhooks.hash: \"md5\" is no hash function"),
         ("zendesk", "tolerance = \"45m\"\nremember = \"1h\"", "14: webhooks.remember: it is less than twice"),
         ("github", "[[webhooks]]\nsource = \"s\"", "14: webhooks.source: an earlier entry has the same one"),
+        ("certificate", "", "8: \"webhooks.certificate_sha256\" is missing"),
+        ("certificate", SHOWN, "12: webhooks.secret_file: a certificate proves its messages, and no secret"),
+        ("bearer", SHOWN, "13: webhooks.certificate_sha256: no client could show a certificate"),
         ("github", "rules = 7", "13: webhooks.rules: takes a list of tables"),
     ] {
         let found = source(scheme, more);
