@@ -1,5 +1,5 @@
-//! Counts, now and then, what has not ended, so that a growing backlog is seen before callers complain, and tries whether
-//! the store can be written to.
+//! Counts, now and then, what has not ended and what ends were not told, so that a growing backlog is seen before callers
+//! complain, and tries whether the store can be written to.
 //!
 //! Guarantees: the store is asked for counts only, and a store in trouble costs nothing but the figures.
 //!
@@ -8,11 +8,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{self, Clock},
-    domain::State,
+    domain::{CallbackState, State},
     store::{Backlog, Store},
     telemetry,
 };
@@ -37,7 +38,7 @@ impl Census {
             telemetry::note_store(&self.store.probe().await);
             match self.store.backlog().await {
                 Ok(backlog) => self.tell(&backlog),
-                Err(error) => tracing::debug!(%error, "what has not ended cannot be counted at present"),
+                Err(error) => tracing::debug!(%error, "the backlog cannot be counted at present"),
             }
             tokio::select! {
                 () = self.clock.sleep(INTERVAL) => {}
@@ -46,11 +47,20 @@ impl Census {
         }
     }
 
-    fn tell(&self, Backlog { states, parked, oldest }: &Backlog) {
+    fn tell(&self, Backlog { states, parked, oldest, callbacks }: &Backlog) {
         // A state that nothing is in any more must be told, too.
         let pending: Vec<_> =
             State::PENDING.iter().map(|state| (*state, states.get(*state).copied().unwrap_or(0))).collect();
-        let oldest_age = oldest.map_or(Duration::ZERO, |accepted_at| clock::until(accepted_at, self.clock.now()));
+        let oldest_age = self.age(*oldest);
         telemetry::note_pending(telemetry::Pending { states: &pending, parked: *parked, oldest_age });
+        let undelivered = [(CallbackState::Pending, callbacks.pending), (CallbackState::Parked, callbacks.parked)];
+        telemetry::note_undelivered(
+            &undelivered.map(|(state, count)| (state.name(), count)),
+            self.age(callbacks.oldest),
+        );
+    }
+
+    fn age(&self, oldest: Option<Timestamp>) -> Duration {
+        oldest.map_or(Duration::ZERO, |since| clock::until(since, self.clock.now()))
     }
 }

@@ -16,6 +16,8 @@ use crate::{
     },
 };
 
+use super::{Error, rows::moment};
+
 /// Callbacks that are asked for.
 #[derive(Clone, Debug)]
 pub struct Claim {
@@ -113,4 +115,31 @@ pub struct Standing {
     /// When the next one is due, by the clock with which the store was opened; none if there is none to come, if one is
     /// under way, or if it is the first.
     pub next_attempt_at: Option<Timestamp>,
+}
+
+/// Callbacks of operations that have ended, and were not delivered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Undelivered {
+    /// How many are still to be delivered.
+    pub pending: u64,
+    /// When the operation ended that has waited longest for that.
+    pub oldest: Option<Timestamp>,
+    /// How many were given up.
+    pub parked: u64,
+}
+
+impl Undelivered {
+    /// From what stands in the store: states, how many are in each, and when the first of their operations ended.
+    pub(super) fn from_states(states: Vec<(String, i64, i64)>) -> Result<Self, Error> {
+        let mut undelivered = Self::default();
+        for (state, callbacks, oldest) in states {
+            let callbacks = u64::try_from(callbacks).unwrap_or(0);
+            if state == CallbackState::Pending.name() {
+                (undelivered.pending, undelivered.oldest) = (callbacks, Some(moment(oldest)?));
+            } else {
+                undelivered.parked = callbacks;
+            }
+        }
+        Ok(undelivered)
+    }
 }

@@ -237,7 +237,7 @@ pub struct Parked {
     pub attempts: u32,
 }
 
-/// What has not ended.
+/// What has not ended, and what has, but was not told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// How many operations are in which state; states that nothing is in are left out.
@@ -246,6 +246,8 @@ pub struct Backlog {
     pub parked: u64,
     /// Since when the oldest waits of those that may begin.
     pub oldest: Option<Timestamp>,
+    /// Ends that were not told.
+    pub callbacks: callbacks::Undelivered,
 }
 
 /// The verbs. Each is one whole transaction.
@@ -302,7 +304,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Configurations with pending operations whose lane is free and not parked.
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error>;
 
-    /// How much has not ended.
+    /// How much has not ended, or was not told.
     async fn backlog(&self) -> Result<Backlog, Error>;
 
     /// Takes a free lane and marks its pending operations running. None if it is not free or nothing is pending.

@@ -48,6 +48,8 @@ pub(super) struct Meters {
     pub(super) token_end: Gauge<u64>,
     pub(super) webhooks: Counter<u64>,
     pub(super) callbacks: Counter<u64>,
+    pub(super) callbacks_undelivered: Gauge<u64>,
+    pub(super) callbacks_oldest_age: Gauge<f64>,
     pub(super) certificate_end: Gauge<u64>,
     pub(super) commits: Histogram<f64>,
     pub(super) commit_verbs: Histogram<u64>,
@@ -177,5 +179,17 @@ pub(super) static METERS: LazyLock<Meters> = LazyLock::new(|| {
             "{attempt}",
             "Attempts to deliver callbacks, by what came of them.",
         ),
+        callbacks_undelivered: gauge(
+            "postern.callbacks.undelivered",
+            "{callback}",
+            "Callbacks of the store whose operations have ended, still to be delivered or parked; the same from every replica.",
+        ),
+        callbacks_oldest_age: meter
+            .f64_gauge("postern.callbacks.oldest_age")
+            .with_unit("s")
+            .with_description(
+                "How long ago the first operation ended whose callback is still to be delivered; 0 if none is.",
+            )
+            .build(),
     }
 });

@@ -127,6 +127,15 @@ pub fn note_pending(Pending { states, parked, oldest_age }: Pending<'_>) {
     METERS.oldest_age.record(oldest_age.as_secs_f64(), &[]);
 }
 
+/// So many callbacks of operations that have ended were not delivered; the oldest of those that are still to be has waited so
+/// long.
+pub fn note_undelivered(states: &[(&'static str, u64)], oldest_age: Duration) {
+    for (state, count) in states {
+        METERS.callbacks_undelivered.record(*count, &[KeyValue::new("postern.callback.state", *state)]);
+    }
+    METERS.callbacks_oldest_age.record(oldest_age.as_secs_f64(), &[]);
+}
+
 /// Somebody else changed a set since it was left.
 pub fn count_drift() {
     METERS.drift_seen.add(1, &[]);

@@ -48,7 +48,7 @@ pub use self::{
         count_delivered, count_drift, count_end, count_load, count_parking, count_problem, count_store_failure,
         count_throttling, count_token_fetch, count_until, count_webhook, known_method, measure_call, measure_commit,
         measure_operation, measure_request, measure_write, note_audit_lag, note_certificate_end, note_lanes,
-        note_pending, note_store, note_token_end,
+        note_pending, note_store, note_token_end, note_undelivered,
     },
 };
 

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::{
-    process::Process,
+    answers::got,
+    process::{Process, traceparent},
     receivers::{Desk, Receiver, with_callback},
     senders::STANDARD_SECRET,
-    world::{ASSIGNMENTS, SALES_ESP, World, add, group},
+    world::{ASSIGNMENTS, SALES_ESP, TRIES, World, add, group},
 };
 
 /// A second signing secret.
@@ -123,7 +124,7 @@ async fn a_gateway_that_is_killed_while_it_sends_sends_again() {
     desk.receiver.hold();
     let process = Process::start(&desk.world, &[]);
     let change = desk.told(add("Sales ESP", &group(1)), json!(1));
-    let id = process.post(&desk.world, &change, &crate::process::traceparent(1)).await.expect(202).id();
+    let id = process.post(&desk.world, &change, &traceparent(1)).await.expect(202).id();
     desk.receiver.received(1).await;
     process.kill();
     desk.receiver.release();
@@ -217,6 +218,56 @@ async fn what_is_not_delivered_in_its_time_is_parked() {
     let id = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
     let callback = desk.callback(&id, "parked").await;
     assert_eq!((&callback["last_status"], &callback["next_attempt_at"]), (&json!(500), &Value::Null));
+    desk.end().await;
+}
+
+/// What the figures of a gateway that begins now tell of callbacks that were not delivered: how many are pending, how many
+/// parked, and how long the first of the pending has waited.
+async fn counted(desk: &mut Desk) -> [String; 3] {
+    desk.world.take_gateway().stop().await;
+    let process = Process::start(&desk.world, &[]);
+    let names = [
+        "postern_callbacks_undelivered{postern_callback_state=\"pending\"",
+        "postern_callbacks_undelivered{postern_callback_state=\"parked\"",
+        "postern_callbacks_oldest_age_seconds{",
+    ];
+    let mut told = None;
+    for _ in 0..TRIES {
+        let shown = got(desk.world.client.get(format!("{}/metrics", process.admin_url))).await.expect(200).text;
+        let line = |name| shown.lines().find(|line| line.starts_with(name));
+        let value = |name| line(name).and_then(|line| Some(line.rsplit_once(' ')?.1.to_owned()));
+        let values: Option<Vec<_>> = names.into_iter().map(value).collect();
+        if values.is_some() {
+            told = values;
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let (status, log) = process.stop();
+    assert!(status.success(), "{status}: {log}");
+    desk.world.start_gateway().await;
+    told.unwrap().try_into().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_tell_what_waits_to_be_delivered_since_when_and_what_was_given_up() {
+    let mut desk = Desk::start().await;
+    assert_eq!(counted(&mut desk).await, ["0", "0", "0"], "what there is none of is told as none");
+    // The receiver is down.
+    desk.receiver.answer_always(500);
+    let id = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+    desk.receiver.received(1).await;
+    let [pending, parked, oldest_age] = counted(&mut desk).await;
+    assert_eq!([pending, parked], ["1", "0"]);
+    assert!(oldest_age.parse::<f64>().unwrap() > 0.0, "{oldest_age}");
+    // It is back, and does not want the next one.
+    desk.receiver.answer_always(204);
+    desk.callback(&id, "delivered").await;
+    assert_eq!(counted(&mut desk).await, ["0", "0", "0"]);
+    desk.receiver.answer(&[(410, None)]);
+    let id = desk.world.change(&desk.told(add("Sales ESP", &group(2)), 2)).await.expect(200).id();
+    desk.callback(&id, "parked").await;
+    assert_eq!(counted(&mut desk).await, ["0", "1", "0"]);
     desk.end().await;
 }
 
@@ -389,7 +440,7 @@ async fn what_stands_in_a_query_is_sent_and_never_shown() {
     desk.receiver.answer(&[(500, None)]);
     let url = format!("{}?api-version=1&sig=c2lnbmF0dXJl", desk.url());
     let told = |url: &str| with_callback(add("Sales ESP", &group(1)), json!({ "url": url }));
-    let id = process.post(&desk.world, &told(&url), &crate::process::traceparent(1)).await.expect(202).id();
+    let id = process.post(&desk.world, &told(&url), &traceparent(1)).await.expect(202).id();
     assert_eq!(desk.receiver.received(2).await[1].path, "/api/postern?api-version=1&sig=c2lnbmF0dXJl");
     let shown = process.end_of(&desk.world, &id).await;
     let (status, log) = process.stop();

@@ -6,7 +6,7 @@ use postern::{
     domain::{Callback, CallbackState, Operation, callback::Progress, operation::Submission},
     store::{
         Forgetting, Parking, Store,
-        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending, Standing},
+        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending, Standing, Undelivered},
     },
 };
 
@@ -169,6 +169,39 @@ async fn what_is_delivered_or_parked_is_sent_again_on_demand_and_nothing_else() 
         let again = one(&*store, "desk").await;
         assert_eq!((again.number, again.progress), (3, Progress { resent_at: Some(at(11)), ..Progress::default() }));
         assert_eq!(records_of(&*store, "cancelled").await.len(), 4);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_backlog_counts_ends_that_were_not_told_and_dates_the_first_of_those_still_to_be() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let undelivered = async || store.backlog().await.unwrap().callbacks;
+        accept(&*store, &lane(1), [9]).await;
+        for number in 1..=4 {
+            store.accept(acceptance(told(number, "desk"))).await.unwrap();
+        }
+        assert_eq!(undelivered().await, Undelivered::default(), "nothing has ended yet");
+        let turn = turn(&*store, claim(&lane(1), "a", 1)).await;
+        // The fourth runs on.
+        let ends = [(0, 3), (1, 7), (2, 5), (3, 6)];
+        let ended = ends.map(|(place, minute)| succeeded(&turn.operations[place], minute)).into();
+        store.park(turn.lease, Parking { ended, ..parking(1) }).await.unwrap();
+        let ended_at = async |number| store.operation(id(number)).await.unwrap().unwrap().state.ended_at();
+        let expected = Undelivered { pending: 3, oldest: ended_at(2).await, parked: 0 };
+        assert_eq!(undelivered().await, expected, "the one that ended first has no callback");
+
+        let attempts = store.claim_callbacks(of("desk", 3)).await.unwrap();
+        let attempt = |number| attempts.iter().find(|it| number_of(it) == number).unwrap();
+        assert_eq!(undelivered().await, expected, "an attempt under way is no delivery");
+        assert!(store.note_attempt(noted(attempt(1), Next::Again(minutes(9)))).await.unwrap());
+        assert!(store.note_attempt(noted(attempt(2), Next::Parked)).await.unwrap());
+        assert_eq!(undelivered().await, Undelivered { pending: 2, oldest: ended_at(3).await, parked: 1 });
+        assert!(store.note_attempt(noted(attempt(3), Next::Delivered)).await.unwrap());
+        assert_eq!(undelivered().await, Undelivered { pending: 1, oldest: ended_at(1).await, parked: 1 });
+        assert!(store.resend_callback(resending(2)).await.unwrap());
+        assert_eq!(undelivered().await, Undelivered { pending: 2, oldest: ended_at(2).await, parked: 0 });
     })
     .await;
 }

@@ -476,6 +476,21 @@ impl Store for Model {
             .iter()
             .filter(|(id, lane)| lane.parked_because.is_some() && tables.pending(id).next().is_some());
         backlog.parked = u64::try_from(parked.count()).unwrap();
+        for operation in &tables.operations {
+            let (Some(ended), Some(outgoing)) = (ended_at(&operation.state), tables.callbacks.get(&operation.id))
+            else {
+                continue;
+            };
+            let undelivered = &mut backlog.callbacks;
+            match outgoing.state {
+                CallbackState::Pending => {
+                    undelivered.pending += 1;
+                    undelivered.oldest = undelivered.oldest.into_iter().chain([ended]).min();
+                }
+                CallbackState::Parked => undelivered.parked += 1,
+                CallbackState::Delivered => {}
+            }
+        }
         Ok(backlog)
     }
 

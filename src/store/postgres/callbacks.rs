@@ -1,4 +1,4 @@
-//! The SQL of callbacks: claiming attempts, noting what came of them, sending again.
+//! The SQL of callbacks: claiming attempts, noting what came of them, sending again, counting what is not delivered.
 //!
 //! When an attempt is due, and when the right to it ends, is told by the database's time.
 
@@ -7,13 +7,14 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use super::{
     super::{
         Error,
-        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending},
+        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending, Undelivered},
         ledger::Ledger,
         rows::{OPERATION, count, progress, to_json},
         writer::Failed,
     },
     failed,
     rows::{self, micros},
+    unavailable,
 };
 
 /// What another replica has locked is left to it.
@@ -96,4 +97,13 @@ pub(super) async fn resend(
         ledger.add(&resending.entry);
     }
     Ok(resent)
+}
+
+/// Counts what is not delivered.
+pub(super) async fn undelivered(connection: &mut PgConnection) -> Result<Undelivered, Error> {
+    let states = sqlx::query_as(
+        "SELECT callback_state, COUNT(*), MIN(ended_at) FROM operations
+         WHERE callback_state IN ('pending', 'parked') AND ended_at IS NOT NULL GROUP BY callback_state",
+    );
+    Undelivered::from_states(states.fetch_all(connection).await.map_err(unavailable)?)
 }

@@ -12,7 +12,7 @@ use super::{
         rows::{self as columns, CALLBACK, OPERATION, count, micros, progress, unreadable, until_state},
         until::REVERSALS_MAX,
     },
-    Accepted, rows, unavailable,
+    Accepted, callbacks, rows, unavailable,
 };
 use crate::{
     clock::{self, Clock},
@@ -145,7 +145,7 @@ pub(super) async fn open_lanes(connection: &mut PgConnection, limit: usize) -> R
     found.iter().map(id).collect()
 }
 
-/// How much has not ended, and since when the oldest waits of what may begin.
+/// How much has not ended, since when the oldest waits of what may begin, and what was not told.
 pub(super) async fn backlog(connection: &mut PgConnection) -> Result<Backlog, Error> {
     let found = sqlx::query(
         "SELECT state, COUNT(*) AS operations, MIN(position) AS oldest FROM operations
@@ -173,8 +173,9 @@ pub(super) async fn backlog(connection: &mut PgConnection) -> Result<Backlog, Er
          WHERE state IN ('queued', 'running')
            AND configuration IN (SELECT configuration FROM lanes WHERE parked_because IS NOT NULL)",
     );
-    let parked: i64 = parked.fetch_one(connection).await.map_err(unavailable)?;
-    Ok(Backlog { states, parked: u64::try_from(parked).unwrap_or(0), oldest })
+    let parked: i64 = parked.fetch_one(&mut *connection).await.map_err(unavailable)?;
+    let callbacks = callbacks::undelivered(connection).await?;
+    Ok(Backlog { states, parked: u64::try_from(parked).unwrap_or(0), oldest, callbacks })
 }
 
 pub(super) async fn unanswered(

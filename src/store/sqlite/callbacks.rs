@@ -1,4 +1,4 @@
-//! The SQL of callbacks: claiming attempts, noting what came of them, sending again.
+//! The SQL of callbacks: claiming attempts, noting what came of them, sending again, counting what is not delivered.
 
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
@@ -6,7 +6,7 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use super::{
     super::{
         Error,
-        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending},
+        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending, Undelivered},
         ledger::Ledger,
         rows::{OPERATION, count, micros, progress, to_json},
     },
@@ -99,6 +99,15 @@ pub(super) async fn resend(
         ledger.add(&resending.entry);
     }
     Ok(resent)
+}
+
+/// Counts what is not delivered. Its index is named, too.
+pub(super) async fn undelivered(connection: &mut SqliteConnection) -> Result<Undelivered, Error> {
+    let states = sqlx::query_as(
+        "SELECT callback_state, COUNT(*), MIN(ended_at) FROM operations INDEXED BY operations_undelivered
+         WHERE callback_state IN ('pending', 'parked') AND ended_at IS NOT NULL GROUP BY callback_state",
+    );
+    Undelivered::from_states(states.fetch_all(connection).await.map_err(unavailable)?)
 }
 
 /// Voids the attempts of earlier runs, which are over.

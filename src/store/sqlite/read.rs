@@ -12,7 +12,7 @@ use super::{
         rows::{self as columns, CALLBACK, OPERATION, count, micros, moment, progress, unreadable, until_state},
         until::REVERSALS_MAX,
     },
-    rows, unavailable,
+    callbacks, rows, unavailable,
 };
 use crate::domain::{ConfigurationId, Operation, OperationId};
 
@@ -118,7 +118,7 @@ pub(super) async fn open_lanes(
     found.iter().map(id).collect()
 }
 
-/// How much has not ended, and since when the oldest waits of what may begin.
+/// How much has not ended, since when the oldest waits of what may begin, and what was not told.
 pub(super) async fn backlog(connection: &mut SqliteConnection) -> Result<Backlog, Error> {
     let found = sqlx::query(
         "SELECT state, COUNT(*) AS operations, MIN(position) AS oldest FROM operations
@@ -146,8 +146,9 @@ pub(super) async fn backlog(connection: &mut SqliteConnection) -> Result<Backlog
          WHERE state IN ('queued', 'running')
            AND configuration IN (SELECT configuration FROM lanes WHERE parked_because IS NOT NULL)",
     );
-    let parked: i64 = parked.fetch_one(connection).await.map_err(unavailable)?;
-    Ok(Backlog { states, parked: u64::try_from(parked).unwrap_or(0), oldest })
+    let parked: i64 = parked.fetch_one(&mut *connection).await.map_err(unavailable)?;
+    let callbacks = callbacks::undelivered(connection).await?;
+    Ok(Backlog { states, parked: u64::try_from(parked).unwrap_or(0), oldest, callbacks })
 }
 
 pub(super) async fn unanswered(
