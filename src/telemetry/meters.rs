@@ -262,7 +262,7 @@ pub(super) fn begin() {
     zero(&METERS.token_fetches, "postern.outcome", &["fetched", "refused", "unavailable"]);
     zero(&METERS.store_failures, "error.type", &["unavailable", "unreadable", "lease-lost"]);
     zero(&METERS.webhooks, "postern.webhook.result", &["accepted", "ignored"]);
-    zero(&METERS.callbacks, "postern.callback.result", &["delivered", "failed", "parked", "broken"]);
+    zero(&METERS.callbacks, "postern.callback.result", &["delivered", "failed", "parked", "resent", "broken"]);
 }
 
 fn zero(counter: &Counter<u64>, key: &'static str, values: &[&'static str]) {
