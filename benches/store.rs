@@ -1,4 +1,4 @@
-//! What durability costs when callers come together, against one commit for each; and the pure parts beside it.
+//! What durability costs when callers come together, against one commit for each.
 //!
 //! Both stores are real ones: a SQLite file below the target folder, a private PostgreSQL server, `fsync` on. Cases are
 //! measured in turn, several rounds of each, so that whatever else the machine does meets all of them alike; a figure is
@@ -20,8 +20,6 @@
 mod commits;
 #[path = "store/load.rs"]
 mod load;
-#[path = "store/pure.rs"]
-mod pure;
 #[path = "store/requests.rs"]
 mod requests;
 #[path = "../tests/support/postgres.rs"]
@@ -64,8 +62,6 @@ fn main() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         runtime.block_on(durable(kind, extent));
     }
-    println!();
-    pure::measure();
 }
 
 /// How often a second this disk makes 4 KiB durable: the bound of whatever commits one request at a time.

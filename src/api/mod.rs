@@ -144,7 +144,7 @@ pub fn admin_server(listener: TcpListener, state: web::Data<State>) -> io::Resul
 }
 
 /// Reads a change as the body of `POST /v1/assignments` is read, for those who have it in a file.
-pub(crate) fn read_change(body: &[u8]) -> Result<ChangeRequest, Vec<Fault>> {
+pub fn read_change(body: &[u8]) -> Result<ChangeRequest, Vec<Fault>> {
     let whole = |problem: Problem| vec![Fault { pointer: String::new(), detail: problem.to_string() }];
     change::read(&json::parse(body).map_err(whole)?)
 }

@@ -1,0 +1,76 @@
+//! Policy is asked about a change: the policies that are shipped, alone and among others.
+
+use std::{fmt::Write as _, fs, hint::black_box, path::Path};
+
+use postern::{
+    domain::{Caller, Configuration, Kind, Role, operation::Submission},
+    policy::{Policies, Resource},
+};
+
+use crate::{
+    Case, Doing,
+    requests::{acceptance, adding, lane},
+};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |(targets, least, counted): (u128, usize, u64)| {
+        let of = if targets == 1 { "one target".to_owned() } else { format!("{targets} targets") };
+        let by = if least == 0 { "the shipped policies".to_owned() } else { format!("{least} policies") };
+        Case::new(format!("decide on {of} by {by}"), counted, move |doings| deciding(targets, least, doings))
+    };
+    [(1, 0, 200), (50, 0, 10), (1, 50, 200), (50, 50, 10)].map(case).into()
+}
+
+fn deciding(targets: u128, least: usize, doings: u64) -> Doing {
+    let policies = policies(least);
+    let (caller, configuration) = (caller(), configuration());
+    let tags = ["sales".to_owned()].into();
+    let submission = acceptance(1, &configuration.id).operation.submission;
+    let submission = Submission { change: adding(1..=targets), ..submission };
+    // The permit is for what was handed in, so each doing needs its own.
+    let mut asked = vec![submission; usize::try_from(doings).unwrap()];
+    Box::new(move || {
+        let resource = Resource { configuration: &configuration, tags: &tags };
+        let permit = policies.decide_change(black_box(&caller), resource, asked.pop().unwrap());
+        drop(black_box(permit.unwrap()));
+    })
+}
+
+/// The shipped policies, and so many of shops whose portals change what is theirs that there are at least these.
+fn policies(least: usize) -> Policies {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policies");
+    let folder = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    for file in fs::read_dir(shipped).unwrap().map(Result::unwrap) {
+        let text = fs::read_to_string(file.path()).unwrap();
+        count += text.matches("@id(").count();
+        fs::write(folder.path().join(file.file_name()), text).unwrap();
+    }
+    let mut others = String::new();
+    for shop in count..least {
+        write!(
+            others,
+            "@id(\"shop-{shop}\")\n\
+             permit (principal == Postern::Caller::\"shop-{shop}\", action == Postern::Action::\"add\", resource)\n\
+             when {{ context.target.kind == \"group\" && context has ticket && resource.tags.contains(\"shop-{shop}\") }};\n"
+        )
+        .unwrap();
+    }
+    fs::write(folder.path().join("shops.cedar"), others).unwrap();
+    Policies::load(folder.path()).unwrap()
+}
+
+fn caller() -> Caller {
+    Caller {
+        name: "servicenow".to_owned(),
+        issuer: "entra".to_owned(),
+        subject: "servicenow".to_owned(),
+        token_id: None,
+        roles: vec![Role::new("Assignments.Change")],
+        certificate: None,
+    }
+}
+
+fn configuration() -> Configuration {
+    Configuration { id: lane(1), name: "Sales ESP".to_owned(), kind: Kind::StatusPage, priority: 1 }
+}
