@@ -6,21 +6,62 @@
 //! It deliberately does not respell numbers: two spellings of one fraction stay two texts. What is hashed here holds
 //! whole numbers only, or is compared with itself.
 
-use std::collections::BTreeMap;
-
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// The canonical text of a value.
 pub fn text(value: &Value) -> String {
+    written(|text| write(text, value))
+}
+
+/// The canonical text of an object with these fields.
+pub fn object(fields: &Map<String, Value>) -> String {
+    written(|text| write_object(text, fields))
+}
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut text = Vec::with_capacity(USUAL);
+    write(&mut text);
+    // What JSON's own writer makes is always text.
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Most texts are shorter.
+const USUAL: usize = 1024;
+
+fn write(text: &mut Vec<u8>, value: &Value) {
     match value {
-        Value::Object(fields) => {
-            let sorted: BTreeMap<_, _> = fields.iter().collect();
-            let field = |(key, value): (&String, &Value)| format!("{}:{}", Value::from(key.as_str()), text(value));
-            format!("{{{}}}", sorted.into_iter().map(field).collect::<Vec<_>>().join(","))
+        Value::Object(fields) => write_object(text, fields),
+        Value::Array(items) => {
+            let mut before = b'[';
+            for item in items {
+                text.push(before);
+                before = b',';
+                write(text, item);
+            }
+            text.extend(if items.is_empty() { b"[]".as_slice() } else { b"]" });
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(text).collect::<Vec<_>>().join(",")),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => write_plain(text, value),
     }
+}
+
+fn write_object(text: &mut Vec<u8>, fields: &Map<String, Value>) {
+    let mut sorted: Vec<_> = fields.iter().collect();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    let mut before = b'{';
+    for (key, value) in sorted {
+        text.push(before);
+        before = b',';
+        write_plain(text, key);
+        text.push(b':');
+        write(text, value);
+    }
+    text.extend(if fields.is_empty() { b"{}".as_slice() } else { b"}" });
+}
+
+fn write_plain(text: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    // Neither memory nor texts, numbers and words refuse to be written.
+    drop(serde_json::to_writer(text, value));
 }
 
 #[cfg(test)]
@@ -31,6 +72,13 @@ mod tests {
     fn keys_are_sorted_and_spaces_are_gone() {
         let value: Value = serde_json::from_str(r#"{ "b": [1, {"z": null, "a": "\u00e9"}], "a": true }"#).unwrap();
         assert_eq!(text(&value), "{\"a\":true,\"b\":[1,{\"a\":\"\u{e9}\",\"z\":null}]}");
+    }
+
+    #[test]
+    fn what_is_empty_is_written_too() {
+        let value: Value = serde_json::from_str(r#"{ "b": [ ], "a": { }, "": [{}, []] }"#).unwrap();
+        assert_eq!(text(&value), r#"{"":[{},[]],"a":{},"b":[]}"#);
+        assert_eq!(object(value.as_object().unwrap()), text(&value));
     }
 
     #[test]

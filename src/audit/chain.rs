@@ -153,7 +153,7 @@ impl Head {
         self.sequence = sequence;
         self.hash = hash;
         let marks = Marks::of(&fields, entry.at);
-        Record { chain: self.chain.clone(), sequence, text: canonical::text(&Value::Object(fields)), marks }
+        Record { chain: self.chain.clone(), sequence, text: canonical::object(&fields), marks }
     }
 
     /// The head that this record's text leaves behind. None if it is not a record.
@@ -169,5 +169,5 @@ impl Head {
 
 /// SHA-256 over the canonical text of a record that has no `hash` yet.
 pub(super) fn hash_of(fields: &Map<String, Value>) -> String {
-    Digest::of(canonical::text(&Value::Object(fields.clone())).as_bytes()).as_str().to_owned()
+    Digest::of(canonical::object(fields).as_bytes()).as_str().to_owned()
 }

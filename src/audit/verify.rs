@@ -142,7 +142,7 @@ impl Verifier {
             return Err(broken(None, "it is not a record: chain, sequence or hash is missing".to_owned()));
         };
         let place = Some(format!(" (chain {}, sequence {})", head.chain, head.sequence));
-        if canonical::text(&Value::Object(record.clone())) != text {
+        if canonical::object(&record) != text {
             return Err(broken(place, "its text is not in canonical form: it was rewritten".to_owned()));
         }
         record.remove("hash");
