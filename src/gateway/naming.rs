@@ -25,7 +25,9 @@ impl Gateway {
             let configuration = self.named(caller, &request.configuration, "/configuration");
             let (configuration, targets) = tokio::join!(configuration, self.directory.targets(&request.wish));
             let (configuration, targets) = (configuration?, targets?);
-            let hints = if self.may_look(caller, &configuration) { Hints::Given } else { Hints::Withheld };
+            // Where nothing was missed there is nothing to tell, so nobody is asked.
+            let told = !targets.missed.is_empty() && self.may_look(caller, &configuration);
+            let hints = if told { Hints::Given } else { Hints::Withheld };
             self.directory.resolve(configuration, request, targets, hints)
         };
         self.in_time(resolve).await

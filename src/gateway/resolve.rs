@@ -83,7 +83,7 @@ struct Placed {
 pub(super) struct Targets {
     known: Vec<Placed>,
     names: BTreeMap<String, String>,
-    missed: Vec<Miss>,
+    pub(super) missed: Vec<Miss>,
 }
 
 /// Whether a caller may see what Graph has that its names do not mean.

@@ -73,6 +73,8 @@ pub(super) struct Loaded {
     pub(super) set: PolicySet,
     /// The file and the line in which each policy begins.
     pub(super) places: BTreeMap<PolicyId, (String, Option<usize>)>,
+    /// The approvals that policies ask for.
+    pub(super) approvals: BTreeMap<PolicyId, String>,
 }
 
 /// The schema and the policies of a folder.
@@ -101,7 +103,9 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Vec<Fault>> {
             let place = |(id, (source, offset)): (PolicyId, At<'_>)| {
                 (id, (source.place.clone(), offset.map(|offset| source.line(offset))))
             };
-            Ok(Loaded { schema, set, places: places.into_iter().map(place).collect() })
+            let approval = |policy: &Policy| Some((policy.id().clone(), policy.annotation("approval")?.to_owned()));
+            let approvals = set.policies().filter_map(approval).collect();
+            Ok(Loaded { schema, set, places: places.into_iter().map(place).collect(), approvals })
         }
         _ => Err(faults),
     }

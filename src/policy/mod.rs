@@ -53,6 +53,8 @@ pub struct Policies {
     schema: Schema,
     /// The file and the line of each.
     places: BTreeMap<PolicyId, (String, Option<usize>)>,
+    /// Read once: Cedar takes longer to find an annotation than to decide.
+    approvals: BTreeMap<PolicyId, String>,
     vocabulary: Vocabulary,
     authorizer: Authorizer,
 }
@@ -96,9 +98,9 @@ impl Policies {
         })
     }
 
-    fn new(Loaded { schema, set, places }: Loaded) -> Result<Self, String> {
+    fn new(Loaded { schema, set, places, approvals }: Loaded) -> Result<Self, String> {
         let vocabulary = Vocabulary::new()?;
-        let policies = Self { set, schema, places, vocabulary, authorizer: Authorizer::new() };
+        let policies = Self { set, schema, places, approvals, vocabulary, authorizer: Authorizer::new() };
         policies.rehearse()?;
         Ok(policies)
     }
@@ -386,7 +388,7 @@ impl<'a> Scene<'a> {
         let policies: BTreeSet<_> = response.diagnostics().reason().map(ToString::to_string).collect();
         match response.decision() {
             Decision::Allow => {
-                let asks = |id| self.policies.set.policy(id)?.annotation("approval").map(str::to_owned);
+                let asks = |id| self.policies.approvals.get(id).cloned();
                 let approvals = response.diagnostics().reason().filter_map(asks).collect();
                 Ok(Allowed { policies, approvals })
             }
