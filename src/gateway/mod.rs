@@ -25,6 +25,7 @@ pub mod request;
 mod resolve;
 mod revert;
 pub mod several;
+mod submit;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -33,6 +34,7 @@ mod until;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use moka::future::Cache;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -54,7 +56,7 @@ use self::{
 };
 use crate::{
     audit::{Actor, Aims, Entry, Event},
-    clock::{self, Clock},
+    clock::Clock,
     config,
     domain::{
         Caller, Change, Configuration, ConfigurationId, Difference, Digest, Merged, Operation, OperationId, merge,
@@ -65,6 +67,9 @@ use crate::{
     store::{self, Acceptance, Accepted, Bounds, Full, IdempotencyKey, Store},
     telemetry,
 };
+
+/// Lanes whose pauses are remembered; more than a tenant has configurations.
+const PAUSES_MAX: u64 = 1_000;
 
 /// A proven identity that is no known caller.
 #[derive(Clone, Debug)]
@@ -150,6 +155,7 @@ pub struct Gateway {
     callable: Callable,
     settings: config::Operations,
     denials: Arc<Denials>,
+    pauses: Cache<ConfigurationId, Option<Parked>>,
     clock: Clock,
     stopping: CancellationToken,
 }
@@ -182,27 +188,8 @@ impl Gateway {
         let names = Names::new(Arc::clone(&upstream), names_ttl);
         let directory = Directory::new(catalogue, names, settings.targets_max);
         let (shared_sets, denials) = (SharedSets::new(), Arc::new(Denials::new(denied_per_minute)));
-        Self { store, upstream, policies, directory, shared_sets, callable, settings, denials, clock, stopping }
-    }
-
-    /// Accepts a change: when this returns, it is durable.
-    pub async fn submit(
-        &self,
-        caller: &Caller,
-        request: ChangeRequest,
-        attempt: Option<Attempt>,
-    ) -> Result<Submitted, Error> {
-        let key = attempt.map(|attempt| self.key(attempt));
-        if let Some(key) = &key
-            && let Some(known) = self.store.recall(&caller.name, key).await?
-        {
-            // What an earlier attempt was answered holds, even if a name has since gone or a policy has changed.
-            return self.remembered(known).await;
-        }
-        self.check_until(request.until)?;
-        let resolved = self.resolved(caller, &request).await?;
-        let permit = self.permit(caller, request, resolved).await?;
-        self.accept(actor(caller), permit, key, None).await
+        let pauses = Cache::builder().max_capacity(PAUSES_MAX).time_to_live(reading::PAUSES_KNOWN).build();
+        Self { store, upstream, policies, directory, shared_sets, callable, settings, denials, pauses, clock, stopping }
     }
 
     /// What a change would do at present, and what policy would say of it; nothing is written.
@@ -263,43 +250,6 @@ impl Gateway {
             Err(Error::GraphUnavailable { detail, pause: None })
         };
         tokio::time::timeout(longest, work).await.unwrap_or_else(late)
-    }
-
-    fn key(&self, Attempt { key, fingerprint }: Attempt) -> IdempotencyKey {
-        let used_at = self.clock.now();
-        IdempotencyKey { key, fingerprint, used_at, expires_at: clock::after(used_at, self.settings.idempotency_ttl) }
-    }
-
-    async fn remembered(&self, known: Accepted) -> Result<Submitted, Error> {
-        match known {
-            Accepted::Replayed(operation) => {
-                let operation = self.reread(operation.id).await?;
-                Ok(Submitted { operation, replayed: true })
-            }
-            Accepted::KeyReused(operation) => Err(Error::KeyReused(operation)),
-            // A key stands for none of these.
-            Accepted::New | Accepted::Full(_) | Accepted::Over => Err(Error::UnknownOperation),
-        }
-    }
-
-    /// Has policy decide every target of a change.
-    async fn permit(
-        &self,
-        caller: &Caller,
-        request: ChangeRequest,
-        resolved: Resolved,
-    ) -> Result<Permit<Submission>, Error> {
-        let submission = self.submission(caller, request, &resolved)?;
-        let Resolved { configuration, tags, change, .. } = resolved;
-        let resource = Resource { configuration: &configuration, tags: &tags };
-        let ticket = submission.ticket.clone();
-        match self.policies.decide_change(caller, resource, submission) {
-            Ok(permit) => Ok(permit),
-            Err(denial) => {
-                let about = About { configuration: &configuration.id, change: Some(&change), ticket };
-                Err(self.denied(caller, about, &denial).await)
-            }
-        }
     }
 
     fn submission(&self, caller: &Caller, request: ChangeRequest, resolved: &Resolved) -> Result<Submission, Error> {

@@ -19,6 +19,8 @@ const LOOK_UP_MAX: Duration = Duration::from_secs(1);
 pub(super) const SEEN_AT_ONCE: usize = 200;
 /// How often it does before it answers, so that a caller who may read few of many does not have the whole store read.
 pub(super) const SEARCH_ROUNDS: usize = 10;
+/// How old may be what is told of lanes that are parked.
+pub(super) const PAUSES_KNOWN: Duration = Duration::from_secs(1);
 /// How often whoever waits asks whether news may have been missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -206,17 +208,20 @@ impl Gateway {
         self.store.operation(id).await?.ok_or(Error::UnknownOperation)
     }
 
+    /// Why and until when a lane is parked, as of a moment ago: most answers say that it is not, and must not cost a look each.
+    async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
+        let known = self.pauses.try_get_with_by_ref(configuration, self.store.parked(configuration)).await;
+        known.map_err(|error| error.as_ref().clone().into())
+    }
+
     async fn standing(&self, mut operation: Operation) -> Result<Standing, Error> {
         let sequel = if has_a_sequel(&operation) { self.store.sequel(operation.id).await? } else { Sequel::default() };
         if (sequel.until.is_some() || sequel.callback.is_some()) && !operation.state.has_ended() {
             // An end settles, and a callback tells, what has happened to the operation by then, so the operation is to be read after it.
             operation = self.reread(operation.id).await?;
         }
-        let parked = if operation.state.has_ended() {
-            None
-        } else {
-            self.store.parked(&operation.submission.configuration).await?
-        };
+        let parked =
+            if operation.state.has_ended() { None } else { self.parked(&operation.submission.configuration).await? };
         Ok(Standing { operation, parked, sequel })
     }
 }

@@ -96,9 +96,7 @@ impl Gateway {
         request: ChangeRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<Step, Error> {
-        if let Some(key) = &key
-            && let Some(known) = self.store.recall(&caller.name, key).await?
-        {
+        if let Some(known) = self.recalled(caller, key.as_ref()).await? {
             return self.remembered(known).await.map(Box::new).map(Step::Known);
         }
         self.check_until(request.until)?;

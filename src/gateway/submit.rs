@@ -1,0 +1,142 @@
+//! The verb `submit`: from a request to an accepted change, or to what an earlier attempt under the same key was answered.
+//!
+//! Guarantees: what an earlier attempt was answered holds, even if a name has since gone or a policy has changed.
+//!
+//! It deliberately looks for an earlier attempt only where there may be one: the store does so with the acceptance anyway,
+//! and most requests come once.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::Poll,
+};
+
+use super::{About, Attempt, Error, Gateway, Submitted, actor, request::ChangeRequest, resolve::Resolved};
+use crate::{
+    clock,
+    domain::{Caller, operation::Submission},
+    policy::{Denial, Permit, Resource},
+    store::{Accepted, IdempotencyKey},
+};
+
+/// Why a change is not permitted; nobody has been told yet.
+pub(super) enum Refused {
+    /// It cannot be asked so.
+    Invalid(Error),
+    /// Policy does not allow it.
+    Denied { denial: Denial, ticket: Option<String> },
+}
+
+impl Gateway {
+    /// Accepts a change: when this returns, it is durable.
+    pub async fn submit(
+        &self,
+        caller: &Caller,
+        request: ChangeRequest,
+        attempt: Option<Attempt>,
+    ) -> Result<Submitted, Error> {
+        let key = attempt.map(|attempt| self.key(attempt));
+        let resolved = {
+            let mut resolving = pin!(self.valid(caller, &request));
+            // Names that are known take no time. Others may take as long as Graph does, which whoever repeats a request need
+            // not wait for.
+            match at_once(resolving.as_mut()).await {
+                Some(Ok(resolved)) => resolved,
+                unresolved => match self.recalled(caller, key.as_ref()).await? {
+                    Some(known) => return self.remembered(known).await,
+                    None => match unresolved {
+                        Some(refused) => refused?,
+                        None => resolving.await?,
+                    },
+                },
+            }
+        };
+        match self.decided(caller, request, &resolved) {
+            Ok(permit) => self.accept(actor(caller), permit, key, None).await,
+            Err(refused) => match self.recalled(caller, key.as_ref()).await? {
+                Some(known) => self.remembered(known).await,
+                None => Err(self.refusal(caller, &resolved, refused).await),
+            },
+        }
+    }
+
+    /// The change that a request asks for, if it can be asked so.
+    async fn valid(&self, caller: &Caller, request: &ChangeRequest) -> Result<Resolved, Error> {
+        self.check_until(request.until)?;
+        self.resolved(caller, request).await
+    }
+
+    pub(super) fn key(&self, Attempt { key, fingerprint }: Attempt) -> IdempotencyKey {
+        let used_at = self.clock.now();
+        IdempotencyKey { key, fingerprint, used_at, expires_at: clock::after(used_at, self.settings.idempotency_ttl) }
+    }
+
+    /// What a key stands for, if there is one and it was used before.
+    pub(super) async fn recalled(
+        &self,
+        caller: &Caller,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Accepted>, Error> {
+        let Some(key) = key else { return Ok(None) };
+        Ok(self.store.recall(&caller.name, key).await?)
+    }
+
+    pub(super) async fn remembered(&self, known: Accepted) -> Result<Submitted, Error> {
+        match known {
+            Accepted::Replayed(operation) => {
+                let operation = self.reread(operation.id).await?;
+                Ok(Submitted { operation, replayed: true })
+            }
+            Accepted::KeyReused(operation) => Err(Error::KeyReused(operation)),
+            // A key stands for none of these.
+            Accepted::New | Accepted::Full(_) | Accepted::Over => Err(Error::UnknownOperation),
+        }
+    }
+
+    /// Has policy decide every target of a change.
+    fn decided(
+        &self,
+        caller: &Caller,
+        request: ChangeRequest,
+        resolved: &Resolved,
+    ) -> Result<Permit<Submission>, Refused> {
+        let submission = self.submission(caller, request, resolved).map_err(Refused::Invalid)?;
+        let resource = Resource { configuration: &resolved.configuration, tags: &resolved.tags };
+        let ticket = submission.ticket.clone();
+        let permit = self.policies.decide_change(caller, resource, submission);
+        permit.map_err(|denial| Refused::Denied { denial, ticket })
+    }
+
+    /// The same, and a refusal is on record when this returns.
+    pub(super) async fn permit(
+        &self,
+        caller: &Caller,
+        request: ChangeRequest,
+        resolved: Resolved,
+    ) -> Result<Permit<Submission>, Error> {
+        match self.decided(caller, request, &resolved) {
+            Ok(permit) => Ok(permit),
+            Err(refused) => Err(self.refusal(caller, &resolved, refused).await),
+        }
+    }
+
+    /// Puts a refusal on record, if it is policy's, and is the error that tells of it.
+    async fn refusal(&self, caller: &Caller, resolved: &Resolved, refused: Refused) -> Error {
+        match refused {
+            Refused::Invalid(error) => error,
+            Refused::Denied { denial, ticket } => {
+                let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
+                self.denied(caller, About { configuration, change, ticket }, &denial).await
+            }
+        }
+    }
+}
+
+/// What a future gives if it need not wait for anything.
+async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(given) => Poll::Ready(Some(given)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
