@@ -105,8 +105,7 @@ pub fn server(
             .wrap(from_fn(limits::tell))
             .wrap(from_fn(connections::attend))
             .wrap(from_fn(cors::share))
-            // The last is the outermost: the span must see everything, also what compression does.
-            .wrap(Compress::default())
+            // The last is the outermost: the span must see everything.
             .wrap(TracingLogger::<RequestSpan>::new())
             .wrap(from_fn(measure))
             .configure(routes)
@@ -149,7 +148,8 @@ pub fn read_change(body: &[u8]) -> Result<ChangeRequest, Vec<Fault>> {
     change::read(&json::parse(body).map_err(whole)?)
 }
 
-/// The page of routes.
+/// The page of routes. Answers that may be long are compressed for whoever takes that; to compress a short one costs more than it
+/// saves.
 fn routes(config: &mut web::ServiceConfig) {
     let resource = |path: &str, allowed: &'static str| {
         let wrong = move |request: HttpRequest| std::future::ready(wrong_method(&request, allowed));
@@ -158,7 +158,7 @@ fn routes(config: &mut web::ServiceConfig) {
     config
         .service(resource("/v1/assignments", "POST").route(web::post().to(assignments::submit)))
         .service(resource("/v1/plan", "POST").route(web::post().to(assignments::plan)))
-        .service(resource("/v1/operations", "GET").route(web::get().to(operations::many)))
+        .service(resource("/v1/operations", "GET").route(web::get().to(operations::many)).wrap(Compress::default()))
         .service(
             resource("/v1/operations/{id}", "GET, DELETE")
                 .route(web::get().to(operations::one))
@@ -166,11 +166,19 @@ fn routes(config: &mut web::ServiceConfig) {
         )
         .service(resource("/v1/operations/{id}/approve", "POST").route(web::post().to(operations::approve)))
         .service(resource("/v1/operations/{id}/reject", "POST").route(web::post().to(operations::reject)))
-        .service(resource("/v1/configurations", "GET").route(web::get().to(configurations::many)))
         .service(
-            resource("/v1/configurations/{ref}/assignments", "GET").route(web::get().to(configurations::assignments)),
+            resource("/v1/configurations", "GET").route(web::get().to(configurations::many)).wrap(Compress::default()),
         )
-        .service(resource("/v1/groups/{ref}/assignments", "GET").route(web::get().to(groups::assignments)))
+        .service(
+            resource("/v1/configurations/{ref}/assignments", "GET")
+                .route(web::get().to(configurations::assignments))
+                .wrap(Compress::default()),
+        )
+        .service(
+            resource("/v1/groups/{ref}/assignments", "GET")
+                .route(web::get().to(groups::assignments))
+                .wrap(Compress::default()),
+        )
         .service(resource("/v1/operations/{id}/revert", "POST").route(web::post().to(reverting::revert)))
         .service(resource("/v1/operations/{id}/callback", "POST").route(web::post().to(callback::resend)))
         .service(resource("/v1/operations/{id}/until", "DELETE").route(web::delete().to(operations::call_off)))
@@ -179,9 +187,9 @@ fn routes(config: &mut web::ServiceConfig) {
                 .route(web::post().to(webhooks::receive))
                 .route(web::method(Method::OPTIONS).to(webhooks::handshake)),
         )
-        .service(resource("/v1/audit", "GET").route(web::get().to(audit::many)))
+        .service(resource("/v1/audit", "GET").route(web::get().to(audit::many)).wrap(Compress::default()))
         .service(resource("/problems/{code}", "GET").route(web::get().to(pages::problem)))
-        .service(resource("/openapi.json", "GET").route(web::get().to(pages::document)))
+        .service(resource("/openapi.json", "GET").route(web::get().to(pages::document)).wrap(Compress::default()))
         .service(resource("/docs", "GET").route(web::get().to(pages::door)))
         .service(resource("/docs/{file:[^/]*}", "GET").route(web::get().to(pages::docs)))
         .default_service(web::to(nothing_here));
