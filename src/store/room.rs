@@ -1,10 +1,10 @@
-//! Whether there is room for more pending operations: counted once for all acceptances of a transaction.
+//! Whether there is room for more pending operations: counted for many acceptances together.
 
 use std::collections::HashMap;
 
 use super::{Acceptance, Full};
 
-/// What is pending, the acceptances of the transaction included.
+/// What is pending, the acceptances since it was counted included.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     of_configuration: HashMap<String, usize>,
@@ -12,7 +12,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What was pending before the transaction, by configuration; one may stand in it more than once.
+    /// What was pending when it was counted, by configuration; one may stand in it more than once.
     pub(super) fn new(pending: impl IntoIterator<Item = (String, i64)>) -> Self {
         let mut of_configuration: HashMap<String, usize> = HashMap::new();
         for (lane, number) in pending {
@@ -26,15 +26,21 @@ impl Room {
     /// Takes a place for an operation, or says why there is none.
     pub(super) fn take(&mut self, acceptance: &Acceptance) -> Option<Full> {
         let Acceptance { operation, bounds, .. } = acceptance;
-        let of_configuration = self.of_configuration.entry(operation.submission.configuration.to_string()).or_default();
-        if *of_configuration >= bounds.of_configuration {
+        let of_configuration = self.of_configuration.get(operation.submission.configuration.as_str()).copied();
+        if of_configuration.unwrap_or(0) >= bounds.of_configuration {
             return Some(Full::Configuration);
         }
         if self.in_all >= bounds.in_all {
             return Some(Full::Everything);
         }
+        self.add(acceptance);
+        None
+    }
+
+    /// Counts an operation that has its place already.
+    pub(super) fn add(&mut self, Acceptance { operation, .. }: &Acceptance) {
+        let of_configuration = self.of_configuration.entry(operation.submission.configuration.to_string()).or_default();
         *of_configuration = of_configuration.saturating_add(1);
         self.in_all = self.in_all.saturating_add(1);
-        None
     }
 }

@@ -1,12 +1,12 @@
 //! Acceptances of one transaction, by statements of many rows; and what idempotency keys stand for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{
     super::{
-        Acceptance, Accepted, Error, IdempotencyKey,
+        Acceptance, Accepted, Error, Full, IdempotencyKey,
         ledger::Ledger,
         room::Room,
         rows::{approval_until, destination, micros, reverts, to_json, unreadable, until_at},
@@ -44,31 +44,38 @@ pub(super) async fn recall(
 
 pub(super) async fn accept(
     connection: &mut SqliteConnection,
+    room: &mut Option<Room>,
     ledger: &mut Ledger,
     acceptances: &[&Acceptance],
 ) -> Result<Vec<Accepted>, Error> {
     let mut accepted = Vec::with_capacity(acceptances.len());
+    let used = used_keys(connection, acceptances).await?;
     let mut new: Vec<&Acceptance> = Vec::with_capacity(acceptances.len());
     let mut keys: HashMap<(&str, &str), &Acceptance> = HashMap::new();
-    let mut room = None;
+    let mut counted = false;
     for acceptance in acceptances {
         let caller = acceptance.operation.submission.caller.as_str();
         let known = match &acceptance.key {
             None => None,
             Some(key) => match keys.get(&(caller, key.key.as_str())) {
                 Some(first) => Some(meet(first, key)),
-                None => recall(connection, caller, key).await?,
+                None if used.contains(&(caller.to_owned(), key.key.clone())) => recall(connection, caller, key).await?,
+                None => None,
             },
         };
         if let Some(known) = known {
             accepted.push(known);
             continue;
         }
-        let room = match &mut room {
-            Some(room) => room,
-            none => none.insert(pending(connection).await?),
-        };
-        if let Some(full) = room.take(acceptance) {
+        let mut full = room.as_mut().map_or(Some(Full::Everything), |room| room.take(acceptance));
+        if full.is_some() && !counted {
+            // What has ended since it was counted last may have made room.
+            let mut anew = pending(connection).await?;
+            new.iter().for_each(|it| anew.add(it));
+            full = anew.take(acceptance);
+            (*room, counted) = (Some(anew), true);
+        }
+        if let Some(full) = full {
             accepted.push(Accepted::Full(full));
             continue;
         }
@@ -93,6 +100,25 @@ pub(super) async fn accept(
         insert_keys(connection, chunk).await?;
     }
     Ok(accepted)
+}
+
+/// The keys among those of acceptances, with the names of their callers, that may be in use.
+async fn used_keys(
+    connection: &mut SqliteConnection,
+    acceptances: &[&Acceptance],
+) -> Result<HashSet<(String, String)>, Error> {
+    let asked = |it: &&&Acceptance| it.key.is_some();
+    let mut used = HashSet::new();
+    for chunk in acceptances.iter().filter(asked).collect::<Vec<_>>().chunks(ROWS_MAX) {
+        let mut sql: QueryBuilder<Sqlite> =
+            QueryBuilder::new("SELECT caller, key FROM idempotency_keys WHERE (caller, key) IN (");
+        sql.push_values(chunk, |mut row, Acceptance { operation, key, .. }| {
+            row.push_bind(&operation.submission.caller).push_bind(key.as_ref().map(|key| &key.key));
+        });
+        let found = sql.push(")").build_query_as().fetch_all(&mut *connection).await.map_err(unavailable)?;
+        used.extend::<Vec<(String, String)>>(found);
+    }
+    Ok(used)
 }
 
 /// What is pending: counted in the indices of what is, each of which serves one half.

@@ -8,6 +8,7 @@ use sqlx::{Connection, SqliteConnection};
 use super::{
     super::{
         ledger::Ledger,
+        room::Room,
         verbs::{Outcome, Verb},
         writer::{self, Failed},
     },
@@ -19,6 +20,9 @@ use crate::{audit::Head, clock::Clock};
 pub(super) struct Desk {
     pub(super) connection: SqliteConnection,
     pub(super) head: Head,
+    /// What is pending at most: counted when it was last needed, and what was accepted since. Nobody else writes to this file, so it
+    /// never errs towards too few.
+    pub(super) room: Option<Room>,
     pub(super) clock: Clock,
 }
 
@@ -28,7 +32,8 @@ impl writer::Desk for Desk {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(busy)?;
         let mut ledger = Ledger::new(self.head.clone());
         let now = self.clock.now();
-        let outcomes = verbs::apply(&mut transaction, &mut ledger, now, verbs).await.map_err(Failed::Content)?;
+        let outcomes =
+            verbs::apply(&mut transaction, &mut self.room, (&mut ledger, now), verbs).await.map_err(Failed::Content)?;
         trail::write(&mut transaction, &ledger).await.map_err(Failed::Content)?;
         transaction.commit().await.map_err(|error| Failed::Content(unavailable(error)))?;
         self.head = ledger.head;

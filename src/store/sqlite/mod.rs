@@ -40,6 +40,10 @@ use crate::{
 const READERS: u32 = 8;
 /// How long a read waits for one of them: longer than any burst that the doors let in.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Memory for the pages that the writer needs again and again, those of the indexes above all: 16 MiB, said in negative KiB.
+const CACHE: &str = "-16384";
+/// Pages in the write-ahead log after which it is moved into the file: 16 MiB. A page that changed often is moved once.
+const PAGES_IN_LOG: &str = "4000";
 /// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,7 +63,9 @@ impl Sqlite {
         let options = options(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("cache_size", CACHE)
+            .pragma("wal_autocheckpoint", PAGES_IN_LOG);
         let unusable =
             |error: &dyn std::fmt::Display| Error::Unusable(format!("cannot open {}: {error}", path.display()));
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(|error| unusable(&error))?;
@@ -68,7 +74,7 @@ impl Sqlite {
         let head = verbs::begin_run(&mut transaction, &run).await.map_err(|error| unusable(&error))?;
         transaction.commit().await.map_err(|error| unusable(&error))?;
         let readers = readers(path).await?;
-        let writer = Writer::start(Desk { connection, head, clock: run.clock }, run.clock);
+        let writer = Writer::start(Desk { connection, head, room: None, clock: run.clock }, run.clock);
         let verbs = Verbs { writer, notices: Arc::new(Notices::default()), clock: run.clock };
         Ok(Self { verbs, readers, lock: Mutex::new(Some(lock)) })
     }

@@ -9,6 +9,7 @@ use super::{
     super::{
         Claim, Error, Holder, Intent, Lease, Parking, Run, Settlement, Turn,
         ledger::Ledger,
+        room::Room,
         rows::{OPERATION, count, ended_at, intent, micros, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
     },
@@ -44,13 +45,13 @@ pub(super) async fn begin_run(connection: &mut SqliteConnection, run: &Run) -> R
 /// Does the verbs of one transaction. An error undoes all of them; a refusal in an outcome concerns that verb alone.
 pub(super) async fn apply(
     connection: &mut SqliteConnection,
-    ledger: &mut Ledger,
-    now: Timestamp,
+    room: &mut Option<Room>,
+    (ledger, now): (&mut Ledger, Timestamp),
     verbs: &[Verb],
 ) -> Result<Vec<Outcome>, Error> {
     let acceptances: Vec<_> =
         verbs.iter().filter_map(|verb| if let Verb::Accept(it) = verb { Some(&**it) } else { None }).collect();
-    let mut accepted = accept::accept(connection, ledger, &acceptances).await?.into_iter();
+    let mut accepted = accept::accept(connection, room, ledger, &acceptances).await?.into_iter();
     let mut outcomes = Vec::with_capacity(verbs.len());
     for verb in verbs {
         let outcome = match verb {
