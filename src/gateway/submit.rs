@@ -5,11 +5,7 @@
 //! It deliberately looks for an earlier attempt only where there may be one: the store does so with the acceptance anyway,
 //! and most requests come once.
 
-use std::{
-    future::poll_fn,
-    pin::{Pin, pin},
-    task::Poll,
-};
+use std::{future::poll_fn, pin::Pin, task::Poll};
 
 use super::{About, Attempt, Error, Gateway, Submitted, actor, request::ChangeRequest, resolve::Resolved};
 use crate::{
@@ -37,7 +33,7 @@ impl Gateway {
     ) -> Result<Submitted, Error> {
         let key = attempt.map(|attempt| self.key(attempt));
         let resolved = {
-            let mut resolving = pin!(self.valid(caller, &request));
+            let mut resolving = Box::pin(self.valid(caller, &request));
             // Names that are known take no time. Others may take as long as Graph does, which whoever repeats a request need
             // not wait for.
             match at_once(resolving.as_mut()).await {

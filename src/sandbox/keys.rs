@@ -1,4 +1,4 @@
-//! Signing keys, made when the sandbox starts: no private key lies in the repository.
+//! Signing keys, made when the sandbox starts: whoever knows this repository knows none of them.
 //!
 //! A [`Key`] signs JSON web tokens with RS256 and checks its own signatures. Header and claims are signed as they
 //! are given, however odd, so that tests can have tokens that no honest issuer would make.

@@ -71,7 +71,9 @@ pub(super) async fn accept(
         if full.is_some() && !counted {
             // What has ended since it was counted last may have made room.
             let mut anew = pending(connection).await?;
-            new.iter().for_each(|it| anew.add(it));
+            for it in &new {
+                anew.add(it);
+            }
             full = anew.take(acceptance);
             (*room, counted) = (Some(anew), true);
         }
