@@ -1,0 +1,448 @@
+//! The cases, and what is printed of each.
+//!
+//! Figures of one kind are measured in turn, several rounds of each, so that whatever else the machine does meets all of
+//! them alike; a printed figure is the median of its rounds.
+
+use std::{process::Stdio, time::Duration};
+
+use jiff::ToSpan;
+use postern::clock::Clock;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    drive::{Driven, Mode, Pace, Plan, drive, headers},
+    filled::{self, Records},
+    peer::Peer,
+    process, server,
+    stage::{self, CONFIGURATIONS, Gateway, Issuer, Place, Sandbox, Upstream, folder, postern},
+};
+
+/// How much is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Whole,
+    Trial,
+}
+
+/// Changes and requests are dealt out to so many configurations, unless a case says otherwise.
+const SPREAD: u64 = 10;
+
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// Operations that are forgotten while it is measured.
+const RETAINED: u64 = 200_000;
+
+fn days_ago(days: i64) -> jiff::Timestamp {
+    Clock::system().now() - (24 * days).hours()
+}
+
+/// Processor time so far of all that PostgreSQL's server runs.
+fn server_cpu() -> Duration {
+    process::cpu_of_all("postgres")
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn micros(time: Duration, each: u64) -> f64 {
+    time.as_secs_f64() * 1e6 / each as f64
+}
+
+/// How one way to ask is measured, and what came of it in each round.
+struct Row {
+    what: &'static str,
+    mode: Mode,
+    pace: Pace,
+    connections: usize,
+    seconds: f64,
+    cost: Vec<f64>,
+    rate: Vec<f64>,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    flushes: Vec<f64>,
+    calls: Vec<f64>,
+    verbs: Vec<f64>,
+}
+
+impl Row {
+    fn new(what: &'static str, mode: Mode, pace: Pace, connections: usize) -> Self {
+        let none = Vec::new;
+        Self {
+            what,
+            mode,
+            pace,
+            connections,
+            seconds: 5.0,
+            cost: none(),
+            rate: none(),
+            p50: none(),
+            p99: none(),
+            flushes: none(),
+            calls: none(),
+            verbs: none(),
+        }
+    }
+
+    fn note(&mut self, driven: &Driven, cost: f64) {
+        self.cost.push(cost);
+        self.rate.push(driven.rate());
+        self.p50.push(driven.percentile(0.5));
+        self.p99.push(driven.percentile(0.99));
+    }
+
+    fn print(&self) {
+        let told = |figures: &Vec<f64>| {
+            if figures.is_empty() { "-".to_owned() } else { format!("{:.4}", median(figures.clone())) }
+        };
+        println!(
+            "{:<44} {:>7.1} us  {:>6.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms  {} flushes, {} calls to Graph, {} changes a commit",
+            self.what,
+            median(self.cost.clone()),
+            median(self.rate.clone()),
+            median(self.p50.clone()),
+            median(self.p99.clone()),
+            told(&self.flushes),
+            told(&self.calls),
+            told(&self.verbs),
+        );
+    }
+}
+
+/// What one row asks in one round.
+fn planned(row: &Row, url: &str, issuer: &Issuer, extent: Extent) -> Plan {
+    let changes = match (extent, row.pace) {
+        (Extent::Trial, _) => 50,
+        (Extent::Whole, Pace::Rate(rate)) => (f64::from(rate) * row.seconds) as u64,
+        (Extent::Whole, Pace::Closed) => 15_000,
+    };
+    Plan {
+        urls: vec![url.to_owned()],
+        tokens: headers(&issuer.tokens),
+        changes,
+        configurations: SPREAD,
+        pace: row.pace,
+        connections: row.connections,
+        mode: row.mode,
+    }
+}
+
+/// What a round is for. Flushes are counted in one of their own: who counts takes time from who is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Measured {
+    Cost,
+    Flushes,
+}
+
+/// Asks the gateway, waits until all has ended, and notes what each change cost in all, its way to Graph included.
+async fn ask_gateway(row: &mut Row, plan: &Plan, gateway: &mut Gateway, sandbox: &Sandbox, round: Measured) {
+    let ended = gateway.figure("postern_operations_ended_total").await;
+    let commits = gateway.figure("postern_store_commit_duration_seconds_count").await;
+    let (before, cpu) = (sandbox.calls().await, gateway.process.cpu());
+    if round == Measured::Flushes {
+        gateway.process.count_flushes();
+    }
+    let driven = drive(plan).await;
+    driven.all_accepted();
+    gateway.until_ended(ended as usize + plan.changes as usize).await;
+    let cost = micros(gateway.process.cpu().saturating_sub(cpu), plan.changes);
+    if round == Measured::Flushes {
+        row.flushes.extend(gateway.process.flushes().map(|flushes| flushes as f64 / plan.changes as f64));
+    }
+    row.calls.push(sandbox.calls().await.since(before).all as f64 / plan.changes as f64);
+    let commits = gateway.figure("postern_store_commit_duration_seconds_count").await - commits;
+    row.verbs.push(plan.changes as f64 / commits);
+    row.note(&driven, cost);
+}
+
+pub(crate) fn cost(extent: Extent) {
+    block_on(async {
+        let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
+        let folder = folder();
+        let (mut gateway, _) = Gateway::start(&Place::new(&issuer, &sandbox, folder.path())).await;
+        let peer = Peer::start(&issuer, folder.path()).await;
+        let mut beside = vec![
+            Row::new("HAProxy, 32 connections", Mode::Async, Pace::Closed, 32),
+            Row::new("HAProxy, 1,000/s", Mode::Async, Pace::Rate(1_000), 32),
+        ];
+        let mut ours = vec![
+            Row::new("Postern, respond-async, 32 connections", Mode::Async, Pace::Closed, 32),
+            Row::new("Postern, respond-async, 1,000/s", Mode::Async, Pace::Rate(1_000), 32),
+            Row::new("Postern, waiting, 500/s", Mode::Waiting, Pace::Rate(500), 3_000),
+        ];
+        if peer.is_none() {
+            println!("HAProxy is not installed (Debian: apt-get install haproxy), so there is nothing to compare with");
+        }
+        let rounds = if extent == Extent::Whole { 3 } else { 1 };
+        // Names become known, and connections are made.
+        let warm = Plan { changes: 400, ..planned(&ours[0], &gateway.url, &issuer, extent) };
+        drive(&warm).await.all_accepted();
+        gateway.until_ended(400).await;
+        for round in 0..=rounds {
+            let count = round == rounds;
+            for row in beside.iter_mut().filter(|_| !count) {
+                let Some(peer) = &peer else { continue };
+                let plan = planned(row, &peer.url, &issuer, extent);
+                let before = peer.process.cpu();
+                let driven = drive(&plan).await;
+                driven.all_accepted();
+                row.note(&driven, micros(peer.process.cpu().saturating_sub(before), plan.changes));
+            }
+            for row in &mut ours {
+                let plan = planned(row, &gateway.url, &issuer, extent);
+                let kept = (row.cost.len(), row.verbs.len());
+                ask_gateway(row, &plan, &mut gateway, &sandbox, if count { Measured::Flushes } else { Measured::Cost })
+                    .await;
+                if count && kept.0 > 0 {
+                    for figures in [&mut row.cost, &mut row.rate, &mut row.p50, &mut row.p99] {
+                        figures.truncate(kept.0);
+                    }
+                    row.verbs.truncate(kept.1);
+                }
+            }
+        }
+        if peer.is_some() {
+            beside.iter().for_each(Row::print);
+        }
+        ours.iter().for_each(Row::print);
+        let (now, most) = gateway.process.memory();
+        println!("memory of the gateway afterwards {now:.1} MiB, at most {most:.1} MiB");
+        if let Some(peer) = peer {
+            peer.stop().await;
+        }
+        gateway.process.stop();
+        issuer.stop().await;
+    });
+}
+
+pub(crate) fn start(_extent: Extent) {
+    block_on(async {
+        let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::Unbounded, CONFIGURATIONS).await);
+        let (mut fresh, mut again, mut idle) = (vec![], vec![], vec![]);
+        for _ in 0..11 {
+            let folder = folder();
+            let place = Place::new(&issuer, &sandbox, folder.path());
+            for times in [&mut fresh, &mut again] {
+                let (mut gateway, took) = Gateway::start(&place).await;
+                times.push(took.as_secs_f64() * 1_000.0);
+                idle.push(gateway.process.memory().0);
+                gateway.process.stop();
+            }
+        }
+        println!("ready {:.0} ms after the start with no store yet, {:.0} ms with one", median(fresh), median(again));
+        println!("memory then {:.1} MiB", median(idle));
+        issuer.stop().await;
+    });
+}
+
+pub(crate) fn latency(_extent: Extent) {
+    block_on(async {
+        let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
+        let folder = folder();
+        // Ended longer ago than they are kept: they are forgotten while callers come.
+        filled::store(&folder.path().join("postern.db"), days_ago(100), RETAINED, Records::Two).await;
+        let settings = "[audit]\nsinks = [\"file\"]\nfile = \"audit.jsonl\"\nformat = \"ocsf\"\n";
+        let place = Place { settings, ..Place::new(&issuer, &sandbox, folder.path()) };
+        let (mut gateway, _) = Gateway::start(&place).await;
+        let row = Row { seconds: 30.0, ..Row::new("", Mode::Async, Pace::Rate(1_000), 32) };
+        let plan = planned(&row, &gateway.url, &issuer, Extent::Whole);
+        let warm = Plan { changes: 400, ..plan.clone() };
+        drive(&warm).await.all_accepted();
+        let exporting = Exporting::start(&gateway);
+        let driven = drive(&plan).await;
+        let exported = exporting.stop().await;
+        driven.all_accepted();
+        gateway.until_ended(400 + plan.changes as usize).await;
+        let [p50, p90, p99, p999, most] = [0.5, 0.9, 0.99, 0.999, 1.0].map(|part| driven.percentile(part));
+        println!("p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, longest {most:.2} ms");
+        println!("meanwhile {exported} exports of the whole trail, and delivery to a file in OCSF");
+        gateway.process.stop();
+        issuer.stop().await;
+    });
+}
+
+/// Exports the whole trail again and again, as a security officer's job would, until it is stopped.
+struct Exporting {
+    over: CancellationToken,
+    exports: JoinHandle<u32>,
+}
+
+impl Exporting {
+    fn start(gateway: &Gateway) -> Self {
+        let over = CancellationToken::new();
+        let (folder, settings, stop) = (gateway.folder.clone(), gateway.settings.clone(), over.clone());
+        let exports = tokio::task::spawn_blocking(move || {
+            let mut exports = 0;
+            while !stop.is_cancelled() {
+                let mut export = postern(&folder, &["audit", "export", "--config", &settings]);
+                assert!(export.stdout(Stdio::null()).status().unwrap().success());
+                exports += 1;
+            }
+            exports
+        });
+        Self { over, exports }
+    }
+
+    async fn stop(self) -> u32 {
+        self.over.cancel();
+        self.exports.await.unwrap()
+    }
+}
+
+pub(crate) fn burst(_extent: Extent) {
+    const CHANGES: u64 = 10_000;
+    block_on(async {
+        let issuer = Issuer::start();
+        for configurations in [1, 10, 50] {
+            let sandbox = Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await;
+            let folder = folder();
+            let (mut gateway, _) = Gateway::start(&Place::new(&issuer, &sandbox, folder.path())).await;
+            let row = Row::new("", Mode::Async, Pace::Closed, 64);
+            let plan = Plan { changes: CHANGES, configurations, ..planned(&row, &gateway.url, &issuer, Extent::Whole) };
+            let clock = Clock::system();
+            let driven = drive(&plan).await;
+            driven.all_accepted();
+            gateway.until_ended(CHANGES as usize).await;
+            let drained = clock.elapsed().as_secs_f64();
+            let calls = sandbox.calls().await;
+            // One read and one write for each: what a script of each caller's own does, at the rate that Graph admits.
+            let one_by_one = CHANGES as f64 / stage::WRITES_A_SECOND;
+            println!(
+                "{configurations:>2} configurations: accepted within {:.1} s, all ended after {drained:.1} s; {} calls to Graph: {} reads, \
+                 {} writes, {} look-ups of groups, {} refused; one by one at least {one_by_one:.0} s, {:.0} times as long",
+                driven.took.as_secs_f64(),
+                calls.all,
+                calls.reads,
+                calls.writes,
+                calls.groups,
+                calls.refused,
+                one_by_one / drained,
+            );
+            gateway.process.stop();
+        }
+        issuer.stop().await;
+    });
+}
+
+/// The same on an empty store and on one with a past.
+pub(crate) fn full(_extent: Extent) {
+    const OPERATIONS: u64 = 1_000_000;
+    block_on(async {
+        let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
+        let (empty, full) = (folder(), folder());
+        let clock = Clock::system();
+        filled::store(&full.path().join("postern.db"), days_ago(10), OPERATIONS, Records::Three).await;
+        println!("{OPERATIONS} operations stored within {:.0} s", clock.elapsed().as_secs_f64());
+        let mut rows = [
+            Row::new("no past, 1,000/s", Mode::Async, Pace::Rate(1_000), 32),
+            Row::new("a million operations, 1,000/s", Mode::Async, Pace::Rate(1_000), 32),
+            Row::new("no past, 32 connections", Mode::Async, Pace::Closed, 32),
+            Row::new("a million operations, 32 connections", Mode::Async, Pace::Closed, 32),
+        ];
+        let mut gateways = vec![];
+        for folder in [&empty, &full] {
+            let (gateway, took) = Gateway::start(&Place::new(&issuer, &sandbox, folder.path())).await;
+            println!("ready after {:.0} ms", took.as_secs_f64() * 1_000.0);
+            gateways.push(gateway);
+        }
+        for gateway in &gateways {
+            let warm = Plan { changes: 400, ..planned(&rows[0], &gateway.url, &issuer, Extent::Trial) };
+            drive(&warm).await.all_accepted();
+            gateway.until_ended(400).await;
+        }
+        for _ in 0..3 {
+            for (place, row) in rows.iter_mut().enumerate() {
+                let gateway = &mut gateways[place % 2];
+                let plan = planned(row, &gateway.url, &issuer, Extent::Whole);
+                ask_gateway(row, &plan, gateway, &sandbox, Measured::Cost).await;
+            }
+        }
+        rows.iter().for_each(Row::print);
+        for gateway in &mut gateways {
+            let (now, most) = gateway.process.memory();
+            println!("memory {now:.1} MiB, at most {most:.1} MiB");
+            gateway.process.stop();
+        }
+        issuer.stop().await;
+    });
+}
+
+/// As many changes as 150 a second make in an hour, in three minutes.
+pub(crate) fn soak(_extent: Extent) {
+    const RATE: u32 = 3_000;
+    block_on(async {
+        let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
+        let folder = folder();
+        let (mut gateway, _) = Gateway::start(&Place::new(&issuer, &sandbox, folder.path())).await;
+        let row = Row { seconds: 15.0, ..Row::new("", Mode::Async, Pace::Rate(RATE), 64) };
+        let plan = planned(&row, &gateway.url, &issuer, Extent::Whole);
+        for round in 1..=12 {
+            let driven = drive(&plan).await;
+            driven.all_accepted();
+            let (now, most) = gateway.process.memory();
+            println!(
+                "after {:>7} changes, {:>4.0}/s: memory {now:.1} MiB, at most {most:.1} MiB; p50 {:.2} ms, p99 {:.2} ms",
+                plan.changes * round,
+                driven.rate(),
+                driven.percentile(0.5),
+                driven.percentile(0.99),
+            );
+        }
+        gateway.process.stop();
+        issuer.stop().await;
+    });
+}
+
+/// The rate at which changes were accepted, and what each cost gateways and database, in microseconds.
+type Round = (f64, [f64; 2]);
+
+/// Gateways and their database share all cores.
+pub(crate) fn replicas(_extent: Extent) {
+    const REPLICAS: usize = 3;
+    block_on(async {
+        let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
+        let mut rounds = [vec![], vec![]];
+        for _ in 0..3 {
+            for (replicas, rounds) in [1, REPLICAS].into_iter().zip(&mut rounds) {
+                let folder = folder();
+                let store = server::shared().database().await;
+                let mut gateways = vec![];
+                for _ in 0..replicas {
+                    let all = format!("0-{}", stage::others().rsplit('-').next().unwrap());
+                    let place =
+                        Place { store: store.clone(), cores: all, ..Place::new(&issuer, &sandbox, folder.path()) };
+                    gateways.push(Gateway::start(&place).await.0);
+                }
+                let row = Row::new("", Mode::Async, Pace::Closed, 96);
+                let urls = gateways.iter().map(|gateway| gateway.url.clone()).collect();
+                let plan = Plan { urls, ..planned(&row, "", &issuer, Extent::Whole) };
+                let warm = Plan { changes: 1_200, ..plan.clone() };
+                drive(&warm).await.all_accepted();
+                let cpu = || gateways.iter().map(|gateway| gateway.process.cpu()).sum::<Duration>();
+                let (before, database) = (cpu(), server_cpu());
+                let driven = drive(&plan).await;
+                driven.all_accepted();
+                let spent = [cpu().saturating_sub(before), server_cpu().saturating_sub(database)];
+                let cost = spent.map(|time| micros(time, plan.changes));
+                rounds.push((driven.rate(), cost));
+                for gateway in &mut gateways {
+                    gateway.process.stop();
+                }
+            }
+        }
+        for (replicas, rounds) in [1, REPLICAS].into_iter().zip(&rounds) {
+            let of = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
+            println!(
+                "{replicas} gateways: {:.0} changes/s accepted; until then {:.0} us of gateways and {:.0} us of PostgreSQL for each",
+                of(|round| round.0),
+                of(|round| round.1[0]),
+                of(|round| round.1[1]),
+            );
+        }
+        issuer.stop().await;
+    });
+}

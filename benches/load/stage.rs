@@ -1,0 +1,408 @@
+//! What is measured and what stands around it: a tenant, an issuer with 200 callers, the sandbox, the gateway.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
+    rsa::{KeyPair, KeySize},
+    signature::KeyPair as _,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
+use postern::clock::Clock;
+use reqwest::Client;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::process::{Process, until};
+
+/// Callers, each with a token of its own.
+pub(crate) const CALLERS: u128 = 200;
+/// Groups that are added and removed.
+pub(crate) const GROUPS: u128 = 40;
+/// Configurations of the tenant.
+pub(crate) const CONFIGURATIONS: u128 = 50;
+/// How long Graph takes for each call: an assign rarely takes less.
+const GRAPH_TAKES: Duration = Duration::from_millis(100);
+/// What Microsoft grants one application in a tenant in 20 seconds.
+const CALLS_MAX: u32 = 1_000;
+const WRITES_MAX: u32 = 100;
+/// So many of them are writes at most, on average.
+pub(crate) const WRITES_A_SECOND: f64 = 5.0;
+
+const KEY_ID: &str = "load";
+const AUDIENCE: &str = "api://postern";
+
+/// The measured core, and those of everything else.
+pub(crate) const MEASURED: &str = "0";
+
+pub(crate) fn others() -> String {
+    let cores = fs::read_to_string("/sys/devices/system/cpu/present").unwrap();
+    let last = cores.trim().rsplit(['-', ',']).next().unwrap().to_owned();
+    if last == "0" { last } else { format!("1-{last}") }
+}
+
+fn id(family: &str, number: u128) -> String {
+    format!("{family}0000000-0000-4000-8000-{number:012}")
+}
+
+pub(crate) fn configuration(number: u128) -> String {
+    format!("{}_Limit", id("a", number))
+}
+
+pub(crate) fn group(number: u128) -> String {
+    id("b", number)
+}
+
+pub(crate) fn folder() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The program that is measured.
+pub(crate) fn postern(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+    command.args(arguments).current_dir(folder);
+    command
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in STANDARD.encode(der).as_bytes().chunks(64) {
+        writeln!(text, "{}", std::str::from_utf8(line).unwrap()).unwrap();
+    }
+    text + &format!("-----END {label}-----\n")
+}
+
+/// Who vouches for the callers, and their tokens.
+pub(crate) struct Issuer {
+    pub(crate) url: String,
+    /// The public half of its key.
+    pub(crate) public: String,
+    /// One for each caller, good for an hour.
+    pub(crate) tokens: Vec<String>,
+    server: ServerHandle,
+}
+
+impl Issuer {
+    pub(crate) fn start() -> Self {
+        let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
+        let private: Pkcs8V1Der<'_> = pair.as_der().unwrap();
+        let public: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+        let key = EncodingKey::from_rsa_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes()).unwrap();
+        let mut jwk = json!(Jwk::from_encoding_key(&key, Algorithm::RS256).unwrap());
+        jwk["kid"] = json!(KEY_ID);
+        jwk["use"] = json!("sig");
+        let keys = web::Data::new(json!({ "keys": [jwk] }));
+        let app = move || App::new().app_data(keys.clone()).route("/jwks", web::get().to(jwks));
+        let server = HttpServer::new(app).disable_signals().workers(1).bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", server.addrs()[0]);
+        let server = server.run();
+        let handle = server.handle();
+        tokio::spawn(server);
+        let now = Clock::system().now().as_second();
+        let tokens = (0..CALLERS).map(|caller| token(&key, &url, caller, now)).collect();
+        Self { url, public: pem("PUBLIC KEY", public.as_ref()), tokens, server: handle }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.server.stop(false).await;
+    }
+}
+
+async fn jwks(keys: web::Data<Value>) -> HttpResponse {
+    HttpResponse::Ok().json(keys.get_ref())
+}
+
+/// A token of the size and shape of Entra's.
+fn token(key: &EncodingKey, issuer: &str, caller: u128, now: i64) -> String {
+    let claims = json!({
+        "iss": issuer, "aud": AUDIENCE, "iat": now, "nbf": now, "exp": now + 3_600, "ver": "2.0",
+        "azp": id("c", caller), "azpacr": "1", "sub": id("d", caller), "oid": id("d", caller),
+        "roles": ["Assignments.Change"], "tid": id("e", 1), "uti": Uuid::from_u128(caller).simple().to_string(),
+        "rh": "1.AXkAERERESIiMzNEVVVVVVVVVcCbn1sDbB5KjlUNT0oXm8MBAAA.",
+    });
+    let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::RS256) };
+    jsonwebtoken::encode(&header, &claims, key).unwrap()
+}
+
+/// How Graph is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upstream {
+    /// 100 ms for each call, and Microsoft's limits.
+    LikeGraph,
+    /// At once, without limits.
+    Unbounded,
+}
+
+/// A running sandbox.
+pub(crate) struct Sandbox {
+    pub(crate) url: String,
+    client: Client,
+    _process: Process,
+    _folder: TempDir,
+}
+
+impl Sandbox {
+    pub(crate) async fn start(upstream: Upstream, configurations: u128) -> Self {
+        let folder = folder();
+        fs::write(folder.path().join("tenant.json"), tenant(upstream, configurations).to_string()).unwrap();
+        let address = format!("127.0.0.1:{}", port());
+        let command = postern(folder.path(), &["sandbox", "--listen", &address, "--seed", "tenant.json"]);
+        let process = Process::start(command, &others(), &folder.path().join("log"));
+        let sandbox = Self { url: format!("http://{address}"), client: client(1), _process: process, _folder: folder };
+        until("the sandbox answers", || async { sandbox.get("switches").await.is_some() }).await;
+        if upstream == Upstream::LikeGraph {
+            let effect = json!({"kind": "slow", "millis": GRAPH_TAKES.as_millis()});
+            sandbox.order(&json!({ "effect": effect })).await;
+        }
+        sandbox
+    }
+
+    async fn get(&self, path: &str) -> Option<Value> {
+        let answer = sent(self.client.get(format!("{}/_sandbox/{path}", self.url))).await.ok()?;
+        serde_json::from_slice(&answer.bytes().await.ok()?).ok()
+    }
+
+    async fn order(&self, order: &Value) {
+        let answer = sent(self.client.post(format!("{}/_sandbox/faults", self.url)).json(order)).await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+
+    /// Calls so far by what they were for: writes, reads of sets, look-ups of groups, everything; and how many were refused
+    /// for being too many.
+    pub(crate) async fn calls(&self) -> Calls {
+        let journal = self.get("journal").await.unwrap();
+        assert_eq!(journal["dropped"], 0, "the journal holds all calls");
+        let mut calls = Calls::default();
+        for call in journal["calls"].as_array().unwrap() {
+            let path = call["path"].as_str().unwrap();
+            calls.all += 1;
+            calls.writes += usize::from(path.ends_with("/assign"));
+            calls.reads += usize::from(path.ends_with("/assignments"));
+            calls.groups += usize::from(path.ends_with("/groups"));
+            calls.refused += usize::from(call["status"] == 429);
+        }
+        calls
+    }
+}
+
+/// Calls to Graph.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Calls {
+    pub(crate) all: usize,
+    pub(crate) writes: usize,
+    pub(crate) reads: usize,
+    pub(crate) groups: usize,
+    pub(crate) refused: usize,
+}
+
+impl Calls {
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            all: self.all - before.all,
+            writes: self.writes - before.writes,
+            reads: self.reads - before.reads,
+            groups: self.groups - before.groups,
+            refused: self.refused - before.refused,
+        }
+    }
+}
+
+fn tenant(upstream: Upstream, configurations: u128) -> Value {
+    let target = |number: u128| {
+        json!({"target": {"@odata.type": "#microsoft.graph.groupAssignmentTarget", "groupId": group(number),
+            "deviceAndAppManagementAssignmentFilterId": null, "deviceAndAppManagementAssignmentFilterType": "none"}})
+    };
+    let configuration = |number: u128| {
+        json!({"id": configuration(number), "@odata.type": "#microsoft.graph.deviceEnrollmentLimitConfiguration",
+            "deviceEnrollmentConfigurationType": "limit", "displayName": format!("Limit {number}"), "priority": number,
+            "properties": {"limit": 5}, "assignments": (0..GROUPS / 2).map(target).collect::<Vec<_>>()})
+    };
+    let groups = |number: u128| json!({"id": group(number), "displayName": format!("Group {number}")});
+    let switches = match upstream {
+        Upstream::LikeGraph => json!({"calls_max": CALLS_MAX, "writes_max": WRITES_MAX, "journal_limit": 1_000_000}),
+        Upstream::Unbounded => json!({"journal_limit": 1_000_000}),
+    };
+    json!({
+        "tenant_id": id("1", 1),
+        "apps": [{"client_id": id("9", 1), "client_secret": "load", "roles": [
+            "DeviceManagementServiceConfig.ReadWrite.All", "GroupMember.Read.All"]}],
+        "groups": (0..GROUPS).map(groups).collect::<Vec<_>>(),
+        "configurations": (1..=configurations).map(configuration).collect::<Vec<_>>(),
+        "switches": switches,
+    })
+}
+
+/// A running gateway on settings as they are shipped, but for what is said here.
+pub(crate) struct Gateway {
+    pub(crate) url: String,
+    admin_url: String,
+    client: Client,
+    pub(crate) process: Process,
+    pub(crate) folder: PathBuf,
+    /// The name of its file there.
+    pub(crate) settings: String,
+}
+
+/// Where a gateway is started.
+pub(crate) struct Place<'a> {
+    pub(crate) issuer: &'a Issuer,
+    pub(crate) sandbox: &'a Sandbox,
+    pub(crate) folder: &'a Path,
+    pub(crate) store: String,
+    pub(crate) cores: String,
+    /// Settings beyond those that are needed to run, as they stand in the file.
+    pub(crate) settings: &'static str,
+}
+
+impl<'a> Place<'a> {
+    /// On the measured core, with a store in a file of that folder.
+    pub(crate) fn new(issuer: &'a Issuer, sandbox: &'a Sandbox, folder: &'a Path) -> Self {
+        let (store, cores) = ("sqlite:postern.db".to_owned(), MEASURED.to_owned());
+        Self { issuer, sandbox, folder, store, cores, settings: "" }
+    }
+}
+
+impl Gateway {
+    /// Starts a gateway, and returns once it is ready; how long that took.
+    pub(crate) async fn start(place: &Place<'_>) -> (Self, Duration) {
+        let folder = place.folder.to_owned();
+        let (port, admin_port) = (port(), port());
+        let file = format!("gateway-{port}.toml");
+        fs::write(folder.join(&file), settings(place, port, admin_port)).unwrap();
+        fs::write(folder.join("secret"), "load").unwrap();
+        policies(&folder.join("policies"));
+        let command = postern(&folder, &["serve", "--config", &file]);
+        let clock = Clock::system();
+        let process = Process::start(command, &place.cores, &folder.join(format!("log-{port}")));
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let gateway =
+            Self { url: url(port), admin_url: url(admin_port), client: client(1), process, folder, settings: file };
+        until(&format!("the gateway in {} is ready", gateway.folder.display()), || async {
+            gateway.admin("readyz").await.is_some()
+        })
+        .await;
+        (gateway, clock.elapsed())
+    }
+
+    async fn admin(&self, path: &str) -> Option<String> {
+        let answer = sent(self.client.get(format!("{}/{path}", self.admin_url))).await.ok()?;
+        if answer.status().is_success() { answer.text().await.ok() } else { None }
+    }
+
+    /// The sum of a figure over all its series.
+    pub(crate) async fn figure(&self, name: &str) -> f64 {
+        let text = self.admin("metrics").await.unwrap();
+        let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        text.lines().filter(of).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// Waits until so many operations have ended, in all.
+    pub(crate) async fn until_ended(&self, operations: usize) {
+        let ended = || async {
+            // To ask for figures costs what is measured; a drain takes seconds.
+            Clock::system().sleep(Duration::from_millis(100)).await;
+            self.figure("postern_operations_ended_total").await >= operations as f64
+        };
+        until("all operations have ended", ended).await;
+    }
+}
+
+fn settings(place: &Place<'_>, port: u16, admin_port: u16) -> String {
+    let Place { issuer, sandbox, store, .. } = place;
+    let mut text = format!(
+        r#"
+[server]
+listen = "127.0.0.1:{port}"
+admin_listen = "127.0.0.1:{admin_port}"
+connections_max = 4096
+waits_max = 4096
+calls_max = 1000000
+[operations]
+pending_max = 1000000
+pending_per_configuration_max = 1000000
+[store]
+url = "{store}"
+[graph]
+cloud = "sandbox"
+endpoint = "{sandbox}"
+authority = "{sandbox}"
+tenant_id = "{tenant}"
+client_id = "{client}"
+credential.secret_file = "secret"
+[policy]
+dir = "policies"
+[[issuers]]
+name = "load"
+issuer = "{issuer}"
+audiences = ["{AUDIENCE}"]
+algorithms = ["RS256"]
+jwks_url = "{issuer}/jwks"
+"#,
+        sandbox = sandbox.url,
+        issuer = issuer.url,
+        tenant = id("1", 1),
+        client = id("9", 1),
+    );
+    for caller in 0..CALLERS {
+        let client = id("c", caller);
+        write!(text, "[[callers]]\nname = \"caller-{caller}\"\nissuer = \"load\"\nclient_id = \"{client}\"\n").unwrap();
+    }
+    for number in 1..=CONFIGURATIONS {
+        let configuration = configuration(number);
+        write!(text, "[catalogue.configurations.\"Limit {number}\"]\nid = \"{configuration}\"\ntags = [\"sales\"]\n")
+            .unwrap();
+    }
+    text + place.settings
+}
+
+/// What ServiceNow may by the shipped policies, for any caller.
+const POLICY: &str = r#"
+@id("load-changes-groups")
+permit (
+    principal,
+    action in [Postern::Action::"add", Postern::Action::"remove"],
+    resource
+)
+when {
+    principal in Postern::Role::"Assignments.Change" &&
+    context.target.kind == "group" &&
+    context has ticket &&
+    resource.tags.containsAny(["sales", "kiosk", "restriction"])
+};
+"#;
+
+/// The policies as they are shipped, and that one.
+fn policies(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/config/policies")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    fs::write(folder.join("load.cedar"), POLICY).unwrap();
+}
+
+/// A client with so many connections.
+pub(crate) fn client(connections: usize) -> Client {
+    Client::builder().no_proxy().no_gzip().http1_only().pool_max_idle_per_host(connections).build().unwrap()
+}
+
+/// The one place that sends.
+#[expect(clippy::disallowed_methods, reason = "whoever measures needs none of what outbound adds")]
+pub(crate) async fn sent(request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
+    request.send().await
+}
