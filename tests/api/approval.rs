@@ -1,5 +1,7 @@
 //! Changes that begin only when a second person agrees.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -7,12 +9,21 @@ use crate::{
     world::{ASSIGNMENTS, EVERYTHING, SALES_ESP, Setup, World, add, group},
 };
 
-/// The shipped example, which the guard would forbid to have effect.
-const POLICIES: [(&str, &str); 2] =
-    [("guard.cedar", ""), ("approval.cedar", include_str!("../../config/examples/approval.cedar"))];
+/// The shipped example, but for its night: these tests run at any hour.
+static EXAMPLE: LazyLock<String> = LazyLock::new(|| {
+    let night = "(context.time.hour >= 20 || context.time.hour < 5)";
+    let example = include_str!("../../config/examples/approval.cedar");
+    assert!(example.contains(night));
+    example.replace(night, "context.time.hour >= 24")
+});
+
+/// The example; the guard would forbid it to have effect.
+fn policies() -> [(&'static str, &'static str); 2] {
+    [("guard.cedar", ""), ("approval.cedar", &EXAMPLE)]
+}
 
 fn setup() -> Setup {
-    Setup { policies: POLICIES.to_vec(), ..Setup::default() }
+    Setup { policies: policies().to_vec(), ..Setup::default() }
 }
 
 fn everyone() -> Value {
@@ -106,7 +117,7 @@ async fn what_is_rejected_fails_with_the_reason_and_reaches_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_approves_its_own_change_whatever_policy_permits() {
-    let world = World::with(Setup { policies: [&POLICIES[..], &[EVERYTHING]].concat(), ..Setup::default() }).await;
+    let world = World::with(Setup { policies: [&policies()[..], &[EVERYTHING]].concat(), ..Setup::default() }).await;
     let asker = approver(&world, "servicenow", "alice").await;
     let mut body = everyone();
     body["requested_for"] = json!("Jane@contoso.com");
@@ -194,7 +205,7 @@ async fn what_awaits_approval_outlives_a_restart_and_so_does_the_approval() {
 async fn a_reversal_waits_for_the_approval_that_reverting_asks_for_and_no_other() {
     let asks = "@id(\"reverting-with-approval\") @approval(\"revert\")\n\
                 permit (principal, action == Postern::Action::\"revert\", resource);";
-    let policies = [&POLICIES[..], &[("revert.cedar", asks)]].concat();
+    let policies = [&policies()[..], &[("revert.cedar", asks)]].concat();
     let world = World::with(Setup { policies, ..Setup::default() }).await;
     let token = approver(&world, "helpdesk", "bob").await;
     let id = asked(&world).await;
