@@ -1,5 +1,7 @@
 //! `Idempotency-Key`: the same attempt is the same operation, whoever interrupts it.
 
+use std::fs;
+
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -80,6 +82,34 @@ async fn a_key_outlives_the_process() {
     assert_eq!((again.succeeded("changed"), again.header("idempotency-replayed")), (id, "true"));
     world.post("servicenow", ASSIGNMENTS, &add("Sales ESP", "Sales Kiosks"), &headers).await.expect(422);
     assert_eq!(world.assigns().await.len(), 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_holds_though_policies_names_and_graph_have_changed() {
+    let patient = vec![("OPERATIONS__WAIT_MAX", "5m")];
+    let mut world = World::with(Setup { settings: patient, ..Setup::default() }).await;
+    let (body, headers) = (add("Sales ESP", &group(2)), [("idempotency-key", "k")]);
+    let id = world.post("servicenow", ASSIGNMENTS, &body, &headers).await.succeeded("changed");
+
+    let freeze = world.policies().join("freeze.cedar");
+    fs::write(&freeze, "@id(\"freeze\")\nforbid (principal, action == Postern::Action::\"add\", resource);\n").unwrap();
+    world.restart().await;
+    world.post("servicenow", ASSIGNMENTS, &body, &[]).await.problem(403, "not-permitted");
+    let again = world.post("servicenow", ASSIGNMENTS, &body, &headers).await;
+    assert_eq!((again.succeeded("changed"), again.header("idempotency-replayed")), (id.clone(), "true"));
+    assert_eq!(world.events("denied").await.len(), 1, "whoever repeats a request is not denied");
+    fs::remove_file(&freeze).unwrap();
+
+    world.control("DELETE", &format!("groups/{}", group(2)), None).await.expect(204);
+    world.restart().await;
+    world.post("servicenow", ASSIGNMENTS, &body, &[]).await.problem(422, "unknown-target");
+    assert_eq!(world.post("servicenow", ASSIGNMENTS, &body, &headers).await.succeeded("changed"), id);
+
+    world.restart().await;
+    world.fault(json!({"method": "GET", "effect": {"kind": "hold"}})).await;
+    assert_eq!(world.post("servicenow", ASSIGNMENTS, &body, &headers).await.succeeded("changed"), id);
+    world.clear_faults().await;
     world.end().await;
 }
 
