@@ -63,7 +63,9 @@ fn main() -> ExitCode {
     let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     if let Some(unknown) = wanted.iter().find(|name| CASES.iter().all(|case| case.0 != name.as_str())) {
         println!("there is no case {unknown}; there are:");
-        CASES.iter().for_each(|(name, what, _)| println!("  {name:<9} {what}"));
+        for (name, what, _) in CASES {
+            println!("  {name:<9} {what}");
+        }
         return ExitCode::from(2);
     }
     process::stay_off_the_measured_core();

@@ -165,11 +165,11 @@ pub(crate) fn cost(extent: Extent) {
         let folder = folder();
         let (mut gateway, _) = Gateway::start(&Place::new(&issuer, &sandbox, folder.path())).await;
         let peer = Peer::start(&issuer, folder.path()).await;
-        let mut beside = vec![
+        let mut beside = [
             Row::new("HAProxy, 32 connections", Mode::Async, Pace::Closed, 32),
             Row::new("HAProxy, 1,000/s", Mode::Async, Pace::Rate(1_000), 32),
         ];
-        let mut ours = vec![
+        let mut ours = [
             Row::new("Postern, respond-async, 32 connections", Mode::Async, Pace::Closed, 32),
             Row::new("Postern, respond-async, 1,000/s", Mode::Async, Pace::Rate(1_000), 32),
             Row::new("Postern, waiting, 500/s", Mode::Waiting, Pace::Rate(500), 3_000),
