@@ -31,12 +31,16 @@ mod cases;
 mod drive;
 #[path = "load/filled.rs"]
 mod filled;
+#[path = "load/issuer.rs"]
+mod issuer;
 #[path = "load/peer.rs"]
 mod peer;
 #[path = "load/process.rs"]
 mod process;
 #[path = "store/requests.rs"]
 mod requests;
+#[path = "load/rows.rs"]
+mod rows;
 #[path = "../tests/support/postgres.rs"]
 mod server;
 #[path = "load/stage.rs"]
@@ -45,7 +49,7 @@ mod stage;
 use std::process::ExitCode;
 
 /// Of a case: its name, and what is measured by it.
-type Case = (&'static str, &'static str, fn(cases::Extent));
+type Case = (&'static str, &'static str, fn(rows::Extent));
 
 const CASES: [Case; 7] = [
     ("start", "from the start of the process to ready, and memory at rest", cases::start),
@@ -70,13 +74,13 @@ fn main() -> ExitCode {
     }
     process::stay_off_the_measured_core();
     if !whole {
-        cases::cost(cases::Extent::Trial);
+        cases::cost(rows::Extent::Trial);
         return ExitCode::SUCCESS;
     }
     for (name, what, measure) in CASES {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted.as_str() == name) {
             println!("\n== {name}: {what}");
-            measure(cases::Extent::Whole);
+            measure(rows::Extent::Whole);
         }
     }
     ExitCode::SUCCESS

@@ -22,8 +22,8 @@ pub fn object(fields: &Map<String, Value>) -> String {
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut text = Vec::with_capacity(USUAL);
     write(&mut text);
-    // What JSON's own writer makes is always text.
-    String::from_utf8(text).unwrap_or_default()
+    // What JSON's own writer makes is always text; nothing of it would be left out if it were not.
+    String::from_utf8(text).unwrap_or_else(|other| String::from_utf8_lossy(other.as_bytes()).into_owned())
 }
 
 /// Most texts are shorter.

@@ -1,7 +1,4 @@
 //! The cases, and what is printed of each.
-//!
-//! Figures of one kind are measured in turn, several rounds of each, so that whatever else the machine does meets all of
-//! them alike; a printed figure is the median of its rounds.
 
 use std::{process::Stdio, time::Duration};
 
@@ -11,22 +8,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    drive::{Driven, Mode, Pace, Plan, drive, headers},
+    drive::{Mode, Pace, Plan, drive},
     filled::{self, Records},
+    issuer::Issuer,
     peer::Peer,
-    process, server,
-    stage::{self, CONFIGURATIONS, Gateway, Issuer, Place, Sandbox, Upstream, folder, postern},
+    process,
+    rows::{Extent, Measured, Row, ask_gateway, median, micros, planned},
+    server,
+    stage::{self, CONFIGURATIONS, Gateway, Place, Sandbox, Upstream, folder, postern},
 };
-
-/// How much is measured.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Extent {
-    Whole,
-    Trial,
-}
-
-/// Changes and requests are dealt out to so many configurations, unless a case says otherwise.
-const SPREAD: u64 = 10;
 
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work)
@@ -42,121 +32,6 @@ fn days_ago(days: i64) -> jiff::Timestamp {
 /// Processor time so far of all that PostgreSQL's server runs.
 fn server_cpu() -> Duration {
     process::cpu_of_all("postgres")
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
-fn micros(time: Duration, each: u64) -> f64 {
-    time.as_secs_f64() * 1e6 / each as f64
-}
-
-/// How one way to ask is measured, and what came of it in each round.
-struct Row {
-    what: &'static str,
-    mode: Mode,
-    pace: Pace,
-    connections: usize,
-    seconds: f64,
-    cost: Vec<f64>,
-    rate: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-    flushes: Vec<f64>,
-    calls: Vec<f64>,
-    verbs: Vec<f64>,
-}
-
-impl Row {
-    fn new(what: &'static str, mode: Mode, pace: Pace, connections: usize) -> Self {
-        let none = Vec::new;
-        Self {
-            what,
-            mode,
-            pace,
-            connections,
-            seconds: 5.0,
-            cost: none(),
-            rate: none(),
-            p50: none(),
-            p99: none(),
-            flushes: none(),
-            calls: none(),
-            verbs: none(),
-        }
-    }
-
-    fn note(&mut self, driven: &Driven, cost: f64) {
-        self.cost.push(cost);
-        self.rate.push(driven.rate());
-        self.p50.push(driven.percentile(0.5));
-        self.p99.push(driven.percentile(0.99));
-    }
-
-    fn print(&self) {
-        let told = |figures: &Vec<f64>| {
-            if figures.is_empty() { "-".to_owned() } else { format!("{:.4}", median(figures.clone())) }
-        };
-        println!(
-            "{:<44} {:>7.1} us  {:>6.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms  {} flushes, {} calls to Graph, {} changes a commit",
-            self.what,
-            median(self.cost.clone()),
-            median(self.rate.clone()),
-            median(self.p50.clone()),
-            median(self.p99.clone()),
-            told(&self.flushes),
-            told(&self.calls),
-            told(&self.verbs),
-        );
-    }
-}
-
-/// What one row asks in one round.
-fn planned(row: &Row, url: &str, issuer: &Issuer, extent: Extent) -> Plan {
-    let changes = match (extent, row.pace) {
-        (Extent::Trial, _) => 50,
-        (Extent::Whole, Pace::Rate(rate)) => (f64::from(rate) * row.seconds) as u64,
-        (Extent::Whole, Pace::Closed) => 15_000,
-    };
-    Plan {
-        urls: vec![url.to_owned()],
-        tokens: headers(&issuer.tokens),
-        changes,
-        configurations: SPREAD,
-        pace: row.pace,
-        connections: row.connections,
-        mode: row.mode,
-    }
-}
-
-/// What a round is for. Flushes are counted in one of their own: who counts takes time from who is counted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Measured {
-    Cost,
-    Flushes,
-}
-
-/// Asks the gateway, waits until all has ended, and notes what each change cost in all, its way to Graph included.
-async fn ask_gateway(row: &mut Row, plan: &Plan, gateway: &mut Gateway, sandbox: &Sandbox, round: Measured) {
-    let ended = gateway.figure("postern_operations_ended_total").await;
-    let commits = gateway.figure("postern_store_commit_duration_seconds_count").await;
-    let (before, cpu) = (sandbox.calls().await, gateway.process.cpu());
-    if round == Measured::Flushes {
-        gateway.process.count_flushes();
-    }
-    let driven = drive(plan).await;
-    driven.all_accepted();
-    gateway.until_ended(ended as usize + plan.changes as usize).await;
-    let cost = micros(gateway.process.cpu().saturating_sub(cpu), plan.changes);
-    if round == Measured::Flushes {
-        row.flushes.extend(gateway.process.flushes().map(|flushes| flushes as f64 / plan.changes as f64));
-    }
-    row.calls.push(sandbox.calls().await.since(before).all as f64 / plan.changes as f64);
-    let commits = gateway.figure("postern_store_commit_duration_seconds_count").await - commits;
-    row.verbs.push(plan.changes as f64 / commits);
-    row.note(&driven, cost);
 }
 
 pub(crate) fn cost(extent: Extent) {
@@ -194,15 +69,8 @@ pub(crate) fn cost(extent: Extent) {
             }
             for row in &mut ours {
                 let plan = planned(row, &gateway.url, &issuer, extent);
-                let kept = (row.cost.len(), row.verbs.len());
                 ask_gateway(row, &plan, &mut gateway, &sandbox, if count { Measured::Flushes } else { Measured::Cost })
                     .await;
-                if count && kept.0 > 0 {
-                    for figures in [&mut row.cost, &mut row.rate, &mut row.p50, &mut row.p99] {
-                        figures.truncate(kept.0);
-                    }
-                    row.verbs.truncate(kept.1);
-                }
             }
         }
         if peer.is_some() {
@@ -248,8 +116,8 @@ pub(crate) fn latency(_extent: Extent) {
         let settings = "[audit]\nsinks = [\"file\"]\nfile = \"audit.jsonl\"\nformat = \"ocsf\"\n";
         let place = Place { settings, ..Place::new(&issuer, &sandbox, folder.path()) };
         let (mut gateway, _) = Gateway::start(&place).await;
-        let row = Row { seconds: 30.0, ..Row::new("", Mode::Async, Pace::Rate(1_000), 32) };
-        let plan = planned(&row, &gateway.url, &issuer, Extent::Whole);
+        let row = Row::new("", Mode::Async, Pace::Rate(1_000), 32);
+        let plan = Plan { changes: 30_000, ..planned(&row, &gateway.url, &issuer, Extent::Whole) };
         let warm = Plan { changes: 400, ..plan.clone() };
         drive(&warm).await.all_accepted();
         let exporting = Exporting::start(&gateway);
@@ -279,7 +147,7 @@ impl Exporting {
             let mut exports = 0;
             while !stop.is_cancelled() {
                 let mut export = postern(&folder, &["audit", "export", "--config", &settings]);
-                assert!(export.stdout(Stdio::null()).status().unwrap().success());
+                assert!(export.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
                 exports += 1;
             }
             exports
@@ -378,8 +246,8 @@ pub(crate) fn soak(_extent: Extent) {
         let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
         let folder = folder();
         let (mut gateway, _) = Gateway::start(&Place::new(&issuer, &sandbox, folder.path())).await;
-        let row = Row { seconds: 15.0, ..Row::new("", Mode::Async, Pace::Rate(RATE), 64) };
-        let plan = planned(&row, &gateway.url, &issuer, Extent::Whole);
+        let row = Row::new("", Mode::Async, Pace::Rate(RATE), 64);
+        let plan = Plan { changes: 45_000, ..planned(&row, &gateway.url, &issuer, Extent::Whole) };
         for round in 1..=12 {
             let driven = drive(&plan).await;
             driven.all_accepted();

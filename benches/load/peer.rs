@@ -5,8 +5,9 @@ use std::{fs, path::Path, process::Command};
 use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
 
 use crate::{
+    issuer::{AUDIENCE, Issuer},
     process::{Process, until},
-    stage::{self, Issuer, client, sent},
+    stage::{self, client, sent},
 };
 
 /// About what the gateway answers to `respond-async`.
@@ -45,7 +46,7 @@ frontend gate
   http-request set-var(txn.token) http_auth_bearer
   http-request deny deny_status 401 unless {{ var(txn.token),jwt_header_query('$.alg') -m str RS256 }}
   http-request deny deny_status 401 unless {{ var(txn.token),jwt_payload_query('$.iss') -m str {issuer} }}
-  http-request deny deny_status 401 unless {{ var(txn.token),jwt_payload_query('$.aud') -m str api://postern }}
+  http-request deny deny_status 401 unless {{ var(txn.token),jwt_payload_query('$.aud') -m str {AUDIENCE} }}
   http-request deny deny_status 401 unless {{ var(txn.token),jwt_verify(\"RS256\",\"{key}\") -m int 1 }}
   default_backend behind
 backend behind

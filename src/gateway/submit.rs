@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Why a change is not permitted; nobody has been told yet.
-pub(super) enum Refused {
+enum Refused {
     /// It cannot be asked so.
     Invalid(Error),
     /// Policy does not allow it.

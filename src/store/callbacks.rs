@@ -8,6 +8,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 
+use super::{
+    Error,
+    rows::{moment, unreadable},
+};
 use crate::{
     audit::Entry,
     domain::{
@@ -15,8 +19,6 @@ use crate::{
         callback::{CallbackState, Progress},
     },
 };
-
-use super::{Error, rows::moment};
 
 /// Callbacks that are asked for.
 #[derive(Clone, Debug)]
@@ -136,8 +138,10 @@ impl Undelivered {
             let callbacks = u64::try_from(callbacks).unwrap_or(0);
             if state == CallbackState::Pending.name() {
                 (undelivered.pending, undelivered.oldest) = (callbacks, Some(moment(oldest)?));
-            } else {
+            } else if state == CallbackState::Parked.name() {
                 undelivered.parked = callbacks;
+            } else {
+                return Err(unreadable("operations.callback_state", &state));
             }
         }
         Ok(undelivered)
