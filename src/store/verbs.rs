@@ -64,7 +64,7 @@ pub(super) fn meet(first: &Acceptance, key: &IdempotencyKey) -> Accepted {
 
 impl Holder {
     /// Why a settlement was undone: of so many operations only `running` were running on the lane.
-    pub(super) fn wrong(&self, operations: usize, running: u64) -> Error {
+    pub(super) fn wrong(&self, operations: usize, running: usize) -> Error {
         Error::Unreadable(format!(
             "of {operations} operations to settle only {running} were running on the lane of {}",
             self.configuration

@@ -12,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
-    task::JoinHandle,
 };
 
 use super::{
@@ -67,15 +67,35 @@ struct Asked {
 #[derive(Debug)]
 pub(super) struct Writer {
     asked: Mutex<Option<mpsc::Sender<Asked>>>,
-    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    ended: tokio::sync::Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Writer {
     /// Starts the writer at its desk.
     pub(super) fn start(desk: impl Desk, clock: Clock) -> Self {
+        let (writer, work) = Self::at(desk, clock);
+        tokio::spawn(work);
+        writer
+    }
+
+    /// Starts the writer at a desk that blocks, on a thread of its own.
+    pub(super) fn start_blocking(desk: impl Desk, clock: Clock) -> std::io::Result<Self> {
+        let (writer, work) = Self::at(desk, clock);
+        let runtime = Handle::current();
+        std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || runtime.block_on(work))?;
+        Ok(writer)
+    }
+
+    fn at(desk: impl Desk, clock: Clock) -> (Self, impl Future<Output = ()> + Send) {
         let (asked, queue) = mpsc::channel(QUEUE_MAX);
-        let task = tokio::spawn(work(desk, queue, clock));
-        Self { asked: Mutex::new(Some(asked)), task: tokio::sync::Mutex::new(Some(task)) }
+        let (over, ended) = oneshot::channel();
+        let work = async move {
+            work(desk, queue, clock).await;
+            if over.send(()).is_err() {
+                tracing::debug!("nobody waits for the end of the store's writer");
+            }
+        };
+        (Self { asked: Mutex::new(Some(asked)), ended: tokio::sync::Mutex::new(Some(ended)) }, work)
     }
 
     /// Has one verb done; returns after its commit.
@@ -90,10 +110,10 @@ impl Writer {
     /// Takes no more verbs, finishes those that are waiting, and closes the connection.
     pub(super) async fn stop(&self) {
         drop(self.asked.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(task) = self.task.lock().await.take()
-            && let Err(error) = task.await
+        if let Some(ended) = self.ended.lock().await.take()
+            && ended.await.is_err()
         {
-            tracing::error!(%error, "the store's writer ended badly");
+            tracing::error!("the store's writer ended badly");
         }
     }
 }

@@ -74,7 +74,7 @@ fn command(tenant: &Tenant, arguments: &[&str]) -> Command {
         .env("POSTERN__EXECUTOR__LEASE_TTL", "3s")
         .env("POSTERN__EXECUTOR__SWEEP_INTERVAL", "100ms")
         // Every statement is a line, so a death can be planned at any.
-        .env("POSTERN__TELEMETRY__LOG_FILTER", "info,sqlx::query=debug");
+        .env("POSTERN__TELEMETRY__LOG_FILTER", "info,sqlx::query=debug,postern::store::sqlite=trace");
     command
 }
 

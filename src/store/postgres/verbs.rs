@@ -266,11 +266,8 @@ async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(Operation
     .await
     .map_err(failed)?
     .rows_affected();
-    if usize::try_from(changed).ok() == Some(ended.len()) {
-        Ok(())
-    } else {
-        Err(Failed::Content(holder.wrong(ended.len(), changed)))
-    }
+    let changed = usize::try_from(changed).unwrap_or(usize::MAX);
+    if changed == ended.len() { Ok(()) } else { Err(Failed::Content(holder.wrong(ended.len(), changed))) }
 }
 
 async fn park(

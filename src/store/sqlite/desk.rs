@@ -3,7 +3,7 @@
 //! The end of the audit chain moves on with the commit, never before it.
 
 use async_trait::async_trait;
-use sqlx::{Connection, SqliteConnection};
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::{
     super::{
@@ -18,7 +18,7 @@ use crate::{audit::Head, clock::Clock};
 
 /// The writing connection, and where the chain ends.
 pub(super) struct Desk {
-    pub(super) connection: SqliteConnection,
+    pub(super) connection: Connection,
     pub(super) head: Head,
     /// What is pending at most: counted when it was last needed, and what was accepted since. Nobody else writes to this file, so it
     /// never errs towards too few.
@@ -26,16 +26,17 @@ pub(super) struct Desk {
     pub(super) clock: Clock,
 }
 
+/// It blocks its thread until the disk has what is written, and so it has one of its own.
 #[async_trait]
 impl writer::Desk for Desk {
     async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
-        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(busy)?;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(busy)?;
         let mut ledger = Ledger::new(self.head.clone());
         let now = self.clock.now();
         let outcomes =
-            verbs::apply(&mut transaction, &mut self.room, (&mut ledger, now), verbs).await.map_err(Failed::Content)?;
-        trail::write(&mut transaction, &ledger).await.map_err(Failed::Content)?;
-        transaction.commit().await.map_err(|error| Failed::Content(unavailable(error)))?;
+            verbs::apply(&transaction, &mut self.room, (&mut ledger, now), verbs).map_err(Failed::Content)?;
+        trail::write(&transaction, &ledger).map_err(Failed::Content)?;
+        transaction.commit().map_err(|error| Failed::Content(unavailable(error)))?;
         self.head = ledger.head;
         Ok(outcomes)
     }
@@ -44,13 +45,13 @@ impl writer::Desk for Desk {
     async fn announce(&mut self) {}
 
     async fn close(self) {
-        if let Err(error) = self.connection.close().await {
+        if let Err((_, error)) = self.connection.close() {
             tracing::error!(%error, "cannot close the store");
         }
     }
 }
 
 /// Nobody may write now, whatever it is.
-fn busy(error: sqlx::Error) -> Failed {
+fn busy(error: rusqlite::Error) -> Failed {
     Failed::Surroundings(unavailable(error))
 }

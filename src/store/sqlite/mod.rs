@@ -3,14 +3,17 @@
 //! Guarantees: write-ahead log with `synchronous = FULL`, so a commit is on disk when it returns; a lock file keeps a
 //! second gateway away, so the leases of an earlier run are void and are taken over at once when the file is opened.
 //!
-//! Its time is the clock of that process. One connection writes (`desk`), a few read. It deliberately has no connection
-//! that does both: readers never wait for a commit, and the writer never waits for a reader.
+//! Its time is the clock of that process. One connection writes (`desk`), a few read (`readers`). It deliberately has no connection
+//! that does both: readers never wait for a commit, and the writer never waits for a reader. SQLite is called where its answer
+//! is needed, on threads that may block ([0030](../../../docs/adr/0030-sqlite-is-called-in-place.md)).
 
 mod accept;
 mod callbacks;
+mod connect;
 mod desk;
 mod ends;
 mod read;
+mod readers;
 mod rows;
 mod trail;
 mod verbs;
@@ -19,13 +22,10 @@ use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::{
-    Connection, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
+use rusqlite::TransactionBehavior;
 use tokio::sync::Mutex;
 
-use self::desk::Desk;
+use self::{desk::Desk, readers::Readers};
 use super::{
     Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
     Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel,
@@ -36,22 +36,11 @@ use crate::{
     domain::{ConfigurationId, Operation, OperationId},
 };
 
-/// Readers at once; each is a thread, and reads are short.
-const READERS: u32 = 8;
-/// How long a read waits for one of them: longer than any burst that the doors let in.
-const READER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Memory for the pages that the writer needs again and again, those of the indexes above all: 16 MiB, said in negative KiB.
-const CACHE: &str = "-16384";
-/// Pages in the write-ahead log after which it is moved into the file: 16 MiB. A page that changed often is moved once.
-const PAGES_IN_LOG: &str = "4000";
-/// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A store in a file.
 #[derive(Debug)]
 pub struct Sqlite {
     verbs: Verbs,
-    readers: SqlitePool,
+    readers: Readers,
     /// Held until the store is closed.
     lock: Mutex<Option<File>>,
 }
@@ -60,53 +49,37 @@ impl Sqlite {
     /// Opens the file, makes or migrates its tables, and begins this run's chain.
     pub async fn open(path: &Path, run: Run) -> Result<Self, Error> {
         let lock = only_gateway(path)?;
-        let options = options(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .pragma("cache_size", CACHE)
-            .pragma("wal_autocheckpoint", PAGES_IN_LOG);
         let unusable =
             |error: &dyn std::fmt::Display| Error::Unusable(format!("cannot open {}: {error}", path.display()));
-        let mut connection = SqliteConnection::connect_with(&options).await.map_err(|error| unusable(&error))?;
-        sqlx::migrate!("migrations/sqlite").run(&mut connection).await.map_err(|error| unusable(&error))?;
-        let mut transaction = connection.begin().await.map_err(|error| unusable(&error))?;
-        let head = verbs::begin_run(&mut transaction, &run).await.map_err(|error| unusable(&error))?;
-        transaction.commit().await.map_err(|error| unusable(&error))?;
-        let readers = readers(path).await?;
-        let writer = Writer::start(Desk { connection, head, room: None, clock: run.clock }, run.clock);
+        connect::migrate(path).await.map_err(|error| unusable(&error))?;
+        let mut connection = connect::writing(path).map_err(|error| unusable(&error))?;
+        let head = begin_run(&mut connection, &run).map_err(|error| unusable(&error))?;
+        let desk = Desk { connection, head, room: None, clock: run.clock };
+        let writer = Writer::start_blocking(desk, run.clock).map_err(|error| unusable(&error))?;
         let verbs = Verbs { writer, notices: Arc::new(Notices::default()), clock: run.clock };
-        Ok(Self { verbs, readers, lock: Mutex::new(Some(lock)) })
+        Ok(Self { verbs, readers: Readers::new(path.to_owned()), lock: Mutex::new(Some(lock)) })
     }
 
     /// The audit trail of a file that a gateway may be using, without disturbing it.
     pub async fn read_audit(path: &Path, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
         let query = AuditQuery { after, limit, ..AuditQuery::default() };
-        Ok(AuditPage::of(trail::records(&mut read_only(path).await?, &query).await?, limit))
+        let readers = Readers::new(path.to_owned());
+        let records = readers.read(move |connection| trail::records(connection, &query)).await?;
+        Ok(AuditPage::of(records, limit))
     }
 
     /// The position of a record in such a file.
     pub(super) async fn find_record(path: &Path, place: &Place) -> Result<Option<i64>, Error> {
-        trail::position(&mut read_only(path).await?, place).await
+        let place = place.clone();
+        Readers::new(path.to_owned()).read(move |connection| trail::position(connection, &place)).await
     }
 }
 
-/// What all connections have in common. How the file is written is said by the one that writes: a copy that SQLite made need
-/// not be written so, and whoever only reads could not change it.
-fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT)
-}
-
-async fn read_only(path: &Path) -> Result<SqliteConnection, Error> {
-    if !path.exists() {
-        return Err(Error::Unusable(format!("there is no store at {}", path.display())));
-    }
-    SqliteConnection::connect_with(&options(path).read_only(true)).await.map_err(unavailable)
-}
-
-async fn readers(path: &Path) -> Result<SqlitePool, Error> {
-    let pool = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(READER_TIMEOUT);
-    pool.connect_with(options(path).read_only(true)).await.map_err(unavailable)
+fn begin_run(connection: &mut rusqlite::Connection, run: &Run) -> Result<Head, Error> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unavailable)?;
+    let head = verbs::begin_run(&transaction, run)?;
+    transaction.commit().map_err(unavailable)?;
+    Ok(head)
 }
 
 /// Takes the lock that says that a gateway uses this file; makes the folder if it is missing.
@@ -124,7 +97,7 @@ fn only_gateway(path: &Path) -> Result<File, Error> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "its one use is in map_err")]
-fn unavailable(error: sqlx::Error) -> Error {
+fn unavailable(error: rusqlite::Error) -> Error {
     Error::Unavailable(error.to_string())
 }
 
@@ -135,8 +108,8 @@ impl Store for Sqlite {
     }
 
     async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        accept::recall(&mut connection, caller, key).await
+        let (caller, key) = (caller.to_owned(), key.clone());
+        self.readers.read(move |connection| accept::recall(connection, &caller, &key)).await
     }
 
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
@@ -148,8 +121,7 @@ impl Store for Sqlite {
     }
 
     async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::due(&mut connection, &due).await
+        self.readers.read(move |connection| read::due(connection, &due)).await
     }
 
     async fn claim_callbacks(&self, claim: super::callbacks::Claim) -> Result<Vec<super::callbacks::Attempt>, Error> {
@@ -165,8 +137,7 @@ impl Store for Sqlite {
     }
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::sequel(&mut connection, id).await
+        self.readers.read(move |connection| read::sequel(connection, id)).await
     }
 
     async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
@@ -174,8 +145,7 @@ impl Store for Sqlite {
     }
 
     async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::unanswered(&mut connection, at, limit).await
+        self.readers.read(move |connection| read::unanswered(connection, at, limit)).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
@@ -183,28 +153,26 @@ impl Store for Sqlite {
     }
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::operation(&mut connection, id).await
+        self.readers.read(move |connection| read::operation(connection, id)).await
     }
 
     async fn operations(&self, query: &Query) -> Result<Vec<Operation>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::operations(&mut connection, query).await
+        let query = query.clone();
+        self.readers.read(move |connection| read::operations(connection, &query)).await
     }
 
     async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::parked(&mut connection, configuration).await
+        let configuration = configuration.clone();
+        self.readers.read(move |connection| read::parked(connection, &configuration)).await
     }
 
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::open_lanes(&mut connection, self.verbs.clock.now(), limit).await
+        let now = self.verbs.clock.now();
+        self.readers.read(move |connection| read::open_lanes(connection, now, limit)).await
     }
 
     async fn backlog(&self) -> Result<Backlog, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        read::backlog(&mut connection).await
+        self.readers.read(read::backlog).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
@@ -228,8 +196,8 @@ impl Store for Sqlite {
     }
 
     async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        trail::records(&mut connection, query).await
+        let query = query.clone();
+        self.readers.read(move |connection| trail::records(connection, &query)).await
     }
 
     async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
@@ -237,8 +205,7 @@ impl Store for Sqlite {
     }
 
     async fn ends(&self) -> Result<Vec<Head>, Error> {
-        let mut connection = self.readers.acquire().await.map_err(unavailable)?;
-        trail::ends(&mut connection).await
+        self.readers.read(trail::ends).await
     }
 
     async fn probe(&self) -> Result<(), Error> {

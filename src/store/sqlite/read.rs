@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection, sqlite::SqliteRow};
+use rusqlite::{Connection, Row, params, params_from_iter, types::Value};
 
 use super::{
     super::{
@@ -12,152 +12,140 @@ use super::{
         rows::{self as columns, CALLBACK, OPERATION, count, micros, moment, progress, unreadable, until_state},
         until::REVERSALS_MAX,
     },
-    callbacks, rows, unavailable,
+    callbacks,
+    rows::{self, all, column, one, optional_text, text},
 };
 use crate::domain::{ConfigurationId, Operation, OperationId};
 
-pub(super) async fn operation(connection: &mut SqliteConnection, id: OperationId) -> Result<Option<Operation>, Error> {
+pub(super) fn operation(connection: &Connection, id: OperationId) -> Result<Option<Operation>, Error> {
     let sql = format!("SELECT {OPERATION} FROM operations WHERE id = ?");
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(connection).await;
-    row.map_err(unavailable)?.as_ref().map(rows::operation).transpose()
+    one(connection, &sql, [id.to_string()], rows::operation)
 }
 
-pub(super) async fn operations(connection: &mut SqliteConnection, query: &Query) -> Result<Vec<Operation>, Error> {
-    let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(format!("SELECT {OPERATION} FROM operations WHERE 1"));
-    let configuration = query.configuration.as_ref().map(ConfigurationId::as_str);
-    let equals = [
-        ("ticket", query.ticket.as_deref()),
-        ("configuration", configuration),
-        ("caller", query.caller.as_deref()),
-        ("state", query.state.as_deref()),
+pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<Operation>, Error> {
+    let Query { ticket, configuration, caller, state, after, limit } = query;
+    // SQLite would look through all that ever was for the few that have not ended.
+    let pending = matches!(state.as_deref(), Some("queued" | "running")) && ticket.is_none() && caller.is_none();
+    let from = if pending {
+        "operations INDEXED BY operations_pending WHERE state IN ('queued', 'running')"
+    } else {
+        "operations WHERE 1"
+    };
+    let mut sql = format!("SELECT {OPERATION} FROM {from}");
+    let mut values: Vec<Value> = Vec::new();
+    let after = after.map(|id| id.to_string());
+    let conditions = [
+        (" AND ticket = ?", ticket.as_deref()),
+        (" AND configuration = ?", configuration.as_ref().map(ConfigurationId::as_str)),
+        (" AND caller = ?", caller.as_deref()),
+        (" AND state = ?", state.as_deref()),
+        (" AND position < (SELECT position FROM operations WHERE id = ?)", after.as_deref()),
     ];
-    for (column, value) in equals {
+    for (condition, value) in conditions {
         if let Some(value) = value {
-            sql.push(format!(" AND {column} = ")).push_bind(value);
+            sql.push_str(condition);
+            values.push(value.to_owned().into());
         }
     }
-    if let Some(after) = query.after {
-        sql.push(" AND position < (SELECT position FROM operations WHERE id = ").push_bind(after.to_string()).push(")");
-    }
-    sql.push(" ORDER BY position DESC LIMIT ").push_bind(count(query.limit));
-    let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;
-    found.iter().map(rows::operation).collect()
+    sql.push_str(" ORDER BY position DESC LIMIT ?");
+    values.push(count(*limit).into());
+    all(connection, &sql, params_from_iter(values), rows::operation)
 }
 
-pub(super) async fn due(connection: &mut SqliteConnection, due: &Due) -> Result<Vec<Operation>, Error> {
+pub(super) fn due(connection: &Connection, due: &Due) -> Result<Vec<Operation>, Error> {
     let after = due.after.map(|(at, id)| (micros(at), id.to_string()));
     let (at, id) = after.unwrap_or((i64::MIN, String::new()));
     let sql = format!(
         "SELECT {OPERATION} FROM operations WHERE until_at <= ? AND (until_at, id) > (?, ?)
          ORDER BY until_at, id LIMIT ?"
     );
-    let found = sqlx::query(AssertSqlSafe(sql)).bind(micros(due.by)).bind(at).bind(id).bind(count(due.limit));
-    found.fetch_all(connection).await.map_err(unavailable)?.iter().map(rows::operation).collect()
+    all(connection, &sql, params![micros(due.by), at, id, count(due.limit)], rows::operation)
 }
 
-pub(super) async fn sequel(connection: &mut SqliteConnection, id: OperationId) -> Result<Sequel, Error> {
+pub(super) fn sequel(connection: &Connection, id: OperationId) -> Result<Sequel, Error> {
     let sql = format!("SELECT until_at, until_state, callback_due, {CALLBACK} FROM operations WHERE id = ?");
-    let own = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&mut *connection).await;
-    let own = own.map_err(unavailable)?;
-    let state = |row| until_state(rows::column(row, "until_at")?, rows::column(row, "until_state")?);
-    let until = own.as_ref().map(state).transpose()?.flatten();
-    let callback = own.as_ref().map(callback).transpose()?.flatten();
+    let own = one(connection, &sql, [id.to_string()], |row| {
+        let until = until_state(column(row, "until_at")?, optional_text(row, "until_state")?)?;
+        Ok((callback(row)?, until))
+    })?;
+    let (callback, until) = own.unwrap_or_default();
     let sql = format!("SELECT {OPERATION} FROM operations WHERE reverts = ? ORDER BY position DESC LIMIT ?");
-    let reversals = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).bind(count(REVERSALS_MAX));
-    let reversals = reversals.fetch_all(connection).await.map_err(unavailable)?;
-    Ok(Sequel { callback, until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
+    let reversals = all(connection, &sql, params![id.to_string(), count(REVERSALS_MAX)], rows::operation)?;
+    Ok(Sequel { callback, until, reversals })
 }
 
-fn callback(row: &SqliteRow) -> Result<Option<Standing>, Error> {
-    let under_way: bool = rows::column(row, "callback_under_way")?;
-    let due: Option<i64> = rows::column(row, "callback_due")?;
+fn callback(row: &Row<'_>) -> Result<Option<Standing>, Error> {
+    let under_way: bool = column(row, "callback_under_way")?;
+    let due: Option<i64> = column(row, "callback_due")?;
     let due = due.filter(|_| !under_way).map(moment).transpose()?;
-    let progress = progress(rows::column(row, "callback_progress")?)?;
-    columns::callback(rows::column(row, "callback_state")?, rows::column(row, "callback_attempts")?, progress, due)
+    let progress = progress(optional_text(row, "callback_progress")?)?;
+    columns::callback(optional_text(row, "callback_state")?, column(row, "callback_attempts")?, progress, due)
 }
 
-pub(super) async fn parked(
-    connection: &mut SqliteConnection,
-    configuration: &ConfigurationId,
-) -> Result<Option<Parked>, Error> {
-    let row = sqlx::query(
+pub(super) fn parked(connection: &Connection, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
+    one(
+        connection,
         "SELECT parked_because, not_before, attempts FROM lanes
          WHERE configuration = ? AND parked_because IS NOT NULL AND not_before IS NOT NULL",
+        [configuration.as_str()],
+        |row| {
+            Ok(Parked {
+                because: text(row, "parked_because")?.to_owned(),
+                until: moment(column(row, "not_before")?)?,
+                attempts: column(row, "attempts")?,
+            })
+        },
     )
-    .bind(configuration.as_str())
-    .fetch_optional(connection)
-    .await
-    .map_err(unavailable)?;
-    let parked = |row| {
-        Ok(Parked {
-            because: rows::text(&row, "parked_because")?,
-            until: moment(rows::column(&row, "not_before")?)?,
-            attempts: rows::column(&row, "attempts")?,
-        })
-    };
-    row.map(parked).transpose()
 }
 
-pub(super) async fn open_lanes(
-    connection: &mut SqliteConnection,
-    now: Timestamp,
-    limit: usize,
-) -> Result<Vec<ConfigurationId>, Error> {
-    let found = sqlx::query(
+pub(super) fn open_lanes(connection: &Connection, now: Timestamp, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
+    all(
+        connection,
         "SELECT DISTINCT configuration FROM operations
          WHERE state IN ('queued', 'running') AND configuration NOT IN (
              SELECT configuration FROM lanes WHERE lease_until > ?1 OR not_before > ?1)
          LIMIT ?2",
+        params![micros(now), count(limit)],
+        |row| text(row, "configuration")?.parse().map_err(|error| unreadable("configuration", &error)),
     )
-    .bind(micros(now))
-    .bind(count(limit))
-    .fetch_all(connection)
-    .await
-    .map_err(unavailable)?;
-    let id = |row| rows::text(row, "configuration")?.parse().map_err(|error| unreadable("configuration", &error));
-    found.iter().map(id).collect()
 }
 
 /// How much has not ended, since when the oldest waits of what may begin, and what was not told.
-pub(super) async fn backlog(connection: &mut SqliteConnection) -> Result<Backlog, Error> {
-    let found = sqlx::query(
+pub(super) fn backlog(connection: &Connection) -> Result<Backlog, Error> {
+    let found = all(
+        connection,
         "SELECT state, COUNT(*) AS operations, MIN(position) AS oldest FROM operations
          WHERE state IN ('queued', 'running') GROUP BY state
          UNION ALL
          SELECT state, COUNT(*), NULL FROM operations WHERE state = 'awaiting_approval' GROUP BY state",
-    )
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(unavailable)?;
+        [],
+        |row| Ok((text(row, "state")?.to_owned(), column(row, "operations")?, column(row, "oldest")?)),
+    )?;
     let (mut states, mut oldest) = (BTreeMap::new(), None::<i64>);
-    for row in &found {
-        let (operations, first): (i64, Option<i64>) = (rows::column(row, "operations")?, rows::column(row, "oldest")?);
-        states.insert(rows::text(row, "state")?, u64::try_from(operations).unwrap_or(0));
+    for (state, operations, first) in found {
+        let (operations, first): (i64, Option<i64>) = (operations, first);
+        states.insert(state, u64::try_from(operations).unwrap_or(0));
         oldest = oldest.into_iter().chain(first).min();
     }
     let sql = format!("SELECT {OPERATION} FROM operations WHERE position = ?");
-    let row =
-        sqlx::query(AssertSqlSafe(sql)).bind(oldest).fetch_optional(&mut *connection).await.map_err(unavailable)?;
     // It may have ended, and been removed, since it was counted.
-    let oldest = row.as_ref().map(rows::operation).transpose()?.map(|oldest| oldest.submission.ready_at());
+    let oldest = one(connection, &sql, [oldest], rows::operation)?.map(|oldest| oldest.submission.ready_at());
     // One that was tried again and has not settled since is told as parked, too.
-    let parked = sqlx::query_scalar(
-        "SELECT COUNT(DISTINCT configuration) FROM operations
+    let parked = one(
+        connection,
+        "SELECT COUNT(DISTINCT configuration) AS lanes FROM operations INDEXED BY operations_pending
          WHERE state IN ('queued', 'running')
            AND configuration IN (SELECT configuration FROM lanes WHERE parked_because IS NOT NULL)",
-    );
-    let parked: i64 = parked.fetch_one(&mut *connection).await.map_err(unavailable)?;
-    let callbacks = callbacks::undelivered(connection).await?;
-    Ok(Backlog { states, parked: u64::try_from(parked).unwrap_or(0), oldest, callbacks })
+        [],
+        |row| column::<i64>(row, "lanes"),
+    )?;
+    let parked = u64::try_from(parked.unwrap_or(0)).unwrap_or(0);
+    Ok(Backlog { states, parked, oldest, callbacks: callbacks::undelivered(connection)? })
 }
 
-pub(super) async fn unanswered(
-    connection: &mut SqliteConnection,
-    at: Timestamp,
-    limit: usize,
-) -> Result<Vec<OperationId>, Error> {
+pub(super) fn unanswered(connection: &Connection, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
     let sql = "SELECT id FROM operations WHERE state = 'awaiting_approval' AND approval_until <= ? LIMIT ?";
-    let found = sqlx::query(sql).bind(micros(at)).bind(count(limit)).fetch_all(connection).await;
-    let id = |row| rows::text(row, "id")?.parse().map_err(|error| unreadable("operations.id", &error));
-    found.map_err(unavailable)?.iter().map(id).collect()
+    all(connection, sql, params![micros(at), count(limit)], |row| {
+        text(row, "id")?.parse().map_err(|error| unreadable("operations.id", &error))
+    })
 }

@@ -1,27 +1,68 @@
-//! Rows of the SQLite store. What stands in them is in [`super::super::rows`].
+//! Statements and rows of SQLite. What stands in the rows is in [`super::super::rows`].
+//!
+//! Statements are prepared once for each connection and kept: parsing one takes longer than most take to run.
 
-use sqlx::{Row, sqlite::SqliteRow};
+use rusqlite::{Connection, Params, Row, types::FromSql};
 
-use super::super::{
-    Error,
-    rows::{self, unreadable},
+use super::{
+    super::{
+        Error,
+        rows::{self, unreadable},
+    },
+    unavailable,
 };
 use crate::domain::Operation;
 
+/// Runs a statement that changes rows, and says how many.
+pub(super) fn change(connection: &Connection, sql: &str, values: impl Params) -> Result<usize, Error> {
+    tracing::trace!(sql, "statement");
+    connection.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).map_err(unavailable)
+}
+
+/// All rows that a statement gives, each read by `read`.
+pub(super) fn all<T>(
+    connection: &Connection,
+    sql: &str,
+    values: impl Params,
+    read: impl Fn(&Row<'_>) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    tracing::trace!(sql, "statement");
+    let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
+    let mut rows = statement.query(values).map_err(unavailable)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        found.push(read(row)?);
+    }
+    Ok(found)
+}
+
+/// The row that a statement gives, which gives one at most.
+pub(super) fn one<T>(
+    connection: &Connection,
+    sql: &str,
+    values: impl Params,
+    read: impl Fn(&Row<'_>) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
+    Ok(all(connection, sql, values, read)?.pop())
+}
+
 /// An operation, from [`rows::OPERATION`].
-pub(super) fn operation(row: &SqliteRow) -> Result<Operation, Error> {
-    rows::operation(column(row, "id")?, column(row, "submission")?, column(row, "fate")?)
+pub(super) fn operation(row: &Row<'_>) -> Result<Operation, Error> {
+    rows::operation(text(row, "id")?, text(row, "submission")?, text(row, "fate")?)
 }
 
 /// A text column that is never null.
-pub(super) fn text(row: &SqliteRow, column: &str) -> Result<String, Error> {
-    row.try_get(column).map_err(|error| unreadable(column, &error))
+pub(super) fn text<'row>(row: &'row Row<'_>, column: &str) -> Result<&'row str, Error> {
+    optional_text(row, column)?.ok_or_else(|| unreadable(column, &"it is null"))
 }
 
-/// A column of any type.
-pub(super) fn column<'row, T>(row: &'row SqliteRow, column: &str) -> Result<T, Error>
-where
-    T: sqlx::Decode<'row, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
-{
-    row.try_get(column).map_err(|error| unreadable(column, &error))
+/// A text column.
+pub(super) fn optional_text<'row>(row: &'row Row<'_>, column: &str) -> Result<Option<&'row str>, Error> {
+    let value = row.get_ref(column).map_err(|error| unreadable(column, &error))?;
+    value.as_str_or_null().map_err(|error| unreadable(column, &error))
+}
+
+/// A column of any other type.
+pub(super) fn column<T: FromSql>(row: &Row<'_>, column: &str) -> Result<T, Error> {
+    row.get(column).map_err(|error| unreadable(column, &error))
 }

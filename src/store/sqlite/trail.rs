@@ -1,7 +1,7 @@
 //! The audit trail in SQLite: writing it, looking for records, and how far it was delivered.
 
 use jiff::Timestamp;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use rusqlite::{Connection, params, params_from_iter, types::Value};
 
 use super::{
     super::{
@@ -9,8 +9,7 @@ use super::{
         ledger::{Ledger, head_after},
         rows::{count, micros},
     },
-    rows, unavailable,
-    verbs::ROWS_MAX,
+    rows::{all, change, column, one, text},
 };
 use crate::{
     audit::{Head, Place},
@@ -18,18 +17,24 @@ use crate::{
 };
 
 /// Writes the records of a transaction.
-pub(super) async fn write(connection: &mut SqliteConnection, ledger: &Ledger) -> Result<(), Error> {
-    for records in ledger.records.chunks(ROWS_MAX) {
-        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(
-            "INSERT INTO audit (chain, sequence, text, at, ticket, operation, caller, configuration) ",
-        );
-        sql.push_values(records, |mut row, record| {
-            row.push_bind(&record.chain).push_bind(number(record.sequence)).push_bind(&record.text);
-            let marks = &record.marks;
-            row.push_bind(micros(marks.at)).push_bind(&marks.ticket).push_bind(&marks.operation);
-            row.push_bind(&marks.caller).push_bind(&marks.configuration);
-        });
-        sql.build().execute(&mut *connection).await.map_err(unavailable)?;
+pub(super) fn write(connection: &Connection, ledger: &Ledger) -> Result<(), Error> {
+    for record in &ledger.records {
+        let marks = &record.marks;
+        change(
+            connection,
+            "INSERT INTO audit (chain, sequence, text, at, ticket, operation, caller, configuration)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            params![
+                record.chain,
+                number(record.sequence),
+                record.text,
+                micros(marks.at),
+                marks.ticket,
+                marks.operation,
+                marks.caller,
+                marks.configuration,
+            ],
+        )?;
     }
     Ok(())
 }
@@ -39,94 +44,84 @@ fn number(sequence: u64) -> i64 {
 }
 
 /// One run after another: the newest record is the end of the one chain that no opening has named.
-pub(super) async fn ends(connection: &mut SqliteConnection) -> Result<Vec<Head>, Error> {
-    let newest = sqlx::query("SELECT text FROM audit ORDER BY position DESC LIMIT 1");
-    let newest = newest.fetch_optional(connection).await.map_err(unavailable)?;
-    newest.iter().map(|row| head_after(&rows::text(row, "text")?)).collect()
+pub(super) fn ends(connection: &Connection) -> Result<Vec<Head>, Error> {
+    let newest = "SELECT text FROM audit ORDER BY position DESC LIMIT 1";
+    all(connection, newest, [], |row| head_after(text(row, "text")?))
 }
 
 /// The position of a record; none if it is not there.
-pub(super) async fn position(connection: &mut SqliteConnection, place: &Place) -> Result<Option<i64>, Error> {
-    sqlx::query_scalar("SELECT position FROM audit WHERE chain = ? AND sequence = ?")
-        .bind(&place.chain)
-        .bind(number(place.sequence))
-        .fetch_optional(connection)
-        .await
-        .map_err(unavailable)
+pub(super) fn position(connection: &Connection, place: &Place) -> Result<Option<i64>, Error> {
+    let sql = "SELECT position FROM audit WHERE chain = ? AND sequence = ?";
+    one(connection, sql, params![place.chain, number(place.sequence)], |row| column(row, "position"))
 }
 
 /// Records that fit, oldest first.
-pub(super) async fn records(connection: &mut SqliteConnection, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
-    let mut sql = QueryBuilder::new("SELECT position, text FROM audit WHERE position > ");
-    sql.push_bind(query.after.unwrap_or(0));
-    narrow(&mut sql, query);
-    sql.push(" ORDER BY position LIMIT ").push_bind(count(query.limit));
-    let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;
-    let kept = |row| Ok(Filed { position: rows::column(row, "position")?, text: rows::text(row, "text")? });
-    found.iter().map(kept).collect()
+pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
+    let (conditions, mut values) = conditions(query);
+    values.push(count(query.limit).into());
+    let sql = format!("SELECT position, text FROM audit WHERE {conditions} ORDER BY position LIMIT ?");
+    all(connection, &sql, params_from_iter(values), |row| {
+        Ok(Filed { position: column(row, "position")?, text: text(row, "text")?.to_owned() })
+    })
 }
 
-/// The conditions of a search. A turn's record names many operations, and so it is found by the configuration and by what
-/// stands between an operation's first record and that of its end.
-fn narrow(sql: &mut QueryBuilder<Sqlite>, query: &AuditQuery) {
+/// The conditions of a search, and their values.
+fn conditions(query: &AuditQuery) -> (String, Vec<Value>) {
+    let mut sql = "position > ?".to_owned();
+    let mut values: Vec<Value> = vec![query.after.unwrap_or(0).into()];
+    let mut and = |condition: &str, value: Value, times: usize| {
+        sql.push_str(" AND ");
+        sql.push_str(condition);
+        values.extend(std::iter::repeat_n(value, times));
+    };
     if let Some(ticket) = &query.ticket {
-        sql.push(" AND position IN (SELECT position FROM audit WHERE ticket = ").push_bind(ticket.clone());
-        sql.push(" UNION SELECT position FROM audit WHERE operation IN (SELECT operation FROM audit WHERE ticket = ");
-        sql.push_bind(ticket.clone()).push("))");
+        and(OF_TICKET, ticket.clone().into(), 2);
     }
     if let Some(operation) = query.operation {
-        turns_of(sql, &operation.to_string());
+        and(OF_OPERATION, operation.to_string().into(), 5);
     }
     if let Some(caller) = &query.caller {
-        sql.push(" AND caller = ").push_bind(caller.clone());
+        and("caller = ?", caller.clone().into(), 1);
     }
     // By time alone, the index on it says between which positions to look.
     let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
     if let Some(from) = query.from.map(micros) {
-        sql.push(" AND at >= ").push_bind(from);
+        and("at >= ?", from.into(), 1);
         if by_time_alone && query.after.is_none() {
-            sql.push(" AND position >= (SELECT min(position) FROM audit WHERE at >= ").push_bind(from).push(")");
+            and("position >= (SELECT min(position) FROM audit WHERE at >= ?)", from.into(), 1);
         }
     }
     if let Some(to) = query.to.map(micros) {
-        sql.push(" AND at < ").push_bind(to);
+        and("at < ?", to.into(), 1);
         if by_time_alone {
-            sql.push(" AND position <= (SELECT max(position) FROM audit WHERE at < ").push_bind(to).push(")");
+            and("position <= (SELECT max(position) FROM audit WHERE at < ?)", to.into(), 1);
         }
     }
+    (sql, values)
 }
 
-fn turns_of(sql: &mut QueryBuilder<Sqlite>, operation: &str) {
-    let own = |sql: &mut QueryBuilder<Sqlite>, select: &str| {
-        sql.push(select).push(" FROM audit WHERE operation = ").push_bind(operation.to_owned());
-    };
-    own(sql, " AND position IN (SELECT position");
-    own(sql, " UNION SELECT position FROM audit WHERE configuration = (SELECT max(configuration)");
-    own(sql, ") AND position > (SELECT min(position)");
-    own(sql, ") AND position < (SELECT coalesce(min(position), 9223372036854775807)");
-    sql.push(" AND (text LIKE '%\"event\":\"settled\"%' OR text LIKE '%\"event\":\"cancelled\"%'))");
-    sql.push(" AND instr(text, ").push_bind(operation.to_owned()).push(") > 0)");
-}
+const OF_TICKET: &str = "position IN (SELECT position FROM audit WHERE ticket = ?
+    UNION SELECT position FROM audit WHERE operation IN (SELECT operation FROM audit WHERE ticket = ?))";
+
+/// A turn's record names many operations, and so it is found by the configuration and by what stands between an operation's
+/// first record and that of its end.
+const OF_OPERATION: &str = r#"position IN (SELECT position FROM audit WHERE operation = ?
+    UNION SELECT position FROM audit WHERE configuration = (SELECT max(configuration) FROM audit WHERE operation = ?)
+        AND position > (SELECT min(position) FROM audit WHERE operation = ?)
+        AND position < (SELECT coalesce(min(position), 9223372036854775807) FROM audit WHERE operation = ?
+            AND (text LIKE '%"event":"settled"%' OR text LIKE '%"event":"cancelled"%'))
+        AND instr(text, ?) > 0)"#;
 
 /// Takes or keeps a sink's turn.
-pub(super) async fn follow(
-    connection: &mut SqliteConnection,
-    now: Timestamp,
-    following: &Following,
-) -> Result<Option<i64>, Error> {
+pub(super) fn follow(connection: &Connection, now: Timestamp, following: &Following) -> Result<Option<i64>, Error> {
     let Following { sink, owner, ttl, delivered } = following;
-    sqlx::query_scalar(
+    one(
+        connection,
         "INSERT INTO deliveries (sink, position, owner, lease_until) VALUES (?1, ?5, ?2, ?3)
          ON CONFLICT (sink) DO UPDATE SET owner = ?2, lease_until = ?3, position = max(position, ?5)
          WHERE owner = ?2 OR lease_until IS NULL OR lease_until <= ?4
          RETURNING position",
+        params![sink, owner, micros(clock::after(now, *ttl)), micros(now), delivered.unwrap_or(0)],
+        |row| column(row, "position"),
     )
-    .bind(sink)
-    .bind(owner)
-    .bind(micros(clock::after(now, *ttl)))
-    .bind(micros(now))
-    .bind(delivered.unwrap_or(0))
-    .fetch_optional(connection)
-    .await
-    .map_err(unavailable)
 }

@@ -1,0 +1,61 @@
+//! Connections to the SQLite file.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags};
+use sqlx::{
+    Connection as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode},
+};
+
+use super::{super::Error, unavailable};
+
+/// Memory for the pages that the writer needs again and again, those of the indexes above all: 16 MiB, said in negative KiB.
+const CACHE: i64 = -16_384;
+/// Pages in the write-ahead log after which it is moved into the file: 16 MiB. A page that changed often is moved once.
+const PAGES_IN_LOG: i64 = 4_000;
+/// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Statements that are kept prepared; there are fewer, but for searches, which differ.
+const STATEMENTS: usize = 64;
+
+/// Makes the file, or brings its tables to this version. It is done by sqlx, as for PostgreSQL; nothing else is, since each
+/// of its statements costs a way to another thread and back.
+pub(super) async fn migrate(path: &Path) -> Result<(), Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(BUSY_TIMEOUT)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal);
+    let failed = |error: &dyn std::fmt::Display| Error::Unavailable(error.to_string());
+    let mut connection = SqliteConnection::connect_with(&options).await.map_err(|error| failed(&error))?;
+    sqlx::migrate!("migrations/sqlite").run(&mut connection).await.map_err(|error| failed(&error))?;
+    connection.close().await.map_err(|error| failed(&error))
+}
+
+/// The connection that writes. How the file is written is said by it: a copy that SQLite made need not be written so, and
+/// whoever only reads could not change it.
+pub(super) fn writing(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", CACHE)?;
+    connection.pragma_update(None, "wal_autocheckpoint", PAGES_IN_LOG)?;
+    Ok(connection)
+}
+
+/// A connection that only reads a file, which a gateway may be using.
+pub(super) fn read_only(path: &Path) -> Result<Connection, Error> {
+    if !path.exists() {
+        return Err(Error::Unusable(format!("there is no store at {}", path.display())));
+    }
+    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(unavailable)
+}
+
+fn open(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    // Whoever has a connection has it alone, so SQLite need not lock it.
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}

@@ -1,0 +1,70 @@
+//! The connections of the SQLite store that only read.
+//!
+//! Guarantees: a read waits for no commit, and holds up no task: it runs on a thread that may block.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use super::{super::Error, connect};
+
+/// Reads at once; reads are short.
+const READERS: usize = 8;
+/// How long a read waits for its turn: longer than any burst that the doors let in.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Connections that are opened as they are needed, and kept.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Readers {
+    /// Readers of a file that exists.
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, idle: Arc::default(), turns: Arc::new(Semaphore::new(READERS)) }
+    }
+
+    /// Reads.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned());
+        let turn = turn.await.map_err(|_late| Error::Unavailable("too many reads at once".to_owned()))?;
+        let turn = turn.map_err(|_closed| Error::Unavailable("the store is closed".to_owned()))?;
+        let (path, idle) = (self.path.clone(), Arc::clone(&self.idle));
+        let reading = tokio::task::spawn_blocking(move || {
+            let kept = lock(&idle).pop();
+            let connection = kept.map_or_else(|| connect::read_only(&path), Ok)?;
+            let found = what(&connection);
+            lock(&idle).push(connection);
+            // Held until here, whether or not anybody still waits: closing waits for it.
+            drop(turn);
+            found
+        });
+        reading.await.map_err(|error| Error::Unavailable(format!("a read ended badly: {error}")))?
+    }
+
+    /// Lets the reads that have begun end, and closes their connections.
+    pub(super) async fn close(&self) {
+        let all = u32::try_from(READERS).unwrap_or(u32::MAX);
+        // Closed already, there is nothing to wait for.
+        if let Ok(turns) = self.turns.acquire_many(all).await {
+            turns.forget();
+        }
+        self.turns.close();
+        lock(&self.idle).clear();
+    }
+}
+
+fn lock(idle: &Mutex<Vec<Connection>>) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
