@@ -10,6 +10,7 @@ WORKDIR /build
 
 # The dependencies, in a layer that is built again only when the manifest or the lock file changes.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \

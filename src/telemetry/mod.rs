@@ -144,8 +144,13 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
         logs.json().flatten_event(true).with_span_list(false).boxed()
     };
     let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
-    let traces =
-        tracing_opentelemetry::layer().with_tracer(tracing.tracer(SERVICE)).with_filter(filter::filter_fn(own));
+    // Which thread did it, in which line, and how long it was busy: nobody asks that of a trace, and each span would pay for it.
+    let traces = tracing_opentelemetry::layer()
+        .with_tracer(tracing.tracer(SERVICE))
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_filter(filter::filter_fn(own));
     let sent = logging
         .as_ref()
         .map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter_sent.and(filter::filter_fn(own))));
@@ -175,7 +180,9 @@ fn filter(text: &str) -> Result<EnvFilter, Error> {
 }
 
 fn tracer_provider(settings: &Settings, resource: Resource) -> Result<SdkTracerProvider, Error> {
-    let sampler = Sampler::TraceIdRatioBased(f64::from(settings.traces_percent) / 100.0);
+    // Where nothing is sent, a trace is only what its caller makes of it.
+    let percent = if settings.otlp_endpoint.is_some() { settings.traces_percent } else { 0 };
+    let sampler = Sampler::TraceIdRatioBased(f64::from(percent) / 100.0);
     let builder =
         SdkTracerProvider::builder().with_resource(resource).with_sampler(Sampler::ParentBased(Box::new(sampler)));
     let Some(endpoint) = &settings.otlp_endpoint else { return Ok(builder.build()) };
