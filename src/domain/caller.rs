@@ -8,7 +8,7 @@ use std::fmt;
 use super::Digest;
 
 /// A role or scope that the caller's token grants (`Assignments.Change`).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role(String);
 
 impl Role {

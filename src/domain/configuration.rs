@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The kind of an enrollment configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Enrollment status page.
@@ -192,7 +192,7 @@ impl Kind {
 }
 
 /// An enrollment configuration as Graph describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Configuration {
     /// Its whole id.
     pub id: ConfigurationId,

@@ -14,7 +14,7 @@ use jiff::{Timestamp, civil::Weekday, tz::TimeZone};
 
 use super::Action;
 use crate::domain::{
-    Caller, Change, Configuration, Filter, FilterMode, Kind, Role, Target, Wanted, operation::Submission,
+    Caller, Change, Configuration, Digest, Filter, FilterMode, Kind, Role, Target, Wanted, operation::Submission,
 };
 
 /// A configuration and what the catalogue says of it.
@@ -24,6 +24,27 @@ pub struct Resource<'a> {
     pub configuration: &'a Configuration,
     /// Its tags.
     pub tags: &'a BTreeSet<String>,
+}
+
+/// All that policies can ask of a caller and of a resource. Entities are made of this and of nothing else, so those of its
+/// equal are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Parties {
+    caller: String,
+    issuer: String,
+    roles: Vec<Role>,
+    certificate: Option<Digest>,
+    /// The configuration and its tags; none of the gateway itself.
+    configuration: Option<(Configuration, BTreeSet<String>)>,
+}
+
+impl Parties {
+    pub(super) fn new(caller: &Caller, resource: Option<Resource<'_>>) -> Self {
+        let Caller { name, issuer, roles, certificate, subject: _, token_id: _ } = caller;
+        let configuration = resource.map(|of| (of.configuration.clone(), of.tags.clone()));
+        let (caller, issuer) = (name.clone(), issuer.clone());
+        Self { caller, issuer, roles: roles.clone(), certificate: certificate.clone(), configuration }
+    }
 }
 
 /// The types of the schema.
@@ -48,53 +69,40 @@ impl Vocabulary {
         })
     }
 
-    pub(super) fn caller(&self, caller: &Caller) -> EntityUid {
-        uid(&self.caller, &caller.name)
-    }
-
-    pub(super) fn configuration(&self, resource: Resource<'_>) -> EntityUid {
-        uid(&self.configuration, resource.configuration.id.as_str())
-    }
-
-    pub(super) fn gateway(&self) -> EntityUid {
-        uid(&self.gateway, "postern")
-    }
-
     pub(super) fn action(&self, name: &str) -> EntityUid {
         uid(&self.action, name)
     }
 
-    /// The caller, its roles and the configuration.
-    pub(super) fn entities(
-        &self,
-        caller: &Caller,
-        resource: Resource<'_>,
-        schema: &Schema,
-    ) -> Result<Entities, String> {
-        let Configuration { id, name, kind, priority } = resource.configuration;
-        let facts = described((id.as_str(), name), kind.name(), *priority, resource.tags);
-        let resource = Entity::new(self.configuration(resource), facts, HashSet::new());
-        self.with_caller(caller, resource.map_err(|why| why.to_string())?, schema)
+    pub(super) fn caller(&self, parties: &Parties) -> EntityUid {
+        uid(&self.caller, &parties.caller)
     }
 
-    /// The caller, its roles and the gateway.
-    pub(super) fn entities_of_gateway(&self, caller: &Caller, schema: &Schema) -> Result<Entities, String> {
-        let facts = described(("", "postern"), "gateway", -1, &BTreeSet::new());
-        let gateway = Entity::new(self.gateway(), facts, HashSet::new()).map_err(|why| why.to_string())?;
-        self.with_caller(caller, gateway, schema)
+    pub(super) fn resource(&self, parties: &Parties) -> EntityUid {
+        match &parties.configuration {
+            Some((configuration, _)) => uid(&self.configuration, configuration.id.as_str()),
+            None => uid(&self.gateway, "postern"),
+        }
     }
 
-    fn with_caller(&self, caller: &Caller, resource: Entity, schema: &Schema) -> Result<Entities, String> {
-        let roles: HashSet<_> = caller.roles.iter().map(|role| uid(&self.role, role.as_str())).collect();
+    /// The caller, its roles and the resource.
+    pub(super) fn entities(&self, parties: &Parties, schema: &Schema) -> Result<Entities, String> {
+        let roles: HashSet<_> = parties.roles.iter().map(|role| uid(&self.role, role.as_str())).collect();
         let mut principal = HashMap::from([
-            ("issuer".to_owned(), text(&caller.issuer)),
-            ("roles".to_owned(), Value::new_set(caller.roles.iter().map(|role| text(role.as_str())))),
+            ("issuer".to_owned(), text(&parties.issuer)),
+            ("roles".to_owned(), Value::new_set(parties.roles.iter().map(|role| text(role.as_str())))),
         ]);
-        if let Some(certificate) = &caller.certificate {
+        if let Some(certificate) = &parties.certificate {
             principal.insert("certificate".to_owned(), text(certificate.as_str()));
         }
+        let resource = match &parties.configuration {
+            Some((Configuration { id, name, kind, priority }, tags)) => {
+                described((id.as_str(), name), kind.name(), *priority, tags)
+            }
+            None => described(("", "postern"), "gateway", -1, &BTreeSet::new()),
+        };
         let parents = roles.iter().cloned().map(|role| Entity::new_no_attrs(role, HashSet::new()));
-        let caller = Entity::new(self.caller(caller), principal, roles.clone()).map_err(|why| why.to_string())?;
+        let caller = Entity::new(self.caller(parties), principal, roles.clone()).map_err(|why| why.to_string())?;
+        let resource = Entity::new(self.resource(parties), resource, HashSet::new()).map_err(|why| why.to_string())?;
         Entities::from_entities(parents.chain([caller, resource]), Some(schema)).map_err(|why| why.to_string())
     }
 }
@@ -110,44 +118,43 @@ fn described((id, name): (&str, &str), kind: &str, priority: i64, tags: &BTreeSe
     ])
 }
 
-/// The context of a question about one target of a change, or about clearing.
-pub(super) fn change(submission: &Submission, wanted: Option<&Wanted>) -> Result<Context, String> {
-    let mut facts = subject(submission, wanted, submission.accepted_at)?;
-    if wanted.is_some() {
-        facts.insert("targets".to_owned(), count(submission));
-    }
-    Context::from_pairs(facts).map_err(|why| why.to_string())
+/// What is told of a change at one moment, whichever of its targets is asked about.
+pub(super) struct Told<'a> {
+    submission: &'a Submission,
+    time: Value,
 }
 
-/// The context of a question about the word that one target of a change waits for.
-pub(super) fn approval(
-    submission: &Submission,
-    (action, wanted): (&str, Option<&Wanted>),
-    approval: &str,
-    now: Timestamp,
-) -> Result<Context, String> {
-    let mut facts = subject(submission, wanted, now)?;
-    facts.insert("targets".to_owned(), count(submission));
-    facts.insert("change".to_owned(), text(action));
-    facts.insert("approval".to_owned(), text(approval));
-    facts.insert("asker".to_owned(), text(&submission.caller));
-    Context::from_pairs(facts).map_err(|why| why.to_string())
-}
+impl<'a> Told<'a> {
+    pub(super) fn new(submission: &'a Submission, now: Timestamp) -> Result<Self, String> {
+        Ok(Self { submission, time: time(now)? })
+    }
 
-/// What every question about a change tells: the target if it is about one, the ticket, the time.
-fn subject(
-    submission: &Submission,
-    wanted: Option<&Wanted>,
-    now: Timestamp,
-) -> Result<BTreeMap<String, Value>, String> {
-    let mut facts = BTreeMap::from([("time".to_owned(), time(now)?)]);
-    if let Some(wanted) = wanted {
-        facts.insert("target".to_owned(), target(wanted, &submission.names)?);
+    /// The context of a question about one target, or about clearing.
+    pub(super) fn change(&self, wanted: Option<&Wanted>) -> Result<Context, String> {
+        let targets = wanted.map(|_| ("targets", count(self.submission)));
+        self.context(wanted, targets)
     }
-    if let Some(ticket) = &submission.ticket {
-        facts.insert("ticket".to_owned(), text(ticket));
+
+    /// The context of a question about the word that one target waits for.
+    pub(super) fn approval(&self, action: &str, wanted: Option<&Wanted>, approval: &str) -> Result<Context, String> {
+        let asker = text(&self.submission.caller);
+        let targets = count(self.submission);
+        let others = [("targets", targets), ("change", text(action)), ("approval", text(approval)), ("asker", asker)];
+        self.context(wanted, others)
     }
-    Ok(facts)
+
+    /// What every question tells, and others: the target if it is about one, the ticket, the time.
+    fn context(
+        &self,
+        wanted: Option<&Wanted>,
+        others: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> Result<Context, String> {
+        let target = wanted.map(|wanted| target(wanted, &self.submission.names)).transpose()?;
+        let ticket = self.submission.ticket.as_deref().map(text);
+        let told = [("target", target), ("ticket", ticket), ("time", Some(self.time.clone()))];
+        let told = told.into_iter().filter_map(|(name, value)| Some((name, value?))).chain(others);
+        Context::from_pairs(told.map(|(name, value)| (name.to_owned(), value))).map_err(|why| why.to_string())
+    }
 }
 
 /// How many targets a change names.

@@ -4,15 +4,17 @@
 //! cannot be copied, so whatever wants one was authorised. Cedar skips a policy that errs, which would turn an erring
 //! `forbid` into consent; here any error denies. Nothing panics.
 //!
-//! It deliberately keeps nothing between decisions and does not look anything up: names and tags are handed in. Cedar
-//! needs about 100 KB of stack and denies if it has less, so decide on threads whose stack is known. Called by
-//! `gateway`; the folder is loaded by the root and by `postern check`.
+//! It deliberately remembers no decision and does not look anything up: names and tags are handed in. Cedar needs about
+//! 100 KB of stack and denies if it has less, so decide on threads whose stack is known. Called by `gateway`; the folder
+//! is loaded by the root and by `postern check`.
 
 mod answer;
 mod facts;
 mod literals;
 mod load;
 mod questions;
+mod scene;
+mod slices;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +23,7 @@ use std::{
     path::Path,
 };
 
-use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request, Schema};
+use cedar_policy::{Authorizer, Context, PolicyId, PolicySet, Schema};
 use jiff::Timestamp;
 
 use crate::{
@@ -31,14 +33,15 @@ use crate::{
         operation::{Submission, Until},
         reversal::Cause,
     },
-    telemetry,
 };
 
 use self::{
     answer::broken,
-    facts::Vocabulary,
+    facts::{Told, Vocabulary},
     load::Loaded,
     questions::{Question, opposite, questions},
+    scene::{Casts, Scene},
+    slices::Slices,
 };
 pub use self::{
     answer::{Allowed, Denial, Denied, Permit, Reason, Verdict},
@@ -50,6 +53,7 @@ pub use self::{
 #[derive(Clone, Debug)]
 pub struct Policies {
     set: PolicySet,
+    slices: Slices,
     schema: Schema,
     /// The file and the line of each.
     places: BTreeMap<PolicyId, (String, Option<usize>)>,
@@ -57,6 +61,7 @@ pub struct Policies {
     approvals: BTreeMap<PolicyId, String>,
     vocabulary: Vocabulary,
     authorizer: Authorizer,
+    casts: Casts,
 }
 
 /// What a caller wants to do that is not a change.
@@ -100,7 +105,8 @@ impl Policies {
 
     fn new(Loaded { schema, set, places, approvals }: Loaded) -> Result<Self, String> {
         let vocabulary = Vocabulary::new()?;
-        let policies = Self { set, schema, places, approvals, vocabulary, authorizer: Authorizer::new() };
+        let (slices, authorizer, casts) = (Slices::new(&set, &schema)?, Authorizer::new(), scene::casts());
+        let policies = Self { set, slices, schema, places, approvals, vocabulary, authorizer, casts };
         policies.rehearse()?;
         Ok(policies)
     }
@@ -192,19 +198,19 @@ impl Policies {
         if questions.is_empty() && submission.change.reversal().is_none() {
             return Err(undecided("the change is empty, so there is nothing to decide on".to_owned()));
         }
-        let scene = Scene::new(self, caller, resource).map_err(undecided)?;
+        let scene = Scene::new(self, caller, Some(resource)).map_err(undecided)?;
+        let told = Told::new(&submission, submission.accepted_at).map_err(undecided)?;
         let mut allowed = Allowed::default();
         for (action, denied, wanted) in questions {
-            let context = facts::change(&submission, wanted.as_ref());
-            allowed.extend(scene.decide(action, denied, context)?);
+            allowed.extend(scene.decide(action, denied, told.change(wanted.as_ref()))?);
         }
-        let mut inner = submission;
-        if inner.until.is_some() {
-            let ends = scene.decide_end(&inner)?;
-            inner.until = inner.until.map(|until| Until { policies: ends.policies.iter().cloned().collect(), ..until });
-            allowed.extend(ends);
+        let mut ends = None;
+        if let Some(until) = &submission.until {
+            let allows = scene.decide_end(&submission.change, &told)?;
+            ends = Some(Until { policies: allows.policies.iter().cloned().collect(), ..until.clone() });
+            allowed.extend(allows);
         }
-        Ok(allowed.permit(inner))
+        Ok(allowed.permit(Submission { until: ends, ..submission }))
     }
 
     /// Decides whether a caller may give its word, for or against, on a change that waits for approvals of these names: on
@@ -226,11 +232,12 @@ impl Policies {
         if questions.is_empty() || names.is_empty() || submission.configuration != resource.configuration.id {
             return Err(undecided("there is nothing to decide on, or it is about another configuration".to_owned()));
         }
-        let scene = Scene::new(self, caller, resource).map_err(undecided)?;
+        let scene = Scene::new(self, caller, Some(resource)).map_err(undecided)?;
+        let told = Told::new(submission, now).map_err(undecided)?;
         let mut allowed = Allowed::default();
         for (action, denied, wanted) in questions {
             for name in names {
-                let context = facts::approval(submission, (action, wanted.as_ref()), name, now);
+                let context = told.approval(action, wanted.as_ref(), name);
                 allowed.extend(scene.decide(APPROVE, denied.clone(), context)?);
             }
         }
@@ -244,10 +251,11 @@ impl Policies {
         resource: Resource<'_>,
         submission: &Submission,
     ) -> Result<Vec<Verdict>, String> {
-        let scene = Scene::new(self, caller, resource)?;
+        let scene = Scene::new(self, caller, Some(resource))?;
+        let told = Told::new(submission, submission.accepted_at)?;
         let verdict = |(action, denied, wanted): Question, context: Option<Result<Context, String>>| {
             let target = denied.as_ref().map(|denied| denied.target.clone());
-            let context = context.unwrap_or_else(|| facts::change(submission, wanted.as_ref()));
+            let context = context.unwrap_or_else(|| told.change(wanted.as_ref()));
             Verdict { action, target, decision: scene.decide(action, denied, context).map_err(|denial| denial.reason) }
         };
         let mut verdicts: Vec<_> =
@@ -261,33 +269,33 @@ impl Policies {
 
     /// Decides on what is not a change.
     pub fn decide(&self, caller: &Caller, action: Action, resource: Resource<'_>) -> Result<Permit<()>, Denial> {
-        let name = action.name();
-        let scene = Scene::new(self, caller, resource)
-            .map_err(|why| broken(Denial { action: name, target: None, reason: Reason::Undecided(why) }))?;
-        scene.decide(name, None, facts::of(action)).map(|allowed| allowed.permit(()))
+        self.decide_on(caller, action, Some(resource))
     }
 
     /// Decides on reading those records of the audit trail that are about the gateway itself.
     pub fn decide_audit_of_gateway(&self, caller: &Caller) -> Result<Permit<()>, Denial> {
-        let action = Action::Audit;
-        let undecided =
-            |why: String| broken(Denial { action: action.name(), target: None, reason: Reason::Undecided(why) });
-        let scene = Scene::of_gateway(self, caller).map_err(undecided)?;
-        scene.decide(action.name(), None, facts::of(action)).map(|allowed| allowed.permit(()))
+        self.decide_on(caller, Action::Audit, None)
+    }
+
+    fn decide_on(&self, caller: &Caller, of: Action, resource: Option<Resource<'_>>) -> Result<Permit<()>, Denial> {
+        let action = of.name();
+        let scene = Scene::new(self, caller, resource)
+            .map_err(|why| broken(Denial { action, target: None, reason: Reason::Undecided(why) }))?;
+        scene.decide(action, None, facts::of(of)).map(|allowed| allowed.permit(()))
     }
 
     /// Asks everything the gateway can ask, to see that the schema knows it all.
     fn rehearse(&self) -> Result<(), String> {
         let (caller, configuration, tags, submissions) = facts::rehearsal()?;
-        let scene = Scene::new(self, &caller, Resource { configuration: &configuration, tags: &tags })?;
-        let changes = submissions.iter().flat_map(|submission| {
-            let asked = questions(&submission.change).into_iter();
-            asked.flat_map(|(action, _, wanted)| {
-                let about = (action, wanted.as_ref());
-                let approval = facts::approval(submission, about, "approval", submission.accepted_at);
-                [(action, facts::change(submission, wanted.as_ref())), ("approve", approval)]
-            })
-        });
+        let scene = Scene::new(self, &caller, Some(Resource { configuration: &configuration, tags: &tags }))?;
+        let mut asked = Vec::new();
+        for submission in &submissions {
+            let told = Told::new(submission, submission.accepted_at)?;
+            for (action, _, wanted) in questions(&submission.change) {
+                let approval = told.approval(action, wanted.as_ref(), "approval");
+                asked.extend([(action, told.change(wanted.as_ref())), ("approve", approval)]);
+            }
+        }
         let own = true;
         let others = [
             Action::Plan,
@@ -297,10 +305,11 @@ impl Policies {
             Action::Revert { own },
             Action::Audit,
         ];
-        for (action, context) in changes.chain(others.map(|action| (action.name(), facts::of(action)))) {
+        asked.extend(others.map(|action| (action.name(), facts::of(action))));
+        for (action, context) in asked {
             scene.request(action, context).map_err(|why| format!("it does not fit this version: {why}"))?;
         }
-        let scene = Scene::of_gateway(self, &caller)?;
+        let scene = Scene::new(self, &caller, None)?;
         let asked = scene.request(Action::Audit.name(), facts::of(Action::Audit));
         asked.map(drop).map_err(|why| format!("it does not fit this version: {why}"))
     }
@@ -315,85 +324,6 @@ impl Action {
             Self::Cancel { .. } => "cancel",
             Self::Revert { .. } => "revert",
             Self::Audit => "audit",
-        }
-    }
-}
-
-/// One caller, and one configuration or the gateway, about whom several things are asked.
-struct Scene<'a> {
-    policies: &'a Policies,
-    entities: Entities,
-    principal: EntityUid,
-    resource: EntityUid,
-}
-
-impl<'a> Scene<'a> {
-    fn new(policies: &'a Policies, caller: &Caller, resource: Resource<'_>) -> Result<Self, String> {
-        let words = &policies.vocabulary;
-        let entities = words.entities(caller, resource, &policies.schema)?;
-        let (principal, resource) = (words.caller(caller), words.configuration(resource));
-        Ok(Self { policies, entities, principal, resource })
-    }
-
-    fn of_gateway(policies: &'a Policies, caller: &Caller) -> Result<Self, String> {
-        let words = &policies.vocabulary;
-        let entities = words.entities_of_gateway(caller, &policies.schema)?;
-        Ok(Self { policies, entities, principal: words.caller(caller), resource: words.gateway() })
-    }
-
-    fn request(&self, action: &str, context: Result<Context, String>) -> Result<Request, String> {
-        let (principal, resource) = (self.principal.clone(), self.resource.clone());
-        let action = self.policies.vocabulary.action(action);
-        Request::new(principal, action, resource, context?, Some(&self.policies.schema)).map_err(|why| why.to_string())
-    }
-
-    /// What permits what the end of a change implies: that its caller reverts it, and that each target
-    /// is removed that it adds, and added that it removes.
-    fn decide_end(&self, submission: &Submission) -> Result<Allowed, Denial> {
-        let mut allowed = self.decide("revert", None, facts::of(Action::Revert { own: true }))?;
-        for (action, denied, wanted) in opposite(&submission.change) {
-            allowed.extend(self.decide(action, denied, facts::change(submission, wanted.as_ref()))?);
-        }
-        Ok(allowed)
-    }
-
-    /// What permits it. Of the policies that do, each that asks for an approval is heeded: consent without asking by one
-    /// does not outweigh the caution of another.
-    fn decide(
-        &self,
-        action: &'static str,
-        target: Option<Denied>,
-        context: Result<Context, String>,
-    ) -> Result<Allowed, Denial> {
-        let decided = self.evaluate(action, target, context);
-        telemetry::count_decision(action, if decided.is_ok() { "permit" } else { "deny" });
-        decided
-    }
-
-    fn evaluate(
-        &self,
-        action: &'static str,
-        target: Option<Denied>,
-        context: Result<Context, String>,
-    ) -> Result<Allowed, Denial> {
-        let request = match self.request(action, context) {
-            Ok(request) => request,
-            Err(why) => return Err(broken(Denial { action, target, reason: Reason::Undecided(why) })),
-        };
-        let response = self.policies.authorizer.is_authorized(&request, &self.policies.set, &self.entities);
-        let errors: Vec<_> = response.diagnostics().errors().map(ToString::to_string).collect();
-        if !errors.is_empty() {
-            return Err(broken(Denial { action, target, reason: Reason::Undecided(errors.join("; ")) }));
-        }
-        let policies: BTreeSet<_> = response.diagnostics().reason().map(ToString::to_string).collect();
-        match response.decision() {
-            Decision::Allow => {
-                let asks = |id| self.policies.approvals.get(id).cloned();
-                let approvals = response.diagnostics().reason().filter_map(asks).collect();
-                Ok(Allowed { policies, approvals })
-            }
-            Decision::Deny if policies.is_empty() => Err(Denial { action, target, reason: Reason::NotPermitted }),
-            Decision::Deny => Err(Denial { action, target, reason: Reason::Forbidden(policies.into_iter().collect()) }),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use cedar_policy::Decision;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -289,6 +290,108 @@ fn a_policy_that_errs_denies_even_if_another_permits() {
     assert!(change(&policies, &servicenow(), "sales", adding(&[group()])).is_ok());
     let denial = change(&policies, &servicenow(), "sales", adding(&[group(), Target::AllUsers])).unwrap_err();
     assert!(matches!(&denial.reason, Reason::Undecided(why) if why.contains("errs")), "{denial:?}");
+}
+
+#[test]
+fn a_caller_or_configuration_that_differs_is_not_taken_for_one_that_is_remembered() {
+    let policies = policies(
+        r#"@id("one") permit (principal in Postern::Role::"Assignments.Change", action, resource) when {
+            principal.issuer == "sandbox" && !(principal has certificate) && resource.tags.contains("sales") &&
+            resource.name == "Five devices" && resource.kind == "device-limit" && resource.priority == 3 };"#,
+    );
+    let asked = |caller: &Caller, configuration: &Configuration, tag: &str| {
+        let tags = BTreeSet::from([tag.to_owned()]);
+        policies.decide(caller, Action::Plan, Resource { configuration, tags: &tags }).is_ok()
+    };
+    let (caller, configuration) = (servicenow(), configuration());
+    for _ in 0..2 {
+        assert!(asked(&caller, &configuration, "sales"));
+        assert!(!asked(&caller, &configuration, "finance"));
+        assert!(policies.decide_audit_of_gateway(&caller).is_err());
+        let digest = serde_json::from_value(format!("{:064}", 0).into()).unwrap();
+        for other in [
+            Caller { issuer: "else".to_owned(), ..caller.clone() },
+            Caller { roles: vec![Role::new("Assignments.Else")], ..caller.clone() },
+            Caller { certificate: Some(digest), ..caller.clone() },
+        ] {
+            assert!(!asked(&other, &configuration, "sales"), "{other:?}");
+        }
+        for other in [
+            Configuration { name: "Six devices".to_owned(), ..configuration.clone() },
+            Configuration { kind: Kind::Unknown, ..configuration.clone() },
+            Configuration { priority: 4, ..configuration.clone() },
+        ] {
+            assert!(!asked(&caller, &other, "sales"), "{other:?}");
+        }
+    }
+}
+
+/// Policies of every scope, of which each permits, forbids or errs.
+fn any_policy() -> impl Strategy<Value = String> {
+    let callers = [
+        "principal",
+        r#"principal == Postern::Caller::"servicenow""#,
+        r#"principal == Postern::Caller::"portal""#,
+        r#"principal in Postern::Caller::"portal""#,
+        r#"principal in Postern::Role::"Assignments.Change""#,
+        r#"principal is Postern::Caller in Postern::Role::"Assignments.Else""#,
+    ];
+    let actions = [
+        "action",
+        r#"action == Postern::Action::"add""#,
+        r#"action in [Postern::Action::"remove", Postern::Action::"add"]"#,
+        r#"action in Postern::Action::"changes""#,
+        r#"action in [Postern::Action::"plan", Postern::Action::"changes"]"#,
+    ];
+    let effects = ["permit", "forbid"];
+    let conditions = ["true", "resource.priority * 9223372036854775807 == 0", r#"resource.tags.contains("sales")"#];
+    let of = |those: &[&'static str]| prop::sample::select(those.to_vec());
+    (of(&effects), of(&callers), of(&actions), of(&conditions)).prop_map(|(effect, caller, action, when)| {
+        format!("{effect} ({caller}, {action}, resource) when {{ {when} }};")
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn policies_that_are_left_out_change_no_decision(those in prop::collection::vec(any_policy(), 1..6)) {
+        let text: Vec<_> = those.iter().enumerate().map(|(id, policy)| format!("@id(\"{id}\") {policy}")).collect();
+        let dir = folder(&[("a.cedar", &text.join("\n"))]);
+        let schema = dir.path().join("schema.cedarschema");
+        let grouped = fs::read_to_string(&schema).unwrap();
+        let grouped = grouped.replace("add, remove, replace applies", "changes; action add, remove, replace in [changes] applies");
+        fs::write(schema, grouped).unwrap();
+        let policies = Policies::load(dir.path()).unwrap();
+        let (configuration, tags) = (configuration(), BTreeSet::from(["sales".to_owned()]));
+        let resource = Some(Resource { configuration: &configuration, tags: &tags });
+        for caller in [servicenow(), caller("portal", &["Assignments.Else"]), caller("else", &[])] {
+            let scene = Scene::new(&policies, &caller, resource).unwrap();
+            let entities = policies.vocabulary.entities(&facts::Parties::new(&caller, resource), &policies.schema).unwrap();
+            let submission = submission(&caller, adding(&[group()]), None);
+            let told = Told::new(&submission, submission.accepted_at).unwrap();
+            let context = |action| match action {
+                "plan" => facts::of(Action::Plan),
+                _ => told.change(Some(&wanted(group()))),
+            };
+            for action in ["add", "remove", "replace", "plan"] {
+                let request = scene.request(action, context(action)).unwrap();
+                let all = policies.authorizer.is_authorized(&request, &policies.set, &entities);
+                let ids: BTreeSet<_> = all.diagnostics().reason().map(ToString::to_string).collect();
+                match scene.decide(action, None, context(action)) {
+                    Ok(allowed) => prop_assert!(all.decision() == Decision::Allow && allowed.policies == ids),
+                    Err(Denial { reason: Reason::Undecided(_), .. }) => {
+                        prop_assert!(all.diagnostics().errors().next().is_some());
+                        continue;
+                    }
+                    Err(Denial { reason: Reason::Forbidden(by), .. }) => {
+                        prop_assert!(all.decision() == Decision::Deny && by.into_iter().collect::<BTreeSet<_>>() == ids);
+                    }
+                    Err(_) => prop_assert!(all.decision() == Decision::Deny && ids.is_empty()),
+                }
+                prop_assert!(all.diagnostics().errors().next().is_none());
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,56 @@
+//! Which policies can apply to whom and what: found once by their scopes, for Cedar evaluates every policy it is given.
+//!
+//! Guarantees: a policy is left out only where its scope names another action or another caller. Cedar would find that it does
+//! not apply, and without an error, for it looks at conditions after scopes only.
+//!
+//! It deliberately evaluates nothing. Called by `policy` only.
+
+use std::collections::HashMap;
+
+use cedar_policy::{ActionConstraint, EntityUid, PolicySet, PrincipalConstraint, Request, Schema};
+
+/// The policies by the action that is asked about.
+#[derive(Clone, Debug)]
+pub(super) struct Slices(HashMap<EntityUid, Slice>);
+
+/// The policies that can apply to one action. Those of each caller are kept apart, so that they are not kept as often as
+/// there are callers.
+#[derive(Clone, Debug, Default)]
+struct Slice {
+    anybody: PolicySet,
+    named: HashMap<EntityUid, PolicySet>,
+}
+
+impl Slices {
+    pub(super) fn new(set: &PolicySet, schema: &Schema) -> Result<Self, String> {
+        let known = schema.action_entities().map_err(|why| why.to_string())?;
+        let mut slices = HashMap::<_, Slice>::new();
+        for action in schema.actions() {
+            let slice = slices.entry(action.clone()).or_default();
+            for policy in set.policies() {
+                let about = |named: &EntityUid| named == action || known.is_ancestor_of(named, action);
+                let fits = match policy.action_constraint() {
+                    ActionConstraint::Any => true,
+                    ActionConstraint::In(named) => named.iter().any(about),
+                    ActionConstraint::Eq(named) => named == *action,
+                };
+                if !fits {
+                    continue;
+                }
+                let whose = match policy.principal_constraint() {
+                    PrincipalConstraint::Eq(caller) => slice.named.entry(caller).or_default(),
+                    _ => &mut slice.anybody,
+                };
+                whose.add(policy.clone()).map_err(|why| why.to_string())?;
+            }
+        }
+        Ok(Self(slices))
+    }
+
+    /// The policies that can apply: those for anybody, and the caller's own.
+    pub(super) fn of(&self, request: &Request) -> impl Iterator<Item = &PolicySet> {
+        let slice = request.action().and_then(|action| self.0.get(action));
+        let own = slice.zip(request.principal()).and_then(|(slice, caller)| slice.named.get(caller));
+        slice.map(|slice| &slice.anybody).into_iter().chain(own)
+    }
+}
