@@ -39,7 +39,10 @@ impl Slices {
                 }
                 let whose = match policy.principal_constraint() {
                     PrincipalConstraint::Eq(caller) => slice.named.entry(caller).or_default(),
-                    _ => &mut slice.anybody,
+                    PrincipalConstraint::Any
+                    | PrincipalConstraint::In(_)
+                    | PrincipalConstraint::Is(_)
+                    | PrincipalConstraint::IsIn(..) => &mut slice.anybody,
                 };
                 whose.add(policy.clone()).map_err(|why| why.to_string())?;
             }

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 use sqlx::{
     Connection as _, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
 use super::{super::Error, unavailable};
@@ -20,17 +20,20 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENTS: usize = 64;
 
 /// Makes the file, or brings its tables to this version. It is done by sqlx, as for PostgreSQL; nothing else is, since each
-/// of its statements costs a way to another thread and back.
-pub(super) async fn migrate(path: &Path) -> Result<(), Error> {
+/// of its statements costs a way to another thread and back. Its connection is to be closed after ours is open, for the last
+/// one that closes clears the log away, which the next would only begin anew.
+pub(super) async fn migrate(path: &Path) -> Result<SqliteConnection, Error> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
         .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal);
+        .journal_mode(SqliteJournalMode::Wal)
+        // What it writes is on disk with the next commit of the one that writes, which follows in the same log.
+        .synchronous(SqliteSynchronous::Normal);
     let failed = |error: &dyn std::fmt::Display| Error::Unavailable(error.to_string());
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(|error| failed(&error))?;
     sqlx::migrate!("migrations/sqlite").run(&mut connection).await.map_err(|error| failed(&error))?;
-    connection.close().await.map_err(|error| failed(&error))
+    Ok(connection)
 }
 
 /// The connection that writes. How the file is written is said by it: a copy that SQLite made need not be written so, and

@@ -23,6 +23,7 @@ use std::{fs::File, path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::TransactionBehavior;
+use sqlx::Connection as _;
 use tokio::sync::Mutex;
 
 use self::{desk::Desk, readers::Readers};
@@ -51,8 +52,9 @@ impl Sqlite {
         let lock = only_gateway(path)?;
         let unusable =
             |error: &dyn std::fmt::Display| Error::Unusable(format!("cannot open {}: {error}", path.display()));
-        connect::migrate(path).await.map_err(|error| unusable(&error))?;
+        let migrating = connect::migrate(path).await.map_err(|error| unusable(&error))?;
         let mut connection = connect::writing(path).map_err(|error| unusable(&error))?;
+        migrating.close().await.map_err(|error| unusable(&error))?;
         let head = begin_run(&mut connection, &run).map_err(|error| unusable(&error))?;
         let desk = Desk { connection, head, room: None, clock: run.clock };
         let writer = Writer::start_blocking(desk, run.clock).map_err(|error| unusable(&error))?;
