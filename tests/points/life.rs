@@ -58,6 +58,23 @@ fn group(number: u8) -> String {
     format!("b0000000-0000-4000-8000-0000000000{number:02}")
 }
 
+fn request(configuration: String, add: Vec<Named>, remove: Vec<Named>) -> ChangeRequest {
+    ChangeRequest {
+        configuration,
+        wish: Wish::Amend { add, remove },
+        ticket: Some("RITM0000001".to_owned()),
+        requested_for: None,
+        comment: None,
+        only_on: None,
+        until: None,
+        callback: None,
+    }
+}
+
+fn attempt(key: &str) -> Attempt {
+    Attempt { key: key.to_owned(), fingerprint: Digest::of(key.as_bytes()) }
+}
+
 /// Which kind of store is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disk {
@@ -149,6 +166,12 @@ impl Story {
             self.tenant.edited(&configuration(1), &change);
         }
         self.asked(&gateway, &REST).await;
+        // Whether it was asked for before is looked up where a name is not known at once, so this makes that call in any story.
+        let in_vain = request("nothing".to_owned(), vec![], vec![]);
+        assert!(
+            gateway.submit(&caller(), in_vain, Some(attempt("g"))).await.is_err(),
+            "there is no such configuration"
+        );
         working.cancel();
         working_until_told.await.unwrap();
         store.close().await;
@@ -165,18 +188,8 @@ impl Story {
         let (add, remove) = if list == "add" { (named, vec![]) } else { (vec![], named) };
         loop {
             assert!(clock.elapsed() < PATIENCE, "{key} does not end");
-            let request = ChangeRequest {
-                configuration: configuration(number).to_string(),
-                wish: Wish::Amend { add: add.clone(), remove: remove.clone() },
-                ticket: Some("RITM0000001".to_owned()),
-                requested_for: None,
-                comment: None,
-                only_on: None,
-                until: None,
-                callback: None,
-            };
-            let attempt = Attempt { key: key.to_owned(), fingerprint: Digest::of(key.as_bytes()) };
-            let Ok(submitted) = gateway.submit(&caller(), request, Some(attempt)).await else {
+            let request = request(configuration(number).to_string(), add.clone(), remove.clone());
+            let Ok(submitted) = gateway.submit(&caller(), request, Some(attempt(key))).await else {
                 clock.sleep(Duration::from_millis(10)).await;
                 continue;
             };
