@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::{
-    Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Error, Following, Forgetting, Holder,
-    IdempotencyKey, Intent, Lease, Notices, Parking, Release, Reply, Settlement, Turn, callbacks, writer::Writer,
+    Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Error, Following, Forgetting, Holder, Intent,
+    Lease, Notices, Parking, Release, Reply, Settlement, Turn, callbacks, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -55,12 +55,6 @@ pub(super) enum Done {
 
 /// The result of one verb: a refusal concerns it alone.
 pub(super) type Outcome = Result<Done, Error>;
-
-/// What a key stands for that another acceptance of the same transaction brought.
-pub(super) fn meet(first: &Acceptance, key: &IdempotencyKey) -> Accepted {
-    let same = first.key.as_ref().is_some_and(|known| known.fingerprint == key.fingerprint);
-    if same { Accepted::Replayed(Box::new(first.operation.clone())) } else { Accepted::KeyReused(first.operation.id) }
-}
 
 impl Holder {
     /// Why a settlement was undone: of so many operations only `running` were running on the lane.

@@ -14,7 +14,6 @@ use super::{
         ledger::Ledger,
         room::Room,
         rows::{approval_until, destination, micros, reverts, to_json, until_at},
-        verbs::meet,
         writer::Failed,
     },
     ends, failed, read, rows,
@@ -202,4 +201,10 @@ async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -
     .await
     .map(drop)
     .map_err(failed)
+}
+
+/// What a key stands for that another acceptance of the same transaction brought.
+fn meet(first: &Acceptance, key: &IdempotencyKey) -> Accepted {
+    let same = first.key.as_ref().is_some_and(|known| known.fingerprint == key.fingerprint);
+    if same { Accepted::Replayed(Box::new(first.operation.clone())) } else { Accepted::KeyReused(first.operation.id) }
 }

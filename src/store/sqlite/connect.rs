@@ -38,12 +38,17 @@ pub(super) async fn migrate(path: &Path) -> Result<SqliteConnection, Error> {
 
 /// The connection that writes. How the file is written is said by it: a copy that SQLite made need not be written so, and
 /// whoever only reads could not change it.
-pub(super) fn writing(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", CACHE)?;
-    connection.pragma_update(None, "wal_autocheckpoint", PAGES_IN_LOG)?;
+pub(super) fn writing(path: &Path) -> Result<Connection, Error> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unavailable)?;
+    let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+    if mode.map_err(unavailable)? != "wal" {
+        return Err(Error::Unavailable("a write-ahead log cannot be kept in this folder".to_owned()));
+    }
+    let settings = [("cache_size", CACHE), ("wal_autocheckpoint", PAGES_IN_LOG)];
+    connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
+    for (name, value) in settings {
+        connection.pragma_update(None, name, value).map_err(unavailable)?;
+    }
     Ok(connection)
 }
 

@@ -20,16 +20,14 @@ use crate::{audit::Head, clock::Clock};
 pub(super) struct Desk {
     pub(super) connection: Connection,
     pub(super) head: Head,
-    /// What is pending at most: counted when it was last needed, and what was accepted since. Nobody else writes to this file, so it
-    /// never errs towards too few.
+    /// What is pending at most: counted when it was last needed, and what was accepted since. Nobody else writes to this file, and a
+    /// count in a transaction that failed is forgotten, so it never errs towards too few.
     pub(super) room: Option<Room>,
     pub(super) clock: Clock,
 }
 
-/// It blocks its thread until the disk has what is written, and so it has one of its own.
-#[async_trait]
-impl writer::Desk for Desk {
-    async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
+impl Desk {
+    fn transact(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(busy)?;
         let mut ledger = Ledger::new(self.head.clone());
         let now = self.clock.now();
@@ -39,6 +37,19 @@ impl writer::Desk for Desk {
         transaction.commit().map_err(|error| Failed::Content(unavailable(error)))?;
         self.head = ledger.head;
         Ok(outcomes)
+    }
+}
+
+/// It blocks its thread until the disk has what is written, and so it has one of its own.
+#[async_trait]
+impl writer::Desk for Desk {
+    async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
+        let done = self.transact(verbs);
+        if done.is_err() {
+            // What had ended in it when it was counted has not ended.
+            self.room = None;
+        }
+        done
     }
 
     /// One process uses the file, and it has been told.

@@ -5,7 +5,7 @@
 //!
 //! Its time is the clock of that process. One connection writes (`desk`), a few read (`readers`). It deliberately has no connection
 //! that does both: readers never wait for a commit, and the writer never waits for a reader. SQLite is called where its answer
-//! is needed, on threads that may block ([0030](../../../docs/adr/0030-sqlite-is-called-in-place.md)).
+//! is needed, once the store is open on threads that may block ([0030](../../../docs/adr/0030-sqlite-is-called-in-place.md)).
 
 mod accept;
 mod callbacks;
@@ -59,7 +59,10 @@ impl Sqlite {
         let desk = Desk { connection, head, room: None, clock: run.clock };
         let writer = Writer::start_blocking(desk, run.clock).map_err(|error| unusable(&error))?;
         let verbs = Verbs { writer, notices: Arc::new(Notices::default()), clock: run.clock };
-        Ok(Self { verbs, readers: Readers::new(path.to_owned()), lock: Mutex::new(Some(lock)) })
+        let readers = Readers::new(path.to_owned());
+        // Whether the file can be read is to show now.
+        readers.read(|_| Ok(())).await?;
+        Ok(Self { verbs, readers, lock: Mutex::new(Some(lock)) })
     }
 
     /// The audit trail of a file that a gateway may be using, without disturbing it.
