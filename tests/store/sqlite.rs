@@ -6,12 +6,12 @@ use futures_util::future::join_all;
 use postern::{
     clock::Clock,
     domain::State,
-    store::{Accepted, Error, Run, Sqlite, Store},
+    store::{Acceptance, Accepted, Bounds, Error, Full, Run, Sqlite, Store},
 };
 use sqlx::{Connection, SqliteConnection};
 
 use crate::fixture::{
-    Fixture, Kind, accept, acceptance, at, claim, id, lane, operation, settlement, state, trail, turn,
+    Fixture, Kind, accept, acceptance, at, cancellation, claim, id, lane, operation, settlement, state, trail, turn,
 };
 
 async fn fixture() -> Fixture {
@@ -178,4 +178,27 @@ async fn leases_of_an_earlier_run_are_void_at_once() {
     let next = turn(&*store, claim(&lane(1), "b", 1)).await;
     assert_eq!(next.operations[0].state, State::Running { started_at: at(0) });
     store.settle(next.lease, settlement(&next.operations, 2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_undone_together_leaves_no_room_behind() {
+    let fixture = fixture().await;
+    let store = fixture.open().await;
+    accept(&*store, &lane(1), 1..=3).await;
+    let bounds = Bounds { of_configuration: 3, in_all: 1_000 };
+    let bounded = |number| Acceptance { bounds, ..acceptance(operation(number, &lane(1))) };
+    let mut other = SqliteConnection::connect(&format!("sqlite:{}", fixture.path().display())).await.unwrap();
+    let broken =
+        "CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'broken'); END; BEGIN IMMEDIATE";
+    sqlx::raw_sql(broken).execute(&mut other).await.unwrap();
+    // As long as another writes, the rest gathers behind the probe and shares its fate: each ends one, and the last takes a place.
+    let cancelled = join_all((1..=3).map(|number| store.cancel(cancellation(number, 10))));
+    let released = sqlx::raw_sql("ROLLBACK").execute(&mut other);
+    let (_, cancelled, accepted, released) = tokio::join!(store.probe(), cancelled, store.accept(bounded(4)), released);
+    released.unwrap();
+    assert!(cancelled.iter().all(Result::is_err), "{cancelled:?}");
+    assert!(!matches!(accepted, Ok(Accepted::New)), "{accepted:?}");
+    sqlx::raw_sql("DROP TRIGGER broken").execute(&mut other).await.unwrap();
+    let full = store.accept(bounded(5)).await;
+    assert!(matches!(full, Ok(Accepted::Full(Full::Configuration))), "three are pending, but: {full:?}");
 }

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use super::{super::Error, connect};
 
 /// Reads at once; reads are short.
-const READERS: usize = 8;
+const READERS: u16 = 8;
 /// How long a read waits for its turn: longer than any burst that the doors let in.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,7 +29,7 @@ pub(super) struct Readers {
 impl Readers {
     /// Readers of a file that exists.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, idle: Arc::default(), turns: Arc::new(Semaphore::new(READERS)) }
+        Self { path, idle: Arc::default(), turns: Arc::new(Semaphore::new(READERS.into())) }
     }
 
     /// Reads.
@@ -55,9 +55,8 @@ impl Readers {
 
     /// Lets the reads that have begun end, and closes their connections.
     pub(super) async fn close(&self) {
-        let all = u32::try_from(READERS).unwrap_or(u32::MAX);
         // Closed already, there is nothing to wait for.
-        if let Ok(turns) = self.turns.acquire_many(all).await {
+        if let Ok(turns) = self.turns.acquire_many(READERS.into()).await {
             turns.forget();
         }
         self.turns.close();
