@@ -11,6 +11,7 @@
 
 mod figures;
 mod instruments;
+mod lines;
 mod meters;
 
 use std::{sync::OnceLock, time::Duration};
@@ -51,6 +52,8 @@ pub use self::{
         note_pending, note_store, note_token_end, note_undelivered,
     },
 };
+
+use self::lines::{Fields, Lines};
 
 /// The name under which traces are sent.
 const SERVICE: &str = "postern";
@@ -138,11 +141,8 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
         LogFormat::Auto => std::io::IsTerminal::is_terminal(&std::io::stderr()),
     };
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let logs = if pretty {
-        logs.with_target(false).boxed()
-    } else {
-        logs.json().flatten_event(true).with_span_list(false).boxed()
-    };
+    let logs =
+        if pretty { logs.with_target(false).boxed() } else { logs.fmt_fields(Fields).event_format(Lines).boxed() };
     let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
     // Which thread did it, in which line, and how long it was busy: nobody asks that of a trace, and each span would pay for it.
     let traces = tracing_opentelemetry::layer()

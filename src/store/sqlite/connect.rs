@@ -12,8 +12,6 @@ use super::{super::Error, unavailable};
 
 /// Memory for the pages that the writer needs again and again, those of the indexes above all: 16 MiB, said in negative KiB.
 const CACHE: i64 = -16_384;
-/// Pages in the write-ahead log after which it is moved into the file: 16 MiB. A page that changed often is moved once.
-const PAGES_IN_LOG: i64 = 4_000;
 /// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Statements that are kept prepared; there are fewer, but for searches, which differ.
@@ -44,11 +42,18 @@ pub(super) fn writing(path: &Path) -> Result<Connection, Error> {
     if mode.map_err(unavailable)? != "wal" {
         return Err(Error::Unavailable("a write-ahead log cannot be kept in this folder".to_owned()));
     }
-    let settings = [("cache_size", CACHE), ("wal_autocheckpoint", PAGES_IN_LOG)];
     connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
-    for (name, value) in settings {
+    // Somebody else moves the log into the file.
+    for (name, value) in [("cache_size", CACHE), ("wal_autocheckpoint", 0)] {
         connection.pragma_update(None, name, value).map_err(unavailable)?;
     }
+    Ok(connection)
+}
+
+/// A connection that moves the log into the file.
+pub(super) fn moving(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
     Ok(connection)
 }
 

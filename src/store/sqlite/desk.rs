@@ -12,6 +12,7 @@ use super::{
         verbs::{Outcome, Verb},
         writer::{self, Failed},
     },
+    mover::Mover,
     trail, unavailable, verbs,
 };
 use crate::{audit::Head, clock::Clock};
@@ -19,6 +20,7 @@ use crate::{audit::Head, clock::Clock};
 /// The writing connection, and where the chain ends.
 pub(super) struct Desk {
     pub(super) connection: Connection,
+    pub(super) mover: Mover,
     pub(super) head: Head,
     /// What is pending at most: counted when it was last needed, and what was accepted since. Nobody else writes to this file, and a
     /// count in a transaction that failed is forgotten, so it never errs towards too few.
@@ -52,10 +54,13 @@ impl writer::Desk for Desk {
         done
     }
 
-    /// One process uses the file, and it has been told.
-    async fn announce(&mut self) {}
+    /// One process uses the file, and it has been told. Those who asked have their answers, so it is the time for what nobody should wait for.
+    async fn announce(&mut self) {
+        self.mover.attend(&self.connection);
+    }
 
     async fn close(self) {
+        self.mover.close();
         if let Err((_, error)) = self.connection.close() {
             tracing::error!(%error, "cannot close the store");
         }

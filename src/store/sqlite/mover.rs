@@ -1,0 +1,225 @@
+//! Moves the write-ahead log into the file, beside the writer: a thousand pages that are written wherever they belong, and a flush of
+//! the file, take many times as long as a commit, and whoever asked meanwhile would wait for it.
+//!
+//! Guarantees: what is in the log only is as durable as what was moved. A move that fails is told, and tried again when the
+//! log has grown by as much again.
+//!
+//! It deliberately leaves what comes meanwhile where it is: a log begins anew once all of it was moved, for which the writer need only rest
+//! for a moment. Where it never does, the log is allowed to grow, and at last the writer waits for what is left.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use rusqlite::{Connection, Row};
+
+use super::{super::Error, connect, rows};
+
+/// Pages that the log grows by before it is moved: 32 MiB. A page that changed often is moved once.
+const PAGES: i64 = 8_000;
+/// Pages in the log with which the writer waits for what is left: 128 MiB.
+const PAGES_MAX: i64 = 32_000;
+/// Looks through the log beside the writer, each of which has less to move than the one before.
+const PASSES: u8 = 6;
+
+/// The log, by SQLite's own account.
+#[derive(Clone, Copy)]
+struct Log {
+    /// Since it began anew.
+    pages: i64,
+    /// How many of them are in the file.
+    moved: i64,
+}
+
+/// Who moves the log.
+#[derive(Debug)]
+pub(super) struct Mover {
+    connection: Arc<Mutex<Connection>>,
+    under_way: Option<JoinHandle<()>>,
+    /// Pages in the log when it was last moved.
+    pages: i64,
+}
+
+impl Mover {
+    /// Of a file that is open for writing.
+    pub(super) fn new(path: &Path) -> rusqlite::Result<Self> {
+        Ok(Self { connection: Arc::new(Mutex::new(connect::moving(path)?)), under_way: None, pages: 0 })
+    }
+
+    /// Sees to the log between two transactions of the writer.
+    pub(super) fn attend(&mut self, writer: &Connection) {
+        if let Err(error) = self.see_to(writer) {
+            tracing::error!(%error, "cannot move the store's write-ahead log into its file; it grows until that is possible");
+        }
+    }
+
+    fn see_to(&mut self, writer: &Connection) -> Result<(), Error> {
+        if self.under_way.as_ref().is_some_and(|pass| !pass.is_finished()) {
+            return Ok(());
+        }
+        let log = look(writer)?;
+        if self.under_way.take().is_some() {
+            self.pages = log.pages;
+            if log.pages >= PAGES_MAX {
+                move_all(writer)?;
+            }
+        } else if log.pages.saturating_sub(self.pages) >= PAGES {
+            self.under_way = Some(self.begin()?);
+        } else {
+            // It may have begun anew.
+            self.pages = self.pages.min(log.pages);
+        }
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<JoinHandle<()>, Error> {
+        let connection = Arc::clone(&self.connection);
+        let work = move || {
+            let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = follow(&connection) {
+                tracing::error!(%error, "cannot move the store's write-ahead log into its file beside the writer");
+            }
+        };
+        let thread = thread::Builder::new().name("store-mover".to_owned()).spawn(work);
+        thread.map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
+    /// Waits for what is under way, and closes the connection.
+    pub(super) fn close(self) {
+        if self.under_way.is_some_and(|work| work.join().is_err()) {
+            tracing::error!("moving the store's write-ahead log ended badly");
+        }
+    }
+}
+
+/// Moves until nothing is left, or the writer has proven to be faster.
+fn follow(connection: &Connection) -> Result<(), Error> {
+    for _ in 0..PASSES {
+        move_all(connection)?;
+        let left = look(connection)?;
+        if left.pages == left.moved {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn look(connection: &Connection) -> Result<Log, Error> {
+    pragma(connection, "PRAGMA wal_checkpoint(NOOP)")
+}
+
+/// Moves all that no reader keeps from being moved; waits for nobody.
+fn move_all(connection: &Connection) -> Result<(), Error> {
+    pragma(connection, "PRAGMA wal_checkpoint(PASSIVE)").map(drop)
+}
+
+fn pragma(connection: &Connection, sql: &str) -> Result<Log, Error> {
+    let log = |row: &Row<'_>| Ok(Log { pages: rows::column(row, "log")?, moved: rows::column(row, "checkpointed")? });
+    // SQLite answers with one row, whether or not somebody else is moving the log.
+    let log = rows::one(connection, sql, [], log)?;
+    log.ok_or_else(|| Error::Unavailable("SQLite says nothing of its log".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Pages that one commit of these tests changes at least.
+    const AT_ONCE: i64 = 64;
+
+    /// A file with a table, whoever writes it, and whoever moves its log.
+    fn desk() -> (TempDir, Connection, Mover) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        drop(Connection::open(&path).expect("a file"));
+        let writer = connect::writing(&path).expect("a connection");
+        writer.execute_batch("CREATE TABLE things (thing BLOB NOT NULL)").expect("a table");
+        let mover = Mover::new(&path).expect("a connection");
+        (folder, writer, mover)
+    }
+
+    fn commit(writer: &Connection) {
+        let bytes = AT_ONCE.saturating_mul(4_096);
+        writer.execute("INSERT INTO things VALUES (zeroblob(?))", [bytes]).expect("a commit");
+    }
+
+    /// Commits until moving begins; how many commits that took.
+    fn until_moving(writer: &Connection, mover: &mut Mover) -> i64 {
+        let most = PAGES / AT_ONCE + 1;
+        let begun = (1..=most).find(|_| {
+            commit(writer);
+            mover.attend(writer);
+            mover.under_way.is_some()
+        });
+        begun.expect("moving begins by then")
+    }
+
+    fn rest(mover: &Mover) {
+        while mover.under_way.as_ref().is_some_and(|work| !work.is_finished()) {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_moved_begins_anew() {
+        let (folder, writer, mut mover) = desk();
+        let commits = until_moving(&writer, &mut mover);
+        rest(&mover);
+        let log = look(&writer).expect("an account");
+        assert!(log.pages >= PAGES && log.moved == log.pages, "{} of {}", log.moved, log.pages);
+        commit(&writer);
+        mover.attend(&writer);
+        assert!(look(&writer).expect("an account").pages < 2 * AT_ONCE);
+        mover.close();
+        let found: i64 =
+            writer.query_row("SELECT count(*) FROM things", [], |row| row.get(0)).expect("what was written");
+        assert_eq!(found, commits + 1);
+        let file = std::fs::metadata(folder.path().join("store.db")).expect("a file").len();
+        assert!(i64::try_from(file).expect("a size") > commits * AT_ONCE * 4_096);
+    }
+
+    #[test]
+    fn a_reader_holds_up_the_log_and_nobody_else() {
+        let (folder, writer, mut mover) = desk();
+        let reader = connect::read_only(&folder.path().join("store.db")).expect("a connection");
+        reader.execute_batch("BEGIN; SELECT count(*) FROM things").expect("a look");
+        until_moving(&writer, &mut mover);
+        rest(&mover);
+        // Once for each so many pages, not again with each commit.
+        mover.attend(&writer);
+        assert!(until_moving(&writer, &mut mover) > 1);
+        rest(&mover);
+        mover.attend(&writer);
+        assert!(look(&writer).expect("an account").moved < PAGES, "the reader still sees what was");
+        reader.execute_batch("COMMIT").expect("an end");
+        until_moving(&writer, &mut mover);
+        rest(&mover);
+        commit(&writer);
+        mover.attend(&writer);
+        assert!(look(&writer).expect("an account").pages < 2 * AT_ONCE);
+    }
+
+    #[test]
+    fn a_log_that_is_long_is_moved_while_the_writer_waits() {
+        let (folder, writer, mut mover) = desk();
+        let reader = connect::read_only(&folder.path().join("store.db")).expect("a connection");
+        reader.execute_batch("BEGIN; SELECT count(*) FROM things").expect("a look");
+        while look(&writer).expect("an account").pages < PAGES_MAX {
+            until_moving(&writer, &mut mover);
+            rest(&mover);
+            mover.attend(&writer);
+        }
+        until_moving(&writer, &mut mover);
+        rest(&mover);
+        // As a writer that never rests, which has committed again by the time the others have looked.
+        reader.execute_batch("COMMIT").expect("an end");
+        commit(&writer);
+        mover.attend(&writer);
+        let log = look(&writer).expect("an account");
+        assert!(log.pages >= PAGES_MAX && log.moved == log.pages, "{} of {}", log.moved, log.pages);
+    }
+}
