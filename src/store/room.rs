@@ -38,7 +38,7 @@ impl Room {
     }
 
     /// Counts an operation that has its place already.
-    fn add(&mut self, Acceptance { operation, .. }: &Acceptance) {
+    pub(super) fn add(&mut self, Acceptance { operation, .. }: &Acceptance) {
         let of_configuration = self.of_configuration.entry(operation.submission.configuration.to_string()).or_default();
         *of_configuration = of_configuration.saturating_add(1);
         self.in_all = self.in_all.saturating_add(1);

@@ -7,7 +7,7 @@ use postern::{
     audit::Verifier,
     clock::Clock,
     config,
-    store::{Accepted, Cancelled, Error, Postgres, Run, Store, Trail},
+    store::{Acceptance, Accepted, Bounds, Cancelled, Error, Full, Postgres, Run, Store, Trail},
 };
 use sqlx::Connection;
 
@@ -172,6 +172,26 @@ async fn a_key_used_at_two_replicas_at_once_is_one_operation() {
         assert_eq!(outcomes.iter().filter(|it| matches!(it, Accepted::Replayed(_))).count(), 1, "{outcomes:?}");
     }
     assert_eq!(all(&*a).await.len(), 20);
+}
+
+#[tokio::test]
+async fn what_one_replica_accepts_fills_the_bound_of_another_before_long() {
+    const BOUND: u128 = 300;
+    let (_fixture, a, b) = replicas().await;
+    let bounds = Bounds { of_configuration: usize::try_from(BOUND).unwrap(), in_all: usize::MAX };
+    let bounded = |number| Acceptance { bounds, ..acceptance(operation(number, &lane(1))) };
+    // It has counted, and counts on by itself.
+    assert!(matches!(a.accept(bounded(1)).await.unwrap(), Accepted::New));
+    let others = join_all((2..=BOUND).map(|number| b.accept(bounded(number)))).await;
+    assert!(others.into_iter().all(|accepted| matches!(accepted.unwrap(), Accepted::New)));
+    assert!(matches!(b.accept(bounded(BOUND + 1)).await.unwrap(), Accepted::Full(Full::Configuration)));
+    let mut number = BOUND;
+    eventually("a replica counts what another has accepted", async || {
+        number += 1;
+        matches!(a.accept(bounded(number)).await.unwrap(), Accepted::Full(Full::Configuration))
+    })
+    .await;
+    assert!(number < 2 * BOUND, "its own count had not filled the bound");
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@
 //! Whoever was not gets what the first one stored, which is committed by then. Keys are taken in their order, so that
 //! two replicas never wait for each other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use sqlx::PgConnection;
 
@@ -18,16 +21,70 @@ use super::{
     },
     ends, failed, read, rows,
 };
-use crate::domain::{OperationId, operation::UntilState};
+use crate::{
+    clock::Clock,
+    domain::{OperationId, operation::UntilState},
+};
+
+/// How long it is not counted again what is pending: counting takes the longer the more there is, and each commit would pay for it.
+/// So much longer may it take until what other replicas have accepted fills a bound here.
+const COUNT_HOLDS: Duration = Duration::from_secs(1);
 
 /// A caller's key.
 type Name<'a> = (&'a str, &'a str);
 /// A key and the first acceptance of this transaction that brings it.
 type First<'a> = (&'a Acceptance, &'a IdempotencyKey);
 
+/// Room for acceptances, as far as is known here: counted of late, and what was accepted by this process since.
+#[derive(Debug)]
+pub(super) struct Counted {
+    room: Option<Room>,
+    at: Duration,
+    clock: Clock,
+}
+
+impl Counted {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { room: None, at: Duration::ZERO, clock }
+    }
+
+    /// What was taken is not taken after all, or what had ended has not: the transaction failed.
+    pub(super) fn forget(&mut self) {
+        self.room = None;
+    }
+
+    fn forget_if_old(&mut self) {
+        if self.clock.elapsed().saturating_sub(self.at) >= COUNT_HOLDS {
+            self.room = None;
+        }
+    }
+
+    /// Takes a place for an acceptance after those of this transaction that have theirs and are not stored yet.
+    async fn take(
+        &mut self,
+        connection: &mut PgConnection,
+        (new, counted): (&[&Acceptance], &mut bool),
+        acceptance: &Acceptance,
+    ) -> Result<Option<Full>, Failed> {
+        let full = self.room.as_mut().map_or(Some(Full::Everything), |room| room.take(acceptance));
+        if full.is_none() || *counted {
+            return Ok(full);
+        }
+        // What has ended since it was counted last may have made room.
+        *counted = true;
+        self.at = self.clock.elapsed();
+        let room = self.room.insert(pending(connection).await?);
+        for accepted in new {
+            room.add(accepted);
+        }
+        Ok(room.take(acceptance))
+    }
+}
+
 pub(super) async fn accept(
     connection: &mut PgConnection,
     ledger: &mut Ledger,
+    room: &mut Counted,
     acceptances: &[&Acceptance],
 ) -> Result<Vec<Accepted>, Failed> {
     let mut firsts: BTreeMap<Name<'_>, First<'_>> = BTreeMap::new();
@@ -40,7 +97,8 @@ pub(super) async fn accept(
     let mut accepted = Vec::with_capacity(acceptances.len());
     let mut new = Vec::with_capacity(acceptances.len());
     let mut refused: HashMap<OperationId, Full> = HashMap::new();
-    let mut room = None;
+    room.forget_if_old();
+    let mut counted = false;
     for acceptance in acceptances {
         let known = match &acceptance.key {
             None => None,
@@ -62,11 +120,7 @@ pub(super) async fn accept(
             accepted.push(known);
             continue;
         }
-        let room = match &mut room {
-            Some(room) => room,
-            none => none.insert(pending(connection).await?),
-        };
-        if let Some(full) = room.take(acceptance) {
+        if let Some(full) = room.take(connection, (&new, &mut counted), acceptance).await? {
             if acceptance.key.is_some() {
                 refused.insert(acceptance.operation.id, full);
             }

@@ -19,23 +19,29 @@ use super::{
         verbs::{Outcome, Verb},
         writer::{self, Failed},
     },
+    accept::Counted,
     access::Access,
     failed,
     news::News,
     rows, trail, unavailable, verbs,
 };
-use crate::audit::{Entry, Head};
+use crate::{
+    audit::{Entry, Head},
+    clock::Clock,
+};
 
-/// A connection that may write, and where the chain ends.
+/// A connection that may write, where the chain ends, and what is pending.
 struct Line {
     connection: PgConnection,
     head: Head,
+    room: Counted,
 }
 
 /// The writer's place.
 pub(super) struct Desk {
     access: Access,
     chain: String,
+    clock: Clock,
     line: Option<Line>,
     news: News,
     /// The server's name for our connection.
@@ -65,7 +71,7 @@ impl writer::Desk for Desk {
             }
             Err(Failed::Surroundings(error)) => {
                 tracing::warn!(%error, "the connection to the database is lost");
-                let Line { connection, head } = line;
+                let Line { connection, head, .. } = line;
                 drop(connection);
                 self.find_out(&head, pending).await.ok_or(Failed::Surroundings(error))?
             }
@@ -97,22 +103,31 @@ impl Line {
     async fn transact(&mut self, verbs: &[Verb], pending: &mut Pending) -> Result<(), Failed> {
         let mut transaction = self.connection.begin().await.map_err(failed)?;
         let mut ledger = Ledger::new(self.head.clone());
-        match write(&mut transaction, &mut ledger, verbs).await {
+        match write(&mut transaction, &mut ledger, &mut self.room, verbs).await {
             Ok(outcomes) => *pending = Some((ledger.head.clone(), outcomes)),
             Err(error) => {
+                self.room.forget();
                 // Dropping it would undo it at the connection's next use only, and hold its locks until then.
                 transaction.rollback().await.map_err(failed)?;
                 return Err(error);
             }
         }
-        transaction.commit().await.map_err(failed)?;
-        self.head = ledger.head;
-        Ok(())
+        let committed = transaction.commit().await.map_err(failed);
+        match &committed {
+            Ok(()) => self.head = ledger.head,
+            Err(_) => self.room.forget(),
+        }
+        committed
     }
 }
 
-async fn write(connection: &mut PgConnection, ledger: &mut Ledger, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
-    let outcomes = verbs::apply(connection, ledger, verbs).await?;
+async fn write(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    room: &mut Counted,
+    verbs: &[Verb],
+) -> Result<Vec<Outcome>, Failed> {
+    let outcomes = verbs::apply(connection, ledger, room, verbs).await?;
     trail::write(connection, ledger).await?;
     Ok(outcomes)
 }
@@ -125,7 +140,7 @@ impl Desk {
         access.bind(&mut connection).await?;
         begin_run(&mut connection, run).await?;
         let (chain, own) = (run.chain.clone(), Arc::new(AtomicU32::new(0)));
-        let mut desk = Self { access, chain, line: None, news: News::default(), own };
+        let mut desk = Self { access, chain, clock: run.clock, line: None, news: News::default(), own };
         desk.line = Some(desk.take_up(connection).await?);
         Ok(desk)
     }
@@ -153,7 +168,7 @@ impl Desk {
         let text: Option<&str> = rows::column(&newest, "text")?;
         let gone =
             || Error::Unavailable("the database has lost this run's audit chain; start the gateway again".to_owned());
-        Ok(Line { connection, head: head_after(text.ok_or_else(gone)?)? })
+        Ok(Line { connection, head: head_after(text.ok_or_else(gone)?)?, room: Counted::new(self.clock) })
     }
 
     /// Whether what was pending when the connection broke is stored. None if not, or if nobody can tell: a transaction

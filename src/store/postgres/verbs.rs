@@ -17,7 +17,8 @@ use super::{
         verbs::{Done, Outcome, Verb},
         writer::Failed,
     },
-    accept, callbacks,
+    accept::{self, Counted},
+    callbacks,
     ends::{self, Places},
     failed,
     rows::{self, micros},
@@ -32,11 +33,12 @@ use crate::{
 pub(super) async fn apply(
     connection: &mut PgConnection,
     ledger: &mut Ledger,
+    room: &mut Counted,
     verbs: &[Verb],
 ) -> Result<Vec<Outcome>, Failed> {
     let acceptances: Vec<_> =
         verbs.iter().filter_map(|verb| if let Verb::Accept(it) = verb { Some(&**it) } else { None }).collect();
-    let mut accepted = accept::accept(connection, ledger, &acceptances).await?.into_iter();
+    let mut accepted = accept::accept(connection, ledger, room, &acceptances).await?.into_iter();
     let singled = ends::places(connection, verbs).await?;
     let mut order: Vec<_> = verbs.iter().enumerate().collect();
     order.sort_by_key(|(_, verb)| (comes_last(verb), locks(verb, &singled)));
