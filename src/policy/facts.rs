@@ -1,4 +1,4 @@
-//! Callers, configurations and targets in Cedar's terms: the one place that knows the words of `schema.cedarschema`.
+//! Callers and configurations in Cedar's terms. With [`told`](super::told), the one place that knows the words of `schema.cedarschema`.
 //!
 //! Guarantees: what is built here is checked against the schema before anything is decided on it, so a slip on either
 //! side denies and is told, when the policies are loaded already ([`rehearsal`]).
@@ -7,12 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use cedar_policy::{
-    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression as Value, Schema,
-};
-use jiff::{Timestamp, civil::Weekday, tz::TimeZone};
+use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression as Value, Schema};
+use jiff::Timestamp;
 
-use super::Action;
 use crate::domain::{
     Caller, Change, Configuration, Digest, Filter, FilterMode, Kind, Role, Target, Wanted, operation::Submission,
 };
@@ -118,109 +115,11 @@ fn described((id, name): (&str, &str), kind: &str, priority: i64, tags: &BTreeSe
     ])
 }
 
-/// What is told of a change at one moment, whichever of its targets is asked about.
-pub(super) struct Told<'a> {
-    submission: &'a Submission,
-    time: Value,
-}
-
-impl<'a> Told<'a> {
-    pub(super) fn new(submission: &'a Submission, now: Timestamp) -> Result<Self, String> {
-        Ok(Self { submission, time: time(now)? })
-    }
-
-    /// The context of a question about one target, or about clearing.
-    pub(super) fn change(&self, wanted: Option<&Wanted>) -> Result<Context, String> {
-        let targets = wanted.map(|_| ("targets", count(self.submission)));
-        self.context(wanted, targets)
-    }
-
-    /// The context of a question about the word that one target waits for.
-    pub(super) fn approval(&self, action: &str, wanted: Option<&Wanted>, approval: &str) -> Result<Context, String> {
-        let asker = text(&self.submission.caller);
-        let targets = count(self.submission);
-        let others = [("targets", targets), ("change", text(action)), ("approval", text(approval)), ("asker", asker)];
-        self.context(wanted, others)
-    }
-
-    /// What every question tells, and others: the target if it is about one, the ticket, the time.
-    fn context(
-        &self,
-        wanted: Option<&Wanted>,
-        others: impl IntoIterator<Item = (&'static str, Value)>,
-    ) -> Result<Context, String> {
-        let target = wanted.map(|wanted| target(wanted, &self.submission.names)).transpose()?;
-        let ticket = self.submission.ticket.as_deref().map(text);
-        let told = [("target", target), ("ticket", ticket), ("time", Some(self.time.clone()))];
-        let told = told.into_iter().filter_map(|(name, value)| Some((name, value?))).chain(others);
-        Context::from_pairs(told.map(|(name, value)| (name.to_owned(), value))).map_err(|why| why.to_string())
-    }
-}
-
-/// How many targets a change names.
-fn count(Submission { change, .. }: &Submission) -> Value {
-    let named = change.wanted().len().saturating_add(change.unwanted().len());
-    let count = change.reversal().map_or(named, |reversal| reversal.targets().len());
-    Value::new_long(i64::try_from(count).unwrap_or(i64::MAX))
-}
-
-/// A moment, in UTC: what an hour is elsewhere changes twice a year.
-fn time(now: Timestamp) -> Result<Value, String> {
-    let here = now.to_zoned(TimeZone::UTC);
-    let weekday = match here.weekday() {
-        Weekday::Monday => "monday",
-        Weekday::Tuesday => "tuesday",
-        Weekday::Wednesday => "wednesday",
-        Weekday::Thursday => "thursday",
-        Weekday::Friday => "friday",
-        Weekday::Saturday => "saturday",
-        Weekday::Sunday => "sunday",
-    };
-    let fields = [
-        // Cedar takes milliseconds and no more.
-        ("now", Value::new_datetime(here.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string())),
-        ("hour", Value::new_long(here.hour().into())),
-        ("weekday", text(weekday)),
-    ];
-    Value::new_record(fields.map(|(name, value)| (name.to_owned(), value))).map_err(|why| why.to_string())
-}
-
-/// The context of a question that is not about a change.
-pub(super) fn of(action: Action) -> Result<Context, String> {
-    let (own, about) = match action {
-        Action::Plan | Action::Audit => (None, None),
-        Action::Look => (Some(false), Some("assignments")),
-        Action::Read { own } => (Some(own), Some("operation")),
-        Action::Cancel { own } | Action::Revert { own } => (Some(own), None),
-    };
-    let own = own.map(|own| ("own".to_owned(), Value::new_bool(own)));
-    let about = about.map(|about| ("about".to_owned(), text(about)));
-    Context::from_pairs(own.into_iter().chain(about)).map_err(|why| why.to_string())
-}
-
-fn target(wanted: &Wanted, names: &BTreeMap<String, String>) -> Result<Value, String> {
-    let (kind, group) = match &wanted.target {
-        Target::Group(id) => ("group", Some(id.to_string())),
-        Target::ExcludedGroup(id) => ("excluded-group", Some(id.to_string())),
-        Target::AllDevices => ("all-devices", None),
-        Target::AllUsers => ("all-users", None),
-        Target::Foreign(_) => ("foreign", None),
-    };
-    let known = [
-        Some(("kind", kind.to_owned())),
-        group.as_ref().and_then(|id| names.get(id)).map(|name| ("name", name.clone())),
-        group.map(|id| ("id", id)),
-        wanted.filter.map(|filter| ("filter", filter.id.to_string())),
-    ];
-    let fields = known.into_iter().flatten().map(|(name, value)| (name.to_owned(), Value::new_string(value)));
-    Value::new_record(fields).map_err(|why| why.to_string())
-}
-
 fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
 }
 
-fn text(text: &str) -> Value {
+pub(super) fn text(text: &str) -> Value {
     Value::new_string(text.to_owned())
 }
 

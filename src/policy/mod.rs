@@ -4,7 +4,7 @@
 //! cannot be copied, so whatever wants one was authorised. Cedar skips a policy that errs, which would turn an erring
 //! `forbid` into consent; here any error denies. Nothing panics.
 //!
-//! It deliberately remembers no decision and does not look anything up: names and tags are handed in. Cedar needs about
+//! It deliberately does not look anything up: names and tags are handed in. Cedar needs about
 //! 100 KB of stack and denies if it has less, so decide on threads whose stack is known. Called by `gateway`; the folder
 //! is loaded by the root and by `postern check`.
 
@@ -14,16 +14,18 @@ mod literals;
 mod load;
 mod questions;
 mod scene;
+mod sight;
 mod slices;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
 
-use cedar_policy::{Authorizer, Context, PolicyId, PolicySet, Schema};
+use cedar_policy::{Authorizer, PolicyId, PolicySet, Schema};
 use jiff::Timestamp;
 
 use crate::{
@@ -37,11 +39,12 @@ use crate::{
 
 use self::{
     answer::broken,
-    facts::{Told, Vocabulary},
+    facts::Vocabulary,
     load::Loaded,
     questions::{Question, opposite, questions},
     scene::{Casts, Scene},
     slices::Slices,
+    told::Told,
 };
 pub use self::{
     answer::{Allowed, Denial, Denied, Permit, Reason, Verdict},
@@ -199,14 +202,14 @@ impl Policies {
             return Err(undecided("the change is empty, so there is nothing to decide on".to_owned()));
         }
         let scene = Scene::new(self, caller, Some(resource)).map_err(undecided)?;
-        let told = Told::new(&submission, submission.accepted_at).map_err(undecided)?;
+        let now = submission.accepted_at;
         let mut allowed = Allowed::default();
         for (action, denied, wanted) in questions {
-            allowed.extend(scene.decide(action, denied, told.change(wanted.as_ref()))?);
+            allowed.extend(scene.decide(action, denied, Told::of_change(&submission, now, wanted.as_ref()))?);
         }
         let mut ends = None;
         if let Some(until) = &submission.until {
-            let allows = scene.decide_end(&submission.change, &told)?;
+            let allows = scene.decide_end(&submission, now)?;
             ends = Some(Until { policies: allows.policies.iter().cloned().collect(), ..until.clone() });
             allowed.extend(allows);
         }
@@ -233,12 +236,11 @@ impl Policies {
             return Err(undecided("there is nothing to decide on, or it is about another configuration".to_owned()));
         }
         let scene = Scene::new(self, caller, Some(resource)).map_err(undecided)?;
-        let told = Told::new(submission, now).map_err(undecided)?;
         let mut allowed = Allowed::default();
         for (action, denied, wanted) in questions {
             for name in names {
-                let context = told.approval(action, wanted.as_ref(), name);
-                allowed.extend(scene.decide(APPROVE, denied.clone(), context)?);
+                let told = Told::of_approval(submission, now, (action, wanted.as_ref()), name);
+                allowed.extend(scene.decide(APPROVE, denied.clone(), told)?);
             }
         }
         Ok(Allowed { approvals: BTreeSet::new(), ..allowed }.permit(()))
@@ -252,16 +254,16 @@ impl Policies {
         submission: &Submission,
     ) -> Result<Vec<Verdict>, String> {
         let scene = Scene::new(self, caller, Some(resource))?;
-        let told = Told::new(submission, submission.accepted_at)?;
-        let verdict = |(action, denied, wanted): Question, context: Option<Result<Context, String>>| {
+        let now = submission.accepted_at;
+        let verdict = |(action, denied, wanted): Question, told: Option<Told>| {
             let target = denied.as_ref().map(|denied| denied.target.clone());
-            let context = context.unwrap_or_else(|| told.change(wanted.as_ref()));
-            Verdict { action, target, decision: scene.decide(action, denied, context).map_err(|denial| denial.reason) }
+            let told = told.unwrap_or_else(|| Told::of_change(submission, now, wanted.as_ref()));
+            Verdict { action, target, decision: scene.decide(action, denied, told).map_err(|denial| denial.reason) }
         };
         let mut verdicts: Vec<_> =
             questions(&submission.change).into_iter().map(|question| verdict(question, None)).collect();
         if submission.until.is_some() {
-            verdicts.push(verdict(("revert", None, None), Some(facts::of(Action::Revert { own: true }))));
+            verdicts.push(verdict(("revert", None, None), Some(Told::of(Action::Revert { own: true }))));
             verdicts.extend(opposite(&submission.change).into_iter().map(|question| verdict(question, None)));
         }
         Ok(verdicts)
@@ -281,7 +283,7 @@ impl Policies {
         let action = of.name();
         let scene = Scene::new(self, caller, resource)
             .map_err(|why| broken(Denial { action, target: None, reason: Reason::Undecided(why) }))?;
-        scene.decide(action, None, facts::of(of)).map(|allowed| allowed.permit(()))
+        scene.decide(action, None, Told::of(of)).map(|allowed| allowed.permit(()))
     }
 
     /// Asks everything the gateway can ask, to see that the schema knows it all.
@@ -290,10 +292,10 @@ impl Policies {
         let scene = Scene::new(self, &caller, Some(Resource { configuration: &configuration, tags: &tags }))?;
         let mut asked = Vec::new();
         for submission in &submissions {
-            let told = Told::new(submission, submission.accepted_at)?;
+            let now = submission.accepted_at;
             for (action, _, wanted) in questions(&submission.change) {
-                let approval = told.approval(action, wanted.as_ref(), "approval");
-                asked.extend([(action, told.change(wanted.as_ref())), ("approve", approval)]);
+                let approval = Told::of_approval(submission, now, (action, wanted.as_ref()), "approval");
+                asked.extend([(action, Told::of_change(submission, now, wanted.as_ref())), ("approve", approval)]);
             }
         }
         let own = true;
@@ -305,12 +307,12 @@ impl Policies {
             Action::Revert { own },
             Action::Audit,
         ];
-        asked.extend(others.map(|action| (action.name(), facts::of(action))));
-        for (action, context) in asked {
-            scene.request(action, context).map_err(|why| format!("it does not fit this version: {why}"))?;
+        asked.extend(others.map(|action| (action.name(), Told::of(action))));
+        for (action, told) in asked {
+            scene.request(action, &told).map_err(|why| format!("it does not fit this version: {why}"))?;
         }
         let scene = Scene::new(self, &caller, None)?;
-        let asked = scene.request(Action::Audit.name(), facts::of(Action::Audit));
+        let asked = scene.request(Action::Audit.name(), &Told::of(Action::Audit));
         asked.map(drop).map_err(|why| format!("it does not fit this version: {why}"))
     }
 }

@@ -1,28 +1,33 @@
 //! A caller and what it is about, set before Cedar; and what Cedar says.
 //!
 //! Guarantees: entities were checked against the schema before anything is decided on them. They are remembered by all that they
-//! are made of, so whatever changes makes others, and with the policies they are forgotten. No decision is.
+//! are made of, so whatever changes makes others. What was decided is remembered with them, by all that Cedar was told: so what is
+//! remembered is what Cedar would say again. With the policies all of it is forgotten.
 //!
 //! It deliberately asks what it is told to. Called by `policy` only.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use cedar_policy::{Context, Decision, Entities, EntityUid, Request};
+use cedar_policy::{Decision, Entities, EntityUid, Request};
+use jiff::Timestamp;
 use moka::sync::Cache;
 
 use super::{
-    Action, Allowed, Denial, Denied, Policies, Reason, Resource,
-    answer::broken,
-    facts::{self, Parties, Told},
-    questions::opposite,
+    Action, Allowed, Denial, Denied, Policies, Reason, Resource, answer::broken, facts::Parties, questions::opposite,
+    sight::Sight, slices::Part, told::Told,
 };
 use crate::{
-    domain::{Caller, Change},
+    domain::{Caller, operation::Submission},
     telemetry,
 };
 
 /// Callers with a configuration that are remembered: some kilobytes each.
 const CASTS_MAX: u64 = 1_000;
+/// Decisions that are remembered about each of them. Where policies look at tickets or ids, no number would do.
+const DECIDED_MAX: usize = 16;
 
 /// Those that were set before Cedar of late.
 pub(super) type Casts = Cache<Parties, Arc<Cast>>;
@@ -33,7 +38,13 @@ pub(super) struct Cast {
     entities: Entities,
     principal: EntityUid,
     resource: EntityUid,
+    decided: Mutex<HashMap<Asked, Answer>>,
 }
+
+/// A question about them: the action, and what is told of it.
+type Asked = (&'static str, Told);
+/// What Cedar says to it.
+type Answer = Result<Allowed, Reason>;
 
 /// One caller, and one configuration or the gateway, about whom several things are asked.
 pub(super) struct Scene<'a> {
@@ -55,53 +66,63 @@ impl<'a> Scene<'a> {
         let words = &policies.vocabulary;
         let entities = words.entities(&parties, &policies.schema)?;
         let (principal, resource) = (words.caller(&parties), words.resource(&parties));
-        let cast = Arc::new(Cast { entities, principal, resource });
+        let cast = Arc::new(Cast { entities, principal, resource, decided: Mutex::default() });
         policies.casts.insert(parties, Arc::clone(&cast));
         Ok(Self { policies, cast })
     }
 
-    pub(super) fn request(&self, action: &str, context: Result<Context, String>) -> Result<Request, String> {
+    pub(super) fn request(&self, action: &str, told: &Told) -> Result<Request, String> {
+        self.put(self.policies.vocabulary.action(action), told)
+    }
+
+    fn put(&self, action: EntityUid, told: &Told) -> Result<Request, String> {
         let (principal, resource) = (self.cast.principal.clone(), self.cast.resource.clone());
-        let action = self.policies.vocabulary.action(action);
-        Request::new(principal, action, resource, context?, Some(&self.policies.schema)).map_err(|why| why.to_string())
+        let schema = Some(&self.policies.schema);
+        Request::new(principal, action, resource, told.context()?, schema).map_err(|why| why.to_string())
     }
 
     /// What permits what the end of a change implies: that its caller reverts it, and that each target
     /// is removed that it adds, and added that it removes.
-    pub(super) fn decide_end(&self, change: &Change, told: &Told<'_>) -> Result<Allowed, Denial> {
-        let mut allowed = self.decide("revert", None, facts::of(Action::Revert { own: true }))?;
-        for (action, denied, wanted) in opposite(change) {
-            allowed.extend(self.decide(action, denied, told.change(wanted.as_ref()))?);
+    pub(super) fn decide_end(&self, submission: &Submission, now: Timestamp) -> Result<Allowed, Denial> {
+        let mut allowed = self.decide("revert", None, Told::of(Action::Revert { own: true }))?;
+        for (action, denied, wanted) in opposite(&submission.change) {
+            allowed.extend(self.decide(action, denied, Told::of_change(submission, now, wanted.as_ref()))?);
         }
         Ok(allowed)
     }
 
     /// What permits it. Of the policies that do, each that asks for an approval is heeded: consent without asking by one
     /// does not outweigh the caution of another.
-    pub(super) fn decide(
-        &self,
-        action: &'static str,
-        target: Option<Denied>,
-        context: Result<Context, String>,
-    ) -> Result<Allowed, Denial> {
-        let decided = self.evaluate(action, target, context);
+    pub(super) fn decide(&self, action: &'static str, target: Option<Denied>, told: Told) -> Result<Allowed, Denial> {
+        let decided = self.decided(action, told).map_err(|reason| broken(Denial { action, target, reason }));
         telemetry::count_decision(action, if decided.is_ok() { "permit" } else { "deny" });
         decided
     }
 
-    fn evaluate(
-        &self,
-        action: &'static str,
-        target: Option<Denied>,
-        context: Result<Context, String>,
-    ) -> Result<Allowed, Denial> {
-        let request = match self.request(action, context) {
-            Ok(request) => request,
-            Err(why) => return Err(broken(Denial { action, target, reason: Reason::Undecided(why) })),
-        };
+    /// What Cedar says, or has said to the same question.
+    fn decided(&self, name: &'static str, told: Told) -> Answer {
+        let action = self.policies.vocabulary.action(name);
+        let parts = self.policies.slices.of(&action, &self.cast.principal);
+        let mut sight = Sight::default();
+        parts.clone().for_each(|part| sight.extend(&part.sight));
+        let question = (name, told.seen_by(&sight));
+        let mut decided = self.cast.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = decided.get(&question) {
+            return known.clone();
+        }
+        let put = self.put(action.clone(), &question.1).map_err(Reason::Undecided);
+        let answer = put.and_then(|put| self.evaluate(&put, parts));
+        if decided.len() >= DECIDED_MAX {
+            decided.clear();
+        }
+        decided.insert(question, answer.clone());
+        answer
+    }
+
+    fn evaluate<'p>(&self, request: &Request, parts: impl Iterator<Item = &'p Part>) -> Answer {
         let (mut permits, mut forbids, mut errors) = (Vec::new(), BTreeSet::new(), Vec::new());
-        for policies in self.policies.slices.of(&request) {
-            let response = self.policies.authorizer.is_authorized(&request, policies, &self.cast.entities);
+        for part in parts {
+            let response = self.policies.authorizer.is_authorized(request, &part.policies, &self.cast.entities);
             errors.extend(response.diagnostics().errors().map(ToString::to_string));
             let reasons = response.diagnostics().reason();
             match response.decision() {
@@ -110,16 +131,15 @@ impl<'a> Scene<'a> {
             }
         }
         // A part of the policies does not know of the others, so what forbids and what errs is looked at before what permits.
-        let reason = if !errors.is_empty() {
-            Reason::Undecided(errors.join("; "))
+        if !errors.is_empty() {
+            Err(Reason::Undecided(errors.join("; ")))
         } else if !forbids.is_empty() {
-            Reason::Forbidden(forbids.into_iter().collect())
+            Err(Reason::Forbidden(forbids.into_iter().collect()))
         } else if permits.is_empty() {
-            Reason::NotPermitted
+            Err(Reason::NotPermitted)
         } else {
             let approvals = permits.iter().filter_map(|id| self.policies.approvals.get(id).cloned()).collect();
-            return Ok(Allowed { policies: permits.iter().map(ToString::to_string).collect(), approvals });
-        };
-        Err(broken(Denial { action, target, reason }))
+            Ok(Allowed { policies: permits.iter().map(ToString::to_string).collect(), approvals })
+        }
     }
 }

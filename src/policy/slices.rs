@@ -7,7 +7,9 @@
 
 use std::collections::HashMap;
 
-use cedar_policy::{ActionConstraint, EntityUid, PolicySet, PrincipalConstraint, Request, Schema};
+use cedar_policy::{ActionConstraint, EntityUid, PolicySet, PrincipalConstraint, Schema};
+
+use super::sight::Sight;
 
 /// The policies by the action that is asked about.
 #[derive(Clone, Debug)]
@@ -17,8 +19,15 @@ pub(super) struct Slices(HashMap<EntityUid, Slice>);
 /// there are callers.
 #[derive(Clone, Debug, Default)]
 struct Slice {
-    anybody: PolicySet,
-    named: HashMap<EntityUid, PolicySet>,
+    anybody: Part,
+    named: HashMap<EntityUid, Part>,
+}
+
+/// Policies, and what they look at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Part {
+    pub(super) policies: PolicySet,
+    pub(super) sight: Sight,
 }
 
 impl Slices {
@@ -44,16 +53,17 @@ impl Slices {
                     | PrincipalConstraint::Is(_)
                     | PrincipalConstraint::IsIn(..) => &mut slice.anybody,
                 };
-                whose.add(policy.clone()).map_err(|why| why.to_string())?;
+                whose.policies.add(policy.clone()).map_err(|why| why.to_string())?;
+                whose.sight.extend(&Sight::of(policy));
             }
         }
         Ok(Self(slices))
     }
 
     /// The policies that can apply: those for anybody, and the caller's own.
-    pub(super) fn of(&self, request: &Request) -> impl Iterator<Item = &PolicySet> {
-        let slice = request.action().and_then(|action| self.0.get(action));
-        let own = slice.zip(request.principal()).and_then(|(slice, caller)| slice.named.get(caller));
+    pub(super) fn of(&self, action: &EntityUid, caller: &EntityUid) -> impl Iterator<Item = &Part> + Clone {
+        let slice = self.0.get(action);
+        let own = slice.and_then(|slice| slice.named.get(caller));
         slice.map(|slice| &slice.anybody).into_iter().chain(own)
     }
 }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{
-    AssignmentSet, Change, Configuration, Kind, Merged, OperationId, Role, State, Target, Wanted, assignment::Unread,
-    change::List, merge, operation::Ending,
+    AssignmentSet, Change, Configuration, Filter, FilterMode, Kind, Merged, OperationId, Role, State, Target, Wanted,
+    assignment::Unread, change::List, merge, operation::Ending,
 };
 
 const GROUP: &str = "b0000000-0000-4000-8000-000000000001";
@@ -274,7 +274,7 @@ fn policies_see_name_id_filter_and_number_of_targets() {
         @id("remove") permit (principal, action == Postern::Action::"remove", resource)
             when { context.target.kind == "foreign" };"#,
     );
-    let filter = crate::domain::Filter { id: GROUP.parse().unwrap(), mode: crate::domain::FilterMode::Include };
+    let filter = Filter { id: GROUP.parse().unwrap(), mode: FilterMode::Include };
     let add = vec![Wanted { target: group(), filter: Some(filter) }];
     let asked = Change::amend(add, vec![Target::Foreign(Unread::new("{}".to_owned()))], 9).unwrap();
     assert_eq!(change(&policies, &servicenow(), "sales", asked).unwrap(), ["all", "remove"]);
@@ -326,7 +326,7 @@ fn a_caller_or_configuration_that_differs_is_not_taken_for_one_that_is_remembere
     }
 }
 
-/// Policies of every scope, of which each permits, forbids or errs.
+/// Policies of every scope, of which each permits, forbids or errs, whatever it looks at.
 fn any_policy() -> impl Strategy<Value = String> {
     let callers = [
         "principal",
@@ -336,25 +336,65 @@ fn any_policy() -> impl Strategy<Value = String> {
         r#"principal in Postern::Role::"Assignments.Change""#,
         r#"principal is Postern::Caller in Postern::Role::"Assignments.Else""#,
     ];
-    let actions = [
-        "action",
+    let about_changes = [
         r#"action == Postern::Action::"add""#,
         r#"action in [Postern::Action::"remove", Postern::Action::"add"]"#,
         r#"action in Postern::Action::"changes""#,
-        r#"action in [Postern::Action::"plan", Postern::Action::"changes"]"#,
     ];
-    let effects = ["permit", "forbid"];
-    let conditions = ["true", "resource.priority * 9223372036854775807 == 0", r#"resource.tags.contains("sales")"#];
+    let about_anything = ["action", r#"action in [Postern::Action::"plan", Postern::Action::"changes"]"#];
+    let of_changes = [
+        r#"context has ticket && context.ticket like "RITM*""#,
+        "context has ticket",
+        r#"["RITM1"].contains(if context has ticket then context.ticket else "")"#,
+        "[context.target].contains(context.target)",
+        r#"context.target has name && context["target"].name == "Sales""#,
+        r#"context.target has id && context.target.id == "00000000-0000-0000-0000-000000000001""#,
+        "context.target has filter",
+        "context.targets > 1",
+        "context.targets * 9223372036854775807 > 0",
+        "context.time.hour < 6",
+        r#"["sunday", "thursday"].contains(context.time.weekday)"#,
+        r#"context.time.now >= datetime("1970-01-01T06:00:00Z")"#,
+        r#"(if resource.priority == 3 then context.time else {"now": datetime("1970-01-01"), "hour": 0, "weekday": ""}).hour < 6"#,
+    ];
+    let of_anything = ["true", "resource.priority * 9223372036854775807 == 0", r#"resource.tags.contains("sales")"#];
     let of = |those: &[&'static str]| prop::sample::select(those.to_vec());
-    (of(&effects), of(&callers), of(&actions), of(&conditions)).prop_map(|(effect, caller, action, when)| {
+    let scope = prop_oneof![
+        (of(&about_changes), of(&of_changes)),
+        (of(&about_changes), of(&of_anything)),
+        (of(&about_anything), of(&of_anything))
+    ];
+    (of(&["permit", "forbid"]), of(&callers), scope).prop_map(|(effect, caller, (action, when))| {
         format!("{effect} ({caller}, {action}, resource) when {{ {when} }};")
     })
 }
 
+/// Changes that differ in all that policies can look at.
+fn any_submission() -> impl Strategy<Value = Submission> {
+    let ticket = prop::sample::select(vec![None, Some("RITM1"), Some("RITM2"), Some("INC1")]);
+    let name = prop::sample::select(vec![None, Some("Sales"), Some("Else")]);
+    let filter = Filter { id: GROUP.parse().unwrap(), mode: FilterMode::Include };
+    (ticket, name, 1_u128..3, 1_usize..3, 0_i64..600_000, any::<bool>()).prop_map(
+        move |(ticket, name, number, targets, second, narrowed)| {
+            let group = |number| Wanted { target: group_of(number), filter: narrowed.then_some(filter) };
+            let wanted = (number..).take(targets).map(group).collect();
+            let named = name.map(|name| (uuid::Uuid::from_u128(number).to_string(), name.to_owned()));
+            Submission {
+                names: named.into_iter().collect(),
+                accepted_at: Timestamp::from_second(second).unwrap(),
+                ..submission(&servicenow(), Change::amend(wanted, vec![], 100).unwrap(), ticket)
+            }
+        },
+    )
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
-    fn policies_that_are_left_out_change_no_decision(those in prop::collection::vec(any_policy(), 1..6)) {
+    fn neither_policies_that_are_left_out_nor_decisions_that_are_remembered_change_one(
+        those in prop::collection::vec(any_policy(), 1..6),
+        submissions in prop::collection::vec(any_submission(), 1..12),
+    ) {
         let text: Vec<_> = those.iter().enumerate().map(|(id, policy)| format!("@id(\"{id}\") {policy}")).collect();
         let dir = folder(&[("a.cedar", &text.join("\n"))]);
         let schema = dir.path().join("schema.cedarschema");
@@ -367,17 +407,15 @@ proptest! {
         for caller in [servicenow(), caller("portal", &["Assignments.Else"]), caller("else", &[])] {
             let scene = Scene::new(&policies, &caller, resource).unwrap();
             let entities = policies.vocabulary.entities(&facts::Parties::new(&caller, resource), &policies.schema).unwrap();
-            let submission = submission(&caller, adding(&[group()]), None);
-            let told = Told::new(&submission, submission.accepted_at).unwrap();
-            let context = |action| match action {
-                "plan" => facts::of(Action::Plan),
-                _ => told.change(Some(&wanted(group()))),
+            let about = |submission: &Submission| {
+                Told::of_change(submission, submission.accepted_at, submission.change.wanted().first())
             };
-            for action in ["add", "remove", "replace", "plan"] {
-                let request = scene.request(action, context(action)).unwrap();
+            let of_changes = ["add", "remove", "replace"].map(|action| submissions.iter().map(move |it| (action, about(it))));
+            for (action, told) in of_changes.into_iter().flatten().chain([("plan", Told::of(Action::Plan))]) {
+                let request = scene.request(action, &told).unwrap();
                 let all = policies.authorizer.is_authorized(&request, &policies.set, &entities);
                 let ids: BTreeSet<_> = all.diagnostics().reason().map(ToString::to_string).collect();
-                match scene.decide(action, None, context(action)) {
+                match scene.decide(action, None, told) {
                     Ok(allowed) => prop_assert!(all.decision() == Decision::Allow && allowed.policies == ids),
                     Err(Denial { reason: Reason::Undecided(_), .. }) => {
                         prop_assert!(all.diagnostics().errors().next().is_some());

@@ -1,0 +1,135 @@
+//! What policies look at in what a question tells: read once from their syntax trees.
+//!
+//! Guarantees: whatever of the context a policy can read is in its sight. A tree that is not understood sees everything.
+//!
+//! Whether an attribute is there (`context has ticket`) is no look at its value, and is told in any case. It deliberately evaluates
+//! nothing. Called by `policy` only.
+
+use std::collections::BTreeSet;
+
+use cedar_policy::Policy;
+use serde_json::Value;
+
+/// What of a context may be of no interest. The rest has few values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Facet {
+    TargetId,
+    TargetName,
+    TargetFilter,
+    Targets,
+    Ticket,
+    Now,
+    Hour,
+    Weekday,
+}
+
+/// Where each stands in the context.
+const FACETS: [(Facet, &[&str]); 8] = [
+    (Facet::TargetId, &["target", "id"]),
+    (Facet::TargetName, &["target", "name"]),
+    (Facet::TargetFilter, &["target", "filter"]),
+    (Facet::Targets, &["targets"]),
+    (Facet::Ticket, &["ticket"]),
+    (Facet::Now, &["time", "now"]),
+    (Facet::Hour, &["time", "hour"]),
+    (Facet::Weekday, &["time", "weekday"]),
+];
+
+/// What some policies look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sight(BTreeSet<Facet>);
+
+impl Sight {
+    pub(super) fn of(policy: &Policy) -> Self {
+        let mut sight = Self::default();
+        match policy.to_json() {
+            Ok(tree) => sight.look(&tree),
+            Err(_) => sight.see(&[]),
+        }
+        sight
+    }
+
+    pub(super) fn extend(&mut self, other: &Self) {
+        self.0.extend(&other.0);
+    }
+
+    pub(super) fn sees(&self, facet: Facet) -> bool {
+        self.0.contains(&facet)
+    }
+
+    /// Looks at what stands at this place and at all below it.
+    fn see(&mut self, place: &[&str]) {
+        self.0.extend(FACETS.iter().filter(|(_, at)| at.starts_with(place)).map(|(facet, _)| facet));
+    }
+
+    fn look(&mut self, tree: &Value) {
+        if let Some(place) = place(tree) {
+            return self.see(&place);
+        }
+        match tree {
+            Value::Object(fields) => {
+                for (operator, sides) in fields {
+                    let asked = sides.get("left").filter(|_| operator == "has");
+                    if asked.and_then(place).is_none() {
+                        self.look(sides);
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.look(item)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+}
+
+/// The place in the context that an expression names; none if it names none.
+fn place(tree: &Value) -> Option<Vec<&str>> {
+    if tree.get("Var").and_then(Value::as_str) == Some("context") {
+        return Some(Vec::new());
+    }
+    let access = tree.get(".")?;
+    let mut place = place(access.get("left")?)?;
+    place.push(access.get("attr")?.as_str()?);
+    Some(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sight(condition: &str) -> Vec<Facet> {
+        let policy = format!("permit (principal, action, resource) when {{ {condition} }};");
+        Sight::of(&policy.parse().unwrap()).0.into_iter().collect()
+    }
+
+    #[test]
+    fn a_policy_sees_what_it_reads() {
+        assert_eq!(sight("true"), []);
+        assert_eq!(sight(r#"principal.ticket == "x" && resource.target.name == "x""#), []);
+        assert_eq!(sight(r#"context.target.kind == "group" && context.own"#), []);
+        assert_eq!(sight(r#"context.ticket like "RITM*""#), [Facet::Ticket]);
+        assert_eq!(sight(r#"!([context["ticket"]].contains("x"))"#), [Facet::Ticket]);
+        assert_eq!(sight("context.targets > 3"), [Facet::Targets]);
+        assert_eq!(
+            sight(r#"context.time.hour < 6 || context.time.weekday == "sunday""#),
+            [Facet::Hour, Facet::Weekday]
+        );
+        assert_eq!(sight(r#"context.time.now.toDate() == datetime("2027-01-04")"#), [Facet::Now]);
+        let of_target = [Facet::TargetId, Facet::TargetName, Facet::TargetFilter];
+        assert_eq!(sight(r#"context.target == {"kind": "group"}"#), of_target);
+        assert_eq!(sight("(if principal.a then context.target else resource.b).name == resource.c"), of_target);
+        assert_eq!(sight("context == resource.everything").len(), FACETS.len());
+        assert_eq!(sight(r#"{"a": context}.a.ticket == "x""#).len(), FACETS.len());
+        assert_eq!(
+            sight(r#"{"Var": context.ticket, ".": context.targets, "has": {"left": context.target.id}} == resource.a"#),
+            [Facet::TargetId, Facet::Targets, Facet::Ticket]
+        );
+    }
+
+    #[test]
+    fn to_ask_whether_something_is_there_is_no_look_at_it() {
+        assert_eq!(sight("context has ticket && context.target has name"), []);
+        assert_eq!(sight(r#"context has ticket && context.ticket == "x""#), [Facet::Ticket]);
+        assert_eq!(sight("context has target.name"), []);
+        assert_eq!(sight("(if principal.a then context.target else resource.b) has name").len(), 3);
+    }
+}

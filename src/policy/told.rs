@@ -1,0 +1,196 @@
+//! What is told with a question, beside who asks about what: as plain values, and as Cedar's context.
+//!
+//! Guarantees: a context is made of what is told and of nothing else, so what was told alike is answered alike. What no policy looks at
+//! can be [left aside](Told::seen_by); whether something is there is told all the same.
+//!
+//! It deliberately decides nothing. Called by `policy` only.
+
+use cedar_policy::{Context, RestrictedExpression as Value};
+use jiff::{Timestamp, civil::Weekday, tz::TimeZone};
+
+use super::{
+    Action,
+    facts::text,
+    sight::{Facet, Sight},
+};
+use crate::domain::{Target, Wanted, operation::Submission};
+
+/// What one question tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Told {
+    target: Option<Aim>,
+    targets: Option<i64>,
+    ticket: Option<String>,
+    time: Option<Moment>,
+    change: Option<&'static str>,
+    approval: Option<String>,
+    asker: Option<String>,
+    own: Option<bool>,
+    about: Option<&'static str>,
+}
+
+/// A target of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Aim {
+    kind: &'static str,
+    id: Option<String>,
+    name: Option<String>,
+    filter: Option<String>,
+}
+
+/// A moment, in UTC: what an hour is elsewhere changes twice a year.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Moment {
+    now: Timestamp,
+    hour: i8,
+    weekday: &'static str,
+}
+
+impl Told {
+    /// With a question about one target of a change, or about clearing.
+    pub(super) fn of_change(submission: &Submission, now: Timestamp, wanted: Option<&Wanted>) -> Self {
+        Self {
+            target: wanted.map(|wanted| Aim::of(wanted, submission)),
+            targets: wanted.map(|_| count(submission)),
+            ticket: submission.ticket.clone(),
+            time: Some(Moment::of(now)),
+            ..Self::default()
+        }
+    }
+
+    /// With a question about the word that one target waits for.
+    pub(super) fn of_approval(
+        submission: &Submission,
+        now: Timestamp,
+        (action, wanted): (&'static str, Option<&Wanted>),
+        approval: &str,
+    ) -> Self {
+        Self {
+            targets: Some(count(submission)),
+            change: Some(action),
+            approval: Some(approval.to_owned()),
+            asker: Some(submission.caller.clone()),
+            ..Self::of_change(submission, now, wanted)
+        }
+    }
+
+    /// With a question that is not about a change.
+    pub(super) fn of(action: Action) -> Self {
+        let (own, about) = match action {
+            Action::Plan | Action::Audit => (None, None),
+            Action::Look => (Some(false), Some("assignments")),
+            Action::Read { own } => (Some(own), Some("operation")),
+            Action::Cancel { own } | Action::Revert { own } => (Some(own), None),
+        };
+        Self { own, about, ..Self::default() }
+    }
+
+    /// The same, but for what nobody looks at: in its place stands one and the same value, whatever it was.
+    pub(super) fn seen_by(mut self, sight: &Sight) -> Self {
+        fn blank<T: Default>(told: &mut Option<T>) {
+            if let Some(told) = told {
+                *told = T::default();
+            }
+        }
+        let unseen = |facet| !sight.sees(facet);
+        if unseen(Facet::Targets) {
+            blank(&mut self.targets);
+        }
+        if unseen(Facet::Ticket) {
+            blank(&mut self.ticket);
+        }
+        if let Some(Aim { kind: _, id, name, filter }) = &mut self.target {
+            for (facet, told) in [(Facet::TargetId, id), (Facet::TargetName, name), (Facet::TargetFilter, filter)] {
+                if unseen(facet) {
+                    blank(told);
+                }
+            }
+        }
+        if let Some(Moment { now, hour, weekday }) = &mut self.time {
+            if unseen(Facet::Now) {
+                *now = Timestamp::UNIX_EPOCH;
+            }
+            if unseen(Facet::Hour) {
+                *hour = 0;
+            }
+            if unseen(Facet::Weekday) {
+                *weekday = "";
+            }
+        }
+        self
+    }
+
+    /// The same in Cedar's terms.
+    pub(super) fn context(&self) -> Result<Context, String> {
+        let Self { target, targets, ticket, time, change, approval, asker, own, about } = self;
+        let told = [
+            ("target", target.as_ref().map(Aim::value).transpose()?),
+            ("targets", targets.map(Value::new_long)),
+            ("ticket", ticket.as_deref().map(text)),
+            ("time", time.as_ref().map(Moment::value).transpose()?),
+            ("change", change.map(text)),
+            ("approval", approval.as_deref().map(text)),
+            ("asker", asker.as_deref().map(text)),
+            ("own", own.map(Value::new_bool)),
+            ("about", about.map(text)),
+        ];
+        let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Context::from_pairs(told).map_err(|why| why.to_string())
+    }
+}
+
+impl Aim {
+    fn of(Wanted { target, filter }: &Wanted, submission: &Submission) -> Self {
+        let (kind, id) = match target {
+            Target::Group(id) => ("group", Some(id.to_string())),
+            Target::ExcludedGroup(id) => ("excluded-group", Some(id.to_string())),
+            Target::AllDevices => ("all-devices", None),
+            Target::AllUsers => ("all-users", None),
+            Target::Foreign(_) => ("foreign", None),
+        };
+        let name = id.as_ref().and_then(|id| submission.names.get(id)).cloned();
+        Self { kind, id, name, filter: filter.map(|filter| filter.id.to_string()) }
+    }
+
+    fn value(&self) -> Result<Value, String> {
+        let Self { kind, id, name, filter } = self;
+        let told =
+            [("kind", Some(*kind)), ("id", id.as_deref()), ("name", name.as_deref()), ("filter", filter.as_deref())];
+        let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?))));
+        Value::new_record(told).map_err(|why| why.to_string())
+    }
+}
+
+impl Moment {
+    fn of(now: Timestamp) -> Self {
+        let here = now.to_zoned(TimeZone::UTC);
+        let weekday = match here.weekday() {
+            Weekday::Monday => "monday",
+            Weekday::Tuesday => "tuesday",
+            Weekday::Wednesday => "wednesday",
+            Weekday::Thursday => "thursday",
+            Weekday::Friday => "friday",
+            Weekday::Saturday => "saturday",
+            Weekday::Sunday => "sunday",
+        };
+        Self { now, hour: here.hour(), weekday }
+    }
+
+    fn value(&self) -> Result<Value, String> {
+        let Self { now, hour, weekday } = self;
+        let told = [
+            // Cedar takes milliseconds and no more.
+            ("now", Value::new_datetime(now.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string())),
+            ("hour", Value::new_long((*hour).into())),
+            ("weekday", text(weekday)),
+        ];
+        Value::new_record(told.map(|(name, value)| (name.to_owned(), value))).map_err(|why| why.to_string())
+    }
+}
+
+/// How many targets a change names.
+fn count(Submission { change, .. }: &Submission) -> i64 {
+    let named = change.wanted().len().saturating_add(change.unwanted().len());
+    let count = change.reversal().map_or(named, |reversal| reversal.targets().len());
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
