@@ -113,6 +113,7 @@ pub(crate) fn settlement(operations: &[Operation]) -> Settlement {
         left: Some(Digest::of(b"left")),
         entries: operations.iter().map(|operation| entry(settled(operation))).collect(),
         keep: None,
+        more: false,
     }
 }
 

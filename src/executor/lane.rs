@@ -12,9 +12,16 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
-use super::{Parts, carry::Stop, outcome::Outcome, policy_sets::PolicySets};
+use super::{
+    Parts,
+    carry::Stop,
+    outcome::{Done, Outcome},
+    policy_sets::PolicySets,
+};
 use crate::{
+    audit::Entry,
     clock::{self, Backoff},
+    config,
     domain::{ConfigurationId, Digest, Failure, FailureCode, Operation, OperationId, State},
     store::{Claim, Error, Intent, Lease, Parking, Settlement, Turn},
     telemetry,
@@ -29,6 +36,8 @@ const PARKING_MIN: Duration = Duration::from_secs(1);
 const READ_BACK: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(4) };
 /// How often a write is sent whose effect stays unknown, before the lane is parked.
 const WRITES_MAX: u32 = 3;
+/// Into so many parts the ends of a whole batch are stored, each a transaction: whoever asks meanwhile waits for one of them only.
+const PARTS: usize = 16;
 /// What the executor does with the lane next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum After {
@@ -151,18 +160,31 @@ impl Lane {
         }
     }
 
+    /// Stores the ends of operations, so many at once. The write that carried them stays announced until the last has ended, so a
+    /// successor knows of the others what this one does.
     async fn settle(&self, course: Course, outcome: Outcome) -> Result<Stepped, Error> {
-        let Outcome { ended, lives, entries, left, rest } = outcome;
+        let Outcome { written, mut done, left, rest } = outcome;
         let Course { held, mut batches, .. } = course;
         if !rest.is_empty() {
             batches.push(rest);
         }
-        let keep = (!batches.is_empty()).then_some(self.parts.settings.lease_ttl);
-        let left = left.or(held.left);
-        let ends: Vec<_> = ended.iter().zip(lives).map(End::of).collect();
-        let settlement = Settlement { ended, left: left.clone(), entries, keep };
-        let kept = self.parts.store.settle(held.lease, settlement).await?;
-        ends.into_iter().for_each(End::tell);
+        let config::Executor { lease_ttl: ttl, batch_max, .. } = self.parts.settings;
+        let at_once = batch_max.div_ceil(PARTS);
+        let (goes_on, left) = (!batches.is_empty(), left.or(held.left));
+        let (mut lease, mut written) = (held.lease, written);
+        let kept = loop {
+            let later = done.split_off(done.len().min(at_once));
+            let more = !later.is_empty();
+            let (ends, ended, entries) = End::all(done, written.take());
+            let keep = (more || goes_on).then_some(ttl);
+            let settlement = Settlement { ended, left: left.clone(), entries, keep, more };
+            let kept = self.parts.store.settle(lease, settlement).await?;
+            ends.into_iter().for_each(End::tell);
+            match kept {
+                Some(kept) if more => (lease, done) = (kept, later),
+                kept => break kept,
+            }
+        };
         Ok(kept.map_or(Stepped::Out(After::Again), |lease| {
             let held = Held { lease, intent: None, left, attempts: 0 };
             Stepped::On(Box::new(Course { held, batches, writes_unknown: 0 }))
@@ -191,8 +213,8 @@ impl Lane {
         // There may be more behind a whole batch that is given up, but Graph is not called sooner than it asked.
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because, held.intent.as_ref());
-        let Outcome { ended, lives, entries, .. } = Outcome::of_failure(late, now, &failure)?;
-        let ends: Vec<_> = ended.iter().zip(lives).map(End::of).collect();
+        let Outcome { done, .. } = Outcome::of_failure(late, now, &failure)?;
+        let (ends, ended, entries) = End::all(done, None);
         let Held { lease, intent: announced, left, .. } = held;
         store.park(lease, Parking { pause, because, announced, left, ended, entries }).await?;
         ends.into_iter().for_each(End::tell);
@@ -214,9 +236,17 @@ struct End {
 }
 
 impl End {
-    fn of(((operation, state), took): (&(OperationId, State), Duration)) -> Self {
-        let failure = if let State::Failed { failure, .. } = state { Some(failure.code) } else { None };
-        Self { operation: *operation, state: state.name(), failure, took }
+    /// Of operations that are about to be settled; with them, what is stored of that.
+    #[expect(clippy::type_complexity, reason = "the parts of a settlement, taken apart where it is made")]
+    fn all(done: Vec<Done>, written: Option<Entry>) -> (Vec<Self>, Vec<(OperationId, State)>, Vec<Entry>) {
+        let (mut ends, mut ended, mut entries) = (Vec::new(), Vec::new(), Vec::from_iter(written));
+        for Done { operation, state, took, entries: told } in done {
+            let failure = if let State::Failed { failure, .. } = &state { Some(failure.code) } else { None };
+            ends.push(Self { operation, state: state.name(), failure, took });
+            ended.push((operation, state));
+            entries.extend(told);
+        }
+        (ends, ended, entries)
     }
 
     fn tell(self) {

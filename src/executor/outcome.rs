@@ -1,9 +1,9 @@
-//! What a batch came to: the ended operations and the audit records that tell of them, ready to be settled together.
+//! What a batch came to: the ended operations and the audit records that tell of them, ready to be settled.
 //!
 //! Guarantees: an operation that ends has a record of its end, in the trace of the call that asked for it; every end
 //! goes through the domain's transitions, so what was not running cannot end.
 //!
-//! It deliberately stores nothing; the lane settles it in one transaction.
+//! It deliberately stores nothing; the lane settles it.
 
 use std::time::Duration;
 
@@ -26,16 +26,25 @@ use crate::{
 /// What a batch came to.
 #[derive(Default)]
 pub(super) struct Outcome {
-    /// Operations and the states in which they ended.
-    pub(super) ended: Vec<(OperationId, State)>,
-    /// How long ago they were accepted, in the same order.
-    pub(super) lives: Vec<Duration>,
-    /// Their audit records, and those of the write.
-    pub(super) entries: Vec<Entry>,
+    /// The audit record of the write, if there was one.
+    pub(super) written: Option<Entry>,
+    /// The operations that ended.
+    pub(super) done: Vec<Done>,
     /// Digest of the set as it is left; none if it is not known.
     pub(super) left: Option<Digest>,
     /// Operations of the batch that are still to do.
     pub(super) rest: Vec<Operation>,
+}
+
+/// An operation that has ended.
+pub(super) struct Done {
+    pub(super) operation: OperationId,
+    /// In which state.
+    pub(super) state: State,
+    /// How long after it was accepted.
+    pub(super) took: Duration,
+    /// The audit records of that.
+    pub(super) entries: Vec<Entry>,
 }
 
 /// A merged write that took effect.
@@ -93,15 +102,16 @@ impl Outcome {
                 client_request_id: write.client_request_id.clone(),
                 known_by: effect.known_by,
             };
-            outcome.entries.insert(0, Entry { at: effect.at, trace_id: telemetry::trace_id(), event });
+            outcome.written = Some(Entry { at: effect.at, trace_id: telemetry::trace_id(), event });
         }
         Ok(outcome)
     }
 
     fn succeed(&mut self, effect: &Effect<'_>, ended: Ended) -> Result<(), Error> {
         let Ended { operation, difference, earlier } = ended;
-        self.entries.push(settled(&operation, effect.at, Ok(&difference)));
-        self.entries.extend(reverted(&operation, effect.at, &difference));
+        let mut entries = vec![settled(&operation, effect.at, Ok(&difference))];
+        entries.extend(reverted(&operation, effect.at, &difference));
+        let took = clock::until(operation.submission.accepted_at, effect.at);
         let ending = Ending {
             at: effect.at,
             before: effect.before.clone(),
@@ -111,8 +121,7 @@ impl Outcome {
             difference,
         };
         let state = operation.state.succeed(ending).map_err(|error| Error::Unreadable(error.to_string()))?;
-        self.ended.push((operation.id, state));
-        self.lives.push(clock::until(operation.submission.accepted_at, effect.at));
+        self.done.push(Done { operation: operation.id, state, took, entries });
         Ok(())
     }
 
@@ -131,10 +140,11 @@ impl Outcome {
     }
 
     fn fail(&mut self, operation: Operation, at: Timestamp, failure: &Failure) -> Result<(), Error> {
-        self.entries.push(settled(&operation, at, Err(failure)));
+        let entries = vec![settled(&operation, at, Err(failure))];
+        let took = clock::until(operation.submission.accepted_at, at);
         let state = operation.state.fail(at, failure.clone());
-        self.ended.push((operation.id, state.map_err(|error| Error::Unreadable(error.to_string()))?));
-        self.lives.push(clock::until(operation.submission.accepted_at, at));
+        let state = state.map_err(|error| Error::Unreadable(error.to_string()))?;
+        self.done.push(Done { operation: operation.id, state, took, entries });
         Ok(())
     }
 }
@@ -157,6 +167,9 @@ impl Known<'_> {
         batch: &[Operation],
         plan: &Plan,
     ) -> Result<Option<Outcome>, Error> {
+        if self.earlier.is_none() {
+            return Ok(None);
+        }
         let found = self.present.digest();
         let effect = Effect { configuration, at, before: &found, after: &found, write: None, known_by: "answered" };
         let (mut ends, mut rest) = (Vec::new(), Vec::new());

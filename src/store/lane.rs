@@ -138,6 +138,8 @@ pub struct Settlement {
     pub entries: Vec<Entry>,
     /// Keep the lane for so long, for more of this turn; otherwise it becomes free.
     pub keep: Option<Duration>,
+    /// Whether operations that the announced write carries are still to be ended: then it stays announced.
+    pub more: bool,
 }
 
 /// A pause for a lane that cannot go on.

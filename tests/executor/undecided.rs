@@ -39,6 +39,7 @@ async fn announced(world: &World, attempts: u32) -> Intent {
         left: Some(digest("full")),
         entries: Vec::new(),
         keep: None,
+        more: false,
     };
     world.store.settle(lease, settlement).await.unwrap();
     world.accept(2, &lane(1)).await;

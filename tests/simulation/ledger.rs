@@ -86,6 +86,8 @@ struct Watch {
     fencing: i64,
     /// The newest number of each owner.
     grants: BTreeMap<String, i64>,
+    /// What has ended so far in a settlement of several parts.
+    settling: Vec<(OperationId, State)>,
     parked_until: Option<Duration>,
     /// For how long Graph last asked to be left alone.
     asked_pause: Option<Duration>,
@@ -148,6 +150,7 @@ impl Ledger {
         lane.grants.insert(claim.owner.clone(), number);
         // What was read before does not count any more.
         self.reads.remove(&(claim.owner.clone(), claim.configuration.clone()));
+        self.lane(&claim.configuration).settling.clear();
         let pending =
             self.accepted.iter().filter(|(id, it)| it.lane == claim.configuration && !self.ended.contains_key(id));
         let mut pending: Vec<_> = pending.map(|(id, it)| (it.place, *id)).collect();
@@ -291,15 +294,20 @@ impl Ledger {
     ) -> Verdict {
         self.held(lane, by)?;
         self.lane(lane).holder = settlement.keep.map(|ttl| (by.clone(), now + ttl));
-        let read = self.reads.remove(&(by.0.clone(), lane.clone()));
+        let read = self.reads.get(&(by.0.clone(), lane.clone())).cloned();
         for (id, state) in &settlement.ended {
             self.ends(*id, state, lane)?;
             self.put_down(*id, state)?;
             self.unmet(*id, state, by, read.as_ref())?;
         }
-        match read {
-            Some(read) => self.looked(settlement, &read.set),
-            None => self.carried(settlement),
+        self.lane(lane).settling.extend(settlement.ended.clone());
+        if settlement.more {
+            return Ok(());
+        }
+        let whole = std::mem::take(&mut self.lane(lane).settling);
+        match self.reads.remove(&(by.0.clone(), lane.clone())) {
+            Some(read) => self.looked(&whole, &read.set),
+            None => self.carried(&whole),
         }
     }
 
@@ -340,9 +348,9 @@ impl Ledger {
     }
 
     /// Operations that end after a read and no write: the read must show that nothing was to be written.
-    fn looked(&self, settlement: &Settlement, set: &AssignmentSet) -> Verdict {
+    fn looked(&self, ended: &[(OperationId, State)], set: &AssignmentSet) -> Verdict {
         let (start, found) = (fold::held(set), set.digest());
-        let successes = || settlement.ended.iter().filter(|(_, state)| matches!(state, State::Succeeded(_)));
+        let successes = || ended.iter().filter(|(_, state)| matches!(state, State::Succeeded(_)));
         let read_back =
             |intent: &Intent| intent.after == found && successes().all(|(id, _)| carried_by(intent, *id).is_some());
         if self.announced.values().any(|it| read_back(&it.intent)) {
@@ -358,12 +366,12 @@ impl Ledger {
             let told = success.write.is_some() || fold::is_between(&before, &held, &success.difference);
             must!(told, "{id} ends over {set:?} with another difference: {success:?}")?;
         }
-        must!(held == start, "{settlement:?} ends what has no effect on {set:?}")
+        must!(held == start, "{ended:?} ends what has no effect on {set:?}")
     }
 
     /// Operations that end after a write: those that it did not change anything for stood beside others in it.
-    fn carried(&self, settlement: &Settlement) -> Verdict {
-        for (id, state) in &settlement.ended {
+    fn carried(&self, ended: &[(OperationId, State)]) -> Verdict {
+        for (id, state) in ended {
             let State::Succeeded(success) = state else { continue };
             let intents = self.announced.values().map(|it| &it.intent).filter(|it| it.after == success.after);
             let told =

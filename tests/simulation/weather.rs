@@ -56,7 +56,7 @@ impl Weather {
         let lease_ttl = chance.millis(20_000, 90_000);
         let settings = config::Executor {
             lanes_max: 1 + chance.below(4),
-            batch_max: chance.pick(&[1, 2, 3, 500, 500, 500]),
+            batch_max: chance.pick(&[1, 2, 3, 16, 32, 500]),
             lease_ttl,
             sweep_interval: chance.millis(500, 8_000),
             deadline: if chance.hits(200) { chance.millis(20_000, 900_000) } else { Duration::from_hours(24) },

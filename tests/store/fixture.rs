@@ -323,6 +323,7 @@ pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
         left: Some(digest("left")),
         entries: operations.iter().map(entry).collect(),
         keep: None,
+        more: false,
     }
 }
 

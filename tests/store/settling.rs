@@ -52,6 +52,28 @@ async fn a_settlement_may_keep_the_lane_for_more_of_the_turn() {
 }
 
 #[tokio::test]
+async fn a_write_stays_announced_until_the_last_part_of_its_settlement() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        accept(&*store, &lane(1), [1, 2]).await;
+        let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
+        let announced = intent(&held.operations);
+        store.begin_write(&mut held.lease, &announced, minutes(20)).await.unwrap();
+        let (first, second) = held.operations.split_at(1);
+        let part = Settlement { keep: Some(minutes(50)), more: true, ..settlement(first, 4) };
+        // Its owner is gone before the other part.
+        drop(store.settle(held.lease, part).await.unwrap().unwrap());
+        fixture.pass(51).await;
+        let next = turn(&*store, claim(&lane(1), "b", 51)).await;
+        assert_eq!((ids(&next.operations), next.intent), (ids(second), Some(announced)));
+        assert!(store.settle(next.lease, settlement(second, 52)).await.unwrap().is_none());
+        accept(&*store, &lane(1), [3]).await;
+        assert_eq!(turn(&*store, claim(&lane(1), "c", 53)).await.intent, None);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn settling_what_is_not_running_undoes_the_whole_settlement() {
     each(async |fixture| {
         let store = fixture.open().await;

@@ -532,13 +532,14 @@ impl Store for Model {
     }
 
     async fn settle(&self, mut lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
-        let Settlement { ended, left, entries, keep } = settlement;
+        let Settlement { ended, left, entries, keep, more } = settlement;
         let mut tables = self.database.lock();
         let now = self.database.now();
         tables.held(&lease)?;
         tables.end(lease.configuration(), &ended)?;
         let lane = tables.held(&lease)?;
-        (lane.intent, lane.attempts, lane.parked_because) = (None, 0, None);
+        (lane.attempts, lane.parked_because) = (0, None);
+        lane.intent.take_if(|_| !more);
         lane.left = left.or_else(|| lane.left.clone());
         lane.leased_until = keep.map(|ttl| now + ttl);
         lane.owner = keep.and(lane.owner.take());

@@ -235,11 +235,12 @@ async fn settle(
     let outcome = if_held!(
         connection,
         holder,
-        "intent = NULL, left_digest = COALESCE($4, left_digest), attempts = 0, parked_because = NULL,
-         owner = CASE WHEN $5::BIGINT IS NULL THEN NULL ELSE owner END,
+        "intent = CASE WHEN $6 THEN intent END, left_digest = COALESCE($4, left_digest), attempts = 0,
+         parked_because = NULL, owner = CASE WHEN $5::BIGINT IS NULL THEN NULL ELSE owner END,
          lease_until = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
         settlement.left.as_ref().map(Digest::as_str),
-        settlement.keep.map(micros)
+        settlement.keep.map(micros),
+        settlement.more
     );
     if outcome.is_ok() {
         end(connection, holder, &settlement.ended).await?;

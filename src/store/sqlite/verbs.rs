@@ -180,7 +180,9 @@ fn settle(
     let outcome = if_held!(
         connection,
         holder,
-        "intent = NULL, left_digest = COALESCE(?, left_digest), attempts = 0, parked_because = NULL, owner = ?, lease_until = ?",
+        "intent = iif(?, intent, NULL), left_digest = COALESCE(?, left_digest), attempts = 0, parked_because = NULL,
+         owner = ?, lease_until = ?",
+        settlement.more,
         left,
         owner,
         until
