@@ -15,7 +15,7 @@ mod outcome;
 mod policy_sets;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -54,6 +54,8 @@ pub struct Parts {
     pub owner: String,
 }
 
+/// How long no notices are taken after some were. Callers who come in crowds wake the executor so often, not each of them.
+const DEAF: Duration = Duration::from_millis(5);
 /// How soon an executor follows one that panicked.
 const FOLLOWS_AFTER: Duration = Duration::from_secs(1);
 
@@ -121,6 +123,7 @@ impl Executor {
         let parts = self.parts.clone();
         // A time, not a pause: notices that come all the time must not put the sweep off for ever.
         let mut next_sweep = parts.clock.elapsed();
+        let mut deaf_until = next_sweep;
         loop {
             self.start_lanes();
             // In this order, so that a run can be repeated. The sweep is due once in its interval only; then lanes that
@@ -133,7 +136,12 @@ impl Executor {
                     next_sweep = parts.clock.elapsed().saturating_add(parts.settings.sweep_interval);
                 }
                 Some(ended) = self.lanes.join_next_with_id() => self.ended(ended),
-                noticed = parts.store.notices().work() => noticed.into_iter().for_each(|it| self.queue.push(it)),
+                noticed = noticed(&parts, deaf_until) => {
+                    for configuration in noticed {
+                        self.queue.push(configuration);
+                    }
+                    deaf_until = parts.clock.elapsed().saturating_add(DEAF);
+                }
             }
         }
         while let Some(ended) = self.lanes.join_next_with_id().await {
@@ -188,6 +196,14 @@ impl Executor {
             store.notices().work_on(configuration);
         });
     }
+}
+
+/// The lanes that may have work, once it is time to hear of them.
+async fn noticed(Parts { store, clock, .. }: &Parts, deaf_until: Duration) -> BTreeSet<ConfigurationId> {
+    if let Some(pause) = deaf_until.checked_sub(clock.elapsed()) {
+        clock.sleep(pause).await;
+    }
+    store.notices().work().await
 }
 
 #[cfg(test)]

@@ -47,6 +47,9 @@ impl Failed {
 /// Where the writing is done.
 #[async_trait]
 pub(super) trait Desk: Send + 'static {
+    /// Gives way to those who are about to ask for something; called until nobody has, before each commit.
+    fn give_way(&self);
+
     /// Does verbs in one transaction, and gives an outcome for each.
     async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed>;
 
@@ -121,6 +124,7 @@ impl Writer {
 async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>, clock: Clock) {
     let mut asked = Vec::with_capacity(BATCH_MAX);
     while queue.recv_many(&mut asked, BATCH_MAX).await > 0 {
+        gather(&desk, &mut queue, &mut asked);
         let (verbs, replies): (Vec<_>, Vec<_>) = asked.drain(..).map(|it| (it.verb, it.reply)).unzip();
         let begun = clock.elapsed();
         let outcomes = write(&mut desk, &verbs).await;
@@ -135,6 +139,20 @@ async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>, clock: Cloc
         desk.announce().await;
     }
     desk.close().await;
+}
+
+/// Takes what is asked as long as more comes of giving way.
+fn gather(desk: &impl Desk, queue: &mut mpsc::Receiver<Asked>, asked: &mut Vec<Asked>) {
+    let mut before = 0;
+    while before < asked.len() && asked.len() < BATCH_MAX {
+        before = asked.len();
+        desk.give_way();
+        while asked.len() < BATCH_MAX
+            && let Ok(more) = queue.try_recv()
+        {
+            asked.push(more);
+        }
+    }
 }
 
 /// Writes verbs together; if that fails for what is in them, one by one.

@@ -53,6 +53,9 @@ type Pending = Option<(Head, Vec<Outcome>)>;
 
 #[async_trait]
 impl writer::Desk for Desk {
+    /// While the server works on a commit, others have the processor.
+    fn give_way(&self) {}
+
     async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
         let mut line = match self.line.take() {
             Some(line) => line,
