@@ -19,6 +19,12 @@ pub fn object(fields: &Map<String, Value>) -> String {
     written(|text| write_object(text, fields))
 }
 
+/// The canonical texts of those members of an object that come before a key, and of those that come after it, without braces.
+pub fn members_around(fields: &Map<String, Value>, key: &str) -> (String, String) {
+    let (before, after) = fields.iter().partition::<Vec<_>, _>(|(name, _)| name.as_str() < key);
+    (written(|text| write_members(text, before)), written(|text| write_members(text, after)))
+}
+
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut text = Vec::with_capacity(USUAL);
     write(&mut text);
@@ -46,17 +52,21 @@ fn write(text: &mut Vec<u8>, value: &Value) {
 }
 
 fn write_object(text: &mut Vec<u8>, fields: &Map<String, Value>) {
-    let mut sorted: Vec<_> = fields.iter().collect();
-    sorted.sort_unstable_by_key(|(key, _)| *key);
-    let mut before = b'{';
-    for (key, value) in sorted {
-        text.push(before);
-        before = b',';
+    text.push(b'{');
+    write_members(text, fields.iter().collect());
+    text.push(b'}');
+}
+
+fn write_members(text: &mut Vec<u8>, mut members: Vec<(&String, &Value)>) {
+    members.sort_unstable_by_key(|(key, _)| *key);
+    for (place, (key, value)) in members.into_iter().enumerate() {
+        if place > 0 {
+            text.push(b',');
+        }
         write_plain(text, key);
         text.push(b':');
         write(text, value);
     }
-    text.extend(if fields.is_empty() { b"{}".as_slice() } else { b"}" });
 }
 
 fn write_plain(text: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
@@ -79,6 +89,15 @@ mod tests {
         let value: Value = serde_json::from_str(r#"{ "b": [ ], "a": { }, "": [{}, []] }"#).unwrap();
         assert_eq!(text(&value), r#"{"":[{},[]],"a":{},"b":[]}"#);
         assert_eq!(object(value.as_object().unwrap()), text(&value));
+    }
+
+    #[test]
+    fn the_members_around_a_key_are_those_of_the_object() {
+        let value: Value = serde_json::from_str(r#"{ "c": 1, "a": {"z": 1, "b": 2}, "ab": [], "b": 2 }"#).unwrap();
+        let around = |key| members_around(value.as_object().unwrap(), key);
+        assert_eq!(around("b"), (r#""a":{"b":2,"z":1},"ab":[]"#.to_owned(), r#""b":2,"c":1"#.to_owned()));
+        let (nothing, all) = around("");
+        assert_eq!((nothing.as_str(), format!("{{{all}}}")), ("", text(&value)));
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::{canonical, domain::Digest};
 /// What stands in place of a hash before the very first record.
 pub(super) const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// The member of a record that holds its hash. Others come before it, and others after it.
+const HASH: &str = "hash";
+
 /// A record in its chain, ready to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -148,12 +151,14 @@ impl Head {
         fields.insert("chain".to_owned(), self.chain.clone().into());
         fields.insert("sequence".to_owned(), sequence.into());
         fields.insert("previous_hash".to_owned(), self.hash.clone().into());
-        let hash = hash_of(&fields);
-        fields.insert("hash".to_owned(), hash.clone().into());
+        // What is hashed and what is stored differ by one member, so the text is made once.
+        let (before, after) = canonical::members_around(&fields, HASH);
+        let hash = Digest::of(format!("{{{before},{after}}}").as_bytes()).as_str().to_owned();
+        let text = format!("{{{before},\"{HASH}\":\"{hash}\",{after}}}");
         self.sequence = sequence;
         self.hash = hash;
         let marks = Marks::of(&fields, entry.at);
-        Record { chain: self.chain.clone(), sequence, text: canonical::object(&fields), marks }
+        Record { chain: self.chain.clone(), sequence, text, marks }
     }
 
     /// The head that this record's text leaves behind. None if it is not a record.
