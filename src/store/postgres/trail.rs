@@ -134,7 +134,10 @@ fn turns_of(sql: &mut QueryBuilder<Postgres>, operation: &str) {
         sql.push(select).push(" FROM audit WHERE operation = ").push_bind(operation.to_owned());
     };
     own(sql, " AND position IN (SELECT position");
-    own(sql, " UNION SELECT position FROM audit WHERE configuration = (SELECT max(configuration)");
+    own(
+        sql,
+        " UNION SELECT position FROM audit WHERE operation IS NULL AND configuration = (SELECT max(configuration)",
+    );
     own(sql, ") AND position > (SELECT min(position)");
     own(sql, ") AND position < (SELECT coalesce(min(position), 9223372036854775807)");
     sql.push(" AND (text LIKE '%\"event\":\"settled\"%' OR text LIKE '%\"event\":\"cancelled\"%'))");

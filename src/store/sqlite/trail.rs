@@ -106,7 +106,8 @@ const OF_TICKET: &str = "position IN (SELECT position FROM audit WHERE ticket = 
 /// A turn's record names many operations, and so it is found by the configuration and by what stands between an operation's
 /// first record and that of its end.
 const OF_OPERATION: &str = r#"position IN (SELECT position FROM audit WHERE operation = ?
-    UNION SELECT position FROM audit WHERE configuration = (SELECT max(configuration) FROM audit WHERE operation = ?)
+    UNION SELECT position FROM audit
+        WHERE operation IS NULL AND configuration = (SELECT max(configuration) FROM audit WHERE operation = ?)
         AND position > (SELECT min(position) FROM audit WHERE operation = ?)
         AND position < (SELECT coalesce(min(position), 9223372036854775807) FROM audit WHERE operation = ?
             AND (text LIKE '%"event":"settled"%' OR text LIKE '%"event":"cancelled"%'))
