@@ -144,13 +144,17 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
     let logs =
         if pretty { logs.with_target(false).boxed() } else { logs.fmt_fields(Fields).event_format(Lines).boxed() };
     let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
+    // Where nothing is sent, a trace is its ids.
+    let is_sent = settings.otlp_endpoint.is_some();
+    let wanted = move |metadata: &tracing::Metadata<'_>| own(metadata) && (is_sent || metadata.is_span());
     // Which thread did it, in which line, and how long it was busy: nobody asks that of a trace, and each span would pay for it.
     let traces = tracing_opentelemetry::layer()
         .with_tracer(tracing.tracer(SERVICE))
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
-        .with_filter(filter::filter_fn(own));
+        .with_context_activation(is_sent)
+        .with_filter(filter::filter_fn(wanted));
     let sent = logging
         .as_ref()
         .map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter_sent.and(filter::filter_fn(own))));
