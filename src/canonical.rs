@@ -21,7 +21,8 @@ pub fn object(fields: &Map<String, Value>) -> String {
 
 /// The canonical texts of those members of an object that come before a key, and of those that come after it, without braces.
 pub fn members_around(fields: &Map<String, Value>, key: &str) -> (String, String) {
-    let (before, after) = fields.iter().partition::<Vec<_>, _>(|(name, _)| name.as_str() < key);
+    let others = fields.iter().filter(|(name, _)| *name != key);
+    let (before, after) = others.partition::<Vec<_>, _>(|(name, _)| name.as_str() < key);
     (written(|text| write_members(text, before)), written(|text| write_members(text, after)))
 }
 
@@ -95,7 +96,7 @@ mod tests {
     fn the_members_around_a_key_are_those_of_the_object() {
         let value: Value = serde_json::from_str(r#"{ "c": 1, "a": {"z": 1, "b": 2}, "ab": [], "b": 2 }"#).unwrap();
         let around = |key| members_around(value.as_object().unwrap(), key);
-        assert_eq!(around("b"), (r#""a":{"b":2,"z":1},"ab":[]"#.to_owned(), r#""b":2,"c":1"#.to_owned()));
+        assert_eq!(around("b"), (r#""a":{"b":2,"z":1},"ab":[]"#.to_owned(), r#""c":1"#.to_owned()));
         let (nothing, all) = around("");
         assert_eq!((nothing.as_str(), format!("{{{all}}}")), ("", text(&value)));
     }

@@ -24,7 +24,7 @@ use crate::{
     telemetry,
 };
 
-/// Callers with a configuration that are remembered: some kilobytes each.
+/// Callers with a configuration that are remembered: some kilobytes each, and as much again for what was decided about them.
 const CASTS_MAX: u64 = 1_000;
 /// Decisions that are remembered about each of them. Where policies look at tickets or ids, no number would do.
 const DECIDED_MAX: usize = 16;
@@ -106,16 +106,20 @@ impl<'a> Scene<'a> {
         let mut sight = Sight::default();
         parts.clone().for_each(|part| sight.extend(&part.sight));
         let question = (name, told.seen_by(&sight));
-        let mut decided = self.cast.decided.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = decided.get(&question) {
+        let decided = || self.cast.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = decided().get(&question) {
             return known.clone();
         }
         let put = self.put(action.clone(), &question.1).map_err(Reason::Undecided);
         let answer = put.and_then(|put| self.evaluate(&put, parts));
-        if decided.len() >= DECIDED_MAX {
-            decided.clear();
+        // What cannot be decided now, for want of stack, may be decided the next time.
+        if !matches!(answer, Err(Reason::Undecided(_))) {
+            let mut decided = decided();
+            if decided.len() >= DECIDED_MAX {
+                decided.clear();
+            }
+            decided.insert(question, answer.clone());
         }
-        decided.insert(question, answer.clone());
         answer
     }
 
