@@ -58,13 +58,17 @@ impl From<Error> for Stop {
 impl Lane {
     /// Read, merge, and write if that makes a difference.
     pub(super) async fn apply(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Stop> {
+        if let Some(intent) = held.intent.take_if(|intent| intent.write.is_some()) {
+            // What is known need not be read back, and a read that lags behind must not undo it.
+            return Ok(self.recovered(held, intent, batch)?);
+        }
         let Present { direct: present, from_policy_sets } = self.read(held, batch).await?;
         self.notice_loss(&from_policy_sets).await?;
         let found = present.digest();
         // One that looks unsent stays: it may still be on its way.
         let earlier = held.intent.take_if(|intent| intent.before != found);
         if let Some(intent) = earlier.clone().filter(|intent| intent.after == found) {
-            return Ok(self.recovered(intent, batch)?);
+            return Ok(self.recovered(held, intent, batch)?);
         }
         if let Some(intent) = &earlier {
             self.notice_undecided(intent).await?;
@@ -186,12 +190,13 @@ impl Lane {
         }
     }
 
-    /// The set is as an announced write leaves it: the write took effect, though nobody was told. Its operations end
-    /// now, before anything else is written, so that no later fault can make them look undone.
-    fn recovered(&self, intent: Intent, batch: &[Operation]) -> Result<Outcome, Error> {
-        let Intent { before, after, client_request_id, carried, .. } = intent;
-        let write = Write { merged_with: carried.len().saturating_sub(1), request_id: None, client_request_id };
-        let difference_of = |operation: &Operation| carried.iter().find(|carried| carried.operation == operation.id);
+    /// An announced write took effect: the set is as it leaves it, or that was known before. Its operations end now, before anything
+    /// else is written, so that no later fault can make them look undone.
+    fn recovered(&self, held: &mut Held, intent: Intent, batch: &[Operation]) -> Result<Outcome, Error> {
+        let known = intent.write.is_some();
+        let intent = held.intent.insert(Intent { write: Some(intent.effect()), ..intent });
+        let difference_of =
+            |operation: &Operation| intent.carried.iter().find(|carried| carried.operation == operation.id);
         let (done, rest): (Vec<_>, Vec<_>) = batch.iter().cloned().partition(|it| difference_of(it).is_some());
         let done = done.into_iter().map(|operation| {
             let difference = difference_of(&operation).map(|carried| carried.difference.clone()).unwrap_or_default();
@@ -200,12 +205,15 @@ impl Lane {
         let effect = Effect {
             configuration: &self.configuration,
             at: self.parts.clock.now(),
-            before: &before,
-            after: &after,
-            write: Some(&write),
+            before: &intent.before,
+            after: &intent.after,
+            write: intent.write.as_ref(),
             known_by: "read-back",
         };
-        Ok(Outcome { rest, ..Outcome::of_effect(&effect, done)? })
+        let mut outcome = Outcome::of_effect(&effect, done)?;
+        // What was known before is on record.
+        outcome.written.take_if(|_| known);
+        Ok(Outcome { rest, ..outcome })
     }
 
     /// Announces the write, then sends it; both must fit in the lease.
@@ -228,6 +236,7 @@ impl Lane {
             client_request_id: client_request_id.clone(),
             carried: carried.collect(),
             noted: false,
+            write: None,
         };
         let merged_with = intent.carried.len().saturating_sub(1);
         store.begin_write(&mut held.lease, &intent, settings.lease_ttl).await?;
@@ -239,7 +248,9 @@ impl Lane {
             Ok(Ok(Receipt { request_id })) => {
                 telemetry::measure_write(merged_with.saturating_add(1));
                 let Clearance { client_request_id, .. } = clearance;
-                Ok(Write { merged_with, request_id, client_request_id })
+                let write = Write { merged_with, request_id, client_request_id };
+                held.intent = Some(Intent { write: Some(write.clone()), ..intent });
+                Ok(write)
             }
             Ok(Err(error)) => {
                 if matches!(error, graph::Error::Unknown(_)) {

@@ -23,7 +23,7 @@ use crate::{
     clock::{self, Backoff},
     config,
     domain::{ConfigurationId, Digest, Failure, FailureCode, Operation, OperationId, State},
-    store::{Claim, Error, Intent, Lease, Parking, Settlement, Turn},
+    store::{Claim, Error, Intent, Lease, Parking, Part, Settlement, Turn},
     telemetry,
 };
 
@@ -160,8 +160,8 @@ impl Lane {
         }
     }
 
-    /// Stores the ends of operations, so many at once. The write that carried them stays announced until the last has ended, so a
-    /// successor knows of the others what this one does.
+    /// Stores the ends of operations, so many at once. The write that carried them stays announced until the last has ended, as one that
+    /// took effect, so a successor ends the others by it, whatever it reads.
     async fn settle(&self, course: Course, outcome: Outcome) -> Result<Stepped, Error> {
         let Outcome { written, mut done, left, rest } = outcome;
         let Course { held, mut batches, .. } = course;
@@ -171,13 +171,18 @@ impl Lane {
         let config::Executor { lease_ttl: ttl, batch_max, .. } = self.parts.settings;
         let at_once = batch_max.div_ceil(PARTS);
         let (goes_on, left) = (!batches.is_empty(), left.or(held.left));
-        let (mut lease, mut written) = (held.lease, written);
+        let (mut lease, mut written, mut first) = (held.lease, written, Some(held.intent.map(Box::new)));
         let kept = loop {
             let later = done.split_off(done.len().min(at_once));
             let more = !later.is_empty();
             let (ends, ended, entries) = End::all(done, written.take());
             let keep = (more || goes_on).then_some(ttl);
-            let settlement = Settlement { ended, left: left.clone(), entries, keep, more };
+            let part = match first.take() {
+                _ if !more => Part::Last,
+                Some(announced) => Part::First(announced),
+                None => Part::Further,
+            };
+            let settlement = Settlement { ended, left: left.clone(), entries, keep, part };
             let kept = self.parts.store.settle(lease, settlement).await?;
             ends.into_iter().for_each(End::tell);
             match kept {

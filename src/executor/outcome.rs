@@ -215,9 +215,7 @@ impl Known<'_> {
     fn carried(&self, operation: &Operation) -> Option<(Difference, Write)> {
         let intent = self.earlier?;
         let carried = intent.carried.iter().find(|carried| carried.operation == operation.id)?;
-        let merged_with = intent.carried.len().saturating_sub(1);
-        let write = Write { merged_with, request_id: None, client_request_id: intent.client_request_id.clone() };
-        (!carried.difference.is_empty()).then(|| (carried.difference.clone(), write))
+        (!carried.difference.is_empty()).then(|| (carried.difference.clone(), intent.effect()))
     }
 
     fn is_fulfilled(&self, operation: &Operation) -> bool {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     audit::Entry,
     clock::Clock,
-    domain::{ConfigurationId, Difference, Digest, Operation, OperationId, State},
+    domain::{ConfigurationId, Difference, Digest, Operation, OperationId, State, operation::Write},
 };
 
 /// The right to a lane that is asked for.
@@ -116,6 +116,17 @@ pub struct Intent {
     /// Whether it is on record as undecided.
     #[serde(default)]
     pub noted: bool,
+    /// What became of it, once it is known that it took effect: some of what it carries has been settled by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write: Option<Write>,
+}
+
+impl Intent {
+    /// The write, if it took effect.
+    pub fn effect(&self) -> Write {
+        let (merged_with, client_request_id) = (self.carried.len().saturating_sub(1), self.client_request_id.clone());
+        self.write.clone().unwrap_or(Write { merged_with, request_id: None, client_request_id })
+    }
 }
 
 /// What an announced write does for one operation.
@@ -138,8 +149,19 @@ pub struct Settlement {
     pub entries: Vec<Entry>,
     /// Keep the lane for so long, for more of this turn; otherwise it becomes free.
     pub keep: Option<Duration>,
-    /// Whether operations that the announced write carries are still to be ended: then it stays announced.
-    pub more: bool,
+    /// Whether that is all that ends by what the turn knows.
+    pub part: Part,
+}
+
+/// Where a settlement stands among those by which a turn stores what it knows. A lane is kept until the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The first of several. For whoever has to go on from there: the announced write as it is known by now, if there is one.
+    First(Option<Box<Intent>>),
+    /// Neither the first nor the last.
+    Further,
+    /// The last, or the only one. Nothing is announced any more.
+    Last,
 }
 
 /// A pause for a lane that cannot go on.

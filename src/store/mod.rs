@@ -31,7 +31,7 @@ use jiff::Timestamp;
 
 use self::lane::Holder;
 pub use self::{
-    lane::{Carried, Claim, Intent, Lease, Parking, Settlement, Turn},
+    lane::{Carried, Claim, Intent, Lease, Parking, Part, Settlement, Turn},
     notices::Notices,
     postgres::Postgres,
     sqlite::Sqlite,

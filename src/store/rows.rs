@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Error, Intent, callbacks::Standing};
+use super::{Error, Intent, Part, callbacks::Standing};
 use crate::domain::{
     CallbackState, Operation, State,
     callback::Progress,
@@ -27,6 +27,15 @@ pub(super) fn operation(id: &str, submission: &str, fate: &str) -> Result<Operat
 /// The write that was announced on a lane.
 pub(super) fn intent(json: Option<&str>) -> Result<Option<Intent>, Error> {
     json.map(|json| from_json("lanes.intent", json)).transpose()
+}
+
+/// Whether the announced write of a lane stays with a part of a settlement, and what stands there otherwise.
+pub(super) fn announced(part: &Part) -> Result<(bool, Option<String>), Error> {
+    Ok(match part {
+        Part::First(intent) => (false, intent.as_ref().map(|intent| to_json("lanes.intent", intent)).transpose()?),
+        Part::Further => (true, None),
+        Part::Last => (false, None),
+    })
 }
 
 /// A JSON column's value.

@@ -24,6 +24,8 @@ use crate::{clock::Clock, telemetry};
 
 /// Verbs in one transaction at most: bounds its memory and how long the first of them waits.
 const BATCH_MAX: usize = 256;
+/// How often the writer gives way before a commit at most: each time, somebody may take milliseconds who brings nothing.
+const GIVES_WAY_MAX: u32 = 2;
 /// Verbs that wait for the writer; more wait at the door.
 const QUEUE_MAX: usize = 4096;
 
@@ -47,7 +49,7 @@ impl Failed {
 /// Where the writing is done.
 #[async_trait]
 pub(super) trait Desk: Send + 'static {
-    /// Gives way to those who are about to ask for something; called until nobody has, before each commit.
+    /// Gives way to those who are about to ask for something, before a commit.
     fn give_way(&self);
 
     /// Does verbs in one transaction, and gives an outcome for each.
@@ -141,16 +143,21 @@ async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>, clock: Cloc
     desk.close().await;
 }
 
-/// Takes what is asked as long as more comes of giving way.
+/// Takes what more is asked for when others are given way, as long as something comes of it.
 fn gather(desk: &impl Desk, queue: &mut mpsc::Receiver<Asked>, asked: &mut Vec<Asked>) {
-    let mut before = 0;
-    while before < asked.len() && asked.len() < BATCH_MAX {
-        before = asked.len();
+    for _ in 0..GIVES_WAY_MAX {
+        let before = asked.len();
+        if before == BATCH_MAX {
+            break;
+        }
         desk.give_way();
         while asked.len() < BATCH_MAX
             && let Ok(more) = queue.try_recv()
         {
             asked.push(more);
+        }
+        if asked.len() == before {
+            break;
         }
     }
 }

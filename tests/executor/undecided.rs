@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postern::{
-    domain::{Difference, Digest, Failure, FailureCode, State},
-    store::{Carried, Claim, Intent, Parking, Settlement, Turn},
+    domain::{AssignmentSet, Difference, Digest, Failure, FailureCode, State, operation::Ending},
+    store::{Carried, Claim, Intent, Parking, Part, Settlement, Turn},
 };
 use serde_json::Value;
 
@@ -39,13 +39,20 @@ async fn announced(world: &World, attempts: u32) -> Intent {
         left: Some(digest("full")),
         entries: Vec::new(),
         keep: None,
-        more: false,
+        part: Part::Last,
     };
     world.store.settle(lease, settlement).await.unwrap();
     world.accept(2, &lane(1)).await;
     let carried = vec![Carried { operation: id(2), difference: Difference::default() }];
     let client_request_id = "call-1".to_owned();
-    let intent = Intent { before: digest("full"), after: digest("fuller"), client_request_id, carried, noted: false };
+    let intent = Intent {
+        before: digest("full"),
+        after: digest("fuller"),
+        client_request_id,
+        carried,
+        noted: false,
+        write: None,
+    };
     for _ in 0..attempts {
         let Turn { mut lease, .. } = claimed(world).await;
         world.store.begin_write(&mut lease, &intent, Duration::from_mins(1)).await.unwrap();
@@ -80,4 +87,42 @@ async fn a_write_that_is_given_up_undecided_stands_in_the_trail() {
     let State::Failed { failure, .. } = end else { panic!("{end:?}") };
     assert!(failure.detail.contains("may have taken effect"), "{failure:?}");
     assert_eq!(written(&world).await, [(intent.client_request_id, "undecided".to_owned())]);
+}
+
+/// Two changes were carried by a write that was answered; the first has ended by it, and its owner is gone. Reads lag behind: they show
+/// the set as it was before.
+#[tokio::test(start_paused = true)]
+async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_read() {
+    let world = World::simulated(Tenant::new());
+    let (before, after) = (AssignmentSet::default().digest(), Digest::of(b"fuller"));
+    world.accept(1, &lane(1)).await;
+    world.accept(2, &lane(1)).await;
+    let Turn { mut lease, operations, .. } = claimed(&world).await;
+    let carried = operations.iter().map(|it| Carried { operation: it.id, difference: Difference::default() }).collect();
+    let client_request_id = "call-1".to_owned();
+    let intent =
+        Intent { before: before.clone(), after: after.clone(), client_request_id, carried, noted: false, write: None };
+    world.store.begin_write(&mut lease, &intent, Duration::from_mins(1)).await.unwrap();
+    let known = Intent { write: Some(intent.effect()), ..intent };
+    let at = world.clock.now();
+    let ending = Ending {
+        at,
+        difference: Difference::default(),
+        before: before.clone(),
+        after: after.clone(),
+        write: known.write.clone(),
+    };
+    let settlement = Settlement {
+        ended: vec![(id(1), operations[0].state.clone().succeed(ending).unwrap())],
+        left: Some(after.clone()),
+        entries: Vec::new(),
+        keep: Some(Duration::from_secs(5)),
+        part: Part::First(Some(Box::new(known))),
+    };
+    drop(world.store.settle(lease, settlement).await.unwrap());
+    let _running = world.run();
+    let end = world.end_of(2).await;
+    let State::Succeeded(success) = end else { panic!("{end:?}") };
+    assert_eq!((success.before, success.after), (before, after));
+    assert_eq!((world.tenant.written(), written(&world).await), (0, vec![]));
 }

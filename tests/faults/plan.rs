@@ -73,7 +73,7 @@ pub(crate) enum Kill {
 /// Steps by what the log says of them: a statement is logged once it is done, inside its transaction.
 const ACCEPTING: &[&str] = &["INTO idempotency_keys", "INSERT INTO operations", "operation accepted"];
 const CLAIMING: &[&str] = &["INSERT INTO lanes", "SET state = 'running'", "UPDATE lanes SET intent"];
-const SETTLING: &[&str] = &["operation ended", "SET intent = NULL", "fate = ended.fate", "INSERT INTO audit"];
+const SETTLING: &[&str] = &["operation ended", "parked_because = NULL", "fate = ended.fate", "INSERT INTO audit"];
 
 /// A start writes about so many lines.
 const LINES_OF_A_START: u64 = 24;

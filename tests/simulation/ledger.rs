@@ -11,7 +11,7 @@ use postern::{
         operation::{Submission, UntilState},
         reversal::Cause,
     },
-    store::{Carried, Claim, Intent, Parking, Settlement, Turn},
+    store::{Carried, Claim, Intent, Parking, Part, Settlement, Turn},
 };
 
 use crate::fold::{self, Held};
@@ -301,7 +301,7 @@ impl Ledger {
             self.unmet(*id, state, by, read.as_ref())?;
         }
         self.lane(lane).settling.extend(settlement.ended.clone());
-        if settlement.more {
+        if settlement.part != Part::Last {
             return Ok(());
         }
         let whole = std::mem::take(&mut self.lane(lane).settling);

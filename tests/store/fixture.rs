@@ -16,7 +16,7 @@ use postern::{
     },
     store::{
         Acceptance, Accepted, Bounds, Cancellation, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Parking,
-        Query, Reply, Run, Settlement, Store, Turn,
+        Part, Query, Reply, Run, Settlement, Store, Turn,
     },
 };
 use serde_json::Value;
@@ -323,7 +323,7 @@ pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
         left: Some(digest("left")),
         entries: operations.iter().map(entry).collect(),
         keep: None,
-        more: false,
+        part: Part::Last,
     }
 }
 
@@ -339,6 +339,7 @@ pub(crate) fn intent(operations: &[Operation]) -> Intent {
         client_request_id: "call-1".to_owned(),
         carried: operations.iter().map(carried).collect(),
         noted: false,
+        write: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Ending operations.
 
 use futures_util::future::join_all;
-use postern::store::{Error, Settlement};
+use postern::store::{Error, Intent, Part, Settlement};
 
 use crate::fixture::{
     accept, acceptance, all, claim, each, id, ids, intent, is_about, lane, minutes, operation, records_of, settlement,
@@ -52,22 +52,27 @@ async fn a_settlement_may_keep_the_lane_for_more_of_the_turn() {
 }
 
 #[tokio::test]
-async fn a_write_stays_announced_until_the_last_part_of_its_settlement() {
+async fn a_write_stays_announced_as_it_is_known_until_the_last_part_of_its_settlement() {
     each(async |fixture| {
         let store = fixture.open().await;
-        accept(&*store, &lane(1), [1, 2]).await;
+        accept(&*store, &lane(1), [1, 2, 3]).await;
         let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
         let announced = intent(&held.operations);
         store.begin_write(&mut held.lease, &announced, minutes(20)).await.unwrap();
         let (first, second) = held.operations.split_at(1);
-        let part = Settlement { keep: Some(minutes(50)), more: true, ..settlement(first, 4) };
-        // Its owner is gone before the other part.
-        drop(store.settle(held.lease, part).await.unwrap().unwrap());
+        let (second, third) = second.split_at(1);
+        let known = Intent { write: Some(announced.effect()), ..announced };
+        let part = Part::First(Some(Box::new(known.clone())));
+        let part = Settlement { keep: Some(minutes(50)), part, ..settlement(first, 4) };
+        let kept = store.settle(held.lease, part).await.unwrap().unwrap();
+        let further = Settlement { keep: Some(minutes(50)), part: Part::Further, ..settlement(second, 5) };
+        drop(store.settle(kept, further).await.unwrap().unwrap());
+        // Its owner is gone before the last part.
         fixture.pass(51).await;
         let next = turn(&*store, claim(&lane(1), "b", 51)).await;
-        assert_eq!((ids(&next.operations), next.intent), (ids(second), Some(announced)));
-        assert!(store.settle(next.lease, settlement(second, 52)).await.unwrap().is_none());
-        accept(&*store, &lane(1), [3]).await;
+        assert_eq!((ids(&next.operations), next.intent), (ids(third), Some(known)));
+        assert!(store.settle(next.lease, settlement(third, 52)).await.unwrap().is_none());
+        accept(&*store, &lane(1), [4]).await;
         assert_eq!(turn(&*store, claim(&lane(1), "c", 53)).await.intent, None);
     })
     .await;

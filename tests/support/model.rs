@@ -24,8 +24,8 @@ use postern::{
     },
     store::{
         Acceptance, Accepted, Answered, AuditQuery, Backlog, Bounds, Cancellation, Cancelled, Claim, Due, Error, Filed,
-        Following, Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply,
-        Run, Sequel, Settlement, Store, Turn,
+        Following, Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Part, Query, Release,
+        Reply, Run, Sequel, Settlement, Store, Turn,
         callbacks::{self, Destinations, Next},
     },
 };
@@ -532,14 +532,18 @@ impl Store for Model {
     }
 
     async fn settle(&self, mut lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
-        let Settlement { ended, left, entries, keep, more } = settlement;
+        let Settlement { ended, left, entries, keep, part } = settlement;
         let mut tables = self.database.lock();
         let now = self.database.now();
         tables.held(&lease)?;
         tables.end(lease.configuration(), &ended)?;
         let lane = tables.held(&lease)?;
         (lane.attempts, lane.parked_because) = (0, None);
-        lane.intent.take_if(|_| !more);
+        match part {
+            Part::First(intent) => lane.intent = intent.map(|intent| *intent),
+            Part::Further => {}
+            Part::Last => lane.intent = None,
+        }
         lane.left = left.or_else(|| lane.left.clone());
         lane.leased_until = keep.map(|ttl| now + ttl);
         lane.owner = keep.and(lane.owner.take());

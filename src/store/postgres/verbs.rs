@@ -13,7 +13,7 @@ use super::{
     super::{
         Claim, Error, Holder, Intent, Lease, Parking, Settlement, Turn,
         ledger::Ledger,
-        rows::{OPERATION, count, ended_at, intent, to_json, unreadable},
+        rows::{OPERATION, announced, count, ended_at, intent, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
         writer::Failed,
     },
@@ -232,15 +232,17 @@ async fn settle(
     holder: &Holder,
     settlement: &Settlement,
 ) -> Result<Outcome, Failed> {
+    let (stays, intent) = announced(&settlement.part).map_err(Failed::Content)?;
     let outcome = if_held!(
         connection,
         holder,
-        "intent = CASE WHEN $6 THEN intent END, left_digest = COALESCE($4, left_digest), attempts = 0,
+        "intent = CASE WHEN $6 THEN intent ELSE $7 END, left_digest = COALESCE($4, left_digest), attempts = 0,
          parked_because = NULL, owner = CASE WHEN $5::BIGINT IS NULL THEN NULL ELSE owner END,
          lease_until = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
         settlement.left.as_ref().map(Digest::as_str),
         settlement.keep.map(micros),
-        settlement.more
+        stays,
+        intent
     );
     if outcome.is_ok() {
         end(connection, holder, &settlement.ended).await?;

@@ -10,7 +10,7 @@ use super::{
         Claim, Error, Holder, Intent, Lease, Parking, Run, Settlement, Turn,
         ledger::Ledger,
         room::Room,
-        rows::{OPERATION, count, ended_at, intent, micros, to_json, unreadable},
+        rows::{OPERATION, announced, count, ended_at, intent, micros, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
     },
     accept::Accepting,
@@ -175,14 +175,16 @@ fn settle(
     (holder, settlement): (&Holder, &Settlement),
 ) -> Result<Outcome, Error> {
     let left = settlement.left.as_ref().map(Digest::as_str);
+    let (stays, intent) = announced(&settlement.part)?;
     let kept = |ttl| (Some(&holder.owner), Some(micros(clock::after(now, ttl))));
     let (owner, until) = settlement.keep.map_or((None, None), kept);
     let outcome = if_held!(
         connection,
         holder,
-        "intent = iif(?, intent, NULL), left_digest = COALESCE(?, left_digest), attempts = 0, parked_because = NULL,
+        "intent = iif(?, intent, ?), left_digest = COALESCE(?, left_digest), attempts = 0, parked_because = NULL,
          owner = ?, lease_until = ?",
-        settlement.more,
+        stays,
+        intent,
         left,
         owner,
         until
