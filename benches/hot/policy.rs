@@ -16,19 +16,30 @@ pub(crate) fn cases() -> Vec<Case> {
     let case = |(targets, least, counted): (u128, usize, u64)| {
         let of = if targets == 1 { "one target".to_owned() } else { format!("{targets} targets") };
         let by = if least == 0 { "the shipped policies".to_owned() } else { format!("{least} policies") };
-        Case::new(format!("decide on {of} by {by}"), counted, move |doings| deciding(targets, least, doings))
+        Case::new(format!("decide on {of} by {by}"), counted, move |doings| {
+            deciding(targets, policies(least, ""), doings)
+        })
     };
-    [(1, 0, 200), (50, 0, 10), (1, 50, 200), (50, 50, 10)].map(case).into()
+    let looking = |doings| deciding(1, policies(0, LOOKS_AT_TICKETS), doings);
+    let mut cases: Vec<_> = [(1, 0, 200), (50, 0, 10), (1, 50, 200), (50, 50, 10)].map(case).into();
+    cases.push(Case::new("decide on one target by policies that look at tickets", 200, looking));
+    cases
 }
 
-fn deciding(targets: u128, least: usize, doings: u64) -> Doing {
-    let policies = policies(least);
+/// With it no decision serves for another ticket.
+const LOOKS_AT_TICKETS: &str = r#"
+@id("no-such-tickets")
+forbid (principal, action == Postern::Action::"add", resource) when { context has ticket && context.ticket like "NONE*" };
+"#;
+
+fn deciding(targets: u128, policies: Policies, doings: u64) -> Doing {
     let (caller, configuration) = (caller(), configuration());
     let tags = ["sales".to_owned()].into();
     let submission = acceptance(1, &configuration.id).operation.submission;
     let submission = Submission { change: adding(1..=targets), ..submission };
-    // The permit is for what was handed in, so each doing needs its own.
-    let mut asked = vec![submission; usize::try_from(doings).unwrap()];
+    // The permit is for what was handed in, so each doing needs its own; and no two tickets are alike.
+    let of = |number| Submission { ticket: Some(format!("RITM{number:07}")), ..submission.clone() };
+    let mut asked: Vec<_> = (0..doings).map(of).collect();
     Box::new(move || {
         let resource = Resource { configuration: &configuration, tags: &tags };
         let permit = policies.decide_change(black_box(&caller), resource, asked.pop().unwrap());
@@ -36,8 +47,8 @@ fn deciding(targets: u128, least: usize, doings: u64) -> Doing {
     })
 }
 
-/// The shipped policies, and so many of shops whose portals change what is theirs that there are at least these.
-fn policies(least: usize) -> Policies {
+/// The shipped policies, some others, and so many of shops whose portals change what is theirs that there are at least these.
+fn policies(least: usize, others: &str) -> Policies {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policies");
     let folder = tempfile::tempdir().unwrap();
     let mut count = 0;
@@ -46,7 +57,7 @@ fn policies(least: usize) -> Policies {
         count += text.matches("@id(").count();
         fs::write(folder.path().join(file.file_name()), text).unwrap();
     }
-    let mut others = String::new();
+    let mut others = others.to_owned();
     for shop in count..least {
         write!(
             others,
@@ -56,7 +67,7 @@ fn policies(least: usize) -> Policies {
         )
         .unwrap();
     }
-    fs::write(folder.path().join("shops.cedar"), others).unwrap();
+    fs::write(folder.path().join("others.cedar"), others).unwrap();
     Policies::load(folder.path()).unwrap()
 }
 
