@@ -14,6 +14,7 @@ use super::{
         verbs::{Outcome, Verb},
         writer::{self, Failed},
     },
+    indexing::Indexing,
     mover::Mover,
     trail, unavailable, verbs,
 };
@@ -24,6 +25,7 @@ pub(super) struct Desk {
     pub(super) connection: Connection,
     pub(super) mover: Mover,
     pub(super) head: Head,
+    pub(super) indexing: Indexing,
     /// What is pending at most: counted when it was last needed, and what was accepted since. Nobody else writes to this file, and a
     /// count in a transaction that failed is forgotten, so it never errs towards too few.
     pub(super) room: Option<Room>,
@@ -32,14 +34,15 @@ pub(super) struct Desk {
 
 impl Desk {
     fn transact(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(busy)?;
+        let mut transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(busy)?;
         let mut ledger = Ledger::new(self.head.clone());
         let now = self.clock.now();
         let outcomes =
             verbs::apply(&transaction, &mut self.room, (&mut ledger, now), verbs).map_err(Failed::Content)?;
         trail::write(&transaction, &ledger).map_err(Failed::Content)?;
+        let indexing = self.indexing.attend(&mut transaction, ledger.records.len()).map_err(Failed::Content)?;
         transaction.commit().map_err(|error| Failed::Content(unavailable(error)))?;
-        self.head = ledger.head;
+        (self.head, self.indexing) = (ledger.head, indexing);
         Ok(outcomes)
     }
 }

@@ -12,6 +12,7 @@ mod callbacks;
 mod connect;
 mod desk;
 mod ends;
+mod indexing;
 mod mover;
 mod read;
 mod readers;
@@ -27,7 +28,7 @@ use rusqlite::TransactionBehavior;
 use sqlx::Connection as _;
 use tokio::sync::Mutex;
 
-use self::{desk::Desk, mover::Mover, readers::Readers};
+use self::{desk::Desk, indexing::Indexing, mover::Mover, readers::Readers};
 use super::{
     Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
     Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel,
@@ -58,7 +59,8 @@ impl Sqlite {
         migrating.close().await.map_err(|error| unusable(&error))?;
         let head = begin_run(&mut connection, &run).map_err(|error| unusable(&error))?;
         let mover = Mover::new(path).map_err(|error| unusable(&error))?;
-        let desk = Desk { connection, mover, head, room: None, clock: run.clock };
+        let indexing = Indexing::of(&connection).map_err(|error| unusable(&error))?;
+        let desk = Desk { connection, mover, head, indexing, room: None, clock: run.clock };
         let writer = Writer::start_blocking(desk, run.clock).map_err(|error| unusable(&error))?;
         let verbs = Verbs { writer, notices: Arc::new(Notices::default()), clock: run.clock };
         let readers = Readers::new(path.to_owned());

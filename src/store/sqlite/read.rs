@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, params, params_from_iter, types::Value};
+use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::{
     super::{
@@ -13,7 +13,8 @@ use super::{
         until::REVERSALS_MAX,
     },
     callbacks,
-    rows::{self, all, column, one, optional_text, text},
+    indexing::OPERATIONS_THROUGH,
+    rows::{self, Search, all, column, one, optional_text, text},
 };
 use crate::domain::{ConfigurationId, Operation, OperationId};
 
@@ -24,32 +25,51 @@ pub(super) fn operation(connection: &Connection, id: OperationId) -> Result<Opti
 
 pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<Operation>, Error> {
     let Query { ticket, configuration, caller, state, after, limit } = query;
+    let mut search = Search::default();
+    let looked_for_by = [
+        ("ticket", ticket.as_deref()),
+        ("caller", caller.as_deref()),
+        ("configuration", configuration.as_ref().map(ConfigurationId::as_str)),
+    ];
+    let marks: Vec<_> =
+        looked_for_by.into_iter().filter_map(|(what, value)| Some((what, search.bind(value?.to_owned())))).collect();
+    let mut conditions = String::new();
+    let mut and = |condition: String| {
+        conditions.push_str(" AND ");
+        conditions.push_str(&condition);
+    };
+    for (column, value) in &marks {
+        and(format!("operations.{column} = {value}"));
+    }
+    if let Some(state) = state {
+        and(format!("state = {}", search.bind(state.clone())));
+    }
+    let after = after.map(|id| format!("(SELECT position FROM operations WHERE id = {})", search.bind(id.to_string())));
+    let mut go_on = String::new();
+    if let Some(after) = after {
+        and(format!("operations.position < {after}"));
+        go_on = format!(" AND marks.position < {after}");
+    }
     // SQLite would look through all that ever was for the few that have not ended.
     let pending = matches!(state.as_deref(), Some("queued" | "running")) && ticket.is_none() && caller.is_none();
-    let from = if pending {
-        "operations INDEXED BY operations_pending WHERE state IN ('queued', 'running')"
-    } else {
-        "operations WHERE 1"
+    let found = match marks.first() {
+        _ if pending => format!(
+            "SELECT operations.position AS position, {OPERATION} FROM operations INDEXED BY operations_pending
+             WHERE state IN ('queued', 'running'){conditions}"
+        ),
+        None => format!("SELECT operations.position AS position, {OPERATION} FROM operations WHERE 1{conditions}"),
+        // Each half comes in its order, so no more is read than is asked for.
+        Some((what, value)) => format!(
+            "SELECT marks.position AS position, {OPERATION} FROM operations_index AS marks
+             CROSS JOIN operations ON operations.position = marks.position
+             WHERE marks.what = '{what}' AND marks.value = {value}{go_on}{conditions}
+             UNION ALL SELECT operations.position AS position, {OPERATION} FROM operations
+             WHERE operations.position > {OPERATIONS_THROUGH}{conditions}"
+        ),
     };
-    let mut sql = format!("SELECT {OPERATION} FROM {from}");
-    let mut values: Vec<Value> = Vec::new();
-    let after = after.map(|id| id.to_string());
-    let conditions = [
-        (" AND ticket = ?", ticket.as_deref()),
-        (" AND configuration = ?", configuration.as_ref().map(ConfigurationId::as_str)),
-        (" AND caller = ?", caller.as_deref()),
-        (" AND state = ?", state.as_deref()),
-        (" AND position < (SELECT position FROM operations WHERE id = ?)", after.as_deref()),
-    ];
-    for (condition, value) in conditions {
-        if let Some(value) = value {
-            sql.push_str(condition);
-            values.push(value.to_owned().into());
-        }
-    }
-    sql.push_str(" ORDER BY position DESC LIMIT ?");
-    values.push(count(*limit).into());
-    all(connection, &sql, params_from_iter(values), rows::operation)
+    let limit = search.bind(count(*limit));
+    let sql = format!("{found} ORDER BY position DESC LIMIT {limit}");
+    all(connection, &sql, params_from_iter(search.values), rows::operation)
 }
 
 pub(super) fn due(connection: &Connection, due: &Due) -> Result<Vec<Operation>, Error> {

@@ -2,7 +2,10 @@
 //!
 //! Statements are prepared once for each connection and kept: parsing one takes longer than most take to run.
 
-use rusqlite::{Connection, Params, Row, types::FromSql};
+use rusqlite::{
+    Connection, Params, Row,
+    types::{FromSql, Value},
+};
 
 use super::{
     super::{
@@ -12,6 +15,20 @@ use super::{
     unavailable,
 };
 use crate::domain::Operation;
+
+/// The values of a statement that is put together.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    pub(super) values: Vec<Value>,
+}
+
+impl Search {
+    /// Takes one more, and gives its name in the statement.
+    pub(super) fn bind(&mut self, value: impl Into<Value>) -> String {
+        self.values.push(value.into());
+        format!("?{}", self.values.len())
+    }
+}
 
 /// Runs a statement that changes rows, and says how many.
 pub(super) fn change(connection: &Connection, sql: &str, values: impl Params) -> Result<usize, Error> {

@@ -1,7 +1,7 @@
 //! The audit trail in SQLite: writing it, looking for records, and how far it was delivered.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params, params_from_iter, types::Value};
+use rusqlite::{Connection, params, params_from_iter};
 
 use super::{
     super::{
@@ -9,7 +9,8 @@ use super::{
         ledger::{Ledger, head_after},
         rows::{count, micros},
     },
-    rows::{all, change, column, one, text},
+    indexing::AUDIT_THROUGH,
+    rows::{Search, all, change, column, one, text},
 };
 use crate::{
     audit::{Head, Place},
@@ -57,61 +58,117 @@ pub(super) fn position(connection: &Connection, place: &Place) -> Result<Option<
 
 /// Records that fit, oldest first.
 pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
-    let (conditions, mut values) = conditions(query);
-    values.push(count(query.limit).into());
-    let sql = format!("SELECT position, text FROM audit WHERE {conditions} ORDER BY position LIMIT ?");
-    all(connection, &sql, params_from_iter(values), |row| {
+    let mut search = Search::default();
+    let after = search.bind(query.after.unwrap_or(0));
+    let mut conditions = String::new();
+    let mut and = |condition: &str| {
+        conditions.push_str(" AND ");
+        conditions.push_str(condition);
+    };
+    if let Some(ticket) = &query.ticket {
+        and(&of_ticket(&search.bind(ticket.clone())));
+    }
+    if let Some(operation) = query.operation {
+        and(&of_operation(&search.bind(operation.to_string())));
+    }
+    // By time alone, the spans say between which positions to look.
+    let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
+    if let Some(from) = query.from.map(micros) {
+        let from = search.bind(from);
+        and(&format!("at >= {from}"));
+        if by_time_alone && query.after.is_none() {
+            and(&format!("audit.position >= {}", first_since(&from)));
+        }
+    }
+    if let Some(to) = query.to.map(micros) {
+        let to = search.bind(to);
+        and(&format!("at < {to}"));
+        if by_time_alone {
+            and(&format!("audit.position <= {}", last_before(&to)));
+        }
+    }
+    let named = query.ticket.is_some() || query.operation.is_some();
+    let found = match &query.caller {
+        None => format!("SELECT position, text FROM audit WHERE position > {after}{conditions}"),
+        Some(caller) if named => {
+            let caller = search.bind(caller.clone());
+            format!("SELECT position, text FROM audit WHERE position > {after} AND caller = {caller}{conditions}")
+        }
+        Some(caller) => {
+            let caller = search.bind(caller.clone());
+            // Each half comes in its order, so no more is read than is asked for.
+            format!(
+                "SELECT marks.position AS position, text FROM audit_index AS marks
+                 CROSS JOIN audit ON audit.position = marks.position
+                 WHERE marks.what = 'caller' AND marks.value = {caller} AND marks.position > {after}{conditions}
+                 UNION ALL SELECT position, text FROM audit
+                 WHERE position > max({after}, {AUDIT_THROUGH}) AND caller = {caller}{conditions}"
+            )
+        }
+    };
+    let limit = search.bind(count(query.limit));
+    let sql = format!("{found} ORDER BY position LIMIT {limit}");
+    all(connection, &sql, params_from_iter(search.values), |row| {
         Ok(Filed { position: column(row, "position")?, text: text(row, "text")?.to_owned() })
     })
 }
 
-/// The conditions of a search, and their values.
-fn conditions(query: &AuditQuery) -> (String, Vec<Value>) {
-    let mut sql = "position > ?".to_owned();
-    let mut values: Vec<Value> = vec![query.after.unwrap_or(0).into()];
-    let mut and = |condition: &str, value: Value, times: usize| {
-        sql.push_str(" AND ");
-        sql.push_str(condition);
-        values.extend(std::iter::repeat_n(value, times));
-    };
-    if let Some(ticket) = &query.ticket {
-        and(OF_TICKET, ticket.clone().into(), 2);
-    }
-    if let Some(operation) = query.operation {
-        and(OF_OPERATION, operation.to_string().into(), 5);
-    }
-    if let Some(caller) = &query.caller {
-        and("caller = ?", caller.clone().into(), 1);
-    }
-    // By time alone, the index on it says between which positions to look.
-    let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
-    if let Some(from) = query.from.map(micros) {
-        and("at >= ?", from.into(), 1);
-        if by_time_alone && query.after.is_none() {
-            and("position >= (SELECT min(position) FROM audit WHERE at >= ?)", from.into(), 1);
-        }
-    }
-    if let Some(to) = query.to.map(micros) {
-        and("at < ?", to.into(), 1);
-        if by_time_alone {
-            and("position <= (SELECT max(position) FROM audit WHERE at < ?)", to.into(), 1);
-        }
-    }
-    (sql, values)
+/// Records under a ticket, and those of the operations that were asked for under it.
+fn of_ticket(ticket: &str) -> String {
+    format!(
+        "audit.position IN (
+             WITH named(position) AS MATERIALIZED (
+                 SELECT position FROM audit_index WHERE what = 'ticket' AND value = {ticket}
+                 UNION ALL SELECT position FROM audit_to_index WHERE ticket = {ticket}),
+             asked(operation) AS MATERIALIZED (
+                 SELECT operation FROM audit WHERE position IN named AND operation IS NOT NULL)
+             SELECT position FROM named
+             UNION SELECT position FROM audit_index WHERE what = 'operation' AND value IN asked
+             UNION SELECT position FROM audit_to_index WHERE operation IN asked)"
+    )
 }
 
-const OF_TICKET: &str = "position IN (SELECT position FROM audit WHERE ticket = ?
-    UNION SELECT position FROM audit WHERE operation IN (SELECT operation FROM audit WHERE ticket = ?))";
+/// Records of an operation. A turn's record names many operations, and so it is found by the configuration and by what stands between
+/// an operation's first record and that of its end.
+fn of_operation(operation: &str) -> String {
+    format!(
+        r#"audit.position IN (
+             WITH own(position) AS MATERIALIZED (
+                 SELECT position FROM audit_index WHERE what = 'operation' AND value = {operation}
+                 UNION ALL SELECT position FROM audit_to_index WHERE operation = {operation}),
+             about(configuration, first, last) AS MATERIALIZED (
+                 SELECT max(configuration), min(position), coalesce(min(position) FILTER (
+                     WHERE text LIKE '%"event":"settled"%' OR text LIKE '%"event":"cancelled"%'), 9223372036854775807)
+                 FROM audit WHERE position IN own),
+             turns(position) AS (
+                 SELECT marks.position FROM about CROSS JOIN audit_index AS marks
+                 WHERE what = 'turn' AND value = about.configuration AND marks.position > first AND marks.position < last
+                 UNION ALL SELECT position FROM about CROSS JOIN audit_to_index AS late
+                 WHERE operation IS NULL AND late.configuration = about.configuration
+                   AND position > first AND position < last)
+             SELECT position FROM own
+             UNION SELECT turns.position FROM turns CROSS JOIN audit ON audit.position = turns.position
+             WHERE instr(text, {operation}) > 0)"#
+    )
+}
 
-/// A turn's record names many operations, and so it is found by the configuration and by what stands between an operation's
-/// first record and that of its end.
-const OF_OPERATION: &str = r#"position IN (SELECT position FROM audit WHERE operation = ?
-    UNION SELECT position FROM audit
-        WHERE operation IS NULL AND configuration = (SELECT max(configuration) FROM audit WHERE operation = ?)
-        AND position > (SELECT min(position) FROM audit WHERE operation = ?)
-        AND position < (SELECT coalesce(min(position), 9223372036854775807) FROM audit WHERE operation = ?
-            AND (text LIKE '%"event":"settled"%' OR text LIKE '%"event":"cancelled"%'))
-        AND instr(text, ?) > 0)"#;
+/// The first position in whose neighbourhood something happened at a time or later.
+fn first_since(from: &str) -> String {
+    format!(
+        "(SELECT min(position) FROM (
+             SELECT min(first) AS position FROM audit_spans WHERE latest >= {from}
+             UNION ALL SELECT min(position) FROM audit_to_index WHERE at >= {from}))"
+    )
+}
+
+/// The last position in whose neighbourhood something happened before a time.
+fn last_before(to: &str) -> String {
+    format!(
+        "(SELECT max(position) FROM (
+             SELECT max(last) AS position FROM audit_spans WHERE earliest < {to}
+             UNION ALL SELECT max(position) FROM audit_to_index WHERE at < {to}))"
+    )
+}
 
 /// Takes or keeps a sink's turn.
 pub(super) fn follow(connection: &Connection, now: Timestamp, following: &Following) -> Result<Option<i64>, Error> {
