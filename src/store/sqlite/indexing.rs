@@ -16,8 +16,8 @@ use super::{
     unavailable,
 };
 
-/// Audit records that are put in their places together. A step takes the writer a few milliseconds.
-const STEP: usize = 500;
+/// Audit records that are put in their places together: a step takes the writer about a millisecond, for which others wait.
+const STEP: usize = 128;
 
 /// Through which position operations stand there.
 pub(super) const OPERATIONS_THROUGH: &str = "(SELECT through FROM indexed WHERE of = 'operations')";

@@ -138,12 +138,14 @@ fn pending(connection: &Connection, claim: &Claim) -> Result<Vec<Operation>, Err
     all(connection, &sql, params![claim.configuration.as_str(), count(claim.batch_max)], rows::operation)
 }
 
-/// Marks operations running, those that are not yet.
+/// Marks operations running, those that are not yet. They are the oldest that have not ended, so the last of them tells which.
 fn start(connection: &Connection, operations: Vec<Operation>, claim: &Claim) -> Result<Vec<Operation>, Error> {
-    let fate = to_json("fate", &State::Running { started_at: claim.at })?;
-    for operation in operations.iter().filter(|it| it.state == State::Queued) {
-        let sql = "UPDATE operations SET state = 'running', fate = ? WHERE id = ? AND state = 'queued'";
-        change(connection, sql, params![fate, operation.id.to_string()])?;
+    if let Some(last) = operations.last() {
+        let sql = "UPDATE operations INDEXED BY operations_pending SET state = 'running', fate = ?
+                   WHERE configuration = ? AND state IN ('queued', 'running') AND state = 'queued'
+                     AND position <= (SELECT position FROM operations WHERE id = ?)";
+        let fate = to_json("fate", &State::Running { started_at: claim.at })?;
+        change(connection, sql, params![fate, claim.configuration.as_str(), last.id.to_string()])?;
     }
     let started = |Operation { id, submission, state }| {
         let state = state.start(claim.at).map_err(|error| unreadable("fate", &error))?;
