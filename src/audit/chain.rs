@@ -12,7 +12,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Entry, Event};
-use crate::{canonical, domain::Digest};
+use crate::{
+    canonical::{self, Object},
+    domain::Digest,
+};
 
 /// What stands in place of a hash before the very first record.
 pub(super) const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -49,8 +52,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    fn of(fields: &Map<String, Value>, at: Timestamp) -> Self {
-        let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
+    fn of(at: Timestamp, text: impl Fn(&str) -> Option<String>) -> Self {
         let (ticket, operation) = (text("ticket"), text("operation"));
         Self { at, ticket, operation, caller: text("caller"), configuration: text("configuration") }
     }
@@ -59,7 +61,8 @@ impl Marks {
     pub fn read(text: &str) -> Option<Self> {
         let record: Value = serde_json::from_str(text).ok()?;
         let fields = record.as_object()?;
-        Some(Self::of(fields, fields.get("at")?.as_str()?.parse().ok()?))
+        let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
+        Some(Self::of(text("at")?.parse().ok()?, text))
     }
 }
 
@@ -123,6 +126,18 @@ impl From<&Head> for End {
     }
 }
 
+/// A record without its hash.
+#[derive(Serialize)]
+struct Untied<'a> {
+    #[serde(flatten)]
+    event: Option<&'a Event>,
+    at: Timestamp,
+    trace_id: Option<&'a str>,
+    chain: &'a str,
+    sequence: u64,
+    previous_hash: &'a str,
+}
+
 impl Head {
     /// The beginning of a chain, and the event that opens it. `ends` are the ends of all chains that no opening before
     /// this one has named, newest first: from here on none of them can lose a record unnoticed.
@@ -141,23 +156,21 @@ impl Head {
     /// Ties an entry to the chain and moves on.
     pub fn append(&mut self, entry: &Entry) -> Record {
         let sequence = self.sequence.saturating_add(1);
-        let mut fields = match serde_json::to_value(&entry.event) {
-            Ok(Value::Object(fields)) => fields,
-            // No event holds a map with keys that are not text, the one thing that cannot be written.
-            Ok(_) | Err(_) => Map::new(),
+        let untied = Untied {
+            event: Some(&entry.event),
+            at: entry.at,
+            trace_id: entry.trace_id.as_deref(),
+            chain: &self.chain,
+            sequence,
+            previous_hash: &self.hash,
         };
-        fields.insert("at".to_owned(), entry.at.to_string().into());
-        fields.insert("trace_id".to_owned(), entry.trace_id.clone().into());
-        fields.insert("chain".to_owned(), self.chain.clone().into());
-        fields.insert("sequence".to_owned(), sequence.into());
-        fields.insert("previous_hash".to_owned(), self.hash.clone().into());
-        // What is hashed and what is stored differ by one member, so the text is made once.
-        let (before, after) = canonical::members_around(&fields, HASH);
-        let hash = Digest::of(format!("{{{before},{after}}}").as_bytes()).as_str().to_owned();
-        let text = format!("{{{before},\"{HASH}\":\"{hash}\",{after}}}");
+        // No event holds a map with keys that are no texts, the one thing that cannot be written.
+        let record = Object::of(&untied).or_else(|_| Object::of(&Untied { event: None, ..untied })).unwrap_or_default();
+        let hash = Digest::of(record.text().as_bytes()).as_str().to_owned();
+        let text = record.with(HASH, &format!("\"{hash}\""));
+        let marks = Marks::of(entry.at, |key| serde_json::from_str(record.get(key)?).ok());
         self.sequence = sequence;
         self.hash = hash;
-        let marks = Marks::of(&fields, entry.at);
         Record { chain: self.chain.clone(), sequence, text, marks }
     }
 

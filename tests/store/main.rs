@@ -21,6 +21,7 @@ mod fixture;
 mod lanes;
 mod leases;
 mod listing;
+mod many;
 #[path = "../support/model.rs"]
 mod model;
 mod notices;

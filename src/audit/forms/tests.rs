@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::*;
 use crate::{
     audit::{Actor, Aim, Aims, End, Entry, Event, Head, Left, Repeated},
+    canonical,
     domain::{Digest, OperationId},
 };
 
@@ -230,6 +231,14 @@ fn records() -> Vec<String> {
     let unknown = records[0].replace("started-up", "something-new");
     records.push(unknown);
     records
+}
+
+#[test]
+fn every_record_is_canonical_and_each_of_its_fields_stands_there_once() {
+    for text in records() {
+        let record: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(canonical::text(&record), text);
+    }
 }
 
 fn in_form(form: Form) -> Vec<(Value, Value)> {

@@ -34,7 +34,8 @@ pub(super) struct Desk {
 
 impl Desk {
     fn transact(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
-        let mut transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(busy)?;
+        let mut transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(busy)?;
         let mut ledger = Ledger::new(self.head.clone());
         let now = self.clock.now();
         let outcomes =

@@ -6,7 +6,8 @@
 //! Guarantees: what was committed is found at once, since a search looks through what does not stand there yet, which is little; a step
 //! is done as a whole or not at all, and one that fails harms nothing and is done with the next.
 //!
-//! It deliberately has no transaction of its own, whose flush others would wait for: a step is a part of a commit that comes anyway.
+//! It deliberately has no transaction of its own, whose flush others would wait for: a step is a part of a commit that comes anyway
+//! ([0034](../../../docs/adr/0034-searches-have-tables-that-are-filled-in-steps.md)).
 
 use rusqlite::{Connection, Transaction};
 

@@ -3,11 +3,17 @@
 //! Keys are sorted by code point and nothing stands between the tokens, so equal values have equal texts whatever order
 //! or spacing they came in. Hashes, fingerprints and comparisons are made over this text.
 //!
+//! A value that is at hand is written by [`text`]; what can be serialised as an object, straight away by [`Object`].
+//!
 //! It deliberately does not respell numbers: two spellings of one fraction stay two texts. What is hashed here holds
 //! whole numbers only, or is compared with itself.
 
+mod object;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+pub use self::object::Object;
 
 /// The canonical text of a value.
 pub fn text(value: &Value) -> String {
@@ -17,13 +23,6 @@ pub fn text(value: &Value) -> String {
 /// The canonical text of an object with these fields.
 pub fn object(fields: &Map<String, Value>) -> String {
     written(|text| write_object(text, fields))
-}
-
-/// The canonical texts of those members of an object that come before a key, and of those that come after it, without braces.
-pub fn members_around(fields: &Map<String, Value>, key: &str) -> (String, String) {
-    let others = fields.iter().filter(|(name, _)| *name != key);
-    let (before, after) = others.partition::<Vec<_>, _>(|(name, _)| name.as_str() < key);
-    (written(|text| write_members(text, before)), written(|text| write_members(text, after)))
 }
 
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -54,11 +53,7 @@ fn write(text: &mut Vec<u8>, value: &Value) {
 
 fn write_object(text: &mut Vec<u8>, fields: &Map<String, Value>) {
     text.push(b'{');
-    write_members(text, fields.iter().collect());
-    text.push(b'}');
-}
-
-fn write_members(text: &mut Vec<u8>, mut members: Vec<(&String, &Value)>) {
+    let mut members: Vec<_> = fields.iter().collect();
     members.sort_unstable_by_key(|(key, _)| *key);
     for (place, (key, value)) in members.into_iter().enumerate() {
         if place > 0 {
@@ -68,6 +63,7 @@ fn write_members(text: &mut Vec<u8>, mut members: Vec<(&String, &Value)>) {
         text.push(b':');
         write(text, value);
     }
+    text.push(b'}');
 }
 
 fn write_plain(text: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
@@ -90,15 +86,6 @@ mod tests {
         let value: Value = serde_json::from_str(r#"{ "b": [ ], "a": { }, "": [{}, []] }"#).unwrap();
         assert_eq!(text(&value), r#"{"":[{},[]],"a":{},"b":[]}"#);
         assert_eq!(object(value.as_object().unwrap()), text(&value));
-    }
-
-    #[test]
-    fn the_members_around_a_key_are_those_of_the_object() {
-        let value: Value = serde_json::from_str(r#"{ "c": 1, "a": {"z": 1, "b": 2}, "ab": [], "b": 2 }"#).unwrap();
-        let around = |key| members_around(value.as_object().unwrap(), key);
-        assert_eq!(around("b"), (r#""a":{"b":2,"z":1},"ab":[]"#.to_owned(), r#""c":1"#.to_owned()));
-        let (nothing, all) = around("");
-        assert_eq!((nothing.as_str(), format!("{{{all}}}")), ("", text(&value)));
     }
 
     #[test]

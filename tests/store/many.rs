@@ -1,0 +1,215 @@
+//! Looking for one among many: what is looked for is found however much there is, whether it came long ago or just now.
+
+use std::{borrow::Cow, collections::BTreeSet};
+
+use postern::{
+    audit::Head,
+    domain::{Operation, OperationId},
+    store::{Acceptance, AuditQuery, Claim, Filed, Forgetting, Query, Store},
+};
+use serde_json::Value;
+use sqlx::{Connection, SqliteConnection, migrate::Migrator};
+
+use crate::fixture::{Fixture, Kind, acceptance, all, at, claim, each, id, ids, lane, operation, settlement, turn};
+
+/// Callers, tickets and lanes are dealt out to operations by their numbers.
+fn asked(number: u128) -> Acceptance {
+    let mut operation = operation(number, &lane(u8::try_from(number % 3).unwrap()));
+    operation.submission.caller = format!("caller-{}", number % 2);
+    operation.submission.ticket = (number % 5 != 0).then(|| format!("T{}", number % 40));
+    let mut acceptance = acceptance(operation);
+    acceptance.entry.at = at(i64::try_from(number).unwrap());
+    acceptance
+}
+
+/// Has the operations of a lane that are pending end, at this moment.
+async fn end(store: &dyn Store, number: u8, now: i64) {
+    let held = turn(store, Claim { batch_max: 10_000, at: at(now), ..claim(&lane(number), "a", 0) }).await;
+    store.settle(held.lease, settlement(&held.operations, now)).await.unwrap();
+}
+
+/// Each way to look for operations gives those that fit, newest first, whatever the length of its pages.
+async fn operations_are_found(store: &dyn Store) {
+    let all = all(store).await;
+    let some = |text: &str| Some(text.to_owned());
+    let queries = [
+        Query::default(),
+        Query { caller: some("caller-1"), ..Query::default() },
+        Query { ticket: some("T7"), ..Query::default() },
+        Query { ticket: some("T12"), caller: some("caller-1"), ..Query::default() },
+        Query { configuration: Some(lane(2)), ..Query::default() },
+        Query { configuration: Some(lane(2)), state: some("queued"), ..Query::default() },
+        Query { configuration: Some(lane(2)), caller: some("caller-0"), state: some("succeeded"), ..Query::default() },
+    ];
+    for query in queries {
+        let fits = |it: &&Operation| {
+            let submission = &it.submission;
+            query.caller.as_ref().is_none_or(|caller| submission.caller == *caller)
+                && query.ticket.as_ref().is_none_or(|ticket| submission.ticket.as_ref() == Some(ticket))
+                && query.configuration.as_ref().is_none_or(|lane| submission.configuration == *lane)
+                && query.state.as_ref().is_none_or(|state| it.state.name() == state)
+        };
+        let expected: Vec<_> = all.iter().filter(fits).map(|it| it.id).collect();
+        for limit in [30, 1_000] {
+            let mut page = Query { limit, ..query.clone() };
+            let mut found: Vec<OperationId> = Vec::new();
+            loop {
+                let operations = store.operations(&page).await.unwrap();
+                found.extend(ids(&operations));
+                page.after = found.last().copied();
+                if operations.len() < limit {
+                    break;
+                }
+            }
+            assert_eq!(found, expected, "{page:?} of {}", all.len());
+        }
+    }
+}
+
+/// Each way to look for records gives those that fit, oldest first, whatever the length of its pages.
+async fn records_are_found(store: &dyn Store, sample: &[u128]) {
+    let everything = AuditQuery { limit: 10_000, ..AuditQuery::default() };
+    let all = store.records(&everything).await.unwrap();
+    let all: Vec<(Filed, Value)> =
+        all.into_iter().map(|filed| (filed.clone(), serde_json::from_str(&filed.text).unwrap())).collect();
+    let under = |ticket: &str| -> BTreeSet<String> {
+        let named = all.iter().filter(|(_, record)| record["ticket"] == ticket);
+        named.filter_map(|(_, record)| record["operation"].as_str().map(str::to_owned)).collect()
+    };
+    let time = |record: &Value| record["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let mut queries = vec![
+        AuditQuery { caller: Some("caller-1".to_owned()), ..everything.clone() },
+        AuditQuery { caller: Some("caller-1".to_owned()), from: Some(at(30)), to: Some(at(90)), ..everything.clone() },
+        AuditQuery { from: Some(at(100)), ..everything.clone() },
+        AuditQuery { to: Some(at(20)), ..everything.clone() },
+        AuditQuery { from: Some(at(40)), to: Some(at(160)), ..everything.clone() },
+        AuditQuery { from: Some(at(1_000_000)), ..everything.clone() },
+        AuditQuery { ticket: Some("T7".to_owned()), ..everything.clone() },
+        AuditQuery { ticket: Some("T12".to_owned()), caller: Some("caller-0".to_owned()), ..everything.clone() },
+        AuditQuery { ticket: Some("T12".to_owned()), from: Some(at(50)), ..everything.clone() },
+    ];
+    queries.extend(sample.iter().map(|number| AuditQuery { operation: Some(id(*number)), ..everything.clone() }));
+    for query in queries {
+        let of_ticket = query.ticket.as_deref().map(|ticket| (ticket, under(ticket)));
+        let fits = |(_, record): &&(Filed, Value)| {
+            let operation = record["operation"].as_str();
+            let names = |wanted: &str| {
+                let turn = record["operations"].as_array();
+                operation == Some(wanted) || turn.is_some_and(|turn| turn.iter().any(|it| it == wanted))
+            };
+            query.caller.as_ref().is_none_or(|caller| record["caller"] == *caller)
+                && query.operation.is_none_or(|id| names(&id.to_string()))
+                && query.from.is_none_or(|from| time(record) >= from)
+                && query.to.is_none_or(|to| time(record) < to)
+                && of_ticket.as_ref().is_none_or(|(ticket, operations)| {
+                    record["ticket"] == *ticket || operation.is_some_and(|it| operations.contains(it))
+                })
+        };
+        let expected: Vec<_> = all.iter().filter(fits).map(|(filed, _)| filed.position).collect();
+        for limit in [40, 10_000] {
+            let mut page = AuditQuery { limit, ..query.clone() };
+            let mut found = Vec::new();
+            loop {
+                let records = store.records(&page).await.unwrap();
+                found.extend(records.iter().map(|filed| filed.position));
+                page.after = found.last().copied();
+                if records.len() < limit {
+                    break;
+                }
+            }
+            assert_eq!(found, expected, "{page:?} of {}", all.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_looked_for_is_found_among_much_and_little() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        for number in 1..=160 {
+            store.accept(asked(number)).await.unwrap();
+            if number % 31 == 0 {
+                end(&*store, u8::try_from(number % 3).unwrap(), i64::try_from(number).unwrap()).await;
+            }
+            // Some have come since whatever is done for many at once was done last.
+            if [20, 70, 160].contains(&number) {
+                operations_are_found(&*store).await;
+                records_are_found(&*store, &[1, 31, number / 2, number, 9_999]).await;
+            }
+        }
+        let store = fixture.reopen(store).await;
+        operations_are_found(&*store).await;
+        records_are_found(&*store, &[2, 159]).await;
+    })
+    .await;
+}
+
+async fn count(connection: &mut SqliteConnection, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_forgotten_leaves_nothing_behind_that_it_was_looked_for_by() {
+    let fixture = Fixture::new(Kind::Sqlite).await;
+    let store = fixture.open().await;
+    for number in 1..=150 {
+        store.accept(asked(number)).await.unwrap();
+    }
+    for lane in 0..3 {
+        end(&*store, lane, if lane == 0 { 500 } else { 10 }).await;
+    }
+    let marks = "SELECT count(*) FROM operations_index";
+    let stray = "SELECT count(*) FROM operations_index WHERE position NOT IN (SELECT position FROM operations)";
+    let mut connection = SqliteConnection::connect(&format!("sqlite:{}", fixture.path().display())).await.unwrap();
+    let before = count(&mut connection, marks).await;
+    let forgetting = Forgetting { ended_before: at(100), keys_expired_by: at(0), limit: 1_000 };
+    assert_eq!(store.forget(forgetting).await.unwrap(), 100);
+    assert_eq!(count(&mut connection, stray).await, 0);
+    // Two of three are gone; of what is left, as much stands there as before.
+    assert!((1..before / 2).contains(&count(&mut connection, marks).await));
+    connection.close().await.unwrap();
+    operations_are_found(&*store).await;
+    records_are_found(&*store, &[3, 4]).await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_left_is_found() {
+    let fixture = Fixture::new(Kind::Sqlite).await;
+    let mut connection =
+        SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", fixture.path().display())).await.unwrap();
+    let all = sqlx::migrate!("migrations/sqlite");
+    let earlier: Vec<_> = all.migrations.iter().filter(|it| it.version <= 8).cloned().collect();
+    Migrator { migrations: Cow::Owned(earlier), ..all }.run(&mut connection).await.unwrap();
+    let (mut head, opening) = Head::open("earlier".to_owned(), &[], "0.1.0");
+    let opening = head.append(&postern::audit::Entry { at: at(0), trace_id: None, event: opening });
+    let mut records = vec![opening];
+    // More records than are looked at together.
+    for number in 1..=1_100 {
+        let Acceptance { operation, entry, .. } = asked(number);
+        records.push(head.append(&entry));
+        let (submission, state) = (&operation.submission, &operation.state);
+        let row = sqlx::query(
+            "INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        );
+        let row = row.bind(operation.id.to_string()).bind(submission.configuration.as_str()).bind(&submission.caller);
+        let row = row.bind(&submission.ticket).bind(state.name()).bind(serde_json::to_string(submission).unwrap());
+        row.bind(serde_json::to_string(state).unwrap()).execute(&mut connection).await.unwrap();
+    }
+    for record in &records {
+        let row = sqlx::query(
+            "INSERT INTO audit (chain, sequence, text, at, ticket, operation, caller, configuration)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        );
+        let marks = &record.marks;
+        let row = row.bind(&record.chain).bind(i64::try_from(record.sequence).unwrap()).bind(&record.text);
+        let row = row.bind(marks.at.as_microsecond()).bind(&marks.ticket).bind(&marks.operation);
+        row.bind(&marks.caller).bind(&marks.configuration).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    let store = fixture.open().await;
+    operations_are_found(&*store).await;
+    records_are_found(&*store, &[1, 499, 500, 501, 1_100]).await;
+    store.accept(asked(1_101)).await.unwrap();
+    operations_are_found(&*store).await;
+    records_are_found(&*store, &[1_101]).await;
+}
