@@ -13,7 +13,7 @@ use super::{
         until::REVERSALS_MAX,
     },
     callbacks,
-    indexing::OPERATIONS_THROUGH,
+    indexing::Kind,
     rows::{self, Search, all, column, one, optional_text, text},
 };
 use crate::domain::{ConfigurationId, Operation, OperationId};
@@ -27,18 +27,19 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
     let Query { ticket, configuration, caller, state, after, limit } = query;
     let mut search = Search::default();
     let looked_for_by = [
-        ("ticket", ticket.as_deref()),
-        ("caller", caller.as_deref()),
-        ("configuration", configuration.as_ref().map(ConfigurationId::as_str)),
+        (Kind::OperationsTicket, "ticket", ticket.as_deref()),
+        (Kind::OperationsCaller, "caller", caller.as_deref()),
+        (Kind::OperationsConfiguration, "configuration", configuration.as_ref().map(ConfigurationId::as_str)),
     ];
+    let named = looked_for_by.into_iter();
     let marks: Vec<_> =
-        looked_for_by.into_iter().filter_map(|(what, value)| Some((what, search.bind(value?.to_owned())))).collect();
+        named.filter_map(|(kind, what, value)| Some((kind, what, search.bind(value?.to_owned())))).collect();
     let mut conditions = String::new();
     let mut and = |condition: String| {
         conditions.push_str(" AND ");
         conditions.push_str(&condition);
     };
-    for (column, value) in &marks {
+    for (_, column, value) in &marks {
         and(format!("operations.{column} = {value}"));
     }
     if let Some(state) = state {
@@ -59,12 +60,13 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
         ),
         None => format!("SELECT operations.position AS position, {OPERATION} FROM operations WHERE 1{conditions}"),
         // Each half comes in its order, so no more is read than is asked for.
-        Some((what, value)) => format!(
+        Some((kind, what, value)) => format!(
             "SELECT marks.position AS position, {OPERATION} FROM operations_index AS marks
              CROSS JOIN operations ON operations.position = marks.position
              WHERE marks.what = '{what}' AND marks.value = {value}{go_on}{conditions}
              UNION ALL SELECT operations.position AS position, {OPERATION} FROM operations
-             WHERE operations.position > {OPERATIONS_THROUGH}{conditions}"
+             WHERE operations.position > {}{conditions}",
+            kind.through()
         ),
     };
     let limit = search.bind(count(*limit));

@@ -9,7 +9,7 @@ use super::{
         ledger::{Ledger, head_after},
         rows::{count, micros},
     },
-    indexing::AUDIT_THROUGH,
+    indexing::Kind,
     rows::{Search, all, change, column, one, text},
 };
 use crate::{
@@ -59,7 +59,6 @@ pub(super) fn position(connection: &Connection, place: &Place) -> Result<Option<
 /// Records that fit, oldest first.
 pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
     let mut search = Search::default();
-    let after = search.bind(query.after.unwrap_or(0));
     let mut conditions = String::new();
     let mut and = |condition: &str| {
         conditions.push_str(" AND ");
@@ -73,11 +72,13 @@ pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec
     }
     // By time alone, the spans say between which positions to look.
     let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
+    // SQLite begins at one bound, so there must be only one.
+    let mut after = search.bind(query.after.unwrap_or(0));
     if let Some(from) = query.from.map(micros) {
         let from = search.bind(from);
         and(&format!("at >= {from}"));
         if by_time_alone && query.after.is_none() {
-            and(&format!("audit.position >= {}", first_since(&from)));
+            after = format!("{} - 1", first_since(&from));
         }
     }
     if let Some(to) = query.to.map(micros) {
@@ -102,7 +103,8 @@ pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec
                  CROSS JOIN audit ON audit.position = marks.position
                  WHERE marks.what = 'caller' AND marks.value = {caller} AND marks.position > {after}{conditions}
                  UNION ALL SELECT position, text FROM audit
-                 WHERE position > max({after}, {AUDIT_THROUGH}) AND caller = {caller}{conditions}"
+                 WHERE position > max({after}, {through}) AND caller = {caller}{conditions}",
+                through = Kind::AuditCaller.through()
             )
         }
     };
@@ -115,27 +117,29 @@ pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec
 
 /// Records under a ticket, and those of the operations that were asked for under it.
 fn of_ticket(ticket: &str) -> String {
+    let (ticket_through, operation_through) = (Kind::AuditTicket.through(), Kind::AuditOperation.through());
     format!(
         "audit.position IN (
              WITH named(position) AS MATERIALIZED (
                  SELECT position FROM audit_index WHERE what = 'ticket' AND value = {ticket}
-                 UNION ALL SELECT position FROM audit_to_index WHERE ticket = {ticket}),
+                 UNION ALL SELECT position FROM audit WHERE position > {ticket_through} AND ticket = {ticket}),
              asked(operation) AS MATERIALIZED (
                  SELECT operation FROM audit WHERE position IN named AND operation IS NOT NULL)
              SELECT position FROM named
              UNION SELECT position FROM audit_index WHERE what = 'operation' AND value IN asked
-             UNION SELECT position FROM audit_to_index WHERE operation IN asked)"
+             UNION SELECT position FROM audit WHERE position > {operation_through} AND operation IN asked)"
     )
 }
 
 /// Records of an operation. A turn's record names many operations, and so it is found by the configuration and by what stands between
-/// an operation's first record and that of its end.
+/// an operation's first record and that of its end. (The plus keeps SQLite from making an index of all records for this one search.)
 fn of_operation(operation: &str) -> String {
+    let (operation_through, turn_through) = (Kind::AuditOperation.through(), Kind::AuditTurn.through());
     format!(
         r#"audit.position IN (
              WITH own(position) AS MATERIALIZED (
                  SELECT position FROM audit_index WHERE what = 'operation' AND value = {operation}
-                 UNION ALL SELECT position FROM audit_to_index WHERE operation = {operation}),
+                 UNION ALL SELECT position FROM audit WHERE position > {operation_through} AND operation = {operation}),
              about(configuration, first, last) AS MATERIALIZED (
                  SELECT max(configuration), min(position), coalesce(min(position) FILTER (
                      WHERE text LIKE '%"event":"settled"%' OR text LIKE '%"event":"cancelled"%'), 9223372036854775807)
@@ -143,9 +147,9 @@ fn of_operation(operation: &str) -> String {
              turns(position) AS (
                  SELECT marks.position FROM about CROSS JOIN audit_index AS marks
                  WHERE what = 'turn' AND value = about.configuration AND marks.position > first AND marks.position < last
-                 UNION ALL SELECT position FROM about CROSS JOIN audit_to_index AS late
-                 WHERE operation IS NULL AND late.configuration = about.configuration
-                   AND position > first AND position < last)
+                 UNION ALL SELECT position FROM about CROSS JOIN audit AS late
+                 WHERE position > max(first, {turn_through}) AND position < last
+                   AND operation IS NULL AND +late.configuration = about.configuration)
              SELECT position FROM own
              UNION SELECT turns.position FROM turns CROSS JOIN audit ON audit.position = turns.position
              WHERE instr(text, {operation}) > 0)"#
@@ -157,7 +161,8 @@ fn first_since(from: &str) -> String {
     format!(
         "(SELECT min(position) FROM (
              SELECT min(first) AS position FROM audit_spans WHERE latest >= {from}
-             UNION ALL SELECT min(position) FROM audit_to_index WHERE at >= {from}))"
+             UNION ALL SELECT min(position) FROM audit WHERE position > {through} AND at >= {from}))",
+        through = Kind::AuditTime.through()
     )
 }
 
@@ -166,7 +171,8 @@ fn last_before(to: &str) -> String {
     format!(
         "(SELECT max(position) FROM (
              SELECT max(last) AS position FROM audit_spans WHERE earliest < {to}
-             UNION ALL SELECT max(position) FROM audit_to_index WHERE at < {to}))"
+             UNION ALL SELECT max(position) FROM audit WHERE position > {through} AND at < {to}))",
+        through = Kind::AuditTime.through()
     )
 }
 
