@@ -118,13 +118,13 @@ fn put(text: &mut Vec<u8>, part: &[u8]) -> Range<usize> {
 struct Page(Rc<RefCell<Written>>);
 
 impl io::Write for Page {
-    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().text.extend(part);
-        Ok(part.len())
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().text.extend(buf);
+        Ok(buf.len())
     }
 
-    fn write_all(&mut self, part: &[u8]) -> io::Result<()> {
-        self.write(part).map(drop)
+    fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
+        self.write(buf).map(drop)
     }
 
     fn flush(&mut self) -> io::Result<()> {

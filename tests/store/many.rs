@@ -16,7 +16,7 @@ use crate::fixture::{Fixture, Kind, acceptance, all, at, claim, each, id, ids, l
 fn asked(number: u128) -> Acceptance {
     let mut operation = operation(number, &lane(u8::try_from(number % 3).unwrap()));
     operation.submission.caller = format!("caller-{}", number % 2);
-    operation.submission.ticket = (number % 5 != 0).then(|| format!("T{}", number % 40));
+    operation.submission.ticket = (!number.is_multiple_of(5)).then(|| format!("T{}", number % 40));
     let mut acceptance = acceptance(operation);
     acceptance.entry.at = at(i64::try_from(number).unwrap());
     acceptance
@@ -128,7 +128,7 @@ async fn whatever_is_looked_for_is_found_among_much_and_little() {
         let store = fixture.open().await;
         for number in 1..=160 {
             store.accept(asked(number)).await.unwrap();
-            if number % 31 == 0 {
+            if number.is_multiple_of(31) {
                 end(&*store, u8::try_from(number % 3).unwrap(), i64::try_from(number).unwrap()).await;
             }
             // Some have come since whatever is done for many at once was done last.
