@@ -70,7 +70,7 @@ struct Written {
     text: Vec<u8>,
     /// The members of each object that is not complete, so far.
     open: Vec<Vec<Member>>,
-    /// The members of the object that was completed last; in the end, of the whole.
+    /// The members of the whole, once it is complete.
     whole: Vec<Member>,
 }
 
@@ -102,7 +102,9 @@ impl Written {
             }
         }
         self.text.push(b'}');
-        self.whole = members;
+        if self.open.is_empty() && self.text.starts_with(b"{") {
+            self.whole = members;
+        }
     }
 }
 
@@ -224,8 +226,8 @@ mod tests {
 
     #[test]
     fn what_is_no_object_has_no_members() {
-        let list = Object::of(&json!([1, 2])).unwrap();
-        assert_eq!((list.text(), list.members.len()), ("[1,2]", 0));
+        let list = Object::of(&json!([{"b": 1, "a": 2}])).unwrap();
+        assert_eq!((list.text(), list.members.len()), (r#"[{"a":2,"b":1}]"#, 0));
         assert!(Object::of(&BTreeMap::from([((1, 2), 3)])).is_err(), "its keys are no texts");
     }
 }

@@ -10,8 +10,8 @@ use sqlx::{
 
 use super::{super::Error, unavailable};
 
-/// Memory for the pages that the writer needs again and again, those of the indexes above all: 16 MiB, said in negative KiB.
-const CACHE: i64 = -16_384;
+/// Memory for the pages that the writer needs again and again, those of the indexes above all: 8 MiB, said in negative KiB.
+const CACHE: i64 = -8_192;
 /// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Statements that are kept prepared; there are fewer, but for searches, which differ.

@@ -41,9 +41,9 @@ impl Desk {
         let outcomes =
             verbs::apply(&transaction, &mut self.room, (&mut ledger, now), verbs).map_err(Failed::Content)?;
         trail::write(&transaction, &ledger).map_err(Failed::Content)?;
-        let indexing = self.indexing.attend(&mut transaction, ledger.records.len()).map_err(Failed::Content)?;
+        self.indexing.attend(&mut transaction, ledger.records.len()).map_err(Failed::Content)?;
         transaction.commit().map_err(|error| Failed::Content(unavailable(error)))?;
-        (self.head, self.indexing) = (ledger.head, indexing);
+        self.head = ledger.head;
         Ok(outcomes)
     }
 }
@@ -57,10 +57,13 @@ impl writer::Desk for Desk {
     }
 
     async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
-        let done = self.transact(verbs);
+        let mut done = self.transact(verbs);
         if done.is_err() {
             // What had ended in it when it was counted has not ended.
             self.room = None;
+            if self.indexing.has_lost() {
+                done = self.transact(verbs);
+            }
         }
         done
     }

@@ -4,17 +4,23 @@
 //! in order first, several hundred at a time, changes far fewer pages.
 //!
 //! Guarantees: what was committed is found at once, since a search looks through what does not stand there yet, which is little; a step
-//! is done as a whole or not at all, and one that fails harms nothing and is done again later.
+//! is done as a whole or not at all, and one that fails harms nobody's verb and is done again later.
 //!
 //! It deliberately has no transaction of its own, whose flush others would wait for: a step is a part of a commit that comes anyway
 //! ([0034](../../../docs/adr/0034-searches-have-tables-that-are-filled-in-steps.md)).
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::{super::Error, rows::change, unavailable};
+use super::{
+    super::Error,
+    rows::{change, column, one},
+    unavailable,
+};
 
-/// One step is due for so many audit records. It takes the writer about a millisecond, for which others wait.
+/// A step is due for so many audit records. It is of one kind, and takes the writer about a millisecond, for which others wait.
 const STEP: usize = 128;
+/// Records in which each kind has had its turn, and so about what a search looks through.
+const ROUND: usize = STEP.saturating_mul(KINDS.len());
 /// Records of which it is noted together between which times they happened.
 const SPAN: i64 = 500;
 
@@ -97,36 +103,68 @@ impl Kind {
 }
 
 /// Whose turn it is, and when.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Indexing {
-    /// Audit records since the last step.
-    waiting: usize,
     next: usize,
+    /// Audit records since the last step, about.
+    waiting: usize,
+    /// Records to let pass before the next step, after one has failed.
+    pause: usize,
+    /// A step has taken the whole transaction with it.
+    lost: bool,
 }
 
 impl Indexing {
-    /// Puts all that an earlier run, or an earlier version, has left in its place.
-    pub(super) fn begin(transaction: &Transaction<'_>) -> Result<Self, Error> {
+    /// Puts what earlier runs, or an earlier version, have left in its place, where that is more than a search should look through.
+    pub(super) fn begin(connection: &mut Connection) -> Self {
         for kind in KINDS {
-            kind.fill(transaction)?;
-        }
-        Ok(Self { waiting: 0, next: 0 })
-    }
-
-    /// Does a step within a transaction of the writer that writes so many audit records, if it is time for one; how it stands with the
-    /// commit.
-    pub(super) fn attend(&self, transaction: &mut Transaction<'_>, records: usize) -> Result<Self, Error> {
-        let waiting = self.waiting.saturating_add(records);
-        let due = KINDS.get(self.next).filter(|_| waiting >= STEP);
-        let Some(kind) = due else { return Ok(Self { waiting, next: self.next }) };
-        let mut step = transaction.savepoint().map_err(unavailable)?;
-        match kind.fill(&step) {
-            Ok(()) => step.commit().map_err(unavailable)?,
-            Err(error) => {
-                tracing::error!(%error, ?kind, "cannot fill the store's tables for searches, which take longer until that is possible");
-                step.rollback().map_err(unavailable)?;
+            if let Err(error) = catch_up(connection, kind) {
+                tell(&error, kind);
             }
         }
-        Ok(Self { waiting: 0, next: self.next.saturating_add(1).checked_rem(KINDS.len()).unwrap_or(0) })
+        Self::default()
     }
+
+    /// Does a step within a transaction of the writer that writes so many audit records, if it is time for one. An error if the whole
+    /// transaction is lost, as SQLite has it after some faults of the disk.
+    pub(super) fn attend(&mut self, transaction: &mut Transaction<'_>, records: usize) -> Result<(), Error> {
+        if self.pause > 0 {
+            self.pause = self.pause.saturating_sub(records);
+            return Ok(());
+        }
+        self.waiting = self.waiting.saturating_add(records);
+        let due = KINDS.get(self.next).filter(|_| self.waiting >= STEP);
+        let Some(kind) = due else { return Ok(()) };
+        // Whatever becomes of it, the next one is another's.
+        (self.waiting, self.next) = (0, self.next.saturating_add(1).checked_rem(KINDS.len()).unwrap_or(0));
+        let mut step = transaction.savepoint().map_err(unavailable)?;
+        let Err(error) = kind.fill(&step) else { return step.commit().map_err(unavailable) };
+        tell(&error, *kind);
+        self.pause = ROUND;
+        let rolled_back = step.rollback().map_err(unavailable);
+        self.lost = rolled_back.is_err();
+        rolled_back
+    }
+
+    /// Whether a step has taken a whole transaction with it since this was last asked. There is none in the transaction after it.
+    pub(super) fn has_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+}
+
+/// Puts all rows of a kind in their place, if they are many. What was done of one kind is not done again.
+fn catch_up(connection: &mut Connection, kind: Kind) -> Result<(), Error> {
+    let (table, _) = kind.place();
+    let sql = format!("SELECT coalesce(max(position), 0) - {} AS behind FROM {table}", kind.through());
+    let behind: Option<i64> = one(connection, &sql, [], |row| column(row, "behind"))?;
+    if behind.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0) <= ROUND {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unavailable)?;
+    kind.fill(&transaction)?;
+    transaction.commit().map_err(unavailable)
+}
+
+fn tell(error: &Error, kind: Kind) {
+    tracing::error!(%error, ?kind, "cannot fill the store's tables for searches, which take longer until that is possible");
 }

@@ -57,7 +57,8 @@ impl Sqlite {
         let migrating = connect::migrate(path).await.map_err(|error| unusable(&error))?;
         let mut connection = connect::writing(path).map_err(|error| unusable(&error))?;
         migrating.close().await.map_err(|error| unusable(&error))?;
-        let (head, indexing) = begin_run(&mut connection, &run).map_err(|error| unusable(&error))?;
+        let head = begin_run(&mut connection, &run).map_err(|error| unusable(&error))?;
+        let indexing = Indexing::begin(&mut connection);
         let mover = Mover::new(path).map_err(|error| unusable(&error))?;
         let desk = Desk { connection, mover, head, indexing, room: None, clock: run.clock };
         let writer = Writer::start_blocking(desk, run.clock).map_err(|error| unusable(&error))?;
@@ -83,12 +84,11 @@ impl Sqlite {
     }
 }
 
-fn begin_run(connection: &mut rusqlite::Connection, run: &Run) -> Result<(Head, Indexing), Error> {
+fn begin_run(connection: &mut rusqlite::Connection, run: &Run) -> Result<Head, Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unavailable)?;
     let head = verbs::begin_run(&transaction, run)?;
-    let indexing = Indexing::begin(&transaction)?;
     transaction.commit().map_err(unavailable)?;
-    Ok((head, indexing))
+    Ok(head)
 }
 
 /// Takes the lock that says that a gateway uses this file; makes the folder if it is missing.

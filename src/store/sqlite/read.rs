@@ -59,7 +59,7 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
              WHERE state IN ('queued', 'running'){conditions}"
         ),
         None => format!("SELECT operations.position AS position, {OPERATION} FROM operations WHERE 1{conditions}"),
-        // Each half comes in its order, so no more is read than is asked for.
+        // Each half comes in its order, so no more is read than is asked for; by the position in the rows, SQLite would sort.
         Some((kind, what, value)) => format!(
             "SELECT marks.position AS position, {OPERATION} FROM operations_index AS marks
              CROSS JOIN operations ON operations.position = marks.position
