@@ -58,12 +58,13 @@ impl writer::Desk for Desk {
 
     async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
         let mut done = self.transact(verbs);
+        if done.is_err() && self.indexing.has_lost() {
+            self.room = None;
+            done = self.transact(verbs);
+        }
         if done.is_err() {
             // What had ended in it when it was counted has not ended.
             self.room = None;
-            if self.indexing.has_lost() {
-                done = self.transact(verbs);
-            }
         }
         done
     }
