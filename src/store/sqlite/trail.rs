@@ -1,7 +1,7 @@
 //! The audit trail in SQLite: writing it, looking for records, and how far it was delivered.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter, types::Value};
 
 use super::{
     super::{
@@ -58,6 +58,14 @@ pub(super) fn position(connection: &Connection, place: &Place) -> Result<Option<
 
 /// Records that fit, oldest first.
 pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
+    let (sql, values) = search_for(query);
+    all(connection, &sql, params_from_iter(values), |row| {
+        Ok(Filed { position: column(row, "position")?, text: text(row, "text")?.to_owned() })
+    })
+}
+
+/// The statement that searches, and its values.
+fn search_for(query: &AuditQuery) -> (String, Vec<Value>) {
     let mut search = Search::default();
     let mut conditions = String::new();
     let mut and = |condition: &str| {
@@ -109,10 +117,7 @@ pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec
         }
     };
     let limit = search.bind(count(query.limit));
-    let sql = format!("{found} ORDER BY position LIMIT {limit}");
-    all(connection, &sql, params_from_iter(search.values), |row| {
-        Ok(Filed { position: column(row, "position")?, text: text(row, "text")?.to_owned() })
-    })
+    (format!("{found} ORDER BY position LIMIT {limit}"), search.values)
 }
 
 /// Records under a ticket, and those of the operations that were asked for under it.
@@ -188,4 +193,58 @@ pub(super) fn follow(connection: &Connection, now: Timestamp, following: &Follow
         params![sink, owner, micros(clock::after(now, *ttl)), micros(now), delivered.unwrap_or(0)],
         |row| column(row, "position"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::{super::indexing::Indexing, *};
+    use crate::domain::OperationId;
+
+    const RECORDS: i64 = 20_000;
+
+    fn operation() -> OperationId {
+        OperationId::from(uuid::Uuid::from_u128(9_000))
+    }
+
+    /// A trail of operations, each accepted and settled, and of turns.
+    fn trail() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for migration in sqlx::migrate!("migrations/sqlite").migrations.iter() {
+            connection.execute_batch(migration.sql.as_str()).unwrap();
+        }
+        let sql = r#"WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < ? - 1)
+             INSERT INTO audit (chain, sequence, text, at, ticket, operation, caller, configuration)
+             SELECT 'c', n, iif(n % 2, '{"event":"settled"}', '{}'), n, iif(n % 2, NULL, 'T' || n / 2),
+                 iif(n % 100 = 99, NULL, iif(n / 2 = 9000, ?, 'op_' || n / 2)),
+                 iif(n % 2, NULL, 'caller-' || n % 50), 'configuration-' || n % 20 FROM n"#;
+        connection.execute(sql, params![RECORDS, operation().to_string()]).unwrap();
+        Indexing::begin(&mut connection);
+        connection
+    }
+
+    #[test]
+    fn a_search_looks_through_little_however_much_there_is() {
+        let connection = trail();
+        let moment = |micros| Timestamp::from_microsecond(micros).unwrap();
+        let few = AuditQuery { limit: 10, ..AuditQuery::default() };
+        let queries = [
+            few.clone(),
+            AuditQuery { after: Some(RECORDS - 20), ..few.clone() },
+            AuditQuery { ticket: Some("T9000".to_owned()), ..few.clone() },
+            AuditQuery { operation: Some(operation()), ..few.clone() },
+            AuditQuery { caller: Some("caller-8".to_owned()), after: Some(RECORDS / 2), ..few.clone() },
+            AuditQuery { from: Some(moment(RECORDS - 100)), ..few.clone() },
+            AuditQuery { from: Some(moment(RECORDS * 2)), ..few.clone() },
+            AuditQuery { to: Some(moment(100)), after: Some(90), ..few.clone() },
+        ];
+        for query in queries {
+            records(&connection, &query).unwrap();
+            let statement = connection.prepare_cached(&search_for(&query).0).unwrap();
+            let steps = statement.get_status(StatementStatus::VmStep);
+            // Each record that is looked at takes some.
+            assert!(i64::from(steps) < RECORDS / 2, "{query:?} takes {steps} steps");
+        }
+    }
 }
