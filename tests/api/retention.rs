@@ -10,9 +10,10 @@ async fn pass(world: &World, days: i64) {
     let url = format!("sqlite:{}", world.store().display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();
     let micros = days * 24 * 3_600 * 1_000_000;
-    for sql in
-        ["UPDATE operations SET ended_at = ended_at - ?", "UPDATE idempotency_keys SET expires_at = expires_at - ?"]
-    {
+    for sql in [
+        "UPDATE operations SET ended_at = ended_at - ?1, key_expires_at = key_expires_at - ?1",
+        "UPDATE idempotency_keys SET expires_at = expires_at - ?1",
+    ] {
         sqlx::query(sql).bind(micros).execute(&mut connection).await.unwrap();
     }
     connection.close().await.unwrap();

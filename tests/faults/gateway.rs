@@ -7,6 +7,7 @@ use reqwest::Client;
 use serde_json::Value;
 
 use crate::{
+    plan::Words,
     program::{Program, postern},
     tenant::{Tenant, sent},
 };
@@ -106,8 +107,8 @@ impl Gateway {
         Self { program, door, admin_url: url("admin_address") }
     }
 
-    /// Kills it when its log has these words for the n-th time from now on.
-    pub(crate) async fn killed_at(mut self, words: &'static str, times: usize) -> Self {
+    /// Kills it when its log has one of these words for the n-th time from now on.
+    pub(crate) async fn killed_at(mut self, words: Words, times: usize) -> Self {
         let mark = self.door.marked().await;
         let watch = move || {
             self.program.err.until(&mark);
@@ -116,7 +117,8 @@ impl Gateway {
             while seen < times {
                 assert!(clock.elapsed() < PATIENCE, "the log never says {words:?}");
                 // It looks for work all the time, so there is always a next line.
-                seen += usize::from(self.program.err.until("").contains(words));
+                let line = self.program.err.until("");
+                seen += usize::from(words.iter().any(|it| line.contains(it)));
             }
             self.program.kill();
             self

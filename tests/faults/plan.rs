@@ -26,10 +26,6 @@ impl Chance {
         usize::try_from(self.below(bound)).unwrap()
     }
 
-    fn words(&mut self, among: &[&'static str]) -> &'static str {
-        among[self.number(u64::try_from(among.len()).unwrap())]
-    }
-
     fn place<'a, T>(&mut self, among: &'a [T]) -> &'a T {
         &among[self.number(u64::try_from(among.len()).unwrap())]
     }
@@ -59,6 +55,9 @@ impl Trouble {
     }
 }
 
+/// What the log says of a step: in SQLite or in PostgreSQL, where they differ.
+pub(crate) type Words = &'static [&'static str];
+
 /// When the gateway dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kill {
@@ -66,14 +65,20 @@ pub(crate) enum Kill {
     AfterAnswers(usize),
     /// When all are answered and a write waits for Graph.
     WhileHeld,
-    /// When its log has these words for the n-th time.
-    AtWords(&'static str, usize),
+    /// When its log has one of these words for the n-th time.
+    AtWords(Words, usize),
 }
 
 /// Steps by what the log says of them: a statement is logged once it is done, inside its transaction.
-const ACCEPTING: &[&str] = &["INTO idempotency_keys", "INSERT INTO operations", "operation accepted"];
-const CLAIMING: &[&str] = &["INSERT INTO lanes", "SET state = 'running'", "UPDATE lanes SET intent"];
-const SETTLING: &[&str] = &["operation ended", "parked_because = NULL", "fate = ended.fate", "INSERT INTO audit"];
+const ACCEPTING: &[Words] = &[&["INTO idempotency_keys"], &["INSERT INTO operations"], &["operation accepted"]];
+const CLAIMING: &[Words] =
+    &[&["INSERT INTO lanes"], &["INSERT INTO running", "SET state = 'running'"], &["UPDATE lanes SET intent"]];
+const SETTLING: &[Words] = &[
+    &["operation ended"],
+    &["parked_because = NULL"],
+    &["DELETE FROM running", "fate = ended.fate"],
+    &["INSERT INTO audit"],
+];
 
 /// A start writes about so many lines.
 const LINES_OF_A_START: u64 = 24;
@@ -113,11 +118,11 @@ impl Kill {
     fn planned(chance: &mut Chance, trouble: Trouble, changes: usize) -> Self {
         match (chance.below(5), trouble) {
             (0 | 1, Trouble::Hold) => Self::WhileHeld,
-            (0, _) => Self::AtWords(chance.words(ACCEPTING), 1 + chance.number(2)),
+            (0, _) => Self::AtWords(*chance.place(ACCEPTING), 1 + chance.number(2)),
             // A write that is held is not settled.
-            (1, _) | (2, Trouble::Hold) => Self::AtWords(chance.words(CLAIMING), 1),
+            (1, _) | (2, Trouble::Hold) => Self::AtWords(*chance.place(CLAIMING), 1),
             (3, Trouble::Hold) | (4, _) => Self::AfterAnswers(1 + chance.number(u64::try_from(changes).unwrap())),
-            _ => Self::AtWords(chance.words(SETTLING), 1),
+            _ => Self::AtWords(*chance.place(SETTLING), 1),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! What the SQLite store promises beyond the verbs: one process, few commits, clear refusals.
 
-use std::{fs, path::Path};
+use std::{borrow::Cow, fs, path::Path};
 
 use futures_util::future::join_all;
 use postern::{
     clock::Clock,
     domain::State,
-    store::{Acceptance, Accepted, Bounds, Error, Full, Run, Sqlite, Store},
+    store::{Acceptance, Accepted, Bounds, Error, Forgetting, Full, Run, Sqlite, Store},
 };
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{Connection, SqliteConnection, migrate::Migrator};
 
 use crate::fixture::{
     Fixture, Kind, accept, acceptance, at, cancellation, claim, id, lane, operation, settlement, state, trail, turn,
@@ -201,4 +201,39 @@ async fn what_is_undone_together_leaves_no_room_behind() {
     sqlx::raw_sql("DROP TRIGGER broken").execute(&mut other).await.unwrap();
     let full = store.accept(bounded(5)).await;
     assert!(matches!(full, Ok(Accepted::Full(Full::Configuration))), "three are pending, but: {full:?}");
+}
+
+#[tokio::test]
+async fn what_a_key_stands_for_is_kept_since_an_earlier_version() {
+    let fixture = fixture().await;
+    let url = format!("sqlite:{}?mode=rwc", fixture.path().display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    let all = sqlx::migrate!("migrations/sqlite");
+    let earlier: Vec<_> = all.migrations.iter().filter(|it| it.version <= 9).cloned().collect();
+    Migrator { migrations: Cow::Owned(earlier), ..all }.run(&mut connection).await.unwrap();
+    for number in [1, 2] {
+        let ended = State::Queued.cancel(at(10)).unwrap();
+        let operation = operation(number, &lane(1));
+        let row = sqlx::query(
+            "INSERT INTO operations (id, configuration, caller, state, submission, fate, ended_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        );
+        let row = row.bind(operation.id.to_string()).bind(operation.submission.configuration.to_string());
+        let row = row.bind(&operation.submission.caller).bind(ended.name());
+        let row = row.bind(serde_json::to_string(&operation.submission).unwrap());
+        let row = row.bind(serde_json::to_string(&ended).unwrap()).bind(at(10).as_microsecond());
+        row.execute(&mut connection).await.unwrap();
+    }
+    let sql = "INSERT INTO idempotency_keys (caller, key, fingerprint, operation, expires_at) VALUES ('servicenow', ?, 'f', ?, ?)";
+    for (key, number, expires_at) in [("sooner", 2, 50), ("later", 2, 100)] {
+        let row = sqlx::query(sql).bind(key).bind(id(number).to_string()).bind(at(expires_at).as_microsecond());
+        row.execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    let store = fixture.open().await;
+    let forgotten = async |keys_expired_by| {
+        let forgetting = Forgetting { ended_before: at(20), keys_expired_by: at(keys_expired_by), limit: 100 };
+        store.forget(forgetting).await.unwrap()
+    };
+    // The operation without a key; then a key; then the other with its operation.
+    assert_eq!([forgotten(49).await, forgotten(99).await, forgotten(100).await], [1, 1, 2]);
 }

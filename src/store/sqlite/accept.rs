@@ -14,6 +14,9 @@ use super::{
 };
 use crate::domain::{CallbackState, Operation, OperationId, operation::UntilState};
 
+/// Bytes that the end of an operation usually needs in its row.
+const ROOM: i64 = 400;
+
 /// What a key stands for, if it is remembered.
 pub(super) fn recall(connection: &Connection, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
     let known = one(
@@ -67,7 +70,7 @@ impl<'a> Accepting<'a> {
         {
             return Ok(Accepted::Over);
         }
-        insert(connection, operation)?;
+        insert(connection, operation, key.as_ref())?;
         if let Some(key) = key {
             insert_key(connection, operation, key)?;
         }
@@ -90,8 +93,7 @@ impl<'a> Accepting<'a> {
 fn pending(connection: &Connection) -> Result<Room, Error> {
     let found = all(
         connection,
-        "SELECT configuration, count(*) AS pending FROM operations WHERE state IN ('queued', 'running')
-         GROUP BY configuration
+        "SELECT configuration, count(*) AS pending FROM operations WHERE state = 'queued' GROUP BY configuration
          UNION ALL
          SELECT configuration, count(*) FROM operations WHERE state = 'awaiting_approval' GROUP BY configuration",
         [],
@@ -100,13 +102,14 @@ fn pending(connection: &Connection) -> Result<Room, Error> {
     Ok(Room::new(found))
 }
 
-fn insert(connection: &Connection, Operation { id, submission, state }: &Operation) -> Result<(), Error> {
+fn insert(connection: &Connection, operation: &Operation, key: Option<&IdempotencyKey>) -> Result<(), Error> {
+    let Operation { id, submission, state } = operation;
     let destination = destination(submission);
     change(
         connection,
         "INSERT INTO operations (id, configuration, caller, ticket, state, until_at, reverts, callback_destination,
-             callback_state, callback_due, submission, fate, approval_until)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             callback_state, callback_due, submission, fate, approval_until, key_expires_at, room)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, zeroblob(?))",
         params![
             id.to_string(),
             submission.configuration.as_str(),
@@ -121,6 +124,8 @@ fn insert(connection: &Connection, Operation { id, submission, state }: &Operati
             to_json("submission", submission)?,
             to_json("fate", state)?,
             approval_until(submission),
+            key.map(|key| micros(key.expires_at)),
+            ROOM,
         ],
     )
     .map(drop)
@@ -129,8 +134,9 @@ fn insert(connection: &Connection, Operation { id, submission, state }: &Operati
 fn insert_key(connection: &Connection, operation: &Operation, key: &IdempotencyKey) -> Result<(), Error> {
     change(
         connection,
-        "INSERT OR REPLACE INTO idempotency_keys (caller, key, fingerprint, operation, expires_at)
-         VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO idempotency_keys (caller, key, fingerprint, operation, expires_at) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT (caller, key) DO UPDATE SET fingerprint = excluded.fingerprint, operation = excluded.operation,
+             expires_at = excluded.expires_at",
         params![
             operation.submission.caller,
             key.key,

@@ -8,9 +8,9 @@ use super::{
         Error,
         callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending, Undelivered},
         ledger::Ledger,
-        rows::{OPERATION, count, micros, progress, to_json},
+        rows::{count, micros, progress, to_json},
     },
-    rows::{all, change, column, operation, optional_text, text},
+    rows::{OPERATION, all, change, column, operation, optional_text, text},
 };
 use crate::clock;
 

@@ -44,7 +44,8 @@ pub(super) fn answer(connection: &Connection, ledger: &mut Ledger, reply: &Reply
 fn update(connection: &Connection, Operation { id, submission, state }: &Operation) -> Result<(), Error> {
     change(
         connection,
-        "UPDATE operations SET state = ?, fate = ?, submission = ?, ended_at = ? WHERE id = ?",
+        "UPDATE operations SET state = ?1, fate = ?2, submission = ?3, ended_at = ?4, room = iif(?4 IS NULL, room, NULL)
+         WHERE id = ?5",
         params![
             state.name(),
             to_json("fate", state)?,
@@ -74,7 +75,7 @@ pub(super) fn settle_until(connection: &Connection, operation: OperationId, stat
     Ok(settled == 1)
 }
 
-/// Keys go first: an operation that one stands for is still needed.
+/// Keys go first. An operation that one stands for is still needed.
 pub(super) fn forget(connection: &Connection, forgetting: &Forgetting) -> Result<usize, Error> {
     let keys = change(
         connection,
@@ -86,9 +87,14 @@ pub(super) fn forget(connection: &Connection, forgetting: &Forgetting) -> Result
         connection,
         "DELETE FROM operations WHERE position IN (
              SELECT position FROM operations
-             WHERE ended_at < ? AND until_at IS NULL AND callback_state IS NOT 'pending' AND NOT EXISTS (SELECT 1 FROM idempotency_keys WHERE operation = operations.id)
+             WHERE ended_at < ? AND until_at IS NULL AND callback_state IS NOT 'pending'
+                 AND (key_expires_at IS NULL OR key_expires_at <= ?)
              ORDER BY ended_at LIMIT ?)",
-        params![micros(forgetting.ended_before), count(forgetting.limit.saturating_sub(keys))],
+        params![
+            micros(forgetting.ended_before),
+            micros(forgetting.keys_expired_by),
+            count(forgetting.limit.saturating_sub(keys))
+        ],
     )?;
     Ok(keys.saturating_add(operations))
 }

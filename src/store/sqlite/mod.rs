@@ -185,7 +185,10 @@ impl Store for Sqlite {
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
-        self.verbs.claim(claim).await
+        let (configuration, batch_max) = (claim.configuration.clone(), claim.batch_max);
+        let Some(turn) = self.verbs.claim(claim).await? else { return Ok(None) };
+        let operations = self.readers.read(move |connection| read::running(connection, &configuration, batch_max));
+        Ok(Some(Turn { operations: operations.await?, ..turn }))
     }
 
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {

@@ -1,7 +1,5 @@
 //! What the SQLite store is asked without changing it.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
@@ -9,12 +7,12 @@ use super::{
     super::{
         Backlog, Due, Error, Parked, Query, Sequel,
         callbacks::Standing,
-        rows::{self as columns, CALLBACK, OPERATION, count, micros, moment, progress, unreadable, until_state},
+        rows::{self as columns, CALLBACK, count, micros, moment, progress, unreadable, until_state},
         until::REVERSALS_MAX,
     },
     callbacks,
     indexing::Kind,
-    rows::{self, Search, all, column, one, optional_text, text},
+    rows::{self, OPERATION, Search, all, column, one, optional_text, text},
 };
 use crate::domain::{ConfigurationId, Operation, OperationId};
 
@@ -42,8 +40,12 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
     for (_, column, value) in &marks {
         and(format!("operations.{column} = {value}"));
     }
-    if let Some(state) = state {
-        and(format!("state = {}", search.bind(state.clone())));
+    let running = "EXISTS (SELECT 1 FROM running WHERE running.position = operations.position)";
+    match state.as_deref() {
+        Some("running") => and(format!("state = 'queued' AND {running}")),
+        Some("queued") => and(format!("state = 'queued' AND NOT {running}")),
+        Some(state) => and(format!("state = {}", search.bind(state.to_owned()))),
+        None => {}
     }
     let after = after.map(|id| format!("(SELECT position FROM operations WHERE id = {})", search.bind(id.to_string())));
     let mut go_on = String::new();
@@ -56,7 +58,7 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
     let found = match marks.first() {
         _ if pending => format!(
             "SELECT operations.position AS position, {OPERATION} FROM operations INDEXED BY operations_pending
-             WHERE state IN ('queued', 'running'){conditions}"
+             WHERE state = 'queued'{conditions}"
         ),
         None => format!("SELECT operations.position AS position, {OPERATION} FROM operations WHERE 1{conditions}"),
         // Each half comes in its order, so no more is read than is asked for; by the position in the rows, SQLite would sort.
@@ -72,6 +74,21 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
     let limit = search.bind(count(*limit));
     let sql = format!("{found} ORDER BY position DESC LIMIT {limit}");
     all(connection, &sql, params_from_iter(search.values), rows::operation)
+}
+
+/// The oldest of a configuration that its lane has taken up.
+pub(super) fn running(
+    connection: &Connection,
+    configuration: &ConfigurationId,
+    limit: usize,
+) -> Result<Vec<Operation>, Error> {
+    let sql = format!(
+        "SELECT {OPERATION} FROM operations INDEXED BY operations_pending
+         WHERE configuration = ? AND state = 'queued'
+             AND EXISTS (SELECT 1 FROM running WHERE running.position = operations.position)
+         ORDER BY position LIMIT ?"
+    );
+    all(connection, &sql, params![configuration.as_str(), count(limit)], rows::operation)
 }
 
 pub(super) fn due(connection: &Connection, due: &Due) -> Result<Vec<Operation>, Error> {
@@ -124,7 +141,7 @@ pub(super) fn open_lanes(connection: &Connection, now: Timestamp, limit: usize) 
     all(
         connection,
         "SELECT DISTINCT configuration FROM operations
-         WHERE state IN ('queued', 'running') AND configuration NOT IN (
+         WHERE state = 'queued' AND configuration NOT IN (
              SELECT configuration FROM lanes WHERE lease_until > ?1 OR not_before > ?1)
          LIMIT ?2",
         params![micros(now), count(limit)],
@@ -134,21 +151,20 @@ pub(super) fn open_lanes(connection: &Connection, now: Timestamp, limit: usize) 
 
 /// How much has not ended, since when the oldest waits of what may begin, and what was not told.
 pub(super) fn backlog(connection: &Connection) -> Result<Backlog, Error> {
-    let found = all(
+    let (pending, oldest): (i64, Option<i64>) = one(
         connection,
-        "SELECT state, COUNT(*) AS operations, MIN(position) AS oldest FROM operations
-         WHERE state IN ('queued', 'running') GROUP BY state
-         UNION ALL
-         SELECT state, COUNT(*), NULL FROM operations WHERE state = 'awaiting_approval' GROUP BY state",
+        "SELECT COUNT(*) AS pending, MIN(position) AS oldest FROM operations INDEXED BY operations_pending
+         WHERE state = 'queued'",
         [],
-        |row| Ok((text(row, "state")?.to_owned(), column(row, "operations")?, column(row, "oldest")?)),
-    )?;
-    let (mut states, mut oldest) = (BTreeMap::new(), None::<i64>);
-    for (state, operations, first) in found {
-        let (operations, first): (i64, Option<i64>) = (operations, first);
-        states.insert(state, u64::try_from(operations).unwrap_or(0));
-        oldest = oldest.into_iter().chain(first).min();
-    }
+        |row| Ok((column(row, "pending")?, column(row, "oldest")?)),
+    )?
+    .unwrap_or_default();
+    let counted = |sql| Ok::<i64, Error>(one(connection, sql, [], |row| column(row, "operations"))?.unwrap_or(0));
+    let running = counted("SELECT COUNT(*) AS operations FROM running")?;
+    let awaiting = counted("SELECT COUNT(*) AS operations FROM operations WHERE state = 'awaiting_approval'")?;
+    let states = [("awaiting_approval", awaiting), ("queued", pending.saturating_sub(running)), ("running", running)];
+    let some = states.into_iter().filter(|(_, operations)| *operations > 0);
+    let states = some.map(|(state, operations)| (state.to_owned(), u64::try_from(operations).unwrap_or(0))).collect();
     let sql = format!("SELECT {OPERATION} FROM operations WHERE position = ?");
     // It may have ended, and been removed, since it was counted.
     let oldest = one(connection, &sql, [oldest], rows::operation)?.map(|oldest| oldest.submission.ready_at());
@@ -156,7 +172,7 @@ pub(super) fn backlog(connection: &Connection) -> Result<Backlog, Error> {
     let parked = one(
         connection,
         "SELECT COUNT(DISTINCT configuration) AS lanes FROM operations INDEXED BY operations_pending
-         WHERE state IN ('queued', 'running')
+         WHERE state = 'queued'
            AND configuration IN (SELECT configuration FROM lanes WHERE parked_because IS NOT NULL)",
         [],
         |row| column::<i64>(row, "lanes"),

@@ -63,9 +63,20 @@ pub(super) fn one<T>(
     Ok(all(connection, sql, values, read)?.pop())
 }
 
-/// An operation, from [`rows::OPERATION`].
+/// The columns that [`operation`] is made of. What a lane has taken up stands in the table as it was queued, with a mark beside it.
+pub(super) const OPERATION: &str = "id, submission, fate,
+    (SELECT started_at FROM running WHERE running.position = operations.position) AS started_at";
+
+/// An operation, from [`OPERATION`].
 pub(super) fn operation(row: &Row<'_>) -> Result<Operation, Error> {
-    rows::operation(text(row, "id")?, text(row, "submission")?, text(row, "fate")?)
+    let Operation { id, submission, state } =
+        rows::operation(text(row, "id")?, text(row, "submission")?, text(row, "fate")?)?;
+    let started_at: Option<i64> = column(row, "started_at")?;
+    let state = match started_at {
+        Some(at) => state.start(rows::moment(at)?).map_err(|error| unreadable("operations.fate", &error))?,
+        None => state,
+    };
+    Ok(Operation { id, submission, state })
 }
 
 /// A text column that is never null.

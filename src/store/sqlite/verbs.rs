@@ -10,18 +10,18 @@ use super::{
         Claim, Error, Holder, Intent, Lease, Parking, Run, Settlement, Turn,
         ledger::Ledger,
         room::Room,
-        rows::{OPERATION, announced, count, ended_at, intent, micros, to_json, unreadable},
+        rows::{announced, count, ended_at, intent, micros, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
     },
     accept::Accepting,
     callbacks, ends,
-    rows::{self, all, change, column, one, optional_text},
+    rows::{all, change, column, one, optional_text, text},
     trail,
 };
 use crate::{
     audit::{Entry, Event, Head},
     clock,
-    domain::{Digest, Operation, OperationId, State},
+    domain::{Digest, OperationId, State},
 };
 
 /// Voids the leases of earlier runs (the lock file says that they are over) and opens this run's chain. Where a run
@@ -89,13 +89,15 @@ pub(super) fn apply(
     Ok(outcomes)
 }
 
+/// Takes the lane, and marks what it is to work on. The turn comes without its operations: reading them takes longer than all of this,
+/// and need keep nobody waiting.
 fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &Claim) -> Result<Option<Turn>, Error> {
     let taken = one(
         connection,
         "INSERT INTO lanes (configuration, owner, fencing, lease_until)
          SELECT ?1, ?2, 1, ?3
          WHERE EXISTS (SELECT 1 FROM operations INDEXED BY operations_pending
-                       WHERE configuration = ?1 AND state IN ('queued', 'running'))
+                       WHERE configuration = ?1 AND state = 'queued')
          ON CONFLICT (configuration) DO UPDATE SET owner = ?2, fencing = fencing + 1, lease_until = ?3, not_before = NULL
          WHERE (lease_until IS NULL OR lease_until <= ?4) AND (not_before IS NULL OR not_before <= ?4)
          RETURNING fencing, intent, left_digest, attempts",
@@ -116,42 +118,37 @@ fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &C
         },
     )?;
     let Some(turn) = taken else { return Ok(None) };
-    let operations = start(connection, pending(connection, claim)?, claim)?;
     ledger.add(&Entry {
         at: claim.at,
         trace_id: claim.trace_id.clone(),
         event: Event::Started {
             configuration: claim.configuration.to_string(),
-            operations: operations.iter().map(|operation| operation.id).collect(),
+            operations: start(connection, claim)?,
             lease: turn.lease.fencing,
         },
     });
-    Ok(Some(Turn { operations, ..turn }))
+    Ok(Some(turn))
 }
 
-/// The oldest that have not ended. The index is named, since without statistics SQLite takes the one of all that ever were.
-fn pending(connection: &Connection, claim: &Claim) -> Result<Vec<Operation>, Error> {
-    let sql = format!(
-        "SELECT {OPERATION} FROM operations INDEXED BY operations_pending
-         WHERE configuration = ? AND state IN ('queued', 'running') ORDER BY position LIMIT ?"
-    );
-    all(connection, &sql, params![claim.configuration.as_str(), count(claim.batch_max)], rows::operation)
-}
-
-/// Marks operations running, those that are not yet. They are the oldest that have not ended, so the last of them tells which.
-fn start(connection: &Connection, operations: Vec<Operation>, claim: &Claim) -> Result<Vec<Operation>, Error> {
-    if let Some(last) = operations.last() {
-        let sql = "UPDATE operations INDEXED BY operations_pending SET state = 'running', fate = ?
-                   WHERE configuration = ? AND state IN ('queued', 'running') AND state = 'queued'
-                     AND position <= (SELECT position FROM operations WHERE id = ?)";
-        let fate = to_json("fate", &State::Running { started_at: claim.at })?;
-        change(connection, sql, params![fate, claim.configuration.as_str(), last.id.to_string()])?;
-    }
-    let started = |Operation { id, submission, state }| {
-        let state = state.start(claim.at).map_err(|error| unreadable("fate", &error))?;
-        Ok(Operation { id, submission, state })
-    };
-    operations.into_iter().map(started).collect()
+/// Marks the oldest that have not ended, those that are not yet, and names them all. The index is named, since without statistics SQLite
+/// takes another.
+fn start(connection: &Connection, claim: &Claim) -> Result<Vec<OperationId>, Error> {
+    let configuration = claim.configuration.as_str();
+    let pending = all(
+        connection,
+        "SELECT position, id FROM operations INDEXED BY operations_pending
+         WHERE configuration = ? AND state = 'queued' ORDER BY position LIMIT ?",
+        params![configuration, count(claim.batch_max)],
+        |row| {
+            let id = text(row, "id")?.parse().map_err(|error| unreadable("operations.id", &error))?;
+            Ok((column(row, "position")?, id))
+        },
+    )?;
+    let last: Option<i64> = pending.last().map(|(position, _)| *position);
+    let sql = "INSERT INTO running SELECT position, ? FROM operations INDEXED BY operations_pending
+               WHERE configuration = ? AND state = 'queued' AND position <= ? ON CONFLICT DO NOTHING";
+    change(connection, sql, params![micros(claim.at), configuration, last])?;
+    Ok(pending.into_iter().map(|(_, id)| id).collect())
 }
 
 /// Changes the row of a lane if it is still this holder's: the SQL of the change, then the values bound in it.
@@ -202,15 +199,14 @@ fn settle(
 fn end_all(connection: &Connection, holder: &Holder, ended: &[(OperationId, State)]) -> Result<(), Error> {
     let mut changed = 0_usize;
     for (id, state) in ended {
-        let sql = "UPDATE operations SET state = ?, fate = ?, ended_at = ?
-                   WHERE id = ? AND state = 'running' AND configuration = ?";
-        let values = params![
-            state.name(),
-            to_json("fate", state)?,
-            ended_at(state),
-            id.to_string(),
-            holder.configuration.as_str()
-        ];
+        let sql = "DELETE FROM running
+                   WHERE position = (SELECT position FROM operations WHERE id = ? AND configuration = ?) RETURNING position";
+        let running: Option<i64> =
+            one(connection, sql, params![id.to_string(), holder.configuration.as_str()], |row| {
+                column(row, "position")
+            })?;
+        let sql = "UPDATE operations SET state = ?, fate = ?, ended_at = ?, room = NULL WHERE position = ?";
+        let values = params![state.name(), to_json("fate", state)?, ended_at(state), running];
         changed = changed.saturating_add(change(connection, sql, values)?);
     }
     if changed == ended.len() { Ok(()) } else { Err(holder.wrong(ended.len(), changed)) }
