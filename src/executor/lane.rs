@@ -37,7 +37,7 @@ const READ_BACK: Backoff = Backoff { first: Duration::from_millis(500), longest:
 /// How often a write is sent whose effect stays unknown, before the lane is parked.
 const WRITES_MAX: u32 = 3;
 /// Into so many parts the ends of a whole batch are stored, each a transaction: whoever asks meanwhile waits for one of them only.
-const PARTS: usize = 16;
+const PARTS: usize = 32;
 /// What the executor does with the lane next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum After {

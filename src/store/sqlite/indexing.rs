@@ -17,8 +17,8 @@ use super::{
     unavailable,
 };
 
-/// A step is due for so many audit records. It is of one kind, and takes the writer about a millisecond, for which others wait.
-const STEP: usize = 128;
+/// A step is due for so many audit records. It is of one kind, and takes the writer a fraction of a millisecond, for which others wait.
+const STEP: usize = 32;
 /// Records in which each kind has had its turn, and so about what a search looks through.
 const ROUND: usize = STEP.saturating_mul(KINDS.len());
 /// Records of which it is noted together between which times they happened.

@@ -24,6 +24,10 @@ const PAGES_MAX: i64 = 32_000;
 /// Looks through the log beside the writer, each of which has less to move than the one before.
 const PASSES: u8 = 6;
 
+/// How nice the thread is that moves: a tenth of the share of one that serves callers.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
 /// The log, by SQLite's own account.
 #[derive(Clone, Copy)]
 struct Log {
@@ -77,6 +81,7 @@ impl Mover {
     fn begin(&self) -> Result<JoinHandle<()>, Error> {
         let connection = Arc::clone(&self.connection);
         let work = move || {
+            let_others_go_first();
             let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = follow(&connection) {
                 tracing::error!(%error, "cannot move the store's write-ahead log into its file beside the writer");
@@ -91,6 +96,15 @@ impl Mover {
         if self.under_way.is_some_and(|work| work.join().is_err()) {
             tracing::error!("moving the store's write-ahead log ended badly");
         }
+    }
+}
+
+/// Where cores are few, this thread has the time that nobody else wants, and a little more. Elsewhere than on Linux it would be said of the
+/// whole process.
+fn let_others_go_first() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "cannot let others go first while the store's write-ahead log is moved");
     }
 }
 
