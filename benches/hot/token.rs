@@ -59,7 +59,7 @@ fn proving(signing: Signing, tokens: u64) -> Doing {
     let authenticator = {
         let _inside = runtime.enter();
         let (clock, keys) = (Clock::system(), KeySource::Set(published(&signer.public()).parse().unwrap()));
-        Authenticator::new(vec![issuer(keys)], vec![rule()], &Outbound::new(clock).unwrap().direct(), clock)
+        Authenticator::new(vec![issuer(keys)], vec![rule()], &Outbound::new(clock).unwrap().direct().unwrap(), clock)
     };
     let (first, tokens) = tokens.split_first().unwrap();
     // With the first, the keys are fetched.

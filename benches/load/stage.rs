@@ -244,7 +244,7 @@ impl Gateway {
     pub(crate) async fn until_ended(&self, operations: usize) {
         let ended = || async {
             // To ask for figures costs what is measured; a drain takes seconds.
-            Clock::system().sleep(Duration::from_millis(100)).await;
+            Clock::system().sleep(Duration::from_millis(250)).await;
             self.figure("postern_operations_ended_total").await >= operations as f64
         };
         until("all operations have ended", ended).await;

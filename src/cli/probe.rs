@@ -63,7 +63,7 @@ pub(super) async fn run(asked: &Probe) -> anyhow::Result<ExitCode> {
         end_by: None,
         answer_max: ANSWER_MAX,
     };
-    let answer = Outbound::new(Clock::system())?.direct().send(call).await;
+    let answer = Outbound::new(Clock::system())?.direct()?.send(call).await;
     let answer = answer.with_context(|| format!("no gateway answers at {address}"))?;
     let told = String::from_utf8_lossy(&answer.body).trim().to_owned();
     if !answer.status.is_success() {

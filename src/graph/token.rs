@@ -190,7 +190,10 @@ impl Source {
         let way = asked.way;
         let (outbound, whom) = match way {
             Way::LoginService => (self.outbound.clone(), "the login service"),
-            Way::Platform => (self.outbound.direct(), "the managed identity's endpoint"),
+            Way::Platform => {
+                let direct = self.outbound.direct().map_err(|error| NoToken::unavailable(error.to_string()))?;
+                (direct, "the managed identity's endpoint")
+            }
         };
         let asked_at = self.clock.now();
         let answer = outbound.send(asked.call(TIMEOUT, ANSWER_MAX)).await;

@@ -11,7 +11,7 @@
 mod reach;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -42,7 +42,8 @@ const RENEWED_AFTER: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Outbound {
     client: Arc<Renewable>,
-    direct: Arc<Renewable>,
+    /// Made when it is first asked for: few need it, and each client reads the system's certification authorities for itself.
+    direct: Arc<OnceLock<Arc<Renewable>>>,
     runtime: Handle,
     clock: Clock,
     /// Where it may go; none for anywhere.
@@ -169,14 +170,15 @@ impl Outbound {
     /// A client that goes by a way of its own.
     pub fn by(way: &Way, clock: Clock) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
-        let (client, direct) = (Renewable::new(Route::Usual(way.clone()))?, Renewable::new(Route::Direct)?);
-        Ok(Self { client, direct, runtime, clock, reach: None, discretion: Discretion::Open })
+        let client = Renewable::new(Route::Usual(way.clone()))?;
+        Ok(Self { client, direct: Arc::default(), runtime, clock, reach: None, discretion: Discretion::Open })
     }
 
     /// The same without any proxy, for what is on this machine or beside it.
-    #[must_use]
-    pub fn direct(&self) -> Self {
-        Self { client: Arc::clone(&self.direct), ..self.clone() }
+    pub fn direct(&self) -> Result<Self, Error> {
+        let made = self.direct.get().map_or_else(|| Renewable::new(Route::Direct), |made| Ok(Arc::clone(made)))?;
+        // Of two that are made at once, one stays.
+        Ok(Self { client: Arc::clone(self.direct.get_or_init(|| made)), ..self.clone() })
     }
 
     /// The same, for URLs that others write: what stands behind their `?` is neither in spans nor in errors.
@@ -189,7 +191,7 @@ impl Outbound {
     pub fn within(&self, reach: Reach) -> Result<Self, Error> {
         let authorities = if let Route::Usual(way) = &self.client.way { way.authorities.clone() } else { None };
         let client = Renewable::new(Route::Within(reach, authorities))?;
-        Ok(Self { direct: Arc::clone(&client), client, reach: Some(reach), ..self.clone() })
+        Ok(Self { direct: Arc::new(Arc::clone(&client).into()), client, reach: Some(reach), ..self.clone() })
     }
 
     /// Has later calls go by new connections. Those under way keep theirs. Not more often than every few seconds, however

@@ -26,6 +26,10 @@ impl Chance {
         usize::try_from(self.below(bound)).unwrap()
     }
 
+    fn words(&mut self, among: &[Words]) -> Words {
+        among[self.number(u64::try_from(among.len()).unwrap())]
+    }
+
     fn place<'a, T>(&mut self, among: &'a [T]) -> &'a T {
         &among[self.number(u64::try_from(among.len()).unwrap())]
     }
@@ -118,11 +122,11 @@ impl Kill {
     fn planned(chance: &mut Chance, trouble: Trouble, changes: usize) -> Self {
         match (chance.below(5), trouble) {
             (0 | 1, Trouble::Hold) => Self::WhileHeld,
-            (0, _) => Self::AtWords(*chance.place(ACCEPTING), 1 + chance.number(2)),
+            (0, _) => Self::AtWords(chance.words(ACCEPTING), 1 + chance.number(2)),
             // A write that is held is not settled.
-            (1, _) | (2, Trouble::Hold) => Self::AtWords(*chance.place(CLAIMING), 1),
+            (1, _) | (2, Trouble::Hold) => Self::AtWords(chance.words(CLAIMING), 1),
             (3, Trouble::Hold) | (4, _) => Self::AfterAnswers(1 + chance.number(u64::try_from(changes).unwrap())),
-            _ => Self::AtWords(*chance.place(SETTLING), 1),
+            _ => Self::AtWords(chance.words(SETTLING), 1),
         }
     }
 }
