@@ -35,7 +35,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     EnvFilter, Layer,
-    filter::{self, FilterExt},
+    filter::{self, FilterExt, LevelFilter},
     layer::SubscriberExt,
     reload,
     util::SubscriberInitExt,
@@ -147,6 +147,8 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
     // Where nothing is sent, a trace is its ids.
     let is_sent = settings.otlp_endpoint.is_some();
     let wanted = move |metadata: &tracing::Metadata<'_>| own(metadata) && (is_sent || metadata.is_span());
+    // Told that nobody wants more, the many places that could tell of every step need not ask.
+    let finest = if is_sent { LevelFilter::TRACE } else { LevelFilter::INFO };
     // Which thread did it, in which line, and how long it was busy: nobody asks that of a trace, and each span would pay for it.
     let traces = tracing_opentelemetry::layer()
         .with_tracer(tracing.tracer(SERVICE))
@@ -154,16 +156,17 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
         .with_threads(false)
         .with_tracked_inactivity(false)
         .with_context_activation(is_sent)
-        .with_filter(filter::filter_fn(wanted));
+        .with_filter(filter::filter_fn(wanted).with_max_level_hint(finest));
     let sent = logging
         .as_ref()
         .map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter_sent.and(filter::filter_fn(own))));
-    tracing_subscriber::registry()
-        .with(traces)
-        .with(logs.with_filter(filter))
-        .with(sent)
-        .try_init()
-        .map_err(|error| Error::Started(error.to_string()))?;
+    let subscriber = tracing_subscriber::registry().with(traces).with(logs.with_filter(filter));
+    // A layer that is none counts as one that may want anything: then all that nobody wants would be asked about each time.
+    let started = match sent {
+        Some(sent) => subscriber.with(sent).try_init(),
+        None => subscriber.try_init(),
+    };
+    started.map_err(|error| Error::Started(error.to_string()))?;
     let log: Refilter = Box::new(move |filter| of_log.reload(filter));
     // Where nothing is sent, its filter is gone.
     let sent: Refilter = Box::new(move |filter| of_sent.reload(filter));

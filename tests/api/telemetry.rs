@@ -357,3 +357,12 @@ async fn prometheus_finds_nothing_wrong_with_the_figures() {
     world.start_gateway().await;
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_is_told_is_not_asked_about_each_time() {
+    let world = World::start().await;
+    // By the shipped filter; beyond this level nothing asks any further.
+    assert_eq!(tracing::level_filters::LevelFilter::current(), tracing::level_filters::LevelFilter::INFO);
+    assert!(!tracing::enabled!(tracing::Level::DEBUG));
+    world.end().await;
+}
