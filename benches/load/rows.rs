@@ -45,6 +45,7 @@ pub(crate) struct Row {
     flushes: Vec<f64>,
     calls: Vec<f64>,
     verbs: Vec<f64>,
+    at_once: Vec<f64>,
 }
 
 impl Row {
@@ -62,6 +63,7 @@ impl Row {
             flushes: none(),
             calls: none(),
             verbs: none(),
+            at_once: none(),
         }
     }
 
@@ -77,7 +79,7 @@ impl Row {
             if figures.is_empty() { "-".to_owned() } else { format!("{:.4}", median(figures.clone())) }
         };
         println!(
-            "{:<44} {:>7.1} us  {:>6.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms  {} flushes, {} calls to Graph, {} changes a commit",
+            "{:<44} {:>7.1} us  {:>6.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms  {} flushes, {} calls to Graph, {} changes a commit, {} within 5 ms by its own clock",
             self.what,
             median(self.cost.clone()),
             median(self.rate.clone()),
@@ -86,6 +88,7 @@ impl Row {
             told(&self.flushes),
             told(&self.calls),
             told(&self.verbs),
+            told(&self.at_once),
         );
     }
 }
@@ -115,10 +118,16 @@ pub(crate) enum Measured {
     Flushes,
 }
 
+/// Of what was answered between two looks, the share within 5 ms.
+pub(crate) fn share_at_once(before: [f64; 2], after: [f64; 2]) -> f64 {
+    (after[1] - before[1]) / (after[0] - before[0])
+}
+
 /// Asks the gateway, waits until all has ended, and notes what each change cost in all, its way to Graph included.
 pub(crate) async fn ask_gateway(row: &mut Row, plan: &Plan, gateway: &mut Gateway, sandbox: &Sandbox, round: Measured) {
     let ended = gateway.figure("postern_operations_ended_total").await;
     let commits = gateway.figure("postern_store_commit_duration_seconds_count").await;
+    let answered = gateway.answered().await;
     let (before, cpu) = (sandbox.calls().await, gateway.process.cpu());
     if round == Measured::Flushes {
         gateway.process.count_flushes();
@@ -134,4 +143,5 @@ pub(crate) async fn ask_gateway(row: &mut Row, plan: &Plan, gateway: &mut Gatewa
     row.calls.push(sandbox.calls().await.since(before).all as f64 / plan.changes as f64);
     let commits = gateway.figure("postern_store_commit_duration_seconds_count").await - commits;
     row.verbs.push(plan.changes as f64 / commits);
+    row.at_once.push(share_at_once(answered, gateway.answered().await));
 }

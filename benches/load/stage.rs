@@ -235,9 +235,25 @@ impl Gateway {
 
     /// The sum of a figure over all its series.
     pub(crate) async fn figure(&self, name: &str) -> f64 {
+        self.figure_with(name, &[]).await
+    }
+
+    /// The sum of a figure over its series with these labels.
+    async fn figure_with(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.admin("metrics").await.unwrap();
-        let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let of = |line: &&str| {
+            let of_name = line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+            of_name && labels.iter().all(|label| line.contains(label))
+        };
         text.lines().filter(of).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// Changes that it has answered so far, and those of them within 5 ms, by its own clock.
+    pub(crate) async fn answered(&self) -> [f64; 2] {
+        let (of, at_once) = (r#"http_route="/v1/assignments""#, r#"le="0.005""#);
+        let name = "http_server_request_duration_seconds";
+        let all = self.figure_with(&format!("{name}_count"), &[of]).await;
+        [all, self.figure_with(&format!("{name}_bucket"), &[of, at_once]).await]
     }
 
     /// Waits until so many operations have ended, in all.

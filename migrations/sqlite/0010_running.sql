@@ -5,16 +5,17 @@ CREATE TABLE running (
     started_at INTEGER NOT NULL
 ) STRICT;
 
--- To the millisecond, for those that are running now.
+-- To the millisecond, for those that are running now; where that cannot be read, as of now.
 INSERT INTO running
-SELECT position, CAST(round(unixepoch(json_extract(fate, '$.started_at'), 'subsec') * 1000) AS INTEGER) * 1000
+SELECT position, coalesce(
+    CAST(round(unixepoch(json_extract(fate, '$.started_at'), 'subsec') * 1000) AS INTEGER) * 1000, unixepoch() * 1000000)
 FROM operations INDEXED BY operations_pending WHERE state IN ('queued', 'running') AND state = 'running';
 UPDATE operations SET state = 'queued', fate = '{"state":"queued"}' WHERE position IN (SELECT position FROM running);
 
 DROP INDEX operations_pending;
 CREATE INDEX operations_pending ON operations (configuration, position) WHERE state = 'queued';
 
--- Until when a key stands for an operation; null where none does. Asked of the operation itself, this needs no index of keys.
+-- Until when a key stands for an operation, or stood; null where none did. Asked of the operation itself, this needs no index of keys.
 ALTER TABLE operations ADD COLUMN key_expires_at INTEGER;
 UPDATE operations SET key_expires_at = keys.expires_at
 FROM (SELECT operation, max(expires_at) AS expires_at FROM idempotency_keys GROUP BY operation) AS keys

@@ -1,6 +1,6 @@
 //! What is kept: operations, idempotency keys, lanes and the audit trail; the one place where gateway and executor meet.
 //!
-//! [`Store`] has verbs, each one whole transaction. When a verb that writes returns, what it wrote survives the loss of
+//! [`Store`] has verbs; what each writes is one whole transaction. When a verb that writes returns, what it wrote survives the loss of
 //! power; when it fails, nothing of it happened. Concurrent verbs share a commit.
 //!
 //! A lane is owned through a [`Lease`] with a fencing number: whoever lost it can neither announce a write nor settle.
@@ -250,7 +250,7 @@ pub struct Backlog {
     pub callbacks: callbacks::Undelivered,
 }
 
-/// The verbs. Each is one whole transaction.
+/// The verbs. What each writes is one whole transaction.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// Stores an operation, its idempotency key and its audit record, or finds what the key stands for. A key that stands

@@ -146,9 +146,11 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
     let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
     // Where nothing is sent, a trace is its ids.
     let is_sent = settings.otlp_endpoint.is_some();
-    let wanted = move |metadata: &tracing::Metadata<'_>| own(metadata) && (is_sent || metadata.is_span());
     // Told that nobody wants more, the many places that could tell of every step need not ask.
     let finest = if is_sent { LevelFilter::TRACE } else { LevelFilter::INFO };
+    let wanted = move |metadata: &tracing::Metadata<'_>| {
+        own(metadata) && (is_sent || (metadata.is_span() && *metadata.level() <= finest))
+    };
     // Which thread did it, in which line, and how long it was busy: nobody asks that of a trace, and each span would pay for it.
     let traces = tracing_opentelemetry::layer()
         .with_tracer(tracing.tracer(SERVICE))

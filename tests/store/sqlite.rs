@@ -237,3 +237,27 @@ async fn what_a_key_stands_for_is_kept_since_an_earlier_version() {
     // The operation without a key; then a key; then the other with its operation.
     assert_eq!([forgotten(49).await, forgotten(99).await, forgotten(100).await], [1, 1, 2]);
 }
+
+#[tokio::test]
+async fn a_lane_whose_operations_cannot_be_read_is_parked_and_says_so() {
+    let fixture = fixture().await;
+    let store = fixture.open().await;
+    accept(&*store, &lane(1), [1, 2]).await;
+    let url = format!("sqlite:{}", fixture.path().display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    let damage = "UPDATE operations SET submission = '[' || submission WHERE id = ?";
+    sqlx::query(damage).bind(id(2).to_string()).execute(&mut connection).await.unwrap();
+    let claimed = store.claim(claim(&lane(1), "a", 0)).await;
+    assert!(matches!(&claimed, Err(Error::Unreadable(what)) if what.contains("submission")), "{claimed:?}");
+    let parked = store.parked(&lane(1)).await.unwrap().unwrap();
+    assert!(parked.because.contains("cannot be read"), "{parked:?}");
+    assert!(store.claim(claim(&lane(1), "b", 1)).await.unwrap().is_none(), "not again and again");
+    // Repaired, and its pause over, it goes on.
+    let repair = "UPDATE operations SET submission = substr(submission, 2) WHERE id = ?";
+    sqlx::query(repair).bind(id(2).to_string()).execute(&mut connection).await.unwrap();
+    sqlx::query("UPDATE lanes SET not_before = 0").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let held = turn(&*store, claim(&lane(1), "b", 2)).await;
+    assert_eq!((held.operations.len(), held.attempts), (2, 1));
+    store.settle(held.lease, settlement(&held.operations, 3)).await.unwrap();
+}

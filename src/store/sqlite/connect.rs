@@ -12,8 +12,6 @@ use super::{super::Error, unavailable};
 
 /// Memory for the pages that the writer needs again and again, those of the indexes above all: 8 MiB, said in negative KiB.
 const CACHE: i64 = -8_192;
-/// What a statement notes to be undone, which is little, needs no file.
-const IN_MEMORY: i64 = 2;
 /// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Statements that are kept prepared; there are fewer, but for searches, which differ.
@@ -46,10 +44,15 @@ pub(super) fn writing(path: &Path) -> Result<Connection, Error> {
     }
     connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
     // Somebody else moves the log into the file.
-    for (name, value) in [("cache_size", CACHE), ("wal_autocheckpoint", 0), ("temp_store", IN_MEMORY)] {
+    for (name, value) in [("cache_size", CACHE), ("wal_autocheckpoint", 0)] {
         connection.pragma_update(None, name, value).map_err(unavailable)?;
     }
     Ok(connection)
+}
+
+/// Has what statements note for themselves kept in memory: those that serve callers note little, and would write it to a file.
+pub(super) fn note_in_memory(connection: &Connection) -> Result<(), Error> {
+    connection.pragma_update(None, "temp_store", "MEMORY").map_err(unavailable)
 }
 
 /// A connection that moves the log into the file.

@@ -1,7 +1,7 @@
 //! What operations and audit records are looked for by: tables that stand beside theirs, and are filled in steps.
 //!
 //! An index would be written to by each commit, wherever what comes in it belongs: by its caller here, by its ticket there. What is put
-//! in order first, several hundred at a time, changes far fewer pages.
+//! in order first, hundreds at a time, changes far fewer pages.
 //!
 //! Guarantees: what was committed is found at once, since a search looks through what does not stand there yet, which is little; a step
 //! is done as a whole or not at all, and one that fails harms nobody's verb and is done again later.
@@ -19,8 +19,10 @@ use super::{
 
 /// A step is due for so many audit records. It is of one kind, and takes the writer a fraction of a millisecond, for which others wait.
 const STEP: usize = 32;
-/// Records in which each kind has had its turn, and so about what a search looks through.
+/// Records in which each kind has had its turn, and so about what a search looks through; more where single commits have more than a step.
 const ROUND: usize = STEP.saturating_mul(KINDS.len());
+/// Rows that an earlier run may have left to this one's steps.
+const LEFT_MAX: usize = 1_024;
 /// Records of which it is noted together between which times they happened.
 const SPAN: i64 = 500;
 
@@ -157,7 +159,7 @@ fn catch_up(connection: &mut Connection, kind: Kind) -> Result<(), Error> {
     let (table, _) = kind.place();
     let sql = format!("SELECT coalesce(max(position), 0) - {} AS behind FROM {table}", kind.through());
     let behind: Option<i64> = one(connection, &sql, [], |row| column(row, "behind"))?;
-    if behind.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0) <= ROUND {
+    if behind.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0) <= LEFT_MAX {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unavailable)?;

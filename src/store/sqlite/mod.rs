@@ -39,11 +39,15 @@ use crate::{
     domain::{ConfigurationId, Operation, OperationId},
 };
 
+/// How long a lane is left alone whose operations cannot be read.
+const UNREAD: Duration = Duration::from_mins(1);
+
 /// A store in a file.
 #[derive(Debug)]
 pub struct Sqlite {
     verbs: Verbs,
     readers: Readers,
+    lanes: Readers,
     /// Held until the store is closed.
     lock: Mutex<Option<File>>,
 }
@@ -59,14 +63,16 @@ impl Sqlite {
         migrating.close().await.map_err(|error| unusable(&error))?;
         let head = begin_run(&mut connection, &run).map_err(|error| unusable(&error))?;
         let indexing = Indexing::begin(&mut connection);
+        // That may have sorted a whole table, for which there is a file.
+        connect::note_in_memory(&connection).map_err(|error| unusable(&error))?;
         let mover = Mover::new(path).map_err(|error| unusable(&error))?;
         let desk = Desk { connection, mover, head, indexing, room: None, clock: run.clock };
         let writer = Writer::start_blocking(desk, run.clock).map_err(|error| unusable(&error))?;
         let verbs = Verbs { writer, notices: Arc::new(Notices::default()), clock: run.clock };
-        let readers = Readers::new(path.to_owned());
+        let (readers, lanes) = (Readers::new(path.to_owned()), Readers::of_lanes(path.to_owned()));
         // Whether the file can be read is to show now.
         readers.read(|_| Ok(())).await?;
-        Ok(Self { verbs, readers, lock: Mutex::new(Some(lock)) })
+        Ok(Self { verbs, readers, lanes, lock: Mutex::new(Some(lock)) })
     }
 
     /// The audit trail of a file that a gateway may be using, without disturbing it.
@@ -103,6 +109,12 @@ fn only_gateway(path: &Path) -> Result<File, Error> {
     file.try_lock()
         .map_err(|error| unusable(format!("another gateway uses it ({error}); SQLite serves one process only")))?;
     Ok(file)
+}
+
+/// How a lane is left whose operations cannot be read: as it was found, visibly, and for a while.
+fn unread(error: &Error, announced: Option<Intent>) -> Parking {
+    let because = format!("the operations cannot be read: {error}");
+    Parking { pause: UNREAD, because, announced, left: None, ended: Vec::new(), entries: Vec::new() }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "its one use is in map_err")]
@@ -187,8 +199,13 @@ impl Store for Sqlite {
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
         let (configuration, batch_max) = (claim.configuration.clone(), claim.batch_max);
         let Some(turn) = self.verbs.claim(claim).await? else { return Ok(None) };
-        let operations = self.readers.read(move |connection| read::running(connection, &configuration, batch_max));
-        Ok(Some(Turn { operations: operations.await?, ..turn }))
+        match self.lanes.read(move |connection| read::running(connection, &configuration, batch_max)).await {
+            Ok(operations) => Ok(Some(Turn { operations, ..turn })),
+            Err(error) => {
+                self.verbs.park(turn.lease, unread(&error, turn.intent)).await?;
+                Err(error)
+            }
+        }
     }
 
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
@@ -232,6 +249,7 @@ impl Store for Sqlite {
         // The writer's connection closes last: then SQLite moves the write-ahead log into the file, which a connection
         // that only reads cannot do. So a stopped store is one file, and a copy of it is whole.
         self.readers.close().await;
+        self.lanes.close().await;
         self.verbs.writer.stop().await;
         // Closing alone leaves the lock to any copy of the handle, as a child that is being started has for a moment.
         if let Some(lock) = self.lock.lock().await.take()

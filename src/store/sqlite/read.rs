@@ -151,17 +151,15 @@ pub(super) fn open_lanes(connection: &Connection, now: Timestamp, limit: usize) 
 
 /// How much has not ended, since when the oldest waits of what may begin, and what was not told.
 pub(super) fn backlog(connection: &Connection) -> Result<Backlog, Error> {
-    let (pending, oldest): (i64, Option<i64>) = one(
-        connection,
-        "SELECT COUNT(*) AS pending, MIN(position) AS oldest FROM operations INDEXED BY operations_pending
-         WHERE state = 'queued'",
-        [],
-        |row| Ok((column(row, "pending")?, column(row, "oldest")?)),
-    )?
-    .unwrap_or_default();
-    let counted = |sql| Ok::<i64, Error>(one(connection, sql, [], |row| column(row, "operations"))?.unwrap_or(0));
-    let running = counted("SELECT COUNT(*) AS operations FROM running")?;
-    let awaiting = counted("SELECT COUNT(*) AS operations FROM operations WHERE state = 'awaiting_approval'")?;
+    // In one statement, which sees one moment.
+    let sql = "SELECT COUNT(*) AS pending, MIN(position) AS oldest, (SELECT COUNT(*) FROM running) AS running,
+                   (SELECT COUNT(*) FROM operations WHERE state = 'awaiting_approval') AS awaiting
+               FROM operations INDEXED BY operations_pending WHERE state = 'queued'";
+    let counted = one(connection, sql, [], |row| {
+        let count = |name| column::<i64>(row, name);
+        Ok((count("pending")?, column::<Option<i64>>(row, "oldest")?, count("running")?, count("awaiting")?))
+    })?;
+    let (pending, oldest, running, awaiting) = counted.unwrap_or_default();
     let states = [("awaiting_approval", awaiting), ("queued", pending.saturating_sub(running)), ("running", running)];
     let some = states.into_iter().filter(|(_, operations)| *operations > 0);
     let states = some.map(|(state, operations)| (state.to_owned(), u64::try_from(operations).unwrap_or(0))).collect();

@@ -13,8 +13,10 @@ use tokio::sync::Semaphore;
 
 use super::{super::Error, connect};
 
-/// Reads at once; reads are short.
+/// Reads at once for whoever asks; reads are short.
 const READERS: u16 = 8;
+/// Reads at once for lanes, which have nothing to gain from more.
+const OF_LANES: u16 = 2;
 /// How long a read waits for its turn: longer than any burst that the doors let in.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -24,12 +26,22 @@ pub(super) struct Readers {
     path: PathBuf,
     idle: Arc<Mutex<Vec<Connection>>>,
     turns: Arc<Semaphore>,
+    most: u16,
 }
 
 impl Readers {
     /// Readers of a file that exists.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, idle: Arc::default(), turns: Arc::new(Semaphore::new(READERS.into())) }
+        Self::at_most(READERS, path)
+    }
+
+    /// Readers of a file that exists, for lanes: no search keeps these waiting.
+    pub(super) fn of_lanes(path: PathBuf) -> Self {
+        Self::at_most(OF_LANES, path)
+    }
+
+    fn at_most(most: u16, path: PathBuf) -> Self {
+        Self { path, idle: Arc::default(), turns: Arc::new(Semaphore::new(most.into())), most }
     }
 
     /// Reads.
@@ -56,7 +68,7 @@ impl Readers {
     /// Lets the reads that have begun end, and closes their connections.
     pub(super) async fn close(&self) {
         // Closed already, there is nothing to wait for.
-        if let Ok(turns) = self.turns.acquire_many(READERS.into()).await {
+        if let Ok(turns) = self.turns.acquire_many(self.most.into()).await {
             turns.forget();
         }
         self.turns.close();
