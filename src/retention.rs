@@ -18,10 +18,10 @@ use crate::{
 
 /// The time between two rounds, on average; replicas drift apart by chance.
 const INTERVAL: Duration = Duration::from_mins(10);
-/// Rows removed in one transaction: a millisecond or two, since each stands in several indexes.
-const STEP_MAX: usize = 25;
+/// Rows removed in one transaction: some milliseconds, since each stands in several indexes.
+const STEP_MAX: usize = 100;
 /// The pause after a step, in which others write.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(40);
 
 /// What is removed, and by which clock.
 #[derive(Clone, Debug)]
