@@ -17,8 +17,8 @@ use super::{
     unavailable,
 };
 
-/// A step is due for so many audit records. It is of one kind, and takes the writer a fraction of a millisecond, for which others wait.
-const STEP: usize = 32;
+/// A step is due for so many audit records. It is of one kind, and takes the writer half a millisecond or so, for which others wait.
+const STEP: usize = 64;
 /// Records in which each kind has had its turn, and so about what a search looks through; more where single commits have more than a step.
 const ROUND: usize = STEP.saturating_mul(KINDS.len());
 /// Rows that an earlier run may have left to this one's steps.
