@@ -12,6 +12,8 @@ use super::{super::Error, unavailable};
 
 /// Memory for the pages that the writer needs again and again, those of the indexes above all: 8 MiB, said in negative KiB.
 const CACHE: i64 = -8_192;
+/// The same for each of those who read, of whom there are several: the system keeps what they read as well.
+const CACHE_OF_READERS: i64 = -512;
 /// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Statements that are kept prepared; there are fewer, but for searches, which differ.
@@ -67,7 +69,9 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, Error> {
     if !path.exists() {
         return Err(Error::Unusable(format!("there is no store at {}", path.display())));
     }
-    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(unavailable)
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(unavailable)?;
+    connection.pragma_update(None, "cache_size", CACHE_OF_READERS).map_err(unavailable)?;
+    Ok(connection)
 }
 
 fn open(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
