@@ -307,7 +307,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// How much has not ended, or was not told.
     async fn backlog(&self) -> Result<Backlog, Error>;
 
-    /// Takes a free lane and marks its pending operations running. None if it is not free or nothing is pending.
+    /// Takes a free lane and marks its pending operations running. None if it is not free or nothing is pending. After an error the
+    /// lane is as it was, parked, or held until the lease that was asked for would have ended.
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error>;
 
     /// Announces a write, so that a successor can tell whether it took effect, and makes the lease last for
