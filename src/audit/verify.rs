@@ -16,6 +16,7 @@ use std::{
     fmt,
 };
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::{Map, Value};
 
 use super::{
@@ -276,14 +277,7 @@ fn ends_in(value: Option<&Value>) -> Option<Vec<End>> {
 
 /// A hash from its 64 hexadecimal digits.
 fn bytes(hex: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 {
-        return None;
-    }
-    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?.try_into().ok()
 }
 
 /// A record's claims about what came before it.

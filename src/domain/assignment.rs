@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{FilterId, GroupId};
@@ -182,8 +183,7 @@ pub struct Digest(String);
 impl Digest {
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        let hex = |byte: &u8| [byte >> 4, byte & 15].map(|half| char::from_digit(half.into(), 16).unwrap_or('0'));
-        Self(digest(&SHA256, bytes).as_ref().iter().flat_map(hex).collect())
+        Self(HEXLOWER.encode(digest(&SHA256, bytes).as_ref()))
     }
 
     /// A digest that was computed before and kept as text.

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use aws_lc_rs::{constant_time, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use jiff::Timestamp;
 
 pub use self::key::{Key, KeyFault, KeyForm};
@@ -108,7 +109,7 @@ impl Scheme {
         let signature = key.sign(&self.content(message))?;
         let mut written = format!("{}{}", self.keys.version(key), self.prefix);
         match self.encoding {
-            Encoding::Hex => written.extend(signature.iter().map(|byte| format!("{byte:02x}"))),
+            Encoding::Hex => HEXLOWER.encode_append(&signature, &mut written),
             Encoding::Base64 => STANDARD.encode_string(signature, &mut written),
         }
         Some(written)
@@ -138,19 +139,10 @@ impl Scheme {
     fn decoded(&self, written: &str) -> Option<Vec<u8>> {
         let written = written.strip_prefix(&self.prefix)?;
         match self.encoding {
-            Encoding::Hex => from_hex(written),
+            Encoding::Hex => HEXLOWER_PERMISSIVE.decode(written.as_bytes()).ok(),
             Encoding::Base64 => STANDARD.decode(written).ok(),
         }
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    let pair = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(high)? << 4 | digit(low)?),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// Reads what is signed from a template like `{timestamp}.{body}`; says what is wrong with one that cannot be used.
