@@ -2,8 +2,8 @@
 //!
 //! Guarantees: a token is known by the digest of all of it and by nothing else; what is kept is bounded, whatever is sent.
 //!
-//! It deliberately keeps what a token says, not which caller it is, and does not judge whether it still holds: `auth`
-//! does both anew each time.
+//! It deliberately does not judge whether a token still holds, nor which of the callers whom it may be it is, which depends on more
+//! than the token: `auth` does both anew each time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,6 +32,9 @@ pub(super) struct Verified {
     /// The key that verified it.
     pub(super) key: Key,
     pub(super) proven: Proven,
+    /// The places of the configured callers whom it may be: looking through all of them for each call would cost the more
+    /// the more there are.
+    pub(super) callers: Vec<usize>,
     /// Of the whole token, in bytes.
     pub(super) length: usize,
 }
@@ -49,8 +52,8 @@ impl Known {
         self.0.get(digest).await
     }
 
-    pub(super) async fn keep(&self, digest: Digest, token: Verified) {
-        self.0.insert(digest, Arc::new(token)).await;
+    pub(super) async fn keep(&self, digest: Digest, token: Arc<Verified>) {
+        self.0.insert(digest, token).await;
     }
 
     pub(super) async fn forget(&self, digest: &Digest) {

@@ -112,38 +112,36 @@ impl Authenticator {
         authorization: Option<&str>,
         certificate: Option<&Digest>,
     ) -> Result<Caller, Rejection> {
-        let (issuer, token) = self.prove(authorization, self.clock.now(), self.clock.elapsed()).await?;
-        self.recognise(issuer, token, certificate)
+        let verified = self.prove(authorization, self.clock.now(), self.clock.elapsed()).await?;
+        self.recognise(&verified, certificate)
     }
 
-    /// What the token in a header says, and who vouches for it.
+    /// What the token in a header says, who vouches for it, and whom it may be.
     async fn prove(
         &self,
         authorization: Option<&str>,
         now: Timestamp,
         elapsed: Duration,
-    ) -> Result<(&Issuer, Proven), Rejection> {
+    ) -> Result<Arc<Verified>, Rejection> {
         let token = credentials(authorization)?;
         let digest = Digest::of(token.as_bytes());
         if let Some(seen) = self.seen(&digest, now, elapsed).await {
             return Ok(seen);
         }
-        let verified = self.verify(token, now, elapsed).await?;
-        let Some(Trusted { issuer, .. }) = self.issuers.get(verified.issuer) else { return Err(distrusted()) };
-        let proven = verified.proven.clone();
-        self.known.keep(digest, verified).await;
-        Ok((issuer, proven))
+        let verified = Arc::new(self.verify(token, now, elapsed).await?);
+        self.known.keep(digest, Arc::clone(&verified)).await;
+        Ok(verified)
     }
 
     /// What a token that was verified before says, if it has not expired and the very key that verified it is still its
     /// issuer's.
-    async fn seen(&self, digest: &Digest, now: Timestamp, elapsed: Duration) -> Option<(&Issuer, Proven)> {
+    async fn seen(&self, digest: &Digest, now: Timestamp, elapsed: Duration) -> Option<Arc<Verified>> {
         let known = self.known.find(digest).await?;
         let Trusted { issuer, keys } = self.issuers.get(known.issuer)?;
         let set = keys.set_for(&known.key_id, elapsed).await.ok();
         let published = set.is_some_and(|set| set.find(&known.key_id) == Some(Ok(&known.key)));
         if published && !known.proven.has_expired(issuer.leeway, now) {
-            return Some((issuer, known.proven.clone()));
+            return Some(known);
         }
         self.known.forget(digest).await;
         None
@@ -165,7 +163,10 @@ impl Authenticator {
         match set.find(&key_id) {
             Some(Ok(key)) => {
                 let proven = token.verify(issuer, key, now)?;
-                Ok(Verified { issuer: place, key_id, key: key.clone(), proven, length })
+                let rules = self.callers.iter().enumerate();
+                let fitting = rules.filter(|(_, rule)| rule.issuer == issuer.name && fits(rule, &proven));
+                let callers = fitting.map(|(place, _)| place).collect();
+                Ok(Verified { issuer: place, key_id, key: key.clone(), proven, callers, length })
             }
             Some(Err(why)) => Err(Rejection::Invalid(format!("the token's key (kid) cannot be used: {why}"))),
             None => Err(Rejection::Invalid(format!(
@@ -176,21 +177,21 @@ impl Authenticator {
     }
 
     /// The configured caller that a proven token is, together with a certificate.
-    fn recognise(&self, issuer: &Issuer, token: Proven, certificate: Option<&Digest>) -> Result<Caller, Rejection> {
-        let fitting: Vec<_> =
-            self.callers.iter().filter(|rule| rule.issuer == issuer.name && fits(rule, &token)).collect();
-        let Proven { client_id, subject, token_id, roles, expires: _ } = token;
-        let issuer = issuer.name.clone();
+    fn recognise(&self, token: &Verified, certificate: Option<&Digest>) -> Result<Caller, Rejection> {
+        let issuer = self.issuers.get(token.issuer).ok_or_else(distrusted)?.issuer.name.clone();
+        let mut fitting = token.callers.iter().filter_map(|place| self.callers.get(*place));
+        let Proven { client_id, subject, token_id, roles, expires: _ } = &token.proven;
+        let (subject, token_id) = (subject.clone(), token_id.clone());
         let holds = |role: &String| roles.iter().any(|held| held.as_str() == role);
         let granted = |rule: &CallerRule| rule.required_role.as_ref().is_none_or(holds);
         let shown = |rule: &CallerRule| {
             rule.certificates.is_empty() || certificate.is_some_and(|it| rule.certificates.contains(it))
         };
-        if let Some(rule) = fitting.iter().find(|rule| granted(rule) && shown(rule)) {
-            let (name, certificate) = (rule.name.clone(), certificate.cloned());
+        if let Some(rule) = fitting.clone().find(|rule| granted(rule) && shown(rule)) {
+            let (name, roles, certificate) = (rule.name.clone(), roles.clone(), certificate.cloned());
             return Ok(Caller { name, issuer, subject, token_id, roles, certificate });
         }
-        let detail = match fitting.first() {
+        let detail = match fitting.next() {
             Some(rule) if granted(rule) => {
                 format!("the token is valid, but came without the client certificate of caller {}", rule.name)
             }
@@ -199,7 +200,7 @@ impl Authenticator {
             }
             None => "the token is valid, but its application and subject are no configured caller".to_owned(),
         };
-        Err(Rejection::UnknownCaller { issuer, client_id, subject, token_id, detail })
+        Err(Rejection::UnknownCaller { issuer, client_id: client_id.clone(), subject, token_id, detail })
     }
 }
 

@@ -217,8 +217,8 @@ impl World {
 
     async fn header(&self, value: Option<&str>) -> Result<Caller, Rejection> {
         let now = Timestamp::from_second(NOW).unwrap();
-        let (issuer, token) = self.authenticator.prove(value, now, self.elapsed).await?;
-        self.authenticator.recognise(issuer, token, None)
+        let verified = self.authenticator.prove(value, now, self.elapsed).await?;
+        self.authenticator.recognise(&verified, None)
     }
 
     async fn token(&self, token: &str) -> Result<Caller, Rejection> {
