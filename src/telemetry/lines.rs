@@ -6,11 +6,7 @@
 //!
 //! It deliberately knows no event. Called by `telemetry` only.
 
-use std::{
-    fmt,
-    io::{self, Write as _},
-    str,
-};
+use std::fmt;
 
 use serde::{Serialize, Serializer};
 use tracing::{
@@ -29,23 +25,24 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+/// Room for the members that are written at once, in bytes.
+const USUAL: usize = 512;
+
 /// The fields of a span, as members of an object without its braces.
 #[derive(Debug)]
 pub(super) struct Fields;
 
 impl<'writer> FormatFields<'writer> for Fields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut members = Members::after("", &mut writer);
+        let mut members = Members::after("");
         fields.record(&mut members);
-        members.written
+        writer.write_str(&members.told()?)
     }
 
     fn add_fields(&self, current: &'writer mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
-        let mut added = String::new();
-        let mut members = Members::after(&current.fields, &mut added);
+        let mut members = Members::after(&current.fields);
         fields.record(&mut members);
-        members.written?;
-        current.fields.push_str(&added);
+        current.fields.push_str(&members.told()?);
         Ok(())
     }
 }
@@ -62,19 +59,19 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> FormatEvent<S, Fields> for Lines {
         writer.write_str(r#"{"timestamp":""#)?;
         SystemTime.format_time(&mut writer)?;
         write!(writer, r#"","level":"{}""#, metadata.level())?;
-        let mut members = Members::after(r#""level""#, &mut writer);
+        let mut members = Members::after(r#""level""#);
         event.record(&mut members);
         members.member("target", metadata.target());
-        members.written?;
+        writer.write_str(&members.told()?)?;
         let span = event.parent().and_then(|id| ctx.span(id)).or_else(|| ctx.lookup_current());
         if let Some(span) = span {
             writer.write_str(r#","span":{"#)?;
             let notes = span.extensions();
             let fields = notes.get::<FormattedFields<Fields>>().map_or("", |it| it.fields.as_str());
             writer.write_str(fields)?;
-            let mut members = Members::after(fields, &mut writer);
+            let mut members = Members::after(fields);
             members.member("name", span.name());
-            members.written?;
+            writer.write_str(&members.told()?)?;
             writer.write_char('}')?;
         }
         writer.write_str("}\n")
@@ -82,16 +79,17 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> FormatEvent<S, Fields> for Lines {
 }
 
 /// Members of an object, one after another.
-struct Members<'a> {
-    out: &'a mut dyn fmt::Write,
-    separator: &'static str,
+struct Members {
+    text: Vec<u8>,
+    separator: &'static [u8],
     written: fmt::Result,
 }
 
-impl<'a> Members<'a> {
+impl Members {
     /// Members that stand after others, or after none.
-    fn after(others: &str, out: &'a mut dyn fmt::Write) -> Self {
-        Self { out, separator: if others.is_empty() { "" } else { "," }, written: Ok(()) }
+    fn after(others: &str) -> Self {
+        let separator: &[u8] = if others.is_empty() { b"" } else { b"," };
+        Self { text: Vec::with_capacity(USUAL), separator, written: Ok(()) }
     }
 
     fn member(&mut self, name: &str, value: impl Serialize) {
@@ -101,17 +99,22 @@ impl<'a> Members<'a> {
     }
 
     fn write(&mut self, name: &str, value: impl Serialize) -> serde_json::Result<()> {
-        let mut out = Bytes(self.out);
-        write!(out, "{}", self.separator).map_err(serde_json::Error::io)?;
-        self.separator = ",";
+        self.text.extend(self.separator);
+        self.separator = b",";
         // A raw identifier (`r#type`) is called by what follows.
-        serde_json::to_writer(&mut out, name.strip_prefix("r#").unwrap_or(name))?;
-        write!(out, ":").map_err(serde_json::Error::io)?;
-        serde_json::to_writer(out, &value)
+        serde_json::to_writer(&mut self.text, name.strip_prefix("r#").unwrap_or(name))?;
+        self.text.push(b':');
+        serde_json::to_writer(&mut self.text, &value)
+    }
+
+    /// Their text.
+    fn told(self) -> Result<String, fmt::Error> {
+        self.written?;
+        String::from_utf8(self.text).map_err(|_| fmt::Error)
     }
 }
 
-impl Visit for Members<'_> {
+impl Visit for Members {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.member(field.name(), value);
     }
@@ -146,24 +149,12 @@ impl Serialize for Shown<'_> {
     }
 }
 
-/// Takes the bytes of JSON as the text that they are.
-struct Bytes<'a>(&'a mut dyn fmt::Write);
-
-impl io::Write for Bytes<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let text = str::from_utf8(buf).map_err(io::Error::other)?;
-        self.0.write_str(text).map_err(io::Error::other)?;
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
 
     use serde_json::Value;
     use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt};
