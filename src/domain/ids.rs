@@ -197,7 +197,7 @@ impl fmt::Display for OperationId {
         for (letter, first) in text.iter_mut().zip(PREFIX) {
             *letter = *first;
         }
-        f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        f.write_str(str::from_utf8(&text).map_err(|_ascii| fmt::Error)?)
     }
 }
 
