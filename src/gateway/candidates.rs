@@ -27,6 +27,13 @@ pub struct Candidate {
     pub kind: &'static str,
 }
 
+/// Whether a caller may see what Graph has that its names do not mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hints {
+    Given,
+    Withheld,
+}
+
 impl Candidate {
     pub(super) fn configuration(pointer: &str, name: &str, configuration: &Configuration) -> Self {
         let (id, kind) = (configuration.id.to_string(), configuration.kind.name());

@@ -7,10 +7,10 @@
 
 use super::{
     Candidate, Error, Gateway,
-    candidates::{ALIKE_MAX, SEVERAL_MAX},
+    candidates::{ALIKE_MAX, Hints, SEVERAL_MAX},
     names::Names,
     request::{ChangeRequest, Fault},
-    resolve::{Hints, Resolved, Sought},
+    resolve::{Resolved, Sought},
 };
 use crate::{
     domain::{Caller, Configuration},

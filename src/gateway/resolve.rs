@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Error,
-    candidates::{Candidate, alike, suggestion},
+    candidates::{Candidate, Hints, alike, suggestion},
     names::{KnownGroup, Names},
     request::{ChangeRequest, Fault, Named, NamedFilter, Whom, Wish, pointer},
 };
@@ -40,6 +40,8 @@ pub(super) struct Resolved {
 #[derive(Clone, Debug)]
 pub(super) struct Directory {
     catalogue: config::Catalogue,
+    /// The tags of configurations, by their ids in small letters.
+    tags: BTreeMap<String, BTreeSet<String>>,
     names: Names,
     targets_max: usize,
 }
@@ -86,13 +88,6 @@ pub(super) struct Targets {
     pub(super) missed: Vec<Miss>,
 }
 
-/// Whether a caller may see what Graph has that its names do not mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hints {
-    Given,
-    Withheld,
-}
-
 impl Miss {
     fn nothing(pointer: &str, detail: String, candidates: Vec<Candidate>) -> Self {
         Self { fault: Fault { pointer: pointer.to_owned(), detail }, candidates, several: false }
@@ -105,7 +100,13 @@ impl Miss {
 
 impl Directory {
     pub(super) fn new(catalogue: config::Catalogue, names: Names, targets_max: usize) -> Self {
-        Self { catalogue, names, targets_max }
+        let mut tags = BTreeMap::<_, BTreeSet<_>>::new();
+        for catalogued in catalogue.configurations.values() {
+            tags.entry(catalogued.id.as_str().to_ascii_lowercase())
+                .or_default()
+                .extend(catalogued.tags.iter().cloned());
+        }
+        Self { catalogue, tags, names, targets_max }
     }
 
     /// What Graph says.
@@ -187,9 +188,7 @@ impl Directory {
 
     pub(super) fn tags(&self, id: &ConfigurationId) -> BTreeSet<String> {
         // The catalogue may spell the id in another case than Graph; a `forbid` by tag must apply all the same.
-        let same = |other: &ConfigurationId| other.as_str().eq_ignore_ascii_case(id.as_str());
-        let catalogued = self.catalogue.configurations.values().filter(|catalogued| same(&catalogued.id));
-        catalogued.flat_map(|catalogued| catalogued.tags.iter().cloned()).collect()
+        self.tags.get(&id.as_str().to_ascii_lowercase()).cloned().unwrap_or_default()
     }
 
     /// What the targets of a request mean.
