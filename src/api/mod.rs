@@ -48,8 +48,7 @@ use actix_web::{
     web,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
-use tracing_actix_web::{RootSpanBuilder, TracingLogger};
+use tracing::{Instrument as _, Span};
 
 pub(crate) use self::{callback::message, cors::warnings, webhooks::rehearse};
 use self::{
@@ -106,8 +105,7 @@ pub fn server(
             .wrap(from_fn(connections::attend))
             .wrap(from_fn(cors::share))
             // The last is the outermost: the span must see everything.
-            .wrap(TracingLogger::<RequestSpan>::new())
-            .wrap(from_fn(measure))
+            .wrap(from_fn(observe))
             .configure(routes)
     };
     // Each worker counts its own connections.
@@ -206,8 +204,8 @@ fn wrong_method(request: &HttpRequest, allowed: &str) -> HttpResponse {
     response
 }
 
-/// Measures how long a request takes, whatever becomes of it.
-async fn measure<B: MessageBody + 'static>(
+/// Answers a request within a span of its own, and measures how long that takes, whatever becomes of it.
+async fn observe<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
@@ -215,14 +213,17 @@ async fn measure<B: MessageBody + 'static>(
         return next.call(request).await;
     };
     let (method, begun) = (request.method().clone(), clock.elapsed());
-    let (route, scheme) = (request.match_pattern(), scheme_of(&request));
-    let outcome = next.call(request).await;
+    // Paths that nobody serves would be a series each.
+    let route = request.match_pattern().unwrap_or_else(|| UNMATCHED.to_owned());
+    let (scheme, span) = (scheme_of(&request), span_of(&request, &route));
+    let outcome = async { next.call(request).await }.instrument(span.clone()).await;
+    let status = status_of(&outcome);
+    end(&span, status);
     telemetry::measure_request(telemetry::Request {
         method: method.as_str(),
         scheme,
-        // Paths that nobody serves would be a series each.
-        route: route.as_deref().unwrap_or(UNMATCHED),
-        status: status_of(&outcome).as_u16(),
+        route: &route,
+        status: status.as_u16(),
         took: clock.elapsed().saturating_sub(begun),
     });
     outcome
@@ -263,43 +264,38 @@ fn shown(path: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// One span per request, by OpenTelemetry's conventions for HTTP servers.
-struct RequestSpan;
+/// The span of a request, by OpenTelemetry's conventions for HTTP servers, as a part of its caller's trace.
+fn span_of(request: &ServiceRequest, route: &str) -> Span {
+    let method = telemetry::known_method(request.method().as_str());
+    let local = request.app_config().local_addr();
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = method,
+        http.route = route,
+        url.path = shown(request.path()),
+        url.scheme = scheme_of(request),
+        server.address = %local.ip(),
+        server.port = local.port(),
+        network.protocol.version = version_of(request),
+        http.response.status_code = tracing::field::Empty,
+        error.type = tracing::field::Empty,
+        otel.status_code = tracing::field::Empty,
+        trace_id = tracing::field::Empty,
+    );
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    telemetry::set_parent(&span, header("traceparent"), header("tracestate"));
+    telemetry::note_trace_id(&span);
+    span
+}
 
-impl RootSpanBuilder for RequestSpan {
-    fn on_request_start(request: &ServiceRequest) -> Span {
-        let route = request.match_pattern().unwrap_or_else(|| UNMATCHED.to_owned());
-        let method = telemetry::known_method(request.method().as_str());
-        let local = request.app_config().local_addr();
-        let span = tracing::info_span!(
-            "request",
-            otel.name = format!("{method} {route}"),
-            otel.kind = "server",
-            http.request.method = method,
-            http.route = route,
-            url.path = shown(request.path()),
-            url.scheme = scheme_of(request),
-            server.address = %local.ip(),
-            server.port = local.port(),
-            network.protocol.version = version_of(request),
-            http.response.status_code = tracing::field::Empty,
-            error.type = tracing::field::Empty,
-            otel.status_code = tracing::field::Empty,
-            trace_id = tracing::field::Empty,
-        );
-        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-        telemetry::set_parent(&span, header("traceparent"), header("tracestate"));
-        telemetry::note_trace_id(&span);
-        span
+/// Writes down how a request was answered.
+fn end(span: &Span, status: StatusCode) {
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", status.as_str());
     }
-
-    fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, actix_web::Error>) {
-        let status = status_of(outcome);
-        span.record("http.response.status_code", status.as_u16());
-        if status.is_server_error() {
-            span.record("otel.status_code", "ERROR");
-            span.record("error.type", status.as_str());
-        }
-        span.in_scope(|| tracing::info!(http.response.status_code = status.as_u16(), "request answered"));
-    }
+    span.in_scope(|| tracing::info!(http.response.status_code = status.as_u16(), "request answered"));
 }
