@@ -110,7 +110,7 @@ impl Members {
     /// Their text.
     fn told(self) -> Result<String, fmt::Error> {
         self.written?;
-        String::from_utf8(self.text).map_err(|_| fmt::Error)
+        String::from_utf8(self.text).map_err(|_json| fmt::Error)
     }
 }
 

@@ -10,6 +10,7 @@
 //! It deliberately holds all names of OpenTelemetry: no other module touches its types.
 
 mod figures;
+mod ids;
 mod instruments;
 mod lines;
 mod meters;
@@ -53,7 +54,10 @@ pub use self::{
     },
 };
 
-use self::lines::{Fields, Lines};
+use self::{
+    ids::Ids,
+    lines::{Fields, Lines},
+};
 
 /// The name under which traces are sent.
 const SERVICE: &str = "postern";
@@ -112,7 +116,7 @@ pub enum Error {
 /// Telemetry that is running; keep it until the end and [`Telemetry::flush`] it.
 #[derive(Debug)]
 pub struct Telemetry {
-    tracing: SdkTracerProvider,
+    tracing: Option<SdkTracerProvider>,
     metering: SdkMeterProvider,
     logging: Option<SdkLoggerProvider>,
 }
@@ -144,21 +148,23 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
     let logs =
         if pretty { logs.with_target(false).boxed() } else { logs.fmt_fields(Fields).event_format(Lines).boxed() };
     let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
-    // Where nothing is sent, a trace is its ids.
-    let is_sent = settings.otlp_endpoint.is_some();
+    let is_sent = tracing.is_some();
     // Told that nobody wants more, the many places that could tell of every step need not ask.
     let finest = if is_sent { LevelFilter::TRACE } else { LevelFilter::INFO };
     let wanted = move |metadata: &tracing::Metadata<'_>| {
         own(metadata) && (is_sent || (metadata.is_span() && *metadata.level() <= finest))
     };
-    // Which thread did it, in which line, and how long it was busy: nobody asks that of a trace, and each span would pay for it.
-    let traces = tracing_opentelemetry::layer()
-        .with_tracer(tracing.tracer(SERVICE))
-        .with_location(false)
-        .with_threads(false)
-        .with_tracked_inactivity(false)
-        .with_context_activation(is_sent)
-        .with_filter(filter::filter_fn(wanted).with_max_level_hint(finest));
+    let traces = match &tracing {
+        // Which thread did it, in which line, and how long it was busy: nobody asks that of a trace, and each span would pay for it.
+        Some(provider) => tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(SERVICE))
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .boxed(),
+        None => Ids.boxed(),
+    };
+    let traces = traces.with_filter(filter::filter_fn(wanted).with_max_level_hint(finest));
     let sent = logging
         .as_ref()
         .map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter_sent.and(filter::filter_fn(own))));
@@ -188,13 +194,11 @@ fn filter(text: &str) -> Result<EnvFilter, Error> {
     EnvFilter::try_new(text).map_err(|error| Error::Filter(error.to_string()))
 }
 
-fn tracer_provider(settings: &Settings, resource: Resource) -> Result<SdkTracerProvider, Error> {
-    // Where nothing is sent, a trace is only what its caller makes of it.
-    let percent = if settings.otlp_endpoint.is_some() { settings.traces_percent } else { 0 };
-    let sampler = Sampler::TraceIdRatioBased(f64::from(percent) / 100.0);
+fn tracer_provider(settings: &Settings, resource: Resource) -> Result<Option<SdkTracerProvider>, Error> {
+    let Some(endpoint) = &settings.otlp_endpoint else { return Ok(None) };
+    let sampler = Sampler::TraceIdRatioBased(f64::from(settings.traces_percent) / 100.0);
     let builder =
         SdkTracerProvider::builder().with_resource(resource).with_sampler(Sampler::ParentBased(Box::new(sampler)));
-    let Some(endpoint) = &settings.otlp_endpoint else { return Ok(builder.build()) };
     let endpoint = format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'));
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
@@ -202,7 +206,7 @@ fn tracer_provider(settings: &Settings, resource: Resource) -> Result<SdkTracerP
         .with_endpoint(endpoint)
         .build()
         .map_err(|error| Error::Exporter(error.to_string()))?;
-    Ok(builder.with_batch_exporter(exporter).build())
+    Ok(Some(builder.with_batch_exporter(exporter).build()))
 }
 
 fn logger_provider(settings: &Settings, resource: Resource) -> Result<Option<SdkLoggerProvider>, Error> {
@@ -223,7 +227,7 @@ impl Telemetry {
         let Self { tracing, metering, logging } = self;
         // All at once, or a collector that does not answer would cost the time three times.
         std::thread::scope(|scope| {
-            scope.spawn(|| tell("traces", tracing.shutdown_with_timeout(FLUSH_TIMEOUT)));
+            scope.spawn(|| tell("traces", tracing.map_or(Ok(()), |it| it.shutdown_with_timeout(FLUSH_TIMEOUT))));
             scope.spawn(|| tell("figures", metering.shutdown_with_timeout(FLUSH_TIMEOUT)));
             scope.spawn(|| tell("log events", logging.map_or(Ok(()), |it| it.shutdown_with_timeout(FLUSH_TIMEOUT))));
         });
@@ -266,7 +270,9 @@ pub fn set_parent(span: &Span, traceparent: Option<&str>, tracestate: Option<&st
     // Most callers name no trace.
     let Some(traceparent) = traceparent else { return };
     let context = TraceContextPropagator::new().extract(&Headers { traceparent: Some(traceparent), tracestate });
-    if context.span().span_context().is_valid()
+    let theirs = context.span().span_context().clone();
+    if theirs.is_valid()
+        && !ids::adopt(span, &theirs)
         && let Err(error) = span.set_parent(context)
     {
         tracing::debug!(%error, "the caller's trace cannot be continued");
@@ -282,6 +288,10 @@ pub fn note_trace_id(span: &Span) {
 
 /// Links a span to the one that a `traceparent` names.
 pub fn link(span: &Span, traceparent: Option<&str>) {
+    // Nobody would follow it.
+    if ids::of(span).is_some() {
+        return;
+    }
     let linked = traceparent.map(|traceparent| remote(traceparent, None)).filter(SpanContext::is_valid);
     if let Some(linked) = linked {
         span.add_link(linked);
@@ -310,6 +320,5 @@ pub fn trace_id_in(traceparent: &str) -> Option<String> {
 }
 
 fn context_of(span: &Span) -> Option<SpanContext> {
-    let context = span.context().span().span_context().clone();
-    context.is_valid().then_some(context)
+    ids::of(span).or_else(|| Some(span.context().span().span_context().clone()).filter(SpanContext::is_valid))
 }
