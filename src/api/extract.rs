@@ -45,7 +45,7 @@ pub(super) fn certificate(request: &HttpRequest) -> Option<&Digest> {
 async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
     let state = state(request)?;
     let mut headers = request.headers().get_all("authorization");
-    // What is not ASCII in it is no token: that is found there. To look for it here, byte by byte, takes longer than what follows.
+    // Which letters a token may have is looked at where it is read, once for each token; that this is text is enough here.
     let authorization = headers.next().map(|value| str::from_utf8(value.as_bytes()).unwrap_or_default());
     if headers.next().is_some() {
         let why = "There is more than one Authorization header.";

@@ -42,7 +42,8 @@ pub(super) struct Verified {
 impl Known {
     pub(super) fn new() -> Self {
         let size = |_: &Digest, token: &Arc<Verified>| {
-            u32::try_from(token.length.saturating_add(ENTRY_SIZE)).unwrap_or(u32::MAX)
+            let callers = token.callers.len().saturating_mul(size_of::<usize>());
+            u32::try_from(token.length.saturating_add(callers).saturating_add(ENTRY_SIZE)).unwrap_or(u32::MAX)
         };
         Self(Cache::builder().max_capacity(SIZE_MAX).weigher(size).time_to_live(TTL).build())
     }

@@ -641,6 +641,29 @@ async fn a_token_that_was_verified_is_known_by_its_digest_until_it_expires() {
     }
 }
 
+#[tokio::test]
+async fn which_of_several_callers_a_known_token_is_depends_on_more_than_the_token() {
+    let mut world = World::new();
+    let shown = Digest::of(b"a certificate");
+    let with_certificate = CallerRule {
+        certificates: BTreeSet::from([shown.clone()]),
+        ..rule("shown", "entra", Some("Assignments.Change"))
+    };
+    world.authenticator.callers = vec![
+        rule("elsewhere", "other", None),
+        rule("lacks-a-role", "entra", Some("Not.Held")),
+        with_certificate,
+        rule("anyone", "entra", None),
+        rule("too-late", "entra", None),
+    ];
+    let header = format!("Bearer {}", honest());
+    for (certificate, name) in [(None, "anyone"), (Some(&shown), "shown"), (None, "anyone")] {
+        let verified = world.authenticator.prove(Some(&header), at(0), world.elapsed).await.unwrap();
+        assert_eq!(verified.callers, [1, 2, 3, 4]);
+        assert_eq!(world.authenticator.recognise(&verified, certificate).unwrap().name, name);
+    }
+}
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(NOW.saturating_add(second)).unwrap()
 }
