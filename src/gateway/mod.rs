@@ -26,6 +26,7 @@ mod resolve;
 mod revert;
 pub mod several;
 mod submit;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod trail;

@@ -13,6 +13,7 @@ use super::{
     candidates::{Candidate, Hints, alike, suggestion},
     names::{KnownGroup, Names},
     request::{ChangeRequest, Fault, Named, NamedFilter, Whom, Wish, pointer},
+    tags::Tags,
 };
 use crate::{
     config,
@@ -40,8 +41,7 @@ pub(super) struct Resolved {
 #[derive(Clone, Debug)]
 pub(super) struct Directory {
     catalogue: config::Catalogue,
-    /// The tags of configurations, by their ids in small letters.
-    tags: BTreeMap<String, BTreeSet<String>>,
+    tags: Tags,
     names: Names,
     targets_max: usize,
 }
@@ -100,13 +100,7 @@ impl Miss {
 
 impl Directory {
     pub(super) fn new(catalogue: config::Catalogue, names: Names, targets_max: usize) -> Self {
-        let mut tags = BTreeMap::<_, BTreeSet<_>>::new();
-        for catalogued in catalogue.configurations.values() {
-            tags.entry(catalogued.id.as_str().to_ascii_lowercase())
-                .or_default()
-                .extend(catalogued.tags.iter().cloned());
-        }
-        Self { catalogue, tags, names, targets_max }
+        Self { tags: Tags::of(&catalogue), catalogue, names, targets_max }
     }
 
     /// What Graph says.
@@ -187,8 +181,7 @@ impl Directory {
     }
 
     pub(super) fn tags(&self, id: &ConfigurationId) -> BTreeSet<String> {
-        // The catalogue may spell the id in another case than Graph; a `forbid` by tag must apply all the same.
-        self.tags.get(&id.as_str().to_ascii_lowercase()).cloned().unwrap_or_default()
+        self.tags.get(id)
     }
 
     /// What the targets of a request mean.
