@@ -1,7 +1,6 @@
 //! Traces where none are sent: what spans are called, for log lines, records and those whom the gateway calls, and nothing else.
 //!
-//! OpenTelemetry's own layer makes of each span what could be sent, and attends to each step of it, also where nothing ever is: a
-//! fifteenth of the instructions of a call.
+//! OpenTelemetry's own layer makes of each span what could be sent, and attends to each step of it, also where nothing ever is.
 //!
 //! Guarantees: a span is a part of the trace of the one around it, or of the caller's, and passes on whether that wants to be sent.
 //!
@@ -24,9 +23,14 @@ use tracing_subscriber::{
 pub(super) struct Ids;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ids {
-    fn on_new_span(&self, _attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
+    fn on_new_span(&self, attrs: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(id) else { return };
-        let around = span.parent().and_then(|around| around.extensions().get::<SpanContext>().cloned());
+        // Those between that this layer does not want are passed over.
+        let around = match attrs.parent() {
+            Some(parent) => ctx.span(parent),
+            None => attrs.is_contextual().then(|| ctx.lookup_current()).flatten(),
+        };
+        let around = around.and_then(|around| around.extensions().get::<SpanContext>().cloned());
         span.extensions_mut().insert(within(&around.unwrap_or(SpanContext::NONE)));
     }
 }
@@ -68,7 +72,9 @@ mod tests {
     use super::*;
 
     fn in_traces(telling: impl FnOnce()) {
-        let subscriber = tracing_subscriber::registry().with(Ids.boxed().with_filter(LevelFilter::INFO));
+        // Others want more.
+        let all = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
+        let subscriber = tracing_subscriber::registry().with(Ids.boxed().with_filter(LevelFilter::INFO)).with(all);
         tracing::subscriber::with_default(subscriber, telling);
     }
 
@@ -78,13 +84,18 @@ mod tests {
             let outer = tracing::info_span!("outer");
             let own = of(&outer).expect("ids");
             assert!(own.is_valid() && !own.is_sampled() && !own.is_remote());
-            let fine = outer.in_scope(|| tracing::debug_span!("not wanted"));
-            let inner = fine.in_scope(|| outer.in_scope(|| tracing::info_span!("inner")));
-            let inner = of(&inner).expect("ids");
-            assert_eq!(inner.trace_id(), own.trace_id());
-            assert_ne!(inner.span_id(), own.span_id());
-            let other = of(&tracing::info_span!("another")).expect("ids");
-            assert_ne!(other.trace_id(), own.trace_id());
+            let fine = tracing::debug_span!("not wanted");
+            assert!(!fine.is_disabled() && of(&fine).is_none());
+            let nested = outer.in_scope(|| fine.in_scope(|| tracing::info_span!("nested")));
+            for inner in [nested, tracing::info_span!(parent: &outer, "named")] {
+                let inner = of(&inner).expect("ids");
+                assert_eq!(inner.trace_id(), own.trace_id());
+                assert_ne!(inner.span_id(), own.span_id());
+            }
+            let others = [tracing::info_span!("another"), outer.in_scope(|| tracing::info_span!(parent: None, "root"))];
+            for other in others {
+                assert_ne!(of(&other).expect("ids").trace_id(), own.trace_id());
+            }
         });
     }
 

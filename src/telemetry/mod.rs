@@ -1,7 +1,7 @@
 //! Logs, traces and counts: how they are started, what they carry, and how they are flushed.
 //!
 //! Logs go to standard error, as JSON lines or for people. Traces, figures and the same log events go to a collector by
-//! OTLP over HTTP when one is configured; without one traces are made all the same, so every log line, problem and audit
+//! OTLP over HTTP when one is configured; without one spans have their ids all the same, so every log line, problem and audit
 //! record has a trace id.
 //!
 //! Guarantees: W3C trace context is taken from callers ([`set_parent`]) and passed on ([`traceparent`]); a malformed one
