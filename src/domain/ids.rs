@@ -206,9 +206,9 @@ impl FromStr for OperationId {
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let malformed = || Malformed::new("an operation's id is op_ and 26 digits or letters");
-        let digits = text.strip_prefix("op_").ok_or_else(malformed)?.as_bytes();
+        let digits = text.as_bytes().strip_prefix(PREFIX).ok_or_else(malformed)?;
         // The first digit holds the three highest bits only.
-        if digits.len() != 26 || digits.first().is_some_and(|first| *first > b'7') {
+        if text.len() != LENGTH || digits.first().is_some_and(|first| *first > b'7') {
             return Err(malformed());
         }
         digits

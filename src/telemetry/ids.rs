@@ -25,7 +25,7 @@ pub(super) struct Ids;
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ids {
     fn on_new_span(&self, attrs: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(id) else { return };
-        // Those between that this layer does not want are passed over.
+        // The innermost of those that were entered and that this layer wants, unless one is named.
         let around = match attrs.parent() {
             Some(parent) => ctx.span(parent),
             None => attrs.is_contextual().then(|| ctx.lookup_current()).flatten(),
