@@ -41,8 +41,10 @@ const PARTS: usize = 32;
 /// What the executor does with the lane next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum After {
-    /// Nothing is pending, or another replica owns the lane.
+    /// Nothing is pending, or the lane is parked.
     Idle,
+    /// Another replica owns the lane.
+    Elsewhere,
     /// More may be pending.
     Again,
     /// Nothing to do for so long.
@@ -105,7 +107,10 @@ impl Lane {
             batch_max: self.parts.settings.batch_max,
             trace_id: telemetry::trace_id_of(&span),
         };
-        let Some(turn) = self.parts.store.claim(claim).await? else { return Ok(After::Idle) };
+        let Some(turn) = self.parts.store.claim(claim).await? else {
+            let is_elsewhere = self.parts.store.is_elsewhere(&self.configuration, &self.parts.owner).await?;
+            return Ok(if is_elsewhere { After::Elsewhere } else { After::Idle });
+        };
         span.record("lane.operations", turn.operations.len());
         for operation in &turn.operations {
             telemetry::link(&span, operation.submission.traceparent.as_deref());

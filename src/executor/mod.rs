@@ -10,6 +10,7 @@
 //! It deliberately keeps no list of work of its own: what is pending stands in the store and nowhere else.
 
 mod carry;
+mod elsewhere;
 mod lane;
 mod outcome;
 mod policy_sets;
@@ -24,6 +25,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{
+    elsewhere::{Elsewhere, Look},
     lane::{After, Lane},
     policy_sets::PolicySets,
 };
@@ -85,6 +87,7 @@ pub struct Executor {
     lanes: JoinSet<Turned>,
     running: HashMap<Id, ConfigurationId>,
     queue: Queue,
+    elsewhere: Elsewhere,
     policy_sets: PolicySets,
 }
 
@@ -109,13 +112,22 @@ impl Queue {
         self.members.remove(&next);
         Some(next)
     }
+
+    /// Takes one out of its turn, and says whether it was there.
+    fn take(&mut self, configuration: &ConfigurationId) -> bool {
+        let was_there = self.members.remove(configuration);
+        if was_there {
+            self.order.retain(|waiting| waiting != configuration);
+        }
+        was_there
+    }
 }
 
 impl Executor {
     /// An executor of these parts, not yet running.
     pub fn new(parts: Parts) -> Self {
-        let (running, queue, policy_sets) = Default::default();
-        Self { parts, lanes: JoinSet::new(), running, queue, policy_sets }
+        let (running, queue, elsewhere, policy_sets) = Default::default();
+        Self { parts, lanes: JoinSet::new(), running, queue, elsewhere, policy_sets }
     }
 
     /// Works until `stop`; then takes up nothing more, lets the turns that are under way end, and returns.
@@ -138,7 +150,7 @@ impl Executor {
                 Some(ended) = self.lanes.join_next_with_id() => self.ended(ended),
                 noticed = noticed(&parts, deaf_until) => {
                     for configuration in noticed {
-                        self.queue.push(configuration);
+                        self.attend(configuration);
                     }
                     deaf_until = parts.clock.elapsed().saturating_add(DEAF);
                 }
@@ -149,8 +161,18 @@ impl Executor {
         }
     }
 
-    /// Looks for pending work without being told of it.
+    /// Gives a lane that may have work its turn, or later, if another replica works on it.
+    fn attend(&mut self, configuration: ConfigurationId) {
+        match self.elsewhere.look(&configuration, self.parts.clock.elapsed()) {
+            Look::Now => self.queue.push(configuration),
+            Look::Later(pause) => self.wake_after(configuration, pause),
+            Look::Awaited => {}
+        }
+    }
+
+    /// Looks for pending work without being told of it, on lanes that are free.
     async fn sweep(&mut self) {
+        self.elsewhere.tidy(self.parts.clock.elapsed());
         match self.parts.store.open_lanes(SWEEP_MAX).await {
             Ok(found) => found.into_iter().for_each(|configuration| self.queue.push(configuration)),
             Err(error) => tracing::error!(%error, "cannot look for pending operations"),
@@ -176,6 +198,13 @@ impl Executor {
             Ok((_, Ok(After::Idle))) => {}
             Ok((_, Ok(After::Again))) => self.queue.push(configuration),
             Ok((_, Ok(After::Parked(pause)))) => self.wake_after(configuration, pause),
+            Ok((_, Ok(After::Elsewhere))) => {
+                self.elsewhere.note(configuration.clone(), self.parts.clock.elapsed());
+                // It may have been told of again meanwhile.
+                if self.queue.take(&configuration) {
+                    self.attend(configuration);
+                }
+            }
             // The sweep comes back to it; at once would be a hot loop against a store in trouble.
             Ok((_, Err(error))) => {
                 telemetry::count_broken_turn();
@@ -188,7 +217,7 @@ impl Executor {
         }
     }
 
-    /// Has a parked lane noticed when its pause is over, so that it need not wait for a sweep.
+    /// Has a lane noticed when a pause is over, so that it need not wait for a sweep.
     fn wake_after(&self, configuration: ConfigurationId, pause: Duration) {
         let Parts { store, clock, .. } = self.parts.clone();
         tokio::spawn(async move {
@@ -220,6 +249,8 @@ mod tests {
             queue.push(id(number));
         }
         let nothing = HashMap::new();
-        assert_eq!(std::iter::from_fn(|| queue.pop(&nothing)).collect::<Vec<_>>(), [id(3), id(1), id(2)]);
+        assert!(queue.take(&id(1)) && !queue.take(&id(1)) && !queue.take(&id(4)));
+        queue.push(id(1));
+        assert_eq!(std::iter::from_fn(|| queue.pop(&nothing)).collect::<Vec<_>>(), [id(3), id(2), id(1)]);
     }
 }

@@ -311,6 +311,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// lane is as it was, parked, or held until the lease that was asked for would have ended.
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error>;
 
+    /// Whether somebody but this owner holds the lane of this configuration at present. In a store of one process nobody does.
+    async fn is_elsewhere(&self, _configuration: &ConfigurationId, _owner: &str) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Announces a write, so that a successor can tell whether it took effect, and makes the lease last for
     /// `ttl` from now.
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error>;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
     domain::{FailureCode, State},
-    store::Claim,
+    store::{Claim, Parking},
 };
 use tokio::sync::Semaphore;
 
@@ -61,6 +61,41 @@ async fn the_sweep_finds_work_though_notices_never_cease() {
         end = world.end_of(1) => has_succeeded(&end),
         () = drummed => {}
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_another_replica_gives_up_is_taken_up_soon_though_nobody_tells_of_it() {
+    let mut world = World::simulated(Tenant::new());
+    world.settings.sweep_interval = Duration::from_hours(1);
+    world.accept(1, &lane(1)).await;
+    let stopping = Claim {
+        configuration: lane(1),
+        owner: "a replica that is being stopped".to_owned(),
+        at: world.clock.now(),
+        ttl: Duration::from_mins(10),
+        batch_max: 1,
+        trace_id: None,
+    };
+    let turn = world.store.claim(stopping).await.unwrap().unwrap();
+    let _running = world.run();
+    world.clock.sleep(Duration::from_millis(100)).await;
+    // Told of more, it leaves the lane to the other one.
+    world.accept(2, &lane(1)).await;
+    world.clock.sleep(Duration::from_millis(100)).await;
+    let unfinished = Parking {
+        pause: Duration::ZERO,
+        because: "stopped".to_owned(),
+        announced: None,
+        left: None,
+        ended: vec![],
+        entries: vec![],
+    };
+    world.store.park(turn.lease, unfinished).await.unwrap();
+    let given_up = world.clock.elapsed();
+    has_succeeded(&world.end_of(1).await);
+    has_succeeded(&world.end_of(2).await);
+    let taken = world.clock.elapsed().saturating_sub(given_up);
+    assert!(taken < Duration::from_secs(1), "{taken:?}");
 }
 
 #[tokio::test]

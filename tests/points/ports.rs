@@ -106,6 +106,10 @@ impl Store for Kept {
         self.through(Call::Claim, self.store.claim(claim)).await
     }
 
+    async fn is_elsewhere(&self, configuration: &ConfigurationId, owner: &str) -> Result<bool, Error> {
+        self.store.is_elsewhere(configuration, owner).await
+    }
+
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
         self.through(Call::BeginWrite, self.store.begin_write(lease, intent, ttl)).await
     }

@@ -175,6 +175,10 @@ impl Store for Desk {
         self.look("backlog", self.model.backlog()).await
     }
 
+    async fn is_elsewhere(&self, configuration: &ConfigurationId, owner: &str) -> Result<bool, Error> {
+        self.look("is_elsewhere", self.model.is_elsewhere(configuration, owner)).await
+    }
+
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
         let (asked, wanted) = (self.clock.elapsed(), claim.clone());
         let seen = |turn: &Result<Option<Turn>, Error>| {

@@ -50,7 +50,10 @@ async fn a_lane_belongs_to_one_replica_until_its_lease_ends() {
     assert!(b.claim(claim(&lane(1), "b", 0)).await.unwrap().is_none());
     assert!(b.open_lanes(10).await.unwrap().is_empty());
     a.begin_write(&mut lost.lease, &intent(&lost.operations), minutes(30)).await.unwrap();
+    let elsewhere = async |store: &Arc<dyn Store>, owner| store.is_elsewhere(&lane(1), owner).await.unwrap();
+    assert_eq!((elsewhere(&b, "b").await, elsewhere(&a, "a").await), (true, false));
     fixture.pass(30).await;
+    assert!(!elsewhere(&b, "b").await, "its lease has ended");
     let held = turn(&*b, claim(&lane(1), "b", 0)).await;
     assert_eq!((held.intent, ids(&held.operations)), (Some(intent(&lost.operations)), vec![id(1), id(2)]));
     let refused = a.begin_write(&mut lost.lease, &intent(&lost.operations), minutes(30)).await;
@@ -58,7 +61,9 @@ async fn a_lane_belongs_to_one_replica_until_its_lease_ends() {
     let refused = a.settle(lost.lease, settlement(&lost.operations, 1)).await;
     assert!(matches!(refused, Err(Error::LeaseLost(_))), "{refused:?}");
     assert_eq!(state(&*a, 1).await, "running");
+    assert_eq!((elsewhere(&b, "b").await, elsewhere(&a, "a").await), (false, true));
     b.settle(held.lease, settlement(&held.operations, 1)).await.unwrap();
+    assert!(!elsewhere(&a, "a").await, "nobody holds it");
     assert_eq!((state(&*a, 1).await, state(&*a, 2).await), ("succeeded", "succeeded"));
     assert_eq!(trail(&*a).await, trail(&*b).await);
 }

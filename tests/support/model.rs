@@ -494,6 +494,13 @@ impl Store for Model {
         Ok(backlog)
     }
 
+    async fn is_elsewhere(&self, configuration: &ConfigurationId, owner: &str) -> Result<bool, Error> {
+        let tables = self.database.lock();
+        let now = self.database.now();
+        let held = |lane: &Lane| lane.owner.as_deref().is_some_and(|it| it != owner) && lane.leased_until > Some(now);
+        Ok(tables.lanes.get(configuration).is_some_and(held))
+    }
+
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
         let until = self.clock.elapsed() + claim.ttl;
         let mut tables = self.database.lock();

@@ -200,6 +200,10 @@ impl Store for Postgres {
         self.verbs.claim(claim).await
     }
 
+    async fn is_elsewhere(&self, configuration: &ConfigurationId, owner: &str) -> Result<bool, Error> {
+        self.access.in_time(async { read::is_elsewhere(&mut *self.reader().await?, configuration, owner).await }).await
+    }
+
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
         self.verbs.begin_write(lease, intent, ttl).await
     }
