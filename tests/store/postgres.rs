@@ -7,7 +7,7 @@ use postern::{
     audit::Verifier,
     clock::Clock,
     config,
-    store::{Acceptance, Accepted, Bounds, Cancelled, Error, Full, Postgres, Run, Store, Trail},
+    store::{Acceptance, Accepted, Bounds, Cancelled, Error, Full, Postgres, Run, Settlement, Store, Trail},
 };
 use sqlx::Connection;
 
@@ -95,6 +95,45 @@ async fn whoever_waits_at_one_replica_is_told_of_an_end_at_another() {
     for end in &mut ends {
         tokio::time::timeout(LONG, end.notice()).await.unwrap();
     }
+}
+
+/// In a young database, of which the server knows no statistics yet, and where statements were planned while it held ten operations.
+#[tokio::test(flavor = "multi_thread")]
+async fn ending_a_part_of_what_a_lane_does_looks_at_that_part_only() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let mut all = 0;
+    for (number, operations) in [(1, 10), (2, 300)] {
+        let numbers = (1..=operations).map(|place| u128::from(number) * 1_000 + place);
+        let lane = lane(number);
+        join_all(numbers.map(|operation| accept(&*store, &lane, [operation]))).await;
+        let held = turn(&*store, postern::store::Claim { batch_max: 1_000, ..claim(&lane, "a", 0) }).await;
+        let mut lease = Some(held.lease);
+        for part in held.operations.chunks(if number == 1 { 1 } else { 10 }) {
+            let ended = Settlement { keep: Some(minutes(30)), ..settlement(part, 1) };
+            lease = store.settle(lease.take().unwrap(), ended).await.unwrap();
+        }
+        all += i64::try_from(operations).unwrap();
+    }
+    let mut connection = fixture.connection().await;
+    let mut read = 0;
+    eventually("all updates are told", async || {
+        // A connection tells what it has done after something else that it does a second later, and all of it at once.
+        store.probe().await.unwrap();
+        let told = sqlx::query_as(
+            "SELECT n_tup_upd, seq_tup_read + idx_tup_read
+             FROM pg_stat_user_tables
+             JOIN (SELECT relid, idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'operations_pending') AS pending
+                 USING (relid)",
+        );
+        let (updates, reads): (i64, i64) = told.fetch_one(&mut connection).await.unwrap();
+        read = reads;
+        // Each is marked running, and ended.
+        updates >= 2 * all
+    })
+    .await;
+    // Some times for claims and counts, and not for each of forty parts.
+    assert!(read <= 8 * all, "{read} rows of what is pending were read, of {all} operations");
 }
 
 #[tokio::test(flavor = "multi_thread")]

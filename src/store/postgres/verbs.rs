@@ -125,13 +125,14 @@ async fn claim(
     claim: &Claim,
     until: Duration,
 ) -> Result<Option<Turn>, Failed> {
-    // The first two conditions look without locking: most claims that get nothing cost no more than that.
+    // The first two conditions look without locking, and the cheaper one first: work that was done leaves entries of the index
+    // behind, through which the other goes until they are removed.
     let taken = sqlx::query(
         "INSERT INTO lanes (configuration, owner, fencing, lease_until)
          SELECT $1, $2, 1, clock_timestamp() + $3 * INTERVAL '1 microsecond'
-         WHERE EXISTS (SELECT FROM operations WHERE configuration = $1 AND state IN ('queued', 'running'))
-           AND NOT EXISTS (SELECT FROM lanes WHERE configuration = $1
+         WHERE NOT EXISTS (SELECT FROM lanes WHERE configuration = $1
                            AND (lease_until > clock_timestamp() OR not_before > clock_timestamp()))
+           AND EXISTS (SELECT FROM operations WHERE configuration = $1 AND state IN ('queued', 'running'))
          ON CONFLICT (configuration) DO UPDATE SET owner = $2, fencing = lanes.fencing + 1, not_before = NULL,
              lease_until = clock_timestamp() + $3 * INTERVAL '1 microsecond'
          WHERE (lanes.lease_until IS NULL OR lanes.lease_until <= clock_timestamp())
@@ -189,7 +190,7 @@ async fn pending(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<Ope
     found.iter().map(rows::operation).collect::<Result<_, _>>().map_err(Failed::Content)
 }
 
-/// Marks operations running, those that are not yet.
+/// Marks operations running, those that are not yet. They are locked.
 async fn start(
     connection: &mut PgConnection,
     operations: Vec<Operation>,
@@ -197,7 +198,7 @@ async fn start(
 ) -> Result<Vec<Operation>, Failed> {
     let fate = to_json("fate", &State::Running { started_at: claim.at }).map_err(Failed::Content)?;
     let queued = operations.iter().filter(|it| it.state == State::Queued).map(|it| it.id.to_string());
-    sqlx::query("UPDATE operations SET state = 'running', fate = $1 WHERE state = 'queued' AND id = ANY($2)")
+    sqlx::query("UPDATE operations SET state = 'running', fate = $1 WHERE id = ANY($2)")
         .bind(fate)
         .bind(queued.collect::<Vec<_>>())
         .execute(connection)
@@ -251,7 +252,8 @@ async fn settle(
     Ok(outcome)
 }
 
-/// Writes the end of operations; each must be running on the holder's lane, or the whole transaction is undone.
+/// Writes the end of operations; each must be running on the holder's lane, or the whole transaction is undone. They are found by their
+/// ids: were the other conditions not hidden in a `CASE`, PostgreSQL would go through all that is and was pending on the lane.
 async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(OperationId, State)]) -> Result<(), Failed> {
     let mut fates = Vec::with_capacity(ended.len());
     for (_, state) in ended {
@@ -260,7 +262,8 @@ async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(Operation
     let changed = sqlx::query(
         "UPDATE operations SET state = ended.state, fate = ended.fate, ended_at = ended.ended_at
          FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[]) AS ended (id, state, fate, ended_at)
-         WHERE operations.id = ended.id AND operations.state = 'running' AND operations.configuration = $5",
+         WHERE operations.id = ended.id
+             AND CASE WHEN operations.state = 'running' AND operations.configuration = $5 THEN true ELSE false END",
     )
     .bind(ended.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>())
     .bind(ended.iter().map(|(_, state)| state.name()).collect::<Vec<_>>())
