@@ -41,9 +41,9 @@ const PARTS: usize = 32;
 /// What the executor does with the lane next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum After {
-    /// Nothing is pending, or the lane is parked.
+    /// Nothing is pending, or the lane is parked, or it cannot be told.
     Idle,
-    /// Another replica owns the lane.
+    /// Somebody else holds the lane.
     Elsewhere,
     /// More may be pending.
     Again,
@@ -108,14 +108,25 @@ impl Lane {
             trace_id: telemetry::trace_id_of(&span),
         };
         let Some(turn) = self.parts.store.claim(claim).await? else {
-            let is_elsewhere = self.parts.store.is_elsewhere(&self.configuration, &self.parts.owner).await?;
-            return Ok(if is_elsewhere { After::Elsewhere } else { After::Idle });
+            return Ok(self.without_turn().await);
         };
         span.record("lane.operations", turn.operations.len());
         for operation in &turn.operations {
             telemetry::link(&span, operation.submission.traceparent.as_deref());
         }
         self.work(turn).instrument(span).await
+    }
+
+    /// Why there was no turn. The lane is not ours to take at least, so whoever holds it will do what is pending, or the sweep finds it.
+    async fn without_turn(&self) -> After {
+        match self.parts.store.is_held(&self.configuration).await {
+            Ok(true) => After::Elsewhere,
+            Ok(false) => After::Idle,
+            Err(error) => {
+                tracing::debug!(%error, configuration.id = %self.configuration, "whether the lane is held cannot be told");
+                After::Idle
+            }
+        }
     }
 
     async fn work(&self, turn: Turn) -> Result<After, Error> {

@@ -1,7 +1,8 @@
 //! Carries pending changes to Graph: which configurations have work, and how many are worked on at once.
 //!
 //! Woken by the store's notices and by its own sweep, it gives each configuration with pending operations a turn
-//! (`lane`), one at a time per configuration and at most `lanes_max` in all, first come first served.
+//! (`lane`), one at a time per configuration and at most `lanes_max` in all, first come first served. A lane that another replica
+//! holds is looked at twice a second until it is free.
 //!
 //! Guarantees: an operation whose notice was lost is found by the sweep; a lane that panics takes no other with it and
 //! is free again when its lease ends; an executor that panics is followed by another. After [`Executor::run`] has
@@ -10,7 +11,6 @@
 //! It deliberately keeps no list of work of its own: what is pending stands in the store and nowhere else.
 
 mod carry;
-mod elsewhere;
 mod lane;
 mod outcome;
 mod policy_sets;
@@ -25,7 +25,6 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{
-    elsewhere::{Elsewhere, Look},
     lane::{After, Lane},
     policy_sets::PolicySets,
 };
@@ -58,6 +57,10 @@ pub struct Parts {
 
 /// How long no notices are taken after some were. Callers who come in crowds wake the executor so often, not each of them.
 const DEAF: Duration = Duration::from_millis(5);
+/// How long a lane that another replica holds is left alone. Each look at it takes the store's writer some of its time, and while callers
+/// come in crowds there would be one every few milliseconds. Whoever holds the lane is told of new work as well and goes on until
+/// nothing is pending, so looking now and then is for those who stop before.
+const LEFT_ALONE: Duration = Duration::from_millis(500);
 /// How soon an executor follows one that panicked.
 const FOLLOWS_AFTER: Duration = Duration::from_secs(1);
 
@@ -87,7 +90,8 @@ pub struct Executor {
     lanes: JoinSet<Turned>,
     running: HashMap<Id, ConfigurationId>,
     queue: Queue,
-    elsewhere: Elsewhere,
+    /// Lanes of other replicas, and from when on they are looked at again.
+    elsewhere: HashMap<ConfigurationId, Duration>,
     policy_sets: PolicySets,
 }
 
@@ -113,13 +117,10 @@ impl Queue {
         Some(next)
     }
 
-    /// Takes one out of its turn, and says whether it was there.
-    fn take(&mut self, configuration: &ConfigurationId) -> bool {
-        let was_there = self.members.remove(configuration);
-        if was_there {
+    fn remove(&mut self, configuration: &ConfigurationId) {
+        if self.members.remove(configuration) {
             self.order.retain(|waiting| waiting != configuration);
         }
-        was_there
     }
 }
 
@@ -161,18 +162,17 @@ impl Executor {
         }
     }
 
-    /// Gives a lane that may have work its turn, or later, if another replica works on it.
+    /// Gives a lane that may have work its turn, unless it is left alone: then it will be noticed again.
     fn attend(&mut self, configuration: ConfigurationId) {
-        match self.elsewhere.look(&configuration, self.parts.clock.elapsed()) {
-            Look::Now => self.queue.push(configuration),
-            Look::Later(pause) => self.wake_after(configuration, pause),
-            Look::Awaited => {}
+        let now = self.parts.clock.elapsed();
+        if self.elsewhere.get(&configuration).is_none_or(|until| *until <= now) {
+            self.elsewhere.remove(&configuration);
+            self.queue.push(configuration);
         }
     }
 
     /// Looks for pending work without being told of it, on lanes that are free.
     async fn sweep(&mut self) {
-        self.elsewhere.tidy(self.parts.clock.elapsed());
         match self.parts.store.open_lanes(SWEEP_MAX).await {
             Ok(found) => found.into_iter().for_each(|configuration| self.queue.push(configuration)),
             Err(error) => tracing::error!(%error, "cannot look for pending operations"),
@@ -199,11 +199,11 @@ impl Executor {
             Ok((_, Ok(After::Again))) => self.queue.push(configuration),
             Ok((_, Ok(After::Parked(pause)))) => self.wake_after(configuration, pause),
             Ok((_, Ok(After::Elsewhere))) => {
-                self.elsewhere.note(configuration.clone(), self.parts.clock.elapsed());
                 // It may have been told of again meanwhile.
-                if self.queue.take(&configuration) {
-                    self.attend(configuration);
-                }
+                self.queue.remove(&configuration);
+                let until = self.parts.clock.elapsed().saturating_add(LEFT_ALONE);
+                self.elsewhere.insert(configuration.clone(), until);
+                self.wake_after(configuration, LEFT_ALONE);
             }
             // The sweep comes back to it; at once would be a hot loop against a store in trouble.
             Ok((_, Err(error))) => {
@@ -249,8 +249,9 @@ mod tests {
             queue.push(id(number));
         }
         let nothing = HashMap::new();
-        assert!(queue.take(&id(1)) && !queue.take(&id(1)) && !queue.take(&id(4)));
-        queue.push(id(1));
-        assert_eq!(std::iter::from_fn(|| queue.pop(&nothing)).collect::<Vec<_>>(), [id(3), id(2), id(1)]);
+        queue.remove(&id(3));
+        queue.remove(&id(4));
+        queue.push(id(3));
+        assert_eq!(std::iter::from_fn(|| queue.pop(&nothing)).collect::<Vec<_>>(), [id(1), id(2), id(3)]);
     }
 }

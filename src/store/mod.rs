@@ -311,10 +311,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// lane is as it was, parked, or held until the lease that was asked for would have ended.
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error>;
 
-    /// Whether somebody but this owner holds the lane of this configuration at present. In a store of one process nobody does.
-    async fn is_elsewhere(&self, _configuration: &ConfigurationId, _owner: &str) -> Result<bool, Error> {
-        Ok(false)
-    }
+    /// Whether somebody holds the lane of this configuration at present, as far as that can be told at once: a hint for those who
+    /// did not get it. In a store of one process, which works on a lane once at a time, nobody does.
+    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error>;
 
     /// Announces a write, so that a successor can tell whether it took effect, and makes the lease last for
     /// `ttl` from now.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
     domain::{FailureCode, State},
-    store::{Claim, Parking},
+    store::{Claim, Parking, Turn},
 };
 use tokio::sync::Semaphore;
 
@@ -63,25 +63,28 @@ async fn the_sweep_finds_work_though_notices_never_cease() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lane_that_another_replica_gives_up_is_taken_up_soon_though_nobody_tells_of_it() {
-    let mut world = World::simulated(Tenant::new());
-    world.settings.sweep_interval = Duration::from_hours(1);
-    world.accept(1, &lane(1)).await;
-    let stopping = Claim {
+/// Another replica takes the lane for ten minutes.
+async fn taken_by_another(world: &World) -> Turn {
+    let claim = Claim {
         configuration: lane(1),
-        owner: "a replica that is being stopped".to_owned(),
+        owner: "another replica".to_owned(),
         at: world.clock.now(),
         ttl: Duration::from_mins(10),
         batch_max: 1,
         trace_id: None,
     };
-    let turn = world.store.claim(stopping).await.unwrap().unwrap();
+    world.store.claim(claim).await.unwrap().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_another_replica_gives_up_is_taken_up_soon_though_it_was_told_of_once_only() {
+    let mut world = World::simulated(Tenant::new());
+    world.settings.sweep_interval = Duration::from_hours(1);
+    world.accept(1, &lane(1)).await;
+    let turn = taken_by_another(&world).await;
     let _running = world.run();
-    world.clock.sleep(Duration::from_millis(100)).await;
-    // Told of more, it leaves the lane to the other one.
-    world.accept(2, &lane(1)).await;
-    world.clock.sleep(Duration::from_millis(100)).await;
+    // Longer than the lane is left alone at a time.
+    world.clock.sleep(Duration::from_secs(2)).await;
     let unfinished = Parking {
         pause: Duration::ZERO,
         because: "stopped".to_owned(),
@@ -93,9 +96,24 @@ async fn a_lane_that_another_replica_gives_up_is_taken_up_soon_though_nobody_tel
     world.store.park(turn.lease, unfinished).await.unwrap();
     let given_up = world.clock.elapsed();
     has_succeeded(&world.end_of(1).await);
-    has_succeeded(&world.end_of(2).await);
     let taken = world.clock.elapsed().saturating_sub(given_up);
     assert!(taken < Duration::from_secs(1), "{taken:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_another_replica_holds_is_asked_for_twice_a_second_however_often_it_is_told_of() {
+    let (mut world, database) = World::beside_database(Tenant::new());
+    world.settings.sweep_interval = Duration::from_hours(1);
+    world.accept(1, &lane(1)).await;
+    drop(taken_by_another(&world).await);
+    let _running = world.run();
+    let before = database.claims.load(Ordering::SeqCst);
+    for _ in 0..1_000 {
+        world.store.notices().work_on(lane(1));
+        world.clock.sleep(Duration::from_millis(10)).await;
+    }
+    let asked = database.claims.load(Ordering::SeqCst) - before;
+    assert!((18..=22).contains(&asked), "{asked} times in ten seconds");
 }
 
 #[tokio::test]

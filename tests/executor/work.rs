@@ -77,9 +77,15 @@ impl World {
 
     /// On the model store, in the runtime's time.
     pub(crate) fn simulated(tenant: Tenant) -> Self {
+        Self::beside_database(tenant).0
+    }
+
+    pub(crate) fn beside_database(tenant: Tenant) -> (Self, Arc<Database>) {
         let clock = Clock::simulated("2026-03-01T08:00:00Z".parse().unwrap(), 1);
-        let store = Database::new(clock).open(Run { chain: "run".to_owned(), clock });
-        Self { store: Arc::new(store), tenant: Arc::new(tenant), clock, settings: settings(), _folder: None }
+        let database = Database::new(clock);
+        let store = database.open(Run { chain: "run".to_owned(), clock });
+        let (store, tenant) = (Arc::new(store), Arc::new(tenant));
+        (Self { store, tenant, clock, settings: settings(), _folder: None }, database)
     }
 
     /// Starts the executor.

@@ -106,8 +106,8 @@ impl Store for Kept {
         self.through(Call::Claim, self.store.claim(claim)).await
     }
 
-    async fn is_elsewhere(&self, configuration: &ConfigurationId, owner: &str) -> Result<bool, Error> {
-        self.store.is_elsewhere(configuration, owner).await
+    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error> {
+        self.through(Call::IsHeld, self.store.is_held(configuration)).await
     }
 
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {

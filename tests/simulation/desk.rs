@@ -175,8 +175,8 @@ impl Store for Desk {
         self.look("backlog", self.model.backlog()).await
     }
 
-    async fn is_elsewhere(&self, configuration: &ConfigurationId, owner: &str) -> Result<bool, Error> {
-        self.look("is_elsewhere", self.model.is_elsewhere(configuration, owner)).await
+    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error> {
+        self.look("is_held", self.model.is_held(configuration)).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {

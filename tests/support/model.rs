@@ -9,7 +9,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,8 @@ pub(crate) struct Database {
     clock: Clock,
     /// Time that a test lets pass beside the clock.
     pub(crate) passed: Mutex<Duration>,
+    /// How often a lane was asked for.
+    pub(crate) claims: AtomicUsize,
     tables: Mutex<Tables>,
 }
 
@@ -114,7 +119,7 @@ pub(crate) struct Model {
 impl Database {
     /// An empty database whose time is this clock's.
     pub(crate) fn new(clock: Clock) -> Arc<Self> {
-        Arc::new(Self { clock, passed: Mutex::default(), tables: Mutex::default() })
+        Arc::new(Self { clock, passed: Mutex::default(), claims: AtomicUsize::default(), tables: Mutex::default() })
     }
 
     /// Begins a run.
@@ -494,14 +499,14 @@ impl Store for Model {
         Ok(backlog)
     }
 
-    async fn is_elsewhere(&self, configuration: &ConfigurationId, owner: &str) -> Result<bool, Error> {
-        let tables = self.database.lock();
+    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error> {
         let now = self.database.now();
-        let held = |lane: &Lane| lane.owner.as_deref().is_some_and(|it| it != owner) && lane.leased_until > Some(now);
-        Ok(tables.lanes.get(configuration).is_some_and(held))
+        let tables = self.database.lock();
+        Ok(tables.lanes.get(configuration).is_some_and(|lane| lane.leased_until > Some(now)))
     }
 
     async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+        self.database.claims.fetch_add(1, Ordering::SeqCst);
         let until = self.clock.elapsed() + claim.ttl;
         let mut tables = self.database.lock();
         let now = self.database.now();

@@ -26,10 +26,6 @@ const VERB_MAX: Duration = Duration::from_secs(10);
 const BOUNDS: &str =
     "SET statement_timeout = '8s'; SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '3s'";
 
-/// Of the writer's statements each finds its rows by an index. The server plans a statement that comes often once, and while the
-/// database is young it would rather read the whole of a table that is still small, and do so when the table has grown.
-const BY_INDEX: &str = "SET enable_seqscan = off";
-
 /// How to reach one database.
 #[derive(Clone, Debug)]
 pub(super) struct Access {
@@ -61,12 +57,9 @@ impl Access {
         connected.map_err(|_elapsed| late())?.map_err(unavailable)
     }
 
-    /// Makes the writer's connection keep the bounds, and to indexes.
+    /// Makes a connection keep the bounds.
     pub(super) async fn bind(&self, connection: &mut PgConnection) -> Result<(), Error> {
-        for settings in [BOUNDS, BY_INDEX] {
-            sqlx::raw_sql(settings).execute(&mut *connection).await.map(drop).map_err(unavailable)?;
-        }
-        Ok(())
+        sqlx::raw_sql(BOUNDS).execute(connection).await.map(drop).map_err(unavailable)
     }
 
     /// Does something within the time that a verb may take.

@@ -30,6 +30,11 @@ use crate::{
     clock::Clock,
 };
 
+/// Begins a transaction of verbs. The server plans a statement that comes often once, and while the database is young it would rather
+/// read the whole of a table that is still small, and go on so when the table has grown: for these statements, each of which has an
+/// index, that is made the last resort. By that such a plan seems so dear that it would be compiled, which takes longer than it.
+const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL jit = off";
+
 /// A connection that may write, where the chain ends, and what is pending.
 struct Line {
     connection: PgConnection,
@@ -104,7 +109,7 @@ impl writer::Desk for Desk {
 impl Line {
     /// One transaction. What it would bring about is noted before the commit: after an error, it may have happened.
     async fn transact(&mut self, verbs: &[Verb], pending: &mut Pending) -> Result<(), Failed> {
-        let mut transaction = self.connection.begin().await.map_err(failed)?;
+        let mut transaction = self.connection.begin_with(BEGIN).await.map_err(failed)?;
         let mut ledger = Ledger::new(self.head.clone());
         match write(&mut transaction, &mut ledger, &mut self.room, verbs).await {
             Ok(outcomes) => *pending = Some((ledger.head.clone(), outcomes)),

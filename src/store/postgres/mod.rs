@@ -200,8 +200,10 @@ impl Store for Postgres {
         self.verbs.claim(claim).await
     }
 
-    async fn is_elsewhere(&self, configuration: &ConfigurationId, owner: &str) -> Result<bool, Error> {
-        self.access.in_time(async { read::is_elsewhere(&mut *self.reader().await?, configuration, owner).await }).await
+    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error> {
+        // A lane's turn must not wait for those who search.
+        let Some(mut reader) = self.access.readers.try_acquire() else { return Ok(false) };
+        self.access.in_time(read::is_held(&mut reader, configuration)).await
     }
 
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {

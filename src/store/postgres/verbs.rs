@@ -253,17 +253,17 @@ async fn settle(
 }
 
 /// Writes the end of operations; each must be running on the holder's lane, or the whole transaction is undone. They are found by their
-/// ids: were the other conditions not hidden in a `CASE`, PostgreSQL would go through all that is and was pending on the lane.
+/// ids only: were the other conditions not hidden in a `CASE`, or the ids joined with, PostgreSQL would at times go through all that is
+/// and was pending on the lane, or through all operations.
 async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(OperationId, State)]) -> Result<(), Failed> {
     let mut fates = Vec::with_capacity(ended.len());
     for (_, state) in ended {
         fates.push(to_json("fate", state).map_err(Failed::Content)?);
     }
     let changed = sqlx::query(
-        "UPDATE operations SET state = ended.state, fate = ended.fate, ended_at = ended.ended_at
-         FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[]) AS ended (id, state, fate, ended_at)
-         WHERE operations.id = ended.id
-             AND CASE WHEN operations.state = 'running' AND operations.configuration = $5 THEN true ELSE false END",
+        "UPDATE operations SET state = ($2::TEXT[])[array_position($1::TEXT[], id)],
+             fate = ($3::TEXT[])[array_position($1, id)], ended_at = ($4::BIGINT[])[array_position($1, id)]
+         WHERE id = ANY($1) AND CASE WHEN state = 'running' AND configuration = $5 THEN true ELSE false END",
     )
     .bind(ended.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>())
     .bind(ended.iter().map(|(_, state)| state.name()).collect::<Vec<_>>())

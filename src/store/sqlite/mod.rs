@@ -208,6 +208,10 @@ impl Store for Sqlite {
         }
     }
 
+    async fn is_held(&self, _configuration: &ConfigurationId) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
         self.verbs.begin_write(lease, intent, ttl).await
     }
