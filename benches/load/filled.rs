@@ -49,7 +49,7 @@ async fn fill(store: &Arc<dyn Store>, ended_at: Timestamp, batch: u64, records: 
     for accepted in join_all(accepted.collect::<Vec<_>>()).await {
         accepted.unwrap();
     }
-    let turn = store.claim(claim(&lane)).await.unwrap().unwrap();
+    let turn = store.claim(claim(&lane)).await.unwrap().turn().unwrap();
     let mut settlement = settlement(&turn.operations);
     for (_, state) in &mut settlement.ended {
         let State::Succeeded(success) = state else { panic!("{state:?} is no success") };

@@ -117,7 +117,7 @@ pub(crate) async fn accept_so_many(store: &Arc<dyn Store>, callers: u32, changes
 /// Ends what was accepted: each commit with acceptances counts what is pending, so no case is to inherit it from another.
 pub(crate) async fn settle_accepted(store: &Arc<dyn Store>) {
     for number in 0..ACCEPTING {
-        if let Some(turn) = store.claim(claim(&lane(number))).await.unwrap() {
+        if let Some(turn) = store.claim(claim(&lane(number))).await.unwrap().turn() {
             store.settle(turn.lease, settlement(&turn.operations)).await.unwrap();
         }
     }
@@ -129,7 +129,7 @@ pub(crate) async fn claimed(store: &Arc<dyn Store>, lanes: u32) -> Vec<Turn> {
         let (store, lane) = (Arc::clone(store), lane(ACCEPTING + 1 + number));
         tokio::spawn(async move {
             accept(&*store, &lane).await;
-            store.claim(claim(&lane)).await.unwrap().unwrap()
+            store.claim(claim(&lane)).await.unwrap().turn().unwrap()
         })
     });
     join_all(claims).await.into_iter().map(Result::unwrap).collect()
@@ -158,7 +158,7 @@ pub(crate) async fn claim_of_500(store: &Arc<dyn Store>) -> f64 {
     let lane = lane(ACCEPTING);
     join_all((0..500).map(|_| accept(&**store, &lane))).await;
     let clock = Clock::system();
-    let turn = store.claim(claim(&lane)).await.unwrap().unwrap();
+    let turn = store.claim(claim(&lane)).await.unwrap().turn().unwrap();
     let taken = clock.elapsed();
     assert_eq!(turn.operations.len(), 500);
     store.settle(turn.lease, settlement(&turn.operations)).await.unwrap();

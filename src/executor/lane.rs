@@ -23,7 +23,7 @@ use crate::{
     clock::{self, Backoff},
     config,
     domain::{ConfigurationId, Digest, Failure, FailureCode, Operation, OperationId, State},
-    store::{Claim, Error, Intent, Lease, Parking, Part, Settlement, Turn},
+    store::{Claim, Claimed, Error, Intent, Lease, Parking, Part, Settlement, Turn},
     telemetry,
 };
 
@@ -41,9 +41,9 @@ const PARTS: usize = 32;
 /// What the executor does with the lane next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum After {
-    /// Nothing is pending, or the lane is parked, or it cannot be told.
+    /// Nothing is pending, or the lane is parked.
     Idle,
-    /// Somebody else holds the lane.
+    /// Another replica holds the lane.
     Elsewhere,
     /// More may be pending.
     Again,
@@ -107,26 +107,16 @@ impl Lane {
             batch_max: self.parts.settings.batch_max,
             trace_id: telemetry::trace_id_of(&span),
         };
-        let Some(turn) = self.parts.store.claim(claim).await? else {
-            return Ok(self.without_turn().await);
+        let turn = match self.parts.store.claim(claim).await? {
+            Claimed::Turn(turn) => *turn,
+            Claimed::Held => return Ok(After::Elsewhere),
+            Claimed::Nothing => return Ok(After::Idle),
         };
         span.record("lane.operations", turn.operations.len());
         for operation in &turn.operations {
             telemetry::link(&span, operation.submission.traceparent.as_deref());
         }
         self.work(turn).instrument(span).await
-    }
-
-    /// Why there was no turn. The lane is not ours to take at least, so whoever holds it will do what is pending, or the sweep finds it.
-    async fn without_turn(&self) -> After {
-        match self.parts.store.is_held(&self.configuration).await {
-            Ok(true) => After::Elsewhere,
-            Ok(false) => After::Idle,
-            Err(error) => {
-                tracing::debug!(%error, configuration.id = %self.configuration, "whether the lane is held cannot be told");
-                After::Idle
-            }
-        }
     }
 
     async fn work(&self, turn: Turn) -> Result<After, Error> {

@@ -194,6 +194,8 @@ impl Executor {
     fn ended(&mut self, ended: Result<(Id, Turned), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some(configuration) = self.running.remove(&id) else { return };
+        // What it was like before that turn does not count any more.
+        self.elsewhere.remove(&configuration);
         match ended {
             Ok((_, Ok(After::Idle))) => {}
             Ok((_, Ok(After::Again))) => self.queue.push(configuration),

@@ -87,6 +87,27 @@ pub(super) struct Holder {
     pub(super) fencing: i64,
 }
 
+/// What a claim got.
+#[derive(Debug)]
+pub enum Claimed {
+    /// The lane, with operations that are to be done.
+    Turn(Box<Turn>),
+    /// Nothing: another replica holds the lane. A store of one process, which works on each lane once at a time, does not say so.
+    Held,
+    /// Nothing: no operation is pending, or the lane is not free.
+    Nothing,
+}
+
+impl Claimed {
+    /// The turn, if there is one.
+    pub fn turn(self) -> Option<Turn> {
+        match self {
+            Self::Turn(turn) => Some(*turn),
+            Self::Held | Self::Nothing => None,
+        }
+    }
+}
+
 /// A lane's turn: what to do, and what is known from before.
 #[derive(Debug)]
 pub struct Turn {

@@ -31,7 +31,7 @@ use jiff::Timestamp;
 
 use self::lane::Holder;
 pub use self::{
-    lane::{Carried, Claim, Intent, Lease, Parking, Part, Settlement, Turn},
+    lane::{Carried, Claim, Claimed, Intent, Lease, Parking, Part, Settlement, Turn},
     notices::Notices,
     postgres::Postgres,
     sqlite::Sqlite,
@@ -307,13 +307,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// How much has not ended, or was not told.
     async fn backlog(&self) -> Result<Backlog, Error>;
 
-    /// Takes a free lane and marks its pending operations running. None if it is not free or nothing is pending. After an error the
+    /// Takes a free lane and marks its pending operations running. After an error the
     /// lane is as it was, parked, or held until the lease that was asked for would have ended.
-    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error>;
-
-    /// Whether somebody holds the lane of this configuration at present, as far as that can be told at once: a hint for those who
-    /// did not get it. In a store of one process, which works on a lane once at a time, nobody does.
-    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error>;
+    async fn claim(&self, claim: Claim) -> Result<Claimed, Error>;
 
     /// Announces a write, so that a successor can tell whether it took effect, and makes the lease last for
     /// `ttl` from now.

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::{
-    Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Error, Following, Forgetting, Holder, Intent,
-    Lease, Notices, Parking, Release, Reply, Settlement, Turn, callbacks, writer::Writer,
+    Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Claimed, Error, Following, Forgetting, Holder,
+    Intent, Lease, Notices, Parking, Release, Reply, Settlement, callbacks, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -45,7 +45,7 @@ pub(super) enum Done {
     Attempts(Vec<callbacks::Attempt>),
     /// Whether it was stored.
     Noted(bool),
-    Claimed(Option<Box<Turn>>),
+    Claimed(Claimed),
     /// So many rows.
     Forgotten(usize),
     /// The position, if it is ours to go on from there.
@@ -146,10 +146,10 @@ impl Verbs {
         self.writer.run(Verb::Record(entries)).await.map(drop)
     }
 
-    pub(super) async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+    pub(super) async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
         let until = self.until(claim.ttl);
-        let Done::Claimed(turn) = self.writer.run(Verb::Claim(claim, until)).await? else { return Err(confused()) };
-        Ok(turn.map(|turn| *turn))
+        let Done::Claimed(claimed) = self.writer.run(Verb::Claim(claim, until)).await? else { return Err(confused()) };
+        Ok(claimed)
     }
 
     pub(super) async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {

@@ -46,7 +46,7 @@ async fn the_sweep_finds_work_though_notices_never_cease() {
         batch_max: 1,
         trace_id: None,
     };
-    drop(world.store.claim(gone).await.unwrap().unwrap());
+    drop(world.store.claim(gone).await.unwrap().turn().unwrap());
     drop(world.store.notices().work().await);
     let _running = world.run();
     // Other lanes have news more often than the sweep has its turn.
@@ -73,7 +73,7 @@ async fn taken_by_another(world: &World) -> Turn {
         batch_max: 1,
         trace_id: None,
     };
-    world.store.claim(claim).await.unwrap().unwrap()
+    world.store.claim(claim).await.unwrap().turn().unwrap()
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ async fn claimed(world: &World) -> Turn {
         batch_max: 10,
         trace_id: None,
     };
-    world.store.claim(claim).await.unwrap().unwrap()
+    world.store.claim(claim).await.unwrap().turn().unwrap()
 }
 
 /// The lane was left full, a write for operation 2 was announced, and it was parked so often.

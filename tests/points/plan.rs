@@ -16,7 +16,6 @@ pub(crate) enum Call {
     Operation,
     OpenLanes,
     Claim,
-    IsHeld,
     BeginWrite,
     Settle,
     Park,
@@ -27,14 +26,13 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Accept,
         Self::Recall,
         Self::Record,
         Self::Operation,
         Self::OpenLanes,
         Self::Claim,
-        Self::IsHeld,
         Self::BeginWrite,
         Self::Settle,
         Self::Park,

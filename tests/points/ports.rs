@@ -9,9 +9,9 @@ use postern::{
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Operation, OperationId},
     graph::{self, AssignmentFilter, Clearance, Group, Present, Receipt, Upstream},
     store::{
-        Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
-        Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel,
-        Settlement, Store, Turn, callbacks,
+        Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due, Error,
+        Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply,
+        Sequel, Settlement, Store, callbacks,
     },
 };
 
@@ -102,12 +102,8 @@ impl Store for Kept {
         self.store.backlog().await
     }
 
-    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+    async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
         self.through(Call::Claim, self.store.claim(claim)).await
-    }
-
-    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error> {
-        self.through(Call::IsHeld, self.store.is_held(configuration)).await
     }
 
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {

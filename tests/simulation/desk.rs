@@ -9,9 +9,9 @@ use postern::{
     clock::Clock,
     domain::{ConfigurationId, Operation, OperationId},
     store::{
-        Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
-        Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Sequel,
-        Settlement, Store, Turn, callbacks,
+        Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due, Error,
+        Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply,
+        Sequel, Settlement, Store, callbacks,
     },
 };
 
@@ -175,14 +175,10 @@ impl Store for Desk {
         self.look("backlog", self.model.backlog()).await
     }
 
-    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error> {
-        self.look("is_held", self.model.is_held(configuration)).await
-    }
-
-    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+    async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
         let (asked, wanted) = (self.clock.elapsed(), claim.clone());
-        let seen = |turn: &Result<Option<Turn>, Error>| {
-            let Ok(Some(turn)) = turn else { return Ok(()) };
+        let seen = |claimed: &Result<Claimed, Error>| {
+            let Ok(Claimed::Turn(turn)) = claimed else { return Ok(()) };
             self.world.tell(format_args!(
                 "{}: claims {} as {} for {:?}: {:?}",
                 self.life.owner,
@@ -194,12 +190,12 @@ impl Store for Desk {
             self.ledger().claimed(&wanted, turn, self.world.now())
         };
         let ttl = claim.ttl;
-        let mut turn = self.verb("claim", self.model.claim(claim), seen).await?;
+        let mut claimed = self.verb("claim", self.model.claim(claim), seen).await?;
         // A store reckons from before it was asked.
-        if let Some(turn) = &mut turn {
+        if let Claimed::Turn(turn) = &mut claimed {
             turn.lease.extend(asked + ttl);
         }
-        Ok(turn)
+        Ok(claimed)
     }
 
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {

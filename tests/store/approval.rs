@@ -33,7 +33,7 @@ async fn what_awaits_approval_is_in_no_turn_until_it_is_approved() {
         let store = fixture.open().await;
         ask(&*store, 1, [1]).await;
         assert!(store.open_lanes(10).await.unwrap().is_empty());
-        assert!(store.claim(claim(&lane(1), "a", 0)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "a", 0)).await.unwrap().turn().is_none());
         accept(&*store, &lane(1), [2]).await;
         let held = turn(&*store, claim(&lane(1), "a", 1)).await;
         assert_eq!(ids(&held.operations), [id(2)]);
@@ -105,7 +105,7 @@ async fn what_is_rejected_or_unanswered_fails_and_whoever_waits_is_told() {
         }
         assert!(matches!(store.cancel(cancellation(3, 101)).await.unwrap(), Cancelled::Done(_)));
         assert!(store.unanswered(at(200), 10).await.unwrap().is_empty());
-        assert!(store.claim(claim(&lane(1), "a", 200)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "a", 200)).await.unwrap().turn().is_none());
         let events = ["rejected", "approval-expired", "cancelled"].map(|event| records_of(&*store, event));
         assert!(join_all(events).await.iter().all(|records| records.len() == 1));
     })

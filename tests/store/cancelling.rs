@@ -32,7 +32,7 @@ async fn a_queued_operation_is_cancelled_with_a_record_and_never_taken_up() {
         // Nothing else is pending there.
         store.cancel(cancellation(3, 8)).await.unwrap();
         assert!(store.open_lanes(10).await.unwrap().is_empty());
-        assert!(store.claim(claim(&lane(2), "a", 9)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(2), "a", 9)).await.unwrap().turn().is_none());
         let store = fixture.reopen(store).await;
         assert_eq!((state(&*store, 1).await, state(&*store, 3).await), ("cancelled", "cancelled"));
     })
@@ -110,7 +110,7 @@ pub(crate) async fn race(stores: [&dyn Store; 2], round: u128) {
     let turns = (0..8_u8).map(|place| async move {
         yield_for(u128::from(place)).await;
         let wanted = Claim { batch_max: 5, ..claim(&lane(place % 4), &format!("owner {place}"), 1) };
-        stores[usize::from(place % 2)].claim(wanted).await.unwrap()
+        stores[usize::from(place % 2)].claim(wanted).await.unwrap().turn()
     });
     let (cancels, turns) = tokio::join!(join_all(cancels), join_all(turns));
     let mut taken: Vec<OperationId> = Vec::new();

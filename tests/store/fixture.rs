@@ -286,7 +286,7 @@ pub(crate) fn claim(lane: &ConfigurationId, owner: &str, now: i64) -> Claim {
 /// A turn that must be given.
 pub(crate) async fn turn(store: &dyn Store, claim: Claim) -> Turn {
     let lane = claim.configuration.clone();
-    store.claim(claim).await.unwrap().unwrap_or_else(|| panic!("no turn on {lane}"))
+    store.claim(claim).await.unwrap().turn().unwrap_or_else(|| panic!("no turn on {lane}"))
 }
 
 pub(crate) fn ids(operations: &[Operation]) -> Vec<OperationId> {

@@ -51,7 +51,7 @@ async fn a_claim_takes_up_no_more_operations_than_it_asks_for() {
             }
             settle(&*store, turn.lease, &turn.operations).await;
         }
-        assert!(store.claim(claim(&lane(1), "a", 1)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "a", 1)).await.unwrap().turn().is_none());
     })
     .await;
 }
@@ -65,7 +65,7 @@ async fn a_lane_that_is_leased_is_given_to_nobody_else_and_not_to_its_owner_twic
         accept(&*store, &lane(1), [2]).await;
         fixture.pass(9).await;
         for owner in ["a", "b"] {
-            assert!(store.claim(claim(&lane(1), owner, 9)).await.unwrap().is_none());
+            assert!(store.claim(claim(&lane(1), owner, 9)).await.unwrap().turn().is_none());
         }
         assert_eq!(state(&*store, 2).await, "queued");
         assert_eq!(records_of(&*store, "started").await.len(), 1);
@@ -98,11 +98,11 @@ async fn a_claim_after_the_leases_end_gets_a_higher_fencing_number_and_the_same_
 async fn a_lane_without_pending_operations_cannot_be_claimed() {
     each(async |fixture| {
         let store = fixture.open().await;
-        assert!(store.claim(claim(&lane(1), "a", 0)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "a", 0)).await.unwrap().turn().is_none());
         accept(&*store, &lane(1), [1]).await;
         let turn = turn(&*store, claim(&lane(1), "a", 0)).await;
         settle(&*store, turn.lease, &turn.operations).await;
-        assert!(store.claim(claim(&lane(1), "a", 1)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "a", 1)).await.unwrap().turn().is_none());
         assert_eq!(records_of(&*store, "started").await.len(), 1);
     })
     .await;
@@ -148,7 +148,7 @@ async fn a_parked_lane_is_neither_open_nor_claimed_before_its_time_and_says_why(
         assert!(is_about(clock::until(fixture.clock.now(), parked.until), minutes(60)), "{parked:?}");
         fixture.pass(59).await;
         assert!(store.open_lanes(10).await.unwrap().is_empty());
-        assert!(store.claim(claim(&lane(1), "b", 59)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "b", 59)).await.unwrap().turn().is_none());
         assert_eq!(state(&*store, 1).await, "running");
 
         fixture.pass(1).await;

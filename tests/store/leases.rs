@@ -103,7 +103,7 @@ async fn announcing_a_write_extends_the_lease() {
         store.begin_write(&mut held.lease, &intent(&held.operations), minutes(100)).await.unwrap();
         assert!(is_about(held.lease.left(fixture.clock), minutes(100)));
         fixture.pass(99).await;
-        assert!(store.claim(claim(&lane(1), "b", 99)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "b", 99)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 100)).await;
         assert_eq!(next.intent, Some(intent(&held.operations)));
@@ -118,7 +118,7 @@ async fn of_two_who_claim_at_once_one_gets_the_lane() {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1]).await;
         let (a, b) = tokio::join!(store.claim(claim(&lane(1), "a", 0)), store.claim(claim(&lane(1), "b", 0)));
-        assert_eq!([a.unwrap(), b.unwrap()].iter().flatten().count(), 1);
+        assert_eq!([a.unwrap().turn(), b.unwrap().turn()].iter().flatten().count(), 1);
     })
     .await;
 }

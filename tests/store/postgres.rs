@@ -7,7 +7,7 @@ use postern::{
     audit::Verifier,
     clock::Clock,
     config,
-    store::{Acceptance, Accepted, Bounds, Cancelled, Error, Full, Postgres, Run, Settlement, Store, Trail},
+    store::{Acceptance, Accepted, Bounds, Cancelled, Claimed, Error, Full, Postgres, Run, Settlement, Store, Trail},
 };
 use sqlx::Connection;
 
@@ -47,12 +47,10 @@ async fn a_lane_belongs_to_one_replica_until_its_lease_ends() {
     accept(&*a, &lane(1), [1, 2]).await;
     let mut lost = turn(&*a, claim(&lane(1), "a", 0)).await;
     fixture.pass(9).await;
-    assert!(b.claim(claim(&lane(1), "b", 0)).await.unwrap().is_none());
+    assert!(matches!(b.claim(claim(&lane(1), "b", 0)).await.unwrap(), Claimed::Held));
     assert!(b.open_lanes(10).await.unwrap().is_empty());
     a.begin_write(&mut lost.lease, &intent(&lost.operations), minutes(30)).await.unwrap();
-    assert!(b.is_held(&lane(1)).await.unwrap());
     fixture.pass(30).await;
-    assert!(!b.is_held(&lane(1)).await.unwrap(), "the lease has ended");
     let held = turn(&*b, claim(&lane(1), "b", 0)).await;
     assert_eq!((held.intent, ids(&held.operations)), (Some(intent(&lost.operations)), vec![id(1), id(2)]));
     let refused = a.begin_write(&mut lost.lease, &intent(&lost.operations), minutes(30)).await;
@@ -61,7 +59,7 @@ async fn a_lane_belongs_to_one_replica_until_its_lease_ends() {
     assert!(matches!(refused, Err(Error::LeaseLost(_))), "{refused:?}");
     assert_eq!(state(&*a, 1).await, "running");
     b.settle(held.lease, settlement(&held.operations, 1)).await.unwrap();
-    assert!(!b.is_held(&lane(1)).await.unwrap(), "it was given back");
+    assert!(matches!(a.claim(claim(&lane(1), "a", 0)).await.unwrap(), Claimed::Nothing));
     assert_eq!((state(&*a, 1).await, state(&*a, 2).await), ("succeeded", "succeeded"));
     assert_eq!(trail(&*a).await, trail(&*b).await);
 }
@@ -76,7 +74,7 @@ async fn of_replicas_that_claim_at_once_one_gets_each_lane() {
     let of_a = join_all((1..=20).map(|number| a.claim(claim(&lane(number), "a", 0))));
     let of_b = join_all((1..=20).rev().map(|number| b.claim(claim(&lane(number), "b", 0))));
     let (of_a, of_b) = tokio::join!(of_a, of_b);
-    let granted = of_a.into_iter().chain(of_b).filter_map(Result::unwrap).count();
+    let granted = of_a.into_iter().chain(of_b).filter_map(|it| it.unwrap().turn()).count();
     assert_eq!(granted, 20);
 }
 
@@ -95,7 +93,7 @@ async fn whoever_waits_at_one_replica_is_told_of_an_end_at_another() {
     }
 }
 
-/// In a young database, whose statements were planned while it held ten or twenty operations, of which the server did and did not know.
+/// In a young database, whose statements were planned while it held one, ten or twenty operations, of which the server did and did not know.
 #[tokio::test(flavor = "multi_thread")]
 async fn ending_a_part_of_what_a_lane_does_looks_at_that_part_only() {
     for (at_first, is_known) in [(10, false), (10, true), (20, true), (1, true)] {
@@ -175,7 +173,7 @@ async fn of_a_cancellation_and_a_claim_that_meet_at_one_operation_the_first_has_
         let row = sqlx::query("SELECT FROM operations WHERE id = $1 FOR UPDATE").bind(id(met).to_string());
         row.execute(&mut *holding).await.unwrap();
         let (claiming, cancelling) = (Arc::clone(&a), Arc::clone(&b));
-        let claimed = async move { claiming.claim(claim(&lane, "a", 1)).await.unwrap().unwrap() };
+        let claimed = async move { claiming.claim(claim(&lane, "a", 1)).await.unwrap().turn().unwrap() };
         let cancelled = async move { cancelling.cancel(cancellation(met, 1)).await.unwrap() };
         // Rows are given to those who wait for them in their order.
         let (cancelled, claimed) = if cancel_is_first {

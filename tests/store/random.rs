@@ -149,7 +149,7 @@ impl World {
     async fn claim(&mut self, owner: u8, number: u8, batch_max: usize) {
         let owner = format!("owner {owner}");
         let wanted = Claim { batch_max, ..claim(&lane(number), &owner, self.now) };
-        let turn = self.store.claim(wanted).await.unwrap();
+        let turn = self.store.claim(wanted).await.unwrap().turn();
         let now = self.now;
         let model = self.lane(number);
         let leased = model.leased_until.is_some_and(|until| until > now);

@@ -21,7 +21,7 @@ async fn an_announced_write_comes_back_with_the_next_claim_after_reopening() {
         let store = fixture.reopen(store).await;
         // Graph may still be carrying that write out, though its owner is gone.
         fixture.pass(59).await;
-        assert!(store.claim(claim(&lane(1), "b", 1)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "b", 1)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 1)).await;
         assert_eq!((next.intent, ids(&next.operations)), (Some(announced), vec![id(1), id(2)]));
@@ -44,7 +44,7 @@ async fn the_digest_left_and_the_attempts_survive_reopening() {
         assert_eq!(parked.attempts, 1);
         fixture.pass(29).await;
         // That a run has ended is no reason to press Graph.
-        assert!(store.claim(claim(&lane(1), "b", 29)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "b", 29)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 30)).await;
         assert_eq!((next.left, next.attempts, next.intent), (Some(digest("left")), 1, None));

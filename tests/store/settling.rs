@@ -43,7 +43,7 @@ async fn a_settlement_may_keep_the_lane_for_more_of_the_turn() {
         assert!(is_about(kept.left(fixture.clock), minutes(50)));
         assert_eq!((state(&*store, 1).await, state(&*store, 2).await), ("succeeded", "running"));
         fixture.pass(49).await;
-        assert!(store.claim(claim(&lane(1), "b", 49)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "b", 49)).await.unwrap().turn().is_none());
         assert!(store.open_lanes(10).await.unwrap().is_empty());
         assert!(store.settle(kept, settlement(second, 5)).await.unwrap().is_none());
         assert_eq!(state(&*store, 2).await, "succeeded");
@@ -94,7 +94,7 @@ async fn settling_what_is_not_running_undoes_the_whole_settlement() {
         assert_eq!(trail(&*store).await, before);
         // The lane is as it was: leased, and free when the lease ends.
         fixture.pass(9).await;
-        assert!(store.claim(claim(&lane(1), "b", 9)).await.unwrap().is_none());
+        assert!(store.claim(claim(&lane(1), "b", 9)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 10)).await;
         assert_eq!((ids(&next.operations), next.left), (vec![id(1), id(2), id(3)], None));
@@ -121,7 +121,7 @@ async fn a_bad_settlement_harms_no_verb_that_shares_its_commit() {
             store.claim(claim(&lane(3), "a", 4)),
         );
         assert!(refused.is_err());
-        assert!(accepted.iter().all(Result::is_ok) && settled.unwrap().is_none() && claimed.unwrap().is_some());
+        assert!(accepted.iter().all(Result::is_ok) && settled.unwrap().is_none() && claimed.unwrap().turn().is_some());
         assert_eq!(all(&*store).await.len(), 13);
         assert_eq!(
             [state(&*store, 1).await, state(&*store, 2).await, state(&*store, 3).await],

@@ -251,7 +251,7 @@ async fn a_lane_whose_operations_cannot_be_read_is_parked_and_says_so() {
     assert!(matches!(&claimed, Err(Error::Unreadable(what)) if what.contains("submission")), "{claimed:?}");
     let parked = store.parked(&lane(1)).await.unwrap().unwrap();
     assert!(parked.because.contains("cannot be read"), "{parked:?}");
-    assert!(store.claim(claim(&lane(1), "b", 1)).await.unwrap().is_none(), "not again and again");
+    assert!(store.claim(claim(&lane(1), "b", 1)).await.unwrap().turn().is_none(), "not again and again");
     // Repaired, and its pause over, it goes on.
     let repair = "UPDATE operations SET submission = substr(submission, 2) WHERE id = ?";
     sqlx::query(repair).bind(id(2).to_string()).execute(&mut connection).await.unwrap();

@@ -26,9 +26,9 @@ use postern::{
         operation::UntilState,
     },
     store::{
-        Acceptance, Accepted, Answered, AuditQuery, Backlog, Bounds, Cancellation, Cancelled, Claim, Due, Error, Filed,
-        Following, Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Part, Query, Release,
-        Reply, Run, Sequel, Settlement, Store, Turn,
+        Acceptance, Accepted, Answered, AuditQuery, Backlog, Bounds, Cancellation, Cancelled, Claim, Claimed, Due,
+        Error, Filed, Following, Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Part,
+        Query, Release, Reply, Run, Sequel, Settlement, Store, Turn,
         callbacks::{self, Destinations, Next},
     },
 };
@@ -499,20 +499,18 @@ impl Store for Model {
         Ok(backlog)
     }
 
-    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error> {
-        let now = self.database.now();
-        let tables = self.database.lock();
-        Ok(tables.lanes.get(configuration).is_some_and(|lane| lane.leased_until > Some(now)))
-    }
-
-    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+    async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
         self.database.claims.fetch_add(1, Ordering::SeqCst);
         let until = self.clock.elapsed() + claim.ttl;
         let mut tables = self.database.lock();
         let now = self.database.now();
         let ids: Vec<_> = tables.pending(&claim.configuration).map(|it| it.id).take(claim.batch_max).collect();
-        if ids.is_empty() || tables.lanes.get(&claim.configuration).is_some_and(|lane| !lane.is_free(now)) {
-            return Ok(None);
+        let known = tables.lanes.get(&claim.configuration);
+        if known.is_some_and(|lane| lane.leased_until > Some(now)) {
+            return Ok(Claimed::Held);
+        }
+        if ids.is_empty() || known.is_some_and(|lane| !lane.is_free(now)) {
+            return Ok(Claimed::Nothing);
         }
         let lane = tables.lanes.entry(claim.configuration.clone()).or_default();
         (lane.owner, lane.fencing) = (Some(claim.owner.clone()), lane.fencing + 1);
@@ -530,7 +528,7 @@ impl Store for Model {
             operation.state = operation.state.clone().start(claim.at).unwrap();
             operations.push(operation.clone());
         }
-        Ok(Some(Turn { lease, operations, intent, left, attempts }))
+        Ok(Claimed::Turn(Box::new(Turn { lease, operations, intent, left, attempts })))
     }
 
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {

@@ -30,9 +30,9 @@ use crate::{
     clock::Clock,
 };
 
-/// Begins a transaction of verbs. The server plans a statement that comes often once, and while the database is young it would rather
-/// read the whole of a table that is still small, and go on so when the table has grown: for these statements, each of which has an
-/// index, that is made the last resort. By that such a plan seems so dear that it would be compiled, which takes longer than it.
+/// Begins a transaction of verbs. The server makes one plan for all uses of a statement, and while the database is young it would rather
+/// read the whole of a table that is still small, and go on so when the table has grown. For these statements, each of which has an
+/// index, that is made the last resort. Servers up to 17 reckon such a plan so dear that they would compile it, which takes longer.
 const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL jit = off";
 
 /// A connection that may write, where the chain ends, and what is pending.

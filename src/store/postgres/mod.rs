@@ -30,9 +30,9 @@ use tokio::{sync::Mutex, task::JoinHandle};
 
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
-    Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
-    Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel,
-    Settlement, Store, Turn,
+    Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due,
+    Error, Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release,
+    Reply, Run, Sequel, Settlement, Store,
     verbs::Verbs,
     writer::{Failed, Writer},
 };
@@ -196,14 +196,8 @@ impl Store for Postgres {
         self.access.in_time(async { read::backlog(&mut *self.reader().await?).await }).await
     }
 
-    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+    async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
         self.verbs.claim(claim).await
-    }
-
-    async fn is_held(&self, configuration: &ConfigurationId) -> Result<bool, Error> {
-        // A lane's turn must not wait for those who search.
-        let Some(mut reader) = self.access.readers.try_acquire() else { return Ok(false) };
-        self.access.in_time(read::is_held(&mut reader, configuration)).await
     }
 
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {

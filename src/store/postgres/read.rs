@@ -130,11 +130,6 @@ pub(super) async fn parked(
     row.map(parked).transpose()
 }
 
-pub(super) async fn is_held(connection: &mut PgConnection, configuration: &ConfigurationId) -> Result<bool, Error> {
-    let sql = "SELECT EXISTS (SELECT FROM lanes WHERE configuration = $1 AND lease_until > clock_timestamp())";
-    sqlx::query_scalar(sql).bind(configuration.as_str()).fetch_one(connection).await.map_err(unavailable)
-}
-
 pub(super) async fn open_lanes(connection: &mut PgConnection, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
     let found = sqlx::query(
         "SELECT DISTINCT configuration FROM operations

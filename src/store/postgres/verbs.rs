@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     super::{
-        Claim, Error, Holder, Intent, Lease, Parking, Settlement, Turn,
+        Claim, Claimed, Error, Holder, Intent, Lease, Parking, Settlement, Turn,
         ledger::Ledger,
         rows::{OPERATION, announced, count, ended_at, intent, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
@@ -56,9 +56,7 @@ pub(super) async fn apply(
                 ledger.add_all(entries);
                 Ok(Done::Written)
             }
-            Verb::Claim(wanted, until) => {
-                Ok(Done::Claimed(claim(connection, ledger, wanted, *until).await?.map(Box::new)))
-            }
+            Verb::Claim(wanted, until) => Ok(Done::Claimed(claim(connection, ledger, wanted, *until).await?)),
             Verb::BeginWrite(holder, intent, ttl) => begin_write(connection, holder, intent, *ttl).await?,
             Verb::Settle(holder, settlement) => settle(connection, ledger, holder, settlement).await?,
             Verb::Park(holder, parking) => park(connection, ledger, holder, parking).await?,
@@ -124,7 +122,7 @@ async fn claim(
     ledger: &mut Ledger,
     claim: &Claim,
     until: Duration,
-) -> Result<Option<Turn>, Failed> {
+) -> Result<Claimed, Failed> {
     // The first two conditions look without locking, and the cheaper one first: work that was done leaves entries of the index
     // behind, through which the other goes until they are removed.
     let taken = sqlx::query(
@@ -145,13 +143,13 @@ async fn claim(
     .fetch_optional(&mut *connection)
     .await
     .map_err(failed)?;
-    let Some(taken) = taken else { return Ok(None) };
+    let Some(taken) = taken else { return without_turn(connection, claim).await };
     let mut turn = granted(&taken, claim, until).map_err(Failed::Content)?;
     let pending = pending(connection, claim).await?;
     if pending.is_empty() {
         // Between our look and our turn, another replica settled them, or they were cancelled.
         let given_back = if_held!(connection, &turn.lease.holder(), "owner = NULL, lease_until = NULL");
-        return given_back.map(|_done| None).map_err(Failed::Content);
+        return given_back.map(|_done| Claimed::Nothing).map_err(Failed::Content);
     }
     turn.operations = start(connection, pending, claim).await?;
     ledger.add(&Entry {
@@ -163,7 +161,15 @@ async fn claim(
             lease: turn.lease.fencing,
         },
     });
-    Ok(Some(turn))
+    Ok(Claimed::Turn(Box::new(turn)))
+}
+
+/// Why a lane was not taken.
+async fn without_turn(connection: &mut PgConnection, claim: &Claim) -> Result<Claimed, Failed> {
+    let sql = "SELECT EXISTS (SELECT FROM lanes WHERE configuration = $1 AND lease_until > clock_timestamp())";
+    let held =
+        sqlx::query_scalar(sql).bind(claim.configuration.as_str()).fetch_one(connection).await.map_err(failed)?;
+    Ok(if held { Claimed::Held } else { Claimed::Nothing })
 }
 
 /// The turn that a claim was given, without its operations.
@@ -263,7 +269,10 @@ async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(Operation
     let changed = sqlx::query(
         "UPDATE operations SET state = ($2::TEXT[])[array_position($1::TEXT[], id)],
              fate = ($3::TEXT[])[array_position($1, id)], ended_at = ($4::BIGINT[])[array_position($1, id)]
-         WHERE id = ANY($1) AND CASE WHEN state = 'running' AND configuration = $5 THEN true ELSE false END",
+         WHERE position = ANY(ARRAY(
+             SELECT position FROM operations
+             WHERE id = ANY($1) AND CASE WHEN state = 'running' AND configuration = $5 THEN true ELSE false END
+             ORDER BY position FOR UPDATE))",
     )
     .bind(ended.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>())
     .bind(ended.iter().map(|(_, state)| state.name()).collect::<Vec<_>>())

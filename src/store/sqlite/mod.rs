@@ -30,9 +30,9 @@ use tokio::sync::Mutex;
 
 use self::{desk::Desk, indexing::Indexing, mover::Mover, readers::Readers};
 use super::{
-    Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Due, Error, Filed,
-    Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply, Run, Sequel,
-    Settlement, Store, Turn, verbs::Verbs, writer::Writer,
+    Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due,
+    Error, Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release,
+    Reply, Run, Sequel, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
 };
 use crate::{
     audit::{Entry, Head, Place},
@@ -196,20 +196,16 @@ impl Store for Sqlite {
         self.readers.read(read::backlog).await
     }
 
-    async fn claim(&self, claim: Claim) -> Result<Option<Turn>, Error> {
+    async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
         let (configuration, batch_max) = (claim.configuration.clone(), claim.batch_max);
-        let Some(turn) = self.verbs.claim(claim).await? else { return Ok(None) };
+        let Claimed::Turn(turn) = self.verbs.claim(claim).await? else { return Ok(Claimed::Nothing) };
         match self.lanes.read(move |connection| read::running(connection, &configuration, batch_max)).await {
-            Ok(operations) => Ok(Some(Turn { operations, ..turn })),
+            Ok(operations) => Ok(Claimed::Turn(Box::new(Turn { operations, ..*turn }))),
             Err(error) => {
                 self.verbs.park(turn.lease, unread(&error, turn.intent)).await?;
                 Err(error)
             }
         }
-    }
-
-    async fn is_held(&self, _configuration: &ConfigurationId) -> Result<bool, Error> {
-        Ok(false)
     }
 
     async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     super::{
-        Claim, Error, Holder, Intent, Lease, Parking, Run, Settlement, Turn,
+        Claim, Claimed, Error, Holder, Intent, Lease, Parking, Run, Settlement, Turn,
         ledger::Ledger,
         room::Room,
         rows::{announced, count, ended_at, intent, micros, to_json, unreadable},
@@ -71,7 +71,7 @@ pub(super) fn apply(
                     turn.lease.until = *until;
                     Box::new(turn)
                 };
-                Ok(Done::Claimed(turn.map(granted)))
+                Ok(Done::Claimed(turn.map_or(Claimed::Nothing, |turn| Claimed::Turn(granted(turn)))))
             }
             Verb::BeginWrite(holder, intent, ttl) => begin_write(connection, holder, intent, clock::after(now, *ttl))?,
             Verb::Settle(holder, settlement) => settle(connection, ledger, now, (holder, settlement))?,
