@@ -307,8 +307,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// How much has not ended, or was not told.
     async fn backlog(&self) -> Result<Backlog, Error>;
 
-    /// Takes a free lane and marks its pending operations running. After an error the
-    /// lane is as it was, parked, or held until the lease that was asked for would have ended.
+    /// Takes a free lane and marks its pending operations running. After an error the lane is as it was, parked, or held until the
+    /// lease that was asked for would have ended.
     async fn claim(&self, claim: Claim) -> Result<Claimed, Error>;
 
     /// Announces a write, so that a successor can tell whether it took effect, and makes the lease last for

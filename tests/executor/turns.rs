@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
     domain::{FailureCode, State},
-    store::{Claim, Parking, Turn},
+    store::Parking,
 };
 use tokio::sync::Semaphore;
 
@@ -38,15 +38,7 @@ async fn the_sweep_finds_work_though_notices_never_cease() {
     let world = World::with(Tenant::new()).await;
     world.accept(1, &lane(1)).await;
     // Another replica that will not come back: nobody gives notice when its lease ends.
-    let gone = Claim {
-        configuration: lane(1),
-        owner: "a replica that is gone".to_owned(),
-        at: world.clock.now(),
-        ttl: Duration::from_millis(300),
-        batch_max: 1,
-        trace_id: None,
-    };
-    drop(world.store.claim(gone).await.unwrap().turn().unwrap());
+    drop(world.taken_by_another(Duration::from_millis(300)).await);
     drop(world.store.notices().work().await);
     let _running = world.run();
     // Other lanes have news more often than the sweep has its turn.
@@ -63,17 +55,16 @@ async fn the_sweep_finds_work_though_notices_never_cease() {
     }
 }
 
-/// Another replica takes the lane for ten minutes.
-async fn taken_by_another(world: &World) -> Turn {
-    let claim = Claim {
-        configuration: lane(1),
-        owner: "another replica".to_owned(),
-        at: world.clock.now(),
-        ttl: Duration::from_mins(10),
-        batch_max: 1,
-        trace_id: None,
-    };
-    world.store.claim(claim).await.unwrap().turn().unwrap()
+/// What a replica that is stopped leaves of its turn.
+fn unfinished() -> Parking {
+    Parking {
+        pause: Duration::ZERO,
+        because: "stopped".to_owned(),
+        announced: None,
+        left: None,
+        ended: vec![],
+        entries: vec![],
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,19 +72,11 @@ async fn a_lane_that_another_replica_gives_up_is_taken_up_soon_though_it_was_tol
     let mut world = World::simulated(Tenant::new());
     world.settings.sweep_interval = Duration::from_hours(1);
     world.accept(1, &lane(1)).await;
-    let turn = taken_by_another(&world).await;
+    let turn = world.taken_by_another(Duration::from_mins(10)).await;
     let _running = world.run();
     // Longer than the lane is left alone at a time.
     world.clock.sleep(Duration::from_secs(2)).await;
-    let unfinished = Parking {
-        pause: Duration::ZERO,
-        because: "stopped".to_owned(),
-        announced: None,
-        left: None,
-        ended: vec![],
-        entries: vec![],
-    };
-    world.store.park(turn.lease, unfinished).await.unwrap();
+    world.store.park(turn.lease, unfinished()).await.unwrap();
     let given_up = world.clock.elapsed();
     has_succeeded(&world.end_of(1).await);
     let taken = world.clock.elapsed().saturating_sub(given_up);
@@ -101,11 +84,29 @@ async fn a_lane_that_another_replica_gives_up_is_taken_up_soon_though_it_was_tol
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lane_that_was_taken_up_since_is_left_alone_no_longer() {
+    let mut world = World::simulated(Tenant::new());
+    world.settings.sweep_interval = Duration::from_millis(300);
+    world.accept(1, &lane(1)).await;
+    let turn = world.taken_by_another(Duration::from_mins(10)).await;
+    let _running = world.run();
+    world.clock.sleep(Duration::from_millis(100)).await;
+    world.store.park(turn.lease, unfinished()).await.unwrap();
+    // By a sweep, before it is looked at again.
+    has_succeeded(&world.end_of(1).await);
+    let accepted = world.clock.elapsed();
+    world.accept(2, &lane(1)).await;
+    has_succeeded(&world.end_of(2).await);
+    let taken = world.clock.elapsed().saturating_sub(accepted);
+    assert!(taken < Duration::from_millis(100), "{taken:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lane_that_another_replica_holds_is_asked_for_twice_a_second_however_often_it_is_told_of() {
     let (mut world, database) = World::beside_database(Tenant::new());
     world.settings.sweep_interval = Duration::from_hours(1);
     world.accept(1, &lane(1)).await;
-    drop(taken_by_another(&world).await);
+    drop(world.taken_by_another(Duration::from_mins(10)).await);
     let _running = world.run();
     let before = database.claims.load(Ordering::SeqCst);
     for _ in 0..1_000 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern::{
     domain::{AssignmentSet, Difference, Digest, Failure, FailureCode, State, operation::Ending},
-    store::{Carried, Claim, Intent, Parking, Part, Settlement, Turn},
+    store::{Carried, Intent, Parking, Part, Settlement, Turn},
 };
 use serde_json::Value;
 
@@ -13,23 +13,11 @@ use crate::{
     work::{World, id, lane},
 };
 
-async fn claimed(world: &World) -> Turn {
-    let claim = Claim {
-        configuration: lane(1),
-        owner: "a replica that is gone".to_owned(),
-        at: world.clock.now(),
-        ttl: Duration::from_mins(1),
-        batch_max: 10,
-        trace_id: None,
-    };
-    world.store.claim(claim).await.unwrap().turn().unwrap()
-}
-
 /// The lane was left full, a write for operation 2 was announced, and it was parked so often.
 async fn announced(world: &World, attempts: u32) -> Intent {
     let digest = |text: &str| Digest::of(text.as_bytes());
     world.accept(1, &lane(1)).await;
-    let Turn { lease, operations, .. } = claimed(world).await;
+    let Turn { lease, operations, .. } = world.taken_by_another(Duration::from_mins(1)).await;
     let failed = operations[0]
         .state
         .clone()
@@ -54,7 +42,7 @@ async fn announced(world: &World, attempts: u32) -> Intent {
         write: None,
     };
     for _ in 0..attempts {
-        let Turn { mut lease, .. } = claimed(world).await;
+        let Turn { mut lease, .. } = world.taken_by_another(Duration::from_mins(1)).await;
         world.store.begin_write(&mut lease, &intent, Duration::from_mins(1)).await.unwrap();
         let parking = Parking {
             pause: Duration::ZERO,
@@ -97,7 +85,7 @@ async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_r
     let (before, after) = (AssignmentSet::default().digest(), Digest::of(b"fuller"));
     world.accept(1, &lane(1)).await;
     world.accept(2, &lane(1)).await;
-    let Turn { mut lease, operations, .. } = claimed(&world).await;
+    let Turn { mut lease, operations, .. } = world.taken_by_another(Duration::from_mins(1)).await;
     let carried = operations.iter().map(|it| Carried { operation: it.id, difference: Difference::default() }).collect();
     let client_request_id = "call-1".to_owned();
     let intent =

@@ -9,7 +9,7 @@ use postern::{
     config,
     domain::{Change, ConfigurationId, Digest, Operation, OperationId, State, Target, Wanted, operation::Submission},
     executor::{Executor, Parts},
-    store::{Acceptance, Accepted, Bounds, Run, Sqlite, Store},
+    store::{Acceptance, Accepted, Bounds, Claim, Run, Sqlite, Store, Turn},
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -86,6 +86,19 @@ impl World {
         let store = database.open(Run { chain: "run".to_owned(), clock });
         let (store, tenant) = (Arc::new(store), Arc::new(tenant));
         (Self { store, tenant, clock, settings: settings(), _folder: None }, database)
+    }
+
+    /// Another replica takes the first lane, for so long.
+    pub(crate) async fn taken_by_another(&self, ttl: Duration) -> Turn {
+        let claim = Claim {
+            configuration: lane(1),
+            owner: "another replica".to_owned(),
+            at: self.clock.now(),
+            ttl,
+            batch_max: 10,
+            trace_id: None,
+        };
+        self.store.claim(claim).await.unwrap().turn().unwrap()
     }
 
     /// Starts the executor.
