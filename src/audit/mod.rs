@@ -12,6 +12,7 @@
 //! key that the store does not hold must vouch for them ([`checkpoint`]), or a copy be kept elsewhere. The store persists
 //! what is sealed here, in the same transaction as the state it tells of.
 
+mod aims;
 pub mod chain;
 pub mod checkpoint;
 pub mod forms;
@@ -24,13 +25,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 pub use self::{
+    aims::{Aim, Aims},
     chain::{End, Head, Marks, Place, Record},
     checkpoint::{PublicKey, Signer},
     forms::Form,
     verify::{Broken, Lacking, Report, Verifier},
     words::{Actor, Left},
 };
-use crate::domain::{Change, Digest, Filter, OperationId, Target, Wanted};
+use crate::domain::{Digest, OperationId};
 
 /// Something that happened, not yet in a chain.
 #[derive(Clone, Debug)]
@@ -52,80 +54,6 @@ pub struct Repeated {
     pub first: Timestamp,
     /// When the last of them came.
     pub last: Timestamp,
-}
-
-/// A target, as the audit trail names it: `group b0…`, and its filter: `include f0…`.
-#[derive(Clone, Debug, Serialize)]
-pub struct Aim {
-    /// The target.
-    pub target: String,
-    /// Its filter.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub filter: Option<String>,
-}
-
-impl Aim {
-    /// A target with its filter.
-    pub fn of(target: &Target, filter: Option<Filter>) -> Self {
-        Self {
-            target: target.to_string(),
-            filter: filter.map(|filter| format!("{} {}", filter.mode.name(), filter.id)),
-        }
-    }
-}
-
-impl From<&Wanted> for Aim {
-    fn from(wanted: &Wanted) -> Self {
-        Self::of(&wanted.target, wanted.filter)
-    }
-}
-
-/// A change, as the audit trail names it.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Aims {
-    /// Targets added and removed.
-    Amend {
-        /// Added.
-        add: Vec<Aim>,
-        /// Removed.
-        remove: Vec<Aim>,
-    },
-    /// The whole set.
-    Replace(Vec<Aim>),
-    /// What an operation did, undone.
-    Revert {
-        /// The operation.
-        operation: OperationId,
-        /// `asked`, or `until` if the operation's own end has come.
-        cause: &'static str,
-        /// Taken out.
-        remove: Vec<Aim>,
-        /// Put back.
-        add: Vec<Aim>,
-        /// Set back to this filter.
-        set_back: Vec<Aim>,
-    },
-}
-
-impl From<&Change> for Aims {
-    fn from(change: &Change) -> Self {
-        let wanted = change.wanted().iter().map(Aim::from).collect();
-        match change {
-            Change::Amend(_) => {
-                let remove = change.unwanted().iter().map(|target| Aim::of(target, None)).collect();
-                Self::Amend { add: wanted, remove }
-            }
-            Change::Replace(_) => Self::Replace(wanted),
-            Change::Revert(reversal) => Self::Revert {
-                operation: reversal.operation(),
-                cause: reversal.cause().name(),
-                remove: reversal.taken_out().iter().map(Aim::from).collect(),
-                add: reversal.put_back().iter().map(|it| Aim::of(&it.target, it.filter)).collect(),
-                set_back: reversal.set_back().iter().map(|it| Aim::of(&it.target, it.before)).collect(),
-            },
-        }
-    }
 }
 
 /// The catalogue of events.
@@ -204,6 +132,8 @@ pub enum Event {
     Approved {
         /// Its operation.
         operation: OperationId,
+        /// The configuration it is about.
+        configuration: String,
         /// Who agreed.
         #[serde(flatten)]
         actor: Actor,
@@ -216,6 +146,8 @@ pub enum Event {
     Rejected {
         /// Its operation.
         operation: OperationId,
+        /// The configuration it was about.
+        configuration: String,
         /// Who did not agree.
         #[serde(flatten)]
         actor: Actor,
@@ -228,6 +160,8 @@ pub enum Event {
     ApprovalExpired {
         /// Its operation.
         operation: OperationId,
+        /// The configuration it was about.
+        configuration: String,
     },
     /// A call was not permitted; nothing was changed.
     Denied {

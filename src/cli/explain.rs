@@ -28,12 +28,13 @@ use crate::{
     },
     gateway::request::{self, ChangeRequest, Named, Whom, Wish, pointer},
     policy::{Known, Policies, Resource, Verdict},
+    webhooks,
 };
 
 /// Who would ask for the change that is explained, when, and of what configuration.
 #[derive(Args, Debug)]
 pub(super) struct Asked {
-    /// The caller who would ask for it.
+    /// The caller who would ask for it; each there is, if it is not said.
     #[arg(long, value_name = "NAME", requires = "explain")]
     caller: Option<String>,
     /// A role of its token; give it as often as there are roles.
@@ -66,9 +67,10 @@ struct Explanation {
 
 /// Warns of what policies name that the settings do not have.
 pub(super) fn warn(config: &Config, policies: &Policies) -> io::Result<()> {
+    let sources = config.webhooks.iter().map(|webhook| webhooks::issuer(&webhook.source));
     let known = Known {
-        callers: config.callers.iter().map(|caller| caller.name.clone()).collect(),
-        issuers: config.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
+        callers: callers(config).into_iter().map(|caller| caller.name).collect(),
+        issuers: config.issuers.iter().map(|issuer| issuer.name.clone()).chain(sources).collect(),
         tags: config.catalogue.configurations.values().flat_map(|it| it.tags.iter().cloned()).collect(),
     };
     policies.unknown(&known).iter().try_for_each(|unknown| writeln!(io::stderr(), "warning: {unknown}"))
@@ -98,7 +100,7 @@ pub(super) fn run(config: &Config, policies: &Policies, file: &Path, asked: &Ask
 fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> Result<Explanation, Vec<Fault>> {
     let place = file.display().to_string();
     let fault = |what: String| Fault { place: place.clone(), line: None, what, hint: None };
-    let caller = caller(config, asked).map_err(|what| vec![fault(what)])?;
+    let askers = askers(config, asked).map_err(|what| vec![fault(what)])?;
     let body = std::fs::read(file).map_err(|error| vec![fault(format!("cannot be read: {error}"))])?;
     let in_body = |faults: Vec<request::Fault>| {
         let told = |request::Fault { pointer, detail }| fault(format!("{pointer:?}: {detail}"));
@@ -107,12 +109,12 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
     let request = api::read_change(&body).map_err(in_body)?;
     let meant = meant(config, request, asked).map_err(in_body)?;
     let Meant { configuration, tags, change, names, request } = meant;
-    let submission = Submission {
+    let mut submission = Submission {
         configuration: configuration.id.clone(),
         configuration_name: configuration.name.clone(),
         change,
         names,
-        caller: caller.name.clone(),
+        caller: String::new(),
         ticket: request.ticket,
         requested_for: request.requested_for,
         comment: request.comment,
@@ -124,24 +126,54 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
         traceparent: None,
     };
     let resource = Resource { configuration: &configuration, tags: &tags };
-    let verdicts = policies.explain(&caller, resource, &submission).map_err(|why| vec![fault(why)])?;
-    Ok(tell(&caller, resource, &submission, &verdicts))
+    let mut all = Explanation { text: String::new(), accepted: false };
+    for caller in askers {
+        submission.caller.clone_from(&caller.name);
+        let verdicts = policies.explain(&caller, resource, &submission).map_err(|why| vec![fault(why)])?;
+        let Explanation { text, accepted } = tell(&caller, resource, &submission, &verdicts);
+        let apart = if all.text.is_empty() { "" } else { "\n\n" };
+        all = Explanation { text: all.text + apart + &text, accepted: all.accepted || accepted };
+    }
+    Ok(all)
 }
 
-fn caller(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Caller, String> {
-    let caller = caller.as_deref().unwrap_or_default();
-    let known = config.callers.iter().find(|rule| rule.name == caller).ok_or_else(|| {
-        let names: Vec<_> = config.callers.iter().map(|rule| rule.name.as_str()).collect();
-        format!("no caller is called {caller:?}; known are {}", names.join(", "))
-    })?;
-    Ok(Caller {
-        name: known.name.clone(),
-        issuer: known.issuer.clone(),
+/// Whoever the settings know, each name once for each issuer or source.
+fn callers(config: &Config) -> Vec<Caller> {
+    let caller = |name: &str, issuer: String, roles: &[Role]| Caller {
+        name: name.to_owned(),
+        issuer,
         subject: String::new(),
         token_id: None,
         certificate: None,
-        roles: roles.iter().map(Role::new).collect(),
-    })
+        roles: roles.to_vec(),
+    };
+    let mut known: Vec<Caller> = Vec::new();
+    let proven = config.callers.iter().map(|rule| caller(&rule.name, rule.issuer.clone(), &[]));
+    let sources = config.webhooks.iter().map(|it| caller(&it.caller, webhooks::issuer(&it.source), &it.roles));
+    for caller in proven.chain(sources) {
+        if !known.iter().any(|other| (&other.name, &other.issuer) == (&caller.name, &caller.issuer)) {
+            known.push(caller);
+        }
+    }
+    known
+}
+
+/// Those who would ask, with the roles that are given them.
+fn askers(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Vec<Caller>, String> {
+    let known = callers(config);
+    let names = known.iter().map(|caller| caller.name.as_str()).collect::<BTreeSet<_>>();
+    let names = names.into_iter().collect::<Vec<_>>().join(", ");
+    let mut askers: Vec<_> =
+        known.into_iter().filter(|it| caller.as_ref().is_none_or(|wanted| *wanted == it.name)).collect();
+    if askers.is_empty() {
+        return Err(caller.as_ref().map_or("there are no callers".to_owned(), |wanted| {
+            format!("no caller is called {wanted:?}; known are {names}")
+        }));
+    }
+    for asker in &mut askers {
+        asker.roles.extend(roles.iter().map(Role::new));
+    }
+    Ok(askers)
 }
 
 /// What a request means by the catalogue alone, or all that is wrong with it.

@@ -114,9 +114,9 @@ struct Settings {
 struct Check {
     #[command(flatten)]
     settings: Settings,
-    /// Then tell what policies would decide about each target of a change, and by which of them. The file holds the body of
-    /// POST /v1/assignments; Graph is not asked.
-    #[arg(long, value_name = "FILE", requires = "caller", conflicts_with = "live")]
+    /// Then tell what policies would decide about each target of a change, and by which of them; without --caller, for each
+    /// caller there is. The file holds the body of POST /v1/assignments; Graph is not asked.
+    #[arg(long, value_name = "FILE", conflicts_with = "live")]
     explain: Option<PathBuf>,
     #[command(flatten)]
     asked: explain::Asked,
@@ -245,17 +245,28 @@ fn settled(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
     let Examined { config, policy, secrets, mut faults, .. } = config::examine_process(settings.config.as_deref());
     faults.extend(secrets.iter().filter_map(config::Named::check));
     let policies = policy.and_then(|policy| Policies::load(&policy.dir).map_err(|why| faults.extend(why)).ok());
-    if let Some(config) = config.as_ref().filter(|_| faults.is_empty()) {
-        faults.extend(graph::examine(&config.graph));
-        faults.extend(
-            config.server.tls.clone().and_then(|tls| api::Certificate::open(tls).err()).map(|error| no_tls(&error)),
-        );
-        faults.extend(webhooks::examine(&config.webhooks, &config.catalogue));
-        faults.extend(callbacks::examine(&config.destinations));
-        faults.extend(checkpoints::signer(&config.audit).err().map(no_key));
-        faults.extend(app::outbound(&config.outbound, Clock::system()).err().map(|error| no_way_out(&error)));
+    if let Some(config) = &config {
+        let more = examined_further(config);
+        // A secret that cannot be read is told once, not by those as well who need it.
+        let at = |fault: &Fault| fault.line.map(|line| (fault.place.clone(), line));
+        let told: Vec<_> = faults.iter().filter_map(at).collect();
+        faults.extend(more.into_iter().filter(|fault| at(fault).is_none_or(|at| !told.contains(&at))));
     }
     config.zip(policies).filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// What is wrong with what settings name: certificates, keys, expressions, the form of secrets.
+fn examined_further(config: &Config) -> Vec<Fault> {
+    let mut faults: Vec<_> = graph::examine(&config.graph).into_iter().collect();
+    let tls = config.server.tls.clone().and_then(|tls| api::Certificate::open(tls).err());
+    faults.extend(tls.map(|error| no_tls(&error)));
+    faults.extend(webhooks::examine(&config.webhooks, &config.catalogue));
+    faults.extend(callbacks::examine(&config.destinations));
+    if config.audit.key.as_ref().is_none_or(|key| key.read().is_ok()) {
+        faults.extend(checkpoints::signer(&config.audit).err().map(no_key));
+    }
+    faults.extend(app::outbound(&config.outbound, Clock::system()).err().map(|error| no_way_out(&error)));
+    faults
 }
 
 fn no_tls(error: &io::Error) -> Fault {
@@ -277,11 +288,12 @@ fn no_key(why: String) -> Fault {
 const NO_KEY: &str = "note: audit.key_file names no key, so no checkpoints are signed: that the newest audit records were \
                       cut off, or the trail written anew, shows only by copies kept elsewhere.";
 
-/// What a write through v1.0 may cost, for those who chose it.
-const V1_WARNING: &str = "warning: graph.api_version is \"v1.0\", which neither shows nor keeps assignment filters and does not \
-                          tell which assignments come from policy sets: a change drops the filters that others set on the same \
-                          configuration. It knows status pages, device limits, Windows Hello and the older platform \
-                          restrictions only; changes of other kinds are refused. \"beta\" has none of these limits.";
+/// What writes through v1.0 cannot do, for those who chose it.
+const V1_WARNING: &str = "warning: graph.api_version is \"v1.0\", which does not keep assignment filters: as long as one is assigned \
+                          to a configuration, changes that would leave it there are refused. It knows status pages, device \
+                          limits, Windows Hello and the older platform restrictions only; changes of other kinds are refused. \
+                          What is assigned is read through beta all the same, since v1.0 does not show all of it. \"beta\" has \
+                          none of these limits.";
 
 async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
     let (config, policies) = match settled(&asked.settings) {

@@ -64,7 +64,7 @@ fn comments(text: &str) -> BTreeMap<String, String> {
 
 /// What the loader says a key takes, if it says so.
 fn takes(key: &str) -> Option<String> {
-    let (list, name) = ["issuers", "callers", "webhooks.rules", "webhooks"]
+    let (list, name) = ["issuers", "callers", "webhooks.rules", "webhooks", "destinations"]
         .into_iter()
         .find_map(|list| Some((list, key.strip_prefix(list)?.strip_prefix('.')?)))
         .unwrap_or(("", key));
@@ -120,7 +120,8 @@ fn page() -> String {
         let about = comments.get(key).unwrap_or_else(|| panic!("{key} has no comment in config/gateway.toml"));
         let default = default.as_ref().map_or("no default".to_owned(), |default| format!("default `{default}`"));
         let takes = takes(key).map(|takes| format!(" · {takes}")).unwrap_or_default();
-        let in_lists = ["issuers", "callers", "webhooks", "catalogue"].iter().any(|list| key.starts_with(list));
+        let in_lists =
+            ["issuers", "callers", "webhooks", "destinations", "catalogue"].iter().any(|list| key.starts_with(list));
         let name = if in_lists { String::new() } else { format!("`{}` · ", variable(key)) };
         write!(page, "\n### {key}\n\n{name}{default}{takes}\n\n{}\n", wrapped(about)).unwrap();
     }

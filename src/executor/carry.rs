@@ -333,7 +333,8 @@ fn refused(error: graph::Error) -> Stop {
             Stop::Park(None, refusal.failure(FailureCode::GraphRefused).detail)
         }
         graph::Error::Forbidden(refusal) => Stop::Fail(refusal.failure(FailureCode::GraphRefused)),
-        graph::Error::Missing(refusal) => Stop::Fail(refusal.failure(FailureCode::ConfigurationGone)),
+        // Of a write: the configuration, which was read just before, or something that one of the changes names. Halving tells.
+        graph::Error::Missing(refusal) => Stop::Split(refusal.failure(FailureCode::ConfigurationGone)),
         graph::Error::Refused(refusal) => Stop::Split(refusal.failure(FailureCode::GraphRefused)),
         graph::Error::Unreadable(_) => {
             Stop::Fail(Failure { code: FailureCode::PresentSetUnreadable, detail, graph: None })

@@ -75,9 +75,10 @@ impl Gateway {
         let policies = self.word_permitted(caller, &operation, approval).await?;
         let answer = Answer { word: say.word(), at: self.clock.now(), by: Some(caller.name.clone()), comment };
         let (actor, comment) = (actor(caller), answer.comment.clone());
+        let configuration = operation.submission.configuration.to_string();
         let entry = self.entry(match say {
-            Say::Approve => Event::Approved { operation: id, actor, comment, policies },
-            Say::Reject => Event::Rejected { operation: id, actor, comment, policies },
+            Say::Approve => Event::Approved { operation: id, configuration, actor, comment, policies },
+            Say::Reject => Event::Rejected { operation: id, configuration, actor, comment, policies },
         });
         match self.store.answer(Reply { operation: id, answer: answer.clone(), entry }).await? {
             Answered::Done(operation) => {
@@ -135,9 +136,10 @@ impl Gateway {
         loop {
             let at = self.clock.now();
             let late = self.store.unanswered(at, STEP_MAX).await?;
-            for &operation in &late {
+            for Operation { id: operation, submission, .. } in &late {
+                let (operation, configuration) = (*operation, submission.configuration.to_string());
                 let answer = Answer { word: Word::Expired, at, by: None, comment: None };
-                let entry = self.entry(Event::ApprovalExpired { operation });
+                let entry = self.entry(Event::ApprovalExpired { operation, configuration });
                 if let Answered::Done(operation) = self.store.answer(Reply { operation, answer, entry }).await? {
                     tracing::info!(operation.id = %operation.id, "nobody answered its approval in time");
                     tell_end(&operation);

@@ -40,7 +40,7 @@ pub enum Error {
     TooManyPending(String),
     /// Ask again when some changes have ended.
     Full,
-    /// Go on from the end of a page of this trail.
+    /// Go on from the end of a page, or begin anew where what was there has been removed.
     UnknownCursor,
     /// Name another operation.
     UnknownOperation,

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     clock::{Backoff, Clock},
     config,
+    domain::ids::ApiVersion,
     outbound::{
         self, Answer, Call, HeaderName, HeaderValue, Method, Outbound,
         header::{ACCEPT, AUTHORIZATION},
@@ -91,7 +92,17 @@ impl Transport {
 
     /// Reads what is at a path below the API version.
     pub(super) async fn read(&self, path: &str, permission: &'static Permission) -> Result<Answer, Error> {
-        self.read_at(&self.url(path), permission).await
+        self.read_through(self.settings.api_version, path, permission).await
+    }
+
+    /// Reads what is at a path below this API version, whatever the settings say.
+    pub(super) async fn read_through(
+        &self,
+        version: ApiVersion,
+        path: &str,
+        permission: &'static Permission,
+    ) -> Result<Answer, Error> {
+        self.read_at(&self.url(version, path), permission).await
     }
 
     /// Reads the next page. The link is taken as it is, but only if it leads to the same Graph.
@@ -107,7 +118,7 @@ impl Transport {
     /// Posts a body to a path below the API version.
     pub(super) async fn write(&self, path: &str, body: Vec<u8>, clearance: &Clearance) -> Result<Answer, Error> {
         let Clearance { client_request_id, until } = clearance;
-        let (url, end_by) = (self.url(path), Some(*until));
+        let (url, end_by) = (self.url(self.settings.api_version, path), Some(*until));
         let permission = &permission::ASSIGNING;
         self.ask(Asked { effect: Effect::Write, url: &url, body: Some(body), client_request_id, permission, end_by })
             .await
@@ -119,9 +130,8 @@ impl Transport {
         self.ask(Asked { effect: Effect::Read, url, body: None, client_request_id, permission, end_by: None }).await
     }
 
-    fn url(&self, path: &str) -> String {
-        let config::Graph { endpoint, api_version, .. } = &self.settings;
-        format!("{endpoint}/{}/{path}", api_version.name())
+    fn url(&self, version: ApiVersion, path: &str) -> String {
+        format!("{}/{}/{path}", self.settings.endpoint, version.name())
     }
 
     async fn ask(&self, asked: Asked<'_>) -> Result<Answer, Error> {

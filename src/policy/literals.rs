@@ -16,9 +16,9 @@ use crate::domain::{ConfigurationId, Kind};
 /// The names that the settings have.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// Of callers.
+    /// Of callers, those that are sources of webhooks among them.
     pub callers: BTreeSet<String>,
-    /// Of issuers.
+    /// Of issuers, and of sources as policies call them.
     pub issuers: BTreeSet<String>,
     /// Tags in the catalogue.
     pub tags: BTreeSet<String>,
@@ -38,7 +38,9 @@ enum Compared {
 
 const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 const TARGETS: [&str; 5] = ["group", "all-devices", "all-users", "excluded-group", "foreign"];
-const CHANGES: [&str; 4] = ["add", "remove", "replace", "clear"];
+/// The kind of the gateway itself, of which policies decide who may read its records.
+const GATEWAY: &str = "gateway";
+const CHANGES: [&str; 5] = ["add", "remove", "replace", "clear", "revert"];
 /// Operators whose two sides are compared.
 const OPERATORS: [&str; 5] = ["==", "!=", "contains", "containsAny", "containsAll"];
 
@@ -48,7 +50,7 @@ pub(super) fn unknown(policy: &Policy, known: &Known) -> BTreeSet<String> {
     for literal in policy.entity_literals() {
         let (kind, id) = (literal.type_name().basename().to_owned(), literal.id().unescaped().to_owned());
         let what = match kind.as_str() {
-            "Caller" if !known.callers.contains(&id) => "caller: no [[callers]] has that name",
+            "Caller" if !known.callers.contains(&id) => "caller: no [[callers]] or [[webhooks]] has that name",
             "Configuration" if id.parse::<ConfigurationId>().is_err() => "configuration: that is not an id of Graph's",
             _ => continue,
         };
@@ -86,9 +88,15 @@ fn compare(attribute: &Value, words: &Value, known: &Known, found: &mut BTreeSet
     for word in named {
         let what = match compared {
             Compared::Tags if !known.tags.contains(word) => "tag of the catalogue".to_owned(),
-            Compared::Kind if Kind::named(word).is_none() => one_of("kind", &Kind::names().collect::<Vec<_>>()),
-            Compared::Issuer if !known.issuers.contains(word) => "issuer: no [[issuers]] has that name".to_owned(),
-            Compared::Asker if !known.callers.contains(word) => "caller: no [[callers]] has that name".to_owned(),
+            Compared::Kind if word != GATEWAY && Kind::named(word).is_none() => {
+                one_of("kind", &Kind::names().chain([GATEWAY]).collect::<Vec<_>>())
+            }
+            Compared::Issuer if !known.issuers.contains(word) => {
+                "issuer: no [[issuers]] has that name, and no [[webhooks]] that source".to_owned()
+            }
+            Compared::Asker if !known.callers.contains(word) => {
+                "caller: no [[callers]] or [[webhooks]] has that name".to_owned()
+            }
             Compared::Targets if !TARGETS.contains(&word) => one_of("kind of target", &TARGETS),
             Compared::Changes if !CHANGES.contains(&word) => one_of("change", &CHANGES),
             Compared::Weekday if !WEEKDAYS.contains(&word) => one_of("weekday", &WEEKDAYS),

@@ -287,7 +287,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn answer(&self, reply: Reply) -> Result<Answered, Error>;
 
     /// Operations whose approval can no longer be given at this moment, in any order.
-    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error>;
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error>;
 
     /// Stores audit records that belong to no other verb.
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;

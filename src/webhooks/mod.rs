@@ -121,6 +121,11 @@ impl Webhooks {
     }
 }
 
+/// A source where issuers are named. No issuer's name has a colon: a policy that asks for one is never answered by a source.
+pub fn issuer(source: &str) -> String {
+    format!("webhook:{source}")
+}
+
 /// All that is wrong with secrets and expressions of the settings.
 pub fn examine(settings: &[Webhook], catalogue: &Catalogue) -> Vec<Fault> {
     let language = Language::new(catalogue);
@@ -314,8 +319,7 @@ impl Source {
         };
         Caller {
             name: caller.clone(),
-            // No issuer's name has a colon: a policy that asks for one is never answered by a source.
-            issuer: format!("webhook:{source}"),
+            issuer: issuer(source),
             subject: proof.to_owned(),
             token_id: message_id,
             roles: roles.clone(),

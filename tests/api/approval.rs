@@ -81,8 +81,8 @@ async fn a_change_that_needs_approval_waits_for_it_and_is_applied_then() {
     assert_eq!(accepted[0]["approvals"], json!(["tenant-wide"]));
     let record = world.events("approved").await.pop().unwrap();
     assert_eq!(
-        (&record["operation"], &record["caller"], &record["subject"]),
-        (&json!(id), &json!("helpdesk"), &json!("bob"))
+        (&record["operation"], &record["configuration"], &record["caller"], &record["subject"]),
+        (&json!(id), &json!(SALES_ESP), &json!("helpdesk"), &json!("bob"))
     );
     assert_eq!((&record["policies"], &record["comment"]), (&json!(["approvers-approve"]), &json!("Seen in CAB.")));
     // Once is enough, and the same word again is no other word.
@@ -178,7 +178,8 @@ async fn what_nobody_answers_ends_by_itself() {
     assert_eq!(ended.body["approval"]["answer"]["by"], Value::Null);
     let token = approver(&world, "helpdesk", "bob").await;
     say(&world, &token, &id, "approve").await.problem(409, "not-awaiting-approval");
-    assert_eq!(world.events("approval-expired").await.len(), 1);
+    let records = world.events("approval-expired").await;
+    assert_eq!((records.len(), &records[0]["configuration"]), (1, &json!(SALES_ESP)));
     world.end().await;
 }
 

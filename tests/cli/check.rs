@@ -94,6 +94,20 @@ fn a_certificate_that_cannot_be_used_is_told_before_anything_starts() {
     assert!(ended.err.contains("hint: a certificate") && !ended.err.contains("sandbox-client-secret"), "{}", ended.err);
 }
 
+#[test]
+fn what_settings_name_is_looked_at_whatever_else_is_wrong() {
+    let folder = faulty();
+    let mut check = postern(folder.path(), &["check", "--config", "faulty.toml"]);
+    check.env("POSTERN__SERVER__LISTEN", "127.0.0.1:0");
+    check.env("POSTERN__SERVER__TLS__CERTIFICATE_FILE", shipped("config/sandbox.secret"));
+    let ended = Program::start(check).ended();
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
+    for told in ["unknown key \"server.lisen\"", "server.tls: server.tls.certificate_file: ", "attribute `tag`"] {
+        assert!(ended.err.contains(told), "{told} is not in\n{}", ended.err);
+    }
+    assert_eq!(ended.err.matches("missing.secret").count(), 1, "each fault is told once\n{}", ended.err);
+}
+
 /// A folder with the shipped settings for the sandbox, a source of webhooks in them, and an event.
 fn with_webhooks(scheme: &str, secret: &str, when: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

@@ -73,13 +73,51 @@ fn whatever_is_wrong_with_the_request_is_told_at_once() {
     assert!(ended.code == Some(1) && ended.err.contains("request.json: \"\": "), "{}", ended.err);
     let ended = explain(folder.path(), CHANGE, &["--caller", "nobody"]);
     assert!(
-        ended.err.contains("no caller is called \"nobody\"; known are servicenow, helpdesk, portal"),
+        ended.err.contains("no caller is called \"nobody\"; known are helpdesk, portal, servicenow"),
         "{}",
         ended.err
     );
-    for wrong in [&[][..], &["--caller", "servicenow", "--kind", "esp"], &["--caller", "servicenow", "--live"]] {
+    for wrong in [&["--caller", "servicenow", "--kind", "esp"][..], &["--caller", "servicenow", "--live"]] {
         assert_eq!(explain(folder.path(), CHANGE, wrong).code, Some(2), "{wrong:?}");
     }
+}
+
+#[test]
+fn without_a_caller_each_there_is_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let fine = CHANGE.replace(r#", {"all": "devices"}"#, "");
+    let ended = explain(folder.path(), &fine, &["--role", "Assignments.Change"]);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "one of them may: {}", ended.out);
+    let callers: Vec<_> =
+        ended.out.lines().filter_map(|line| line.strip_prefix("caller ")?.split(' ').next()).collect();
+    assert_eq!(callers, ["servicenow", "helpdesk", "portal"]);
+    assert!(ended.out.contains("accepted\n\ncaller helpdesk") && ended.out.ends_with("refused\n"), "{}", ended.out);
+    assert_eq!(explain(folder.path(), &fine, &[]).code, Some(1), "nobody may without that role");
+}
+
+#[test]
+fn a_source_of_webhooks_is_a_caller_as_others_are() {
+    let folder = with_policy(
+        "@id(\"hr\")\npermit (principal == Postern::Caller::\"people\", action, resource)\n\
+         when { principal.issuer == \"webhook:hr\" && principal in Postern::Role::\"Joiners\" };\n\
+         @id(\"gateway\")\nforbid (principal, action, resource)\nwhen { resource.kind == \"gateway\" };\n",
+    );
+    let settings = fs::read_to_string(folder.path().join("sandbox.toml")).unwrap();
+    let source = "[[webhooks]]\nsource = \"hr\"\ncaller = \"people\"\nroles = [\"Joiners\"]\nscheme = \"bamboohr\"\n\
+                  secret_file = \"hr.secret\"\n[[webhooks.rules]]\nname = \"joiner\"\nwhen = \"true\"\n\
+                  configuration = \"'Sales ESP'\"\nadd = [\"'Sales Laptops'\"]\n";
+    fs::write(folder.path().join("sandbox.toml"), format!("{settings}\n{source}")).unwrap();
+    fs::write(folder.path().join("hr.secret"), "0123456789abcdef0123456789abcdef").unwrap();
+    let body = r#"{"configuration": "Sales ESP", "add": [{"group": "Sales Laptops"}]}"#;
+    fs::write(folder.path().join("request.json"), body).unwrap();
+    let asked = ["check", "--config", "sandbox.toml", "--explain", "request.json", "--caller", "people"];
+    let ended = run(folder.path(), &asked);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{}", ended.out);
+    assert!(
+        ended.out.contains("caller people (roles: Joiners)") && ended.out.contains("permitted by hr\n"),
+        "{}",
+        ended.out
+    );
 }
 
 /// The shipped sandbox settings in a folder of their own, with another policy.
@@ -101,7 +139,7 @@ fn what_policies_name_and_the_settings_do_not_have_is_a_warning() {
     );
     let ended = run(folder.path(), &["check", "--config", "sandbox.toml"]);
     assert_eq!(ended.code, Some(0));
-    let expected = "warning: policies/own.cedar:1: policy own: \"servicenou\" is no caller: no [[callers]] has that name\n\
+    let expected = "warning: policies/own.cedar:1: policy own: \"servicenou\" is no caller: no [[callers]] or [[webhooks]] has that name\n\
                     warning: policies/own.cedar:1: policy own: \"slaes\" is no tag of the catalogue\n";
     assert_eq!(ended.err, expected);
 }

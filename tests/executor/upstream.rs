@@ -31,6 +31,8 @@ pub(crate) struct Tenant {
     pub(crate) reads: Mutex<BTreeMap<ConfigurationId, Read>>,
     /// Groups that no write may have in it.
     pub(crate) refused: BTreeSet<Target>,
+    /// Groups that are not there, so that no write may have them in it.
+    pub(crate) missing: BTreeSet<Target>,
     /// So many writes are throttled before any is taken.
     pub(crate) throttled: AtomicUsize,
     /// Writes need one each.
@@ -46,6 +48,7 @@ impl Tenant {
             sets: Mutex::default(),
             reads: Mutex::default(),
             refused: BTreeSet::new(),
+            missing: BTreeSet::new(),
             throttled: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             writes: AtomicUsize::new(0),
@@ -130,8 +133,12 @@ impl Upstream for Tenant {
             self.throttled.fetch_sub(1, Ordering::SeqCst);
             return Err(Error::Throttled { pause: std::time::Duration::from_mins(1) });
         }
-        if set.iter().any(|assignment| self.refused.contains(&assignment.target)) {
+        let has = |targets: &BTreeSet<Target>| set.iter().any(|assignment| targets.contains(&assignment.target));
+        if has(&self.refused) {
             return Err(Error::Refused(Refusal { status: 400, ..Refusal::default() }));
+        }
+        if has(&self.missing) {
+            return Err(Error::Missing(Refusal { status: 404, ..Refusal::default() }));
         }
         self.writes.fetch_add(1, Ordering::SeqCst);
         self.sets.lock().unwrap().insert(id.clone(), set.clone());

@@ -74,7 +74,7 @@ impl Store for Kept {
         self.store.answer(reply).await
     }
 
-    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
         self.store.unanswered(at, limit).await
     }
 

@@ -142,7 +142,7 @@ impl Store for Desk {
         self.model.answer(reply).await
     }
 
-    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
         self.model.unanswered(at, limit).await
     }
 

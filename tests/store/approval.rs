@@ -87,7 +87,8 @@ async fn what_is_rejected_or_unanswered_fails_and_whoever_waits_is_told() {
         let rejected = done(&*store, 1, Word::Rejected, 99).await;
         tokio::time::timeout(std::time::Duration::from_secs(20), end.notice()).await.unwrap();
         assert!(store.unanswered(at(99), 10).await.unwrap().is_empty());
-        let mut late = store.unanswered(at(100), 10).await.unwrap();
+        let late = store.unanswered(at(100), 10).await.unwrap();
+        let mut late: Vec<_> = late.iter().map(|operation| operation.id).collect();
         late.sort();
         assert_eq!(late, [id(2), id(3)]);
         assert_eq!(store.unanswered(at(100), 1).await.unwrap().len(), 1);

@@ -233,10 +233,11 @@ pub(crate) fn awaiting(number: u128, lane: &ConfigurationId, until: i64) -> Oper
 /// An answer to the approval that the operation of this number awaits.
 pub(crate) fn reply(number: u128, word: Word, now: i64) -> Reply {
     let (operation, actor, comment, policies) = (id(number), actor("approvers"), None, vec!["a".to_owned()]);
+    let configuration = lane(1).to_string();
     let event = match word {
-        Word::Approved => Event::Approved { operation, actor, comment, policies },
-        Word::Rejected => Event::Rejected { operation, actor, comment, policies },
-        Word::Expired => Event::ApprovalExpired { operation },
+        Word::Approved => Event::Approved { operation, configuration, actor, comment, policies },
+        Word::Rejected => Event::Rejected { operation, configuration, actor, comment, policies },
+        Word::Expired => Event::ApprovalExpired { operation, configuration },
     };
     let by = (word != Word::Expired).then(|| "approvers".to_owned());
     let answer = Answer { word, at: at(now), by, comment: Some("Seen.".to_owned()) };

@@ -417,11 +417,11 @@ impl Store for Model {
         Ok(Answered::Done(Box::new(answered)))
     }
 
-    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
         let tables = self.database.lock();
         let awaiting = tables.operations.iter().filter(|operation| operation.state == State::AwaitingApproval);
         let late = awaiting.filter(|it| it.submission.approval.as_ref().is_some_and(|it| it.expires_at <= at));
-        Ok(late.map(|operation| operation.id).take(limit).collect())
+        Ok(late.take(limit).cloned().collect())
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

@@ -167,7 +167,7 @@ impl Store for Postgres {
         self.verbs.answer(reply).await
     }
 
-    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
         self.access.in_time(async { read::unanswered(&mut *self.reader().await?, at, limit).await }).await
     }
 

@@ -182,9 +182,10 @@ pub(super) async fn unanswered(
     connection: &mut PgConnection,
     at: Timestamp,
     limit: usize,
-) -> Result<Vec<OperationId>, Error> {
-    let sql = "SELECT id FROM operations WHERE state = 'awaiting_approval' AND approval_until <= $1 LIMIT $2";
-    let found = sqlx::query(sql).bind(micros(at)).bind(count(limit)).fetch_all(connection).await;
-    let id = |row| rows::column::<&str>(row, "id")?.parse().map_err(|it| unreadable("operations.id", &it));
-    found.map_err(unavailable)?.iter().map(id).collect()
+) -> Result<Vec<Operation>, Error> {
+    let sql = format!(
+        "SELECT {OPERATION} FROM operations WHERE state = 'awaiting_approval' AND approval_until <= $1 LIMIT $2"
+    );
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(micros(at)).bind(count(limit));
+    query.fetch_all(connection).await.map_err(unavailable)?.iter().map(rows::operation).collect()
 }

@@ -165,7 +165,7 @@ impl Store for Sqlite {
         self.verbs.answer(reply).await
     }
 
-    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
+    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
         self.readers.read(move |connection| read::unanswered(connection, at, limit)).await
     }
 

@@ -179,9 +179,8 @@ pub(super) fn backlog(connection: &Connection) -> Result<Backlog, Error> {
     Ok(Backlog { states, parked, oldest, callbacks: callbacks::undelivered(connection)? })
 }
 
-pub(super) fn unanswered(connection: &Connection, at: Timestamp, limit: usize) -> Result<Vec<OperationId>, Error> {
-    let sql = "SELECT id FROM operations WHERE state = 'awaiting_approval' AND approval_until <= ? LIMIT ?";
-    all(connection, sql, params![micros(at), count(limit)], |row| {
-        text(row, "id")?.parse().map_err(|error| unreadable("operations.id", &error))
-    })
+pub(super) fn unanswered(connection: &Connection, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
+    let sql =
+        format!("SELECT {OPERATION} FROM operations WHERE state = 'awaiting_approval' AND approval_until <= ? LIMIT ?");
+    all(connection, &sql, params![micros(at), count(limit)], rows::operation)
 }
