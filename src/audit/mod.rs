@@ -182,6 +182,24 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         repeated: Option<Repeated>,
     },
+    /// A change that a proven caller asked for cannot be made as it was asked; nothing was changed.
+    Refused {
+        /// Who asked.
+        #[serde(flatten)]
+        actor: Option<Actor>,
+        /// The configuration that was meant, where it could be told.
+        configuration: Option<String>,
+        /// The configuration, as the caller named it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        asked: Option<String>,
+        /// The ticket.
+        ticket: Option<String>,
+        /// Why not, or the latest reason if there were several.
+        reason: String,
+        /// Set if this stands for many calls that were alike.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        repeated: Option<Repeated>,
+    },
     /// A lane took up operations.
     Started {
         /// The configuration.

@@ -1,6 +1,6 @@
-//! What becomes of calls that are denied, and of those that prove nobody.
+//! What becomes of calls that are denied or refused, and of those that prove nobody.
 //!
-//! Guarantees: a denied call is on record before it is answered, up to so many of a kind in a minute. Beyond that, calls are
+//! Guarantees: such a call is on record before it is answered, up to so many of a kind in a minute. Beyond that, calls are
 //! counted, and the count is recorded when the minute is over or the gateway stops; so nobody fills the disk with denials. A
 //! kind is a caller or an issuer with an action or a class of bad tokens, all from closed lists, so nobody fills the
 //! memory either. A process that is killed loses what it has counted of the last minute.
@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry as Place},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{About, Error, Gateway, Stranger, actor};
+use super::{About, Error, Gateway, Stranger, actor, request::Asked, resolve::Sought, submit::at_once};
 use crate::{
     audit::{Actor, Aims, Entry, Event, Repeated},
     domain::Caller,
@@ -44,7 +45,8 @@ struct Window {
 #[derive(Clone, Debug)]
 struct Counted {
     actor: Option<Actor>,
-    action: String,
+    /// What was denied; none for changes that were refused.
+    action: Option<String>,
     reason: String,
     repeated: Repeated,
 }
@@ -56,13 +58,41 @@ pub(super) struct Denials {
     windows: Mutex<BTreeMap<Kind, Window>>,
 }
 
-/// One denied call.
+/// One denied or refused call.
 struct Denied<'a> {
     kind: Kind,
     actor: Option<Actor>,
-    action: &'a str,
-    about: Option<About<'a>>,
+    /// What was denied; none for a change that is refused.
+    action: Option<&'a str>,
+    about: Subject,
     reason: String,
+}
+
+/// What such a call was about, as far as that is known.
+#[derive(Default)]
+struct Subject {
+    configuration: Option<String>,
+    /// The configuration, as the caller named it.
+    asked: Option<String>,
+    change: Option<Aims>,
+    ticket: Option<String>,
+}
+
+impl From<About<'_>> for Subject {
+    fn from(About { configuration, change, ticket }: About<'_>) -> Self {
+        let (configuration, change) = (Some(configuration.to_string()), change.map(Aims::from));
+        Self { configuration, asked: None, change, ticket }
+    }
+}
+
+/// The record of one call, or of many that were alike.
+fn event(actor: Option<Actor>, action: Option<String>, about: Subject, why: (String, Option<Repeated>)) -> Event {
+    let Subject { configuration, asked, change, ticket } = about;
+    let (reason, repeated) = why;
+    match action {
+        Some(action) => Event::Denied { actor, action, configuration, change, ticket, reason, repeated },
+        None => Event::Refused { actor, configuration, asked, ticket, reason, repeated },
+    }
 }
 
 impl Denials {
@@ -92,7 +122,7 @@ impl Denials {
         let counted = window.counted.get_or_insert_with(|| Counted {
             // One token of many would mislead.
             actor: denied.actor.clone().map(|actor| Actor { token_id: None, ..actor }),
-            action: denied.action.to_owned(),
+            action: denied.action.map(str::to_owned),
             reason: String::new(),
             repeated: Repeated { count: 0, first: at, last: at },
         });
@@ -146,9 +176,28 @@ impl Gateway {
     /// Puts on record that a caller was refused for a reason that is not a policy's, and is the error that tells of it.
     pub(super) async fn refused(&self, caller: &Caller, about: About<'_>, (action, reason): (&str, String)) -> Error {
         let kind = (caller.name.clone(), action.to_owned());
-        let denied = Denied { kind, actor: Some(actor(caller)), action, about: Some(about), reason: reason.clone() };
-        match self.note_denied(denied).await {
+        let (actor, action, about) = (Some(actor(caller)), Some(action), about.into());
+        match self.note_denied(Denied { kind, actor, action, about, reason: reason.clone() }).await {
             Ok(()) => Error::Denied(reason),
+            Err(error) => error,
+        }
+    }
+
+    /// Puts on record that a change cannot be made as it was asked, and is the error that tells of it. What could be made another time
+    /// just as it is asked is none, and what policy denies is on record.
+    pub(super) async fn unmade(&self, caller: &Caller, asked: Asked, error: Error) -> Error {
+        let Some(reason) = error.refusal() else { return error };
+        let Asked { configuration: asked, ticket } = asked;
+        // What was just looked for is known, or could not be told.
+        let sought = at_once(pin!(self.directory.sought(&asked))).await;
+        let configuration = match sought {
+            Some(Ok(Sought::One(configuration))) => Some(configuration.id.to_string()),
+            Some(Ok(Sought::Several(_) | Sought::Nothing(_)) | Err(_)) | None => None,
+        };
+        let about = Subject { configuration, asked: Some(asked), change: None, ticket };
+        let kind = (caller.name.clone(), "refused".to_owned());
+        match self.note_denied(Denied { kind, actor: Some(actor(caller)), action: None, about, reason }).await {
+            Ok(()) => error,
             Err(error) => error,
         }
     }
@@ -158,20 +207,23 @@ impl Gateway {
         let Stranger { issuer, subject, token_id, reason } = stranger;
         let kind = (issuer.clone(), "authenticate".to_owned());
         let actor = Some(Actor { caller: None, issuer, subject, token_id });
-        self.note_denied(Denied { kind, actor, action: "authenticate", about: None, reason }).await
+        let (action, about) = (Some("authenticate"), Subject::default());
+        self.note_denied(Denied { kind, actor, action, about, reason }).await
     }
 
     /// Puts on record that an event could not be made into changes.
     pub async fn unmapped(&self, caller: &Caller, reason: String) -> Result<(), Error> {
         let kind = (caller.name.clone(), "map".to_owned());
-        self.note_denied(Denied { kind, actor: Some(actor(caller)), action: "map", about: None, reason }).await
+        let (actor, action, about) = (Some(actor(caller)), Some("map"), Subject::default());
+        self.note_denied(Denied { kind, actor, action, about, reason }).await
     }
 
     /// Puts a call on record that proved nobody: its token is `missing`, `malformed` or `invalid`, or it is a message to a
     /// source of webhooks whose `signature` does not fit.
     pub async fn unproven(&self, source: &str, class: &'static str, reason: String) -> Result<(), Error> {
         let kind = (source.to_owned(), class.to_owned());
-        self.note_denied(Denied { kind, actor: None, action: "authenticate", about: None, reason }).await
+        let (action, about) = (Some("authenticate"), Subject::default());
+        self.note_denied(Denied { kind, actor: None, action, about, reason }).await
     }
 
     async fn note_denied(&self, denied: Denied<'_>) -> Result<(), Error> {
@@ -179,14 +231,7 @@ impl Gateway {
             return Ok(());
         }
         let Denied { actor, action, about, reason, .. } = denied;
-        let (configuration, change, ticket) = match about {
-            Some(About { configuration, change, ticket }) => {
-                (Some(configuration.to_string()), change.map(Aims::from), ticket)
-            }
-            None => (None, None, None),
-        };
-        let action = action.to_owned();
-        let event = Event::Denied { actor, action, configuration, change, ticket, reason, repeated: None };
+        let event = event(actor, action.map(str::to_owned), about, (reason, None));
         Ok(self.store.record(vec![self.entry(event)]).await?)
     }
 
@@ -213,15 +258,14 @@ impl Gateway {
             return;
         }
         if let Err(error) = self.store.record(entries).await {
-            tracing::warn!(%error, "denied calls were counted, and the counts cannot be recorded at present");
+            tracing::warn!(%error, "denied or refused calls were counted, and the counts cannot be recorded at present");
             self.denials.put_back(taken);
         }
     }
 
     fn told(&self, counted: Counted) -> Entry {
         let Counted { actor, action, reason, repeated } = counted;
-        let repeated = Some(repeated);
-        let event = Event::Denied { actor, action, configuration: None, change: None, ticket: None, reason, repeated };
+        let event = event(actor, action, Subject::default(), (reason, Some(repeated)));
         Entry { at: self.clock.now(), trace_id: None, event }
     }
 }
@@ -232,7 +276,8 @@ mod tests {
 
     fn call(denials: &Denials, who: &str, second: u64) -> bool {
         let kind = (who.to_owned(), "add".to_owned());
-        let denied = Denied { kind, actor: None, action: "add", about: None, reason: format!("at {second}") };
+        let (action, about, reason) = (Some("add"), Subject::default(), format!("at {second}"));
+        let denied = Denied { kind, actor: None, action, about, reason };
         let at = Timestamp::from_second(i64::try_from(second).unwrap()).unwrap();
         denials.counts(&denied, Duration::from_secs(second), at)
     }

@@ -78,10 +78,61 @@ pub enum Error {
     Store(store::Error),
 }
 
+/// Faults of one change that its record names.
+const FAULTS_TOLD: usize = 10;
+
 impl Error {
+    /// Why a change cannot be made as it was asked, if that is so; none for what can be made later as it is, and for what policy denies.
+    pub(super) fn refusal(&self) -> Option<String> {
+        Some(match self {
+            Self::UnknownConfiguration { reference, .. } => format!("there is no configuration {reference:?}"),
+            Self::UnknownTarget(faults, _)
+            | Self::AmbiguousName(faults, _)
+            | Self::NotAssignable(faults)
+            | Self::InvalidChange(faults) => listed(faults),
+            Self::KeyReused(operation) => format!("its idempotency key stands for another change: {operation}"),
+            Self::TooManyPending(name) => format!("too many changes of {name:?} are waiting"),
+            Self::Full => "too many changes are waiting".to_owned(),
+            Self::GraphRefused(failure) => failure.detail.clone(),
+            Self::UnknownGroup(..)
+            | Self::Denied(_)
+            | Self::UnknownCursor
+            | Self::UnknownOperation
+            | Self::TooLate(_)
+            | Self::UntilOver(_)
+            | Self::NothingToRevert(_)
+            | Self::NothingToResend(_)
+            | Self::PreconditionFailed { .. }
+            | Self::NotAwaiting(_)
+            | Self::GraphUnavailable { .. }
+            | Self::GraphNotAuthorised(_)
+            | Self::GraphPermissionMissing(_)
+            | Self::GraphUnusable(_)
+            | Self::Store(_) => return None,
+        })
+    }
+
     fn refused(failure: Failure) -> Self {
         Self::GraphRefused(Box::new(failure))
     }
+}
+
+/// Faults as one sentence.
+fn listed(faults: &[Fault]) -> String {
+    let mut told: Vec<_> = faults
+        .iter()
+        .take(FAULTS_TOLD)
+        .map(
+            |Fault { pointer, detail }| {
+                if pointer.is_empty() { detail.clone() } else { format!("{pointer}: {detail}") }
+            },
+        )
+        .collect();
+    let more = faults.len().saturating_sub(FAULTS_TOLD);
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    told.join("; ")
 }
 
 impl From<store::Error> for Error {

@@ -110,6 +110,19 @@ pub struct NamedFilter {
     pub mode: FilterMode,
 }
 
+/// What a record of a change that cannot be made names of it.
+pub(super) struct Asked {
+    /// The configuration, as it was named.
+    pub(super) configuration: String,
+    pub(super) ticket: Option<String>,
+}
+
+impl From<&ChangeRequest> for Asked {
+    fn from(request: &ChangeRequest) -> Self {
+        Self { configuration: request.configuration.clone(), ticket: request.ticket.clone() }
+    }
+}
+
 /// Something wrong with a request, and where in its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {

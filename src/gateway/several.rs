@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Attempt, Error, Gateway, Submitted, request::ChangeRequest};
+use super::{
+    Attempt, Error, Gateway, Submitted,
+    request::{Asked, ChangeRequest},
+};
 use crate::{
     clock,
     domain::{Caller, Digest, OperationId},
@@ -47,8 +50,23 @@ enum Step {
 }
 
 impl Gateway {
-    /// Accepts the changes of one message: when this returns, all are durable.
+    /// Accepts the changes of one message: when this returns, all are durable. The one that cannot be made is on record.
     pub async fn submit_all(
+        &self,
+        caller: &Caller,
+        requests: Vec<ChangeRequest>,
+        message: Option<&MessageName>,
+    ) -> Result<Vec<Submitted>, Broken> {
+        let mut asked: Vec<_> = requests.iter().map(Asked::from).collect();
+        match self.submit_or_break(caller, requests, message).await {
+            Err(Broken { at, error, accepted }) if at < asked.len() => {
+                Err(Broken { at, error: self.unmade(caller, asked.swap_remove(at), error).await, accepted })
+            }
+            submitted => submitted,
+        }
+    }
+
+    async fn submit_or_break(
         &self,
         caller: &Caller,
         requests: Vec<ChangeRequest>,

@@ -7,7 +7,11 @@
 
 use std::{future::poll_fn, pin::Pin, task::Poll};
 
-use super::{About, Attempt, Error, Gateway, Submitted, actor, request::ChangeRequest, resolve::Resolved};
+use super::{
+    About, Attempt, Error, Gateway, Submitted, actor,
+    request::{Asked, ChangeRequest},
+    resolve::Resolved,
+};
 use crate::{
     clock,
     domain::{Caller, operation::Submission},
@@ -24,8 +28,21 @@ enum Refused {
 }
 
 impl Gateway {
-    /// Accepts a change: when this returns, it is durable.
+    /// Accepts a change: when this returns, it is durable. One that cannot be made is on record.
     pub async fn submit(
+        &self,
+        caller: &Caller,
+        request: ChangeRequest,
+        attempt: Option<Attempt>,
+    ) -> Result<Submitted, Error> {
+        let asked = Asked::from(&request);
+        match self.submit_or_refuse(caller, request, attempt).await {
+            Err(error) => Err(self.unmade(caller, asked, error).await),
+            submitted @ Ok(_) => submitted,
+        }
+    }
+
+    async fn submit_or_refuse(
         &self,
         caller: &Caller,
         request: ChangeRequest,
@@ -129,7 +146,7 @@ impl Gateway {
 }
 
 /// What a future gives if it need not wait for anything.
-async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+pub(super) async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|context| match future.as_mut().poll(context) {
         Poll::Ready(given) => Poll::Ready(Some(given)),
         Poll::Pending => Poll::Ready(None),

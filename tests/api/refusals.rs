@@ -51,6 +51,38 @@ async fn a_configuration_that_does_not_exist_is_told_with_those_that_could_be_me
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_cannot_be_made_is_on_record() {
+    let world = open().await;
+    let ask_for = |configuration: &str, target: &str| {
+        let mut body = add(configuration, target);
+        body["ticket"] = json!("RITM0010023");
+        body
+    };
+    ask(&world, &ask_for("Quite different", "Sales Laptops")).await.problem(404, "unknown-configuration");
+    ask(&world, &ask_for("Sales ESP", &group(99))).await.problem(422, "unknown-target");
+    ask(&world, &ask_for("Sales ESP", "sales kiosk")).await.problem(422, "unknown-target");
+    let key = [("idempotency-key", "k"), ("prefer", "wait=25")];
+    let done = world.post("servicenow", ASSIGNMENTS, &ask_for("Sales ESP", "Sales Kiosks"), &key).await;
+    let done = done.succeeded("changed");
+    let other = world.post("servicenow", ASSIGNMENTS, &ask_for("Sales ESP", &group(2)), &key).await;
+    let other = other.problem(422, "idempotency-key-reused");
+    // What only shows and what policy denies is no such change.
+    world.post("servicenow", "/v1/plan", &ask_for("Quite different", "Sales Laptops"), &[]).await.expect(404);
+    let records = world.events("refused").await;
+    let told = |key: &str| records.iter().map(|record| record[key].as_str().unwrap_or("none")).collect::<Vec<_>>();
+    assert_eq!(told("asked"), ["Quite different", "Sales ESP", "Sales ESP", "Sales ESP"]);
+    assert_eq!(told("configuration"), ["none", SALES_ESP, SALES_ESP, SALES_ESP]);
+    assert_eq!(told("trace_id")[3], other.body["trace_id"]);
+    assert!(records.iter().all(|it| it["ticket"] == "RITM0010023" && it["caller"] == "servicenow"), "{records:#?}");
+    let reasons =
+        ["no configuration \"Quite different\"", "/add/0/group: ", "did you mean Sales Kiosks", done.as_str()];
+    for (record, reason) in records.iter().zip(reasons) {
+        assert!(record["reason"].as_str().unwrap().contains(reason), "{reason} is not in {record:#}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_and_filters_that_do_not_exist_are_all_told() {
     let world = open().await;
     let filter = |name: &str| json!({"name": name, "mode": "include"});

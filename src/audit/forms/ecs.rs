@@ -57,7 +57,7 @@ fn about(told: &Told) -> Value {
 
 /// Categories, and types that are expected with them.
 fn classes(told: &Told) -> (Vec<&'static str>, Vec<&'static str>) {
-    let denied = told.event() == "denied";
+    let denied = matches!(told.event(), "denied" | "refused");
     match told.deed() {
         Deed::Prove => (vec!["authentication"], vec!["start"]),
         Deed::Change | Deed::Look if denied => (vec!["api"], vec!["denied"]),

@@ -154,7 +154,7 @@ impl Told {
 
     fn outcome(&self) -> Outcome {
         match self.event() {
-            "denied" | "configuration-refused" | "callback-parked" => Outcome::Failure,
+            "denied" | "refused" | "configuration-refused" | "callback-parked" => Outcome::Failure,
             "settled" if self.text("state") == Some("failed") => Outcome::Failure,
             "drift-seen" => Outcome::Unknown,
             "written" if self.text("known_by") == Some("undecided") => Outcome::Unknown,
@@ -175,7 +175,7 @@ impl Told {
         match (self.event(), self.text("action")) {
             ("denied", Some("authenticate")) => Deed::Prove,
             ("denied", Some("plan" | "read" | "audit")) => Deed::Look,
-            ("accepted" | "denied" | "written" | "reverted" | "drift-seen", _) => Deed::Change,
+            ("accepted" | "denied" | "refused" | "written" | "reverted" | "drift-seen", _) => Deed::Change,
             ("settled", _) if self.text("effect") != Some("unchanged") => Deed::Change,
             ("started-up", _) => Deed::Begin,
             ("configuration-loaded" | "configuration-refused", _) => Deed::Configure,

@@ -38,6 +38,17 @@ fn denied(action: &str, actor: Option<Actor>, repeated: Option<Repeated>) -> Eve
     }
 }
 
+fn refused(ticket: Option<&str>, repeated: Option<Repeated>) -> Event {
+    Event::Refused {
+        actor: Some(actor()),
+        configuration: ticket.map(|_| configuration()),
+        asked: ticket.map(|_| "Sales ESP".to_owned()),
+        ticket: ticket.map(str::to_owned),
+        reason: "/add/0/group: there is no such group".to_owned(),
+        repeated,
+    }
+}
+
 fn settled(state: &'static str, effect: Option<&'static str>) -> Event {
     let aim = Aim { target: "group b0".to_owned(), filter: None };
     Event::Settled {
@@ -125,6 +136,8 @@ fn of_asking() -> Vec<Event> {
             policies: vec!["a".to_owned()],
         },
         Event::ApprovalExpired { operation: operation(), configuration: configuration() },
+        refused(Some("RITM1"), None),
+        refused(None, Some(Repeated { count: 7, first: at, last: Timestamp::MAX })),
         denied("add", Some(actor()), None),
         denied("read", Some(actor()), None),
         denied("authenticate", None, None),
@@ -211,6 +224,7 @@ fn look_at_all(all: &[Event]) {
             | Event::Rejected { .. }
             | Event::ApprovalExpired { .. }
             | Event::Denied { .. }
+            | Event::Refused { .. }
             | Event::Started { .. }
             | Event::Written { .. }
             | Event::Settled { .. }
