@@ -7,8 +7,9 @@
 //! ```
 //!
 //! The measured program has one core for itself, everything else (callers, sandbox, whoever listens behind a proxy) the
-//! others. Callers come when the plan says, not when the answer before has come; an answer's time counts from the moment at
-//! which its request was due. How to read what is printed stands in `docs/performance.md`.
+//! others; for `latency` and `replicas` all share all cores. Callers come when the plan says, not when the answer before has
+//! come; an answer's time counts from the moment at which its request was due. How to read what is printed stands in
+//! `docs/performance.md`.
 //!
 //! Without `--bench` (as `cargo test --benches` runs it) a short case shows that it works.
 #![expect(
@@ -54,7 +55,11 @@ type Case = (&'static str, &'static str, fn(rows::Extent));
 const CASES: [Case; 7] = [
     ("start", "from the start of the process to ready, and memory at rest", cases::start),
     ("cost", "processor time for each change, beside HAProxy that checks the same token and forwards", cases::cost),
-    ("latency", "how long callers wait at 1,000 changes a second, with retention and export running", cases::latency),
+    (
+        "latency",
+        "how long callers wait at 1,000 changes a second, without and with retention and export running",
+        cases::latency,
+    ),
     ("burst", "10,000 changes at once on 1, 10 and 50 configurations", cases::burst),
     ("full", "a million ended operations and three million audit records in the store", cases::full),
     ("soak", "memory while half a million changes come at 3,000 a second", cases::soak),

@@ -107,33 +107,63 @@ pub(crate) fn start(_extent: Extent) {
     });
 }
 
+/// Gateway, callers and sandbox share all cores.
 pub(crate) fn latency(_extent: Extent) {
+    process::use_all_cores();
     block_on(async {
-        let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
-        let folder = folder();
-        // Ended longer ago than they are kept: they are forgotten while callers come.
-        filled::store(&folder.path().join("postern.db"), days_ago(100), RETAINED, Records::Two).await;
-        let settings = "[audit]\nsinks = [\"file\"]\nfile = \"audit.jsonl\"\nformat = \"ocsf\"\n";
-        let place = Place { settings, ..Place::new(&issuer, &sandbox, folder.path()) };
-        let (mut gateway, _) = Gateway::start(&place).await;
-        let row = Row::new("", Mode::Async, Pace::Rate(1_000), 32);
-        let plan = Plan { changes: 30_000, ..planned(&row, &gateway.url, &issuer, Extent::Whole) };
-        let warm = Plan { changes: 400, ..plan.clone() };
-        drive(&warm).await.all_accepted();
-        let exporting = Exporting::start(&gateway);
-        let answered = gateway.answered().await;
-        let driven = drive(&plan).await;
-        let exported = exporting.stop().await;
-        driven.all_accepted();
-        gateway.until_ended(400 + plan.changes as usize).await;
-        let [p50, p90, p99, p999, most] = [0.5, 0.9, 0.99, 0.999, 1.0].map(|part| driven.percentile(part));
-        let at_once = share_at_once(answered, gateway.answered().await);
-        println!("{at_once:.4} of answers within 5 ms by its own clock; waits by its callers':");
-        println!("p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, longest {most:.2} ms");
-        println!("meanwhile {exported} exports of the whole trail, and delivery to a file in OCSF");
-        gateway.process.stop();
-        issuer.stop().await;
+        quiet().await;
+        busy().await;
     });
+    process::stay_off_the_measured_core();
+}
+
+/// While nothing but changes comes, on a store without a past.
+async fn quiet() {
+    let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
+    sandbox.process.use_all_cores();
+    let folder = folder();
+    let place = Place { cores: process::all_cores(), ..Place::new(&issuer, &sandbox, folder.path()) };
+    let (mut gateway, _) = Gateway::start(&place).await;
+    let mut row = Row::new("nothing but changes, 1,000/s", Mode::Async, Pace::Rate(1_000), 32);
+    let plan = planned(&row, &gateway.url, &issuer, Extent::Whole);
+    drive(&Plan { changes: 400, ..plan.clone() }).await.all_accepted();
+    gateway.until_ended(400).await;
+    for _ in 0..5 {
+        ask_gateway(&mut row, &plan, &mut gateway, &sandbox, Measured::Cost).await;
+    }
+    row.print();
+    gateway.process.stop();
+    issuer.stop().await;
+}
+
+/// While old operations are removed, and the trail is delivered and exported.
+async fn busy() {
+    let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
+    sandbox.process.use_all_cores();
+    let folder = folder();
+    // Ended longer ago than they are kept: they are forgotten while callers come.
+    filled::store(&folder.path().join("postern.db"), days_ago(100), RETAINED, Records::Two).await;
+    let settings = "[audit]\nsinks = [\"file\"]\nfile = \"audit.jsonl\"\nformat = \"ocsf\"\n";
+    let cores = process::all_cores();
+    let place = Place { cores, settings, ..Place::new(&issuer, &sandbox, folder.path()) };
+    let (mut gateway, _) = Gateway::start(&place).await;
+    let row = Row::new("", Mode::Async, Pace::Rate(1_000), 32);
+    let plan = Plan { changes: 30_000, ..planned(&row, &gateway.url, &issuer, Extent::Whole) };
+    let warm = Plan { changes: 400, ..plan.clone() };
+    drive(&warm).await.all_accepted();
+    let exporting = Exporting::start(&gateway);
+    let answered = gateway.answered().await;
+    let driven = drive(&plan).await;
+    let exported = exporting.stop().await;
+    driven.all_accepted();
+    gateway.until_ended(400 + plan.changes as usize).await;
+    let [p50, p90, p99, p999, most] = [0.5, 0.9, 0.99, 0.999, 1.0].map(|part| driven.percentile(part));
+    let at_once = share_at_once(answered, gateway.answered().await);
+    println!("{at_once:.4} of answers within 5 ms by its own clock; waits by its callers':");
+    println!("p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, longest {most:.2} ms");
+    println!("meanwhile {exported} exports of the whole trail, and delivery to a file in OCSF");
+    gateway.process.stop();
+    issuer.stop().await;
 }
 
 /// Exports the whole trail again and again, as a security officer's job would, until it is stopped.
@@ -284,9 +314,8 @@ pub(crate) fn replicas(_extent: Extent) {
                 let store = server::shared().database().await;
                 let mut gateways = vec![];
                 for _ in 0..replicas {
-                    let all = format!("0-{}", stage::others().rsplit('-').next().unwrap());
-                    let place =
-                        Place { store: store.clone(), cores: all, ..Place::new(&issuer, &sandbox, folder.path()) };
+                    let (store, cores) = (store.clone(), process::all_cores());
+                    let place = Place { store, cores, ..Place::new(&issuer, &sandbox, folder.path()) };
                     gateways.push(Gateway::start(&place).await.0);
                 }
                 let row = Row::new("", Mode::Async, Pace::Closed, 96);

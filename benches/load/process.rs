@@ -18,10 +18,24 @@ const TICKS: f64 = 100.0;
 
 /// Puts this process, and whatever it starts, on all cores but the first, if there are several.
 pub(crate) fn stay_off_the_measured_core() {
-    let cores = std::thread::available_parallelism().unwrap().get();
-    if cores > 1 {
-        pinned(&format!("1-{}", cores - 1), std::process::id());
-    }
+    pinned(&all_but_the_first(), std::process::id());
+}
+
+/// Lets this process use all cores, and whatever it starts from here on.
+pub(crate) fn use_all_cores() {
+    pinned(&all_cores(), std::process::id());
+}
+
+/// All cores there are.
+pub(crate) fn all_cores() -> String {
+    fs::read_to_string("/sys/devices/system/cpu/present").unwrap().trim().to_owned()
+}
+
+/// The cores of everything but the measured program; the same if there is one only.
+pub(crate) fn all_but_the_first() -> String {
+    let cores = all_cores();
+    let last = cores.rsplit(['-', ',']).next().unwrap();
+    if last == "0" { cores } else { format!("1-{last}") }
 }
 
 fn pinned(cores: &str, pid: u32) {
@@ -49,6 +63,11 @@ impl Process {
         command = pinned;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
         Self { child: child.expect("the program can be started"), flushes: None }
+    }
+
+    /// Lets it use all cores.
+    pub(crate) fn use_all_cores(&self) {
+        pinned(&all_cores(), self.id());
     }
 
     pub(crate) fn id(&self) -> u32 {

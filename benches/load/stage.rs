@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::{
     issuer::{AUDIENCE, CALLERS, Issuer},
-    process::{Process, until},
+    process::{self, Process, until},
 };
 
 /// Groups that are added and removed.
@@ -31,14 +31,8 @@ const WRITES_MAX: u32 = 100;
 /// So many of them are writes at most, on average.
 pub(crate) const WRITES_A_SECOND: f64 = 5.0;
 
-/// The measured core, and those of everything else.
+/// The measured core.
 pub(crate) const MEASURED: &str = "0";
-
-pub(crate) fn others() -> String {
-    let cores = fs::read_to_string("/sys/devices/system/cpu/present").unwrap();
-    let last = cores.trim().rsplit(['-', ',']).next().unwrap().to_owned();
-    if last == "0" { last } else { format!("1-{last}") }
-}
 
 pub(crate) fn id(family: &str, number: u128) -> String {
     format!("{family}0000000-0000-4000-8000-{number:012}")
@@ -81,7 +75,7 @@ pub(crate) enum Upstream {
 pub(crate) struct Sandbox {
     pub(crate) url: String,
     client: Client,
-    _process: Process,
+    pub(crate) process: Process,
     _folder: TempDir,
 }
 
@@ -91,8 +85,8 @@ impl Sandbox {
         fs::write(folder.path().join("tenant.json"), tenant(upstream, configurations).to_string()).unwrap();
         let address = format!("127.0.0.1:{}", port());
         let command = postern(folder.path(), &["sandbox", "--listen", &address, "--seed", "tenant.json"]);
-        let process = Process::start(command, &others(), &folder.path().join("log"));
-        let sandbox = Self { url: format!("http://{address}"), client: client(1), _process: process, _folder: folder };
+        let process = Process::start(command, &process::all_but_the_first(), &folder.path().join("log"));
+        let sandbox = Self { url: format!("http://{address}"), client: client(1), process, _folder: folder };
         until("the sandbox answers", || async { sandbox.get("switches").await.is_some() }).await;
         if upstream == Upstream::LikeGraph {
             let effect = json!({"kind": "slow", "millis": GRAPH_TAKES.as_millis()});
