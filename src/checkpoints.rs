@@ -2,7 +2,8 @@
 //!
 //! Guarantees: with a key, no record of this run waits for a checkpoint longer than the settings say, as long as the store
 //! works; a run that stops in order leaves no record that none vouches for. A run that writes nothing signs nothing, so
-//! replicas do not keep each other busy.
+//! replicas do not keep each other busy. A key that takes the place of another in its file signs from the next checkpoint on; where it
+//! cannot be used, the one before goes on.
 //!
 //! It deliberately repeats nothing that failed: the next look comes. Started by the root, if there is a key.
 
@@ -27,17 +28,17 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct Checkpoints {
     store: Arc<dyn Store>,
     clock: Clock,
-    signer: Signer,
+    settings: config::Audit,
     /// This run's chain.
     chain: String,
-    every: Duration,
-    records: u64,
     last: Mutex<Last>,
 }
 
 /// The newest checkpoint of this run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Last {
+    /// The key that was good then.
+    signer: Signer,
     /// Up to which record of the own chain it vouches; itself is the next or a later one.
     sequence: u64,
     /// By [`Clock::elapsed`].
@@ -59,15 +60,15 @@ impl Checkpoints {
         signer: Signer,
         (chain, settings): (String, &config::Audit),
     ) -> Self {
-        let config::Audit { checkpoint_every: every, checkpoint_records: records, .. } = *settings;
-        Self { store, clock, signer, chain, every, records, last: Mutex::default() }
+        let last = Mutex::new(Last { signer, sequence: 0, at: Duration::ZERO });
+        Self { store, clock, settings: settings.clone(), chain, last }
     }
 
     /// Signs, time after time, until it is stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = self.clock.sleep(self.every.min(LOOK)) => {}
+                () = self.clock.sleep(self.settings.checkpoint_every.min(LOOK)) => {}
                 () = stop.cancelled() => return,
             }
             if let Err(error) = self.look().await {
@@ -80,7 +81,8 @@ impl Checkpoints {
     async fn look(&self) -> Result<(), Error> {
         let new = self.new_records().await?;
         let waited = self.clock.elapsed().saturating_sub(self.last.lock().await.at);
-        if new >= self.records || (new > 0 && waited >= self.every) { self.sign().await } else { Ok(()) }
+        let config::Audit { checkpoint_every: every, checkpoint_records: records, .. } = self.settings;
+        if new >= records || (new > 0 && waited >= every) { self.sign().await } else { Ok(()) }
     }
 
     /// Records of this run that are younger than its newest checkpoint, itself not counted.
@@ -100,10 +102,16 @@ impl Checkpoints {
         let mut last = self.last.lock().await;
         let ends = self.store.ends().await?;
         let at = self.clock.now();
-        let event = self.signer.checkpoint(&ends, at);
+        match signer(&self.settings) {
+            Ok(Some(signer)) => last.signer = signer,
+            Ok(None) => {}
+            Err(why) => tracing::error!(why, "the key of checkpoints cannot be read; the one before signs"),
+        }
+        let event = last.signer.checkpoint(&ends, at);
         self.store.record(vec![Entry { at, trace_id: None, event }]).await?;
         let own = ends.iter().find(|end| end.chain == self.chain);
-        *last = Last { sequence: own.map_or(last.sequence, |end| end.sequence), at: self.clock.elapsed() };
+        last.sequence = own.map_or(last.sequence, |end| end.sequence);
+        last.at = self.clock.elapsed();
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ impl From<&Failure> for Problem {
 }
 
 fn no_such_page() -> Problem {
-    let detail = "is not the end of a page, or what it names was removed since; begin anew".to_owned();
+    let detail = "is not the end of a page of this audit trail".to_owned();
     let fault = Fault { pointer: "/after".to_owned(), detail };
     Problem::with_errors(Code::InvalidQuery, "The query cannot be used", vec![fault])
 }

@@ -189,7 +189,7 @@ pub enum Event {
         actor: Option<Actor>,
         /// The configuration that was meant, where it could be told.
         configuration: Option<String>,
-        /// The configuration, as the caller named it.
+        /// The configuration as the caller named it, or the operation that was to be reverted.
         #[serde(skip_serializing_if = "Option::is_none")]
         asked: Option<String>,
         /// The ticket.

@@ -170,7 +170,9 @@ fn askers(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Vec<Ca
             format!("no caller is called {wanted:?}; known are {names}")
         }));
     }
-    for asker in &mut askers {
+    // What a source may is in the settings, not in a token.
+    let of_tokens = askers.iter_mut().filter(|asker| config.callers.iter().any(|rule| rule.issuer == asker.issuer));
+    for asker in of_tokens {
         asker.roles.extend(roles.iter().map(Role::new));
     }
     Ok(askers)
@@ -239,8 +241,9 @@ fn tell(caller: &Caller, resource: Resource<'_>, submission: &Submission, verdic
     let tags = none(resource.tags.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
     let Configuration { name, kind, priority, .. } = resource.configuration;
     let mut text = format!(
-        "caller {} (roles: {roles}), configuration {name:?} (kind: {}, priority: {priority}, tags: {tags}), ticket {}, at {}\n",
+        "caller {} (issuer: {}, roles: {roles}), configuration {name:?} (kind: {}, priority: {priority}, tags: {tags}), ticket {}, at {}\n",
         caller.name,
+        caller.issuer,
         kind.name(),
         submission.ticket.as_deref().unwrap_or("none"),
         submission.accepted_at,

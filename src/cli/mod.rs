@@ -28,7 +28,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     api, app, callbacks, checkpoints,
     clock::Clock,
-    config::{self, Config, Examined, Fault},
+    config::{self, Audit, Config, Examined, Fault, Pointers},
     demo,
     domain::ids::ApiVersion,
     graph::{self, Graph, Trial},
@@ -242,30 +242,31 @@ impl Stop {
 
 /// The settings, if they and what they point at (secrets, policies) have no fault.
 fn settled(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
-    let Examined { config, policy, secrets, mut faults, .. } = config::examine_process(settings.config.as_deref());
+    let Examined { config, policy, secrets, pointers, mut faults, .. } =
+        config::examine_process(settings.config.as_deref());
     faults.extend(secrets.iter().filter_map(config::Named::check));
     let policies = policy.and_then(|policy| Policies::load(&policy.dir).map_err(|why| faults.extend(why)).ok());
-    if let Some(config) = &config {
-        let more = examined_further(config);
-        // A secret that cannot be read is told once, not by those as well who need it.
-        let at = |fault: &Fault| fault.line.map(|line| (fault.place.clone(), line));
-        let told: Vec<_> = faults.iter().filter_map(at).collect();
-        faults.extend(more.into_iter().filter(|fault| at(fault).is_none_or(|at| !told.contains(&at))));
-    }
+    // A secret that cannot be read is told once, not by those as well who need it.
+    let at = |fault: &Fault| fault.line.map(|line| (fault.place.clone(), line));
+    let told: Vec<_> = faults.iter().filter_map(at).collect();
+    let more = followed(&pointers).into_iter();
+    faults.extend(more.filter(|fault| at(fault).is_none_or(|at| !told.contains(&at))));
     config.zip(policies).filter(|_| faults.is_empty()).ok_or(faults)
 }
 
-/// What is wrong with what settings name: certificates, keys, expressions, the form of secrets.
-fn examined_further(config: &Config) -> Vec<Fault> {
-    let mut faults: Vec<_> = graph::examine(&config.graph).into_iter().collect();
-    let tls = config.server.tls.clone().and_then(|tls| api::Certificate::open(tls).err());
+/// What is wrong with what settings point at: certificates, keys, expressions, the form of secrets.
+fn followed(pointers: &Pointers) -> Vec<Fault> {
+    let Pointers { tls, graph, outbound, audit, webhooks, destinations, catalogue } = pointers;
+    let mut faults = Vec::new();
+    faults.extend(graph.as_ref().filter(|graph| graph::readable(graph)).and_then(graph::examine));
+    let tls = tls.clone().and_then(|tls| api::Certificate::open(tls).err());
     faults.extend(tls.map(|error| no_tls(&error)));
-    faults.extend(webhooks::examine(&config.webhooks, &config.catalogue));
-    faults.extend(callbacks::examine(&config.destinations));
-    if config.audit.key.as_ref().is_none_or(|key| key.read().is_ok()) {
-        faults.extend(checkpoints::signer(&config.audit).err().map(no_key));
-    }
-    faults.extend(app::outbound(&config.outbound, Clock::system()).err().map(|error| no_way_out(&error)));
+    faults.extend(webhooks::examine(webhooks, catalogue));
+    faults.extend(callbacks::examine(destinations));
+    let readable = |audit: &&Audit| audit.key.as_ref().is_none_or(|key| key.read().is_ok());
+    faults.extend(audit.as_ref().filter(readable).and_then(|audit| checkpoints::signer(audit).err()).map(no_key));
+    let outbound = outbound.as_ref().and_then(|outbound| app::outbound(outbound, Clock::system()).err());
+    faults.extend(outbound.map(|error| no_way_out(&error)));
     faults
 }
 

@@ -28,7 +28,7 @@ pub struct Audit {
     pub sinks: Vec<Sink>,
     /// The form in which they go there.
     pub format: AuditFormat,
-    /// How many denied calls of a kind are recorded one by one in a minute.
+    /// How many denied or refused calls of a kind are recorded one by one in a minute.
     pub denied_per_minute: u64,
 }
 

@@ -19,7 +19,7 @@ use toml::{
 };
 
 use super::{
-    Config, Examined, Fault, callbacks,
+    Config, Examined, Fault, Pointers, callbacks,
     ledger::Ledger,
     lists::{self, Around, Shelves},
     place::Place,
@@ -170,8 +170,7 @@ impl<'p> File<'p> {
         self.ledger.close(self.root);
         let issuer_names = self.issuers.iter().filter_map(|table| table.peek("name")).collect::<BTreeSet<_>>();
         let issuers = lists::issuers(self.issuers, &mut self.ledger);
-        let tls = sections.server.as_ref().and_then(|server| server.tls.as_ref());
-        let clients = tls.and_then(|tls| tls.clients.as_ref());
+        let clients = sections.tls.as_ref().and_then(|tls| tls.clients.as_ref());
         let destinations = callbacks::destinations(self.destinations, &mut self.ledger);
         let around = Around { issuers: issuer_names, clients, destinations: &destinations };
         let callers = lists::callers(self.callers, &around, &mut self.ledger);
@@ -181,6 +180,15 @@ impl<'p> File<'p> {
         let senders = webhooks.iter().flat_map(|webhook| webhook.secrets.iter());
         let receivers = destinations.iter().flat_map(|it| it.secrets.iter().chain(it.authentication.secret()));
         let secrets = sections.secrets.into_iter().chain(senders.chain(receivers).cloned()).collect();
+        let pointers = Pointers {
+            tls: sections.tls,
+            graph: sections.graph.clone(),
+            outbound: sections.outbound.clone(),
+            audit: sections.audit.clone(),
+            webhooks: webhooks.clone(),
+            destinations: destinations.clone(),
+            catalogue: catalogue.clone(),
+        };
         let whole = || {
             Some(Config {
                 server: sections.server?,
@@ -201,8 +209,8 @@ impl<'p> File<'p> {
                 origin: self.origin,
             })
         };
-        let examined =
-            Examined { config: whole(), admin_listen: sections.admin_listen, policy, secrets, faults: Vec::new() };
+        let admin_listen = sections.admin_listen;
+        let examined = Examined { config: whole(), admin_listen, policy, secrets, pointers, faults: Vec::new() };
         (examined, self.ledger)
     }
 

@@ -10,6 +10,7 @@
 mod audit;
 mod callbacks;
 mod credential;
+mod examined;
 mod expressions;
 mod file;
 #[cfg(any(test, fuzzing))]
@@ -43,6 +44,7 @@ use url::Url;
 pub use self::{
     audit::{Audit, AuditFile, AuditFormat, Sink},
     callbacks::{Authentication, CallbackRights, Callbacks, Destination, Network},
+    examined::{Examined, Pointers},
     file::{Origin, examine_process, load, load_from_process, load_with},
     issuer::{Algorithm, Issuer, KeySource, TokenType},
     secret::SecretError,
@@ -349,21 +351,6 @@ pub struct Catalogued {
     pub id: ConfigurationId,
     /// Words that policies can ask for.
     pub tags: BTreeSet<String>,
-}
-
-/// Settings as far as they could be read, and all that is wrong with them.
-#[derive(Debug, Default)]
-pub struct Examined {
-    /// All of them, if every section could be read.
-    pub config: Option<Config>,
-    /// Where the probes are, if that much could be read.
-    pub admin_listen: Option<SocketAddr>,
-    /// Where policies are, if that much could be read.
-    pub policy: Option<Policy>,
-    /// The secrets that settings name, as far as they could be read.
-    pub secrets: Vec<Named>,
-    /// All faults; settings with faults are not to be used.
-    pub faults: Vec<Fault>,
 }
 
 /// A secret and the place that names it.

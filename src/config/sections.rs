@@ -37,6 +37,8 @@ const YEARS_10: Duration = Duration::from_hours(24 * 3_653);
 pub(super) struct Sections {
     /// Also a part of `server`; here for who asks a gateway how it is, whatever has become of the rest.
     pub(super) admin_listen: Option<SocketAddr>,
+    /// Also a part of `server`.
+    pub(super) tls: Option<Tls>,
     pub(super) server: Option<Server>,
     pub(super) store: Option<Store>,
     pub(super) graph: Option<Graph>,
@@ -55,7 +57,8 @@ pub(super) struct Sections {
 pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let call_timeout = table.setting("graph.call_timeout", "20s", duration(SECOND, MINUTES_5));
     let admin_listen = table.setting("server.admin_listen", "127.0.0.1:9090", value::address);
-    let server = server(table, admin_listen);
+    let tls = tls(table);
+    let server = server(table, admin_listen, tls.clone());
     let (store, password) = store(table);
     let credential::Read { kind, credential, named } = credential::read(table);
     let graph = graph(table, call_timeout, kind, credential);
@@ -70,6 +73,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let secrets = password.into_iter().chain(named).chain(key).collect();
     Sections {
         admin_listen,
+        tls,
         server,
         store,
         graph,
@@ -84,7 +88,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     }
 }
 
-fn server(table: &mut Table<'_>, admin_listen: Option<SocketAddr>) -> Option<Server> {
+fn server(table: &mut Table<'_>, admin_listen: Option<SocketAddr>, tls: Option<Tls>) -> Option<Server> {
     let listen = table.setting("server.listen", "127.0.0.1:8080", value::address);
     let body_max = table.setting("server.body_max", "256KiB", value::size);
     let request_timeout = table.setting("server.request_timeout", "10s", duration(SECOND, MINUTES_5));
@@ -94,7 +98,6 @@ fn server(table: &mut Table<'_>, admin_listen: Option<SocketAddr>) -> Option<Ser
     let drain_delay = table.setting("server.drain_delay", "0s", duration(Duration::ZERO, MINUTES_5));
     let stop_deadline = table.setting("server.stop_deadline", "20s", duration(SECOND, MINUTES_5));
     let cors_origins = table.list("server.cors_origins", Some(&[]), value::origin);
-    let tls = tls(table);
     // Port 0 is any free port, so two of them are two ports.
     if listen.is_some_and(|listen| listen.port() != 0) && listen == admin_listen {
         table.refuse(

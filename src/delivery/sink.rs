@@ -200,7 +200,7 @@ fn log(text: &str, form: Form) -> Value {
     let text_of = |key: &str| record.get(key).and_then(Value::as_str);
     let event = text_of("event").unwrap_or("unknown");
     // Severities of OpenTelemetry: information, warning.
-    let (number, severity) = if event == "denied" { (13, "WARN") } else { (9, "INFO") };
+    let (number, severity) = if matches!(event, "denied" | "refused") { (13, "WARN") } else { (9, "INFO") };
     let mut log = json!({
         "timeUnixNano": nanos.to_string(),
         "severityNumber": number,

@@ -256,7 +256,12 @@ impl Lane {
                 if matches!(error, graph::Error::Unknown(_)) {
                     held.intent = Some(intent);
                 }
-                Err(refused(error))
+                Err(if let graph::Error::Missing(refusal) = error {
+                    // The configuration was there a moment ago, so it is rather something that one of the changes names.
+                    Stop::Split(refusal.failure(FailureCode::GraphRefused))
+                } else {
+                    refused(error)
+                })
             }
             Err(_elapsed) => {
                 held.intent = Some(intent);
@@ -333,8 +338,7 @@ fn refused(error: graph::Error) -> Stop {
             Stop::Park(None, refusal.failure(FailureCode::GraphRefused).detail)
         }
         graph::Error::Forbidden(refusal) => Stop::Fail(refusal.failure(FailureCode::GraphRefused)),
-        // Of a write: the configuration, which was read just before, or something that one of the changes names. Halving tells.
-        graph::Error::Missing(refusal) => Stop::Split(refusal.failure(FailureCode::ConfigurationGone)),
+        graph::Error::Missing(refusal) => Stop::Fail(refusal.failure(FailureCode::ConfigurationGone)),
         graph::Error::Refused(refusal) => Stop::Split(refusal.failure(FailureCode::GraphRefused)),
         graph::Error::Unreadable(_) => {
             Stop::Fail(Failure { code: FailureCode::PresentSetUnreadable, detail, graph: None })

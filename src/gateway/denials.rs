@@ -9,7 +9,6 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry as Place},
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,7 +16,7 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{About, Error, Gateway, Stranger, actor, request::Asked, resolve::Sought, submit::at_once};
+use super::{About, Error, Gateway, Stranger, actor, request::Asked};
 use crate::{
     audit::{Actor, Aims, Entry, Event, Repeated},
     domain::Caller,
@@ -72,7 +71,7 @@ struct Denied<'a> {
 #[derive(Default)]
 struct Subject {
     configuration: Option<String>,
-    /// The configuration, as the caller named it.
+    /// The configuration as the caller named it, or the operation that was to be reverted.
     asked: Option<String>,
     change: Option<Aims>,
     ticket: Option<String>,
@@ -183,17 +182,12 @@ impl Gateway {
         }
     }
 
-    /// Puts on record that a change cannot be made as it was asked, and is the error that tells of it. What could be made another time
-    /// just as it is asked is none, and what policy denies is on record.
+    /// Puts on record that a change is not accepted as it was asked, and is the error that tells of it. What policy denies is on record
+    /// already, and where Graph or the store cannot be reached nothing was decided.
     pub(super) async fn unmade(&self, caller: &Caller, asked: Asked, error: Error) -> Error {
         let Some(reason) = error.refusal() else { return error };
         let Asked { configuration: asked, ticket } = asked;
-        // What was just looked for is known, or could not be told.
-        let sought = at_once(pin!(self.directory.sought(&asked))).await;
-        let configuration = match sought {
-            Some(Ok(Sought::One(configuration))) => Some(configuration.id.to_string()),
-            Some(Ok(Sought::Several(_) | Sought::Nothing(_)) | Err(_)) | None => None,
-        };
+        let configuration = self.directory.remembered(&asked).await.map(|id| id.to_string());
         let about = Subject { configuration, asked: Some(asked), change: None, ticket };
         let kind = (caller.name.clone(), "refused".to_owned());
         match self.note_denied(Denied { kind, actor: Some(actor(caller)), action: None, about, reason }).await {

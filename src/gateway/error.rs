@@ -40,7 +40,7 @@ pub enum Error {
     TooManyPending(String),
     /// Ask again when some changes have ended.
     Full,
-    /// Go on from the end of a page, or begin anew where what was there has been removed.
+    /// Go on from the end of a page of this trail.
     UnknownCursor,
     /// Name another operation.
     UnknownOperation,
@@ -82,7 +82,7 @@ pub enum Error {
 const FAULTS_TOLD: usize = 10;
 
 impl Error {
-    /// Why a change cannot be made as it was asked, if that is so; none for what can be made later as it is, and for what policy denies.
+    /// Why a change is not accepted as it was asked, if that is decided; none for what policy denies, which has a record of its own.
     pub(super) fn refusal(&self) -> Option<String> {
         Some(match self {
             Self::UnknownConfiguration { reference, .. } => format!("there is no configuration {reference:?}"),

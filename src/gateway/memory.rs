@@ -112,6 +112,11 @@ impl<T: Clone + Send + Sync + 'static> Listing<T> {
             .map_err(|error: Arc<graph::Error>| graph::Error::clone(&error))
     }
 
+    /// What bears this name, if that is remembered.
+    pub(super) async fn remembered(&self, name: &str) -> Option<Arc<Called<T>>> {
+        self.called.get(name).await
+    }
+
     /// Has it read anew next time.
     pub(super) async fn forget(&self) {
         self.whole.invalidate(&()).await;

@@ -4,7 +4,7 @@
 //! Every verb takes a proven [`Caller`] and asks policy before it does anything; storing a change takes the [`Permit`]
 //! that only policy makes. REST handlers and webhooks end here.
 //!
-//! Guarantees: a change is accepted wholly or not at all; what was denied is in the audit trail before it is answered, or counted there;
+//! Guarantees: a change is accepted wholly or not at all; what was denied or refused is in the audit trail before it is answered, or counted there;
 //! after acceptance nothing is left to do that a crash could undo.
 //!
 //! It deliberately writes nothing to Graph. It reads there, to resolve names and to plan.
@@ -137,7 +137,7 @@ pub struct Parts {
     pub settings: config::Operations,
     /// How long names are remembered.
     pub names_ttl: Duration,
-    /// How many denied calls of a kind are recorded one by one in a minute.
+    /// How many denied or refused calls of a kind are recorded one by one in a minute.
     pub denied_per_minute: u64,
     /// The time.
     pub clock: Clock,

@@ -89,6 +89,11 @@ impl Names {
         self.listed.called(shortened(name), self.upstream.configurations()).await
     }
 
+    /// The configurations of this display name, if they are remembered.
+    pub(super) async fn remembered(&self, name: &str) -> Option<Arc<Called<Configuration>>> {
+        self.listed.remembered(shortened(name)).await
+    }
+
     /// All assignment filters of the tenant.
     pub(super) async fn filters(&self) -> Result<Arc<[AssignmentFilter]>, graph::Error> {
         self.filters.all(self.upstream.filters()).await

@@ -140,12 +140,6 @@ impl Gateway {
             Some(reference) => Some(self.in_time(self.meant(caller, &reference)).await?),
             None => None,
         };
-        // One that was removed meanwhile has no place from which to go on, and an empty page would look like the last.
-        if let Some(after) = after
-            && self.store.operation(after).await?.is_none()
-        {
-            return Err(Error::UnknownCursor);
-        }
         let mut query = Query { ticket, configuration, caller: of_caller, state, after, limit: SEEN_AT_ONCE };
         let mut operations = Vec::new();
         // Policy judges an operation by these two, so one decision and one look-up serve all that agree in them.

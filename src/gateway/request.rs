@@ -112,7 +112,7 @@ pub struct NamedFilter {
 
 /// What a record of a change that cannot be made names of it.
 pub(super) struct Asked {
-    /// The configuration, as it was named.
+    /// The configuration as it was named, or the operation that is to be reverted.
     pub(super) configuration: String,
     pub(super) ticket: Option<String>,
 }

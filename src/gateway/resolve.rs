@@ -144,6 +144,17 @@ impl Directory {
         catalogued.or_else(|| reference.parse().ok())
     }
 
+    /// The configuration that a reference means, as far as it can be told without asking Graph.
+    pub(super) async fn remembered(&self, reference: &str) -> Option<ConfigurationId> {
+        match self.configuration_id(reference) {
+            Some(id) => Some(id),
+            None => match self.names.remembered(reference).await?.exact.as_slice() {
+                [one] => Some(one.id.clone()),
+                _ => None,
+            },
+        }
+    }
+
     /// The configuration that a reference means: by alias, by id, or by display name. A name never wins over the others.
     pub(super) async fn sought(&self, reference: &str) -> Result<Sought, graph::Error> {
         if let Some(id) = self.configuration_id(reference) {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::{
     About, Attempt, Error, Gateway, Submitted, actor,
     names::KnownGroup,
-    request::RevertRequest,
+    request::{Asked, RevertRequest},
     resolve::{Directory, Resolved},
 };
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
         operation::Submission, reversal::Cause,
     },
     policy::Resource,
+    store::IdempotencyKey,
     telemetry,
 };
 
@@ -34,12 +35,31 @@ impl Gateway {
         if let Some(key) = &key
             && let Some(known) = self.store.recall(&caller.name, key).await?
         {
-            return self.remembered(known).await;
+            let asked = Asked { configuration: id.to_string(), ticket: request.ticket };
+            return match self.remembered(known).await {
+                Err(error) => Err(self.unmade(caller, asked, error).await),
+                submitted @ Ok(_) => submitted,
+            };
         }
         let original = self.readable(caller, id).await?;
         let Some(reversal) = Reversal::of(&original, Cause::Asked) else {
             return Err(Error::NothingToRevert(Box::new(original)));
         };
+        let configuration = original.submission.configuration.to_string();
+        let asked = Asked { configuration, ticket: request.ticket.clone().or(original.submission.ticket.clone()) };
+        match self.revert_or_refuse(caller, (original, reversal), request, key).await {
+            Err(error) => Err(self.unmade(caller, asked, error).await),
+            submitted @ Ok(_) => submitted,
+        }
+    }
+
+    async fn revert_or_refuse(
+        &self,
+        caller: &Caller,
+        (original, reversal): (Operation, Reversal),
+        request: RevertRequest,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Submitted, Error> {
         let resolved = self.in_time(self.directory.resolve_reversal(&original, reversal)).await?;
         let RevertRequest { ticket, requested_for, comment, only_on, callback } = request;
         let callback = self.callback(caller, callback.as_ref())?;

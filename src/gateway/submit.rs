@@ -146,7 +146,7 @@ impl Gateway {
 }
 
 /// What a future gives if it need not wait for anything.
-pub(super) async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|context| match future.as_mut().poll(context) {
         Poll::Ready(given) => Poll::Ready(Some(given)),
         Poll::Pending => Poll::Ready(None),

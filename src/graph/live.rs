@@ -106,7 +106,10 @@ impl Graph {
 
     async fn read_one(&self, configuration: Option<&ConfigurationId>) -> Result<Option<String>, Error> {
         if let Some(id) = configuration {
-            return self.configuration(id).await.map(|found| Some(found.name));
+            let found = self.configuration(id).await?;
+            // Sets are read through beta, whatever the settings say.
+            self.read_assignments(id).await?;
+            return Ok(Some(found.name));
         }
         let answer = self.transport.read(&format!("{CONFIGURATIONS}?$top=1"), &permission::READING).await?;
         model::first_name(&answer.body)

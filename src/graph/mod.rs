@@ -262,6 +262,12 @@ fn beyond(version: ApiVersion, what: &str) -> Error {
     Error::Refused(Refusal { message, ..Refusal::default() })
 }
 
+/// Whether the files of the gateway's own certificate can be read, if it has one.
+pub fn readable(settings: &config::Graph) -> bool {
+    let Credential::Application { proof: Proof::Certificate(files), .. } = &settings.credential else { return true };
+    files.certificate.read().is_ok() && files.key.read().is_ok()
+}
+
 /// What is wrong with the files of the gateway's own certificate, if it has one.
 pub fn examine(settings: &config::Graph) -> Option<Fault> {
     let Credential::Application { proof: Proof::Certificate(files), .. } = &settings.credential else { return None };

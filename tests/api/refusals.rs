@@ -68,6 +68,7 @@ async fn a_change_that_cannot_be_made_is_on_record() {
     let other = other.problem(422, "idempotency-key-reused");
     // What only shows and what policy denies is no such change.
     world.post("servicenow", "/v1/plan", &ask_for("Quite different", "Sales Laptops"), &[]).await.expect(404);
+    world.post("helpdesk", ASSIGNMENTS, &ask_for("Sales ESP", &group(2)), &[]).await.problem(403, "not-permitted");
     let records = world.events("refused").await;
     let told = |key: &str| records.iter().map(|record| record[key].as_str().unwrap_or("none")).collect::<Vec<_>>();
     assert_eq!(told("asked"), ["Quite different", "Sales ESP", "Sales ESP", "Sales ESP"]);
@@ -79,6 +80,22 @@ async fn a_change_that_cannot_be_made_is_on_record() {
     for (record, reason) in records.iter().zip(reasons) {
         assert!(record["reason"].as_str().unwrap().contains(reason), "{reason} is not in {record:#}");
     }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_cannot_be_made_and_come_too_fast_are_counted() {
+    let edits = vec![("[graph]\n", "[audit]\ndenied_per_minute = 2\n\n[graph]\n".to_owned())];
+    let mut world = World::with(Setup { edits, policies: vec![EVERYTHING], ..Setup::default() }).await;
+    for number in 0..5 {
+        ask(&world, &add(&format!("None {number}"), "Sales Laptops")).await.problem(404, "unknown-configuration");
+    }
+    world.restart().await;
+    let records = world.events("refused").await;
+    assert_eq!(records.len(), 3, "{records:#?}");
+    let counted = &records[2];
+    assert_eq!((&counted["repeated"]["count"], &counted["caller"]), (&json!(3), &json!("servicenow")));
+    assert!(counted["token_id"].is_null() && counted["reason"].as_str().unwrap().contains("None 4"), "{counted:#}");
     world.end().await;
 }
 

@@ -187,6 +187,7 @@ async fn a_reversal_is_asked_for_as_changes_are() {
         .post("servicenow", &other, &json!({}), &[("idempotency-key", "k")])
         .await
         .problem(422, "idempotency-key-reused");
+    assert_eq!(world.events("refused").await.len(), 1);
     let wrong = json!({"ticket": 7, "until": "x"});
     let faults = world.post("servicenow", &other, &wrong, &[]).await.problem(422, "invalid-change");
     assert_eq!(faults.pointers(), ["/ticket", "/until"]);

@@ -19,6 +19,9 @@ use serde_json::{Value, json};
 use crate::world::{ASSIGNMENTS, Setup, World, add, group};
 
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+const OTHER_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+     MC4CAQAwBQYDK2VwBCIEICiFHmxB1qZOxj0ZSTA5NdNXsE3EFcEqrJds1QXty5Ap\n\
+     -----END PRIVATE KEY-----\n";
 
 /// With a section of its own for the audit trail.
 fn with(audit: &str) -> Setup {
@@ -114,6 +117,41 @@ async fn a_run_that_stops_in_order_leaves_nothing_that_its_key_does_not_vouch_fo
     let report = verifier.finish().unwrap();
     // At the start, and at the end if anything was written since.
     assert_eq!((report.unvouched, report.checkpoints), (Some(0), 3), "{report}");
+    world.start_gateway().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_key_signs_from_the_next_checkpoint_on_and_what_is_none_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("audit.key");
+    fs::write(&key, KEY).unwrap();
+    let mut world = World::with(with(&format!("key_file = {key:?}"))).await;
+    fs::write(&key, OTHER_KEY).unwrap();
+    world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
+    world.take_gateway().stop().await;
+    let public = |pem: &str| Signer::from_pem(pem).unwrap().public().to_string();
+    let keys = [KEY, OTHER_KEY].map(|pem| PublicKey::from_pem(&public(pem)).unwrap());
+    let signed = |records: &[String]| {
+        let records = records.iter().map(|text| serde_json::from_str::<Value>(text).unwrap());
+        let signed = records.filter(|record| record["event"] == "signed-checkpoint");
+        signed.map(|record| record["key_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let first = signed(&texts(&world).await);
+    assert!(first.len() == 2 && first[0] != first[1], "{first:?}");
+    // A run that began with a key signs with it as long as the file holds none.
+    world.start_gateway().await;
+    fs::write(&key, "none").unwrap();
+    world.change(&add("Sales ESP", &group(2))).await.succeeded("changed");
+    world.take_gateway().stop().await;
+    let mut verifier = Verifier::with_keys(keys.to_vec());
+    let records = texts(&world).await;
+    for text in &records {
+        verifier.feed(text).unwrap();
+    }
+    assert_eq!(verifier.finish().unwrap().unvouched, Some(0));
+    assert_eq!(signed(&records)[1..], [first[1].as_str(); 3]);
+    fs::write(&key, OTHER_KEY).unwrap();
     world.start_gateway().await;
     world.end().await;
 }

@@ -242,6 +242,7 @@ async fn an_event_makes_several_changes_or_none() {
     let one_unknown = moved(json!(["Sales ESP", "Nowhere ESP"]));
     let problem = refused(world, senders.standard("o", now(), &one_unknown), 404, "unknown-configuration").await;
     assert!(problem.body["detail"].as_str().unwrap().contains("rule mover"), "{problem:?}");
+    assert_eq!(world.events("refused").await.pop().unwrap()["asked"], "Nowhere ESP");
     let again = moved(json!(["Sales ESP", "Kiosk ESP"]));
     assert_eq!(
         accepted(world, senders.standard("o", now(), &again)).await.len(),

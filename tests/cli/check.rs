@@ -98,7 +98,6 @@ fn a_certificate_that_cannot_be_used_is_told_before_anything_starts() {
 fn what_settings_name_is_looked_at_whatever_else_is_wrong() {
     let folder = faulty();
     let mut check = postern(folder.path(), &["check", "--config", "faulty.toml"]);
-    check.env("POSTERN__SERVER__LISTEN", "127.0.0.1:0");
     check.env("POSTERN__SERVER__TLS__CERTIFICATE_FILE", shipped("config/sandbox.secret"));
     let ended = Program::start(check).ended();
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));

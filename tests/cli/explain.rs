@@ -25,7 +25,7 @@ fn each_target_is_told_with_the_policies_that_decide_on_it() {
     let folder = tempfile::tempdir().unwrap();
     let servicenow = ["--caller", "servicenow", "--role", "Assignments.Change", "--kind", "status-page"];
     let ended = explain(folder.path(), CHANGE, &servicenow);
-    let expected = "caller servicenow (roles: Assignments.Change), configuration \"Sales ESP\" \
+    let expected = "caller servicenow (issuer: sandbox, roles: Assignments.Change), configuration \"Sales ESP\" \
                     (kind: status-page, priority: 1, tags: sales), ticket RITM0010023, at 2026-11-24T12:00:00Z\n\
                     add group b0000000-0000-4000-8000-000000000001 \"Sales Laptops\": \
                     permitted by servicenow-changes-groups\n\
@@ -40,7 +40,7 @@ fn each_target_is_told_with_the_policies_that_decide_on_it() {
     assert!(ended.out.ends_with("the change would be accepted\n"), "{}", ended.out);
     let ended = explain(folder.path(), &fine, &["--caller", "servicenow"]);
     assert_eq!(ended.code, Some(1));
-    assert!(ended.out.contains("(roles: none)") && ended.out.contains("\"Sales Laptops\": no policy permits it"));
+    assert!(ended.out.contains("roles: none)") && ended.out.contains("\"Sales Laptops\": no policy permits it"));
     let ending = fine.replace("\"ticket\"", "\"until\": \"2099-01-01T00:00:00Z\", \"ticket\"");
     let ended = explain(folder.path(), &ending, &servicenow);
     assert!(
@@ -114,7 +114,8 @@ fn a_source_of_webhooks_is_a_caller_as_others_are() {
     let ended = run(folder.path(), &asked);
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{}", ended.out);
     assert!(
-        ended.out.contains("caller people (roles: Joiners)") && ended.out.contains("permitted by hr\n"),
+        ended.out.contains("caller people (issuer: webhook:hr, roles: Joiners)")
+            && ended.out.contains("permitted by hr\n"),
         "{}",
         ended.out
     );

@@ -147,7 +147,8 @@ async fn one_change_that_graph_refuses_fails_alone() {
     let _running = world.run();
     for number in 1..=9 {
         let end = world.end_of(number).await;
-        assert_eq!(matches!(end, State::Failed { .. }), [5, 7].contains(&number), "{number}: {end:?}");
+        let code = if let State::Failed { failure, .. } = &end { Some(failure.code) } else { None };
+        assert_eq!(code, [5, 7].contains(&number).then_some(FailureCode::GraphRefused), "{number}: {end:?}");
     }
     assert_eq!(world.tenant.set(&lane(1)).len(), 7);
 }

@@ -103,11 +103,17 @@ async fn pages_of_operations_join_without_gap_or_overlap() {
 }
 
 #[tokio::test]
-async fn after_an_unknown_operation_there_is_nothing() {
+async fn after_an_operation_that_is_not_there_any_more_come_those_that_are_older() {
     each(async |fixture| {
         let store = fixture.open().await;
-        filled(&*store).await;
-        assert!(found(&*store, Query { after: Some(id(99)), ..wide() }).await.is_empty());
+        for number in [1, 2, 4, 5] {
+            accept(&*store, &lane(1), [number]).await;
+        }
+        let after = async |number| found(&*store, Query { after: Some(id(number)), ..wide() }).await;
+        assert_eq!(after(4).await, [id(2), id(1)]);
+        assert_eq!(after(3).await, [id(2), id(1)]);
+        assert!(after(1).await.is_empty() && after(0).await.is_empty());
+        assert_eq!(after(99).await, [5, 4, 2, 1].map(id));
     })
     .await;
 }

@@ -436,8 +436,14 @@ impl Store for Model {
     async fn operations(&self, query: &Query) -> Result<Vec<Operation>, Error> {
         let Query { ticket, configuration, caller, state, after, limit } = query;
         let tables = self.database.lock();
-        let place = |id: &OperationId| tables.operations.iter().position(|operation| operation.id == *id);
-        let older = after.as_ref().map_or(Some(tables.operations.len()), place).unwrap_or(0);
+        let all = || tables.operations.iter().enumerate();
+        let place = |id: OperationId| {
+            let found = all().find(|(_, operation)| operation.id == id).map(|(place, _)| place);
+            let next_older =
+                || all().filter(|(_, it)| it.id < id).max_by_key(|(_, it)| it.id).map(|(place, _)| place + 1);
+            found.or_else(next_older).unwrap_or(0)
+        };
+        let older = after.map_or(tables.operations.len(), place);
         let fits = |Operation { submission, state: fate, .. }: &&Operation| {
             ticket.as_ref().is_none_or(|it| submission.ticket.as_ref() == Some(it))
                 && configuration.as_ref().is_none_or(|it| submission.configuration == *it)

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: every record has a line in every form, events that this version does not know included; nothing of a record
 //! is lost, since each form carries the whole record in the place it has for a source's own fields, so that the chain can
-//! still be verified from there. What was denied is a failure in all of them.
+//! still be verified from there. What was denied or refused is a failure in all of them.
 //!
 //! It deliberately reads the record's text and not the catalogue of events: what is exported is what was hashed.
 

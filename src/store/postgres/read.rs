@@ -40,7 +40,10 @@ pub(super) async fn operations(connection: &mut PgConnection, query: &Query) -> 
         }
     }
     if let Some(after) = query.after {
-        sql.push(" AND position < (SELECT position FROM operations WHERE id = ").push_bind(after.to_string()).push(")");
+        // One that was removed since leaves its place to the next older; ids are in the order of time.
+        sql.push(" AND position < coalesce((SELECT position FROM operations WHERE id = ").push_bind(after.to_string());
+        sql.push("), (SELECT position + 1 FROM operations WHERE id < ").push_bind(after.to_string());
+        sql.push(" ORDER BY id DESC LIMIT 1), 0)");
     }
     sql.push(" ORDER BY position DESC LIMIT ").push_bind(count(query.limit));
     let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;

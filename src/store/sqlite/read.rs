@@ -47,7 +47,14 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
         Some(state) => and(format!("state = {}", search.bind(state.to_owned()))),
         None => {}
     }
-    let after = after.map(|id| format!("(SELECT position FROM operations WHERE id = {})", search.bind(id.to_string())));
+    // One that was removed since leaves its place to the next older; ids are in the order of time.
+    let after = after.map(|id| {
+        let id = search.bind(id.to_string());
+        format!(
+            "coalesce((SELECT position FROM operations WHERE id = {id}),
+                 (SELECT position + 1 FROM operations WHERE id < {id} ORDER BY id DESC LIMIT 1), 0)"
+        )
+    });
     let mut go_on = String::new();
     if let Some(after) = after {
         and(format!("operations.position < {after}"));
