@@ -175,8 +175,9 @@ impl Known<'_> {
         let (mut ends, mut rest) = (Vec::new(), Vec::new());
         for (place, operation) in batch.iter().enumerate() {
             let is_met = matches!(plan.merged.get(place), Some(Merged::Applied(_)));
-            let only_here = operation.submission.only_on.as_ref() == Some(&found);
-            if is_met || only_here || self.carried(operation).is_none() {
+            // What the merge did not come to may be for any set.
+            let elsewhere = operation.submission.only_on.as_ref().is_some_and(|only_on| *only_on != found);
+            if is_met || !elsewhere || self.carried(operation).is_none() {
                 rest.push(operation.clone());
             } else {
                 ends.push(self.end_of((operation.clone(), Merged::Unmet { found: found.clone() })));
