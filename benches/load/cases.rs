@@ -301,9 +301,10 @@ pub(crate) fn soak(_extent: Extent) {
 /// The rate at which changes were accepted, and what each cost gateways and database, in microseconds.
 type Round = (f64, [f64; 2]);
 
-/// Gateways and their database share all cores.
+/// Gateways, their database, callers and sandbox share all cores.
 pub(crate) fn replicas(_extent: Extent) {
     const REPLICAS: usize = 3;
+    process::use_all_cores();
     block_on(async {
         let issuer = Issuer::start();
         let mut rounds = [vec![], vec![]];
@@ -311,6 +312,7 @@ pub(crate) fn replicas(_extent: Extent) {
             for (replicas, rounds) in [1, REPLICAS].into_iter().zip(&mut rounds) {
                 // One of its own each time: what Graph grants in 20 seconds would be used up by those before.
                 let (folder, sandbox) = (folder(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
+                sandbox.process.use_all_cores();
                 let store = server::shared().database().await;
                 let mut gateways = vec![];
                 for _ in 0..replicas {
@@ -346,4 +348,5 @@ pub(crate) fn replicas(_extent: Extent) {
         }
         issuer.stop().await;
     });
+    process::stay_off_the_measured_core();
 }

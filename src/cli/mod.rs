@@ -120,7 +120,8 @@ struct Check {
     explain: Option<PathBuf>,
     #[command(flatten)]
     asked: explain::Asked,
-    /// Then try them out: fetch a token, look at its permissions, read one configuration. Nothing is written.
+    /// Then try them out: fetch a token, look at its permissions, read one configuration and its assignments. Nothing is
+    /// written.
     #[arg(long)]
     live: bool,
     /// Tell which changes the rules of a webhook's source make of an event in a file. Nothing is sent, no signature needed.

@@ -12,7 +12,7 @@ use super::{
     Parts,
     lane::{Held, Lane},
     outcome::{Effect, End, Ended, Known, Outcome},
-    policy_sets::Loss,
+    policy_sets::{self, Loss},
 };
 use crate::{
     audit::{Entry, Event},
@@ -21,7 +21,7 @@ use crate::{
         Assignment, AssignmentSet, Digest, Failure, FailureCode, Merged, Operation, Plan, merge, operation::Write,
     },
     graph::{self, Clearance, Present, Reason, Receipt},
-    store::{Carried, Error, Intent},
+    store::{Carried, Error, Intent, PolicySetsSeen},
     telemetry,
 };
 
@@ -132,13 +132,20 @@ impl Lane {
 
     /// Records that assignments of policy sets are gone, whoever took them out.
     async fn notice_loss(&self, now: &[Assignment]) -> Result<(), Error> {
-        let Some(Loss { left, found }) = self.policy_sets.note(&self.configuration, now) else { return Ok(()) };
-        telemetry::count_drift();
-        tracing::warn!(%left, %found, "assignments that came from policy sets are gone");
-        let configuration = self.configuration.to_string();
-        let event = Event::DriftSeen { configuration, source: Some("policy-sets"), left, found };
-        let drift = Entry { at: self.parts.clock.now(), trace_id: telemetry::trace_id(), event };
-        self.parts.store.record(vec![drift]).await
+        let Parts { store, clock, .. } = &self.parts;
+        let (before, now) = (store.policy_sets_seen(&self.configuration).await?, policy_sets::lines(now));
+        if before == now {
+            return Ok(());
+        }
+        let loss = policy_sets::loss(&before, &now).map(|Loss { left, found }| {
+            telemetry::count_drift();
+            tracing::warn!(%left, %found, "assignments that came from policy sets are gone");
+            let configuration = self.configuration.to_string();
+            let event = Event::DriftSeen { configuration, source: Some("policy-sets"), left, found };
+            Entry { at: clock.now(), trace_id: telemetry::trace_id(), event }
+        });
+        let configuration = self.configuration.clone();
+        store.note_policy_sets(PolicySetsSeen { configuration, assignments: now, loss }).await
     }
 
     /// Reads the present set; one that cannot be built on is read again before it is given up. One that nobody left so is

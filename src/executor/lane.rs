@@ -16,7 +16,6 @@ use super::{
     Parts,
     carry::Stop,
     outcome::{Done, Outcome},
-    policy_sets::PolicySets,
 };
 use crate::{
     audit::Entry,
@@ -55,7 +54,6 @@ pub(super) enum After {
 pub(super) struct Lane {
     pub(super) parts: Parts,
     pub(super) configuration: ConfigurationId,
-    pub(super) policy_sets: PolicySets,
 }
 
 /// Where a turn stands between its steps.
@@ -85,8 +83,8 @@ enum Stepped {
 }
 
 impl Lane {
-    pub(super) fn new(parts: Parts, configuration: ConfigurationId, policy_sets: PolicySets) -> Self {
-        Self { parts, configuration, policy_sets }
+    pub(super) fn new(parts: Parts, configuration: ConfigurationId) -> Self {
+        Self { parts, configuration }
     }
 
     /// Claims the lane and works on what is pending.

@@ -24,10 +24,7 @@ use std::{
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{
-    lane::{After, Lane},
-    policy_sets::PolicySets,
-};
+use self::lane::{After, Lane};
 use crate::{
     clock::Clock,
     config,
@@ -92,7 +89,6 @@ pub struct Executor {
     queue: Queue,
     /// Lanes of other replicas, and from when on they are looked at again.
     elsewhere: HashMap<ConfigurationId, Duration>,
-    policy_sets: PolicySets,
 }
 
 /// Configurations that wait for a turn, each once, first come first served.
@@ -127,8 +123,8 @@ impl Queue {
 impl Executor {
     /// An executor of these parts, not yet running.
     pub fn new(parts: Parts) -> Self {
-        let (running, queue, elsewhere, policy_sets) = Default::default();
-        Self { parts, lanes: JoinSet::new(), running, queue, elsewhere, policy_sets }
+        let (running, queue, elsewhere) = Default::default();
+        Self { parts, lanes: JoinSet::new(), running, queue, elsewhere }
     }
 
     /// Works until `stop`; then takes up nothing more, lets the turns that are under way end, and returns.
@@ -183,7 +179,7 @@ impl Executor {
         while self.lanes.len() < self.parts.settings.lanes_max
             && let Some(configuration) = self.queue.pop(&self.running)
         {
-            let lane = Lane::new(self.parts.clone(), configuration.clone(), self.policy_sets.clone());
+            let lane = Lane::new(self.parts.clone(), configuration.clone());
             let started = self.lanes.spawn(lane.turn());
             self.running.insert(started.id(), configuration);
         }

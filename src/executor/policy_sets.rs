@@ -1,23 +1,11 @@
-//! What came from policy sets when this process last read a set, to tell when it is gone.
+//! What comes from policy sets, as it is noted with a configuration to tell when it is gone.
 //!
 //! Nobody outside Microsoft knows whether `assign` leaves assignments of policy sets alone. They are not ours to post, so
-//! all there is to do is to notice: a loss is on record once, and nothing repairs it.
+//! all there is to do is to notice: a loss is on record once, whichever replica sees it, and nothing repairs it.
 //!
-//! It deliberately lives in memory only: a loss while no gateway runs goes unnoticed, and each replica tells what it saw
-//! itself.
+//! It deliberately only compares: what was seen last is the store's, so a restart forgets nothing.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
-
-use crate::domain::{Assignment, ConfigurationId, Digest};
-
-type Seen = HashMap<ConfigurationId, Vec<Assignment>>;
-
-/// Assignments of policy sets by configuration, as they were seen last.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PolicySets(Arc<Mutex<Seen>>);
+use crate::domain::{Assignment, Digest};
 
 /// That some are gone.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,25 +16,19 @@ pub(super) struct Loss {
     pub(super) found: Digest,
 }
 
-impl PolicySets {
-    /// Notes what is there now, and tells whether something is gone that was there before.
-    pub(super) fn note(&self, configuration: &ConfigurationId, now: &[Assignment]) -> Option<Loss> {
-        // A panic cannot leave it half changed: each change of it is one call.
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before =
-            if now.is_empty() { seen.remove(configuration) } else { seen.insert(configuration.clone(), now.to_vec()) };
-        let before = before.unwrap_or_default();
-        let gone = before.iter().any(|assignment| !now.contains(assignment));
-        gone.then(|| Loss { left: digest(&before), found: digest(now) })
-    }
-}
-
-/// A fingerprint of assignments, whatever their order.
-fn digest(assignments: &[Assignment]) -> Digest {
+/// A line for each assignment, whatever their order.
+pub(super) fn lines(assignments: &[Assignment]) -> Vec<String> {
     let line = |assignment: &Assignment| format!("{} {:?}\n", assignment.target, assignment.filter);
     let mut lines: Vec<_> = assignments.iter().map(line).collect();
     lines.sort_unstable();
-    Digest::of(lines.concat().as_bytes())
+    lines
+}
+
+/// Whether something is gone that was there before.
+pub(super) fn loss(before: &[String], now: &[String]) -> Option<Loss> {
+    let digest = |lines: &[String]| Digest::of(lines.concat().as_bytes());
+    let gone = before.iter().any(|line| !now.contains(line));
+    gone.then(|| Loss { left: digest(before), found: digest(now) })
 }
 
 #[cfg(test)]
@@ -55,20 +37,20 @@ mod tests {
     use crate::domain::Target;
 
     #[test]
-    fn a_loss_is_told_once_and_an_addition_is_none() {
-        let id: ConfigurationId = "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit".parse().unwrap();
-        let all = |target| Assignment { target, filter: None, unread: None };
-        let users = [all(Target::AllUsers)];
-        let [both, reversed] = [[Target::AllDevices, Target::AllUsers], [Target::AllUsers, Target::AllDevices]];
-        let (both, reversed) = (both.map(all), reversed.map(all));
-        let seen = PolicySets::default();
-        assert_eq!(seen.note(&id, &[]), None);
-        assert_eq!(seen.note(&id, &users), None);
-        assert_eq!(seen.note(&id, &both), None);
-        assert_eq!(seen.note(&id, &reversed), None);
-        assert_eq!(seen.note(&id, &users), Some(Loss { left: digest(&both), found: digest(&users) }));
-        assert_eq!(seen.note(&id, &users), None);
-        assert!(seen.note(&id, &[]).is_some());
-        assert_eq!(seen.note(&id, &[]), None);
+    fn what_is_gone_is_a_loss_and_what_is_added_or_in_another_order_is_none() {
+        let all = |targets: &[Target]| {
+            let of = |target: &Target| Assignment { target: target.clone(), filter: None, unread: None };
+            lines(&targets.iter().map(of).collect::<Vec<_>>())
+        };
+        let (none, users) = (all(&[]), all(&[Target::AllUsers]));
+        let both = all(&[Target::AllDevices, Target::AllUsers]);
+        assert_eq!(all(&[Target::AllUsers, Target::AllDevices]), both);
+        for (before, now) in [(&none, &none), (&none, &users), (&users, &both), (&both, &both)] {
+            assert_eq!(loss(before, now), None);
+        }
+        let digest = |lines: &[String]| Digest::of(lines.concat().as_bytes());
+        for (before, now) in [(&both, &users), (&users, &none), (&both, &none)] {
+            assert_eq!(loss(before, now), Some(Loss { left: digest(before), found: digest(now) }));
+        }
     }
 }

@@ -16,7 +16,10 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{About, Error, Gateway, Stranger, actor, request::Asked};
+use super::{
+    About, Error, Gateway, Stranger, actor,
+    request::{Asked, Of},
+};
 use crate::{
     audit::{Actor, Aims, Entry, Event, Repeated},
     domain::Caller,
@@ -186,8 +189,19 @@ impl Gateway {
     /// already, and where Graph or the store cannot be reached nothing was decided.
     pub(super) async fn unmade(&self, caller: &Caller, asked: Asked, error: Error) -> Error {
         let Some(reason) = error.refusal() else { return error };
-        let Asked { configuration: asked, ticket } = asked;
-        let configuration = self.directory.remembered(&asked).await.map(|id| id.to_string());
+        let Asked { of, ticket } = asked;
+        let (asked, configuration) = match of {
+            Of::Configuration(named) if matches!(error, Error::UnknownConfiguration { .. }) => (named, None),
+            Of::Configuration(named) => {
+                let configuration = self.directory.remembered(&named).await;
+                (named, configuration)
+            }
+            Of::Operation(id) => match self.store.operation(id).await {
+                Ok(known) => (id.to_string(), known.map(|operation| operation.submission.configuration)),
+                Err(error) => return error.into(),
+            },
+        };
+        let configuration = configuration.map(|id| id.to_string());
         let about = Subject { configuration, asked: Some(asked), change: None, ticket };
         let kind = (caller.name.clone(), "refused".to_owned());
         match self.note_denied(Denied { kind, actor: Some(actor(caller)), action: None, about, reason }).await {

@@ -90,6 +90,7 @@ impl Error {
             | Self::AmbiguousName(faults, _)
             | Self::NotAssignable(faults)
             | Self::InvalidChange(faults) => listed(faults),
+            Self::NothingToRevert(_) => "it did nothing that could be undone, or has not ended".to_owned(),
             Self::KeyReused(operation) => format!("its idempotency key stands for another change: {operation}"),
             Self::TooManyPending(name) => format!("too many changes of {name:?} are waiting"),
             Self::Full => "too many changes are waiting".to_owned(),
@@ -100,7 +101,6 @@ impl Error {
             | Self::UnknownOperation
             | Self::TooLate(_)
             | Self::UntilOver(_)
-            | Self::NothingToRevert(_)
             | Self::NothingToResend(_)
             | Self::PreconditionFailed { .. }
             | Self::NotAwaiting(_)

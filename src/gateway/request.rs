@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use crate::domain::{Digest, FilterMode, change::List};
+use crate::domain::{Digest, FilterMode, OperationId, change::List};
 
 /// A change, as a caller words it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,16 +110,23 @@ pub struct NamedFilter {
     pub mode: FilterMode,
 }
 
-/// What a record of a change that cannot be made names of it.
+/// What a record of a change that is not accepted names of it.
 pub(super) struct Asked {
-    /// The configuration as it was named, or the operation that is to be reverted.
-    pub(super) configuration: String,
+    pub(super) of: Of,
     pub(super) ticket: Option<String>,
+}
+
+/// What a change is asked of.
+pub(super) enum Of {
+    /// A configuration, as it was named.
+    Configuration(String),
+    /// An operation, which is to be reverted.
+    Operation(OperationId),
 }
 
 impl From<&ChangeRequest> for Asked {
     fn from(request: &ChangeRequest) -> Self {
-        Self { configuration: request.configuration.clone(), ticket: request.ticket.clone() }
+        Self { of: Of::Configuration(request.configuration.clone()), ticket: request.ticket.clone() }
     }
 }
 

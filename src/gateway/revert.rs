@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::{
     About, Attempt, Error, Gateway, Submitted, actor,
     names::KnownGroup,
-    request::{Asked, RevertRequest},
+    request::{Asked, Of, RevertRequest},
     resolve::{Directory, Resolved},
 };
 use crate::{
@@ -18,7 +18,6 @@ use crate::{
         operation::Submission, reversal::Cause,
     },
     policy::Resource,
-    store::IdempotencyKey,
     telemetry,
 };
 
@@ -31,23 +30,8 @@ impl Gateway {
         request: RevertRequest,
         attempt: Option<Attempt>,
     ) -> Result<Submitted, Error> {
-        let key = attempt.map(|attempt| self.key(attempt));
-        if let Some(key) = &key
-            && let Some(known) = self.store.recall(&caller.name, key).await?
-        {
-            let asked = Asked { configuration: id.to_string(), ticket: request.ticket };
-            return match self.remembered(known).await {
-                Err(error) => Err(self.unmade(caller, asked, error).await),
-                submitted @ Ok(_) => submitted,
-            };
-        }
-        let original = self.readable(caller, id).await?;
-        let Some(reversal) = Reversal::of(&original, Cause::Asked) else {
-            return Err(Error::NothingToRevert(Box::new(original)));
-        };
-        let configuration = original.submission.configuration.to_string();
-        let asked = Asked { configuration, ticket: request.ticket.clone().or(original.submission.ticket.clone()) };
-        match self.revert_or_refuse(caller, (original, reversal), request, key).await {
+        let asked = Asked { of: Of::Operation(id), ticket: request.ticket.clone() };
+        match self.revert_or_refuse(caller, id, request, attempt).await {
             Err(error) => Err(self.unmade(caller, asked, error).await),
             submitted @ Ok(_) => submitted,
         }
@@ -56,10 +40,20 @@ impl Gateway {
     async fn revert_or_refuse(
         &self,
         caller: &Caller,
-        (original, reversal): (Operation, Reversal),
+        id: OperationId,
         request: RevertRequest,
-        key: Option<IdempotencyKey>,
+        attempt: Option<Attempt>,
     ) -> Result<Submitted, Error> {
+        let key = attempt.map(|attempt| self.key(attempt));
+        if let Some(key) = &key
+            && let Some(known) = self.store.recall(&caller.name, key).await?
+        {
+            return self.remembered(known).await;
+        }
+        let original = self.readable(caller, id).await?;
+        let Some(reversal) = Reversal::of(&original, Cause::Asked) else {
+            return Err(Error::NothingToRevert(Box::new(original)));
+        };
         let resolved = self.in_time(self.directory.resolve_reversal(&original, reversal)).await?;
         let RevertRequest { ticket, requested_for, comment, only_on, callback } = request;
         let callback = self.callback(caller, callback.as_ref())?;

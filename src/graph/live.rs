@@ -28,6 +28,10 @@ pub struct Trial {
     pub faults: Vec<Fault>,
 }
 
+/// What to do where a configuration can be read and its assignments cannot.
+const SETS: &str = "assignments are read through beta, whatever graph.api_version says: look whether what stands in between lets these \
+                    calls pass";
+
 /// What is looked at in the token.
 #[derive(Default, Deserialize)]
 struct Claims {
@@ -37,7 +41,8 @@ struct Claims {
 }
 
 impl Graph {
-    /// Tries out everything that a first change would need: reads `configuration`, or any if there is none.
+    /// Tries out everything that a first change would need: reads `configuration` and what is assigned to it, or any configuration if
+    /// there is none.
     pub async fn try_out(&self, configuration: Option<&ConfigurationId>) -> Trial {
         let mut trial = Trial::default();
         match self.transport.token().await {
@@ -51,7 +56,15 @@ impl Graph {
             }
         }
         match self.read_one(configuration).await {
-            Ok(Some(name)) => trial.fine.push(format!("Graph shows the configuration {name:?}")),
+            Ok(Some(name)) => {
+                trial.fine.push(format!("Graph shows the configuration {name:?}"));
+                if let Some(id) = configuration
+                    && let Err(error) = self.read_assignments(id).await
+                {
+                    let what = format!("what is assigned to it cannot be read: {error}");
+                    trial.faults.push(fault(what, SETS));
+                }
+            }
             Ok(None) => trial.notes.push("Graph shows no enrollment configuration at all".to_owned()),
             Err(error) => trial.faults.push(self.fault(&error)),
         }
@@ -106,10 +119,7 @@ impl Graph {
 
     async fn read_one(&self, configuration: Option<&ConfigurationId>) -> Result<Option<String>, Error> {
         if let Some(id) = configuration {
-            let found = self.configuration(id).await?;
-            // Sets are read through beta, whatever the settings say.
-            self.read_assignments(id).await?;
-            return Ok(Some(found.name));
+            return self.configuration(id).await.map(|found| Some(found.name));
         }
         let answer = self.transport.read(&format!("{CONFIGURATIONS}?$top=1"), &permission::READING).await?;
         model::first_name(&answer.body)

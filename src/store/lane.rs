@@ -32,6 +32,17 @@ pub struct Claim {
     pub trace_id: Option<String>,
 }
 
+/// What a lane saw that comes from policy sets.
+#[derive(Clone, Debug)]
+pub struct PolicySetsSeen {
+    /// Whose lane.
+    pub configuration: ConfigurationId,
+    /// A text for each assignment; they are compared with those of the next look.
+    pub assignments: Vec<String>,
+    /// The record of what is gone since the last look, if anything is.
+    pub loss: Option<Entry>,
+}
+
 /// The right to work on a lane. Cannot be copied: the verbs that need it consume it, and hand it back while it lasts.
 #[derive(Debug)]
 pub struct Lease {

@@ -31,7 +31,7 @@ use jiff::Timestamp;
 
 use self::lane::Holder;
 pub use self::{
-    lane::{Carried, Claim, Claimed, Intent, Lease, Parking, Part, Settlement, Turn},
+    lane::{Carried, Claim, Claimed, Intent, Lease, Parking, Part, PolicySetsSeen, Settlement, Turn},
     notices::Notices,
     postgres::Postgres,
     sqlite::Sqlite,
@@ -282,6 +282,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// What came after an operation.
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error>;
+
+    /// What came from policy sets when a lane of this configuration last looked, as it was noted then.
+    async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error>;
+
+    /// Notes what comes from policy sets now.
+    async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error>;
 
     /// Answers the approval that an operation awaits: it is queued, or it ends. Of several answers the first counts.
     async fn answer(&self, reply: Reply) -> Result<Answered, Error>;

@@ -38,6 +38,11 @@ pub(super) fn announced(part: &Part) -> Result<(bool, Option<String>), Error> {
     })
 }
 
+/// What was seen to come from policy sets.
+pub(super) fn seen(json: &str) -> Result<Vec<String>, Error> {
+    from_json("policy_sets.seen", json)
+}
+
 /// A JSON column's value.
 pub(super) fn from_json<T: DeserializeOwned>(what: &str, json: &str) -> Result<T, Error> {
     serde_json::from_str(json).map_err(|error| unreadable(what, &error))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{
     Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Claimed, Error, Following, Forgetting, Holder,
-    Intent, Lease, Notices, Parking, Release, Reply, Settlement, callbacks, writer::Writer,
+    Intent, Lease, Notices, Parking, PolicySetsSeen, Release, Reply, Settlement, callbacks, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -23,6 +23,7 @@ pub(super) enum Verb {
     ClaimCallbacks(callbacks::Claim),
     NoteAttempt(callbacks::Attempted),
     ResendCallback(callbacks::Resending),
+    NotePolicySets(PolicySetsSeen),
     Record(Vec<Entry>),
     /// Until when its lease lasts at least, by our clock.
     Claim(Claim, Duration),
@@ -140,6 +141,10 @@ impl Verbs {
     async fn noted(&self, verb: Verb) -> Result<bool, Error> {
         let Done::Noted(noted) = self.writer.run(verb).await? else { return Err(confused()) };
         Ok(noted)
+    }
+
+    pub(super) async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error> {
+        self.writer.run(Verb::NotePolicySets(seen)).await.map(drop)
     }
 
     pub(super) async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

@@ -6,9 +6,11 @@ use crate::world::{SALES_ESP, Setup, World, add, group, remove, tenant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn assignments_of_policy_sets_are_never_posted_and_their_loss_is_recorded_once() {
-    let world = World::start().await;
+    let mut world = World::start().await;
     world.change(&add("Sales ESP", "Sales Laptops")).await.succeeded("changed");
     world.change(&add("Sales ESP", "Sales Kiosks")).await.succeeded("changed");
+    // What was seen is remembered by the store: a loss while no gateway runs is noticed as well.
+    world.restart().await;
     assert_eq!(world.assigned(SALES_ESP).await.len(), 6);
     assert!(world.events("drift-seen").await.is_empty());
     world.switch("policy_set_assignments", "dropped").await;

@@ -59,6 +59,8 @@ async fn a_change_that_cannot_be_made_is_on_record() {
         body
     };
     ask(&world, &ask_for("Quite different", "Sales Laptops")).await.problem(404, "unknown-configuration");
+    let gone = "a0000000-0000-4000-8000-0000000000ff_Limit";
+    ask(&world, &ask_for(gone, "Sales Laptops")).await.problem(404, "unknown-configuration");
     ask(&world, &ask_for("Sales ESP", &group(99))).await.problem(422, "unknown-target");
     ask(&world, &ask_for("Sales ESP", "sales kiosk")).await.problem(422, "unknown-target");
     let key = [("idempotency-key", "k"), ("prefer", "wait=25")];
@@ -71,12 +73,12 @@ async fn a_change_that_cannot_be_made_is_on_record() {
     world.post("helpdesk", ASSIGNMENTS, &ask_for("Sales ESP", &group(2)), &[]).await.problem(403, "not-permitted");
     let records = world.events("refused").await;
     let told = |key: &str| records.iter().map(|record| record[key].as_str().unwrap_or("none")).collect::<Vec<_>>();
-    assert_eq!(told("asked"), ["Quite different", "Sales ESP", "Sales ESP", "Sales ESP"]);
-    assert_eq!(told("configuration"), ["none", SALES_ESP, SALES_ESP, SALES_ESP]);
-    assert_eq!(told("trace_id")[3], other.body["trace_id"]);
+    assert_eq!(told("asked"), ["Quite different", gone, "Sales ESP", "Sales ESP", "Sales ESP"]);
+    assert_eq!(told("configuration"), ["none", "none", SALES_ESP, SALES_ESP, SALES_ESP]);
+    assert_eq!(told("trace_id")[4], other.body["trace_id"]);
     assert!(records.iter().all(|it| it["ticket"] == "RITM0010023" && it["caller"] == "servicenow"), "{records:#?}");
     let reasons =
-        ["no configuration \"Quite different\"", "/add/0/group: ", "did you mean Sales Kiosks", done.as_str()];
+        ["no configuration \"Quite different\"", gone, "/add/0/group: ", "did you mean Sales Kiosks", done.as_str()];
     for (record, reason) in records.iter().zip(reasons) {
         assert!(record["reason"].as_str().unwrap().contains(reason), "{reason} is not in {record:#}");
     }

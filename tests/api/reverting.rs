@@ -187,7 +187,8 @@ async fn a_reversal_is_asked_for_as_changes_are() {
         .post("servicenow", &other, &json!({}), &[("idempotency-key", "k")])
         .await
         .problem(422, "idempotency-key-reused");
-    assert_eq!(world.events("refused").await.len(), 1);
+    let record = world.events("refused").await.pop().unwrap();
+    assert_eq!((&record["asked"], &record["configuration"]), (&json!(two), &json!(SALES_ESP)));
     let wrong = json!({"ticket": 7, "until": "x"});
     let faults = world.post("servicenow", &other, &wrong, &[]).await.problem(422, "invalid-change");
     assert_eq!(faults.pointers(), ["/ticket", "/until"]);

@@ -104,6 +104,21 @@ fn a_secret_that_works_is_proven_and_one_that_does_not_is_explained() {
 }
 
 #[test]
+fn assignments_that_cannot_be_read_are_told_though_the_configuration_can() {
+    let stage = Stage::start(SECRET);
+    let effect = json!({"kind": "answer", "status": 404});
+    stage.post("faults", &json!({"path_ends": "/assignments", "effect": effect}));
+    let ended = stage.checked();
+    fails(
+        &ended,
+        "what is assigned to it cannot be read: Graph answered 404",
+        "read through beta, whatever graph.api_version says",
+    );
+    assert!(ended.out.contains(WORKS[2]), "{}", ended.out);
+    stage.sandbox.terminate();
+}
+
+#[test]
 fn a_certificate_is_examined_before_and_proven_after_it_is_registered() {
     let stage = Stage::start("credential.kind = \"certificate\"\ncredential.certificate_file = \"both.pem\"");
     let (own, other) = (made(90), made(90));

@@ -10,8 +10,8 @@ use postern::{
     graph::{self, AssignmentFilter, Clearance, Group, Present, Receipt, Upstream},
     store::{
         Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due, Error,
-        Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply,
-        Sequel, Settlement, Store, callbacks,
+        Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
+        Release, Reply, Sequel, Settlement, Store, callbacks,
     },
 };
 
@@ -68,6 +68,14 @@ impl Store for Kept {
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
         self.store.sequel(id).await
+    }
+
+    async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
+        self.store.policy_sets_seen(configuration).await
+    }
+
+    async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error> {
+        self.store.note_policy_sets(seen).await
     }
 
     async fn answer(&self, reply: Reply) -> Result<Answered, Error> {

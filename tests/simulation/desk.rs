@@ -10,8 +10,8 @@ use postern::{
     domain::{ConfigurationId, Operation, OperationId},
     store::{
         Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due, Error,
-        Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release, Reply,
-        Sequel, Settlement, Store, callbacks,
+        Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
+        Release, Reply, Sequel, Settlement, Store, callbacks,
     },
 };
 
@@ -135,6 +135,14 @@ impl Store for Desk {
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
         self.look("sequel", self.model.sequel(id)).await
+    }
+
+    async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
+        self.look("policy sets", self.model.policy_sets_seen(configuration)).await
+    }
+
+    async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error> {
+        self.model.note_policy_sets(seen).await
     }
 
     /// Nobody in the simulation asks for approval.

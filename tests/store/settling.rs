@@ -1,11 +1,11 @@
 //! Ending operations.
 
 use futures_util::future::join_all;
-use postern::store::{Error, Intent, Part, Settlement};
+use postern::store::{Error, Intent, Part, PolicySetsSeen, Settlement};
 
 use crate::fixture::{
-    accept, acceptance, all, claim, each, id, ids, intent, is_about, lane, minutes, operation, records_of, settlement,
-    state, succeeded, trail, turn,
+    accept, acceptance, all, cancellation, claim, each, id, ids, intent, is_about, lane, minutes, operation,
+    records_of, settlement, state, succeeded, trail, turn,
 };
 
 #[tokio::test]
@@ -47,6 +47,32 @@ async fn a_settlement_may_keep_the_lane_for_more_of_the_turn() {
         assert!(store.open_lanes(10).await.unwrap().is_empty());
         assert!(store.settle(kept, settlement(second, 5)).await.unwrap().is_none());
         assert_eq!(state(&*store, 2).await, "succeeded");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_comes_from_policy_sets_is_remembered_and_its_loss_is_on_record_with_it() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        let note = async |number, assignments: &[&str], loss| {
+            let configuration = lane(number);
+            store
+                .note_policy_sets(PolicySetsSeen { configuration, assignments: lines(assignments), loss })
+                .await
+                .unwrap();
+        };
+        let noted = async |number| store.policy_sets_seen(&lane(number)).await.unwrap();
+        assert!(noted(1).await.is_empty());
+        note(1, &["a", "b"], None).await;
+        note(2, &["c"], None).await;
+        let cancelled = cancellation(1, 1).entry;
+        note(1, &["b"], Some(cancelled)).await;
+        assert_eq!((noted(1).await, noted(2).await), (lines(&["b"]), lines(&["c"])));
+        note(1, &[], None).await;
+        assert_eq!((noted(1).await, noted(2).await), (lines(&[]), lines(&["c"])));
+        assert_eq!(records_of(&*store, "cancelled").await.len(), 1);
     })
     .await;
 }

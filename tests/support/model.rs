@@ -28,7 +28,7 @@ use postern::{
     store::{
         Acceptance, Accepted, Answered, AuditQuery, Backlog, Bounds, Cancellation, Cancelled, Claim, Claimed, Due,
         Error, Filed, Following, Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Part,
-        Query, Release, Reply, Run, Sequel, Settlement, Store, Turn,
+        PolicySetsSeen, Query, Release, Reply, Run, Sequel, Settlement, Store, Turn,
         callbacks::{self, Destinations, Next},
     },
 };
@@ -58,6 +58,7 @@ struct Tables {
     ends: BTreeMap<String, Head>,
     /// Chains that went on since an opening named their end.
     unnamed: BTreeSet<String>,
+    policy_sets: BTreeMap<ConfigurationId, Vec<String>>,
     deliveries: BTreeMap<String, Delivery>,
     boards: Vec<Weak<Notices>>,
 }
@@ -415,6 +416,17 @@ impl Store for Model {
             }
         });
         Ok(Answered::Done(Box::new(answered)))
+    }
+
+    async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
+        Ok(self.database.lock().policy_sets.get(configuration).cloned().unwrap_or_default())
+    }
+
+    async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error> {
+        let mut tables = self.database.lock();
+        tables.policy_sets.insert(seen.configuration, seen.assignments);
+        tables.record(&self.chain, seen.loss.iter());
+        Ok(())
     }
 
     async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {

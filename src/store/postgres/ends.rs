@@ -29,6 +29,7 @@ pub(super) fn single(verb: &Verb) -> Option<OperationId> {
         Verb::ResendCallback(resending) => Some(resending.operation),
         Verb::Accept(_)
         | Verb::ClaimCallbacks(_)
+        | Verb::NotePolicySets(_)
         | Verb::Record(_)
         | Verb::Claim(..)
         | Verb::BeginWrite(..)

@@ -31,8 +31,8 @@ use tokio::{sync::Mutex, task::JoinHandle};
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
     Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due,
-    Error, Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release,
-    Reply, Run, Sequel, Settlement, Store,
+    Error, Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, PolicySetsSeen,
+    Query, Release, Reply, Run, Sequel, Settlement, Store,
     verbs::Verbs,
     writer::{Failed, Writer},
 };
@@ -161,6 +161,14 @@ impl Store for Postgres {
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
         let clock = self.verbs.clock;
         self.access.in_time(async { read::sequel(&mut *self.reader().await?, id, clock).await }).await
+    }
+
+    async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
+        self.access.in_time(async { read::policy_sets_seen(&mut *self.reader().await?, configuration).await }).await
+    }
+
+    async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error> {
+        self.verbs.note_policy_sets(seen).await
     }
 
     async fn answer(&self, reply: Reply) -> Result<Answered, Error> {

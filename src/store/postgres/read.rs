@@ -9,7 +9,7 @@ use super::{
     super::{
         Backlog, Due, Error, IdempotencyKey, Parked, Query, Sequel,
         callbacks::Standing,
-        rows::{self as columns, CALLBACK, OPERATION, count, micros, progress, unreadable, until_state},
+        rows::{self as columns, CALLBACK, OPERATION, count, micros, progress, seen, unreadable, until_state},
         until::REVERSALS_MAX,
     },
     Accepted, callbacks, rows, unavailable,
@@ -40,7 +40,7 @@ pub(super) async fn operations(connection: &mut PgConnection, query: &Query) -> 
         }
     }
     if let Some(after) = query.after {
-        // One that was removed since leaves its place to the next older; ids are in the order of time.
+        // One that was removed since leaves its place to the next older by its id, which is nearly the order of acceptance.
         sql.push(" AND position < coalesce((SELECT position FROM operations WHERE id = ").push_bind(after.to_string());
         sql.push("), (SELECT position + 1 FROM operations WHERE id < ").push_bind(after.to_string());
         sql.push(" ORDER BY id DESC LIMIT 1), 0)");
@@ -179,6 +179,15 @@ pub(super) async fn backlog(connection: &mut PgConnection) -> Result<Backlog, Er
     let parked: i64 = parked.fetch_one(&mut *connection).await.map_err(unavailable)?;
     let callbacks = callbacks::undelivered(connection).await?;
     Ok(Backlog { states, parked: u64::try_from(parked).unwrap_or(0), oldest, callbacks })
+}
+
+pub(super) async fn policy_sets_seen(
+    connection: &mut PgConnection,
+    configuration: &ConfigurationId,
+) -> Result<Vec<String>, Error> {
+    let found = sqlx::query("SELECT seen FROM policy_sets WHERE configuration = $1").bind(configuration.as_str());
+    let found = found.fetch_optional(connection).await.map_err(unavailable)?;
+    Ok(found.map(|row| seen(rows::column(&row, "seen")?)).transpose()?.unwrap_or_default())
 }
 
 pub(super) async fn unanswered(

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     super::{
-        Claim, Claimed, Error, Holder, Intent, Lease, Parking, Settlement, Turn,
+        Claim, Claimed, Error, Holder, Intent, Lease, Parking, PolicySetsSeen, Settlement, Turn,
         ledger::Ledger,
         rows::{OPERATION, announced, count, ended_at, intent, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
@@ -52,6 +52,10 @@ pub(super) async fn apply(
             Verb::ClaimCallbacks(claim) => Ok(Done::Attempts(callbacks::claim(connection, claim).await?)),
             Verb::NoteAttempt(it) => Ok(Done::Noted(callbacks::attempted(connection, ledger, it).await?)),
             Verb::ResendCallback(it) => Ok(Done::Noted(callbacks::resend(connection, ledger, it).await?)),
+            Verb::NotePolicySets(seen) => {
+                note_policy_sets(connection, ledger, seen).await?;
+                Ok(Done::Written)
+            }
             Verb::Record(entries) => {
                 ledger.add_all(entries);
                 Ok(Done::Written)
@@ -87,6 +91,7 @@ fn locks<'a>(verb: &'a Verb, singled: &'a Places) -> Option<(&'a str, Option<i64
         Verb::BeginWrite(holder, ..) | Verb::Settle(holder, _) | Verb::Park(holder, _) => {
             Some((holder.configuration.as_str(), None))
         }
+        Verb::NotePolicySets(seen) => Some((seen.configuration.as_str(), None)),
         Verb::Cancel(_) | Verb::Release(_) | Verb::Answer(_) | Verb::NoteAttempt(_) | Verb::ResendCallback(_) => {
             let place = ends::single(verb).and_then(|operation| singled.get(&operation));
             place.map(|(lane, position)| (lane.as_str(), Some(*position)))
@@ -285,6 +290,25 @@ async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(Operation
     .rows_affected();
     let changed = usize::try_from(changed).unwrap_or(usize::MAX);
     if changed == ended.len() { Ok(()) } else { Err(Failed::Content(holder.wrong(ended.len(), changed))) }
+}
+
+async fn note_policy_sets(
+    connection: &mut PgConnection,
+    ledger: &mut Ledger,
+    seen: &PolicySetsSeen,
+) -> Result<(), Failed> {
+    let PolicySetsSeen { configuration, assignments, loss } = seen;
+    let statement = if assignments.is_empty() {
+        sqlx::query("DELETE FROM policy_sets WHERE configuration = $1").bind(configuration.as_str())
+    } else {
+        let sql = "INSERT INTO policy_sets (configuration, seen) VALUES ($1, $2)
+             ON CONFLICT (configuration) DO UPDATE SET seen = EXCLUDED.seen";
+        let seen = to_json("policy_sets.seen", assignments).map_err(Failed::Content)?;
+        sqlx::query(sql).bind(configuration.as_str()).bind(seen)
+    };
+    statement.execute(connection).await.map_err(failed)?;
+    ledger.add_all(loss.as_slice());
+    Ok(())
 }
 
 async fn park(

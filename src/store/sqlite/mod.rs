@@ -31,8 +31,8 @@ use tokio::sync::Mutex;
 use self::{desk::Desk, indexing::Indexing, mover::Mover, readers::Readers};
 use super::{
     Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due,
-    Error, Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Query, Release,
-    Reply, Run, Sequel, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
+    Error, Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, PolicySetsSeen,
+    Query, Release, Reply, Run, Sequel, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
 };
 use crate::{
     audit::{Entry, Head, Place},
@@ -159,6 +159,15 @@ impl Store for Sqlite {
 
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
         self.readers.read(move |connection| read::sequel(connection, id)).await
+    }
+
+    async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
+        let configuration = configuration.clone();
+        self.readers.read(move |connection| read::policy_sets_seen(connection, &configuration)).await
+    }
+
+    async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error> {
+        self.verbs.note_policy_sets(seen).await
     }
 
     async fn answer(&self, reply: Reply) -> Result<Answered, Error> {

@@ -7,7 +7,7 @@ use super::{
     super::{
         Backlog, Due, Error, Parked, Query, Sequel,
         callbacks::Standing,
-        rows::{self as columns, CALLBACK, count, micros, moment, progress, unreadable, until_state},
+        rows::{self as columns, CALLBACK, count, micros, moment, progress, seen, unreadable, until_state},
         until::REVERSALS_MAX,
     },
     callbacks,
@@ -47,7 +47,7 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
         Some(state) => and(format!("state = {}", search.bind(state.to_owned()))),
         None => {}
     }
-    // One that was removed since leaves its place to the next older; ids are in the order of time.
+    // One that was removed since leaves its place to the next older by its id, which is nearly the order of acceptance.
     let after = after.map(|id| {
         let id = search.bind(id.to_string());
         format!(
@@ -184,6 +184,12 @@ pub(super) fn backlog(connection: &Connection) -> Result<Backlog, Error> {
     )?;
     let parked = u64::try_from(parked.unwrap_or(0)).unwrap_or(0);
     Ok(Backlog { states, parked, oldest, callbacks: callbacks::undelivered(connection)? })
+}
+
+pub(super) fn policy_sets_seen(connection: &Connection, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
+    let sql = "SELECT seen FROM policy_sets WHERE configuration = ?";
+    let seen = one(connection, sql, [configuration.as_str()], |row| seen(text(row, "seen")?))?;
+    Ok(seen.unwrap_or_default())
 }
 
 pub(super) fn unanswered(connection: &Connection, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {

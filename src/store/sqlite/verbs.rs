@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     super::{
-        Claim, Claimed, Error, Holder, Intent, Lease, Parking, Run, Settlement, Turn,
+        Claim, Claimed, Error, Holder, Intent, Lease, Parking, PolicySetsSeen, Run, Settlement, Turn,
         ledger::Ledger,
         room::Room,
         rows::{announced, count, ended_at, intent, micros, to_json, unreadable},
@@ -61,6 +61,10 @@ pub(super) fn apply(
             Verb::ClaimCallbacks(claim) => Ok(Done::Attempts(callbacks::claim(connection, now, claim)?)),
             Verb::NoteAttempt(it) => Ok(Done::Noted(callbacks::attempted(connection, ledger, now, it)?)),
             Verb::ResendCallback(it) => Ok(Done::Noted(callbacks::resend(connection, ledger, it)?)),
+            Verb::NotePolicySets(seen) => {
+                note_policy_sets(connection, ledger, seen)?;
+                Ok(Done::Written)
+            }
             Verb::Record(entries) => {
                 ledger.add_all(entries);
                 Ok(Done::Written)
@@ -210,6 +214,19 @@ fn end_all(connection: &Connection, holder: &Holder, ended: &[(OperationId, Stat
         changed = changed.saturating_add(change(connection, sql, values)?);
     }
     if changed == ended.len() { Ok(()) } else { Err(holder.wrong(ended.len(), changed)) }
+}
+
+fn note_policy_sets(connection: &Connection, ledger: &mut Ledger, seen: &PolicySetsSeen) -> Result<(), Error> {
+    let PolicySetsSeen { configuration, assignments, loss } = seen;
+    if assignments.is_empty() {
+        change(connection, "DELETE FROM policy_sets WHERE configuration = ?", [configuration.as_str()])?;
+    } else {
+        let sql = "INSERT INTO policy_sets (configuration, seen) VALUES (?, ?)
+                   ON CONFLICT (configuration) DO UPDATE SET seen = excluded.seen";
+        change(connection, sql, params![configuration.as_str(), to_json("policy_sets.seen", assignments)?])?;
+    }
+    ledger.add_all(loss.as_slice());
+    Ok(())
 }
 
 fn park(
