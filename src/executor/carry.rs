@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{
     Parts,
     lane::{Held, Lane},
-    outcome::{Effect, End, Ended, Known, Outcome},
+    outcome::{self, Effect, End, Ended, Known, Outcome},
     policy_sets::{self, Loss},
 };
 use crate::{
@@ -75,7 +75,7 @@ impl Lane {
             // Known until another takes its place: should its operations fail, the failure says so.
             held.intent = Some(Intent { noted: true, ..intent.clone() });
         }
-        self.notice_drift(held, &found).await?;
+        self.notice_drift(held, &present).await?;
         let plan = merge(&present, batch.iter().map(|operation| &operation.submission));
         let known = Known { present: &present, earlier: earlier.as_ref() };
         if let Some(outcome) = known.before_all_else(&self.configuration, self.parts.clock.now(), batch, &plan)? {
@@ -120,12 +120,20 @@ impl Lane {
     }
 
     /// Records that somebody else changed the set since it was left. At once, so that no later step can lose it.
-    async fn notice_drift(&self, held: &mut Held, found: &Digest) -> Result<(), Error> {
-        let Some(left) = held.left.replace(found.clone()).filter(|left| left != found) else { return Ok(()) };
+    async fn notice_drift(&self, held: &mut Held, present: &AssignmentSet) -> Result<(), Error> {
+        let found = present.digest();
+        // What seems to have been emptied counts as left so by a change only that stated the whole set and succeeded: should that one
+        // fail, others must not build on it.
+        let vanished = vanished(present, held);
+        let left = if vanished { held.left.clone() } else { held.left.replace(found.clone()) };
+        let Some(left) = left.filter(|left| *left != found) else { return Ok(()) };
+        if vanished && std::mem::replace(&mut held.vanishing_told, true) {
+            return Ok(());
+        }
         telemetry::count_drift();
         tracing::warn!(%left, %found, "somebody else changed the assignments since they were left");
         let configuration = self.configuration.to_string();
-        let event = Event::DriftSeen { configuration, source: None, left, found: found.clone() };
+        let event = Event::DriftSeen { configuration, source: None, left, found };
         let drift = Entry { at: self.parts.clock.now(), trace_id: telemetry::trace_id(), event };
         self.parts.store.record(vec![drift]).await
     }
@@ -154,7 +162,7 @@ impl Lane {
         let (mut failed, mut seen) = (0_u32, None);
         loop {
             let failure = match self.parts.upstream.read_assignments(&self.configuration).await {
-                Ok(present) if vanished(&present, held) && !is_confirmed(batch) => Failure {
+                Ok(present) if vanished(&present.direct, held) && !is_confirmed(batch) => Failure {
                     code: FailureCode::PresentSetVanished,
                     detail: "the assignments read as empty, but were not empty when Postern last saw them; if they \
                              were cleared on purpose, say so by replacing the whole set once"
@@ -288,15 +296,15 @@ fn surprising(present: &Present, held: &Held, seen: &mut Option<Digest>) -> bool
 }
 
 /// Whether the set reads as empty though it was left full, and no announced write of ours explains that.
-fn vanished(present: &Present, held: &Held) -> bool {
+fn vanished(present: &AssignmentSet, held: &Held) -> bool {
     let empty = AssignmentSet::default().digest();
     let explained = held.intent.as_ref().is_some_and(|intent| intent.after == empty);
-    present.direct.is_empty() && !explained && held.left.as_ref().is_some_and(|left| *left != empty)
+    present.is_empty() && !explained && held.left.as_ref().is_some_and(|left| *left != empty)
 }
 
 /// Whether the first operation confirms that the set may be empty.
 fn is_confirmed(batch: &[Operation]) -> bool {
-    batch.first().is_some_and(|operation| operation.submission.states_the_whole_set())
+    batch.first().is_some_and(outcome::takes_any_set)
 }
 
 /// A read that is refused is refused for all: halving the batch would ask the same again and again.

@@ -72,6 +72,8 @@ pub(super) struct Held {
     pub(super) intent: Option<Intent>,
     /// Digest of the set as it was left last.
     pub(super) left: Option<Digest>,
+    /// It is on record that the set reads as empty.
+    pub(super) vanishing_told: bool,
     /// How often the lane was parked before.
     pub(super) attempts: u32,
 }
@@ -119,7 +121,7 @@ impl Lane {
 
     async fn work(&self, turn: Turn) -> Result<After, Error> {
         let Turn { lease, operations, intent, left, attempts } = turn;
-        let held = Held { lease, intent, left, attempts };
+        let held = Held { lease, intent, left, vanishing_told: false, attempts };
         let mut course = Course { held, batches: vec![operations], writes_unknown: 0 };
         while let Some(batch) = course.batches.pop() {
             match self.step(course, batch).await? {
@@ -174,7 +176,7 @@ impl Lane {
         }
         let config::Executor { lease_ttl: ttl, batch_max, .. } = self.parts.settings;
         let at_once = batch_max.div_ceil(PARTS);
-        let (goes_on, left) = (!batches.is_empty(), left.or(held.left));
+        let (goes_on, left, vanishing_told) = (!batches.is_empty(), left.or(held.left), held.vanishing_told);
         let (mut lease, mut written, mut first) = (held.lease, written, Some(held.intent.map(Box::new)));
         let kept = loop {
             let later = done.split_off(done.len().min(at_once));
@@ -195,7 +197,7 @@ impl Lane {
             }
         };
         Ok(kept.map_or(Stepped::Out(After::Again), |lease| {
-            let held = Held { lease, intent: None, left, attempts: 0 };
+            let held = Held { lease, intent: None, left, vanishing_told, attempts: 0 };
             Stepped::On(Box::new(Course { held, batches, writes_unknown: 0 }))
         }))
     }

@@ -130,7 +130,7 @@ impl Outcome {
     pub(super) fn of_failure(mut batch: Vec<Operation>, at: Timestamp, failure: &Failure) -> Result<Self, Error> {
         let mut outcome = Self::default();
         if failure.code == FailureCode::PresentSetVanished {
-            let stated = batch.iter().position(|it| it.submission.states_the_whole_set());
+            let stated = batch.iter().position(takes_any_set);
             outcome.rest = batch.split_off(stated.unwrap_or(batch.len()));
         }
         for operation in batch {
@@ -222,6 +222,12 @@ impl Known<'_> {
     fn is_fulfilled(&self, operation: &Operation) -> bool {
         merge(self.present, [&operation.submission.change]).desired == *self.present
     }
+}
+
+/// Whether an operation states the whole set, and is not bound to one that is full: then it does not matter what it finds.
+pub(super) fn takes_any_set(Operation { submission, .. }: &Operation) -> bool {
+    let empty = || AssignmentSet::default().digest();
+    submission.states_the_whole_set() && submission.only_on.as_ref().is_none_or(|only_on| *only_on == empty())
 }
 
 /// Why an operation fails that is bound to another set, and what is in doubt about it.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
-    domain::{FailureCode, State},
-    store::Parking,
+    domain::{Change, Digest, Failure, FailureCode, State, Wanted},
+    store::{Parking, Part, Settlement, Turn},
 };
 use tokio::sync::Semaphore;
 
@@ -308,4 +308,34 @@ async fn one_drift_is_recorded_once_however_often_the_lane_is_parked() {
     }
     has_succeeded(&world.state(2).await);
     assert_eq!(records_of(&world, "drift-seen").await, 1);
+}
+
+/// The set was left full and reads as empty. What states the whole set confirms that, but it comes to nothing, and must not have confirmed
+/// it for what comes after.
+#[tokio::test(start_paused = true)]
+async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
+    let left = Digest::of(b"full");
+    for only_on in [None, Some(left.clone())] {
+        let mut tenant = Tenant::new();
+        tenant.refused = BTreeSet::from([group(2)]);
+        let world = World::simulated(tenant);
+        world.accept(1, &lane(1)).await;
+        let Turn { lease, operations, .. } = world.taken_by_another(Duration::from_mins(1)).await;
+        let failure = Failure { code: FailureCode::GraphRefused, detail: String::new(), graph: None };
+        let failed = operations[0].state.clone().fail(world.clock.now(), failure).unwrap();
+        let ended = vec![(id(1), failed)];
+        let settlement = Settlement { ended, left: Some(left.clone()), entries: vec![], keep: None, part: Part::Last };
+        world.store.settle(lease, settlement).await.unwrap();
+        let stated = Change::replace(vec![Wanted { target: group(2), filter: None }], 1).unwrap();
+        world.accept_change(2, &lane(1), world.clock.now(), (stated, only_on)).await;
+        world.accept(3, &lane(1)).await;
+        let _running = world.run();
+        for number in [2, 3] {
+            let end = world.end_of(number).await;
+            assert!(matches!(end, State::Failed { .. }), "{number}: {end:?}");
+        }
+        let State::Failed { failure, .. } = world.end_of(3).await else { panic!("it fails") };
+        assert_eq!(failure.code, FailureCode::PresentSetVanished);
+        assert_eq!(world.tenant.written(), 0, "what was left is not written over");
+    }
 }

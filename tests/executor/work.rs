@@ -132,10 +132,21 @@ impl World {
         only_on: Option<Digest>,
     ) {
         let wanted = vec![Wanted { target: group(number), filter: None }];
+        self.accept_change(number, lane, accepted_at, (Change::amend(wanted, vec![], 1).unwrap(), only_on)).await;
+    }
+
+    /// Accepts a change, for one set only, if one is given.
+    pub(crate) async fn accept_change(
+        &self,
+        number: u128,
+        lane: &ConfigurationId,
+        accepted_at: Timestamp,
+        (change, only_on): (Change, Option<Digest>),
+    ) {
         let submission = Submission {
             configuration: lane.clone(),
             configuration_name: "Five devices".to_owned(),
-            change: Change::amend(wanted, vec![], 1).unwrap(),
+            change,
             names: BTreeMap::new(),
             caller: "servicenow".to_owned(),
             ticket: None,
