@@ -15,7 +15,7 @@ use tracing::Instrument;
 use super::{
     Parts,
     carry::Stop,
-    outcome::{Done, Outcome},
+    outcome::{self, Done, Outcome},
 };
 use crate::{
     audit::Entry,
@@ -138,6 +138,9 @@ impl Lane {
             Ok(outcome) => self.settle(course, outcome).await,
             Err(Stop::Store(error)) => Err(error),
             Err(Stop::Park(pause, because)) => self.park(course, batch, pause, because).await,
+            Err(Stop::Fail(failure)) if outcome::waits(&failure, &batch) => {
+                self.park(course, batch, None, failure.detail).await
+            }
             Err(Stop::Fail(failure)) => self.fail(course, batch, &failure).await,
             Err(Stop::Split(failure)) if batch.len() == 1 => self.fail(course, batch, &failure).await,
             Err(Stop::Split(failure)) => {

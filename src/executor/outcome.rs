@@ -126,12 +126,15 @@ impl Outcome {
     }
 
     /// These operations fail. If the set has vanished, those from the first on that states the whole set do not depend on
-    /// it, and are still to do.
+    /// it, and are still to do; if it cannot be read, ends of changes are, since nobody would ask for them again.
     pub(super) fn of_failure(mut batch: Vec<Operation>, at: Timestamp, failure: &Failure) -> Result<Self, Error> {
         let mut outcome = Self::default();
         if failure.code == FailureCode::PresentSetVanished {
             let stated = batch.iter().position(takes_any_set);
             outcome.rest = batch.split_off(stated.unwrap_or(batch.len()));
+        }
+        if failure.code == FailureCode::PresentSetUnreadable {
+            (outcome.rest, batch) = batch.into_iter().partition(|it| it.submission.is_an_end());
         }
         for operation in batch {
             outcome.fail(operation, at, failure)?;
@@ -193,8 +196,11 @@ impl Known<'_> {
         let before = self.carried(&operation);
         match merged {
             Merged::Applied(difference) if difference.is_empty() => match before {
-                Some((difference, earlier)) => End::Well(Ended { operation, difference, earlier: Some(earlier) }),
-                None => End::Well(Ended { operation, difference, earlier: None }),
+                Some((difference, earlier)) if self.is_fulfilled(&operation) => {
+                    End::Well(Ended { operation, difference, earlier: Some(earlier) })
+                }
+                // Another change of the same merge does what it wants.
+                Some(_) | None => End::Well(Ended { operation, difference, earlier: None }),
             },
             Merged::Applied(difference) => End::Well(Ended { operation, difference, earlier: None }),
             Merged::Unmet { found } => match before {
@@ -222,6 +228,11 @@ impl Known<'_> {
     fn is_fulfilled(&self, operation: &Operation) -> bool {
         merge(self.present, [&operation.submission.change]).desired == *self.present
     }
+}
+
+/// Whether these are ends of changes only, and what keeps them from being done may pass: then they wait as long as that takes.
+pub(super) fn waits(failure: &Failure, batch: &[Operation]) -> bool {
+    failure.code == FailureCode::PresentSetUnreadable && batch.iter().all(|it| it.submission.is_an_end())
 }
 
 /// Whether an operation states the whole set, and is not bound to one that is full: then it does not matter what it finds.

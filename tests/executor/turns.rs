@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
-    domain::{Change, Digest, Failure, FailureCode, State, Wanted},
+    domain::{Change, Digest, Failure, FailureCode, Reversal, State, Wanted, reversal::Cause},
     store::{Parking, Part, Settlement, Turn},
 };
 use tokio::sync::Semaphore;
@@ -338,4 +338,26 @@ async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
         assert_eq!(failure.code, FailureCode::PresentSetVanished);
         assert_eq!(world.tenant.written(), 0, "what was left is not written over");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_change_waits_until_the_set_can_be_read_and_other_changes_do_not() {
+    let world = World::simulated(Tenant::new());
+    world.accept(1, &lane(1)).await;
+    let _running = world.run();
+    has_succeeded(&world.end_of(1).await);
+    let done = world.store.operation(id(1)).await.unwrap().unwrap();
+    let end = Change::Revert(Reversal::of(&done, Cause::Until).unwrap());
+    world.tenant.told(&lane(1), Read::Garbled);
+    world.accept_change(2, &lane(1), world.clock.now(), (end, None)).await;
+    world.accept(3, &lane(1)).await;
+    let State::Failed { failure, .. } = world.end_of(3).await else { panic!("the set cannot be read") };
+    assert_eq!(failure.code, FailureCode::PresentSetUnreadable);
+    // Of the simulation's time, in which the lane is tried again and again.
+    world.clock.sleep(Duration::from_mins(5)).await;
+    assert!(!world.state(2).await.has_ended());
+    assert!(world.store.parked(&lane(1)).await.unwrap().is_some());
+    world.tenant.recovers(&lane(1));
+    has_succeeded(&world.end_of(2).await);
+    assert!(world.tenant.set(&lane(1)).is_empty());
 }

@@ -21,6 +21,8 @@ pub(crate) enum Read {
     Unavailable,
     /// For a minute.
     Throttled,
+    /// With what makes no sense.
+    Garbled,
     /// Once; afterwards it answers.
     Panics,
 }
@@ -73,6 +75,11 @@ impl Tenant {
         self.writes.load(Ordering::SeqCst)
     }
 
+    /// Reads are answered again.
+    pub(crate) fn recovers(&self, id: &ConfigurationId) {
+        self.reads.lock().unwrap().remove(id);
+    }
+
     pub(crate) fn told(&self, id: &ConfigurationId, read: Read) {
         self.reads.lock().unwrap().insert(id.clone(), read);
     }
@@ -109,6 +116,7 @@ impl Upstream for Tenant {
         match told {
             None => Ok(Present { direct: self.set(id), from_policy_sets: Vec::new() }),
             Some(Read::Unavailable) => Err(Error::Unavailable("it is down".to_owned())),
+            Some(Read::Garbled) => Err(Error::Unreadable("it makes no sense".to_owned())),
             Some(Read::Throttled) => Err(Error::Throttled { pause: std::time::Duration::from_mins(1) }),
             Some(Read::Panics) => {
                 self.reads.lock().unwrap().remove(id);
