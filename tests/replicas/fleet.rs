@@ -179,6 +179,12 @@ impl Fleet {
         sqlx::query_as("SELECT id, state FROM operations").fetch_all(&mut self.database).await.unwrap()
     }
 
+    /// What is told of operations that ended without success, one text for each.
+    pub(crate) async fn failures(&mut self) -> Vec<String> {
+        let sql = "SELECT id || ' ' || fate FROM operations WHERE state NOT IN ('queued', 'running', 'succeeded')";
+        sqlx::query_scalar(sql).fetch_all(&mut self.database).await.unwrap()
+    }
+
     pub(crate) async fn history(&mut self) -> Vec<Entry> {
         history::read(&mut self.database).await
     }

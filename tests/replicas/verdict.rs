@@ -33,7 +33,8 @@ pub(crate) async fn check(mut fleet: Fleet, start: Vec<(String, BTreeSet<String>
     let ids: BTreeSet<_> = accepted.iter().map(|it| it.operation.clone()).collect();
     assert_eq!(ids.len(), accepted.len(), "each key is one operation");
     assert_eq!(states.iter().map(|(id, _)| id.clone()).collect::<BTreeSet<_>>(), ids, "and there are no others");
-    assert!(states.iter().all(|(_, state)| state == "succeeded"), "{states:?}");
+    let failures = fleet.failures().await;
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
     let wrong: Vec<_> = journal.iter().filter(|call| !call["violation"].is_null()).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     let faults = [history::faults(&lanes), history::late_writes(&lanes, &journal)].concat();
