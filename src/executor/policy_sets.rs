@@ -5,7 +5,10 @@
 //!
 //! It deliberately only compares: what was seen last is the store's, so a restart forgets nothing.
 
-use crate::domain::{Assignment, Digest};
+use crate::{
+    audit::Aim,
+    domain::{Assignment, Digest},
+};
 
 /// That some are gone.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,9 +19,12 @@ pub(super) struct Loss {
     pub(super) found: Digest,
 }
 
-/// A line for each assignment, whatever their order.
+/// A line for each assignment, whatever their order. They are stored, so what they say of an assignment must not change.
 pub(super) fn lines(assignments: &[Assignment]) -> Vec<String> {
-    let line = |assignment: &Assignment| format!("{} {:?}\n", assignment.target, assignment.filter);
+    let line = |assignment: &Assignment| {
+        let Aim { target, filter } = Aim::of(&assignment.target, assignment.filter);
+        format!("{target} {}\n", filter.unwrap_or_default())
+    };
     let mut lines: Vec<_> = assignments.iter().map(line).collect();
     lines.sort_unstable();
     lines
@@ -34,7 +40,16 @@ pub(super) fn loss(before: &[String], now: &[String]) -> Option<Loss> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Target;
+    use crate::domain::{Filter, FilterMode, Target};
+
+    #[test]
+    fn what_is_stored_of_an_assignment_stays_as_it_is() {
+        let id = "00000000-0000-0000-0000-000000000001";
+        let filter = Some(Filter { id: id.parse().unwrap(), mode: FilterMode::Exclude });
+        let of = |filter| Assignment { target: Target::AllUsers, filter, unread: None };
+        assert_eq!(lines(&[of(filter)]), [format!("all users exclude {id}\n")]);
+        assert_eq!(lines(&[of(None)]), ["all users \n"]);
+    }
 
     #[test]
     fn what_is_gone_is_a_loss_and_what_is_added_or_in_another_order_is_none() {
