@@ -174,6 +174,15 @@ impl Fleet {
         sqlx::query_scalar(sql).bind(configuration).fetch_one(&mut self.database).await.unwrap()
     }
 
+    /// Our id of the write that is announced on a lane and is not known to have been answered.
+    pub(crate) async fn announced(&mut self, configuration: &str) -> Option<String> {
+        let sql = "SELECT intent FROM lanes WHERE configuration = $1";
+        let intent: Option<String> =
+            sqlx::query_scalar(sql).bind(configuration).fetch_one(&mut self.database).await.unwrap();
+        let intent: Value = serde_json::from_str(&intent?).unwrap();
+        intent["write"].is_null().then(|| intent["client_request_id"].as_str().unwrap().to_owned())
+    }
+
     /// The states of all operations, by their ids.
     pub(crate) async fn states(&mut self) -> Vec<(String, String)> {
         sqlx::query_as("SELECT id, state FROM operations").fetch_all(&mut self.database).await.unwrap()
