@@ -11,7 +11,7 @@ use postern::{
         Change, ConfigurationId, Difference, Digest, Operation, OperationId, State, Target, Wanted,
         operation::{Ending, Submission},
     },
-    store::{Acceptance, Bounds, Claim, IdempotencyKey, Part, Settlement},
+    store::{Acceptance, Announced, Bounds, Claim, IdempotencyKey, Part, Settlement},
 };
 use uuid::Uuid;
 
@@ -113,7 +113,7 @@ pub(crate) fn settlement(operations: &[Operation]) -> Settlement {
         left: Some(Digest::of(b"left")),
         entries: operations.iter().map(|operation| entry(settled(operation))).collect(),
         keep: None,
-        part: Part::Last,
+        part: Part::Last(Announced::default()),
     }
 }
 

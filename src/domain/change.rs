@@ -241,6 +241,28 @@ impl Difference {
         self.kept.push(Kept { target: target.clone(), because });
     }
 
+    /// What a set still shows of it.
+    #[must_use]
+    pub fn still_in(&self, set: &AssignmentSet) -> Self {
+        let filter_of = |target: &Target| set.of(target).map(|present| present.filter);
+        let mut rest = self.clone();
+        rest.added.retain(|it| filter_of(&it.target) == Some(it.filter));
+        rest.removed.retain(|it| filter_of(&it.target).is_none());
+        rest.changed.retain(|it| filter_of(&it.target) == Some(it.after));
+        rest
+    }
+
+    /// What a change came to that was done twice: what it did the second time counts, and of the first time what it did not do again.
+    #[must_use]
+    pub fn and_then(self, second: Self) -> Self {
+        let again: BTreeSet<_> = second.targets().map(|(target, _)| target.clone()).collect();
+        let mut both = Self { before: self.before, ..second };
+        both.added.extend(self.added.into_iter().filter(|it| !again.contains(&it.target)));
+        both.removed.extend(self.removed.into_iter().filter(|it| !again.contains(&it.target)));
+        both.changed.extend(self.changed.into_iter().filter(|it| !again.contains(&it.target)));
+        both
+    }
+
     /// Whether the change finds everything as it wants it.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()

@@ -233,6 +233,36 @@ proptest! {
         prop_assert_eq!((made(&second).len(), second.merged.len()), (0, rest.len()));
     }
 
+    /// The first may have been lost, or somebody may have touched what it did.
+    #[test]
+    fn what_is_done_twice_came_to_what_the_set_shows_of_the_first_time_and_all_of_the_second(
+        present in set(), change in change(), others in prop::collection::vec(change(), 0..4), was_lost in any::<bool>()
+    ) {
+        let first = merge(&present, [&change]);
+        let found = merge(if was_lost { &present } else { &first.desired }, &others).desired;
+        let second = merge(&found, [&change]);
+        let shown = made(&first)[0].still_in(&found);
+        let both = shown.clone().and_then(made(&second)[0].clone());
+        let named = |difference: &Difference| -> BTreeSet<Target> { difference.targets().map(|(it, _)| it.clone()).collect() };
+        prop_assert_eq!(named(&both), &named(&shown) | &named(made(&second)[0]));
+        for (target, _) in both.targets() {
+            let before = if named(made(&second)[0]).contains(target) { &found } else { &present };
+            let was = before.of(target).map(|it| it.filter);
+            let is = second.desired.of(target).map(|it| it.filter);
+            let told = |from, to| {
+                prop_assert!(from == was && to == is, "{:?} of {:?}: {:?} {:?}", both, target, was, is);
+                Ok(())
+            };
+            if let Some(added) = both.added.iter().find(|it| it.target == *target) { told(None, Some(added.filter))?; }
+            if let Some(removed) = both.removed.iter().find(|it| it.target == *target) { told(Some(removed.filter), None)?; }
+            if let Some(changed) = both.changed.iter().find(|it| it.target == *target) {
+                told(Some(changed.before), Some(changed.after))?;
+            }
+        }
+        let told = [both.added.len(), both.removed.len(), both.changed.len()];
+        prop_assert_eq!(named(&both).len(), told.iter().sum::<usize>());
+    }
+
     #[test]
     fn undoing_restores_a_set_that_nobody_touched(present in set(), change in change()) {
         let done = merge(&present, [&change]);

@@ -6,22 +6,20 @@
 //! It deliberately ends nothing: it says what became of a batch ([`Outcome`]) or why it cannot go on ([`Stop`]), and
 //! [`super::lane`] settles, parks or halves.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Parts,
     lane::{Held, Lane},
-    outcome::{self, Effect, End, Ended, Known, Outcome},
+    outcome::{self, Effect, End, Ended, Outcome},
     policy_sets::{self, Loss},
 };
 use crate::{
     audit::{Entry, Event},
     clock::Backoff,
-    domain::{
-        Assignment, AssignmentSet, Digest, Failure, FailureCode, Merged, Operation, Plan, merge, operation::Write,
-    },
+    domain::{Assignment, AssignmentSet, Digest, Failure, FailureCode, Operation, Plan, merge, operation::Write},
     graph::{self, Clearance, Present, Reason, Receipt},
-    store::{Carried, Error, Intent, PolicySetsSeen},
+    store::{Announced, Carried, Error, Intent, PolicySetsSeen},
     telemetry,
 };
 
@@ -58,50 +56,52 @@ impl From<Error> for Stop {
 impl Lane {
     /// Read, merge, and write if that makes a difference.
     pub(super) async fn apply(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Stop> {
-        if let Some(intent) = held.intent.take_if(|intent| intent.write.is_some()) {
+        if held.announced.is_known() {
             // What is known need not be read back, and a read that lags behind must not undo it.
-            return Ok(self.recovered(held, intent, batch)?);
+            return Ok(self.recovered(held, batch)?);
         }
         let Present { direct: present, from_policy_sets } = self.read(held, batch).await?;
         self.notice_loss(&from_policy_sets).await?;
         let found = present.digest();
-        // One that looks unsent stays: it may still be on its way.
-        let earlier = held.intent.take_if(|intent| intent.before != found);
-        if let Some(intent) = earlier.clone().filter(|intent| intent.after == found) {
-            return Ok(self.recovered(held, intent, batch)?);
-        }
-        if let Some(intent) = &earlier {
-            self.notice_undecided(intent).await?;
-            // Known until another takes its place: should its operations fail, the failure says so.
-            held.intent = Some(Intent { noted: true, ..intent.clone() });
+        match &held.announced.intent {
+            Some(intent) if intent.after == found => return Ok(self.recovered(held, batch)?),
+            Some(intent) if intent.before != found => self.give_up(&mut held.announced).await?,
+            // What looks unsent may still be on its way.
+            Some(_) | None => {}
         }
         self.notice_drift(held, &present).await?;
-        let plan = merge(&present, batch.iter().map(|operation| &operation.submission));
-        let known = Known { present: &present, earlier: earlier.as_ref() };
-        if let Some(outcome) = known.before_all_else(&self.configuration, self.parts.clock.now(), batch, &plan)? {
-            return Ok(outcome);
-        }
+        let Plan { desired, merged } = merge(&present, batch.iter().map(|operation| &operation.submission));
         // What is left waits for the next step: whether it may be done depends on what becomes of these.
-        let (batch, rest) = batch.split_at(plan.merged.len().min(batch.len()));
-        let digests = (found, plan.desired.digest());
-        let write = if plan.desired == present { None } else { Some(self.write(held, batch, &plan, &digests).await?) };
+        let (batch, rest) = batch.split_at(merged.len().min(batch.len()));
+        let merged = batch.iter().cloned().zip(merged);
+        let mut ends: Vec<_> = merged.map(|it| outcome::end_of(it, &present, &held.announced)).collect();
+        let (mut after, mut write) = (desired.digest(), None);
+        if desired != present {
+            match self.write(held, &ends, &desired, (&found, &after)).await {
+                Ok(done) => write = Some(done),
+                // Nobody is refused what is there already.
+                Err(Stop::Fail(failure)) if failure.code == FailureCode::GraphRefused => {
+                    let end = |it| outcome::end_without(&failure, it, &present, &held.announced);
+                    (ends, after) = (batch.iter().map(end).collect(), found.clone());
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
         let effect = Effect {
             configuration: &self.configuration,
             at: self.parts.clock.now(),
-            before: &digests.0,
-            after: &digests.1,
+            before: &found,
+            after: &after,
             write: write.as_ref(),
             known_by: "answered",
         };
-        let ended = batch.iter().cloned().zip(plan.merged).map(|merged| known.end_of(merged));
-        Ok(Outcome { rest: rest.to_vec(), ..Outcome::of_effect(&effect, ended)? })
+        Ok(Outcome { rest: rest.to_vec(), ..Outcome::of_effect(&effect, ends)? })
     }
 
-    /// Records an announced write of which the set that was found does not tell whether it took effect, once.
-    async fn notice_undecided(&self, intent: &Intent) -> Result<(), Error> {
-        if intent.noted {
-            return Ok(());
-        }
+    /// Of an announced write the set that was found does not tell whether it took effect. That is recorded; what it may have done is in
+    /// doubt from now on.
+    async fn give_up(&self, announced: &mut Announced) -> Result<(), Error> {
+        let Some(intent) = &announced.intent else { return Ok(()) };
         tracing::warn!(
             client_request_id = intent.client_request_id,
             "whether an announced write took effect cannot be told"
@@ -116,7 +116,9 @@ impl Lane {
             known_by: "undecided",
         };
         let written = Entry { at: self.parts.clock.now(), trace_id: telemetry::trace_id(), event };
-        self.parts.store.record(vec![written]).await
+        self.parts.store.record(vec![written]).await?;
+        announced.give_up();
+        Ok(())
     }
 
     /// Records that somebody else changed the set since it was left. At once, so that no later step can lose it.
@@ -158,7 +160,7 @@ impl Lane {
 
     /// Reads the present set; one that cannot be built on is read again before it is given up. One that nobody left so is
     /// read again too, until two reads agree: a read that lags behind our last write would undo it.
-    async fn read(&self, held: &Held, batch: &[Operation]) -> Result<Present, Stop> {
+    async fn read(&self, held: &mut Held, batch: &[Operation]) -> Result<Present, Stop> {
         let (mut failed, mut seen) = (0_u32, None);
         loop {
             let failure = match self.parts.upstream.read_assignments(&self.configuration).await {
@@ -180,11 +182,11 @@ impl Lane {
                 Err(graph::Error::Unreadable(why)) => {
                     Failure { code: FailureCode::PresentSetUnreadable, detail: why, graph: None }
                 }
-                Err(error) => return Err(self.without_set(held, unsplit(refused(error))).await),
+                Err(error) => return Err(self.without_set(held, batch, unsplit(refused(error))).await),
             };
             failed = failed.saturating_add(1);
             if failed >= READS_MAX {
-                return Err(self.without_set(held, Stop::Fail(failure)).await);
+                return Err(self.without_set(held, batch, Stop::Fail(failure)).await);
             }
             tracing::warn!(
                 why = failure.detail,
@@ -195,28 +197,38 @@ impl Lane {
         }
     }
 
-    /// What there is to do when the set cannot be read. Failed operations end their lane's announced write with them, so
-    /// it is put on record first.
-    async fn without_set(&self, held: &Held, stop: Stop) -> Stop {
-        let stop = undecided(held, stop);
-        match (&stop, &held.intent) {
-            (Stop::Fail(_), Some(intent)) => self.notice_undecided(intent).await.map_or_else(Stop::Store, |()| stop),
-            _ => stop,
+    /// What there is to do when the set cannot be read. While something may have been done for an operation, it does not fail at once:
+    /// the next read may tell. If that lasts, it fails all the same, since every operation ends; then the announced write is given up.
+    async fn without_set(&self, held: &mut Held, batch: &[Operation], stop: Stop) -> Stop {
+        match stop {
+            Stop::Fail(failure) if failure.code != FailureCode::ConfigurationGone => {
+                let in_doubt = batch.iter().any(|operation| held.announced.may_have_done(operation.id));
+                if in_doubt && held.attempts < UNDECIDED_MAX {
+                    return Stop::Park(None, failure.detail);
+                }
+                let given_up = self.give_up(&mut held.announced).await;
+                given_up.map_or_else(Stop::Store, |()| Stop::Fail(failure))
+            }
+            stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Fail(_) | Stop::Split(_) | Stop::Doubt(_)) => stop,
         }
     }
 
     /// An announced write took effect: the set is as it leaves it, or that was known before. Its operations end now, before anything
     /// else is written, so that no later fault can make them look undone.
-    fn recovered(&self, held: &mut Held, intent: Intent, batch: &[Operation]) -> Result<Outcome, Error> {
-        let known = intent.write.is_some();
-        let intent = held.intent.insert(Intent { write: Some(intent.effect()), ..intent });
-        let difference_of =
-            |operation: &Operation| intent.carried.iter().find(|carried| carried.operation == operation.id);
-        let (done, rest): (Vec<_>, Vec<_>) = batch.iter().cloned().partition(|it| difference_of(it).is_some());
-        let done = done.into_iter().map(|operation| {
-            let difference = difference_of(&operation).map(|carried| carried.difference.clone()).unwrap_or_default();
-            End::Well(Ended { operation, difference, earlier: None })
-        });
+    fn recovered(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Error> {
+        let known = held.announced.is_known();
+        let Some(intent) = &mut held.announced.intent else { return Ok(Outcome::default()) };
+        intent.write = Some(intent.effect());
+        let carried: BTreeMap<_, _> = intent.carried.iter().map(|carried| (carried.operation, carried)).collect();
+        let (mut done, mut rest) = (Vec::new(), Vec::new());
+        for operation in batch.iter().cloned() {
+            if let Some(Carried { difference, done: before, .. }) = carried.get(&operation.id) {
+                let (difference, before) = (difference.clone(), before.clone());
+                done.push(End::Well(Ended { operation, difference, done: before }));
+            } else {
+                rest.push(operation);
+            }
+        }
         let effect = Effect {
             configuration: &self.configuration,
             at: self.parts.clock.now(),
@@ -231,45 +243,50 @@ impl Lane {
         Ok(Outcome { rest, ..outcome })
     }
 
-    /// Announces the write, then sends it; both must fit in the lease.
+    /// Announces the write, then sends it; both must fit in the lease. It stays announced unless it certainly had no effect.
     async fn write(
         &self,
         held: &mut Held,
-        batch: &[Operation],
-        plan: &Plan,
-        digests: &(Digest, Digest),
+        ends: &[End],
+        desired: &AssignmentSet,
+        (before, after): (&Digest, &Digest),
     ) -> Result<Write, Stop> {
         let Parts { store, upstream, clock, settings, .. } = &self.parts;
         let client_request_id = clock.identifier().to_string();
-        let carried = batch.iter().zip(&plan.merged).filter_map(|(operation, merged)| match merged {
-            Merged::Applied(difference) => Some(Carried { operation: operation.id, difference: difference.clone() }),
-            Merged::Unmet { .. } => None,
+        let carried = ends.iter().filter_map(|end| match end {
+            End::Well(Ended { operation, difference, done }) => {
+                Some(Carried { operation: operation.id, difference: difference.clone(), done: done.clone() })
+            }
+            End::Badly(..) => None,
         });
-        let intent = Intent {
-            before: digests.0.clone(),
-            after: digests.1.clone(),
+        let carried: Vec<_> = carried.collect();
+        let merged_with = carried.len().saturating_sub(1);
+        held.announced.give_up();
+        held.announced.intent = Some(Intent {
+            before: before.clone(),
+            after: after.clone(),
             client_request_id: client_request_id.clone(),
-            carried: carried.collect(),
-            noted: false,
+            carried,
             write: None,
-        };
-        let merged_with = intent.carried.len().saturating_sub(1);
-        store.begin_write(&mut held.lease, &intent, settings.lease_ttl).await?;
+        });
+        store.begin_write(&mut held.lease, &held.announced, settings.lease_ttl).await?;
         let margin = SETTLE_MARGIN.min(settings.lease_ttl.mul_f64(0.25));
         let left = held.lease.left(*clock).saturating_sub(margin);
         let clearance = Clearance { client_request_id, until: clock.elapsed().saturating_add(left) };
-        let sent = upstream.replace_assignments(&self.configuration, &plan.desired, &clearance);
+        let sent = upstream.replace_assignments(&self.configuration, desired, &clearance);
         match tokio::time::timeout(left, sent).await {
             Ok(Ok(Receipt { request_id })) => {
                 telemetry::measure_write(merged_with.saturating_add(1));
                 let Clearance { client_request_id, .. } = clearance;
                 let write = Write { merged_with, request_id, client_request_id };
-                held.intent = Some(Intent { write: Some(write.clone()), ..intent });
+                if let Some(intent) = &mut held.announced.intent {
+                    intent.write = Some(write.clone());
+                }
                 Ok(write)
             }
             Ok(Err(error)) => {
-                if matches!(error, graph::Error::Unknown(_)) {
-                    held.intent = Some(intent);
+                if !matches!(error, graph::Error::Unknown(_)) {
+                    held.announced.intent = None;
                 }
                 Err(if let graph::Error::Missing(refusal) = error {
                     // The configuration was there a moment ago, so it is rather something that one of the changes names.
@@ -278,10 +295,7 @@ impl Lane {
                     refused(error)
                 })
             }
-            Err(_elapsed) => {
-                held.intent = Some(intent);
-                Err(Stop::Doubt("no answer while the lease lasted".to_owned()))
-            }
+            Err(_elapsed) => Err(Stop::Doubt("no answer while the lease lasted".to_owned())),
         }
     }
 }
@@ -290,7 +304,8 @@ impl Lane {
 /// this one did not say the same.
 fn surprising(present: &Present, held: &Held, seen: &mut Option<Digest>) -> bool {
     let found = present.direct.digest();
-    let announced = held.intent.as_ref().is_some_and(|intent| [&intent.before, &intent.after].contains(&&found));
+    let announced =
+        held.announced.intent.as_ref().is_some_and(|intent| [&intent.before, &intent.after].contains(&&found));
     let left = held.left.as_ref().is_none_or(|left| *left == found);
     !announced && !left && seen.replace(found.clone()) != Some(found)
 }
@@ -298,7 +313,7 @@ fn surprising(present: &Present, held: &Held, seen: &mut Option<Digest>) -> bool
 /// Whether the set reads as empty though it was left full, and no announced write of ours explains that.
 fn vanished(present: &AssignmentSet, held: &Held) -> bool {
     let empty = AssignmentSet::default().digest();
-    let explained = held.intent.as_ref().is_some_and(|intent| intent.after == empty);
+    let explained = held.announced.intent.as_ref().is_some_and(|intent| intent.after == empty);
     present.is_empty() && !explained && held.left.as_ref().is_some_and(|left| *left != empty)
 }
 
@@ -312,21 +327,6 @@ fn unsplit(stop: Stop) -> Stop {
     match stop {
         Stop::Split(failure) => Stop::Fail(failure),
         stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Fail(_) | Stop::Doubt(_)) => stop,
-    }
-}
-
-/// While a write is announced that may have taken effect, a failed read does not fail its operations at once: they may be
-/// done. If it lasts, they fail all the same, since every operation ends; the failure says what is unknown.
-fn undecided(held: &Held, stop: Stop) -> Stop {
-    match stop {
-        Stop::Fail(failure) if held.intent.is_some() && failure.code != FailureCode::ConfigurationGone => {
-            if held.attempts < UNDECIDED_MAX {
-                return Stop::Park(None, failure.detail);
-            }
-            let detail = format!("{}; a write that was sent before may have taken effect", failure.detail);
-            Stop::Fail(Failure { detail, ..failure })
-        }
-        stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Fail(_) | Stop::Split(_) | Stop::Doubt(_)) => stop,
     }
 }
 

@@ -8,7 +8,7 @@
 //! The race that remains: an administrator can edit between our read and our write, and Graph has no precondition that
 //! would stop us. The window is one call, and a set that we did not leave is recorded as drift at the next turn.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tracing::Instrument;
 
@@ -22,7 +22,7 @@ use crate::{
     clock::{self, Backoff},
     config,
     domain::{ConfigurationId, Digest, Failure, FailureCode, Operation, OperationId, State},
-    store::{Claim, Claimed, Error, Intent, Lease, Parking, Part, Settlement, Turn},
+    store::{Announced, Claim, Claimed, Error, Lease, Parking, Part, Settlement, Turn},
     telemetry,
 };
 
@@ -68,8 +68,8 @@ struct Course {
 /// The lease, and what is known about the set while it lasts.
 pub(super) struct Held {
     pub(super) lease: Lease,
-    /// A write that was announced and is not settled.
-    pub(super) intent: Option<Intent>,
+    /// What was announced and is not settled.
+    pub(super) announced: Announced,
     /// Digest of the set as it was left last.
     pub(super) left: Option<Digest>,
     /// It is on record that the set reads as empty.
@@ -120,8 +120,8 @@ impl Lane {
     }
 
     async fn work(&self, turn: Turn) -> Result<After, Error> {
-        let Turn { lease, operations, intent, left, attempts } = turn;
-        let held = Held { lease, intent, left, vanishing_told: false, attempts };
+        let Turn { lease, operations, announced, left, attempts } = turn;
+        let held = Held { lease, announced, left, vanishing_told: false, attempts };
         let mut course = Course { held, batches: vec![operations], writes_unknown: 0 };
         while let Some(batch) = course.batches.pop() {
             match self.step(course, batch).await? {
@@ -180,14 +180,20 @@ impl Lane {
         let config::Executor { lease_ttl: ttl, batch_max, .. } = self.parts.settings;
         let at_once = batch_max.div_ceil(PARTS);
         let (goes_on, left, vanishing_told) = (!batches.is_empty(), left.or(held.left), held.vanishing_told);
-        let (mut lease, mut written, mut first) = (held.lease, written, Some(held.intent.map(Box::new)));
+        let mut announced = held.announced;
+        if !announced.is_known() {
+            announced.give_up();
+        }
+        let rest = batches.iter().flatten().map(|it| it.id).collect();
+        let announced_still = if goes_on { announced.clone().for_the_rest(&rest) } else { Announced::default() };
+        let (mut lease, mut written, mut first) = (held.lease, written, Some(announced));
         let kept = loop {
             let later = done.split_off(done.len().min(at_once));
             let more = !later.is_empty();
             let (ends, ended, entries) = End::all(done, written.take());
             let keep = (more || goes_on).then_some(ttl);
             let part = match first.take() {
-                _ if !more => Part::Last,
+                _ if !more => Part::Last(announced_still.clone()),
                 Some(announced) => Part::First(announced),
                 None => Part::Further,
             };
@@ -200,7 +206,7 @@ impl Lane {
             }
         };
         Ok(kept.map_or(Stepped::Out(After::Again), |lease| {
-            let held = Held { lease, intent: None, left, vanishing_told, attempts: 0 };
+            let held = Held { lease, announced: announced_still, left, vanishing_told, attempts: 0 };
             Stepped::On(Box::new(Course { held, batches, writes_unknown: 0 }))
         }))
     }
@@ -226,17 +232,19 @@ impl Lane {
         let (late, waiting): (Vec<_>, Vec<_>) = batches.into_iter().flatten().chain(batch).partition(is_late);
         // There may be more behind a whole batch that is given up, but Graph is not called sooner than it asked.
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
-        let failure = deadline_passed(settings.deadline, &because, held.intent.as_ref());
-        let Outcome { done, .. } = Outcome::of_failure(late, now, &failure)?;
+        let failure = deadline_passed(settings.deadline, &because);
+        let Held { lease, mut announced, left, .. } = held;
+        let Outcome { done, .. } = Outcome::of_failure(late, now, &failure, &announced)?;
         let (ends, ended, entries) = End::all(done, None);
-        let Held { lease, intent: announced, left, .. } = held;
+        let waiting: BTreeSet<_> = waiting.iter().map(|it| it.id).collect();
+        announced.doubts.retain(|operation, _| waiting.contains(operation));
         store.park(lease, Parking { pause, because, announced, left, ended, entries }).await?;
         ends.into_iter().for_each(End::tell);
         Ok(Stepped::Out(After::Parked(pause)))
     }
 
     async fn fail(&self, course: Course, batch: Vec<Operation>, failure: &Failure) -> Result<Stepped, Error> {
-        let outcome = Outcome::of_failure(batch, self.parts.clock.now(), failure)?;
+        let outcome = Outcome::of_failure(batch, self.parts.clock.now(), failure, &course.held.announced)?;
         self.settle(course, outcome).await
     }
 }
@@ -271,11 +279,9 @@ impl End {
     }
 }
 
-/// Why operations are given up that Graph has kept waiting. An announced write is one of which it is not known whether it
-/// took effect.
-fn deadline_passed(deadline: Duration, because: &str, announced: Option<&Intent>) -> Failure {
+/// Why operations are given up that Graph has kept waiting.
+fn deadline_passed(deadline: Duration, because: &str) -> Failure {
     let hours = deadline.as_secs_f64() / 3600.0;
-    let doubt = announced.map_or("", |_| "; a write that was sent before may have taken effect");
-    let detail = format!("it could not be applied within {hours:.1} hours: {because}{doubt}");
+    let detail = format!("it could not be applied within {hours:.1} hours: {because}");
     Failure { code: FailureCode::DeadlinePassed, detail, graph: None }
 }

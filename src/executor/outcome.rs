@@ -13,13 +13,13 @@ use crate::{
     audit::{Aim, Entry, Event, Left},
     clock,
     domain::{
-        AssignmentSet, ConfigurationId, Difference, Digest, Failure, FailureCode, Merged, Operation, OperationId, Plan,
+        AssignmentSet, ConfigurationId, Difference, Digest, Failure, FailureCode, Merged, Operation, OperationId,
         State,
         change::{Changed, Kept},
         merge,
         operation::{Ending, Write},
     },
-    store::{Error, Intent},
+    store::{Announced, Doubt, Error},
     telemetry,
 };
 
@@ -65,8 +65,8 @@ pub(super) struct Effect<'a> {
 pub(super) struct Ended {
     pub(super) operation: Operation,
     pub(super) difference: Difference,
-    /// The write that did it, if that was an earlier one than the effect's.
-    pub(super) earlier: Option<Write>,
+    /// What an earlier write than the effect's seems to have done for it.
+    pub(super) done: Option<Doubt>,
 }
 
 /// How an operation ends whose set could be read.
@@ -84,7 +84,7 @@ impl Outcome {
         for end in ends {
             match end {
                 End::Well(ended) => {
-                    if !ended.difference.is_empty() && ended.earlier.is_none() {
+                    if !ended.difference.is_empty() {
                         carried.push(ended.operation.id);
                     }
                     outcome.succeed(effect, ended)?;
@@ -108,7 +108,10 @@ impl Outcome {
     }
 
     fn succeed(&mut self, effect: &Effect<'_>, ended: Ended) -> Result<(), Error> {
-        let Ended { operation, difference, earlier } = ended;
+        let Ended { operation, difference, done } = ended;
+        // An operation that changed nothing was not carried by the write, though it was merged with others.
+        let write = effect.write.filter(|_| !difference.is_empty()).cloned();
+        let (difference, earlier) = Doubt::and_then(done, difference);
         let mut entries = vec![settled(&operation, effect.at, Ok(&difference))];
         entries.extend(reverted(&operation, effect.at, &difference));
         let took = clock::until(operation.submission.accepted_at, effect.at);
@@ -116,8 +119,7 @@ impl Outcome {
             at: effect.at,
             before: effect.before.clone(),
             after: effect.after.clone(),
-            // An operation that changed nothing was not carried by the write, though it was merged with others.
-            write: earlier.or_else(|| effect.write.filter(|_| !difference.is_empty()).cloned()),
+            write: write.or(earlier),
             difference,
         };
         let state = operation.state.succeed(ending).map_err(|error| Error::Unreadable(error.to_string()))?;
@@ -127,7 +129,12 @@ impl Outcome {
 
     /// These operations fail. If the set has vanished, those from the first on that states the whole set do not depend on
     /// it, and are still to do; if it cannot be read, ends of changes are, since nobody would ask for them again.
-    pub(super) fn of_failure(mut batch: Vec<Operation>, at: Timestamp, failure: &Failure) -> Result<Self, Error> {
+    pub(super) fn of_failure(
+        mut batch: Vec<Operation>,
+        at: Timestamp,
+        failure: &Failure,
+        announced: &Announced,
+    ) -> Result<Self, Error> {
         let mut outcome = Self::default();
         if failure.code == FailureCode::PresentSetVanished {
             let stated = batch.iter().position(takes_any_set);
@@ -137,7 +144,8 @@ impl Outcome {
             (outcome.rest, batch) = batch.into_iter().partition(|it| it.submission.is_an_end());
         }
         for operation in batch {
-            outcome.fail(operation, at, failure)?;
+            let failure = in_doubt(failure.clone(), &operation, announced);
+            outcome.fail(operation, at, &failure)?;
         }
         Ok(outcome)
     }
@@ -152,82 +160,52 @@ impl Outcome {
     }
 }
 
-/// What is known when operations end.
-pub(super) struct Known<'a> {
-    /// The set that was read for them.
-    pub(super) present: &'a AssignmentSet,
-    /// An announced write of which that set does not tell whether it took effect.
-    pub(super) earlier: Option<&'a Intent>,
+/// How an operation of a merge ends if the merge takes effect on the set that was found. What an earlier write may have done for it counts
+/// as done, as far as it is there; who did that cannot be told.
+pub(super) fn end_of((operation, merged): (Operation, Merged), present: &AssignmentSet, announced: &Announced) -> End {
+    let doubt = announced.doubts.get(&operation.id);
+    let done = doubt.map(|it| Doubt { difference: it.difference.still_in(present), write: it.write.clone() });
+    let done = done.filter(|doubt| !doubt.difference.is_empty());
+    match merged {
+        Merged::Applied(difference) => End::Well(Ended { operation, difference, done }),
+        // It is not judged by what others have made of the set since.
+        Merged::Unmet { .. } if done.is_some() && is_fulfilled(&operation, present) => {
+            End::Well(Ended { operation, difference: Difference::default(), done })
+        }
+        Merged::Unmet { found } => End::Badly(in_doubt(unmet(&operation, &found), &operation, announced), operation),
+    }
 }
 
-impl Known<'_> {
-    /// Ends those that an undecided write carried and that are for another set, before anything else is written: the
-    /// announcement of that takes the place of the one which tells that they may be done. None if there are none.
-    pub(super) fn before_all_else(
-        &self,
-        configuration: &ConfigurationId,
-        at: Timestamp,
-        batch: &[Operation],
-        plan: &Plan,
-    ) -> Result<Option<Outcome>, Error> {
-        if self.earlier.is_none() {
-            return Ok(None);
+/// How an operation ends of a merge that is refused for all: what is there already is not.
+pub(super) fn end_without(
+    failure: &Failure,
+    operation: &Operation,
+    present: &AssignmentSet,
+    announced: &Announced,
+) -> End {
+    let merged = merge(present, [&operation.submission]).merged.pop();
+    match merged {
+        Some(merged @ Merged::Unmet { .. }) => end_of((operation.clone(), merged), present, announced),
+        Some(Merged::Applied(difference)) if difference.is_empty() => {
+            end_of((operation.clone(), Merged::Applied(difference)), present, announced)
         }
-        let found = self.present.digest();
-        let effect = Effect { configuration, at, before: &found, after: &found, write: None, known_by: "answered" };
-        let (mut ends, mut rest) = (Vec::new(), Vec::new());
-        for (place, operation) in batch.iter().enumerate() {
-            let is_met = matches!(plan.merged.get(place), Some(Merged::Applied(_)));
-            // What the merge did not come to may be for any set.
-            let elsewhere = operation.submission.only_on.as_ref().is_some_and(|only_on| *only_on != found);
-            if is_met || !elsewhere || self.carried(operation).is_none() {
-                rest.push(operation.clone());
-            } else {
-                ends.push(self.end_of((operation.clone(), Merged::Unmet { found: found.clone() })));
-            }
+        Some(Merged::Applied(_)) | None => {
+            End::Badly(in_doubt(failure.clone(), operation, announced), operation.clone())
         }
-        if ends.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Outcome { rest, ..Outcome::of_effect(&effect, ends)? }))
     }
+}
 
-    pub(super) fn end_of(&self, (operation, merged): (Operation, Merged)) -> End {
-        let before = self.carried(&operation);
-        match merged {
-            Merged::Applied(difference) if difference.is_empty() => match before {
-                Some((difference, earlier)) if self.is_fulfilled(&operation) => {
-                    End::Well(Ended { operation, difference, earlier: Some(earlier) })
-                }
-                // Another change of the same merge does what it wants.
-                Some(_) | None => End::Well(Ended { operation, difference, earlier: None }),
-            },
-            Merged::Applied(difference) => End::Well(Ended { operation, difference, earlier: None }),
-            Merged::Unmet { found } => match before {
-                Some((difference, earlier)) if self.is_fulfilled(&operation) => {
-                    End::Well(Ended { operation, difference, earlier: Some(earlier) })
-                }
-                Some(_) => End::Badly(
-                    unmet(&operation, &found, "; a write that was sent before may have taken effect"),
-                    operation,
-                ),
-                None => End::Badly(unmet(&operation, &found, ""), operation),
-            },
-        }
-    }
+fn is_fulfilled(operation: &Operation, present: &AssignmentSet) -> bool {
+    merge(present, [&operation.submission.change]).desired == *present
+}
 
-    /// What the earlier write would have done for an operation. One that finds everything as it wants it is put down to
-    /// that write, whether or not its condition holds on what others have made of the set since. That is likely, not
-    /// proven: somebody else may have done the same. The write's audit record says `undecided`.
-    fn carried(&self, operation: &Operation) -> Option<(Difference, Write)> {
-        let intent = self.earlier?;
-        let carried = intent.carried.iter().find(|carried| carried.operation == operation.id)?;
-        (!carried.difference.is_empty()).then(|| (carried.difference.clone(), intent.effect()))
+/// The failure of an operation. It says so if something may have been done for it all the same.
+fn in_doubt(failure: Failure, operation: &Operation, announced: &Announced) -> Failure {
+    if failure.code == FailureCode::ConfigurationGone || !announced.may_have_done(operation.id) {
+        return failure;
     }
-
-    fn is_fulfilled(&self, operation: &Operation) -> bool {
-        merge(self.present, [&operation.submission.change]).desired == *self.present
-    }
+    let detail = format!("{}; a write that was sent before may have taken effect", failure.detail);
+    Failure { detail, ..failure }
 }
 
 /// Whether these are ends of changes only, and what keeps them from being done may pass: then they wait as long as that takes.
@@ -241,10 +219,10 @@ pub(super) fn takes_any_set(Operation { submission, .. }: &Operation) -> bool {
     submission.states_the_whole_set() && submission.only_on.as_ref().is_none_or(|only_on| *only_on == empty())
 }
 
-/// Why an operation fails that is bound to another set, and what is in doubt about it.
-fn unmet(operation: &Operation, found: &Digest, doubt: &str) -> Failure {
+/// Why an operation fails that is bound to another set.
+fn unmet(operation: &Operation, found: &Digest) -> Failure {
     let only_on = operation.submission.only_on.as_ref().map_or("", Digest::as_str);
-    let detail = format!("the assignments are not those that If-Match names: \"{found}\", not \"{only_on}\"{doubt}");
+    let detail = format!("the assignments are not those that If-Match names: \"{found}\", not \"{only_on}\"");
     Failure { code: FailureCode::PreconditionFailed, detail, graph: None }
 }
 

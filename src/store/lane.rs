@@ -4,7 +4,10 @@
 //!
 //! It deliberately holds no SQL and asks nobody for the time but the clock it is given.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -126,12 +129,78 @@ pub struct Turn {
     pub lease: Lease,
     /// The operations, running, in the order of their acceptance.
     pub operations: Vec<Operation>,
-    /// A write that was announced and never settled: its owner crashed or lost the lane.
-    pub intent: Option<Intent>,
+    /// What was announced and never settled: its owner crashed, lost the lane, or parked it.
+    pub announced: Announced,
     /// Digest of the set as the last settled turn left it.
     pub left: Option<Digest>,
     /// How often the lane was parked since then.
     pub attempts: u32,
+}
+
+/// What was announced on a lane and is not settled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// The last write.
+    pub intent: Option<Intent>,
+    /// What writes that cannot be told of any more may have done for operations that have not ended. An operation that finds all as it
+    /// wants it is put down to that. That is likely, not proven: somebody else may have done the same. The audit records of such writes
+    /// say `undecided`, or there is none, as another took the place of one that looked unsent.
+    pub doubts: BTreeMap<OperationId, Doubt>,
+}
+
+impl Announced {
+    /// Whether the last write is known to have taken effect.
+    pub fn is_known(&self) -> bool {
+        self.intent.as_ref().is_some_and(|intent| intent.write.is_some())
+    }
+
+    /// Whether something may have been done for an operation, of which that is not known.
+    pub fn may_have_done(&self, operation: OperationId) -> bool {
+        let carries =
+            |intent: &Intent| intent.carried.iter().any(|it| it.operation == operation && !it.difference.is_empty());
+        self.doubts.contains_key(&operation) || self.intent.as_ref().is_some_and(carries)
+    }
+
+    /// What the last write did is put to the doubts, as far as it did something.
+    pub fn give_up(&mut self) {
+        let Some(intent) = self.intent.take() else { return };
+        let effect = intent.effect();
+        for Carried { operation, difference, done } in intent.carried {
+            if !difference.is_empty() {
+                self.doubts.insert(
+                    operation,
+                    Doubt { difference: Doubt::and_then(done, difference).0, write: effect.clone() },
+                );
+            }
+        }
+    }
+
+    /// What is left of it when all have ended but these.
+    #[must_use]
+    pub fn for_the_rest(mut self, rest: &BTreeSet<OperationId>) -> Self {
+        self.give_up();
+        self.doubts.retain(|operation, _| rest.contains(operation));
+        self
+    }
+}
+
+/// What a write may have done for one operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// What it changed.
+    pub difference: Difference,
+    /// The write.
+    pub write: Write,
+}
+
+impl Doubt {
+    /// What an operation came to: what seems to have been done for it, with the write that did that, and what is done now.
+    pub fn and_then(done: Option<Self>, now: Difference) -> (Difference, Option<Write>) {
+        match done {
+            Some(Self { difference, write }) => (difference.and_then(now), Some(write)),
+            None => (now, None),
+        }
+    }
 }
 
 /// A write that is about to be sent.
@@ -145,9 +214,6 @@ pub struct Intent {
     pub client_request_id: String,
     /// What it does for each operation it carries.
     pub carried: Vec<Carried>,
-    /// Whether it is on record as undecided.
-    #[serde(default)]
-    pub noted: bool,
     /// What became of it, once it is known that it took effect: some of what it carries has been settled by that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write: Option<Write>,
@@ -161,13 +227,16 @@ impl Intent {
     }
 }
 
-/// What an announced write does for one operation.
+/// What is done for one operation when an announced write takes effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
     /// Which.
     pub operation: OperationId,
     /// What it changes.
     pub difference: Difference,
+    /// What an earlier write seems to have done for it: the set showed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<Doubt>,
 }
 
 /// The end of operations.
@@ -185,15 +254,26 @@ pub struct Settlement {
     pub part: Part,
 }
 
-/// Where a settlement stands among those by which a turn stores what it knows. A lane is kept until the last.
+/// Where a settlement stands among those by which a turn stores what it knows, and what is announced from then on, for whoever has to go
+/// on from there. A lane is kept until the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The first of several. For whoever has to go on from there: the announced write as it is known by now, if there is one.
-    First(Option<Box<Intent>>),
-    /// Neither the first nor the last.
+    /// The first of several. What is announced is as it is known by now.
+    First(Announced),
+    /// Neither the first nor the last. What is announced stays.
     Further,
-    /// The last, or the only one. Nothing is announced any more.
-    Last,
+    /// The last, or the only one. What may have been done for others is announced still.
+    Last(Announced),
+}
+
+impl Part {
+    /// What is announced from then on; none if that stays as it is.
+    pub fn announced(&self) -> Option<&Announced> {
+        match self {
+            Self::First(announced) | Self::Last(announced) => Some(announced),
+            Self::Further => None,
+        }
+    }
 }
 
 /// A pause for a lane that cannot go on.
@@ -203,8 +283,8 @@ pub struct Parking {
     pub pause: Duration,
     /// Why, in one sentence.
     pub because: String,
-    /// The announced write that may have taken effect; any other is announced no longer.
-    pub announced: Option<Intent>,
+    /// What may have taken effect; nothing else is announced any longer.
+    pub announced: Announced,
     /// Digest of the set as it was found; none if nothing is known that was not known before.
     pub left: Option<Digest>,
     /// Operations that have waited long enough, and the states in which they end.

@@ -31,7 +31,7 @@ use jiff::Timestamp;
 
 use self::lane::Holder;
 pub use self::{
-    lane::{Carried, Claim, Claimed, Intent, Lease, Parking, Part, PolicySetsSeen, Settlement, Turn},
+    lane::{Announced, Carried, Claim, Claimed, Doubt, Intent, Lease, Parking, Part, PolicySetsSeen, Settlement, Turn},
     notices::Notices,
     postgres::Postgres,
     sqlite::Sqlite,
@@ -319,7 +319,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Announces a write, so that a successor can tell whether it took effect, and makes the lease last for
     /// `ttl` from now.
-    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error>;
+    async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error>;
 
     /// Ends operations; the lane becomes free unless the settlement keeps it.
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error>;

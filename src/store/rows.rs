@@ -2,10 +2,12 @@
 //!
 //! It deliberately knows no database: each kind of store reads its own rows and hands over what stood in them.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Error, Intent, Part, callbacks::Standing};
+use super::{Announced, Error, callbacks::Standing};
 use crate::domain::{
     CallbackState, Operation, State,
     callback::Progress,
@@ -24,18 +26,27 @@ pub(super) fn operation(id: &str, submission: &str, fate: &str) -> Result<Operat
     })
 }
 
-/// The write that was announced on a lane.
-pub(super) fn intent(json: Option<&str>) -> Result<Option<Intent>, Error> {
-    json.map(|json| from_json("lanes.intent", json)).transpose()
+/// What was announced on a lane, from the texts of its two columns.
+pub(super) fn announced(intent: Option<&str>, doubts: Option<&str>) -> Result<Announced, Error> {
+    Ok(Announced {
+        intent: intent.map(|json| from_json("lanes.intent", json)).transpose()?,
+        doubts: doubts.map_or_else(|| Ok(BTreeMap::new()), |json| from_json("lanes.doubts", json))?,
+    })
 }
 
-/// Whether the announced write of a lane stays with a part of a settlement, and what stands there otherwise.
-pub(super) fn announced(part: &Part) -> Result<(bool, Option<String>), Error> {
-    Ok(match part {
-        Part::First(intent) => (false, intent.as_ref().map(|intent| to_json("lanes.intent", intent)).transpose()?),
-        Part::Further => (true, None),
-        Part::Last => (false, None),
-    })
+/// The texts of the two columns of what was announced on a lane.
+#[derive(Debug, Default)]
+pub(super) struct Announcement {
+    pub(super) intent: Option<String>,
+    pub(super) doubts: Option<String>,
+}
+
+impl Announcement {
+    pub(super) fn of(Announced { intent, doubts }: &Announced) -> Result<Self, Error> {
+        let intent = intent.as_ref().map(|intent| to_json("lanes.intent", intent)).transpose()?;
+        let doubts = (!doubts.is_empty()).then(|| to_json("lanes.doubts", doubts)).transpose()?;
+        Ok(Self { intent, doubts })
+    }
 }
 
 /// What was seen to come from policy sets.

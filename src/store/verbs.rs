@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::{
-    Acceptance, Accepted, Answered, Cancellation, Cancelled, Claim, Claimed, Error, Following, Forgetting, Holder,
-    Intent, Lease, Notices, Parking, PolicySetsSeen, Release, Reply, Settlement, callbacks, writer::Writer,
+    Acceptance, Accepted, Announced, Answered, Cancellation, Cancelled, Claim, Claimed, Error, Following, Forgetting,
+    Holder, Lease, Notices, Parking, PolicySetsSeen, Release, Reply, Settlement, callbacks, writer::Writer,
 };
 use crate::{audit::Entry, clock::Clock};
 
@@ -27,7 +27,7 @@ pub(super) enum Verb {
     Record(Vec<Entry>),
     /// Until when its lease lasts at least, by our clock.
     Claim(Claim, Duration),
-    BeginWrite(Holder, Intent, Duration),
+    BeginWrite(Holder, Announced, Duration),
     Settle(Holder, Settlement),
     Park(Holder, Parking),
     Forget(Forgetting),
@@ -157,9 +157,14 @@ impl Verbs {
         Ok(claimed)
     }
 
-    pub(super) async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
+    pub(super) async fn begin_write(
+        &self,
+        lease: &mut Lease,
+        announced: &Announced,
+        ttl: Duration,
+    ) -> Result<(), Error> {
         let until = self.until(ttl);
-        self.writer.run(Verb::BeginWrite(lease.holder(), intent.clone(), ttl)).await?;
+        self.writer.run(Verb::BeginWrite(lease.holder(), announced.clone(), ttl)).await?;
         lease.until = until;
         Ok(())
     }

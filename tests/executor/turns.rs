@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
     domain::{Change, Digest, Failure, FailureCode, Reversal, State, Wanted, reversal::Cause},
-    store::{Parking, Part, Settlement, Turn},
+    store::{Announced, Parking, Part, Settlement, Turn},
 };
 use tokio::sync::Semaphore;
 
@@ -60,7 +60,7 @@ fn unfinished() -> Parking {
     Parking {
         pause: Duration::ZERO,
         because: "stopped".to_owned(),
-        announced: None,
+        announced: Announced::default(),
         left: None,
         ended: vec![],
         entries: vec![],
@@ -324,7 +324,13 @@ async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
         let failure = Failure { code: FailureCode::GraphRefused, detail: String::new(), graph: None };
         let failed = operations[0].state.clone().fail(world.clock.now(), failure).unwrap();
         let ended = vec![(id(1), failed)];
-        let settlement = Settlement { ended, left: Some(left.clone()), entries: vec![], keep: None, part: Part::Last };
+        let settlement = Settlement {
+            ended,
+            left: Some(left.clone()),
+            entries: vec![],
+            keep: None,
+            part: Part::Last(Announced::default()),
+        };
         world.store.settle(lease, settlement).await.unwrap();
         let stated = Change::replace(vec![Wanted { target: group(2), filter: None }], 1).unwrap();
         world.accept_change(2, &lane(1), world.clock.now(), (stated, only_on)).await;
@@ -360,4 +366,19 @@ async fn the_end_of_a_change_waits_until_the_set_can_be_read_and_other_changes_d
     world.tenant.recovers(&lane(1));
     has_succeeded(&world.end_of(2).await);
     assert!(world.tenant.set(&lane(1)).is_empty());
+}
+
+/// Graph forbids what the first of two changes wants; the second finds its group there.
+#[tokio::test(start_paused = true)]
+async fn what_is_there_already_is_not_forbidden() {
+    let mut tenant = Tenant::new();
+    tenant.forbidden = BTreeSet::from([group(1)]);
+    let world = World::simulated(tenant);
+    world.tenant.edited(&lane(1), group(2));
+    world.accept(1, &lane(1)).await;
+    world.accept(2, &lane(1)).await;
+    let _running = world.run();
+    let State::Failed { failure, .. } = world.end_of(1).await else { panic!("it is forbidden") };
+    assert_eq!(failure.code, FailureCode::GraphRefused);
+    has_succeeded(&world.end_of(2).await);
 }

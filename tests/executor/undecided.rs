@@ -1,10 +1,12 @@
 //! Writes of which nobody knows whether they took effect.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
-    domain::{AssignmentSet, Change, Difference, Digest, Failure, FailureCode, State, Wanted, operation::Ending},
-    store::{Carried, Intent, Parking, Part, Settlement, Turn},
+    domain::{
+        AssignmentSet, Change, Difference, Digest, Failure, FailureCode, State, Target, Wanted, operation::Ending,
+    },
+    store::{Announced, Carried, Intent, Parking, Part, Settlement, Turn},
 };
 use serde_json::Value;
 
@@ -27,27 +29,21 @@ async fn announced(world: &World, attempts: u32) -> Intent {
         left: Some(digest("full")),
         entries: Vec::new(),
         keep: None,
-        part: Part::Last,
+        part: Part::Last(Announced::default()),
     };
     world.store.settle(lease, settlement).await.unwrap();
     world.accept(2, &lane(1)).await;
-    let carried = vec![Carried { operation: id(2), difference: Difference::default() }];
+    let carried = vec![Carried { operation: id(2), difference: adding(&[2]), done: None }];
     let client_request_id = "call-1".to_owned();
-    let intent = Intent {
-        before: digest("full"),
-        after: digest("fuller"),
-        client_request_id,
-        carried,
-        noted: false,
-        write: None,
-    };
+    let intent = Intent { before: digest("full"), after: digest("fuller"), client_request_id, carried, write: None };
     for _ in 0..attempts {
         let Turn { mut lease, .. } = world.taken_by_another(Duration::from_mins(1)).await;
-        world.store.begin_write(&mut lease, &intent, Duration::from_mins(1)).await.unwrap();
+        let announced = Announced { intent: Some(intent.clone()), ..Announced::default() };
+        world.store.begin_write(&mut lease, &announced, Duration::from_mins(1)).await.unwrap();
         let parking = Parking {
             pause: Duration::ZERO,
             because: "no answer".to_owned(),
-            announced: Some(intent.clone()),
+            announced,
             left: None,
             ended: vec![],
             entries: vec![],
@@ -86,11 +82,14 @@ async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_r
     world.accept(1, &lane(1)).await;
     world.accept(2, &lane(1)).await;
     let Turn { mut lease, operations, .. } = world.taken_by_another(Duration::from_mins(1)).await;
-    let carried = operations.iter().map(|it| Carried { operation: it.id, difference: Difference::default() }).collect();
+    let carried = operations
+        .iter()
+        .map(|it| Carried { operation: it.id, difference: Difference::default(), done: None })
+        .collect();
     let client_request_id = "call-1".to_owned();
-    let intent =
-        Intent { before: before.clone(), after: after.clone(), client_request_id, carried, noted: false, write: None };
-    world.store.begin_write(&mut lease, &intent, Duration::from_mins(1)).await.unwrap();
+    let intent = Intent { before: before.clone(), after: after.clone(), client_request_id, carried, write: None };
+    let announced = Announced { intent: Some(intent.clone()), ..Announced::default() };
+    world.store.begin_write(&mut lease, &announced, Duration::from_mins(1)).await.unwrap();
     let known = Intent { write: Some(intent.effect()), ..intent };
     let at = world.clock.now();
     let ending = Ending {
@@ -105,7 +104,7 @@ async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_r
         left: Some(after.clone()),
         entries: Vec::new(),
         keep: Some(Duration::from_secs(5)),
-        part: Part::First(Some(Box::new(known))),
+        part: Part::First(Announced { intent: Some(known), ..announced }),
     };
     drop(world.store.settle(lease, settlement).await.unwrap());
     let _running = world.run();
@@ -115,29 +114,38 @@ async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_r
     assert_eq!((world.tenant.written(), written(&world).await), (0, vec![]));
 }
 
-/// A write that was to add group 3 for this operation was announced and lost, and the set is neither the one before nor the one after.
-async fn undecided(world: &World, carried: u128) {
+/// A write that was to do these for operations was announced and lost, and the set is neither the one before nor the one after.
+async fn undecided(world: &World, carried: &[(u128, Difference)]) {
     let Turn { mut lease, .. } = world.taken_by_another(Duration::from_mins(1)).await;
-    let wanted = Wanted { target: group(3), filter: None };
-    let difference = Difference { added: vec![wanted], after: 1, ..Difference::default() };
+    let carried = carried.iter().map(|(number, difference)| Carried {
+        operation: id(*number),
+        difference: difference.clone(),
+        done: None,
+    });
     let intent = Intent {
         before: Digest::of(b"full"),
         after: Digest::of(b"fuller"),
         client_request_id: "call-1".to_owned(),
-        carried: vec![Carried { operation: id(carried), difference }],
-        noted: false,
+        carried: carried.collect(),
         write: None,
     };
-    world.store.begin_write(&mut lease, &intent, Duration::from_mins(1)).await.unwrap();
+    let announced = Announced { intent: Some(intent), ..Announced::default() };
+    world.store.begin_write(&mut lease, &announced, Duration::from_mins(1)).await.unwrap();
     let parking = Parking {
         pause: Duration::ZERO,
         because: "no answer".to_owned(),
-        announced: Some(intent),
+        announced,
         left: None,
         ended: vec![],
         entries: vec![],
     };
     world.store.park(lease, parking).await.unwrap();
+}
+
+/// What adding these groups comes to.
+fn adding(groups: &[u128]) -> Difference {
+    let added: Vec<_> = groups.iter().map(|number| Wanted { target: group(*number), filter: None }).collect();
+    Difference { after: added.len(), added, ..Difference::default() }
 }
 
 /// Of three changes the third was carried by a write of which nobody knows what became. The second is for another set, which what the
@@ -148,7 +156,7 @@ async fn a_change_that_is_for_any_set_does_not_fail_for_one_that_is_not() {
     world.accept(1, &lane(1)).await;
     world.accept_on(2, &lane(1), world.clock.now(), Some(Digest::of(b"another"))).await;
     world.accept(3, &lane(1)).await;
-    undecided(&world, 3).await;
+    undecided(&world, &[(3, adding(&[3]))]).await;
     let _running = world.run();
     let State::Failed { failure, .. } = world.end_of(2).await else { panic!("it is for another set") };
     assert_eq!(failure.code, FailureCode::PreconditionFailed);
@@ -167,10 +175,81 @@ async fn what_another_change_does_now_is_not_put_down_to_a_lost_write() {
         let change = Change::amend(vec![Wanted { target: group(3), filter: None }], vec![], 1).unwrap();
         world.accept_change(number, &lane(1), world.clock.now(), (change, None)).await;
     }
-    undecided(&world, 2).await;
+    undecided(&world, &[(2, adding(&[3]))]).await;
     let _running = world.run();
     for (number, added) in [(1, 1), (2, 0)] {
         let State::Succeeded(success) = world.end_of(number).await else { panic!("{number} succeeds") };
         assert_eq!(success.difference.added.len(), added, "{number}: {success:?}");
     }
+}
+
+/// The groups that an operation has added.
+async fn added(world: &World, number: u128) -> BTreeSet<Target> {
+    let State::Succeeded(success) = world.end_of(number).await else { panic!("{number} succeeds") };
+    success.difference.added.into_iter().map(|it| it.target).collect()
+}
+
+/// A lost write carried the second and the third of three changes, and took effect. The first is refused by Graph, so they end later than
+/// it does.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_write_did_is_known_after_others_have_ended() {
+    let mut tenant = Tenant::new();
+    tenant.refused = BTreeSet::from([group(1)]);
+    let world = World::simulated(tenant);
+    for number in [1, 2, 3] {
+        world.accept(number, &lane(1)).await;
+    }
+    for number in [2, 3, 9] {
+        world.tenant.edited(&lane(1), group(number));
+    }
+    undecided(&world, &[(2, adding(&[2])), (3, adding(&[3]))]).await;
+    let _running = world.run();
+    for number in [2, 3] {
+        assert_eq!(added(&world, number).await, BTreeSet::from([group(number)]));
+    }
+    assert_eq!(world.tenant.written(), 0);
+}
+
+/// A lost write added two groups; somebody has taken one out again.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_write_did_counts_beside_what_is_done_again() {
+    let world = World::simulated(Tenant::new());
+    let wanted = [3, 4].map(|number| Wanted { target: group(number), filter: None });
+    let change = Change::amend(wanted.to_vec(), vec![], 2).unwrap();
+    world.accept_change(1, &lane(1), world.clock.now(), (change, None)).await;
+    world.tenant.edited(&lane(1), group(3));
+    undecided(&world, &[(1, adding(&[3, 4]))]).await;
+    let _running = world.run();
+    assert_eq!(added(&world, 1).await, BTreeSet::from([group(3), group(4)]));
+    let State::Succeeded(success) = world.state(1).await else { panic!("it has succeeded") };
+    assert_ne!(success.write.unwrap().client_request_id, "call-1", "it was written again");
+}
+
+/// A lost write carried the first of two changes, and took effect. The write of the second is lost as well.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_write_did_is_known_after_another_was_lost() {
+    let world = World::simulated(Tenant::new());
+    world.accept(1, &lane(1)).await;
+    world.accept(2, &lane(1)).await;
+    world.tenant.edited(&lane(1), group(1));
+    undecided(&world, &[(1, adding(&[1]))]).await;
+    world.tenant.lost.store(1, Ordering::SeqCst);
+    let _running = world.run();
+    for number in [1, 2] {
+        assert_eq!(added(&world, number).await, BTreeSet::from([group(number)]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_refused_after_its_write_was_lost_says_what_is_in_doubt() {
+    let mut tenant = Tenant::new();
+    tenant.refused = BTreeSet::from([group(1)]);
+    let world = World::simulated(tenant);
+    world.accept(1, &lane(1)).await;
+    world.accept(2, &lane(1)).await;
+    undecided(&world, &[(1, adding(&[1]))]).await;
+    let _running = world.run();
+    let State::Failed { failure, .. } = world.end_of(1).await else { panic!("it is refused") };
+    assert!(failure.detail.ends_with("; a write that was sent before may have taken effect"), "{failure:?}");
+    assert_eq!(added(&world, 2).await, BTreeSet::from([group(2)]));
 }

@@ -35,6 +35,10 @@ pub(crate) struct Tenant {
     pub(crate) refused: BTreeSet<Target>,
     /// Groups that are not there, so that no write may have them in it.
     pub(crate) missing: BTreeSet<Target>,
+    /// Groups that the gateway may not put anywhere.
+    pub(crate) forbidden: BTreeSet<Target>,
+    /// So many writes come to nothing before any is taken, and nobody is told.
+    pub(crate) lost: AtomicUsize,
     /// So many writes are throttled before any is taken.
     pub(crate) throttled: AtomicUsize,
     /// Writes need one each.
@@ -51,6 +55,8 @@ impl Tenant {
             reads: Mutex::default(),
             refused: BTreeSet::new(),
             missing: BTreeSet::new(),
+            forbidden: BTreeSet::new(),
+            lost: AtomicUsize::new(0),
             throttled: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             writes: AtomicUsize::new(0),
@@ -141,9 +147,16 @@ impl Upstream for Tenant {
             self.throttled.fetch_sub(1, Ordering::SeqCst);
             return Err(Error::Throttled { pause: std::time::Duration::from_mins(1) });
         }
+        if self.lost.load(Ordering::SeqCst) > 0 {
+            self.lost.fetch_sub(1, Ordering::SeqCst);
+            return Err(Error::Unknown("no answer".to_owned()));
+        }
         let has = |targets: &BTreeSet<Target>| set.iter().any(|assignment| targets.contains(&assignment.target));
         if has(&self.refused) {
             return Err(Error::Refused(Refusal { status: 400, ..Refusal::default() }));
+        }
+        if has(&self.forbidden) {
+            return Err(Error::Forbidden(Refusal { status: 403, ..Refusal::default() }));
         }
         if has(&self.missing) {
             return Err(Error::Missing(Refusal { status: 404, ..Refusal::default() }));

@@ -9,8 +9,8 @@ use postern::{
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Operation, OperationId},
     graph::{self, AssignmentFilter, Clearance, Group, Present, Receipt, Upstream},
     store::{
-        Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due, Error,
-        Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
+        Acceptance, Accepted, Announced, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due,
+        Error, Filed, Following, Forgetting, IdempotencyKey, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
         Release, Reply, Sequel, Settlement, Store, callbacks,
     },
 };
@@ -114,8 +114,8 @@ impl Store for Kept {
         self.through(Call::Claim, self.store.claim(claim)).await
     }
 
-    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
-        self.through(Call::BeginWrite, self.store.begin_write(lease, intent, ttl)).await
+    async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error> {
+        self.through(Call::BeginWrite, self.store.begin_write(lease, announced, ttl)).await
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {

@@ -9,8 +9,8 @@ use postern::{
     clock::Clock,
     domain::{ConfigurationId, Operation, OperationId},
     store::{
-        Acceptance, Accepted, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due, Error,
-        Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
+        Acceptance, Accepted, Announced, Answered, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due,
+        Error, Filed, Following, Forgetting, IdempotencyKey, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
         Release, Reply, Sequel, Settlement, Store, callbacks,
     },
 };
@@ -206,15 +206,16 @@ impl Store for Desk {
         Ok(claimed)
     }
 
-    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
+    async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error> {
         let asked = self.clock.elapsed();
         let (lane, held) = (lease.configuration().clone(), (lease.owner().to_owned(), lease.fencing()));
         let seen = |begun: &Result<(), Error>| {
+            let Some(intent) = &announced.intent else { return Err(format!("nothing is announced on {lane}")) };
             self.world.tell(format_args!("{}: announces {}: {begun:?}", held.0, intent.client_request_id));
             let now = self.world.now();
             if begun.is_ok() { self.ledger().announced(&lane, &held, intent, (now, now + ttl)) } else { Ok(()) }
         };
-        self.verb("begin write", self.model.begin_write(lease, intent, ttl), seen).await?;
+        self.verb("begin write", self.model.begin_write(lease, announced, ttl), seen).await?;
         lease.extend(asked + ttl);
         Ok(())
     }

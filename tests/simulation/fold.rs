@@ -77,3 +77,18 @@ pub(crate) fn is_between(before: &Held, after: &Held, told: &Difference) -> bool
         && only(before, after) == sorted(&removed)
         && before.iter().filter_map(changed).collect::<Vec<_>>() == found
 }
+
+/// Whether all of one difference stands in another.
+pub(crate) fn is_part(part: &Difference, whole: &Difference) -> bool {
+    part.added.iter().all(|it| whole.added.contains(it))
+        && part.removed.iter().all(|it| whole.removed.contains(it))
+        && part.changed.iter().all(|it| whole.changed.contains(it))
+}
+
+/// A difference in pieces, one for each target.
+pub(crate) fn parts(whole: &Difference) -> Vec<Difference> {
+    let added = whole.added.iter().map(|it| Difference { added: vec![it.clone()], ..Difference::default() });
+    let removed = whole.removed.iter().map(|it| Difference { removed: vec![it.clone()], ..Difference::default() });
+    let changed = whole.changed.iter().map(|it| Difference { changed: vec![it.clone()], ..Difference::default() });
+    added.chain(removed).chain(changed).collect()
+}

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern::{
     audit::Verifier,
-    domain::{AssignmentSet, ConfigurationId, FailureCode, OperationId, Reversal, State, operation::UntilState},
+    domain::{
+        AssignmentSet, ConfigurationId, FailureCode, OperationId, Reversal, State,
+        operation::{Success, UntilState},
+    },
     store::Store,
 };
 use serde_json::Value;
@@ -193,7 +196,7 @@ impl<'a> History<'a> {
         match self.ledger.ended.get(&id) {
             Some(State::Succeeded(success)) => {
                 world.count("succeeded");
-                let Some(write) = &success.write else { return Ok(()) };
+                let Some(write) = &success.write else { return self.unnoticed(id, success, &writes) };
                 let did = writes.iter().any(|(_, landed)| landed.client_request_id == write.client_request_id);
                 let undecided =
                     self.trail.written.get(&write.client_request_id).is_some_and(|it| it.contains("undecided"));
@@ -222,6 +225,21 @@ impl<'a> History<'a> {
                 Err(format!("{id} has not ended: {other:?}"))
             }
         }
+    }
+
+    /// What ends as if nothing had been done for it, none of its writes has done, as far as the set showed that it ended on.
+    fn unnoticed(&self, id: OperationId, success: &Success, writes: &[(usize, &Landed)]) -> Verdict {
+        for (number, landed) in writes {
+            let carried = self.announced(landed).intent.carried.iter().find(|it| it.operation == id);
+            let shown = |version: &&Version| {
+                let is_it = version.set.digest() == success.before;
+                is_it && carried.is_some_and(|it| !it.difference.still_in(&version.set).is_empty())
+            };
+            let seen = self.versions[*number..].iter().find(shown);
+            let race = landed.is_late() || landed.stale || self.was_hidden(landed);
+            must!(race || seen.is_none(), "{id} ends as if it had not been written: {landed:?}, {seen:?}")?;
+        }
+        Ok(())
     }
 
     /// What has an end is undone by then, by whoever it was, or there was nothing to undo.

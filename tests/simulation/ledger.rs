@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use postern::{
     domain::{
-        AssignmentSet, Change, ConfigurationId, Digest, FailureCode, Operation, OperationId, State, Target,
+        AssignmentSet, Change, ConfigurationId, Difference, Digest, FailureCode, Operation, OperationId, State, Target,
         operation::{Submission, UntilState},
         reversal::Cause,
     },
@@ -246,10 +246,14 @@ impl Ledger {
         let mut held = fold::held(&read.set);
         let start = held.clone();
         let mut before = None;
-        for Carried { operation, difference } in &intent.carried {
+        for Carried { operation, difference, done } in &intent.carried {
             let asked = &self.accepted[operation];
             must!(before < Some(asked.place), "{id} carries {operation} out of order")?;
             before = Some(asked.place);
+            // What was done before is not judged again, and stands beside the others only.
+            if done.is_some() && difference.is_empty() && !asked.may_meet(&held) {
+                continue;
+            }
             let earlier = held.clone();
             must!(asked.may_meet(&held), "{id} carries {operation}, which is for another set than {held:?}")?;
             fold::apply(&mut held, &asked.change);
@@ -301,7 +305,7 @@ impl Ledger {
             self.unmet(*id, state, by, read.as_ref())?;
         }
         self.lane(lane).settling.extend(settlement.ended.clone());
-        if settlement.part != Part::Last {
+        if !matches!(settlement.part, Part::Last(_)) {
             return Ok(());
         }
         let whole = std::mem::take(&mut self.lane(lane).settling);
@@ -338,13 +342,16 @@ impl Ledger {
         )
     }
 
-    /// What an operation tells of a write must be what was announced for it.
+    /// What an operation tells of a write must be what was announced for it, and besides what writes before that were announced to do.
     fn put_down(&self, id: OperationId, state: &State) -> Verdict {
         let State::Succeeded(success) = state else { return Ok(()) };
         let Some(write) = &success.write else { return Ok(()) };
         let told = self.announced.get(&write.client_request_id).map(|it| carried_by(&it.intent, id));
-        let same = told.flatten().is_some_and(|told| told.difference == success.difference);
-        must!(same && !success.difference.is_empty(), "{id} is put down to another write: {success:?}")
+        let same = told.flatten().is_some_and(|told| fold::is_part(&told.difference, &success.difference));
+        let announced: Vec<_> = self.announced.values().filter_map(|it| carried_by(&it.intent, id)).collect();
+        let told = |part: &Difference| announced.iter().any(|it| fold::is_part(part, &it.difference));
+        let all = fold::parts(&success.difference).iter().all(told);
+        must!(same && all && !success.difference.is_empty(), "{id} is put down to another write: {success:?}")
     }
 
     /// Operations that end after a read and no write: the read must show that nothing was to be written.
@@ -374,8 +381,9 @@ impl Ledger {
         for (id, state) in ended {
             let State::Succeeded(success) = state else { continue };
             let intents = self.announced.values().map(|it| &it.intent).filter(|it| it.after == success.after);
-            let told =
-                intents.filter_map(|intent| carried_by(intent, *id)).any(|it| it.difference == success.difference);
+            let told = intents
+                .filter_map(|intent| carried_by(intent, *id))
+                .any(|it| fold::is_part(&it.difference, &success.difference));
             must!(told || success.write.is_some(), "{id} ends, and nobody looked: {success:?}")?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use postern::{
 use sqlx::Connection;
 
 use crate::fixture::{
-    Fixture, Kind, accept, acceptance, at, claim, intent, is_about, lane, minutes, operation, state, trail, turn,
+    Fixture, Kind, accept, acceptance, announced, at, claim, is_about, lane, minutes, operation, state, trail, turn,
 };
 
 /// Ends the connection that announces a write, in its commit and before that takes effect.
@@ -28,12 +28,12 @@ async fn a_commit_without_records_that_did_not_take_place_is_not_taken_for_done(
     let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
     let mut connection = fixture.connection().await;
     sqlx::raw_sql(DIES).execute(&mut connection).await.unwrap();
-    let announced = store.begin_write(&mut held.lease, &intent(&held.operations), minutes(100)).await;
-    assert!(matches!(announced, Err(Error::Unavailable(_))), "{announced:?}");
+    let told = store.begin_write(&mut held.lease, &announced(&held.operations), minutes(100)).await;
+    assert!(matches!(told, Err(Error::Unavailable(_))), "{told:?}");
     assert!(is_about(held.lease.left(fixture.clock), minutes(10)), "a lease that nobody extended");
     sqlx::raw_sql("DROP TRIGGER die ON lanes").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
-    store.begin_write(&mut held.lease, &intent(&held.operations), minutes(100)).await.unwrap();
+    store.begin_write(&mut held.lease, &announced(&held.operations), minutes(100)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

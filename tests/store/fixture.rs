@@ -15,8 +15,8 @@ use postern::{
         operation::{Ending, Submission},
     },
     store::{
-        Acceptance, Accepted, Bounds, Cancellation, Carried, Claim, Error, IdempotencyKey, Intent, Lease, Parking,
-        Part, Query, Reply, Run, Settlement, Store, Turn,
+        Acceptance, Accepted, Announced, Bounds, Cancellation, Carried, Claim, Doubt, Error, IdempotencyKey, Intent,
+        Lease, Parking, Part, Query, Reply, Run, Settlement, Store, Turn,
     },
 };
 use serde_json::Value;
@@ -324,7 +324,7 @@ pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
         left: Some(digest("left")),
         entries: operations.iter().map(entry).collect(),
         keep: None,
-        part: Part::Last,
+        part: Part::Last(Announced::default()),
     }
 }
 
@@ -332,16 +332,19 @@ pub(crate) async fn settle(store: &dyn Store, lease: Lease, operations: &[Operat
     assert!(store.settle(lease, settlement(operations, 5)).await.unwrap().is_none());
 }
 
-pub(crate) fn intent(operations: &[Operation]) -> Intent {
-    let carried = |it: &Operation| Carried { operation: it.id, difference: Difference::default() };
-    Intent {
+/// A write that carries these, and what an earlier one may have done for each.
+pub(crate) fn announced(operations: &[Operation]) -> Announced {
+    let carried = |it: &Operation| Carried { operation: it.id, difference: Difference::default(), done: None };
+    let intent = Intent {
         before: digest("before"),
         after: digest("after"),
         client_request_id: "call-1".to_owned(),
         carried: operations.iter().map(carried).collect(),
-        noted: false,
         write: None,
-    }
+    };
+    let doubt = Doubt { difference: Difference::default(), write: intent.effect() };
+    let doubts = operations.iter().map(|it| (it.id, doubt.clone())).collect();
+    Announced { intent: Some(intent), doubts }
 }
 
 /// The whole trail, every record of it verified.
@@ -379,7 +382,7 @@ pub(crate) fn parking(number: u64) -> Parking {
     Parking {
         pause: minutes(number),
         because: "Graph is throttling".to_owned(),
-        announced: None,
+        announced: Announced::default(),
         left: None,
         ended: vec![],
         entries: vec![],

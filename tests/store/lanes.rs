@@ -3,12 +3,12 @@
 use postern::{
     clock,
     domain::State,
-    store::{Claim, Parking},
+    store::{Announced, Claim, Parking},
 };
 
 use crate::fixture::{
-    accept, at, claim, digest, each, id, ids, intent, is_about, lane, minutes, operation, parking, records_of, settle,
-    settlement, state, turn,
+    accept, announced, at, claim, digest, each, id, ids, is_about, lane, minutes, operation, parking, records_of,
+    settle, settlement, state, turn,
 };
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_claim_marks_operations_running_and_gives_them_in_the_order_of_their_a
         // What the lane believes is never longer than what the store grants.
         let left = turn.lease.left(fixture.clock);
         assert!(is_about(left, minutes(10)) && left <= minutes(10), "{left:?}");
-        assert_eq!((turn.intent, turn.left, turn.attempts), (None, None, 0));
+        assert_eq!((turn.announced, turn.left, turn.attempts), (Announced::default(), None, 0));
         for operation in turn.operations {
             assert_eq!(operation.state, State::Running { started_at: at(1) });
             assert_eq!(store.operation(operation.id).await.unwrap(), Some(operation));
@@ -171,12 +171,12 @@ async fn a_settled_turn_forgets_attempts_and_the_announced_write_and_leaves_its_
         store.park(first.lease, parking(20)).await.unwrap();
         fixture.pass(20).await;
         let mut second = turn(&*store, claim(&lane(1), "a", 20)).await;
-        store.begin_write(&mut second.lease, &intent(&second.operations), minutes(20)).await.unwrap();
+        store.begin_write(&mut second.lease, &announced(&second.operations), minutes(20)).await.unwrap();
         settle(&*store, second.lease, &second.operations).await;
         accept(&*store, &lane(1), [2]).await;
         assert_eq!(store.backlog().await.unwrap().parked, 0);
         let third = turn(&*store, claim(&lane(1), "a", 21)).await;
-        assert_eq!((third.attempts, third.intent, third.left), (0, None, Some(digest("left"))));
+        assert_eq!((third.attempts, third.announced, third.left), (0, Announced::default(), Some(digest("left"))));
         // A turn that does not know what it leaves keeps what was known.
         let unknown = postern::store::Settlement { left: None, ..settlement(&third.operations, 22) };
         store.settle(third.lease, unknown).await.unwrap();
@@ -192,11 +192,11 @@ async fn parking_ends_what_has_waited_long_enough_and_keeps_the_rest_and_the_ann
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1, 2]).await;
         let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
-        let announced = intent(&held.operations);
-        store.begin_write(&mut held.lease, &announced, minutes(60)).await.unwrap();
+        let told = announced(&held.operations);
+        store.begin_write(&mut held.lease, &told, minutes(60)).await.unwrap();
         let ending = settlement(&held.operations[..1], 4);
         let mut noticed = store.notices().end_of(id(1));
-        let (doubtful, left) = (Some(announced.clone()), Some(digest("found")));
+        let (doubtful, left) = (told.clone(), Some(digest("found")));
         let ended = (ending.ended, ending.entries);
         let lasting = Parking { announced: doubtful, left, ended: ended.0, entries: ended.1, ..parking(30) };
         store.park(held.lease, lasting).await.unwrap();
@@ -205,7 +205,7 @@ async fn parking_ends_what_has_waited_long_enough_and_keeps_the_rest_and_the_ann
         assert_eq!(records_of(&*store, "settled").await.len(), 1);
         fixture.pass(30).await;
         let next = turn(&*store, claim(&lane(1), "b", 31)).await;
-        assert_eq!((ids(&next.operations), next.intent, next.attempts), (vec![id(2)], Some(announced), 1));
+        assert_eq!((ids(&next.operations), next.announced, next.attempts), (vec![id(2)], told, 1));
         assert_eq!(next.left, Some(digest("found")));
         // An end that cannot be written undoes the parking too.
         let ended = settlement(&held.operations[..1], 32).ended;
@@ -214,11 +214,11 @@ async fn parking_ends_what_has_waited_long_enough_and_keeps_the_rest_and_the_ann
         // A write that certainly had no effect is no longer announced; what was known of the set still is.
         fixture.pass(10).await;
         let third = turn(&*store, claim(&lane(1), "c", 41)).await;
-        assert!(third.intent.is_some());
+        assert!(third.announced.intent.is_some());
         store.park(third.lease, parking(30)).await.unwrap();
         fixture.pass(30).await;
         let fourth = turn(&*store, claim(&lane(1), "c", 71)).await;
-        assert_eq!((fourth.intent, fourth.left), (None, Some(digest("found"))));
+        assert_eq!((fourth.announced, fourth.left), (Announced::default(), Some(digest("found"))));
     })
     .await;
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use postern::{
     domain::Operation,
-    store::{Error, Lease, Parked, Store},
+    store::{Announced, Error, Lease, Parked, Store},
 };
 use serde_json::Value;
 
 use crate::fixture::{
-    Fixture, accept, all, claim, each, ids, intent, is_about, lane, minutes, parking, settlement, trail, turn,
+    Fixture, accept, all, announced, claim, each, ids, is_about, lane, minutes, parking, settlement, trail, turn,
 };
 
 /// Everything that a verb could have changed.
@@ -37,14 +37,14 @@ async fn whoever_lost_a_lane_cannot_announce_a_write() {
     each(async |fixture| {
         let (store, mut lost, held) = taken_over(&fixture).await;
         let before = picture(&*store).await;
-        is_lost(&store.begin_write(&mut lost, &intent(&before.0), minutes(100)).await);
+        is_lost(&store.begin_write(&mut lost, &announced(&before.0), minutes(100)).await);
         assert!(lost.left(fixture.clock) <= minutes(10));
         assert_eq!(picture(&*store).await, before);
         drop(held);
         fixture.pass(10).await;
         // Neither the intent nor the longer lease was taken.
         let next = turn(&*store, claim(&lane(1), "c", 20)).await;
-        assert_eq!(next.intent, None);
+        assert_eq!(next.announced, Announced::default());
     })
     .await;
 }
@@ -100,13 +100,13 @@ async fn announcing_a_write_extends_the_lease() {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1]).await;
         let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
-        store.begin_write(&mut held.lease, &intent(&held.operations), minutes(100)).await.unwrap();
+        store.begin_write(&mut held.lease, &announced(&held.operations), minutes(100)).await.unwrap();
         assert!(is_about(held.lease.left(fixture.clock), minutes(100)));
         fixture.pass(99).await;
         assert!(store.claim(claim(&lane(1), "b", 99)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 100)).await;
-        assert_eq!(next.intent, Some(intent(&held.operations)));
+        assert_eq!(next.announced, announced(&held.operations));
         assert_eq!(ids(&next.operations), ids(&held.operations));
     })
     .await;

@@ -14,8 +14,8 @@ use sqlx::Connection;
 use crate::{
     cancelling,
     fixture::{
-        Fixture, Kind, accept, acceptance, all, cancellation, claim, id, ids, intent, keyed, lane, minutes, operation,
-        settlement, state, trail, turn,
+        Fixture, Kind, accept, acceptance, all, announced, cancellation, claim, id, ids, keyed, lane, minutes,
+        operation, settlement, state, trail, turn,
     },
     server,
 };
@@ -49,11 +49,11 @@ async fn a_lane_belongs_to_one_replica_until_its_lease_ends() {
     fixture.pass(9).await;
     assert!(matches!(b.claim(claim(&lane(1), "b", 0)).await.unwrap(), Claimed::Held));
     assert!(b.open_lanes(10).await.unwrap().is_empty());
-    a.begin_write(&mut lost.lease, &intent(&lost.operations), minutes(30)).await.unwrap();
+    a.begin_write(&mut lost.lease, &announced(&lost.operations), minutes(30)).await.unwrap();
     fixture.pass(30).await;
     let held = turn(&*b, claim(&lane(1), "b", 0)).await;
-    assert_eq!((held.intent, ids(&held.operations)), (Some(intent(&lost.operations)), vec![id(1), id(2)]));
-    let refused = a.begin_write(&mut lost.lease, &intent(&lost.operations), minutes(30)).await;
+    assert_eq!((held.announced, ids(&held.operations)), (announced(&lost.operations), vec![id(1), id(2)]));
+    let refused = a.begin_write(&mut lost.lease, &announced(&lost.operations), minutes(30)).await;
     assert!(matches!(refused, Err(Error::LeaseLost(_))), "{refused:?}");
     let refused = a.settle(lost.lease, settlement(&lost.operations, 1)).await;
     assert!(matches!(refused, Err(Error::LeaseLost(_))), "{refused:?}");

@@ -9,7 +9,7 @@ use postern::{
 use proptest::prelude::*;
 
 use crate::fixture::{
-    Fixture, KINDS, Kind, acceptance, all, awaiting, cancellation, claim, id, ids, intent, lane, minutes, operation,
+    Fixture, KINDS, Kind, acceptance, all, announced, awaiting, cancellation, claim, id, ids, lane, minutes, operation,
     parking, records_of, reply, settlement, trail,
 };
 
@@ -159,7 +159,7 @@ impl World {
         let expected: Vec<_> = model.pending.iter().copied().take(batch_max).collect();
         assert_eq!(ids(&turn.operations), expected);
         assert!(turn.operations.iter().all(|operation| matches!(operation.state, State::Running { .. })));
-        assert_eq!((turn.intent.is_some(), turn.attempts), (model.announced, model.attempts));
+        assert_eq!((turn.announced.intent.is_some(), turn.attempts), (model.announced, model.attempts));
         model.begun.extend(expected);
         model.granted += 1;
         model.leased_until = Some(now + 10);
@@ -220,8 +220,8 @@ impl World {
     async fn announce(&mut self, at_turn: prop::sample::Index) {
         let Some((mut believed, worth)) = self.take(at_turn) else { return };
         let until = self.now + 20;
-        let announced = intent(&believed.turn.operations);
-        let outcome = self.store.begin_write(&mut believed.turn.lease, &announced, minutes(20)).await;
+        let told = announced(&believed.turn.operations);
+        let outcome = self.store.begin_write(&mut believed.turn.lease, &told, minutes(20)).await;
         check(&outcome, worth);
         if worth == Worth::Good {
             let lane = self.lane(believed.lane);
@@ -233,7 +233,7 @@ impl World {
 
     async fn settle(&mut self, at_turn: prop::sample::Index, ends_max: usize) {
         let Some((Believed { turn, lane, grant }, worth)) = self.take(at_turn) else { return };
-        let Turn { lease, mut operations, intent, left, attempts } = turn;
+        let Turn { lease, mut operations, announced, left, attempts } = turn;
         let done: Vec<_> = operations.drain(..operations.len().min(ends_max)).collect();
         let kept_until = (!operations.is_empty()).then_some(self.now + 10);
         let settlement = Settlement { keep: kept_until.map(|_| minutes(10)), ..settlement(&done, self.now) };
@@ -248,7 +248,7 @@ impl World {
         let lease: Option<Lease> = outcome.unwrap();
         assert_eq!(lease.is_some(), kept_until.is_some());
         if let Some(lease) = lease {
-            let turn = Turn { lease, operations, intent, left, attempts };
+            let turn = Turn { lease, operations, announced, left, attempts };
             self.believed.push(Believed { turn, lane, grant });
         }
     }

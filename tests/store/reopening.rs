@@ -2,11 +2,11 @@
 
 use postern::{
     audit::{Actor, Entry, Event},
-    store::{Accepted, Settlement},
+    store::{Accepted, Announced, Settlement},
 };
 
 use crate::fixture::{
-    accept, at, claim, digest, each, id, ids, intent, keyed, lane, minutes, operation, parking, settlement, trail,
+    accept, announced, at, claim, digest, each, id, ids, keyed, lane, minutes, operation, parking, settlement, trail,
     turn, used,
 };
 
@@ -16,15 +16,15 @@ async fn an_announced_write_comes_back_with_the_next_claim_after_reopening() {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1, 2]).await;
         let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
-        let announced = intent(&held.operations);
-        store.begin_write(&mut held.lease, &announced, minutes(60)).await.unwrap();
+        let told = announced(&held.operations);
+        store.begin_write(&mut held.lease, &told, minutes(60)).await.unwrap();
         let store = fixture.reopen(store).await;
         // Graph may still be carrying that write out, though its owner is gone.
         fixture.pass(59).await;
         assert!(store.claim(claim(&lane(1), "b", 1)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 1)).await;
-        assert_eq!((next.intent, ids(&next.operations)), (Some(announced), vec![id(1), id(2)]));
+        assert_eq!((next.announced, ids(&next.operations)), (told, vec![id(1), id(2)]));
     })
     .await;
 }
@@ -47,7 +47,7 @@ async fn the_digest_left_and_the_attempts_survive_reopening() {
         assert!(store.claim(claim(&lane(1), "b", 29)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 30)).await;
-        assert_eq!((next.left, next.attempts, next.intent), (Some(digest("left")), 1, None));
+        assert_eq!((next.left, next.attempts, next.announced), (Some(digest("left")), 1, Announced::default()));
         assert_eq!(ids(&next.operations), [id(2)]);
     })
     .await;

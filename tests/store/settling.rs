@@ -1,10 +1,10 @@
 //! Ending operations.
 
 use futures_util::future::join_all;
-use postern::store::{Error, Intent, Part, PolicySetsSeen, Settlement};
+use postern::store::{Announced, Error, Intent, Part, PolicySetsSeen, Settlement};
 
 use crate::fixture::{
-    accept, acceptance, all, cancellation, claim, each, id, ids, intent, is_about, lane, minutes, operation,
+    accept, acceptance, all, announced, cancellation, claim, each, id, ids, is_about, lane, minutes, operation,
     records_of, settlement, state, succeeded, trail, turn,
 };
 
@@ -36,7 +36,7 @@ async fn a_settlement_may_keep_the_lane_for_more_of_the_turn() {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1, 2]).await;
         let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
-        store.begin_write(&mut held.lease, &intent(&held.operations), minutes(20)).await.unwrap();
+        store.begin_write(&mut held.lease, &announced(&held.operations), minutes(20)).await.unwrap();
         let (first, second) = held.operations.split_at(1);
         let keeping = Settlement { keep: Some(minutes(50)), ..settlement(first, 4) };
         let kept = store.settle(held.lease, keeping).await.unwrap().unwrap();
@@ -83,23 +83,23 @@ async fn a_write_stays_announced_as_it_is_known_until_the_last_part_of_its_settl
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1, 2, 3]).await;
         let mut held = turn(&*store, claim(&lane(1), "a", 0)).await;
-        let announced = intent(&held.operations);
-        store.begin_write(&mut held.lease, &announced, minutes(20)).await.unwrap();
+        let told = announced(&held.operations);
+        store.begin_write(&mut held.lease, &told, minutes(20)).await.unwrap();
         let (first, second) = held.operations.split_at(1);
         let (second, third) = second.split_at(1);
-        let known = Intent { write: Some(announced.effect()), ..announced };
-        let part = Part::First(Some(Box::new(known.clone())));
-        let part = Settlement { keep: Some(minutes(50)), part, ..settlement(first, 4) };
+        let intent = told.intent.unwrap();
+        let known = Announced { intent: Some(Intent { write: Some(intent.effect()), ..intent }), ..told };
+        let part = Settlement { keep: Some(minutes(50)), part: Part::First(known.clone()), ..settlement(first, 4) };
         let kept = store.settle(held.lease, part).await.unwrap().unwrap();
         let further = Settlement { keep: Some(minutes(50)), part: Part::Further, ..settlement(second, 5) };
         drop(store.settle(kept, further).await.unwrap().unwrap());
         // Its owner is gone before the last part.
         fixture.pass(51).await;
         let next = turn(&*store, claim(&lane(1), "b", 51)).await;
-        assert_eq!((ids(&next.operations), next.intent), (ids(third), Some(known)));
+        assert_eq!((ids(&next.operations), next.announced), (ids(third), known));
         assert!(store.settle(next.lease, settlement(third, 52)).await.unwrap().is_none());
         accept(&*store, &lane(1), [4]).await;
-        assert_eq!(turn(&*store, claim(&lane(1), "c", 53)).await.intent, None);
+        assert_eq!(turn(&*store, claim(&lane(1), "c", 53)).await.announced, Announced::default());
     })
     .await;
 }

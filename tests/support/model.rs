@@ -26,8 +26,8 @@ use postern::{
         operation::UntilState,
     },
     store::{
-        Acceptance, Accepted, Answered, AuditQuery, Backlog, Bounds, Cancellation, Cancelled, Claim, Claimed, Due,
-        Error, Filed, Following, Forgetting, Full, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, Part,
+        Acceptance, Accepted, Announced, Answered, AuditQuery, Backlog, Bounds, Cancellation, Cancelled, Claim,
+        Claimed, Due, Error, Filed, Following, Forgetting, Full, IdempotencyKey, Lease, Notices, Parked, Parking,
         PolicySetsSeen, Query, Release, Reply, Run, Sequel, Settlement, Store, Turn,
         callbacks::{self, Destinations, Next},
     },
@@ -96,7 +96,7 @@ struct Lane {
     leased_until: Option<Duration>,
     parked_until: Option<Duration>,
     parked_because: Option<String>,
-    intent: Option<Intent>,
+    announced: Announced,
     left: Option<Digest>,
     attempts: u32,
 }
@@ -534,7 +534,7 @@ impl Store for Model {
         (lane.owner, lane.fencing) = (Some(claim.owner.clone()), lane.fencing + 1);
         (lane.leased_until, lane.parked_until) = (Some(now + claim.ttl), None);
         let lease = Lease::granted(&claim, lane.fencing, until);
-        let (intent, left, attempts) = (lane.intent.clone(), lane.left.clone(), lane.attempts);
+        let (announced, left, attempts) = (lane.announced.clone(), lane.left.clone(), lane.attempts);
         let event = Event::Started {
             configuration: claim.configuration.to_string(),
             operations: ids.clone(),
@@ -546,15 +546,15 @@ impl Store for Model {
             operation.state = operation.state.clone().start(claim.at).unwrap();
             operations.push(operation.clone());
         }
-        Ok(Claimed::Turn(Box::new(Turn { lease, operations, intent, left, attempts })))
+        Ok(Claimed::Turn(Box::new(Turn { lease, operations, announced, left, attempts })))
     }
 
-    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
+    async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error> {
         let until = self.clock.elapsed() + ttl;
         let mut tables = self.database.lock();
         let now = self.database.now();
         let lane = tables.held(lease)?;
-        (lane.intent, lane.leased_until) = (Some(intent.clone()), Some(now + ttl));
+        (lane.announced, lane.leased_until) = (announced.clone(), Some(now + ttl));
         lease.extend(until);
         Ok(())
     }
@@ -567,10 +567,8 @@ impl Store for Model {
         tables.end(lease.configuration(), &ended)?;
         let lane = tables.held(&lease)?;
         (lane.attempts, lane.parked_because) = (0, None);
-        match part {
-            Part::First(intent) => lane.intent = intent.map(|intent| *intent),
-            Part::Further => {}
-            Part::Last => lane.intent = None,
+        if let Some(announced) = part.announced() {
+            lane.announced = announced.clone();
         }
         lane.left = left.or_else(|| lane.left.clone());
         lane.leased_until = keep.map(|ttl| now + ttl);
@@ -591,7 +589,7 @@ impl Store for Model {
         let lane = tables.held(&lease)?;
         (lane.owner, lane.leased_until) = (None, None);
         (lane.parked_until, lane.parked_because) = (Some(now + pause), Some(because));
-        (lane.intent, lane.left) = (announced, left.or_else(|| lane.left.take()));
+        (lane.announced, lane.left) = (announced, left.or_else(|| lane.left.take()));
         lane.attempts += 1;
         tables.record(&self.chain, &entries);
         Ok(())

@@ -30,9 +30,9 @@ use tokio::{sync::Mutex, task::JoinHandle};
 
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
-    Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due,
-    Error, Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, PolicySetsSeen,
-    Query, Release, Reply, Run, Sequel, Settlement, Store,
+    Acceptance, Accepted, Announced, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed,
+    Due, Error, Filed, Following, Forgetting, IdempotencyKey, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
+    Release, Reply, Run, Sequel, Settlement, Store,
     verbs::Verbs,
     writer::{Failed, Writer},
 };
@@ -208,8 +208,8 @@ impl Store for Postgres {
         self.verbs.claim(claim).await
     }
 
-    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
-        self.verbs.begin_write(lease, intent, ttl).await
+    async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error> {
+        self.verbs.begin_write(lease, announced, ttl).await
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {

@@ -11,9 +11,9 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     super::{
-        Claim, Claimed, Error, Holder, Intent, Lease, Parking, PolicySetsSeen, Settlement, Turn,
+        Announced, Claim, Claimed, Error, Holder, Lease, Parking, PolicySetsSeen, Settlement, Turn,
         ledger::Ledger,
-        rows::{OPERATION, announced, count, ended_at, intent, to_json, unreadable},
+        rows::{Announcement, OPERATION, announced, count, ended_at, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
         writer::Failed,
     },
@@ -61,7 +61,7 @@ pub(super) async fn apply(
                 Ok(Done::Written)
             }
             Verb::Claim(wanted, until) => Ok(Done::Claimed(claim(connection, ledger, wanted, *until).await?)),
-            Verb::BeginWrite(holder, intent, ttl) => begin_write(connection, holder, intent, *ttl).await?,
+            Verb::BeginWrite(holder, announced, ttl) => begin_write(connection, holder, announced, *ttl).await?,
             Verb::Settle(holder, settlement) => settle(connection, ledger, holder, settlement).await?,
             Verb::Park(holder, parking) => park(connection, ledger, holder, parking).await?,
             Verb::Forget(forgetting) => Ok(Done::Forgotten(ends::forget(connection, forgetting).await?)),
@@ -140,7 +140,7 @@ async fn claim(
              lease_until = clock_timestamp() + $3 * INTERVAL '1 microsecond'
          WHERE (lanes.lease_until IS NULL OR lanes.lease_until <= clock_timestamp())
            AND (lanes.not_before IS NULL OR lanes.not_before <= clock_timestamp())
-         RETURNING fencing, intent, left_digest, attempts",
+         RETURNING fencing, intent, doubts, left_digest, attempts",
     )
     .bind(claim.configuration.as_str())
     .bind(&claim.owner)
@@ -184,7 +184,7 @@ fn granted(taken: &sqlx::postgres::PgRow, claim: &Claim, until: Duration) -> Res
     Ok(Turn {
         lease: Lease::granted(claim, rows::column(taken, "fencing")?, until),
         operations: Vec::new(),
-        intent: intent(rows::column(taken, "intent")?)?,
+        announced: announced(rows::column(taken, "intent")?, rows::column(taken, "doubts")?)?,
         left: left.map(Digest::stored),
         attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
     })
@@ -225,15 +225,16 @@ async fn start(
 async fn begin_write(
     connection: &mut PgConnection,
     holder: &Holder,
-    intent: &Intent,
+    announced: &Announced,
     ttl: Duration,
 ) -> Result<Outcome, Failed> {
-    let intent = to_json("intent", intent).map_err(Failed::Content)?;
+    let Announcement { intent, doubts } = Announcement::of(announced).map_err(Failed::Content)?;
     Ok(if_held!(
         connection,
         holder,
-        "intent = $4, lease_until = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
+        "intent = $4, doubts = $5, lease_until = clock_timestamp() + $6 * INTERVAL '1 microsecond'",
         intent,
+        doubts,
         micros(ttl)
     ))
 }
@@ -244,17 +245,19 @@ async fn settle(
     holder: &Holder,
     settlement: &Settlement,
 ) -> Result<Outcome, Failed> {
-    let (stays, intent) = announced(&settlement.part).map_err(Failed::Content)?;
+    let announced = settlement.part.announced().map(Announcement::of).transpose().map_err(Failed::Content)?;
+    let Announcement { intent, doubts } = announced.unwrap_or_default();
     let outcome = if_held!(
         connection,
         holder,
-        "intent = CASE WHEN $6 THEN intent ELSE $7 END, left_digest = COALESCE($4, left_digest), attempts = 0,
-         parked_because = NULL, owner = CASE WHEN $5::BIGINT IS NULL THEN NULL ELSE owner END,
+        "intent = CASE WHEN $6 THEN intent ELSE $7 END, doubts = CASE WHEN $6 THEN doubts ELSE $8 END,
+         left_digest = COALESCE($4, left_digest), attempts = 0, parked_because = NULL, owner = CASE WHEN $5::BIGINT IS NULL THEN NULL ELSE owner END,
          lease_until = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
         settlement.left.as_ref().map(Digest::as_str),
         settlement.keep.map(micros),
-        stays,
-        intent
+        settlement.part.announced().is_none(),
+        intent,
+        doubts
     );
     if outcome.is_ok() {
         end(connection, holder, &settlement.ended).await?;
@@ -317,17 +320,17 @@ async fn park(
     holder: &Holder,
     parking: &Parking,
 ) -> Result<Outcome, Failed> {
-    let announced = parking.announced.as_ref().map(|intent| to_json("intent", intent)).transpose();
-    let announced = announced.map_err(Failed::Content)?;
+    let Announcement { intent, doubts } = Announcement::of(&parking.announced).map_err(Failed::Content)?;
     let outcome = if_held!(
         connection,
         holder,
         "owner = NULL, lease_until = NULL, attempts = attempts + 1, parked_because = $4,
          not_before = clock_timestamp() + $5 * INTERVAL '1 microsecond', intent = $6,
-         left_digest = COALESCE($7, left_digest)",
+         doubts = $7, left_digest = COALESCE($8, left_digest)",
         &parking.because,
         micros(parking.pause),
-        announced,
+        intent,
+        doubts,
         parking.left.as_ref().map(Digest::as_str)
     );
     if outcome.is_ok() {

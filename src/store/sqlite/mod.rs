@@ -30,9 +30,9 @@ use tokio::sync::Mutex;
 
 use self::{desk::Desk, indexing::Indexing, mover::Mover, readers::Readers};
 use super::{
-    Acceptance, Accepted, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed, Due,
-    Error, Filed, Following, Forgetting, IdempotencyKey, Intent, Lease, Notices, Parked, Parking, PolicySetsSeen,
-    Query, Release, Reply, Run, Sequel, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
+    Acceptance, Accepted, Announced, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed,
+    Due, Error, Filed, Following, Forgetting, IdempotencyKey, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
+    Release, Reply, Run, Sequel, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
 };
 use crate::{
     audit::{Entry, Head, Place},
@@ -112,7 +112,7 @@ fn only_gateway(path: &Path) -> Result<File, Error> {
 }
 
 /// How a lane is left whose operations cannot be read: as it was found, visibly, and for a while.
-fn unread(error: &Error, announced: Option<Intent>) -> Parking {
+fn unread(error: &Error, announced: Announced) -> Parking {
     let because = format!("the operations cannot be read: {error}");
     Parking { pause: UNREAD, because, announced, left: None, ended: Vec::new(), entries: Vec::new() }
 }
@@ -211,14 +211,14 @@ impl Store for Sqlite {
         match self.lanes.read(move |connection| read::running(connection, &configuration, batch_max)).await {
             Ok(operations) => Ok(Claimed::Turn(Box::new(Turn { operations, ..*turn }))),
             Err(error) => {
-                self.verbs.park(turn.lease, unread(&error, turn.intent)).await?;
+                self.verbs.park(turn.lease, unread(&error, turn.announced)).await?;
                 Err(error)
             }
         }
     }
 
-    async fn begin_write(&self, lease: &mut Lease, intent: &Intent, ttl: Duration) -> Result<(), Error> {
-        self.verbs.begin_write(lease, intent, ttl).await
+    async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error> {
+        self.verbs.begin_write(lease, announced, ttl).await
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {

@@ -7,10 +7,10 @@ use rusqlite::{Connection, params};
 
 use super::{
     super::{
-        Claim, Claimed, Error, Holder, Intent, Lease, Parking, PolicySetsSeen, Run, Settlement, Turn,
+        Announced, Claim, Claimed, Error, Holder, Lease, Parking, PolicySetsSeen, Run, Settlement, Turn,
         ledger::Ledger,
         room::Room,
-        rows::{announced, count, ended_at, intent, micros, to_json, unreadable},
+        rows::{Announcement, announced, count, ended_at, micros, to_json, unreadable},
         verbs::{Done, Outcome, Verb},
     },
     accept::Accepting,
@@ -77,7 +77,9 @@ pub(super) fn apply(
                 };
                 Ok(Done::Claimed(turn.map_or(Claimed::Nothing, |turn| Claimed::Turn(granted(turn)))))
             }
-            Verb::BeginWrite(holder, intent, ttl) => begin_write(connection, holder, intent, clock::after(now, *ttl))?,
+            Verb::BeginWrite(holder, announced, ttl) => {
+                begin_write(connection, holder, announced, clock::after(now, *ttl))?
+            }
             Verb::Settle(holder, settlement) => settle(connection, ledger, now, (holder, settlement))?,
             Verb::Park(holder, parking) => park(connection, ledger, now, (holder, parking))?,
             Verb::Forget(forgetting) => Ok(Done::Forgotten(ends::forget(connection, forgetting)?)),
@@ -104,7 +106,7 @@ fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &C
                        WHERE configuration = ?1 AND state = 'queued')
          ON CONFLICT (configuration) DO UPDATE SET owner = ?2, fencing = fencing + 1, lease_until = ?3, not_before = NULL
          WHERE (lease_until IS NULL OR lease_until <= ?4) AND (not_before IS NULL OR not_before <= ?4)
-         RETURNING fencing, intent, left_digest, attempts",
+         RETURNING fencing, intent, doubts, left_digest, attempts",
         params![
             claim.configuration.as_str(),
             claim.owner,
@@ -115,7 +117,7 @@ fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &C
             Ok(Turn {
                 lease: Lease::granted(claim, column(row, "fencing")?, Duration::ZERO),
                 operations: Vec::new(),
-                intent: intent(optional_text(row, "intent")?)?,
+                announced: announced(optional_text(row, "intent")?, optional_text(row, "doubts")?)?,
                 left: optional_text(row, "left_digest")?.map(Digest::stored),
                 attempts: column(row, "attempts")?,
             })
@@ -166,9 +168,14 @@ macro_rules! if_held {
     }};
 }
 
-fn begin_write(connection: &Connection, holder: &Holder, intent: &Intent, until: Timestamp) -> Result<Outcome, Error> {
-    let intent = to_json("intent", intent)?;
-    Ok(if_held!(connection, holder, "intent = ?, lease_until = ?", intent, micros(until)))
+fn begin_write(
+    connection: &Connection,
+    holder: &Holder,
+    announced: &Announced,
+    until: Timestamp,
+) -> Result<Outcome, Error> {
+    let Announcement { intent, doubts } = Announcement::of(announced)?;
+    Ok(if_held!(connection, holder, "intent = ?, doubts = ?, lease_until = ?", intent, doubts, micros(until)))
 }
 
 fn settle(
@@ -178,16 +185,19 @@ fn settle(
     (holder, settlement): (&Holder, &Settlement),
 ) -> Result<Outcome, Error> {
     let left = settlement.left.as_ref().map(Digest::as_str);
-    let (stays, intent) = announced(&settlement.part)?;
+    let Announcement { intent, doubts } =
+        settlement.part.announced().map(Announcement::of).transpose()?.unwrap_or_default();
     let kept = |ttl| (Some(&holder.owner), Some(micros(clock::after(now, ttl))));
     let (owner, until) = settlement.keep.map_or((None, None), kept);
     let outcome = if_held!(
         connection,
         holder,
-        "intent = iif(?, intent, ?), left_digest = COALESCE(?, left_digest), attempts = 0, parked_because = NULL,
+        "intent = iif(?, intent, ?), doubts = iif(?, doubts, ?), left_digest = COALESCE(?, left_digest), attempts = 0, parked_because = NULL,
          owner = ?, lease_until = ?",
-        stays,
+        settlement.part.announced().is_none(),
         intent,
+        settlement.part.announced().is_none(),
+        doubts,
         left,
         owner,
         until
@@ -235,15 +245,16 @@ fn park(
     now: Timestamp,
     (holder, parking): (&Holder, &Parking),
 ) -> Result<Outcome, Error> {
-    let announced = parking.announced.as_ref().map(|intent| to_json("intent", intent)).transpose()?;
+    let Announcement { intent, doubts } = Announcement::of(&parking.announced)?;
     let outcome = if_held!(
         connection,
         holder,
-        "owner = NULL, lease_until = NULL, not_before = ?, parked_because = ?, attempts = attempts + 1, intent = ?,
+        "owner = NULL, lease_until = NULL, not_before = ?, parked_because = ?, attempts = attempts + 1, intent = ?, doubts = ?,
          left_digest = COALESCE(?, left_digest)",
         micros(clock::after(now, parking.pause)),
         &parking.because,
-        announced,
+        intent,
+        doubts,
         parking.left.as_ref().map(Digest::as_str)
     );
     if outcome.is_ok() {
