@@ -229,12 +229,29 @@ impl Why {
 
 impl Difference {
     /// All targets it is about, with their filters before and after.
-    pub fn targets(&self) -> impl Iterator<Item = (&Target, Option<Filter>)> {
+    pub fn aims(&self) -> impl Iterator<Item = (&Target, Option<Filter>)> {
         let Self { added, removed, changed, .. } = self;
         let added = added.iter().map(|it| (&it.target, it.filter));
         let removed = removed.iter().map(|it| (&it.target, it.filter));
         let changed = changed.iter().flat_map(|it| [(&it.target, it.before), (&it.target, it.after)]);
         added.chain(removed).chain(changed)
+    }
+
+    /// All targets it is about, once each.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        let Self { added, removed, changed, .. } = self;
+        let added = added.iter().map(|it| &it.target);
+        added.chain(removed.iter().map(|it| &it.target)).chain(changed.iter().map(|it| &it.target))
+    }
+
+    /// The same without what it does with these targets.
+    #[must_use]
+    pub fn without(&self, targets: &BTreeSet<&Target>) -> Self {
+        let mut rest = self.clone();
+        rest.added.retain(|it| !targets.contains(&it.target));
+        rest.removed.retain(|it| !targets.contains(&it.target));
+        rest.changed.retain(|it| !targets.contains(&it.target));
+        rest
     }
 
     pub(super) fn keep(&mut self, target: &Target, because: Why) {
@@ -254,12 +271,12 @@ impl Difference {
 
     /// What a change came to that was done twice: what it did the second time counts, and of the first time what it did not do again.
     #[must_use]
-    pub fn and_then(self, second: Self) -> Self {
-        let again: BTreeSet<_> = second.targets().map(|(target, _)| target.clone()).collect();
-        let mut both = Self { before: self.before, ..second };
-        both.added.extend(self.added.into_iter().filter(|it| !again.contains(&it.target)));
-        both.removed.extend(self.removed.into_iter().filter(|it| !again.contains(&it.target)));
-        both.changed.extend(self.changed.into_iter().filter(|it| !again.contains(&it.target)));
+    pub fn and_then(&self, second: Self) -> Self {
+        let first = self.without(&second.targets().collect());
+        let mut both = Self { before: first.before, ..second };
+        both.added.extend(first.added);
+        both.removed.extend(first.removed);
+        both.changed.extend(first.changed);
         both
     }
 

@@ -243,9 +243,9 @@ proptest! {
         let second = merge(&found, [&change]);
         let shown = made(&first)[0].still_in(&found);
         let both = shown.clone().and_then(made(&second)[0].clone());
-        let named = |difference: &Difference| -> BTreeSet<Target> { difference.targets().map(|(it, _)| it.clone()).collect() };
+        let named = |difference: &Difference| -> BTreeSet<Target> { difference.targets().cloned().collect() };
         prop_assert_eq!(named(&both), &named(&shown) | &named(made(&second)[0]));
-        for (target, _) in both.targets() {
+        for target in both.targets() {
             let before = if named(made(&second)[0]).contains(target) { &found } else { &present };
             let was = before.of(target).map(|it| it.filter);
             let is = second.desired.of(target).map(|it| it.filter);

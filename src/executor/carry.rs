@@ -75,14 +75,15 @@ impl Lane {
         let (batch, rest) = batch.split_at(merged.len().min(batch.len()));
         let merged = batch.iter().cloned().zip(merged);
         let mut ends: Vec<_> = merged.map(|it| outcome::end_of(it, &present, &held.announced)).collect();
-        let (mut after, mut write) = (desired.digest(), None);
+        let (mut after, mut write, mut came_to_nothing) = (desired.digest(), None, false);
         if desired != present {
             match self.write(held, &ends, &desired, (&found, &after)).await {
                 Ok(done) => write = Some(done),
                 // Nobody is refused what is there already.
-                Err(Stop::Fail(failure)) if failure.code == FailureCode::GraphRefused => {
+                Err(Stop::Fail(failure)) if failure.code != FailureCode::PresentSetUnreadable => {
                     let end = |it| outcome::end_without(&failure, it, &present, &held.announced);
                     (ends, after) = (batch.iter().map(end).collect(), found.clone());
+                    came_to_nothing = true;
                 }
                 Err(stop) => return Err(stop),
             }
@@ -95,7 +96,10 @@ impl Lane {
             write: write.as_ref(),
             known_by: "answered",
         };
-        Ok(Outcome { rest: rest.to_vec(), ..Outcome::of_effect(&effect, ends)? })
+        let outcome = Outcome::of_effect(&effect, ends)?;
+        // What comes to nothing confirms no set either, see `notice_drift`.
+        let left = outcome.left.filter(|_| !came_to_nothing);
+        Ok(Outcome { rest: rest.to_vec(), left, ..outcome })
     }
 
     /// Of an announced write the set that was found does not tell whether it took effect. That is recorded; what it may have done is in
@@ -201,15 +205,16 @@ impl Lane {
     /// the next read may tell. If that lasts, it fails all the same, since every operation ends; then the announced write is given up.
     async fn without_set(&self, held: &mut Held, batch: &[Operation], stop: Stop) -> Stop {
         match stop {
-            Stop::Fail(failure) if failure.code != FailureCode::ConfigurationGone => {
+            Stop::Fail(failure) => {
                 let in_doubt = batch.iter().any(|operation| held.announced.may_have_done(operation.id));
-                if in_doubt && held.attempts < UNDECIDED_MAX {
+                let may_tell = failure.code != FailureCode::ConfigurationGone && held.attempts < UNDECIDED_MAX;
+                if in_doubt && may_tell {
                     return Stop::Park(None, failure.detail);
                 }
                 let given_up = self.give_up(&mut held.announced).await;
                 given_up.map_or_else(Stop::Store, |()| Stop::Fail(failure))
             }
-            stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Fail(_) | Stop::Split(_) | Stop::Doubt(_)) => stop,
+            stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Split(_) | Stop::Doubt(_)) => stop,
         }
     }
 
@@ -261,6 +266,7 @@ impl Lane {
         });
         let carried: Vec<_> = carried.collect();
         let merged_with = carried.len().saturating_sub(1);
+        let before_it = held.announced.clone();
         held.announced.give_up();
         held.announced.intent = Some(Intent {
             before: before.clone(),
@@ -286,7 +292,8 @@ impl Lane {
             }
             Ok(Err(error)) => {
                 if !matches!(error, graph::Error::Unknown(_)) {
-                    held.announced.intent = None;
+                    // What looked unsent may still be on its way.
+                    held.announced = before_it;
                 }
                 Err(if let graph::Error::Missing(refusal) = error {
                     // The configuration was there a moment ago, so it is rather something that one of the changes names.

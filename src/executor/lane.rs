@@ -120,7 +120,12 @@ impl Lane {
     }
 
     async fn work(&self, turn: Turn) -> Result<After, Error> {
-        let Turn { lease, operations, announced, left, attempts } = turn;
+        let Turn { lease, operations, mut announced, left, attempts } = turn;
+        if operations.len() < self.parts.settings.batch_max {
+            // These are all that are pending. An owner that is gone left the others when it had ended them.
+            let pending: BTreeSet<_> = operations.iter().map(|it| it.id).collect();
+            announced.doubts.retain(|operation, _| pending.contains(operation));
+        }
         let held = Held { lease, announced, left, vanishing_told: false, attempts };
         let mut course = Course { held, batches: vec![operations], writes_unknown: 0 };
         while let Some(batch) = course.batches.pop() {
@@ -180,12 +185,8 @@ impl Lane {
         let config::Executor { lease_ttl: ttl, batch_max, .. } = self.parts.settings;
         let at_once = batch_max.div_ceil(PARTS);
         let (goes_on, left, vanishing_told) = (!batches.is_empty(), left.or(held.left), held.vanishing_told);
-        let mut announced = held.announced;
-        if !announced.is_known() {
-            announced.give_up();
-        }
-        let rest = batches.iter().flatten().map(|it| it.id).collect();
-        let announced_still = if goes_on { announced.clone().for_the_rest(&rest) } else { Announced::default() };
+        let announced = held.announced;
+        let announced_still = announced.clone().after(&done.iter().map(|it| it.operation).collect());
         let (mut lease, mut written, mut first) = (held.lease, written, Some(announced));
         let kept = loop {
             let later = done.split_off(done.len().min(at_once));
@@ -233,11 +234,10 @@ impl Lane {
         // There may be more behind a whole batch that is given up, but Graph is not called sooner than it asked.
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because);
-        let Held { lease, mut announced, left, .. } = held;
+        let Held { lease, announced, left, .. } = held;
         let Outcome { done, .. } = Outcome::of_failure(late, now, &failure, &announced)?;
+        let announced = announced.after(&done.iter().map(|it| it.operation).collect());
         let (ends, ended, entries) = End::all(done, None);
-        let waiting: BTreeSet<_> = waiting.iter().map(|it| it.id).collect();
-        announced.doubts.retain(|operation, _| waiting.contains(operation));
         store.park(lease, Parking { pause, because, announced, left, ended, entries }).await?;
         ends.into_iter().for_each(End::tell);
         Ok(Stepped::Out(After::Parked(pause)))

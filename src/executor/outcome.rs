@@ -30,7 +30,7 @@ pub(super) struct Outcome {
     pub(super) written: Option<Entry>,
     /// The operations that ended.
     pub(super) done: Vec<Done>,
-    /// Digest of the set as it is left; none if it is not known.
+    /// Digest of the set as it is left; none if that is as it was known before.
     pub(super) left: Option<Digest>,
     /// Operations of the batch that are still to do.
     pub(super) rest: Vec<Operation>,
@@ -169,10 +169,10 @@ pub(super) fn end_of((operation, merged): (Operation, Merged), present: &Assignm
     match merged {
         Merged::Applied(difference) => End::Well(Ended { operation, difference, done }),
         // It is not judged by what others have made of the set since.
-        Merged::Unmet { .. } if done.is_some() && is_fulfilled(&operation, present) => {
-            End::Well(Ended { operation, difference: Difference::default(), done })
-        }
-        Merged::Unmet { found } => End::Badly(in_doubt(unmet(&operation, &found), &operation, announced), operation),
+        Merged::Unmet { found } => match done.is_some().then(|| fulfilled(&operation, present)).flatten() {
+            Some(difference) => End::Well(Ended { operation, difference, done }),
+            None => End::Badly(in_doubt(unmet(&operation, &found), &operation, announced), operation),
+        },
     }
 }
 
@@ -195,8 +195,10 @@ pub(super) fn end_without(
     }
 }
 
-fn is_fulfilled(operation: &Operation, present: &AssignmentSet) -> bool {
-    merge(present, [&operation.submission.change]).desired == *present
+/// What an operation comes to that finds all as it wants it; none if it does not.
+fn fulfilled(operation: &Operation, present: &AssignmentSet) -> Option<Difference> {
+    let alone = merge(present, [&operation.submission.change]).merged.pop();
+    if let Some(Merged::Applied(difference)) = alone { Some(difference).filter(Difference::is_empty) } else { None }
 }
 
 /// The failure of an operation. It says so if something may have been done for it all the same.

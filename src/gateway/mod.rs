@@ -216,7 +216,7 @@ impl Gateway {
         let permit = self.policies.decide_change(caller, resource, submission);
         let decision = permit.map(|it| it.policies().to_vec()).map_err(|denial| denial.to_string());
         let Resolved { configuration, mut names, .. } = resolved;
-        for (id, name) in called(self.names(), difference.targets()).await {
+        for (id, name) in called(self.names(), difference.aims()).await {
             names.entry(id).or_insert(name);
         }
         let (before, after) = (present.digest(), plan.desired.digest());

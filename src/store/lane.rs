@@ -161,25 +161,34 @@ impl Announced {
         self.doubts.contains_key(&operation) || self.intent.as_ref().is_some_and(carries)
     }
 
-    /// What the last write did is put to the doubts, as far as it did something.
+    /// What the last write may have done is put to the doubts. A target that several of its operations changed is not: what it did
+    /// with that is the work of them all, of which some may come to nothing.
     pub fn give_up(&mut self) {
         let Some(intent) = self.intent.take() else { return };
         let effect = intent.effect();
-        for Carried { operation, difference, done } in intent.carried {
-            if !difference.is_empty() {
-                self.doubts.insert(
-                    operation,
-                    Doubt { difference: Doubt::and_then(done, difference).0, write: effect.clone() },
-                );
+        let (mut once, mut more) = (BTreeSet::new(), BTreeSet::new());
+        for Carried { difference, .. } in &intent.carried {
+            for target in difference.targets() {
+                if !once.insert(target) {
+                    more.insert(target);
+                }
+            }
+        }
+        for Carried { operation, difference, done } in &intent.carried {
+            let (own, _) = Doubt::and_then(done.clone(), difference.without(&more));
+            if !own.is_empty() {
+                self.doubts.insert(*operation, Doubt { difference: own, write: effect.clone() });
             }
         }
     }
 
-    /// What is left of it when all have ended but these.
+    /// What is left of it when these have ended. Of a write that is known, only what it did for others is in doubt from then on.
     #[must_use]
-    pub fn for_the_rest(mut self, rest: &BTreeSet<OperationId>) -> Self {
-        self.give_up();
-        self.doubts.retain(|operation, _| rest.contains(operation));
+    pub fn after(mut self, ended: &BTreeSet<OperationId>) -> Self {
+        if self.is_known() {
+            self.give_up();
+        }
+        self.doubts.retain(|operation, _| !ended.contains(operation));
         self
     }
 }

@@ -315,9 +315,10 @@ async fn one_drift_is_recorded_once_however_often_the_lane_is_parked() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
     let left = Digest::of(b"full");
-    for only_on in [None, Some(left.clone())] {
+    for (only_on, forbids) in [(None, false), (None, true), (Some(left.clone()), false)] {
         let mut tenant = Tenant::new();
-        tenant.refused = BTreeSet::from([group(2)]);
+        let unwelcome = if forbids { &mut tenant.forbidden } else { &mut tenant.refused };
+        unwelcome.insert(group(2));
         let world = World::simulated(tenant);
         world.accept(1, &lane(1)).await;
         let Turn { lease, operations, .. } = world.taken_by_another(Duration::from_mins(1)).await;
@@ -340,7 +341,8 @@ async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
             let end = world.end_of(number).await;
             assert!(matches!(end, State::Failed { .. }), "{number}: {end:?}");
         }
-        let State::Failed { failure, .. } = world.end_of(3).await else { panic!("it fails") };
+        world.accept(4, &lane(1)).await;
+        let State::Failed { failure, .. } = world.end_of(4).await else { panic!("it fails") };
         assert_eq!(failure.code, FailureCode::PresentSetVanished);
         assert_eq!(world.tenant.written(), 0, "what was left is not written over");
     }

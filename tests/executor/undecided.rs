@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
     domain::{
-        AssignmentSet, Change, Difference, Digest, Failure, FailureCode, State, Target, Wanted, operation::Ending,
+        Assignment, AssignmentSet, Change, Difference, Digest, Failure, FailureCode, State, Target, Wanted,
+        operation::Ending,
     },
     store::{Announced, Carried, Intent, Parking, Part, Settlement, Turn},
 };
@@ -252,4 +253,60 @@ async fn a_change_that_is_refused_after_its_write_was_lost_says_what_is_in_doubt
     let State::Failed { failure, .. } = world.end_of(1).await else { panic!("it is refused") };
     assert!(failure.detail.ends_with("; a write that was sent before may have taken effect"), "{failure:?}");
     assert_eq!(added(&world, 2).await, BTreeSet::from([group(2)]));
+}
+
+/// The first of two changes takes a group out, and the second puts it back: together they left it alone. The first is refused.
+#[tokio::test(start_paused = true)]
+async fn what_changes_did_to_each_other_in_a_lost_write_is_put_down_to_none_of_them() {
+    let mut tenant = Tenant::new();
+    tenant.refused = BTreeSet::from([group(9)]);
+    let world = World::simulated(tenant);
+    world.tenant.edited(&lane(1), group(2));
+    let wanted = vec![Wanted { target: group(9), filter: None }];
+    let change = Change::amend(wanted, vec![group(2)], 2).unwrap();
+    world.accept_change(1, &lane(1), world.clock.now(), (change, None)).await;
+    world.accept(2, &lane(1)).await;
+    let removed = vec![Assignment { target: group(2), filter: None, unread: None }];
+    undecided(&world, &[(1, Difference { removed, ..adding(&[9]) }), (2, adding(&[2]))]).await;
+    let _running = world.run();
+    assert!(matches!(world.end_of(1).await, State::Failed { .. }));
+    assert_eq!(added(&world, 2).await, BTreeSet::new());
+}
+
+/// A write that emptied the set was lost, and still on its way when the next could not be sent.
+#[tokio::test(start_paused = true)]
+async fn a_lost_write_that_takes_effect_after_the_next_was_throttled_is_read_back() {
+    let world = World::simulated(Tenant::new());
+    world.accept(1, &lane(1)).await;
+    let _running = world.run();
+    assert_eq!(added(&world, 1).await, BTreeSet::from([group(1)]));
+    let change = Change::amend(vec![], vec![group(1)], 1).unwrap();
+    world.tenant.lost.store(1, Ordering::SeqCst);
+    world.tenant.throttled.store(1, Ordering::SeqCst);
+    world.accept_change(2, &lane(1), world.clock.now(), (change, None)).await;
+    while world.store.parked(&lane(1)).await.unwrap().is_none() {
+        world.clock.sleep(Duration::from_millis(100)).await;
+    }
+    world.tenant.sets.lock().unwrap().remove(&lane(1));
+    while !world.state(2).await.has_ended() {
+        world.clock.sleep(Duration::from_secs(1)).await;
+    }
+    let end = world.state(2).await;
+    assert!(matches!(end, State::Succeeded(_)), "{end:?}");
+    let known = written(&world).await.into_iter().map(|(_, known_by)| known_by);
+    assert_eq!(known.collect::<Vec<_>>(), ["answered", "read-back"]);
+}
+
+/// What is bound to a set that is no more, and was done by a lost write, tells the sizes of the sets that were seen.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_write_did_for_a_change_that_is_bound_to_a_set_tells_its_sizes() {
+    let world = World::simulated(Tenant::new());
+    world.accept_on(1, &lane(1), world.clock.now(), Some(AssignmentSet::default().digest())).await;
+    for number in [1, 9] {
+        world.tenant.edited(&lane(1), group(number));
+    }
+    undecided(&world, &[(1, adding(&[1]))]).await;
+    let _running = world.run();
+    let State::Succeeded(success) = world.end_of(1).await else { panic!("it was done") };
+    assert_eq!((success.difference.before, success.difference.after), (0, 2));
 }

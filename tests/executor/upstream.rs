@@ -143,13 +143,13 @@ impl Upstream for Tenant {
         tokio::task::yield_now().await;
         self.gate.acquire().await.unwrap().forget();
         self.under_way.fetch_sub(1, Ordering::SeqCst);
-        if self.throttled.load(Ordering::SeqCst) > 0 {
-            self.throttled.fetch_sub(1, Ordering::SeqCst);
-            return Err(Error::Throttled { pause: std::time::Duration::from_mins(1) });
-        }
         if self.lost.load(Ordering::SeqCst) > 0 {
             self.lost.fetch_sub(1, Ordering::SeqCst);
             return Err(Error::Unknown("no answer".to_owned()));
+        }
+        if self.throttled.load(Ordering::SeqCst) > 0 {
+            self.throttled.fetch_sub(1, Ordering::SeqCst);
+            return Err(Error::Throttled { pause: std::time::Duration::from_mins(1) });
         }
         let has = |targets: &BTreeSet<Target>| set.iter().any(|assignment| targets.contains(&assignment.target));
         if has(&self.refused) {
