@@ -230,10 +230,13 @@ impl<'a> History<'a> {
     /// What ends as if nothing had been done for it, none of its writes has done, as far as the set showed that it ended on.
     fn unnoticed(&self, id: OperationId, success: &Success, writes: &[(usize, &Landed)]) -> Verdict {
         for (number, landed) in writes {
-            let carried = self.announced(landed).intent.carried.iter().find(|it| it.operation == id);
+            let (own, others): (Vec<_>, Vec<_>) =
+                self.announced(landed).intent.carried.iter().partition(|it| it.operation == id);
+            // What several changed in one write is the work of them all.
+            let shared = others.iter().flat_map(|it| it.difference.targets()).collect();
             let shown = |version: &&Version| {
-                let is_it = version.set.digest() == success.before;
-                is_it && carried.is_some_and(|it| !it.difference.still_in(&version.set).is_empty())
+                let still = own.iter().any(|it| !it.difference.without(&shared).still_in(&version.set).is_empty());
+                version.set.digest() == success.before && still
             };
             let seen = self.versions[*number..].iter().find(shown);
             let race = landed.is_late() || landed.stale || self.was_hidden(landed);

@@ -394,7 +394,6 @@ async fn a_password_comes_from_its_file_and_is_in_no_message() {
         .await
         .unwrap();
     let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
     let url = format!("postgres://keeper@127.0.0.1:{}/{name}?sslmode=disable", server::shared().port);
     let file = fixture.path().with_file_name("password");
     let password = Some(config::SecretSource::File(file.clone()));
@@ -407,6 +406,10 @@ async fn a_password_comes_from_its_file_and_is_in_no_message() {
     std::fs::write(&file, "correct horse\n").unwrap();
     let store = Postgres::open(&settings, run()).await.unwrap();
     assert!(!format!("{store:?}").contains("correct"), "{store:?}");
+    // It becomes another before anything was read.
+    sqlx::raw_sql("ALTER ROLE keeper PASSWORD 'correct zebra'").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    std::fs::write(&file, "correct zebra\n").unwrap();
     accept(&store, &lane(1), [1]).await;
     assert_eq!(state(&store, 1).await, "queued");
     store.close().await;
@@ -422,4 +425,37 @@ async fn a_closed_store_refuses_every_verb_and_finishes_what_was_begun() {
     assert!(matches!(store.probe().await, Err(Error::Unavailable(_))));
     assert!(matches!(store.operation(id(1)).await, Err(Error::Unavailable(_))));
     assert_eq!(all(&*fixture.open().await).await.len(), 50);
+}
+
+/// Somebody holds a table for long, as a backup and a VACUUM do: whoever begins waits for that, and those that work do not wait with it.
+#[tokio::test]
+async fn a_beginning_that_waits_for_tables_keeps_nobody_waiting() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let mut connection = fixture.connection().await;
+    // As the version before left them.
+    let last = "ALTER TABLE lanes DROP COLUMN doubts; DELETE FROM _sqlx_migrations WHERE version = 10";
+    sqlx::raw_sql(last).execute(&mut connection).await.unwrap();
+    for held in ["SELECT FROM lanes", "LOCK TABLE audit IN SHARE UPDATE EXCLUSIVE MODE"] {
+        let mut holding = connection.begin().await.unwrap();
+        sqlx::raw_sql(held).execute(&mut *holding).await.unwrap();
+        let waiting = async {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()";
+            let mut other = fixture.connection().await;
+            eventually("it waits", async || sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut other).await.unwrap() > 0)
+                .await;
+            // Behind it in the server's queue.
+            let works = async {
+                store.probe().await.unwrap();
+                store.parked(&lane(1)).await.unwrap();
+                store.record(vec![cancellation(1, 1).entry]).await.unwrap();
+            };
+            works.await;
+            holding.rollback().await.unwrap();
+        };
+        let (begun, ()) = tokio::join!(fixture.open(), waiting);
+        begun.close().await;
+    }
+    store.close().await;
 }

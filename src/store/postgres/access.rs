@@ -2,13 +2,15 @@
 //!
 //! Guarantees: nothing waits for a server for longer than the bounds below; a connection keeps them in the server too,
 //! so that a replica that stalls inside a transaction does not hold up others for long. The password is read anew for
-//! each connection of the writer, and the others take it over, so a rotated one is taken up.
+//! each connection of the writer and of the listener, and for readers when the one they have is refused, so a rotated one is taken up.
 
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sqlx::{
     Connection, PgConnection, PgPool,
+    error::DatabaseError,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -30,29 +32,43 @@ const BOUNDS: &str =
 #[derive(Clone, Debug)]
 pub(super) struct Access {
     settings: config::Postgres,
-    pub(super) readers: PgPool,
-    /// One connection, on which news are awaited.
-    pub(super) ears: PgPool,
+    readers: PgPool,
 }
 
 impl Access {
     /// Makes no connection yet.
     pub(super) fn new(settings: config::Postgres) -> Result<Self, Error> {
-        let options = options(&settings)?;
-        let pool = |connections: u32| {
-            PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECT_MAX).after_connect(
-                |connection, _| Box::pin(async move { sqlx::raw_sql(BOUNDS).execute(connection).await.map(drop) }),
-            )
+        let readers = pool(READERS, options(&settings)?);
+        Ok(Self { settings, readers })
+    }
+
+    /// A connection that reads.
+    pub(super) async fn reader(&self) -> Result<PoolConnection<sqlx::Postgres>, Error> {
+        let acquired = match self.readers.acquire().await {
+            Err(error) if is_refused(&error) => {
+                self.renewed()?;
+                self.readers.acquire().await
+            }
+            acquired => acquired,
         };
-        let (readers, ears) = (pool(READERS).connect_lazy_with(options.clone()), pool(1).connect_lazy_with(options));
-        Ok(Self { settings, readers, ears })
+        acquired.map_err(unavailable)
+    }
+
+    /// One connection, on which news are awaited. A new pool each time: one whose connection has fallen silent waits for it.
+    pub(super) fn ears(&self) -> Result<PgPool, Error> {
+        Ok(pool(1, self.renewed()?))
+    }
+
+    /// What connections are made by from now on.
+    fn renewed(&self) -> Result<PgConnectOptions, Error> {
+        let options = options(&self.settings)?;
+        self.readers.set_connect_options(options.clone());
+        Ok(options)
     }
 
     /// A connection without bounds, for changes of the schema.
     pub(super) async fn connect(&self) -> Result<PgConnection, Error> {
-        let options = options(&self.settings)?;
-        self.readers.set_connect_options(options.clone());
-        self.ears.set_connect_options(options.clone());
+        let options = self.renewed()?;
         let connected = tokio::time::timeout(CONNECT_MAX, PgConnection::connect_with(&options)).await;
         connected.map_err(|_elapsed| late())?.map_err(unavailable)
     }
@@ -67,13 +83,28 @@ impl Access {
         tokio::time::timeout(VERB_MAX, work).await.map_err(|_elapsed| late())?
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.readers.is_closed()
+    }
+
     pub(super) async fn close(&self) {
         // A connection whose server is gone must not keep a stop waiting.
-        let closed = async { tokio::join!(self.readers.close(), self.ears.close()) };
-        if tokio::time::timeout(CONNECT_MAX, closed).await.is_err() {
+        if tokio::time::timeout(CONNECT_MAX, self.readers.close()).await.is_err() {
             tracing::warn!("the database does not say goodbye");
         }
     }
+}
+
+fn pool(connections: u32, options: PgConnectOptions) -> PgPool {
+    let bounded = PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECT_MAX).after_connect(
+        |connection, _| Box::pin(async move { sqlx::raw_sql(BOUNDS).execute(connection).await.map(drop) }),
+    );
+    bounded.connect_lazy_with(options)
+}
+
+/// Whether the server does not accept who we say that we are: class 28 of PostgreSQL's error codes.
+fn is_refused(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code.starts_with("28"))
 }
 
 fn late() -> Error {

@@ -23,12 +23,9 @@ use super::{
     access::Access,
     failed,
     news::News,
-    rows, trail, unavailable, verbs,
+    opening, rows, trail, unavailable, verbs,
 };
-use crate::{
-    audit::{Entry, Head},
-    clock::Clock,
-};
+use crate::{audit::Head, clock::Clock};
 
 /// Begins a transaction of verbs. The server makes one plan for all uses of a statement, and while the database is young it would rather
 /// read the whole of a table that is still small, and go on so when the table has grown. For these statements, each of which has an
@@ -143,10 +140,7 @@ async fn write(
 impl Desk {
     /// Makes or migrates the tables and begins this run's chain.
     pub(super) async fn open(access: Access, run: &Run) -> Result<Self, Error> {
-        let mut connection = access.connect().await?;
-        sqlx::migrate!("migrations/postgres").run(&mut connection).await.map_err(|error| unavailable(error.into()))?;
-        access.bind(&mut connection).await?;
-        begin_run(&mut connection, run).await?;
+        let connection = opening::open(&access, run).await?;
         let (chain, own) = (run.chain.clone(), Arc::new(AtomicU32::new(0)));
         let mut desk = Self { access, chain, clock: run.clock, line: None, news: News::default(), own };
         desk.line = Some(desk.take_up(connection).await?);
@@ -188,31 +182,4 @@ impl Desk {
         self.line = Some(line);
         stored.then_some(outcomes)
     }
-}
-
-/// Begins this run's chain: names the ends of all chains that went on since they were named last. Nobody writes records
-/// meanwhile, so these are the ends at this place of the trail, and the verifier can ask for exactly them.
-async fn begin_run(connection: &mut PgConnection, run: &Run) -> Result<(), Error> {
-    let mut transaction = connection.begin().await.map_err(unavailable)?;
-    sqlx::raw_sql("LOCK TABLE audit IN SHARE ROW EXCLUSIVE MODE")
-        .execute(&mut *transaction)
-        .await
-        .map_err(unavailable)?;
-    let ends = trail::ends(&mut transaction).await?;
-    let (head, opening) = Head::open(run.chain.clone(), &ends, env!("CARGO_PKG_VERSION"));
-    let mut ledger = Ledger::new(head);
-    ledger.add(&Entry { at: run.clock.now(), trace_id: None, event: opening });
-    sqlx::query(
-        "UPDATE chains SET named = ends.sequence FROM unnest($1::TEXT[], $2::BIGINT[]) AS ends (chain, sequence)
-         WHERE chains.chain = ends.chain",
-    )
-    .bind(ends.iter().map(|end| end.chain.as_str()).collect::<Vec<_>>())
-    .bind(ends.iter().map(|end| i64::try_from(end.sequence).unwrap_or(i64::MAX)).collect::<Vec<_>>())
-    .execute(&mut *transaction)
-    .await
-    .map_err(unavailable)?;
-    let opened = sqlx::query("INSERT INTO chains (chain) VALUES ($1)").bind(&run.chain);
-    opened.execute(&mut *transaction).await.map_err(unavailable)?;
-    trail::write(&mut transaction, &ledger).await.map_err(Failed::into_error)?;
-    transaction.commit().await.map_err(unavailable)
 }

@@ -16,6 +16,7 @@ mod callbacks;
 mod desk;
 mod ends;
 mod news;
+mod opening;
 mod read;
 mod rows;
 mod trail;
@@ -59,15 +60,15 @@ impl Postgres {
         let desk = Desk::open(access.clone(), &run).await.map_err(unusable)?;
         let notices = Arc::new(Notices::default());
         notices.miss();
-        let (pool, clock) = (access.ears.clone(), run.clock);
-        let listener = Listener { pool, notices: Arc::clone(&notices), clock, own: desk.own() };
+        let (ears, clock) = (access.clone(), run.clock);
+        let listener = Listener { access: ears, notices: Arc::clone(&notices), clock, own: desk.own() };
         let listening = Mutex::new(Some(tokio::spawn(listener.listen())));
         let verbs = Verbs { writer: Writer::start(desk, clock), notices, clock };
         Ok(Self { verbs, access, listening })
     }
 
     async fn reader(&self) -> Result<PoolConnection<Database>, Error> {
-        self.access.readers.acquire().await.map_err(unavailable)
+        self.access.reader().await
     }
 }
 

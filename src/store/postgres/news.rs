@@ -13,11 +13,15 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Executor, PgConnection, PgPool, postgres::PgListener};
+use sqlx::{Executor, PgConnection, postgres::PgListener};
 
-use super::super::{
-    Accepted, Answered, Cancelled, Notices, Parking, Settlement,
-    verbs::{Done, Outcome, Verb},
+use super::{
+    super::{
+        Accepted, Answered, Cancelled, Error, Notices, Parking, Settlement,
+        verbs::{Done, Outcome, Verb},
+    },
+    access::Access,
+    unavailable,
 };
 use crate::clock::{Backoff, Clock};
 
@@ -99,7 +103,7 @@ fn payloads(names: impl IntoIterator<Item = String>) -> Vec<String> {
 /// What other replicas tell.
 #[derive(Debug)]
 pub(super) struct Listener {
-    pub(super) pool: PgPool,
+    pub(super) access: Access,
     pub(super) notices: Arc<Notices>,
     pub(super) clock: Clock,
     /// The server's name for our own writing connection, whose news are no news.
@@ -107,34 +111,35 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Listens, and connects again whenever that ends, until the pool is closed.
+    /// Listens, and connects again whenever that ends, until the store is closed.
     pub(super) async fn listen(self) {
         let mut failed = 0_u32;
-        while !self.pool.is_closed() {
+        while !self.access.is_closed() {
             let error = match self.connect().await {
                 Ok(listener) => {
                     failed = 0;
                     self.notices.hear();
                     let error = self.hear(listener).await;
                     self.notices.miss();
-                    error
+                    unavailable(error)
                 }
                 Err(error) => error,
             };
-            if self.pool.is_closed() {
-                return;
-            }
             failed = failed.saturating_add(1);
             tracing::warn!(%error, "no news from other replicas; their work is looked for instead");
             self.clock.sleep(PAUSES.pause(failed, self.clock.chance())).await;
         }
     }
 
-    async fn connect(&self) -> Result<PgListener, sqlx::Error> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
-        listener.eager_reconnect(false);
-        listener.listen_all([WORK, ENDED]).await?;
-        Ok(listener)
+    async fn connect(&self) -> Result<PgListener, Error> {
+        let ears = self.access.ears()?;
+        let listening = async {
+            let mut listener = PgListener::connect_with(&ears).await?;
+            listener.eager_reconnect(false);
+            listener.listen_all([WORK, ENDED]).await?;
+            Ok(listener)
+        };
+        self.access.in_time(Box::pin(async { listening.await.map_err(unavailable) })).await
     }
 
     /// Feeds the notices for as long as the connection lasts.

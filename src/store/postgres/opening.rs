@@ -1,0 +1,113 @@
+//! How a run begins: its tables are made or migrated, then its audit chain begins.
+//!
+//! Guarantees: nobody who uses the tables waits for a beginning longer than the waits for locks below, however long the beginning has to
+//! wait itself.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, error::DatabaseError, migrate::MigrateError};
+
+use super::{
+    super::{Error, Run, ledger::Ledger},
+    access::Access,
+    trail, unavailable,
+};
+use crate::{
+    audit::{Entry, Head},
+    clock::{Backoff, Clock},
+};
+
+/// How long a beginning waits for a lock in the server.
+const BRIEF: &str = "SET lock_timeout = '500ms'";
+/// The same for one transaction.
+const BRIEF_HERE: &str = "SET LOCAL lock_timeout = '500ms'";
+/// Tries at a lock, and pauses between them: a minute or two.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
+
+/// A connection of the writer's for a run that has begun.
+pub(super) async fn open(access: &Access, run: &Run) -> Result<PgConnection, Error> {
+    let mut connection = patiently(run.clock, async || migrated(access).await).await?;
+    access.bind(&mut connection).await?;
+    patiently(run.clock, async || begin_run(&mut connection, run).await).await?;
+    Ok(connection)
+}
+
+/// Does again what has waited too long for a lock, while something long keeps it, such as a backup or a VACUUM. It does not wait in
+/// the server, where all who come later, other gateways too, would wait behind it.
+async fn patiently<T>(clock: Clock, mut work: impl AsyncFnMut() -> Result<T, Hindered>) -> Result<T, Error> {
+    let mut tries = 0_u32;
+    loop {
+        tries = tries.saturating_add(1);
+        match work().await {
+            Ok(done) => return Ok(done),
+            Err(Hindered::Otherwise(error)) => return Err(error),
+            Err(Hindered::Locked) if tries >= LOCK_TRIES => {
+                let why = "its tables are locked by something that takes long, such as a backup or a VACUUM".to_owned();
+                return Err(Error::Unavailable(why));
+            }
+            Err(Hindered::Locked) => {
+                tracing::warn!(tries, "the tables are locked by somebody else; they are asked for again");
+                clock.sleep(LOCK_PAUSES.pause(tries, clock.chance())).await;
+            }
+        }
+    }
+}
+
+/// Why something that needs whole tables was not done.
+enum Hindered {
+    Locked,
+    Otherwise(Error),
+}
+
+impl From<sqlx::Error> for Hindered {
+    fn from(error: sqlx::Error) -> Self {
+        let mut inner = &error;
+        if let sqlx::Error::Migrate(migrating) = &error
+            && let MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) = &**migrating
+        {
+            inner = cause;
+        }
+        let is_locked = inner.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "55P03");
+        if is_locked { Self::Locked } else { Self::Otherwise(unavailable(error)) }
+    }
+}
+
+/// A connection to tables that are those of this version. A new one each time: one whose migration has failed keeps the lock that
+/// keeps other migrations out.
+async fn migrated(access: &Access) -> Result<PgConnection, Hindered> {
+    let mut connection = access.connect().await.map_err(Hindered::Otherwise)?;
+    sqlx::raw_sql(BRIEF).execute(&mut connection).await?;
+    sqlx::migrate!("migrations/postgres").run(&mut connection).await.map_err(sqlx::Error::from)?;
+    Ok(connection)
+}
+
+/// Begins this run's chain: names the ends of all chains that went on since they were named last. Nobody writes records
+/// meanwhile, so these are the ends at this place of the trail, and the verifier can ask for exactly them.
+async fn begin_run(connection: &mut PgConnection, run: &Run) -> Result<(), Hindered> {
+    let mut transaction = connection.begin().await?;
+    sqlx::raw_sql(BRIEF_HERE).execute(&mut *transaction).await?;
+    if let Err(locked) = sqlx::raw_sql("LOCK TABLE audit IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await
+    {
+        // Dropping it would undo it at the connection's next use only.
+        transaction.rollback().await?;
+        return Err(locked.into());
+    }
+    let ends = trail::ends(&mut transaction).await.map_err(Hindered::Otherwise)?;
+    let (head, opening) = Head::open(run.chain.clone(), &ends, env!("CARGO_PKG_VERSION"));
+    let mut ledger = Ledger::new(head);
+    ledger.add(&Entry { at: run.clock.now(), trace_id: None, event: opening });
+    sqlx::query(
+        "UPDATE chains SET named = ends.sequence FROM unnest($1::TEXT[], $2::BIGINT[]) AS ends (chain, sequence)
+         WHERE chains.chain = ends.chain",
+    )
+    .bind(ends.iter().map(|end| end.chain.as_str()).collect::<Vec<_>>())
+    .bind(ends.iter().map(|end| i64::try_from(end.sequence).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+    .execute(&mut *transaction)
+    .await?;
+    let opened = sqlx::query("INSERT INTO chains (chain) VALUES ($1)").bind(&run.chain);
+    opened.execute(&mut *transaction).await?;
+    let written = trail::write(&mut transaction, &ledger).await;
+    written.map_err(|error| Hindered::Otherwise(error.into_error()))?;
+    Ok(transaction.commit().await?)
+}
