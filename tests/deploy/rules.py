@@ -126,13 +126,19 @@ def probed(of):
         yield "the Service shows more than the API"
 
 
+def stop(of):
+    """How long a stop may take: the delay before the doors close, and what is under way then."""
+    delay = of.variables.get("POSTERN__SERVER__DRAIN_DELAY", default("drain_delay"))
+    deadline = tomllib.loads(of.config).get("server", {}).get("stop_deadline", default("stop_deadline"))
+    return seconds(delay), seconds(deadline)
+
+
 def stops_in_time(of):
-    delay = seconds(of.variables.get("POSTERN__SERVER__DRAIN_DELAY", default("drain_delay")))
+    delay, deadline = stop(of)
     if delay < 1:
         yield "no delay before the doors close: calls would meet closed doors"
-    deadline = tomllib.loads(of.config).get("server", {}).get("stop_deadline", default("stop_deadline"))
-    if of.pod["terminationGracePeriodSeconds"] < delay + seconds(deadline) + STOP_MARGIN:
-        yield f"the pod is killed before server.drain_delay ({delay} s) and server.stop_deadline ({deadline}) are over"
+    if of.pod["terminationGracePeriodSeconds"] < delay + deadline + STOP_MARGIN:
+        yield f"the pod is killed before server.drain_delay and server.stop_deadline ({delay + deadline} s) are over"
 
 
 def labelled(of):
@@ -252,11 +258,14 @@ def shares_the_work(of):
     rolling = strategy.get("rollingUpdate")
     if rolling != {"maxUnavailable": 0, "maxSurge": 1}:
         yield "a rollout has fewer replicas, or more than one too many"
+    if of.deployment.get("minReadySeconds", 0) <= sum(stop(of)):
+        yield "a rollout ends one replica while the one before may still be ending"
     keys = {spread["topologyKey"] for spread in of.pod.get("topologySpreadConstraints", [])}
     if keys != {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}:
         yield "replicas are not spread over nodes and zones"
     for key in ("writes_max", "calls_max"):
-        most = (scaler["maxReplicas"] + 1) * int(of.variables.get(f"POSTERN__GRAPH__{key.upper()}", default(key)))
+        # Of a rollout there are one more and, as Kubernetes does not count it, one that is ending.
+        most = (scaler["maxReplicas"] + 2) * int(of.variables.get(f"POSTERN__GRAPH__{key.upper()}", default(key)))
         if most > int(default(key)):
             yield f"all replicas together may go to {most} with graph.{key}, {default(key)} is the budget"
 

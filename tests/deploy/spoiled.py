@@ -56,7 +56,8 @@ def ways_to_spoil(of):
             {"kind": "Secret", "metadata": {"labels": metadata["labels"], "namespace": "postern"}})),
         ("secrets_are_files", "a readable secret", lambda: pod["volumes"][0]["secret"].update(defaultMode=0o444)),
         ("shares_the_work", "two on a file", lambda: env("POSTERN__STORE__URL", "sqlite:/var/lib/postern/postern.db")),
-        ("shares_the_work", "too large a share", lambda: env("POSTERN__GRAPH__WRITES_MAX", "14")),
+        ("shares_the_work", "too large a share", lambda: env("POSTERN__GRAPH__WRITES_MAX", "12")),
+        ("shares_the_work", "two that end at once", lambda: deployment.update(minReadySeconds=25)),
         ("shares_the_work", "too many at once", lambda: scaler.update(maxReplicas=6)),
         ("shares_the_work", "two masters", lambda: deployment.update(replicas=3)),
         ("shares_the_work", "fewer in a rollout", lambda: deployment["strategy"]["rollingUpdate"].update(
