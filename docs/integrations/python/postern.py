@@ -1,7 +1,7 @@
 """Changes assignments through Postern, and verifies its callbacks. Python 3.9 or newer, standard library.
 
     POSTERN_URL=https://postern.contoso.com TOKEN_URL=https://login.microsoftonline.com/TENANT/oauth2/v2.0/token \
-    CLIENT_ID=... CLIENT_SECRET=... SCOPE=api://postern/.default \
+    CLIENT_ID=... CLIENT_SECRET=... SCOPE=api://API/.default \
     python postern.py RITM0010023 "Sales ESP" "Sales Laptops"
 """
 
