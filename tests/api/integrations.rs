@@ -148,6 +148,17 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
         written.starts_with("Postern refused: ") && written.contains("Sales ESQ") && written.contains("\nTrace "),
         "{written}"
     );
+
+    // A second change of one record is another one only by a word of its own.
+    let back = json!({"configuration": "Sales ESP", "remove": [{"group": "Sales Laptops"}]});
+    let clash = run("/run/request", json!({"sys_id": "46d44a", "change": back})).await;
+    assert!(clash["again"] == false && clash["problem"]["code"] == "idempotency-key-reused", "{clash}");
+    let order = json!({"sys_id": "46d44a", "change": back, "word": "back"});
+    let second = run("/run/request", order.clone()).await["operation"]["id"].as_str().unwrap().to_owned();
+    assert_ne!(second, operation);
+    world.end_of(&second).await.succeeded("changed");
+    assert_eq!(run("/run/request", order).await["operation"]["id"], second.as_str());
+    assert!(!world.groups(SALES_ESP).await.contains(&group(1)));
     drop(instance);
     place.end().await;
 }

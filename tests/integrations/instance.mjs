@@ -97,10 +97,10 @@ const resources = {
     return answer;
   },
   "/run/request": (_headers, body) => {
-    const { sys_id, change } = JSON.parse(body);
+    const { sys_id, change, word } = JSON.parse(body);
     const record = new GlideRecord("sc_req_item");
     if (!record.get(sys_id)) throw new Error("no such record");
-    return { status: 200, body: run("PosternClient.js", { record, change }, "\nnew PosternClient().request(record, change);") };
+    return { status: 200, body: run("PosternClient.js", { record, change, word }, "\nnew PosternClient().request(record, change, word);") };
   },
   "/run/look": (_headers, body) => ({
     status: 200,

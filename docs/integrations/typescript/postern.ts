@@ -4,7 +4,7 @@ import { Webhook } from "standardwebhooks";
 /** A part of what an operation tells. */
 export interface Operation {
   id: string;
-  state: "accepted" | "awaiting_approval" | "running" | "succeeded" | "failed" | "cancelled";
+  state: "awaiting_approval" | "queued" | "running" | "succeeded" | "failed" | "cancelled";
   summary?: string | null;
   problem?: Problem | null;
 }
