@@ -165,6 +165,8 @@ fn key(settings: &Settings) -> anyhow::Result<ExitCode> {
 
 async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<ExitCode> {
     let (mut output, mut last) = (io::BufWriter::new(io::stdout().lock()), range.after.clone());
+    // Records do not quite stand in the order of their times.
+    let mut left_out = false;
     let (earliest, start) = match (range.after, range.from) {
         (Some(after), _) => (None, Some(Start::After(after))),
         (None, Some(Limit::Place(from))) => (None, Some(Start::At(from))),
@@ -183,8 +185,12 @@ async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<Exi
             Some(Limit::Place(to)) => (false, place.as_ref() == Some(to)),
             None => (false, false),
         };
+        left_out |= beyond;
         if !beyond {
             writeln!(output, "{}", format.line(record))?;
+        }
+        // Whoever goes on behind the first that is left out finds it, and some a second time.
+        if !left_out {
             last = place.or(last.take());
         }
         Ok(!is_last)

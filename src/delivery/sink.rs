@@ -75,7 +75,7 @@ impl Outlet {
                 let written = apart(lines(), move |lines| append(&file, &lines)).await;
                 written.map_err(|error| format!("{shown}: {error}"))
             }
-            Self::Otlp(url, outbound) => post(url, outbound, &logs(batch, form)).await,
+            Self::Otlp(url, outbound) => post_all(url, outbound, batch, form).await,
         }
     }
 }
@@ -158,7 +158,32 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-async fn post(url: &str, outbound: &Outbound, logs: &Value) -> Result<(), String> {
+/// Sends a batch, in parts where the collector takes no body of that size.
+async fn post_all(url: &str, outbound: &Outbound, batch: &[Filed], form: Form) -> Result<(), String> {
+    let mut parts = vec![batch];
+    while let Some(part) = parts.pop() {
+        match (post(url, outbound, &logs(part, form)).await?, part) {
+            (Posted::Taken, _) => {}
+            (Posted::TooLarge, [alone]) => {
+                // It would be too large again, and keep back all that come after it.
+                tracing::error!(audit.position = alone.position, "the collector takes no audit record of this size");
+            }
+            (Posted::TooLarge, part) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a collector did with a body.
+enum Posted {
+    Taken,
+    TooLarge,
+}
+
+async fn post(url: &str, outbound: &Outbound, logs: &Value) -> Result<Posted, String> {
     let call = Call {
         method: Method::POST,
         url: url.to_owned(),
@@ -169,6 +194,9 @@ async fn post(url: &str, outbound: &Outbound, logs: &Value) -> Result<(), String
         answer_max: ANSWER_MAX,
     };
     let answer = outbound.send(call).await.map_err(|error| error.to_string())?;
+    if answer.status.as_u16() == 413 {
+        return Ok(Posted::TooLarge);
+    }
     if !answer.status.is_success() {
         return Err(format!("the collector answers {}", answer.status.as_u16()));
     }
@@ -178,7 +206,7 @@ async fn post(url: &str, outbound: &Outbound, logs: &Value) -> Result<(), String
     if rejected.as_str().is_some_and(|count| count != "0") || rejected.as_u64().is_some_and(|count| count > 0) {
         tracing::error!(%rejected, "the collector has rejected audit records for what is in them");
     }
-    Ok(())
+    Ok(Posted::Taken)
 }
 
 /// The batch as OTLP's JSON has logs.

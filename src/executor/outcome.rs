@@ -128,7 +128,7 @@ impl Outcome {
     }
 
     /// These operations fail. If the set has vanished, those from the first on that states the whole set do not depend on
-    /// it, and are still to do; if it cannot be read, ends of changes are, since nobody would ask for them again.
+    /// it, and are still to do; otherwise ends of changes are, as if it cannot be read, since nobody would ask for them again.
     pub(super) fn of_failure(
         mut batch: Vec<Operation>,
         at: Timestamp,
@@ -140,7 +140,7 @@ impl Outcome {
             let stated = batch.iter().position(takes_any_set);
             outcome.rest = batch.split_off(stated.unwrap_or(batch.len()));
         }
-        if failure.code == FailureCode::PresentSetUnreadable {
+        if may_pass(failure) && outcome.rest.is_empty() {
             (outcome.rest, batch) = batch.into_iter().partition(|it| it.submission.is_an_end());
         }
         for operation in batch {
@@ -212,7 +212,12 @@ fn in_doubt(failure: Failure, operation: &Operation, announced: &Announced) -> F
 
 /// Whether these are ends of changes only, and what keeps them from being done may pass: then they wait as long as that takes.
 pub(super) fn waits(failure: &Failure, batch: &[Operation]) -> bool {
-    failure.code == FailureCode::PresentSetUnreadable && batch.iter().all(|it| it.submission.is_an_end())
+    may_pass(failure) && batch.iter().all(|it| it.submission.is_an_end())
+}
+
+/// Whether the reason may be a passing fault of reading the set.
+fn may_pass(failure: &Failure) -> bool {
+    matches!(failure.code, FailureCode::PresentSetUnreadable | FailureCode::PresentSetVanished)
 }
 
 /// Whether an operation states the whole set, and is not bound to one that is full: then it does not matter what it finds.

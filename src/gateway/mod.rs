@@ -157,6 +157,8 @@ pub struct Gateway {
     settings: config::Operations,
     denials: Arc<Denials>,
     pauses: Cache<ConfigurationId, Option<Parked>>,
+    /// Since when the configurations of due ends are not to be found.
+    ends_nowhere: Cache<OperationId, Timestamp>,
     clock: Clock,
     stopping: CancellationToken,
 }
@@ -190,7 +192,21 @@ impl Gateway {
         let directory = Directory::new(catalogue, names, settings.targets_max);
         let (shared_sets, denials) = (SharedSets::new(), Arc::new(Denials::new(denied_per_minute)));
         let pauses = Cache::builder().max_capacity(PAUSES_MAX).time_to_live(reading::PAUSES_KNOWN).build();
-        Self { store, upstream, policies, directory, shared_sets, callable, settings, denials, pauses, clock, stopping }
+        let ends_nowhere = Cache::builder().max_capacity(until::NOWHERE_MAX).build();
+        Self {
+            store,
+            upstream,
+            policies,
+            directory,
+            shared_sets,
+            callable,
+            settings,
+            denials,
+            pauses,
+            ends_nowhere,
+            clock,
+            stopping,
+        }
     }
 
     /// What a change would do at present, and what policy would say of it; nothing is written.

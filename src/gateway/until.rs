@@ -29,6 +29,10 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Ends that are looked at in one go.
 const STEP_MAX: usize = 100;
+/// For so long Graph must know nothing of an end's configuration before that counts as gone: an answer of that kind has been seen to pass.
+const GONE_AFTER: Duration = Duration::from_hours(1);
+/// Ends of which that is remembered.
+pub(super) const NOWHERE_MAX: u64 = 10_000;
 /// How far ahead an end may be: longer is as good as never, and keeps its operation from being removed.
 const AHEAD_MAX: Duration = Duration::from_hours(24 * 366 * 5);
 
@@ -79,7 +83,8 @@ impl Gateway {
                 if reversals.iter().any(|it| matches!(it.state, State::Succeeded(_))) {
                     return self.let_go(operation).await;
                 }
-                if reversals.iter().any(|it| !it.state.has_ended()) {
+                // One that waits for a person may wait longer than the end can.
+                if reversals.iter().any(|it| matches!(it.state, State::Queued | State::Running { .. })) {
                     return Ok(());
                 }
                 match Reversal::of(operation, Cause::Until) {
@@ -93,10 +98,10 @@ impl Gateway {
     async fn carry_out(&self, operation: &Operation, reversal: Reversal) -> Result<(), Error> {
         let resolved = match self.in_time(self.directory.resolve_reversal(operation, reversal)).await {
             Ok(resolved) => resolved,
-            // Its assignments went with it.
-            Err(Error::UnknownConfiguration { .. }) => return self.let_go(operation).await,
+            Err(Error::UnknownConfiguration { .. }) => return self.wait_for_configuration(operation).await,
             Err(error) => return Err(error),
         };
+        self.ends_nowhere.invalidate(&operation.id).await;
         let submission = Submission { comment: None, ..self.undoing(operation, &resolved) };
         let permit = self.policies.permit_end(operation, submission);
         let permit = permit.map_err(|denial| Error::Denied(denial.to_string()))?;
@@ -110,6 +115,20 @@ impl Gateway {
             Err(Error::UntilOver(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Lets an end go whose configuration is gone, since its assignments went with it; before that has shown to last, the end stays due.
+    async fn wait_for_configuration(&self, operation: &Operation) -> Result<(), Error> {
+        let now = self.clock.now();
+        let since = self.ends_nowhere.get_with(operation.id, async { now }).await;
+        if clock::until(since, now) >= GONE_AFTER {
+            tracing::warn!(operation.id = %operation.id, "its end has come, and its configuration is gone");
+            return self.let_go(operation).await;
+        }
+        if since == now {
+            tracing::warn!(operation.id = %operation.id, "its end has come, and Graph does not know its configuration");
+        }
+        Ok(())
     }
 
     /// It has not begun: then it need not.

@@ -24,11 +24,12 @@ use super::{
     Error,
     credential::{self, Way},
     refusal::{self, NoToken},
+    transport::heeded,
 };
 use crate::{
     clock::{self, Clock},
     config,
-    outbound::{self, Outbound},
+    outbound::Outbound,
     telemetry,
 };
 
@@ -39,8 +40,8 @@ const ANSWER_MAX: usize = 64 * 1024;
 /// A token is not used in its last seconds: it must not end on the way to Graph.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// How old a token is at least that is given up because it may lack what was granted since: the login service takes the same
-/// question again and again for a loop.
+/// How old a token is at least that is given up because it may lack what was granted since, and how much time is at least between two that
+/// are given up because Graph does not accept them: the login service takes the same question again and again for a loop.
 const OUTGROWN_AFTER: Duration = Duration::from_mins(1);
 /// How long a refresh that failed is not tried again, while the present token serves.
 const REFRESH_REST: Duration = Duration::from_secs(1);
@@ -70,6 +71,8 @@ pub struct Tokens {
     source: Arc<Source>,
     cache: Cache<(), Arc<Token>>,
     refreshing: Arc<AtomicBool>,
+    /// When a token was last given up that Graph did not accept.
+    refused_at: Arc<Mutex<Option<Timestamp>>>,
 }
 
 #[derive(Debug)]
@@ -92,7 +95,7 @@ impl Tokens {
     /// Tokens for the application of these settings.
     pub fn new(settings: config::Graph, outbound: Outbound, clock: Clock) -> Self {
         let source = Arc::new(Source { settings, outbound, clock, rest: Mutex::default() });
-        Self { source, cache: Cache::new(1), refreshing: Arc::default() }
+        Self { source, cache: Cache::new(1), refreshing: Arc::default(), refused_at: Arc::default() }
     }
 
     /// A token that is good now.
@@ -110,8 +113,25 @@ impl Tokens {
         self.cache.try_get_with((), self.source.fetch()).await.map_err(|error| Error::clone(&error))
     }
 
-    /// Drops a token that Graph did not accept, unless another has taken its place already.
-    pub(super) async fn forget(&self, token: &Arc<Token>) {
+    /// Drops a token that Graph did not accept, unless one was dropped for that just now.
+    pub(super) async fn refuse(&self, token: &Arc<Token>) {
+        if self.may_refuse() {
+            self.forget(token).await;
+        }
+    }
+
+    fn may_refuse(&self) -> bool {
+        let now = self.source.clock.now();
+        let mut last = self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|last| clock::after(last, OUTGROWN_AFTER) <= now);
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
+
+    /// Drops a token, unless another has taken its place already.
+    async fn forget(&self, token: &Arc<Token>) {
         if self.cache.get(&()).await.is_some_and(|cached| Arc::ptr_eq(&cached, token)) {
             self.cache.invalidate(&()).await;
         }
@@ -199,7 +219,7 @@ impl Source {
         let answer = outbound.send(asked.call(TIMEOUT, ANSWER_MAX)).await;
         let answer = answer.map_err(|error| NoToken::unavailable(format!("{whom}: {error}")))?;
         if !answer.status.is_success() {
-            let pause = answer.header("retry-after").and_then(|value| outbound::retry_after(value, self.clock.now()));
+            let pause = answer.header("retry-after").and_then(|value| heeded(value, self.clock.now()));
             return Err(refusal::judged(&answer, way, pause));
         }
         let unusable = || NoToken::unavailable(format!("{whom} answered with something that is not a token"));

@@ -8,6 +8,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
+
 use super::{
     Clearance, Error, Refusal, Tokens, model,
     pace::{Effect, PAUSE_MAX, Pace, Went},
@@ -31,6 +33,14 @@ const ANSWER_MAX: usize = 8 * 1024 * 1024;
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(10) };
 /// The pause that is told when Graph throttles and does not say for how long, which Intune often does.
 const THROTTLED_UNSAID: Duration = Duration::from_secs(10);
+
+/// The longest pause that is heeded: absurd ones have been seen, and what is paused asks nobody whether it is over.
+const ASKED_MAX: Duration = Duration::from_mins(5);
+
+/// What a `Retry-After` asks for, as far as it is heeded; none if it asks for no pause.
+pub(super) fn heeded(retry_after: &str, now: Timestamp) -> Option<Duration> {
+    outbound::retry_after(retry_after, now).filter(|pause| !pause.is_zero()).map(|pause| pause.min(ASKED_MAX))
+}
 
 #[derive(Debug)]
 pub(super) struct Transport {
@@ -174,7 +184,7 @@ impl Transport {
                 return Err(unanswered(asked.effect, &error));
             }
         };
-        let named = answer.header("retry-after").and_then(|text| outbound::retry_after(text, self.clock.now()));
+        let named = answer.header("retry-after").and_then(|text| heeded(text, self.clock.now()));
         pass.went(went(&answer, named));
         tracing::debug!(
             graph.status = answer.status.as_u16(),
@@ -194,7 +204,7 @@ impl Transport {
         let lacking = matches!(refusal.reason, Reason::Permission(missing) if missing.is_needed());
         let next = judge(asked.effect, refusal, named);
         if matches!(next, Next::Renew) {
-            self.tokens.forget(&token).await;
+            self.tokens.refuse(&token).await;
         } else if lacking {
             // What was granted meanwhile is in the next token only.
             self.tokens.outgrow(&token).await;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     answers::Got,
+    until::{end_comes, end_is, with_end},
     world::{ASSIGNMENTS, EVERYTHING, SALES_ESP, Setup, World, add, group},
 };
 
@@ -221,6 +222,28 @@ async fn a_reversal_waits_for_the_approval_that_reverting_asks_for_and_no_other(
     say(&world, &token, &reversal.id(), "approve").await.expect(200);
     world.end_of(&reversal.id()).await.succeeded("changed");
     assert!(!world.assigned(SALES_ESP).await.iter().any(|it| it["target"].to_string().contains("allLicensedUsers")));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reversal_that_waits_for_approval_keeps_no_end_from_coming() {
+    let asks = "@id(\"reverting-with-approval\") @approval(\"revert\")\n\
+                permit (principal, action == Postern::Action::\"revert\", resource);";
+    let policies = [&policies()[..], &[("revert.cedar", asks)]].concat();
+    let world = World::with(Setup { policies, ..Setup::default() }).await;
+    let token = approver(&world, "helpdesk", "bob").await;
+    let id = world.change(&with_end(everyone())).await.expect(202).id();
+    say(&world, &token, &id, "approve").await.expect(200);
+    world.end_of(&id).await.succeeded("changed");
+    let waiting = world.post("servicenow", &format!("/v1/operations/{id}/revert"), &json!({}), &[]).await.expect(202);
+    assert_eq!(waiting.body["state"], "awaiting_approval");
+    end_comes(&world).await;
+    let ended = end_is(&world, &id, "reverted").await;
+    world.end_of(ended.body["ends"]["operation"].as_str().unwrap()).await.succeeded("changed");
+    assert!(!world.assigned(SALES_ESP).await.iter().any(|it| it["target"].to_string().contains("allLicensedUsers")));
+    // What is approved in the end finds nothing to do.
+    say(&world, &token, &waiting.id(), "approve").await.expect(200);
+    world.end_of(&waiting.id()).await.succeeded("unchanged");
     world.end().await;
 }
 

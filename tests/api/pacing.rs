@@ -225,3 +225,16 @@ fn many(configurations: usize) -> Value {
     }
     seed
 }
+
+/// Nobody asks meanwhile, so a pause that were believed would last until a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_absurd_pause_is_not_believed() {
+    let world = World::start().await;
+    let effect = json!({"kind": "answer", "status": 429, "retry_after": "86400000"});
+    world.fault(json!({"path_ends": SALES_ESP, "times": 1, "effect": effect})).await;
+    let change = add(SALES_ESP, &group(1));
+    let refused = world.post("servicenow", ASSIGNMENTS, &change, &[]).await.problem(503, "graph-throttled");
+    let pause: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=300).contains(&pause), "{pause}");
+    world.end().await;
+}

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
 use postern::{
     audit::{Form, PublicKey, Signer, Verifier},
     store::Sqlite,
@@ -55,6 +55,7 @@ async fn a_file_holds_the_whole_trail_after_every_stop() {
 struct Logs {
     down: AtomicBool,
     refused: AtomicBool,
+    one_at_a_time: AtomicBool,
     taken: Mutex<Vec<Value>>,
 }
 
@@ -64,17 +65,19 @@ async fn take(logs: web::Data<Arc<Logs>>, body: web::Json<Value>) -> HttpRespons
         return HttpResponse::ServiceUnavailable().finish();
     }
     let records = body["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().unwrap().clone();
+    if logs.one_at_a_time.load(Ordering::SeqCst) && records.len() > 1 {
+        logs.refused.store(true, Ordering::SeqCst);
+        return HttpResponse::PayloadTooLarge().finish();
+    }
     logs.taken.lock().unwrap().extend(records);
     HttpResponse::Ok().json(json!({}))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_was_down_gets_everything_and_nobody_waited_for_it() {
-    let logs = Arc::new(Logs::default());
-    logs.down.store(true, Ordering::SeqCst);
+/// Starts the collector; where it is.
+fn collect(logs: &Arc<Logs>) -> (String, ServerHandle) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let state = web::Data::new(Arc::clone(&logs));
+    let state = web::Data::new(Arc::clone(logs));
     let app = move || {
         let size = web::JsonConfig::default().limit(16 * 1024 * 1024);
         App::new().app_data(state.clone()).app_data(size).route("/v1/logs", web::post().to(take))
@@ -82,6 +85,32 @@ async fn a_collector_that_was_down_gets_everything_and_nobody_waited_for_it() {
     let server = HttpServer::new(app).workers(1).disable_signals().listen(listener).unwrap().run();
     let handle = server.handle();
     drop(tokio::spawn(server));
+    (url, handle)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_takes_small_bodies_only_gets_everything_in_its_order() {
+    let logs = Arc::new(Logs::default());
+    logs.one_at_a_time.store(true, Ordering::SeqCst);
+    let (url, handle) = collect(&logs);
+    let telemetry = format!("\n[telemetry]\notlp_endpoint = \"{url}\"");
+    let mut world = World::with(with(&format!("sinks = [\"otlp\"]\n{telemetry}"))).await;
+    world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
+    world.take_gateway().stop().await;
+    let taken = std::mem::take(&mut *logs.taken.lock().unwrap());
+    let bodies: Vec<_> = taken.iter().map(|log| log["body"]["stringValue"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(bodies, texts(&world).await);
+    assert!(logs.refused.load(Ordering::SeqCst));
+    world.start_gateway().await;
+    world.end().await;
+    handle.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_was_down_gets_everything_and_nobody_waited_for_it() {
+    let logs = Arc::new(Logs::default());
+    logs.down.store(true, Ordering::SeqCst);
+    let (url, handle) = collect(&logs);
     let telemetry = format!("\n[telemetry]\notlp_endpoint = \"{url}\"");
     let mut world = World::with(with(&format!("sinks = [\"otlp\"]\nformat = \"ecs\"\n{telemetry}"))).await;
     world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");

@@ -106,6 +106,20 @@ async fn a_token_that_graph_refuses_once_is_replaced_once() {
     world.end().await;
 }
 
+/// The login service takes the same question again and again for a loop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_that_are_not_accepted_are_not_fetched_anew_each_time() {
+    let world = World::start().await;
+    answers(&world, SALES_ESP, None, status(401)).await;
+    for _ in 0..5 {
+        world.change(&add(SALES_ESP, "Sales Laptops")).await.problem(502, "graph-not-authorised");
+    }
+    let journal = world.journal().await;
+    let tokens = journal.iter().filter(|call| call["path"].as_str().unwrap().ends_with("/token")).count();
+    assert_eq!(tokens, 2);
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operation_that_graph_keeps_from_working_is_parked_in_sight_and_goes_on_later() {
     for (path, effect, words) in [

@@ -12,14 +12,14 @@ use crate::{
 
 const FAR: &str = "2029-12-24T18:00:00Z";
 
-fn with_end(body: Value) -> Value {
+pub(crate) fn with_end(body: Value) -> Value {
     let mut body = body;
     body["until"] = json!(FAR);
     body
 }
 
 /// Lets the ends of all operations come.
-async fn end_comes(world: &World) {
+pub(crate) async fn end_comes(world: &World) {
     let url = format!("sqlite:{}", world.store().display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();
     sqlx::query("UPDATE operations SET until_at = 1 WHERE until_at IS NOT NULL")
@@ -30,7 +30,7 @@ async fn end_comes(world: &World) {
 }
 
 /// The operation, as soon as its end stands so.
-async fn end_is(world: &World, id: &str, state: &str) -> Got {
+pub(crate) async fn end_is(world: &World, id: &str, state: &str) -> Got {
     for _ in 0..TRIES {
         let found = world.operation(id).await;
         if found.body["ends"]["state"] == state {
@@ -195,6 +195,13 @@ async fn no_bound_and_no_trouble_makes_a_due_end_be_forgotten() {
     let ended = end_is(&world, &id, "reverted").await;
     world.end_of(ended.body["ends"]["operation"].as_str().unwrap()).await.succeeded("changed");
     assert!(world.groups(SALES_ESP).await.contains(&group(5)));
+    // Nor is one answer that there is no such configuration believed.
+    let id = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
+    world.restart().await;
+    world.fault(json!({"path_ends": SALES_ESP, "times": 1, "effect": {"kind": "answer", "status": 404}})).await;
+    end_comes(&world).await;
+    let ended = end_is(&world, &id, "reverted").await;
+    world.end_of(ended.body["ends"]["operation"].as_str().unwrap()).await.succeeded("changed");
     world.end().await;
 }
 

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use postern::{
     audit::{Actor, Entry, Event, Signer},
     clock::Clock,
+    domain::Digest,
     store::{Run, Sqlite, Store},
 };
 use sqlx::{Connection, SqliteConnection};
@@ -224,7 +225,7 @@ fn a_trail_that_was_written_anew_has_no_checkpoint_of_the_key() {
 fn rechained(lines: &[String], mut line: serde_json::Value) -> String {
     line.as_object_mut().unwrap().remove("hash");
     let text = postern::canonical::text(&line);
-    let hash = postern::domain::Digest::of(text.as_bytes());
+    let hash = Digest::of(text.as_bytes());
     line.as_object_mut().unwrap().insert("hash".to_owned(), hash.as_str().into());
     format!("{}\n{}\n", lines.join("\n"), postern::canonical::text(&line))
 }
@@ -271,6 +272,30 @@ fn an_export_is_gone_on_with_where_it_ended_in_every_form() {
     let unknown = export(folder.path(), &["--after", "second/9"]);
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.err.contains("there is no record second/9 in this trail"), "{}", unknown.err);
+}
+
+/// Records do not quite stand in the order of their times.
+#[test]
+fn what_an_export_up_to_a_time_leaves_out_comes_with_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let clock = Clock::system();
+        let run = Run { chain: "first".to_owned(), clock };
+        let store = Sqlite::open(&folder.path().join("postern.db"), run).await.unwrap();
+        let event =
+            Event::ConfigurationLoaded { policies: Digest::of(b"p"), settings: Digest::of(b"s"), callers: vec![] };
+        let later = "2100-01-01T00:00:00Z".parse().unwrap();
+        let entry = |at| Entry { at, trace_id: None, event: event.clone() };
+        store.record([clock.now(), later, clock.now()].map(entry).into()).await.unwrap();
+        store.close().await;
+    });
+    let whole = export(folder.path(), &[]).out;
+    let lines: Vec<_> = whole.lines().collect();
+    let first = export(folder.path(), &["--to", "2099-01-01T00:00:00Z"]);
+    assert_eq!(first.out.lines().collect::<Vec<_>>(), [lines[0], lines[1], lines[3]]);
+    assert_eq!(first.err, "to go on from here: --after first/2\n");
+    let next = export(folder.path(), &["--after", "first/2"]);
+    assert_eq!(next.out.lines().collect::<Vec<_>>(), lines[2..]);
 }
 
 /// Arguments, and the lines of the whole that come of them.

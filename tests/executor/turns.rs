@@ -365,8 +365,21 @@ async fn the_end_of_a_change_waits_until_the_set_can_be_read_and_other_changes_d
     world.clock.sleep(Duration::from_mins(5)).await;
     assert!(!world.state(2).await.has_ended());
     assert!(world.store.parked(&lane(1)).await.unwrap().is_some());
+    // Nor when it can be read, and shows nothing of what was left.
+    let left = world.tenant.sets.lock().unwrap().remove(&lane(1)).unwrap();
     world.tenant.recovers(&lane(1));
-    has_succeeded(&world.end_of(2).await);
+    world.accept(4, &lane(1)).await;
+    while !world.state(4).await.has_ended() {
+        world.clock.sleep(Duration::from_secs(1)).await;
+    }
+    let State::Failed { failure, .. } = world.state(4).await else { panic!("the set has vanished") };
+    assert_eq!(failure.code, FailureCode::PresentSetVanished);
+    assert!(!world.state(2).await.has_ended());
+    world.tenant.sets.lock().unwrap().insert(lane(1), left);
+    while !world.state(2).await.has_ended() {
+        world.clock.sleep(Duration::from_secs(1)).await;
+    }
+    has_succeeded(&world.state(2).await);
     assert!(world.tenant.set(&lane(1)).is_empty());
 }
 

@@ -165,3 +165,22 @@ async fn an_operation_is_kept_while_its_end_is_ahead() {
     })
     .await;
 }
+
+/// Whether an end is moot is told by what has undone the operation, so that is kept as long as the end is ahead.
+#[tokio::test]
+async fn what_undid_an_operation_whose_end_is_ahead_is_not_removed() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let original = ending(1, 1, 9_999);
+        store.accept(acceptance(original.clone())).await.unwrap();
+        store.accept(undoing(2, &original, Cause::Asked)).await.unwrap();
+        let held = turn(&*store, claim(&lane(1), "a", 0)).await;
+        store.settle(held.lease, settlement(&held.operations, 5)).await.unwrap();
+        let old = Forgetting { ended_before: at(1_000), keys_expired_by: at(1_000), limit: 100 };
+        assert_eq!(store.forget(old).await.unwrap(), 0);
+        assert_eq!(ids(&store.sequel(id(1)).await.unwrap().reversals), [id(2)]);
+        assert!(store.release(release(1, UntilState::Moot)).await.unwrap());
+        assert_eq!(store.forget(old).await.unwrap(), 2);
+    })
+    .await;
+}

@@ -609,8 +609,12 @@ impl Store for Model {
         let ended = tables.operations.iter().filter_map(|it| Some((ended_at(&it.state)?, it.id)));
         let ahead = |id: &OperationId| tables.untils.get(id) == Some(&UntilState::Ahead);
         let untold = |id: &OperationId| tables.callbacks.get(id).is_some_and(|it| it.state == CallbackState::Pending);
+        let undoes = |id: &OperationId| {
+            let own = tables.operations.iter().find(|it| it.id == *id);
+            own.and_then(|it| it.submission.change.reversal()).is_some_and(|reversal| ahead(&reversal.operation()))
+        };
         let is_old = |(at, id): &(Timestamp, OperationId)| {
-            *at < ended_before && !needed.contains(id) && !ahead(id) && !untold(id)
+            *at < ended_before && !needed.contains(id) && !ahead(id) && !undoes(id) && !untold(id)
         };
         let mut old: Vec<_> = ended.filter(is_old).collect();
         old.sort_by_key(|(at, _)| *at);

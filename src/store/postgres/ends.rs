@@ -157,7 +157,10 @@ pub(super) async fn forget(connection: &mut PgConnection, forgetting: &Forgettin
     let operations = sqlx::query(
         "WITH ended AS (
              SELECT position FROM operations
-             WHERE ended_at < $1 AND until_at IS NULL AND callback_state IS DISTINCT FROM 'pending' AND NOT EXISTS (SELECT FROM idempotency_keys WHERE operation = operations.id)
+             WHERE ended_at < $1 AND until_at IS NULL AND callback_state IS DISTINCT FROM 'pending'
+                 AND NOT EXISTS (SELECT FROM idempotency_keys WHERE operation = operations.id)
+                 AND (reverts IS NULL OR NOT EXISTS (
+                     SELECT FROM operations AS undone WHERE undone.id = operations.reverts AND undone.until_at IS NOT NULL))
              ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
          )
          DELETE FROM operations USING ended WHERE operations.position = ended.position",

@@ -89,6 +89,8 @@ pub(super) fn forget(connection: &Connection, forgetting: &Forgetting) -> Result
              SELECT position FROM operations
              WHERE ended_at < ? AND until_at IS NULL AND callback_state IS NOT 'pending'
                  AND (key_expires_at IS NULL OR key_expires_at <= ?)
+                 AND (reverts IS NULL OR NOT EXISTS (
+                     SELECT 1 FROM operations AS undone WHERE undone.id = operations.reverts AND undone.until_at IS NOT NULL))
              ORDER BY ended_at LIMIT ?)",
         params![
             micros(forgetting.ended_before),
