@@ -143,7 +143,7 @@ impl Lane {
             Ok(outcome) => self.settle(course, outcome).await,
             Err(Stop::Store(error)) => Err(error),
             Err(Stop::Park(pause, because)) => self.park(course, batch, pause, because).await,
-            Err(Stop::Fail(failure)) if outcome::waits(&failure, &batch) => {
+            Err(Stop::Fail(failure)) if self.waits(&batch, &failure) => {
                 self.park(course, batch, None, failure.detail).await
             }
             Err(Stop::Fail(failure)) => self.fail(course, batch, &failure).await,
@@ -241,6 +241,12 @@ impl Lane {
         store.park(lease, Parking { pause, because, announced, left, ended, entries }).await?;
         ends.into_iter().for_each(End::tell);
         Ok(Stepped::Out(After::Parked(pause)))
+    }
+
+    /// Whether all of them wait.
+    fn waits(&self, batch: &[Operation], failure: &Failure) -> bool {
+        let now = self.parts.clock.now();
+        batch.iter().all(|it| outcome::waits(it, failure, now))
     }
 
     async fn fail(&self, course: Course, batch: Vec<Operation>, failure: &Failure) -> Result<Stepped, Error> {

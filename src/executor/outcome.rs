@@ -128,7 +128,7 @@ impl Outcome {
     }
 
     /// These operations fail. If the set has vanished, those from the first on that states the whole set do not depend on
-    /// it, and are still to do; otherwise ends of changes are, as if it cannot be read, since nobody would ask for them again.
+    /// it, and are still to do; otherwise those are that wait.
     pub(super) fn of_failure(
         mut batch: Vec<Operation>,
         at: Timestamp,
@@ -140,8 +140,8 @@ impl Outcome {
             let stated = batch.iter().position(takes_any_set);
             outcome.rest = batch.split_off(stated.unwrap_or(batch.len()));
         }
-        if may_pass(failure) && outcome.rest.is_empty() {
-            (outcome.rest, batch) = batch.into_iter().partition(|it| it.submission.is_an_end());
+        if outcome.rest.is_empty() {
+            (outcome.rest, batch) = batch.into_iter().partition(|it| waits(it, failure, at));
         }
         for operation in batch {
             let failure = in_doubt(failure.clone(), &operation, announced);
@@ -210,14 +210,16 @@ fn in_doubt(failure: Failure, operation: &Operation, announced: &Announced) -> F
     Failure { detail, ..failure }
 }
 
-/// Whether these are ends of changes only, and what keeps them from being done may pass: then they wait as long as that takes.
-pub(super) fn waits(failure: &Failure, batch: &[Operation]) -> bool {
-    may_pass(failure) && batch.iter().all(|it| it.submission.is_an_end())
-}
+/// How long the end of a change waits for assignments that read as empty though they were left full: that may pass, or be so.
+const VANISHED_MAX: Duration = Duration::from_hours(1);
 
-/// Whether the reason may be a passing fault of reading the set.
-fn may_pass(failure: &Failure) -> bool {
-    matches!(failure.code, FailureCode::PresentSetUnreadable | FailureCode::PresentSetVanished)
+/// Whether an operation waits until what keeps it from being done has passed. Ends of changes do: nobody would ask for them again.
+pub(super) fn waits(operation: &Operation, failure: &Failure, now: Timestamp) -> bool {
+    let Operation { submission, .. } = operation;
+    let is_recent = clock::until(submission.accepted_at, now) < VANISHED_MAX;
+    let may_pass = failure.code == FailureCode::PresentSetUnreadable
+        || (failure.code == FailureCode::PresentSetVanished && is_recent);
+    may_pass && submission.is_an_end()
 }
 
 /// Whether an operation states the whole set, and is not bound to one that is full: then it does not matter what it finds.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
+    clock,
     domain::{Change, Digest, Failure, FailureCode, Reversal, State, Wanted, reversal::Cause},
     store::{Announced, Parking, Part, Settlement, Turn},
 };
@@ -396,4 +397,23 @@ async fn what_is_there_already_is_not_forbidden() {
     let State::Failed { failure, .. } = world.end_of(1).await else { panic!("it is forbidden") };
     assert_eq!(failure.code, FailureCode::GraphRefused);
     has_succeeded(&world.end_of(2).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_change_does_not_wait_for_ever_for_what_was_cleared() {
+    let world = World::simulated(Tenant::new());
+    world.accept(1, &lane(1)).await;
+    let _running = world.run();
+    has_succeeded(&world.end_of(1).await);
+    let done = world.store.operation(id(1)).await.unwrap().unwrap();
+    let end = Change::Revert(Reversal::of(&done, Cause::Until).unwrap());
+    world.tenant.sets.lock().unwrap().remove(&lane(1));
+    let due = world.clock.now();
+    world.accept_change(2, &lane(1), due, (end, None)).await;
+    while !world.state(2).await.has_ended() {
+        world.clock.sleep(Duration::from_mins(1)).await;
+    }
+    assert!(clock::until(due, world.clock.now()) >= Duration::from_hours(1));
+    let State::Failed { failure, .. } = world.state(2).await else { panic!("nothing is there") };
+    assert_eq!(failure.code, FailureCode::PresentSetVanished);
 }
