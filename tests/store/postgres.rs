@@ -7,14 +7,17 @@ use postern::{
     audit::Verifier,
     clock::Clock,
     config,
-    store::{Acceptance, Accepted, Bounds, Cancelled, Claimed, Error, Full, Postgres, Run, Settlement, Store, Trail},
+    store::{
+        Acceptance, Accepted, AuditQuery, Bounds, Cancelled, Claimed, Error, Full, Postgres, Run, Settlement, Store,
+        Trail,
+    },
 };
 use sqlx::Connection;
 
 use crate::{
     cancelling,
     fixture::{
-        Fixture, Kind, accept, acceptance, all, announced, cancellation, claim, id, ids, keyed, lane, minutes,
+        Fixture, Kind, accept, acceptance, all, announced, at, cancellation, claim, id, ids, keyed, lane, minutes,
         operation, settlement, state, trail, turn,
     },
     server,
@@ -458,4 +461,40 @@ async fn a_beginning_that_waits_for_tables_keeps_nobody_waiting() {
         begun.close().await;
     }
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_search_by_time_looks_at_that_time_only() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let mut connection = fixture.connection().await;
+    let (all, hour) = (20_000, 3_600);
+    // One an hour, for two years.
+    let past = "INSERT INTO audit (chain, sequence, text, at)
+                SELECT 'past', hour, '{}', $1 + hour * 3600000000 FROM generate_series(1, $2) AS past (hour)";
+    let past = sqlx::query(past).bind(at(0).as_microsecond()).bind(all);
+    past.execute(&mut connection).await.unwrap();
+    sqlx::raw_sql("VACUUM ANALYZE audit").execute(&mut connection).await.unwrap();
+    let hours = |from: i64, to: i64| AuditQuery {
+        from: Some(at(from * hour)),
+        to: (to > 0).then(|| at(to * hour)),
+        limit: 100,
+        ..AuditQuery::default()
+    };
+    // As much as the server would not look for one by one.
+    for query in [hours(all * 7 / 8, 0), hours(all / 16, all / 8)] {
+        assert_eq!(store.records(&query).await.unwrap().len(), query.limit);
+    }
+    store.close().await;
+    // A connection that ends has told what it read.
+    let gone = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = 'postern' AND backend_type = 'client backend'";
+    eventually("its connections end", async || {
+        sqlx::query_scalar::<_, i64>(gone).fetch_one(&mut connection).await.unwrap() == 0
+    })
+    .await;
+    let told = "SELECT (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'audit')
+                     + (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE relname = 'audit')";
+    let read: i64 = sqlx::query_scalar(told).fetch_one(&mut connection).await.unwrap();
+    assert!(read < all / 2, "{read} entries and rows were read, of {all}");
 }

@@ -113,20 +113,36 @@ fn narrow(sql: &mut QueryBuilder<Postgres>, query: &AuditQuery) {
     if let Some(caller) = &query.caller {
         sql.push(" AND caller = ").push_bind(caller.clone());
     }
+    let (from, to) = (query.from.map(moment), query.to.map(moment));
+    within(sql, from, to);
     // By time alone, the index on it says between which positions to look.
     let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
-    if let Some(from) = query.from.map(moment) {
+    if by_time_alone && from.is_some() && query.after.is_none() {
+        sql.push(" AND position >= (SELECT min(position) FROM");
+        those_within(sql, from, to);
+    }
+    if by_time_alone && to.is_some() {
+        sql.push(" AND position <= (SELECT max(position) FROM");
+        those_within(sql, from, to);
+    }
+}
+
+fn within(sql: &mut QueryBuilder<Postgres>, from: Option<i64>, to: Option<i64>) {
+    if let Some(from) = from {
         sql.push(" AND at >= ").push_bind(from);
-        if by_time_alone && query.after.is_none() {
-            sql.push(" AND position >= (SELECT min(position) FROM audit WHERE at >= ").push_bind(from).push(")");
-        }
     }
-    if let Some(to) = query.to.map(moment) {
+    if let Some(to) = to {
         sql.push(" AND at < ").push_bind(to);
-        if by_time_alone {
-            sql.push(" AND position <= (SELECT max(position) FROM audit WHERE at < ").push_bind(to).push(")");
-        }
     }
+}
+
+/// The positions of a time, out of the index on it. Were they not apart (`OFFSET 0`), the server would go through the trail until it met
+/// the first of them, reckoning that they lie scattered in it: right for the last before a time without a first only, which is as a rule
+/// among the newest.
+fn those_within(sql: &mut QueryBuilder<Postgres>, from: Option<i64>, to: Option<i64>) {
+    sql.push(" (SELECT position FROM audit WHERE true");
+    within(sql, from, to);
+    sql.push(if from.is_some() { " OFFSET 0) AS those)" } else { ") AS those)" });
 }
 
 fn turns_of(sql: &mut QueryBuilder<Postgres>, operation: &str) {
