@@ -161,8 +161,8 @@ impl Announced {
         self.doubts.contains_key(&operation) || self.intent.as_ref().is_some_and(carries)
     }
 
-    /// What the last write may have done is put to the doubts. A target that several of its operations changed is not: what it did
-    /// with that is the work of them all, of which some may come to nothing.
+    /// What the last write may have done is put to the doubts, for each operation that it did something for; without targets that
+    /// several of them changed: what it did with these is the work of them all, of which some may come to nothing.
     pub fn give_up(&mut self) {
         let Some(intent) = self.intent.take() else { return };
         let effect = intent.effect();
@@ -175,8 +175,8 @@ impl Announced {
             }
         }
         for Carried { operation, difference, done } in &intent.carried {
-            let (own, _) = Doubt::and_then(done.clone(), difference.without(&more));
-            if !own.is_empty() {
+            if !difference.is_empty() {
+                let (own, _) = Doubt::and_then(done.clone(), difference.without(&more));
                 self.doubts.insert(*operation, Doubt { difference: own, write: effect.clone() });
             }
         }

@@ -12,7 +12,7 @@ use postern::{
 use serde_json::Value;
 
 use crate::{
-    upstream::Tenant,
+    upstream::{Read, Tenant},
     work::{World, group, id, lane},
 };
 
@@ -309,4 +309,25 @@ async fn what_a_lost_write_did_for_a_change_that_is_bound_to_a_set_tells_its_siz
     let _running = world.run();
     let State::Succeeded(success) = world.end_of(1).await else { panic!("it was done") };
     assert_eq!((success.difference.before, success.difference.after), (0, 2));
+}
+
+/// What two changes of a lost write did to each other is put down to none of them, and may have been done all the same.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_fails_says_that_a_lost_write_carried_it_whatever_else_that_did() {
+    let world = World::simulated(Tenant::new());
+    world.accept(1, &lane(1)).await;
+    let change = Change::amend(vec![], vec![group(1)], 1).unwrap();
+    world.accept_change(2, &lane(1), world.clock.now(), (change, None)).await;
+    world.tenant.edited(&lane(1), group(9));
+    let removed = vec![Assignment { target: group(1), filter: None, unread: None }];
+    undecided(&world, &[(1, adding(&[1])), (2, Difference { removed, ..Difference::default() })]).await;
+    world.tenant.told(&lane(1), Read::Garbled);
+    let _running = world.run();
+    for number in [1, 2] {
+        while !world.state(number).await.has_ended() {
+            world.clock.sleep(Duration::from_secs(1)).await;
+        }
+        let State::Failed { failure, .. } = world.state(number).await else { panic!("it cannot be read") };
+        assert!(failure.detail.ends_with("; a write that was sent before may have taken effect"), "{failure:?}");
+    }
 }
