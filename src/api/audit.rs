@@ -22,7 +22,7 @@ pub(super) struct PageView {
     /// Where more is that is there already; null if there is none.
     #[schema(required)]
     next: Option<String>,
-    /// Where to go on when more has been written, as `after`; null if nothing has been.
+    /// Where to go on when more has been written, as `after`; null if nothing was found so far.
     #[schema(required)]
     cursor: Option<String>,
 }

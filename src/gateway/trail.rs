@@ -4,7 +4,8 @@
 //! which needs a permit of its own. Whoever goes on from a page's end reads every record after it that it may read, once,
 //! however many were written meanwhile. What is no place of this trail is refused as one.
 //!
-//! It deliberately records no reading, and tells nobody that there are records that it may not read.
+//! It deliberately records no reading, and tells nobody that there are records that it may not read: a page ends with the last
+//! record that its reader has seen. Only where one call's work ends among thousands that it may not read does the page end there.
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
@@ -51,9 +52,9 @@ pub struct AuditSearch {
 pub struct Records {
     /// The texts of those that the caller may read.
     pub texts: Vec<String>,
-    /// Where the page ends; none if nothing was there to be looked at.
+    /// Where the page ends; none if it has no record and begins with the trail.
     pub end: Option<Cursor>,
-    /// Whether there is more after it at present.
+    /// Whether there is more after it at present that the caller may read, as far as one call looks.
     pub more: bool,
 }
 
@@ -104,16 +105,15 @@ impl Gateway {
         };
         let mut query =
             AuditQuery { ticket, operation, caller: of_caller, from, to, after: position, limit: SEEN_AT_ONCE };
-        let (mut texts, mut end) = (Vec::new(), after);
+        let (mut texts, mut seen, mut end) = (Vec::new(), after.clone(), after);
         let mut decided = BTreeMap::new();
         let deadline = self.clock.elapsed().saturating_add(LOOK_UP_MAX);
         for _ in 0..SEARCH_ROUNDS {
             let found = self.store.records(&query).await?;
             let last_page = found.len() < query.limit;
-            let count = found.len();
-            for (place, filed) in found.into_iter().enumerate() {
+            for filed in found {
                 query.after = Some(filed.position);
-                end = Cursor::of(&filed).or(end);
+                seen = Cursor::of(&filed).or(seen);
                 let configuration = Marks::read(&filed.text).and_then(|marks| marks.configuration);
                 let readable = if let Some(readable) = decided.get(&configuration) {
                     *readable
@@ -121,19 +121,20 @@ impl Gateway {
                     let readable = self.may_audit(caller, configuration.as_deref(), deadline).await;
                     *decided.entry(configuration).or_insert(readable)
                 };
-                if readable {
-                    texts.push(filed.text);
+                if !readable {
+                    continue;
                 }
                 if texts.len() == wanted {
-                    let more = !last_page || place.saturating_add(1) < count;
-                    return Ok(Records { texts, end, more });
+                    return Ok(Records { texts, end, more: true });
                 }
+                end.clone_from(&seen);
+                texts.push(filed.text);
             }
             if last_page {
                 return Ok(Records { texts, end, more: false });
             }
         }
-        Ok(Records { texts, end, more: true })
+        Ok(Records { texts, end: seen, more: true })
     }
 
     /// The position that a cursor names, if the record there is the one it was made of.

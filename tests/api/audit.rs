@@ -121,3 +121,40 @@ async fn each_record_is_decided_on_and_the_gateways_own_need_a_permit_of_their_o
     world.send(world.bare("GET", "/v1/audit")).await.problem(401, "unauthenticated");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_may_not_read_records_does_not_learn_that_there_are_any() {
+    const KIOSKS: (&str, &str) = (
+        "kiosks.cedar",
+        "@id(\"kiosk-auditors\")\npermit (principal == Postern::Caller::\"portal\", action == Postern::Action::\"audit\", \
+         resource is Postern::Configuration)\nwhen { resource.tags.contains(\"kiosk\") };",
+    );
+    let world = World::with(Setup { policies: vec![KIOSKS], ..Setup::default() }).await;
+    let of_ticket =
+        |configuration| json!({"configuration": configuration, "add": [{"group": group(2)}], "ticket": "R"});
+    world.change(&of_ticket("Kiosk ESP")).await.succeeded("changed");
+    let hidden = world.change(&of_ticket("Sales ESP")).await.succeeded("changed");
+    let nothing = json!({"records": [], "next": null, "cursor": null});
+    for (there, absent) in [
+        (format!("operation={hidden}"), "operation=op_00000000000000000000000001"),
+        ("ticket=R&caller=servicenow".to_owned(), "ticket=S"),
+    ] {
+        for query in [&there, absent] {
+            let got = world.get("helpdesk", &format!("/v1/audit?{query}")).await.expect(200);
+            assert_eq!(got.body, nothing, "{query}");
+        }
+    }
+    // Whoever may read some is told neither that there are others after them.
+    let kiosks = world.get("portal", "/v1/audit?ticket=R").await.expect(200);
+    assert_eq!(events(&kiosks), ["accepted", "settled"]);
+    let full = world.get("portal", "/v1/audit?ticket=R&limit=2").await.expect(200);
+    assert_eq!(full.body, kiosks.body);
+    assert_eq!(full.body["next"], Value::Null);
+    let later = format!("/v1/audit?after={}", full.body["cursor"].as_str().unwrap());
+    world
+        .change(&json!({"configuration": "Kiosk ESP", "add": [{"group": group(1)}], "ticket": "R"}))
+        .await
+        .succeeded("changed");
+    assert_eq!(events(&world.get("portal", &later).await.expect(200))[0], "accepted");
+    world.end().await;
+}
