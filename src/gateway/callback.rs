@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use url::Url;
 
 use super::{
-    About, Error, Gateway, actor,
+    Error, Gateway, actor,
     request::{CallbackRequest, Fault},
 };
 use crate::{
@@ -76,10 +76,7 @@ impl Gateway {
     pub async fn resend_callback(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
         let operation = self.readable(caller, id).await?;
         let own = operation.submission.caller == caller.name;
-        let permit = match self.decide(caller, Action::Cancel { own }, &operation).await {
-            Ok(permit) => permit,
-            Err(denial) => return Err(self.denied(caller, About::of(&operation), &denial).await),
-        };
+        let permit = self.permitted(caller, Action::Cancel { own }, &operation).await?;
         let event = Event::CallbackResent {
             operation: id,
             configuration: operation.submission.configuration.to_string(),

@@ -3,7 +3,7 @@
 //! Guarantees: what is answered as cancelled has not reached Graph and never will. Whether it was in time is decided by
 //! the store in the transaction that cancels it, not by what was read before.
 
-use super::{About, Error, Gateway, actor};
+use super::{Error, Gateway, actor};
 use crate::{
     audit::Event,
     domain::{Caller, Operation, OperationId, State},
@@ -18,10 +18,7 @@ impl Gateway {
     pub async fn cancel(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
         let operation = self.readable(caller, id).await?;
         let own = operation.submission.caller == caller.name;
-        let permit = match self.decide(caller, Action::Cancel { own }, &operation).await {
-            Ok(permit) => permit,
-            Err(denial) => return Err(self.denied(caller, About::of(&operation), &denial).await),
-        };
+        let permit = self.permitted(caller, Action::Cancel { own }, &operation).await?;
         let event = Event::Cancelled {
             operation: id,
             configuration: operation.submission.configuration.to_string(),

@@ -9,7 +9,8 @@ use super::{About, Error, Gateway};
 pub use crate::store::{Parked, Sequel, callbacks};
 use crate::{
     domain::{Caller, Configuration, ConfigurationId, Kind, Operation, OperationId, operation::Submission},
-    policy::{Action, Denial, Permit, Resource},
+    graph,
+    policy::{Action, Denial, Facet, Permit, Resource},
     store::{Query, notices::Gaps},
 };
 
@@ -180,28 +181,69 @@ impl Gateway {
     /// Whether policy lets the caller read about this operation.
     async fn may_read(&self, caller: &Caller, operation: &Operation) -> Result<(), Denial> {
         let own = operation.submission.caller == caller.name;
-        self.decide(caller, Action::Read { own }, operation).await.map(drop)
+        let Submission { configuration: id, configuration_name: name, .. } = &operation.submission;
+        // One that is gone, or that Graph cannot tell of now, is judged by what the operation knows of it.
+        let (configuration, _) = self.as_known(id, Some(name), LOOK_UP_MAX).await;
+        self.decide(caller, Action::Read { own }, &configuration).map(drop)
     }
 
-    /// What policy says of something that is to be done with an operation.
-    pub(super) async fn decide(
+    /// The permit for something that is to be done with an operation; a denial is on record. Unlike reading, this is not decided
+    /// on half the facts: if Graph cannot tell now what policies look at, it can be done later.
+    pub(super) async fn permitted(
         &self,
         caller: &Caller,
         action: Action,
         operation: &Operation,
+    ) -> Result<Permit<()>, Error> {
+        let Submission { configuration: id, configuration_name: name, .. } = &operation.submission;
+        let (configuration, missing) = self.as_known(id, Some(name), LOOK_UP_MAX).await;
+        self.decidable(caller, action, &missing)?;
+        match self.decide(caller, action, &configuration) {
+            Ok(permit) => Ok(permit),
+            Err(denial) => Err(self.denied(caller, About::of(operation), &denial).await),
+        }
+    }
+
+    /// What policy says of something that is to be done about a configuration.
+    pub(super) fn decide(
+        &self,
+        caller: &Caller,
+        action: Action,
+        configuration: &Configuration,
     ) -> Result<Permit<()>, Denial> {
-        let id = &operation.submission.configuration;
-        // A configuration that is gone, or that Graph cannot tell of now, is judged by what the operation knows of it.
-        let known = tokio::time::timeout(LOOK_UP_MAX, self.directory.configuration(id)).await;
-        let known = known.ok().and_then(Result::ok).flatten();
-        let configuration = known.unwrap_or_else(|| Configuration {
-            id: id.clone(),
-            name: operation.submission.configuration_name.clone(),
-            kind: Kind::Unknown,
-            priority: -1,
-        });
-        let resource = Resource { configuration: &configuration, tags: &self.directory.tags(id) };
+        let resource = Resource { configuration, tags: &self.directory.tags(&configuration.id) };
         self.policies.decide(caller, action, resource)
+    }
+
+    /// What is known of a configuration, and what of that is a guess since Graph cannot tell now. One that is gone is what is
+    /// left of it here.
+    pub(super) async fn as_known(
+        &self,
+        id: &ConfigurationId,
+        name: Option<&str>,
+        up_to: Duration,
+    ) -> (Configuration, Vec<Facet>) {
+        let known = tokio::time::timeout(up_to, self.directory.configuration(id)).await;
+        let (kind, missing) = match known {
+            Ok(Ok(Some(configuration))) => return (configuration, Vec::new()),
+            Ok(Ok(None)) => (Kind::Unknown, Vec::new()),
+            Ok(Err(_)) | Err(_) => {
+                let kind = graph::kind_of(id);
+                let guessed =
+                    [(Facet::Name, name.is_none()), (Facet::Kind, kind == Kind::Unknown), (Facet::Priority, true)];
+                (kind, guessed.into_iter().filter_map(|(facet, guessed)| guessed.then_some(facet)).collect())
+            }
+        };
+        (Configuration { id: id.clone(), name: name.unwrap_or_default().to_owned(), kind, priority: -1 }, missing)
+    }
+
+    /// Refuses to decide where policies look at what is missing: a `forbid` must not end with an outage of Graph.
+    pub(super) fn decidable(&self, caller: &Caller, action: Action, missing: &[Facet]) -> Result<(), Error> {
+        if self.policies.look_at(missing, caller, action) {
+            let detail = "Graph does not tell at present what policies look at in the configuration".to_owned();
+            return Err(Error::GraphUnavailable { detail, pause: None });
+        }
+        Ok(())
     }
 
     pub(super) async fn reread(&self, id: OperationId) -> Result<Operation, Error> {

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     audit::{Head, Marks},
-    domain::{Caller, Configuration, ConfigurationId, Kind, OperationId},
-    policy::{Action, Resource},
+    domain::{Caller, ConfigurationId, OperationId},
+    policy::Action,
     store::{AuditQuery, Filed},
 };
 
@@ -118,7 +118,7 @@ impl Gateway {
                 let readable = if let Some(readable) = decided.get(&configuration) {
                     *readable
                 } else {
-                    let readable = self.may_audit(caller, configuration.as_deref(), deadline).await;
+                    let readable = self.may_audit(caller, configuration.as_deref(), deadline).await?;
                     *decided.entry(configuration).or_insert(readable)
                 };
                 if !readable {
@@ -146,22 +146,16 @@ impl Gateway {
     }
 
     /// Whether policy lets the caller read records about this configuration, or about the gateway.
-    async fn may_audit(&self, caller: &Caller, configuration: Option<&str>, deadline: Duration) -> bool {
+    async fn may_audit(&self, caller: &Caller, configuration: Option<&str>, deadline: Duration) -> Result<bool, Error> {
         let Some(id) = configuration.and_then(|id| id.parse::<ConfigurationId>().ok()) else {
-            return self.policies.decide_audit_of_gateway(caller).is_ok();
+            return Ok(self.policies.decide_audit_of_gateway(caller).is_ok());
         };
-        // A configuration that is gone, or that Graph cannot tell of now, is judged by its id and its tags.
+        // One that is gone is judged by its id and its tags. One that Graph cannot tell of now, too, if that is enough: else
+        // a reader who goes on from here would never see what it may.
         let left = deadline.saturating_sub(self.clock.elapsed());
-        let known = tokio::time::timeout(left, self.directory.configuration(&id)).await;
-        let known = known.ok().and_then(Result::ok).flatten();
-        let configuration = known.unwrap_or_else(|| Configuration {
-            id: id.clone(),
-            name: String::new(),
-            kind: Kind::Unknown,
-            priority: -1,
-        });
-        let resource = Resource { configuration: &configuration, tags: &self.directory.tags(&id) };
-        self.policies.decide(caller, Action::Audit, resource).is_ok()
+        let (configuration, missing) = self.as_known(&id, None, left).await;
+        self.decidable(caller, Action::Audit, &missing)?;
+        Ok(self.decide(caller, Action::Audit, &configuration).is_ok())
     }
 }
 

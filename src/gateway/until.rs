@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{About, Error, Gateway, actor, request::Fault};
+use super::{Error, Gateway, actor, request::Fault};
 use crate::{
     audit::{Actor, Event},
     clock,
@@ -165,10 +165,7 @@ impl Gateway {
     pub async fn call_off(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
         let operation = self.readable(caller, id).await?;
         let own = operation.submission.caller == caller.name;
-        let permit = match self.decide(caller, Action::Cancel { own }, &operation).await {
-            Ok(permit) => permit,
-            Err(denial) => return Err(self.denied(caller, About::of(&operation), &denial).await),
-        };
+        let permit = self.permitted(caller, Action::Cancel { own }, &operation).await?;
         let event = Event::UntilCalledOff {
             operation: id,
             configuration: operation.submission.configuration.to_string(),

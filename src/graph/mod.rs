@@ -26,6 +26,7 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
+pub(crate) use self::model::kind_of;
 pub use self::{
     expiry::watch,
     live::Trial,
@@ -216,7 +217,7 @@ impl Graph {
     /// Refuses what the version of Graph in use cannot show or keep: a write on top of it would lose something.
     fn admit(&self, id: &ConfigurationId, set: Option<&AssignmentSet>) -> Result<(), Error> {
         let version = self.transport.settings().api_version;
-        let kind = model::kind_of(id);
+        let kind = kind_of(id);
         let filtered = set.is_some_and(|set| set.iter().any(|assignment| assignment.filter.is_some()));
         let what = match version {
             _ if !kind.is_in(version) => format!("does not know configurations of the kind {}", kind.name()),

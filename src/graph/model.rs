@@ -104,7 +104,7 @@ where
 }
 
 /// The kind that an id's suffix names.
-pub(super) fn kind_of(id: &ConfigurationId) -> Kind {
+pub(crate) fn kind_of(id: &ConfigurationId) -> Kind {
     let suffix = id.as_str().split_once('_').map_or("", |(_, suffix)| suffix);
     let suffix = suffix.strip_prefix("Default").unwrap_or(suffix);
     KINDS.iter().find(|row| row.2 == suffix).map_or(Kind::Unknown, |row| row.0)

@@ -50,6 +50,7 @@ pub use self::{
     answer::{Allowed, Denial, Denied, Permit, Reason, Verdict},
     facts::Resource,
     literals::Known,
+    sight::Facet,
 };
 
 /// The policies of a folder, checked against their schema.
@@ -272,6 +273,14 @@ impl Policies {
     /// Decides on what is not a change.
     pub fn decide(&self, caller: &Caller, action: Action, resource: Resource<'_>) -> Result<Permit<()>, Denial> {
         self.decide_on(caller, action, Some(resource))
+    }
+
+    /// Whether what is decided for this caller can hang on one of these: policies that may apply look at it.
+    pub fn look_at(&self, facets: &[Facet], caller: &Caller, action: Action) -> bool {
+        let caller = self.vocabulary.caller(&facts::Parties::new(caller, None));
+        let action = self.vocabulary.action(action.name());
+        let mut parts = self.slices.of(&action, &caller);
+        parts.any(|part| facets.iter().any(|facet| part.sight.sees(*facet)))
     }
 
     /// Decides on reading those records of the audit trail that are about the gateway itself.

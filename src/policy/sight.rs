@@ -1,6 +1,7 @@
-//! What policies look at in what a question tells: read once from their syntax trees.
+//! What policies look at in what a question tells and in what it is about: read once from their syntax trees.
 //!
-//! Guarantees: whatever of the context a policy can read is in its sight. A tree that is not understood sees everything.
+//! Guarantees: whatever of the context, and of what Graph says of a configuration, a policy can read is in its sight. A tree
+//! that is not understood sees everything.
 //!
 //! Whether an attribute is there (`context has ticket`) is no look at its value, and is told in any case. It deliberately evaluates
 //! nothing. Called by `policy` only.
@@ -10,29 +11,46 @@ use std::collections::BTreeSet;
 use cedar_policy::Policy;
 use serde_json::Value;
 
-/// What of a context may be of no interest. The rest has few values.
+/// What may be of no interest: of a context, where the rest has few values, and of a configuration, what Graph says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Facet {
+pub enum Facet {
+    /// The id of a target.
     TargetId,
+    /// Its name.
     TargetName,
+    /// Its filter.
     TargetFilter,
+    /// How many targets there are.
     Targets,
+    /// The ticket.
     Ticket,
+    /// The moment.
     Now,
+    /// The hour.
     Hour,
+    /// The day of the week.
     Weekday,
+    /// The name of the configuration.
+    Name,
+    /// Its kind.
+    Kind,
+    /// Its priority.
+    Priority,
 }
 
-/// Where each stands in the context.
-const FACETS: [(Facet, &[&str]); 8] = [
-    (Facet::TargetId, &["target", "id"]),
-    (Facet::TargetName, &["target", "name"]),
-    (Facet::TargetFilter, &["target", "filter"]),
-    (Facet::Targets, &["targets"]),
-    (Facet::Ticket, &["ticket"]),
-    (Facet::Now, &["time", "now"]),
-    (Facet::Hour, &["time", "hour"]),
-    (Facet::Weekday, &["time", "weekday"]),
+/// Where each stands.
+const FACETS: [(Facet, &[&str]); 11] = [
+    (Facet::TargetId, &["context", "target", "id"]),
+    (Facet::TargetName, &["context", "target", "name"]),
+    (Facet::TargetFilter, &["context", "target", "filter"]),
+    (Facet::Targets, &["context", "targets"]),
+    (Facet::Ticket, &["context", "ticket"]),
+    (Facet::Now, &["context", "time", "now"]),
+    (Facet::Hour, &["context", "time", "hour"]),
+    (Facet::Weekday, &["context", "time", "weekday"]),
+    (Facet::Name, &["resource", "name"]),
+    (Facet::Kind, &["resource", "kind"]),
+    (Facet::Priority, &["resource", "priority"]),
 ];
 
 /// What some policies look at.
@@ -81,10 +99,10 @@ impl Sight {
     }
 }
 
-/// The place in the context that an expression names; none if it names none.
+/// The place in the context or in the resource that an expression names; none if it names none.
 fn place(tree: &Value) -> Option<Vec<&str>> {
-    if tree.get("Var").and_then(Value::as_str) == Some("context") {
-        return Some(Vec::new());
+    if let Some(root @ ("context" | "resource")) = tree.get("Var").and_then(Value::as_str) {
+        return Some(vec![root]);
     }
     let access = tree.get(".")?;
     let mut place = place(access.get("left")?)?;
@@ -117,12 +135,20 @@ mod tests {
         let of_target = [Facet::TargetId, Facet::TargetName, Facet::TargetFilter];
         assert_eq!(sight(r#"context.target == {"kind": "group"}"#), of_target);
         assert_eq!(sight("(if principal.a then context.target else resource.b).name == resource.c"), of_target);
-        assert_eq!(sight("context == resource.everything").len(), FACETS.len());
-        assert_eq!(sight(r#"{"a": context}.a.ticket == "x""#).len(), FACETS.len());
+        assert_eq!(sight("context == resource.everything").len(), 8);
+        assert_eq!(sight(r#"{"a": context}.a.ticket == "x""#).len(), 8);
         assert_eq!(
             sight(r#"{"Var": context.ticket, ".": context.targets, "has": {"left": context.target.id}} == resource.a"#),
             [Facet::TargetId, Facet::Targets, Facet::Ticket]
         );
+    }
+
+    #[test]
+    fn a_policy_sees_what_it_reads_of_a_configuration() {
+        assert_eq!(sight(r#"resource.tags.contains("x") && principal.name == "x""#), []);
+        assert_eq!(sight(r#"resource.name like "VIP*" || resource["priority"] < 3"#), [Facet::Name, Facet::Priority]);
+        assert_eq!(sight(r#"context.own && resource.kind == "device-limit""#), [Facet::Kind]);
+        assert_eq!(sight("(if context.own then resource else principal).name == principal.name").len(), 3);
     }
 
     #[test]

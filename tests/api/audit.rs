@@ -158,3 +158,29 @@ async fn whoever_may_not_read_records_does_not_learn_that_there_are_any() {
     assert_eq!(events(&world.get("portal", &later).await.expect(200))[0], "accepted");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_are_not_decided_on_by_guesses_while_graph_cannot_tell_of_their_configuration() {
+    const FIRST: (&str, &str) = (
+        "first.cedar",
+        "@id(\"all\")\npermit (principal == Postern::Caller::\"portal\", action == Postern::Action::\"audit\", resource);\n\
+         @id(\"none-of-priority\")\nforbid (principal == Postern::Caller::\"portal\", action == Postern::Action::\"audit\", \
+         resource is Postern::Configuration)\nwhen { resource.priority > 0 };",
+    );
+    let settings = vec![("GRAPH__ATTEMPTS_MAX", "1")];
+    let mut world = World::with(Setup { settings, policies: vec![FIRST], ..Setup::default() }).await;
+    let token = auditor(&world).await;
+    world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
+    let before = world.get("portal", "/v1/audit").await.expect(200);
+    assert!(!events(&before).is_empty() && !events(&before).contains(&"accepted"));
+    world.restart().await;
+    world.fault(json!({"path_ends": SALES_ESP, "effect": {"kind": "answer", "status": 503}})).await;
+    world.get("portal", "/v1/audit").await.problem(503, "graph-unavailable");
+    // Where policies look at nothing that Graph says, nothing hangs on it.
+    assert!(events(&ask(&world, &token, "/v1/audit").await.expect(200)).contains(&"accepted"));
+    assert_eq!(world.get("servicenow", "/v1/audit").await.expect(200).body["records"], json!([]));
+    world.clear_faults().await;
+    let after = world.get("portal", "/v1/audit").await.expect(200);
+    assert!(!events(&after).contains(&"accepted"), "{}", after.text);
+    world.end().await;
+}

@@ -244,3 +244,33 @@ async fn who_may_not_undo_a_change_may_set_no_end_for_it() {
     world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_policies_forbid_stays_forbidden_while_graph_cannot_tell_of_the_configuration() {
+    const KIND: &str = "@id(\"locked\")\nforbid (principal, action == Postern::Action::\"cancel\", resource)\n\
+                        when { resource.kind == \"status-page\" };";
+    const NAME: &str = "@id(\"locked\")\nforbid (principal, action == Postern::Action::\"cancel\", resource)\n\
+                        when { resource.name != \"\" };";
+    const PRIORITY: &str = "@id(\"locked\")\nforbid (principal, action == Postern::Action::\"cancel\", resource)\n\
+                            when { resource.priority > 0 };";
+    const TAGS: &str = "@id(\"locked\")\nforbid (principal, action == Postern::Action::\"cancel\", resource)\n\
+                        when { resource.tags.contains(\"locked\") };";
+    for (policy, in_outage, after) in [(KIND, 403, 403), (NAME, 403, 403), (PRIORITY, 503, 403), (TAGS, 200, 200)] {
+        let settings = vec![("GRAPH__ATTEMPTS_MAX", "1")];
+        let policies = vec![("locked.cedar", policy)];
+        let mut world = World::with(Setup { policies, settings, ..Setup::default() }).await;
+        let id = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
+        // Nothing is remembered, and Graph is not there to ask.
+        world.restart().await;
+        world.fault(json!({"path_ends": SALES_ESP, "effect": {"kind": "answer", "status": 503}})).await;
+        let got = call_off(&world, "servicenow", &id).await;
+        assert_eq!(got.status, in_outage, "{policy}: {}", got.text);
+        if in_outage == 503 {
+            assert_eq!((&got.body["code"], &got.body["retryable"]), (&json!("graph-unavailable"), &json!(true)));
+        }
+        world.clear_faults().await;
+        let got = call_off(&world, "servicenow", &id).await;
+        assert_eq!(got.status, after, "{policy}: {}", got.text);
+        world.end().await;
+    }
+}

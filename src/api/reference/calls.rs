@@ -133,7 +133,7 @@ const CANCEL: Call = Call {
     text: "What is answered as cancelled has not reached Graph and never will. Cancelling what is cancelled changes nothing.",
     parameters: &["id"],
     answers: &OPERATION,
-    problems: &[&[Code::UnknownOperation, Code::NotPermitted, Code::TooLateToCancel]],
+    problems: &[&[Code::UnknownOperation, Code::NotPermitted, Code::TooLateToCancel, Code::GraphUnavailable]],
     ..CALL
 };
 
@@ -168,7 +168,7 @@ const CALL_OFF: Call = Call {
     text: "What the operation did stays. Calling it off again changes nothing.",
     parameters: &["id"],
     answers: &OPERATION,
-    problems: &[&[Code::UnknownOperation, Code::NotPermitted, Code::NoUntilAhead]],
+    problems: &[&[Code::UnknownOperation, Code::NotPermitted, Code::NoUntilAhead, Code::GraphUnavailable]],
     ..CALL
 };
 
@@ -187,7 +187,7 @@ const RESEND: Call = Call {
         examples: &["operation"],
         ..ANSWER
     }],
-    problems: &[&[Code::UnknownOperation, Code::NotPermitted, Code::NothingToResend]],
+    problems: &[&[Code::UnknownOperation, Code::NotPermitted, Code::NothingToResend, Code::GraphUnavailable]],
     ..CALL
 };
 
@@ -206,7 +206,7 @@ const APPROVE: Call = Call {
     body: Body::Optional("Word"),
     examples: &["word"],
     answers: &OPERATION,
-    problems: &[&BODY, &ANSWERING],
+    problems: &[&BODY, &ANSWERING, &GRAPH],
     ..CALL
 };
 
@@ -342,7 +342,7 @@ const AUDIT: Call = Call {
         examples: &["audit-page"],
         ..ANSWER
     }],
-    problems: &[&[Code::InvalidQuery]],
+    problems: &[&[Code::InvalidQuery, Code::GraphUnavailable]],
     ..CALL
 };
 
