@@ -67,7 +67,7 @@ pub(super) async fn receive(
 }
 
 fn nothing_at(request: &HttpRequest) -> Problem {
-    Problem::new(Code::NotFound, format!("There is nothing at {}.", request.path()))
+    Problem::new(Code::NotFound, format!("There is nothing at {}.", super::shown(request.path())))
 }
 
 /// Proves a message and has its changes accepted; none if nothing is asked for.

@@ -1,6 +1,6 @@
 //! What must never leave the gateway: tokens, signatures and secrets, good and bad ones.
 
-use reqwest::RequestBuilder;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::{
@@ -64,6 +64,8 @@ fn requests(world: &World, root: &str, token: &str) -> Vec<RequestBuilder> {
         get(&format!("/v1/operations?access_token={token}")).bearer_auth(token),
         get(&format!("/v1/operations/{token}")).bearer_auth(token),
         get(&format!("/{token}")),
+        world.client.post(url(&format!("/v1/webhooks/{token}"))).body("{}"),
+        world.client.request(Method::OPTIONS, url(&format!("/v1/webhooks/{token}"))),
         world.client.post(url(ASSIGNMENTS)).bearer_auth(token).json(&add("Sales ESP", "Nobody")),
         world.client.post(url(ASSIGNMENTS)).bearer_auth(token).body("{"),
         world.client.post(url("/v1/plan")).bearer_auth(token).json(&add("Sales ESP", &group(1))),
