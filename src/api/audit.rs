@@ -45,9 +45,9 @@ pub(super) fn search(query: &str) -> Result<AuditSearch, Vec<Fault>> {
     let mut search = AuditSearch::default();
     let mut limit = None;
     query::read(query, |key, value| match key {
-        "ticket" => query::once(&mut search.ticket, value),
+        "ticket" => query::text(&mut search.ticket, value),
         "operation" => query::parsed(&mut search.operation, &value),
-        "caller" => query::once(&mut search.caller, value),
+        "caller" => query::text(&mut search.caller, value),
         "from" => moment(&mut search.from, &value),
         "to" => moment(&mut search.to, &value),
         "after" => query::parsed(&mut search.after, &value),

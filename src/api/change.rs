@@ -251,7 +251,7 @@ impl Faults {
 
 /// Whether a letter makes a text look like another one, or like several lines, where it is shown: control characters,
 /// line and paragraph separators, and what turns the direction of writing.
-fn is_unseemly(letter: char) -> bool {
+pub(super) fn is_unseemly(letter: char) -> bool {
     letter.is_control() || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

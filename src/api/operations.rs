@@ -176,9 +176,9 @@ pub(super) fn search(query: &str) -> Result<Search, Vec<Fault>> {
     let mut search = Search::default();
     let mut limit = None;
     query::read(query, |key, value| match key {
-        "ticket" => query::once(&mut search.ticket, value),
-        "configuration" => query::once(&mut search.configuration, value),
-        "caller" => query::once(&mut search.caller, value),
+        "ticket" => query::text(&mut search.ticket, value),
+        "configuration" => query::text(&mut search.configuration, value),
+        "caller" => query::text(&mut search.caller, value),
         "state" if Fate::NAMES.contains(&value.as_str()) => query::once(&mut search.state, value),
         "state" => Err(format!("is one of {}", Fate::NAMES.join(", "))),
         "after" => query::parsed(&mut search.after, &value),

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use url::form_urlencoded;
 
+use super::change::is_unseemly;
 use crate::gateway::request::Fault;
 
 /// Entries on one page unless asked otherwise.
@@ -30,6 +31,11 @@ pub(super) fn read(query: &str, mut take: impl FnMut(&str, String) -> Result<(),
 /// Takes a value that may stand in the query once.
 pub(super) fn once<T>(place: &mut Option<T>, value: T) -> Result<(), String> {
     if place.replace(value).is_some() { Err("stands in the query twice".to_owned()) } else { Ok(()) }
+}
+
+/// Takes a text that may stand in the query once. With control characters it is in no record, and not every store takes it.
+pub(super) fn text(place: &mut Option<String>, value: String) -> Result<(), String> {
+    if value.chars().any(is_unseemly) { Err("holds control characters".to_owned()) } else { once(place, value) }
 }
 
 /// Takes a value that says itself what it is like.

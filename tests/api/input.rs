@@ -215,11 +215,14 @@ async fn every_wrong_query_parameter_is_told() {
         ("state=done", vec!["/state"]),
         ("after=x", vec!["/after"]),
         ("ticket=a&ticket=b", vec!["/ticket"]),
+        ("ticket=a%00&caller=%00&configuration=a%0ab", vec!["/caller", "/configuration", "/ticket"]),
         ("state=done&limit=0&after=x&sort=up", vec!["/after", "/limit", "/sort", "/state"]),
     ] {
         let problem = world.get("servicenow", &format!("/v1/operations?{query}")).await.problem(400, "invalid-query");
         assert_eq!(problem.pointers(), pointers, "{query}");
     }
+    let problem = world.get("helpdesk", "/v1/audit?ticket=a%00&caller=%7f").await.problem(400, "invalid-query");
+    assert_eq!(problem.pointers(), ["/caller", "/ticket"]);
     for (query, pointers) in
         [("search=a&search=b&sort=up", vec!["/search", "/sort"]), ("configuration=x", vec!["/configuration"])]
     {
