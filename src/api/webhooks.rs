@@ -77,18 +77,19 @@ async fn take(
     source: &Source,
     state: &State,
 ) -> Result<Option<HttpResponse>, Problem> {
-    let gateway = &*state.gateway.gateway();
-    let begun = gateway.now();
+    let begun = state.clock.now();
     let headers = request.headers();
     let certificate = extract::certificate(request);
     if let Err(rejection) = source.admits(certificate) {
-        return Err(unproven(gateway, source, &rejection).await);
+        return Err(unproven(&state.gateway.gateway(), source, &rejection).await);
     }
     let presented = source.present(|name| single(headers, name));
     if let Some(rejection) = presented.as_ref().err().filter(|_| !source.has_ping()) {
-        return Err(unproven(gateway, source, rejection).await);
+        return Err(unproven(&state.gateway.gateway(), source, rejection).await);
     }
     let body = extract::bytes(request, payload).await?;
+    // Not before: a body may take its time, and the rules go by the catalogue that is in force when they are applied.
+    let gateway = &*state.gateway.gateway();
     if source.is_ping(&body) {
         return Ok(None);
     }
