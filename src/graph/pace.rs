@@ -138,10 +138,15 @@ impl Pace {
     pub(super) async fn pass(&self, effect: Effect) -> Result<Pass<'_>, Error> {
         let place = self.places.acquire().await.map_err(|closed| Error::Unavailable(closed.to_string()))?;
         let pass = Pass { pace: self, place: Some(place) };
+        // Taken from the end, each once: writes are scarcer, so none is spent before there is a call for it.
+        let mut wanted = match effect {
+            Effect::Read => vec![&self.calls],
+            Effect::Write => vec![&self.writes, &self.calls],
+        };
         loop {
             let admission = self.regime().admit(self.clock.elapsed(), self.clock.chance());
             let pause = match admission {
-                Admission::Go => self.within_budget(effect),
+                Admission::Go => self.within_budget(&mut wanted),
                 Admission::Out(pause) => {
                     let words = format!("it has been failing, and is tried again in {} s", pause.as_secs());
                     return Err(Error::Unavailable(words));
@@ -156,14 +161,15 @@ impl Pace {
         }
     }
 
-    /// Takes a call out of the budget, or says when there will be one in it.
-    fn within_budget(&self, effect: Effect) -> Option<Duration> {
-        let now = self.clock.elapsed();
-        let check = |budget: &Budget| budget.check().err().map(|not_until| not_until.wait_time_from(now));
-        match effect {
-            Effect::Read => check(&self.calls),
-            Effect::Write => check(&self.writes).or_else(|| check(&self.calls)),
+    /// Takes a call out of each budget in which it is wanted, or says when there will be one.
+    fn within_budget(&self, wanted: &mut Vec<&Budget>) -> Option<Duration> {
+        while let Some(budget) = wanted.last() {
+            if let Err(not_until) = budget.check() {
+                return Some(not_until.wait_time_from(self.clock.elapsed()));
+            }
+            wanted.pop();
         }
+        None
     }
 
     fn regime(&self) -> MutexGuard<'_, Regime> {
@@ -360,6 +366,19 @@ mod tests {
             assert!(in_window <= 10, "{in_window} from {begins:?}");
         }
         assert!(made.len() >= 25, "and it is used: {}", made.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_waits_for_a_call_takes_one_write_and_no_more() {
+        let clock = Clock::simulated("2026-03-01T08:00:00Z".parse().unwrap(), 1);
+        let (writes_max, calls_max) = (NonZeroU32::new(4).unwrap(), NonZeroU32::new(10).unwrap());
+        let pace = Pace::new(&config::Pace { writes_max, calls_max, calls_at_once_max: 4 }, clock);
+        for _ in 0..5 {
+            drop(pace.pass(Effect::Read).await.unwrap());
+        }
+        drop(pace.pass(Effect::Write).await.unwrap());
+        assert_eq!(clock.elapsed(), second(4), "it waited for a call");
+        assert!(pace.writes.check().is_ok() && pace.writes.check().is_err());
     }
 
     #[tokio::test]
