@@ -22,9 +22,9 @@ impl Gateway {
     pub(super) async fn resolved(&self, caller: &Caller, request: &ChangeRequest) -> Result<Resolved, Error> {
         self.directory.bound(&request.wish)?;
         let resolve = async {
-            let configuration = self.named(caller, &request.configuration, "/configuration");
-            let (configuration, targets) = tokio::join!(configuration, self.directory.targets(&request.wish));
-            let (configuration, targets) = (configuration?, targets?);
+            // One after the other: what is meant for no configuration is not worth a question to Graph.
+            let configuration = self.named(caller, &request.configuration, "/configuration").await?;
+            let targets = self.directory.targets(&request.wish).await?;
             // Where nothing was missed there is nothing to tell, so nobody is asked.
             let told = !targets.missed.is_empty() && self.may_look(caller, &configuration);
             let hints = if told { Hints::Given } else { Hints::Withheld };

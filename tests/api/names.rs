@@ -65,6 +65,19 @@ async fn configurations_groups_and_filters_are_named_by_their_display_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_meant_for_no_configuration_is_looked_up_nowhere() {
+    let world = open(tenant()).await;
+    let absent = "a0000000-0000-4000-8000-0000000000ff_Limit";
+    for configuration in ["Nothing", absent] {
+        let filtered = json!({"group": group(1), "filter": {"name": "Nobody", "mode": "include"}});
+        let body = json!({"configuration": configuration, "add": [{"group": "Nobody"}, filtered], "ticket": "R"});
+        world.change(&body).await.problem(404, "unknown-configuration");
+    }
+    assert!(calls(&world, "/groups").await.is_empty() && calls(&world, "/assignmentFilters").await.is_empty());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_letters_in_a_name_reach_graph_as_they_are() {
     let names = [
         "O'Neill's \"Team\"",
