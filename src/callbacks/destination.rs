@@ -85,7 +85,7 @@ impl Way {
             Network::Public => outbound.within(Reach::Public)?,
             Network::Private => outbound.within(Reach::Private)?,
             Network::Loopback => outbound.within(Reach::Loopback)?,
-            Network::Proxy => outbound,
+            Network::Proxy => outbound.proxied(&settings.url)?,
         };
         let (source, timeout) = (times.source.clone(), times.timeout);
         Ok(Self { settings, outbound, clock: *clock, source, timeout, message: *message, token: Mutex::default() })
@@ -199,6 +199,21 @@ impl Way {
         *known = Some((given.access_token.clone(), until));
         Ok(given.access_token)
     }
+}
+
+/// The destinations that only a proxy may reach, and for which there is none: they would be called directly, wherever they are.
+pub fn unproxied(destinations: &[config::Destination], outbound: &Outbound) -> Vec<config::Fault> {
+    let proxied = destinations.iter().filter(|destination| destination.network == Network::Proxy);
+    let fault = |destination: &config::Destination| {
+        let error = outbound.proxied(&destination.url).err()?;
+        Some(config::Fault {
+            place: "destinations".to_owned(),
+            line: None,
+            what: format!("{:?}: network is \"proxy\": {error}", destination.name),
+            hint: Some("set outbound.proxy, or HTTPS_PROXY without a NO_PROXY that excepts it".to_owned()),
+        })
+    };
+    proxied.filter_map(fault).collect()
 }
 
 /// The body that asks for a token (RFC 6749, section 4.4).

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use self::proof::examine;
+pub use self::{destination::unproxied, proof::examine};
 use self::{
     destination::{Refusal, Way},
     verdict::Outcome,

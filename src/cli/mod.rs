@@ -266,8 +266,11 @@ fn followed(pointers: &Pointers) -> Vec<Fault> {
     faults.extend(callbacks::examine(destinations));
     let readable = |audit: &&Audit| audit.key.as_ref().is_none_or(|key| key.read().is_ok());
     faults.extend(audit.as_ref().filter(readable).and_then(|audit| checkpoints::signer(audit).err()).map(no_key));
-    let outbound = outbound.as_ref().and_then(|outbound| app::outbound(outbound, Clock::system()).err());
-    faults.extend(outbound.map(|error| no_way_out(&error)));
+    match outbound.as_ref().map(|outbound| app::outbound(outbound, Clock::system())) {
+        Some(Ok(outbound)) => faults.extend(callbacks::unproxied(destinations, &outbound)),
+        Some(Err(error)) => faults.push(no_way_out(&error)),
+        None => {}
+    }
     faults
 }
 

@@ -8,6 +8,7 @@
 //!
 //! It deliberately does not retry and does not judge a status: the callers know what a repetition would do.
 
+mod proxied;
 mod reach;
 
 use std::{
@@ -70,6 +71,8 @@ struct Renewable {
 #[derive(Clone, Debug)]
 enum Route {
     Usual(Way),
+    /// By the proxy that is given, whatever the system excepts from it.
+    Proxied(Way),
     /// By no proxy.
     Direct,
     /// By no proxy, and to these addresses only; with the authorities trusted besides the system's.
@@ -291,12 +294,12 @@ fn made(way: &Route) -> Result<Client, Error> {
             let builder = builder().no_proxy().dns_resolver(Arc::new(Resolver(*reach))).pool_max_idle_per_host(0);
             (builder, authorities)
         }
-        Route::Usual(way) => (builder(), &way.authorities),
+        Route::Usual(way) | Route::Proxied(way) => (builder(), &way.authorities),
     };
-    if let Route::Usual(Way { proxy: Some(proxy), .. }) = way {
-        // What the system excepts from its proxies is excepted from this one, too.
-        let proxy = Proxy::all(proxy.as_str()).map_err(impossible)?;
-        builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
+    if let Route::Usual(Way { proxy: Some(proxy), .. }) | Route::Proxied(Way { proxy: Some(proxy), .. }) = way {
+        // What the system excepts from its proxies is usually excepted from this one, too.
+        let excepted = if matches!(way, Route::Usual(_)) { NoProxy::from_env() } else { None };
+        builder = builder.proxy(Proxy::all(proxy.as_str()).map_err(impossible)?.no_proxy(excepted));
     }
     if let Some(pem) = authorities {
         let authorities = Certificate::from_pem_bundle(pem).map_err(impossible)?;

@@ -189,3 +189,32 @@ fn a_destination_of_callbacks_is_checked_with_its_secrets() {
         assert!(!ended.err.contains("MfKQ9r8"), "{}", ended.err);
     }
 }
+
+#[test]
+fn a_destination_that_only_a_proxy_may_reach_needs_one() {
+    let destination = "[[destinations]]\nname = \"desk\"\nurl = \"https://desk.contoso.com/postern\"\nsecret_file = \"signing\"\n\
+                       network = \"proxy\"\n";
+    let checked = |variables: &[(&str, &str)]| {
+        let folder = with_webhooks("github", "a shared secret of 32 characters", "true");
+        let file = folder.path().join("p.toml");
+        std::fs::write(&file, std::fs::read_to_string(&file).unwrap() + destination).unwrap();
+        std::fs::write(folder.path().join("signing"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let mut command = postern(folder.path(), &["check", "--config", "p.toml"]);
+        command.envs(variables.iter().copied());
+        Program::start(command).ended()
+    };
+    let (ours, excepted) = (("HTTPS_PROXY", "http://proxy.contoso.com:3128"), ("NO_PROXY", "contoso.com"));
+    for good in [&[ours][..], &[("ALL_PROXY", ours.1)], &[("POSTERN__OUTBOUND__PROXY", ours.1), excepted]] {
+        let ended = checked(good);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{good:?}");
+    }
+    for bad in [&[][..], &[ours, excepted], &[("HTTP_PROXY", ours.1)]] {
+        let ended = checked(bad);
+        let told = "destinations: \"desk\": network is \"proxy\": ";
+        assert!(
+            ended.code == Some(1) && ended.err.contains(told) && ended.err.contains("HTTPS_PROXY"),
+            "{}",
+            ended.err
+        );
+    }
+}
