@@ -120,9 +120,12 @@ impl Delivery {
         let query = AuditQuery { after: Some(position), limit: BATCH_MAX, ..AuditQuery::default() };
         let batch = self.store.records(&query).await?;
         telemetry::note_audit_lag(self.outlet.name(), self.lag(&batch));
-        let Some(last) = batch.last() else { return Ok(Round::Nothing) };
-        self.outlet.send(&batch, self.form).await.map_err(Failed::Sink)?;
-        telemetry::count_delivered(self.outlet.name(), batch.len());
+        if batch.is_empty() {
+            return Ok(Round::Nothing);
+        }
+        let taken = self.outlet.send(&batch, self.form).await.map_err(Failed::Sink)?;
+        let Some(last) = batch.get(..taken).and_then(<[_]>::last) else { return Ok(Round::Nothing) };
+        telemetry::count_delivered(self.outlet.name(), taken);
         // Until this is stored, a crash has the batch sent again.
         *turn = self.take(Some(last.position)).await?;
         Ok(Round::Delivered)

@@ -29,6 +29,8 @@ use crate::{
 const SEND_MAX: Duration = Duration::from_secs(20);
 /// How much of a collector's answer is read.
 const ANSWER_MAX: usize = 64 * 1024;
+/// A body that every collector should take, in bytes. One that does not is not set up, and nothing is lost until it is.
+const BODY_SMALL: usize = 64 * 1024;
 /// Whoever collects the file may be of the gateway's group; others have no business with it.
 const FILE_MODE: u32 = 0o640;
 
@@ -64,19 +66,21 @@ impl Outlet {
         }
     }
 
-    /// Sends a batch, all of it or, as far as anybody knows, nothing.
-    pub(super) async fn send(&self, batch: &[Filed], form: Form) -> Result<(), String> {
+    /// Sends a batch, or the beginning of it where the sink takes no more at once, and says how many records that were. After an error,
+    /// nothing was sent, as far as anybody knows.
+    pub(super) async fn send(&self, batch: &[Filed], form: Form) -> Result<usize, String> {
         let lines = || batch.iter().map(|filed| form.line(&filed.text) + "\n").collect::<String>();
         match self {
-            Self::Stdout => apart(lines(), |lines| print(&lines)).await.map_err(|error| error.to_string()),
+            Self::Stdout => apart(lines(), |lines| print(&lines)).await.map_err(|error| error.to_string())?,
             Self::File(file) => {
                 let shown = file.path.display().to_string();
                 let file = file.clone();
                 let written = apart(lines(), move |lines| append(&file, &lines)).await;
-                written.map_err(|error| format!("{shown}: {error}"))
+                written.map_err(|error| format!("{shown}: {error}"))?;
             }
-            Self::Otlp(url, outbound) => post_all(url, outbound, batch, form).await,
+            Self::Otlp(url, outbound) => return post_beginning(url, outbound, batch, form).await,
         }
+        Ok(batch.len())
     }
 }
 
@@ -158,23 +162,27 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Sends a batch, in parts where the collector takes no body of that size.
-async fn post_all(url: &str, outbound: &Outbound, batch: &[Filed], form: Form) -> Result<(), String> {
-    let mut parts = vec![batch];
-    while let Some(part) = parts.pop() {
-        match (post(url, outbound, &logs(part, form)).await?, part) {
-            (Posted::Taken, _) => {}
-            (Posted::TooLarge, [alone]) => {
+/// Sends a batch, or as much of it as the collector takes in one body.
+async fn post_beginning(url: &str, outbound: &Outbound, batch: &[Filed], form: Form) -> Result<usize, String> {
+    let mut part = batch;
+    loop {
+        let logs = logs(part, form).to_string();
+        let size = logs.len();
+        match (post(url, outbound, logs).await?, part) {
+            (Posted::Taken, _) => return Ok(part.len()),
+            (Posted::TooLarge, [alone]) if size > BODY_SMALL => {
                 // It would be too large again, and keep back all that come after it.
-                tracing::error!(audit.position = alone.position, "the collector takes no audit record of this size");
+                tracing::error!(
+                    audit.position = alone.position,
+                    size,
+                    "the collector takes no audit record of this size"
+                );
+                return Ok(1);
             }
-            (Posted::TooLarge, part) => {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second, first]);
-            }
+            (Posted::TooLarge, [] | [_]) => return Err(format!("the collector takes no body of {size} bytes")),
+            (Posted::TooLarge, _) => part = part.split_at(part.len().div_ceil(2)).0,
         }
     }
-    Ok(())
 }
 
 /// What a collector did with a body.
@@ -183,12 +191,12 @@ enum Posted {
     TooLarge,
 }
 
-async fn post(url: &str, outbound: &Outbound, logs: &Value) -> Result<Posted, String> {
+async fn post(url: &str, outbound: &Outbound, logs: String) -> Result<Posted, String> {
     let call = Call {
         method: Method::POST,
         url: url.to_owned(),
         headers: Vec::new(),
-        body: Some(("application/json", logs.to_string().into_bytes())),
+        body: Some(("application/json", logs.into_bytes())),
         timeout: SEND_MAX,
         end_by: None,
         answer_max: ANSWER_MAX,

@@ -186,7 +186,8 @@ impl Lane {
         let at_once = batch_max.div_ceil(PARTS);
         let (goes_on, left, vanishing_told) = (!batches.is_empty(), left.or(held.left), held.vanishing_told);
         let announced = held.announced;
-        let announced_still = announced.clone().after(&done.iter().map(|it| it.operation).collect());
+        let to_do = batches.iter().flatten().map(|it| it.id).collect();
+        let announced_still = announced.clone().after(&ids(&done), &to_do);
         let (mut lease, mut written, mut first) = (held.lease, written, Some(announced));
         let kept = loop {
             let later = done.split_off(done.len().min(at_once));
@@ -236,7 +237,7 @@ impl Lane {
         let failure = deadline_passed(settings.deadline, &because);
         let Held { lease, announced, left, .. } = held;
         let Outcome { done, .. } = Outcome::of_failure(late, now, &failure, &announced)?;
-        let announced = announced.after(&done.iter().map(|it| it.operation).collect());
+        let announced = announced.after(&ids(&done), &waiting.iter().map(|it| it.id).collect());
         let (ends, ended, entries) = End::all(done, None);
         store.park(lease, Parking { pause, because, announced, left, ended, entries }).await?;
         ends.into_iter().for_each(End::tell);
@@ -253,6 +254,10 @@ impl Lane {
         let outcome = Outcome::of_failure(batch, self.parts.clock.now(), failure, &course.held.announced)?;
         self.settle(course, outcome).await
     }
+}
+
+fn ids(done: &[Done]) -> BTreeSet<OperationId> {
+    done.iter().map(|it| it.operation).collect()
 }
 
 /// What to tell of an operation's end once it is stored.

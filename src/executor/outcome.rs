@@ -210,15 +210,26 @@ fn in_doubt(failure: Failure, operation: &Operation, announced: &Announced) -> F
     Failure { detail, ..failure }
 }
 
-/// How long the end of a change waits for assignments that read as empty though they were left full: that may pass, or be so.
-const VANISHED_MAX: Duration = Duration::from_hours(1);
+/// How long the end of a change waits for assignments that read as empty though they were left full, and for a configuration that Graph
+/// does not know: that may pass, or be so.
+const GONE_MAX: Duration = Duration::from_hours(1);
 
 /// Whether an operation waits until what keeps it from being done has passed. Ends of changes do: nobody would ask for them again.
 pub(super) fn waits(operation: &Operation, failure: &Failure, now: Timestamp) -> bool {
     let Operation { submission, .. } = operation;
-    let is_recent = clock::until(submission.accepted_at, now) < VANISHED_MAX;
-    let may_pass = failure.code == FailureCode::PresentSetUnreadable
-        || (failure.code == FailureCode::PresentSetVanished && is_recent);
+    let is_recent = clock::until(submission.accepted_at, now) < GONE_MAX;
+    let may_pass = match failure.code {
+        FailureCode::PresentSetUnreadable => true,
+        FailureCode::PresentSetVanished | FailureCode::ConfigurationGone => is_recent,
+        FailureCode::GraphRefused
+        | FailureCode::GraphRoleMissing
+        | FailureCode::IntuneApprovalRequired
+        | FailureCode::InvalidGroup
+        | FailureCode::DeadlinePassed
+        | FailureCode::PreconditionFailed
+        | FailureCode::ApprovalRejected
+        | FailureCode::ApprovalExpired => false,
+    };
     may_pass && submission.is_an_end()
 }
 

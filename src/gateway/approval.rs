@@ -15,10 +15,11 @@ use crate::{
     audit::{Actor, Event},
     clock,
     domain::{
-        Caller, Configuration, Kind, Operation, OperationId, State,
+        Caller, Configuration, Operation, OperationId, State,
         approval::{Answer, Approval, Word},
         operation::Submission,
     },
+    graph,
     policy::Resource,
     store::{self, Answered, Reply},
     telemetry,
@@ -109,7 +110,7 @@ impl Gateway {
         let configuration = known.unwrap_or_else(|| Configuration {
             id: id.clone(),
             name: submission.configuration_name.clone(),
-            kind: Kind::Unknown,
+            kind: graph::kind_of(id),
             priority: -1,
         });
         let resource = Resource { configuration: &configuration, tags: &self.directory.tags(id) };

@@ -226,11 +226,10 @@ impl Gateway {
         let known = tokio::time::timeout(up_to, self.directory.configuration(id)).await;
         let (kind, missing) = match known {
             Ok(Ok(Some(configuration))) => return (configuration, Vec::new()),
-            Ok(Ok(None)) => (Kind::Unknown, Vec::new()),
+            Ok(Ok(None)) => (graph::kind_of(id), Vec::new()),
             Ok(Err(_)) | Err(_) => {
                 let kind = graph::kind_of(id);
-                let guessed =
-                    [(Facet::Name, name.is_none()), (Facet::Kind, kind == Kind::Unknown), (Facet::Priority, true)];
+                let guessed = [(Facet::Name, true), (Facet::Kind, kind == Kind::Unknown), (Facet::Priority, true)];
                 (kind, guessed.into_iter().filter_map(|(facet, guessed)| guessed.then_some(facet)).collect())
             }
         };

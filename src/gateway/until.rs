@@ -87,6 +87,10 @@ impl Gateway {
                 if reversals.iter().any(|it| matches!(it.state, State::Queued | State::Running { .. })) {
                     return Ok(());
                 }
+                // What undid it later than this could undo what somebody wants by then.
+                for waiting in reversals.iter().filter(|it| it.state == State::AwaitingApproval) {
+                    self.cancel_at_its_end(waiting).await?;
+                }
                 match Reversal::of(operation, Cause::Until) {
                     Some(reversal) => self.carry_out(operation, reversal).await,
                     None => self.let_go(operation).await,
@@ -97,11 +101,12 @@ impl Gateway {
 
     async fn carry_out(&self, operation: &Operation, reversal: Reversal) -> Result<(), Error> {
         let resolved = match self.in_time(self.directory.resolve_reversal(operation, reversal)).await {
-            Ok(resolved) => resolved,
             Err(Error::UnknownConfiguration { .. }) => return self.wait_for_configuration(operation).await,
-            Err(error) => return Err(error),
+            known => {
+                self.ends_nowhere.invalidate(&operation.id).await;
+                known?
+            }
         };
-        self.ends_nowhere.invalidate(&operation.id).await;
         let submission = Submission { comment: None, ..self.undoing(operation, &resolved) };
         let permit = self.policies.permit_end(operation, submission);
         let permit = permit.map_err(|denial| Error::Denied(denial.to_string()))?;

@@ -40,9 +40,12 @@ const ANSWER_MAX: usize = 64 * 1024;
 /// A token is not used in its last seconds: it must not end on the way to Graph.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// How old a token is at least that is given up because it may lack what was granted since, and how much time is at least between two that
-/// are given up because Graph does not accept them: the login service takes the same question again and again for a loop.
+/// How old a token is at least that is given up because it may lack what was granted since: the login service takes the same
+/// question again and again for a loop.
 const OUTGROWN_AFTER: Duration = Duration::from_mins(1);
+/// So many tokens are given up in so much time because Graph does not accept them, for the same reason.
+const REFUSED_MAX: u32 = 6;
+const REFUSED_WITHIN: Duration = Duration::from_mins(1);
 /// How long a refresh that failed is not tried again, while the present token serves.
 const REFRESH_REST: Duration = Duration::from_secs(1);
 
@@ -71,8 +74,14 @@ pub struct Tokens {
     source: Arc<Source>,
     cache: Cache<(), Arc<Token>>,
     refreshing: Arc<AtomicBool>,
-    /// When a token was last given up that Graph did not accept.
-    refused_at: Arc<Mutex<Option<Timestamp>>>,
+    refused: Arc<Mutex<Refused>>,
+}
+
+/// Tokens that Graph did not accept: how many were given up since when.
+#[derive(Debug, Default)]
+struct Refused {
+    since: Timestamp,
+    number: u32,
 }
 
 #[derive(Debug)]
@@ -95,7 +104,7 @@ impl Tokens {
     /// Tokens for the application of these settings.
     pub fn new(settings: config::Graph, outbound: Outbound, clock: Clock) -> Self {
         let source = Arc::new(Source { settings, outbound, clock, rest: Mutex::default() });
-        Self { source, cache: Cache::new(1), refreshing: Arc::default(), refused_at: Arc::default() }
+        Self { source, cache: Cache::new(1), refreshing: Arc::default(), refused: Arc::default() }
     }
 
     /// A token that is good now.
@@ -113,7 +122,7 @@ impl Tokens {
         self.cache.try_get_with((), self.source.fetch()).await.map_err(|error| Error::clone(&error))
     }
 
-    /// Drops a token that Graph did not accept, unless one was dropped for that just now.
+    /// Drops a token that Graph did not accept, unless many were dropped for that just now.
     pub(super) async fn refuse(&self, token: &Arc<Token>) {
         if self.may_refuse() {
             self.forget(token).await;
@@ -122,12 +131,12 @@ impl Tokens {
 
     fn may_refuse(&self) -> bool {
         let now = self.source.clock.now();
-        let mut last = self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.is_none_or(|last| clock::after(last, OUTGROWN_AFTER) <= now);
-        if may {
-            *last = Some(now);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if clock::after(refused.since, REFUSED_WITHIN) <= now {
+            *refused = Refused { since: now, number: 0 };
         }
-        may
+        refused.number = refused.number.saturating_add(1);
+        refused.number <= REFUSED_MAX
     }
 
     /// Drops a token, unless another has taken its place already.

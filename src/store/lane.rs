@@ -182,10 +182,12 @@ impl Announced {
         }
     }
 
-    /// What is left of it when these have ended. Of a write that is known, only what it did for others is in doubt from then on.
+    /// What is left of it when some have ended, and others are still to do. The last write stays if it is not known and carries one of
+    /// these; else what it did for others is in doubt from then on.
     #[must_use]
-    pub fn after(mut self, ended: &BTreeSet<OperationId>) -> Self {
-        if self.is_known() {
+    pub fn after(mut self, ended: &BTreeSet<OperationId>, to_do: &BTreeSet<OperationId>) -> Self {
+        let is_for = |intent: &Intent| intent.carried.iter().any(|it| to_do.contains(&it.operation));
+        if self.is_known() || !self.intent.as_ref().is_some_and(is_for) {
             self.give_up();
         }
         self.doubts.retain(|operation, _| !ended.contains(operation));

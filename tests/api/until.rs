@@ -255,7 +255,7 @@ async fn what_policies_forbid_stays_forbidden_while_graph_cannot_tell_of_the_con
                             when { resource.priority > 0 };";
     const TAGS: &str = "@id(\"locked\")\nforbid (principal, action == Postern::Action::\"cancel\", resource)\n\
                         when { resource.tags.contains(\"locked\") };";
-    for (policy, in_outage, after) in [(KIND, 403, 403), (NAME, 403, 403), (PRIORITY, 503, 403), (TAGS, 200, 200)] {
+    for (policy, in_outage, after) in [(KIND, 403, 403), (NAME, 503, 403), (PRIORITY, 503, 403), (TAGS, 200, 200)] {
         let settings = vec![("GRAPH__ATTEMPTS_MAX", "1")];
         let policies = vec![("locked.cedar", policy)];
         let mut world = World::with(Setup { policies, settings, ..Setup::default() }).await;

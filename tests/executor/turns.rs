@@ -417,3 +417,23 @@ async fn the_end_of_a_change_does_not_wait_for_ever_for_what_was_cleared() {
     let State::Failed { failure, .. } = world.state(2).await else { panic!("nothing is there") };
     assert_eq!(failure.code, FailureCode::PresentSetVanished);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_change_waits_for_a_configuration_that_is_not_there_just_now() {
+    let world = World::simulated(Tenant::new());
+    world.accept(1, &lane(1)).await;
+    let _running = world.run();
+    has_succeeded(&world.end_of(1).await);
+    let done = world.store.operation(id(1)).await.unwrap().unwrap();
+    let end = Change::Revert(Reversal::of(&done, Cause::Until).unwrap());
+    world.tenant.told(&lane(1), Read::Missing);
+    world.accept_change(2, &lane(1), world.clock.now(), (end, None)).await;
+    world.accept(3, &lane(1)).await;
+    let State::Failed { failure, .. } = world.end_of(3).await else { panic!("there is no such configuration") };
+    assert_eq!(failure.code, FailureCode::ConfigurationGone);
+    world.tenant.recovers(&lane(1));
+    while !world.state(2).await.has_ended() {
+        world.clock.sleep(Duration::from_secs(1)).await;
+    }
+    has_succeeded(&world.state(2).await);
+}

@@ -331,3 +331,22 @@ async fn a_change_that_fails_says_that_a_lost_write_carried_it_whatever_else_tha
         assert!(failure.detail.ends_with("; a write that was sent before may have taken effect"), "{failure:?}");
     }
 }
+
+/// A lost write looked unsent, and what it carried has failed. Later somebody makes the set by hand what it would have made it.
+#[tokio::test(start_paused = true)]
+async fn what_somebody_does_later_is_not_put_down_to_a_lost_write_whose_changes_have_ended() {
+    let mut tenant = Tenant::new();
+    tenant.refused = BTreeSet::from([group(1)]);
+    let world = World::simulated(tenant);
+    world.tenant.edited(&lane(1), group(9));
+    world.tenant.lost.store(1, Ordering::SeqCst);
+    world.accept(1, &lane(1)).await;
+    let _running = world.run();
+    assert!(matches!(world.end_of(1).await, State::Failed { .. }));
+    world.tenant.edited(&lane(1), group(1));
+    let change = Change::amend(vec![], vec![group(1)], 1).unwrap();
+    world.accept_change(2, &lane(1), world.clock.now(), (change, None)).await;
+    assert!(matches!(world.end_of(2).await, State::Succeeded(_)));
+    let known = written(&world).await.into_iter().map(|(_, known_by)| known_by);
+    assert_eq!(known.collect::<Vec<_>>(), ["answered"]);
+}

@@ -23,6 +23,8 @@ pub(crate) enum Read {
     Throttled,
     /// With what makes no sense.
     Garbled,
+    /// That there is no such configuration.
+    Missing,
     /// Once; afterwards it answers.
     Panics,
 }
@@ -123,6 +125,7 @@ impl Upstream for Tenant {
             None => Ok(Present { direct: self.set(id), from_policy_sets: Vec::new() }),
             Some(Read::Unavailable) => Err(Error::Unavailable("it is down".to_owned())),
             Some(Read::Garbled) => Err(Error::Unreadable("it makes no sense".to_owned())),
+            Some(Read::Missing) => Err(Error::Missing(Refusal { status: 404, ..Refusal::default() })),
             Some(Read::Throttled) => Err(Error::Throttled { pause: std::time::Duration::from_mins(1) }),
             Some(Read::Panics) => {
                 self.reads.lock().unwrap().remove(id);

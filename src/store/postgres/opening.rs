@@ -17,12 +17,13 @@ use crate::{
     clock::{Backoff, Clock},
 };
 
-/// How long a beginning waits for a lock in the server.
-const BRIEF: &str = "SET lock_timeout = '500ms'";
+/// How long a beginning waits for a lock in the server: longer than its `deadlock_timeout`, after which it ends an autovacuum that is in the
+/// way, and shorter than others may wait behind this.
+const BRIEF: &str = "SET lock_timeout = '1500ms'";
 /// The same for one transaction.
-const BRIEF_HERE: &str = "SET LOCAL lock_timeout = '500ms'";
+const BRIEF_HERE: &str = "SET LOCAL lock_timeout = '1500ms'";
 /// Tries at a lock, and pauses between them: a minute or two.
-const LOCK_TRIES: u32 = 20;
+const LOCK_TRIES: u32 = 15;
 const LOCK_PAUSES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
 
 /// A connection of the writer's for a run that has begun.
@@ -43,7 +44,7 @@ async fn patiently<T>(clock: Clock, mut work: impl AsyncFnMut() -> Result<T, Hin
             Ok(done) => return Ok(done),
             Err(Hindered::Otherwise(error)) => return Err(error),
             Err(Hindered::Locked) if tries >= LOCK_TRIES => {
-                let why = "its tables are locked by something that takes long, such as a backup or a VACUUM".to_owned();
+                let why = "something that takes long keeps its tables locked: a backup, a VACUUM, another gateway that changes them".to_owned();
                 return Err(Error::Unavailable(why));
             }
             Err(Hindered::Locked) => {
