@@ -9,7 +9,7 @@ use super::with;
 use crate::api::change::{COMMENT_MAX, CONTEXT_MAX, NAME_MAX, TICKET_MAX, URL_MAX};
 
 /// What makes a text look like another, or like several lines.
-const UNSEEMLY: &str = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069";
+pub(super) const UNSEEMLY: &str = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069";
 /// The same, but for the end of a line.
 const UNSEEMLY_BUT_LINES: &str = r"\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069";
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::bodies::UNSEEMLY;
 use crate::{
     api::{configurations, problem::Code, query},
     domain::State,
@@ -49,12 +50,13 @@ fn in_query() -> [Part; 11] {
     let id = json!({"type": "string", "pattern": OPERATION});
     let search = json!({"type": "string", "maxLength": configurations::SEARCH_MAX});
     let moment = || json!({"type": "string", "format": "date-time"});
+    let line = |shortest: u8| json!({"type": "string", "minLength": shortest, "pattern": format!("^[^{UNSEEMLY}]*$")});
     let cursor = "After this place in the trail: `cursor`, or what `next` of the page before has.";
     let configuration = "On the configuration of this id, alias or display name.";
     [
-        part("ticket", "Of this ticket.", json!({"type": "string"})),
-        part("configuration", configuration, json!({"type": "string", "minLength": 1})),
-        part("caller", "Of the caller of this configured name.", json!({"type": "string"})),
+        part("ticket", "Of this ticket.", line(0)),
+        part("configuration", configuration, line(1)),
+        part("caller", "Of the caller of this configured name.", line(0)),
         part("state", "In this state.", json!({"type": "string", "enum": State::NAMES})),
         part("after", "Older than this operation: what `next` of the page before has.", id.clone()),
         part("limit", "At most so many on a page.", limit),
