@@ -56,9 +56,9 @@ impl From<Error> for Stop {
 impl Lane {
     /// Read, merge, and write if that makes a difference.
     pub(super) async fn apply(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Stop> {
-        if held.announced.is_known() {
+        if let Some(intent) = held.announced.intent.as_mut().filter(|intent| intent.write.is_some()) {
             // What is known need not be read back, and a read that lags behind must not undo it.
-            return Ok(self.recovered(held, batch)?);
+            return Ok(self.recovered(intent, batch)?);
         }
         let Present { direct: present, from_policy_sets } = self.read(held, batch).await?;
         if let Err(error) = self.notice_loss(&from_policy_sets).await {
@@ -66,8 +66,8 @@ impl Lane {
             tracing::warn!(%error, "what came from policy sets cannot be compared at present");
         }
         let found = present.digest();
-        match &held.announced.intent {
-            Some(intent) if intent.after == found => return Ok(self.recovered(held, batch)?),
+        match &mut held.announced.intent {
+            Some(intent) if intent.after == found => return Ok(self.recovered(intent, batch)?),
             Some(intent) if intent.before != found => self.give_up(&mut held.announced).await?,
             // What looks unsent may still be on its way.
             Some(_) | None => {}
@@ -77,32 +77,28 @@ impl Lane {
         // What is left waits for the next step: whether it may be done depends on what becomes of these.
         let (batch, rest) = batch.split_at(merged.len().min(batch.len()));
         let merged = batch.iter().cloned().zip(merged);
-        let mut ends: Vec<_> = merged.map(|it| outcome::end_of(it, &present, &held.announced)).collect();
-        let (mut after, mut write, mut came_to_nothing) = (desired.digest(), None, false);
+        let ends: Vec<_> = merged.map(|it| outcome::end_of(it, &present, &held.announced)).collect();
+        let (after, mut write, rest) = (desired.digest(), None, rest.to_vec());
+        let effect = |after, write| Effect {
+            configuration: &self.configuration,
+            at: self.parts.clock.now(),
+            before: &found,
+            after,
+            write,
+            known_by: "answered",
+        };
         if desired != present {
             match self.write(held, &ends, &desired, (&found, &after)).await {
                 Ok(done) => write = Some(done),
-                // Nobody is refused what is there already.
+                // Nobody is refused what is there already. What comes to nothing confirms no set either, see `notice_drift`.
                 Err(Stop::Fail(failure)) if failure.code != FailureCode::PresentSetUnreadable => {
-                    let end = |it| outcome::end_without(&failure, it, &present, &held.announced);
-                    (ends, after) = (batch.iter().map(end).collect(), found.clone());
-                    came_to_nothing = true;
+                    let ends = batch.iter().map(|it| outcome::end_without(&failure, it, &present, &held.announced));
+                    return Ok(Outcome { rest, left: None, ..Outcome::of_effect(&effect(&found, None), ends)? });
                 }
                 Err(stop) => return Err(stop),
             }
         }
-        let effect = Effect {
-            configuration: &self.configuration,
-            at: self.parts.clock.now(),
-            before: &found,
-            after: &after,
-            write: write.as_ref(),
-            known_by: "answered",
-        };
-        let outcome = Outcome::of_effect(&effect, ends)?;
-        // What comes to nothing confirms no set either, see `notice_drift`.
-        let left = outcome.left.filter(|_| !came_to_nothing);
-        Ok(Outcome { rest: rest.to_vec(), left, ..outcome })
+        Ok(Outcome { rest, ..Outcome::of_effect(&effect(&after, write.as_ref()), ends)? })
     }
 
     /// Of an announced write the set that was found does not tell whether it took effect. That is recorded; what it may have done is in
@@ -223,9 +219,8 @@ impl Lane {
 
     /// An announced write took effect: the set is as it leaves it, or that was known before. Its operations end now, before anything
     /// else is written, so that no later fault can make them look undone.
-    fn recovered(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Error> {
-        let known = held.announced.is_known();
-        let Some(intent) = &mut held.announced.intent else { return Ok(Outcome::default()) };
+    fn recovered(&self, intent: &mut Intent, batch: &[Operation]) -> Result<Outcome, Error> {
+        let known = intent.write.is_some();
         intent.write = Some(intent.effect());
         let carried: BTreeMap<_, _> = intent.carried.iter().map(|carried| (carried.operation, carried)).collect();
         let (mut done, mut rest) = (Vec::new(), Vec::new());

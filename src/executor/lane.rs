@@ -187,7 +187,7 @@ impl Lane {
         let (goes_on, left, vanishing_told) = (!batches.is_empty(), left.or(held.left), held.vanishing_told);
         let announced = held.announced;
         let to_do = batches.iter().flatten().map(|it| it.id).collect();
-        let announced_still = announced.clone().after(&ids(&done), &to_do);
+        let announced_still = announced.after(&ids(&done), &to_do);
         let (mut lease, mut written, mut first) = (held.lease, written, Some(announced));
         let kept = loop {
             let later = done.split_off(done.len().min(at_once));

@@ -183,15 +183,11 @@ pub(super) fn end_without(
     present: &AssignmentSet,
     announced: &Announced,
 ) -> End {
-    let merged = merge(present, [&operation.submission]).merged.pop();
-    match merged {
-        Some(merged @ Merged::Unmet { .. }) => end_of((operation.clone(), merged), present, announced),
-        Some(Merged::Applied(difference)) if difference.is_empty() => {
-            end_of((operation.clone(), Merged::Applied(difference)), present, announced)
+    match merge(present, [&operation.submission]).merged.pop() {
+        Some(merged) if !matches!(&merged, Merged::Applied(difference) if !difference.is_empty()) => {
+            end_of((operation.clone(), merged), present, announced)
         }
-        Some(Merged::Applied(_)) | None => {
-            End::Badly(in_doubt(failure.clone(), operation, announced), operation.clone())
-        }
+        Some(_) | None => End::Badly(in_doubt(failure.clone(), operation, announced), operation.clone()),
     }
 }
 

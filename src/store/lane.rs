@@ -161,37 +161,28 @@ impl Announced {
         self.doubts.contains_key(&operation) || self.intent.as_ref().is_some_and(carries)
     }
 
-    /// What the last write may have done is put to the doubts, for each operation that it did something for; without targets that
-    /// several of them changed: what it did with these is the work of them all, of which some may come to nothing.
+    /// What the last write may have done is put to the doubts.
     pub fn give_up(&mut self) {
-        let Some(intent) = self.intent.take() else { return };
-        let effect = intent.effect();
-        let (mut once, mut more) = (BTreeSet::new(), BTreeSet::new());
-        for Carried { difference, .. } in &intent.carried {
-            for target in difference.targets() {
-                if !once.insert(target) {
-                    more.insert(target);
-                }
-            }
-        }
-        for Carried { operation, difference, done } in &intent.carried {
-            if !difference.is_empty() {
-                let (own, _) = Doubt::and_then(done.clone(), difference.without(&more));
-                self.doubts.insert(*operation, Doubt { difference: own, write: effect.clone() });
-            }
+        if let Some(intent) = self.intent.take() {
+            self.doubts.extend(intent.doubts());
         }
     }
 
     /// What is left of it when some have ended, and others are still to do. The last write stays if it is not known and carries one of
-    /// these; else what it did for others is in doubt from then on.
+    /// these; else what it did for others than the ended is in doubt from then on.
     #[must_use]
-    pub fn after(mut self, ended: &BTreeSet<OperationId>, to_do: &BTreeSet<OperationId>) -> Self {
-        let is_for = |intent: &Intent| intent.carried.iter().any(|it| to_do.contains(&it.operation));
-        if self.is_known() || !self.intent.as_ref().is_some_and(is_for) {
-            self.give_up();
+    pub fn after(&self, ended: &BTreeSet<OperationId>, to_do: &BTreeSet<OperationId>) -> Self {
+        let carries = |so: &dyn Fn(&OperationId) -> bool| {
+            self.intent.as_ref().filter(|intent| intent.carried.iter().any(|it| so(&it.operation)))
+        };
+        let stays = carries(&|it| to_do.contains(it)).filter(|_| !self.is_known());
+        let mut doubts = self.doubts.clone();
+        // As a rule all have ended.
+        if let Some(intent) = carries(&|it| !ended.contains(it)).filter(|_| stays.is_none()) {
+            doubts.extend(intent.doubts());
         }
-        self.doubts.retain(|operation, _| !ended.contains(operation));
-        self
+        doubts.retain(|operation, _| !ended.contains(operation));
+        Self { intent: stays.cloned(), doubts }
     }
 }
 
@@ -231,6 +222,23 @@ pub struct Intent {
 }
 
 impl Intent {
+    /// What it may have done, for each operation that it did something for; without targets that several of them changed: what it did with
+    /// these is the work of them all, of which some may come to nothing.
+    fn doubts(&self) -> impl Iterator<Item = (OperationId, Doubt)> {
+        let (mut once, mut more) = (BTreeSet::new(), BTreeSet::new());
+        for target in self.carried.iter().flat_map(|it| it.difference.targets()) {
+            if !once.insert(target) {
+                more.insert(target);
+            }
+        }
+        let effect = self.effect();
+        let carried = self.carried.iter().filter(|it| !it.difference.is_empty());
+        carried.map(move |Carried { operation, difference, done }| {
+            let (difference, _) = Doubt::and_then(done.clone(), difference.without(&more));
+            (*operation, Doubt { difference, write: effect.clone() })
+        })
+    }
+
     /// The write, if it took effect.
     pub fn effect(&self) -> Write {
         let (merged_with, client_request_id) = (self.carried.len().saturating_sub(1), self.client_request_id.clone());
