@@ -7,6 +7,7 @@
     reason = "a test that cannot go on ends"
 )]
 
+mod ends;
 #[path = "../support/model.rs"]
 mod model;
 mod turns;

@@ -3,21 +3,15 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
-    clock,
-    domain::{Change, Digest, Failure, FailureCode, Reversal, State, Wanted, reversal::Cause},
+    domain::{Change, Digest, Failure, FailureCode, State, Wanted},
     store::{Announced, Parking, Part, Settlement, Turn},
 };
 use tokio::sync::Semaphore;
 
 use crate::{
     upstream::{Read, Tenant},
-    work::{World, group, id, lane},
+    work::{World, group, has_succeeded, id, lane},
 };
-
-#[track_caller]
-fn has_succeeded(state: &State) {
-    assert!(matches!(state, State::Succeeded(_)), "{state:?}");
-}
 
 #[tokio::test]
 async fn changes_that_wait_together_cost_one_write() {
@@ -287,10 +281,7 @@ async fn what_somebody_else_did_while_graph_throttled_is_not_put_down_to_the_wri
         world.clock.sleep(Duration::from_millis(100)).await;
     }
     world.tenant.edited(&lane(1), group(1));
-    while !world.state(1).await.has_ended() {
-        world.clock.sleep(Duration::from_secs(1)).await;
-    }
-    let State::Succeeded(success) = world.state(1).await else { panic!("{:?}", world.state(1).await) };
+    let State::Succeeded(success) = world.late_end_of(1).await else { panic!("{:?}", world.state(1).await) };
     assert!(success.difference.is_empty() && success.write.is_none(), "{success:?}");
     assert_eq!((records_of(&world, "written").await, world.tenant.written()), (0, 0));
 }
@@ -304,10 +295,7 @@ async fn one_drift_is_recorded_once_however_often_the_lane_is_parked() {
     world.tenant.edited(&lane(1), group(9));
     world.tenant.throttled.store(3, Ordering::SeqCst);
     world.accept(2, &lane(1)).await;
-    while !world.state(2).await.has_ended() {
-        world.clock.sleep(Duration::from_secs(1)).await;
-    }
-    has_succeeded(&world.state(2).await);
+    has_succeeded(&world.late_end_of(2).await);
     assert_eq!(records_of(&world, "drift-seen").await, 1);
 }
 
@@ -349,41 +337,6 @@ async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_end_of_a_change_waits_until_the_set_can_be_read_and_other_changes_do_not() {
-    let world = World::simulated(Tenant::new());
-    world.accept(1, &lane(1)).await;
-    let _running = world.run();
-    has_succeeded(&world.end_of(1).await);
-    let done = world.store.operation(id(1)).await.unwrap().unwrap();
-    let end = Change::Revert(Reversal::of(&done, Cause::Until).unwrap());
-    world.tenant.told(&lane(1), Read::Garbled);
-    world.accept_change(2, &lane(1), world.clock.now(), (end, None)).await;
-    world.accept(3, &lane(1)).await;
-    let State::Failed { failure, .. } = world.end_of(3).await else { panic!("the set cannot be read") };
-    assert_eq!(failure.code, FailureCode::PresentSetUnreadable);
-    // Of the simulation's time, in which the lane is tried again and again.
-    world.clock.sleep(Duration::from_mins(5)).await;
-    assert!(!world.state(2).await.has_ended());
-    assert!(world.store.parked(&lane(1)).await.unwrap().is_some());
-    // Nor when it can be read, and shows nothing of what was left.
-    let left = world.tenant.sets.lock().unwrap().remove(&lane(1)).unwrap();
-    world.tenant.recovers(&lane(1));
-    world.accept(4, &lane(1)).await;
-    while !world.state(4).await.has_ended() {
-        world.clock.sleep(Duration::from_secs(1)).await;
-    }
-    let State::Failed { failure, .. } = world.state(4).await else { panic!("the set has vanished") };
-    assert_eq!(failure.code, FailureCode::PresentSetVanished);
-    assert!(!world.state(2).await.has_ended());
-    world.tenant.sets.lock().unwrap().insert(lane(1), left);
-    while !world.state(2).await.has_ended() {
-        world.clock.sleep(Duration::from_secs(1)).await;
-    }
-    has_succeeded(&world.state(2).await);
-    assert!(world.tenant.set(&lane(1)).is_empty());
-}
-
 /// Graph forbids what the first of two changes wants; the second finds its group there.
 #[tokio::test(start_paused = true)]
 async fn what_is_there_already_is_not_forbidden() {
@@ -397,43 +350,4 @@ async fn what_is_there_already_is_not_forbidden() {
     let State::Failed { failure, .. } = world.end_of(1).await else { panic!("it is forbidden") };
     assert_eq!(failure.code, FailureCode::GraphRefused);
     has_succeeded(&world.end_of(2).await);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_end_of_a_change_does_not_wait_for_ever_for_what_was_cleared() {
-    let world = World::simulated(Tenant::new());
-    world.accept(1, &lane(1)).await;
-    let _running = world.run();
-    has_succeeded(&world.end_of(1).await);
-    let done = world.store.operation(id(1)).await.unwrap().unwrap();
-    let end = Change::Revert(Reversal::of(&done, Cause::Until).unwrap());
-    world.tenant.sets.lock().unwrap().remove(&lane(1));
-    let due = world.clock.now();
-    world.accept_change(2, &lane(1), due, (end, None)).await;
-    while !world.state(2).await.has_ended() {
-        world.clock.sleep(Duration::from_mins(1)).await;
-    }
-    assert!(clock::until(due, world.clock.now()) >= Duration::from_hours(1));
-    let State::Failed { failure, .. } = world.state(2).await else { panic!("nothing is there") };
-    assert_eq!(failure.code, FailureCode::PresentSetVanished);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_end_of_a_change_waits_for_a_configuration_that_is_not_there_just_now() {
-    let world = World::simulated(Tenant::new());
-    world.accept(1, &lane(1)).await;
-    let _running = world.run();
-    has_succeeded(&world.end_of(1).await);
-    let done = world.store.operation(id(1)).await.unwrap().unwrap();
-    let end = Change::Revert(Reversal::of(&done, Cause::Until).unwrap());
-    world.tenant.told(&lane(1), Read::Missing);
-    world.accept_change(2, &lane(1), world.clock.now(), (end, None)).await;
-    world.accept(3, &lane(1)).await;
-    let State::Failed { failure, .. } = world.end_of(3).await else { panic!("there is no such configuration") };
-    assert_eq!(failure.code, FailureCode::ConfigurationGone);
-    world.tenant.recovers(&lane(1));
-    while !world.state(2).await.has_ended() {
-        world.clock.sleep(Duration::from_secs(1)).await;
-    }
-    has_succeeded(&world.state(2).await);
 }

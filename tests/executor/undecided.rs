@@ -288,10 +288,7 @@ async fn a_lost_write_that_takes_effect_after_the_next_was_throttled_is_read_bac
         world.clock.sleep(Duration::from_millis(100)).await;
     }
     world.tenant.sets.lock().unwrap().remove(&lane(1));
-    while !world.state(2).await.has_ended() {
-        world.clock.sleep(Duration::from_secs(1)).await;
-    }
-    let end = world.state(2).await;
+    let end = world.late_end_of(2).await;
     assert!(matches!(end, State::Succeeded(_)), "{end:?}");
     let known = written(&world).await.into_iter().map(|(_, known_by)| known_by);
     assert_eq!(known.collect::<Vec<_>>(), ["answered", "read-back"]);
@@ -324,10 +321,7 @@ async fn a_change_that_fails_says_that_a_lost_write_carried_it_whatever_else_tha
     world.tenant.told(&lane(1), Read::Garbled);
     let _running = world.run();
     for number in [1, 2] {
-        while !world.state(number).await.has_ended() {
-            world.clock.sleep(Duration::from_secs(1)).await;
-        }
-        let State::Failed { failure, .. } = world.state(number).await else { panic!("it cannot be read") };
+        let State::Failed { failure, .. } = world.late_end_of(number).await else { panic!("it cannot be read") };
         assert!(failure.detail.ends_with("; a write that was sent before may have taken effect"), "{failure:?}");
     }
 }

@@ -66,6 +66,11 @@ pub(crate) fn id(number: u128) -> OperationId {
     OperationId::from(Uuid::from_u128(number))
 }
 
+#[track_caller]
+pub(crate) fn has_succeeded(state: &State) {
+    assert!(matches!(state, State::Succeeded(_)), "{state:?}");
+}
+
 impl World {
     pub(crate) async fn with(tenant: Tenant) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -193,6 +198,14 @@ impl World {
         }
         let ended = tokio::time::timeout(PATIENCE, end.notice()).await;
         assert!(ended.is_ok(), "operation {number} does not end: it is {:?}", self.state(number).await);
+        self.state(number).await
+    }
+
+    /// The same, in the simulation's time, however long that takes.
+    pub(crate) async fn late_end_of(&self, number: u128) -> State {
+        while !self.state(number).await.has_ended() {
+            self.clock.sleep(Duration::from_secs(1)).await;
+        }
         self.state(number).await
     }
 
