@@ -16,6 +16,7 @@ mod bounds;
 mod broken_commits;
 mod callbacks;
 mod cancelling;
+mod database;
 mod delivering;
 mod fixture;
 mod lanes;

@@ -1,0 +1,235 @@
+//! PostgreSQL as its operators have it: it is restarted, locked and backed up, passwords are rotated, tables grow.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use postern::{
+    clock::Clock,
+    config,
+    store::{AuditQuery, Error, Postgres, Run, Settlement, Store},
+};
+use sqlx::Connection;
+
+use crate::{
+    fixture::{
+        Fixture, Kind, accept, acceptance, all, at, cancellation, claim, id, ids, lane, minutes, operation, settlement,
+        state, trail, turn,
+    },
+    postgres::eventually,
+    server,
+};
+
+/// In a young database, whose statements were planned while it held one, ten or twenty operations, of which the server did and did not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn ending_a_part_of_what_a_lane_does_looks_at_that_part_only() {
+    for (at_first, is_known) in [(10, false), (10, true), (20, true), (1, true)] {
+        let fixture = Fixture::new(Kind::Postgres).await;
+        let store = fixture.open().await;
+        let mut connection = fixture.connection().await;
+        let mut all = 0;
+        for (number, operations) in [(1, at_first), (2, 300)] {
+            let numbers = (1..=operations).map(|place| u128::from(number) * 1_000 + place);
+            let lane = lane(number);
+            join_all(numbers.map(|operation| accept(&*store, &lane, [operation]))).await;
+            if is_known && number == 1 {
+                sqlx::raw_sql("ANALYZE operations").execute(&mut connection).await.unwrap();
+            }
+            let held = turn(&*store, postern::store::Claim { batch_max: 1_000, ..claim(&lane, "a", 0) }).await;
+            let mut lease = Some(held.lease);
+            for part in held.operations.chunks(if number == 1 { 1 } else { 10 }) {
+                let ended = Settlement { keep: Some(minutes(30)), ..settlement(part, 1) };
+                lease = store.settle(lease.take().unwrap(), ended).await.unwrap();
+            }
+            all += i64::try_from(operations).unwrap();
+        }
+        let mut read = 0;
+        eventually("all updates are told", async || {
+            // A connection tells what it has done after something else that it does a second later, and all of it at once.
+            store.probe().await.unwrap();
+            let told = sqlx::query_as(
+                "SELECT n_tup_upd, seq_tup_read + (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes AS indexes
+                                                   WHERE indexes.relname = tables.relname)
+                 FROM pg_stat_user_tables AS tables WHERE relname = 'operations'",
+            );
+            let (updates, reads): (i64, i64) = told.fetch_one(&mut connection).await.unwrap();
+            read = reads;
+            // Each is marked running, and ended.
+            updates >= 2 * all
+        })
+        .await;
+        // Some times for claims, keys and counts, and not for each of thirty parts.
+        assert!(read <= 10 * all, "{read} rows were read, of {all} operations, {at_first} at first");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_fail_soon_while_the_server_is_away_and_work_when_it_is_back() {
+    let mut server = server::Server::begin();
+    let url = server.database().await;
+    let settings = config::Postgres { url: url.parse().unwrap(), password: None };
+    let clock = Clock::system();
+    let store = Postgres::open(&settings, Run { chain: "a".to_owned(), clock }).await.unwrap();
+    eventually("it hears", async || !store.notices().may_have_missed(store.notices().gaps())).await;
+    let (mut accepted, mut number) = (Vec::new(), 0_u128);
+    for round in 0..3 {
+        // Under load: the server goes while commits are under way.
+        let burst = join_all((1..=200).map(|offset| store.accept(acceptance(operation(number + offset, &lane(1))))));
+        let (outcomes, mut gone) = tokio::join!(burst, async {
+            clock.sleep(Duration::from_millis(5 * round)).await;
+            tokio::task::spawn_blocking(move || {
+                server.stop();
+                server
+            })
+            .await
+            .unwrap()
+        });
+        for (offset, outcome) in (1..).zip(outcomes) {
+            match outcome {
+                Ok(_) => accepted.push(id(number + offset)),
+                Err(error) => assert!(matches!(error, Error::Unavailable(_)), "{error:?}"),
+            }
+        }
+        number += 200;
+        let began = Clock::system();
+        // In whose words depends on whether a connection of before is tried first.
+        let why = store.probe().await.unwrap_err();
+        assert!(matches!(&why, Error::Unavailable(_)), "{why:?}");
+        assert!(matches!(store.accept(acceptance(operation(9_998, &lane(1)))).await, Err(Error::Unavailable(_))));
+        let (one, open) = tokio::join!(store.operation(id(1)), store.open_lanes(10));
+        assert!(matches!((one, open), (Err(Error::Unavailable(_)), Err(Error::Unavailable(_)))));
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        eventually("it hears nothing", async || store.notices().may_have_missed(store.notices().gaps())).await;
+        gone = tokio::task::spawn_blocking(move || {
+            gone.start();
+            gone
+        })
+        .await
+        .unwrap();
+        server = gone;
+        eventually("it writes again", async || store.probe().await.is_ok()).await;
+        eventually("it hears again", async || !store.notices().may_have_missed(store.notices().gaps())).await;
+    }
+    let stored = ids(&all(&store).await);
+    assert!(accepted.iter().all(|id| stored.contains(id)), "what was accepted is there");
+    let recorded = trail(&store).await.len();
+    assert_eq!(recorded, stored.len() + 1);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn nothing_hangs_while_somebody_locks_the_tables() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let mut connection = fixture.connection().await;
+    let mut holding = connection.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE operations, lanes").execute(&mut *holding).await.unwrap();
+    let clock = Clock::system();
+    let burst = join_all((1..=50).map(|number| store.accept(acceptance(operation(number, &lane(1))))));
+    let (burst, claimed, read) = tokio::join!(burst, store.claim(claim(&lane(1), "a", 0)), store.operation(id(1)));
+    assert!(burst.iter().all(|it| matches!(it, Err(Error::Unavailable(_)))), "{burst:?}");
+    assert!(matches!((claimed, read), (Err(Error::Unavailable(_)), Err(Error::Unavailable(_)))));
+    assert!(clock.elapsed() < Duration::from_secs(20), "{:?}", clock.elapsed());
+    holding.rollback().await.unwrap();
+    connection.close().await.unwrap();
+    accept(&*store, &lane(1), 1..=3).await;
+    assert_eq!(trail(&*store).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_password_comes_from_its_file_and_is_in_no_message() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let mut connection = fixture.connection().await;
+    sqlx::raw_sql("CREATE ROLE keeper LOGIN SUPERUSER PASSWORD 'correct horse'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut connection).await.unwrap();
+    let url = format!("postgres://keeper@127.0.0.1:{}/{name}?sslmode=disable", server::shared().port);
+    let file = fixture.path().with_file_name("password");
+    let password = Some(config::SecretSource::File(file.clone()));
+    let settings = config::Postgres { url: url.parse().unwrap(), password };
+    std::fs::write(&file, "battery staple\n").unwrap();
+    let run = || Run { chain: fixture.clock.identifier().to_string(), clock: fixture.clock };
+    let refused = Postgres::open(&settings, run()).await.unwrap_err();
+    assert!(matches!(&refused, Error::Unusable(why) if why.contains("password authentication failed")), "{refused}");
+    assert!(!format!("{refused:?}").contains("staple"));
+    std::fs::write(&file, "correct horse\n").unwrap();
+    let store = Postgres::open(&settings, run()).await.unwrap();
+    assert!(!format!("{store:?}").contains("correct"), "{store:?}");
+    // It becomes another before anything was read.
+    sqlx::raw_sql("ALTER ROLE keeper PASSWORD 'correct zebra'").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    std::fs::write(&file, "correct zebra\n").unwrap();
+    accept(&store, &lane(1), [1]).await;
+    assert_eq!(state(&store, 1).await, "queued");
+    store.close().await;
+}
+
+/// Somebody holds a table for long, as a backup and a VACUUM do: whoever begins waits for that, and those that work do not wait with it.
+#[tokio::test]
+async fn a_beginning_that_waits_for_tables_keeps_nobody_waiting() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let mut connection = fixture.connection().await;
+    // As the version before left them.
+    let last = "ALTER TABLE lanes DROP COLUMN doubts; DELETE FROM _sqlx_migrations WHERE version = 10";
+    sqlx::raw_sql(last).execute(&mut connection).await.unwrap();
+    for held in ["SELECT FROM lanes", "LOCK TABLE audit IN SHARE UPDATE EXCLUSIVE MODE"] {
+        let mut holding = connection.begin().await.unwrap();
+        sqlx::raw_sql(held).execute(&mut *holding).await.unwrap();
+        let waiting = async {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()";
+            let mut other = fixture.connection().await;
+            eventually("it waits", async || sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut other).await.unwrap() > 0)
+                .await;
+            // Behind it in the server's queue.
+            let works = async {
+                store.probe().await.unwrap();
+                store.parked(&lane(1)).await.unwrap();
+                store.record(vec![cancellation(1, 1).entry]).await.unwrap();
+            };
+            works.await;
+            holding.rollback().await.unwrap();
+        };
+        let (begun, ()) = tokio::join!(fixture.open(), waiting);
+        begun.close().await;
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_search_by_time_looks_at_that_time_only() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    let mut connection = fixture.connection().await;
+    let (all, hour) = (20_000, 3_600);
+    // One an hour, for two years.
+    let past = "INSERT INTO audit (chain, sequence, text, at)
+                SELECT 'past', hour, '{}', $1 + hour * 3600000000 FROM generate_series(1, $2) AS past (hour)";
+    let past = sqlx::query(past).bind(at(0).as_microsecond()).bind(all);
+    past.execute(&mut connection).await.unwrap();
+    sqlx::raw_sql("VACUUM ANALYZE audit").execute(&mut connection).await.unwrap();
+    let hours = |from: i64, to: i64| AuditQuery {
+        from: Some(at(from * hour)),
+        to: (to > 0).then(|| at(to * hour)),
+        limit: 100,
+        ..AuditQuery::default()
+    };
+    // As much as the server would not look for one by one.
+    for query in [hours(all * 15 / 16, 0), hours(all / 16, all / 8)] {
+        assert_eq!(store.records(&query).await.unwrap().len(), query.limit);
+    }
+    store.close().await;
+    // A connection that ends has told what it read.
+    let gone = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = 'postern' AND backend_type = 'client backend'";
+    eventually("its connections end", async || {
+        sqlx::query_scalar::<_, i64>(gone).fetch_one(&mut connection).await.unwrap() == 0
+    })
+    .await;
+    let told = "SELECT (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'audit')
+                     + (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE relname = 'audit')";
+    let read: i64 = sqlx::query_scalar(told).fetch_one(&mut connection).await.unwrap();
+    assert!(read < all / 2, "{read} entries and rows were read, of {all}");
+}
