@@ -18,7 +18,7 @@ use moka::future::Cache;
 use super::{
     About, Error, Gateway,
     names::{KnownGroup, Names},
-    resolve::{Miss, Presence},
+    targets::{Miss, Presence},
 };
 use crate::{
     domain::{Assignment, AssignmentSet, Caller, Configuration, ConfigurationId, Filter, GroupId, Target},
@@ -128,8 +128,10 @@ impl Gateway {
         if let Err(denial) = self.look(caller, &configuration) {
             return Err(self.denied(caller, About::looking(&configuration.id), &denial).await);
         }
+        let share = self.shares.of(caller);
         let read = async {
-            let Present { direct, from_policy_sets } = self.upstream.read_assignments(&configuration.id).await?;
+            let present = share.ask(self.upstream.read_assignments(&configuration.id)).await?;
+            let Present { direct, from_policy_sets } = present;
             let names = called(self.names(), direct.iter().chain(&from_policy_sets).map(parts)).await;
             Ok((direct, from_policy_sets, names))
         };
@@ -163,13 +165,14 @@ impl Gateway {
             // Not even whether there is such a group.
             return Ok(Err(denied));
         }
-        let (group, name) = match self.directory.group(reference, Presence::NotRequired, "").await? {
-            Ok(found) => found,
-            Err(Miss { fault, candidates, several: true }) => {
-                return Err(Error::AmbiguousName(vec![fault], candidates));
-            }
-            Err(Miss { fault, candidates, .. }) => return Err(Error::UnknownGroup(fault.detail, candidates)),
-        };
+        let (group, name) =
+            match self.directory.group(reference, Presence::NotRequired, "", &self.shares.of(caller)).await? {
+                Ok(found) => found,
+                Err(Miss { fault, candidates, several: true }) => {
+                    return Err(Error::AmbiguousName(vec![fault], candidates));
+                }
+                Err(Miss { fault, candidates, .. }) => return Err(Error::UnknownGroup(fault.detail, candidates)),
+            };
         readable.sort_by_key(rank);
         let sets = stream::iter(readable).map(|configuration| async move {
             let set = self.shared_set(&configuration.id).await?;

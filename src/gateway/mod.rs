@@ -25,8 +25,10 @@ pub mod request;
 mod resolve;
 mod revert;
 pub mod several;
+mod shares;
 mod submit;
 mod tags;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -54,6 +56,7 @@ use self::{
     names::Names,
     request::ChangeRequest,
     resolve::{Directory, Resolved},
+    shares::Shares,
 };
 use crate::{
     audit::{Actor, Aims, Entry, Event},
@@ -153,6 +156,7 @@ pub struct Gateway {
     policies: Policies,
     directory: Directory,
     shared_sets: SharedSets,
+    shares: Shares,
     callable: Callable,
     settings: config::Operations,
     denials: Arc<Denials>,
@@ -199,6 +203,7 @@ impl Gateway {
             policies,
             directory,
             shared_sets,
+            shares: Shares::default(),
             callable,
             settings,
             denials,
@@ -221,7 +226,8 @@ impl Gateway {
                 .await);
         }
         let submission = self.submission(caller, request, &resolved)?;
-        let read = async { Ok(self.upstream.read_assignments(&submission.configuration).await?) };
+        let share = self.shares.of(caller);
+        let read = async { Ok(share.ask(self.upstream.read_assignments(&submission.configuration)).await?) };
         let present = self.in_time(read).await?.direct;
         let mut plan = merge(&present, [&submission]);
         let difference = match plan.merged.pop() {

@@ -14,6 +14,7 @@ use tracing::Instrument;
 use super::{
     candidates::{ALIKE_MAX, SEVERAL_MAX},
     memory::{ByFinding, ByName, Called, Listing, by_name},
+    shares::Share,
 };
 use crate::{
     domain::{Configuration, ConfigurationId, GroupId},
@@ -105,10 +106,14 @@ impl Names {
     }
 
     /// The groups of this display name.
-    pub(super) async fn groups_called(&self, name: &str) -> Result<Arc<Called<Group>>, graph::Error> {
+    pub(super) async fn groups_called(&self, name: &str, share: &Share) -> Result<Arc<Called<Group>>, graph::Error> {
         let name = shortened(name);
-        let ask = self.look_for_groups(name);
-        self.groups_called.try_get_with(name.to_owned(), ask).await.map_err(|error| graph::Error::clone(&error))
+        if let Some(known) = self.groups_called.get(name).await {
+            return Ok(known);
+        }
+        // Its share is waited for before the look-up that others may share, so that they wait for nobody's but their own.
+        let look_up = self.groups_called.try_get_with(name.to_owned(), self.look_for_groups(name));
+        share.ask(look_up).await.map_err(|error| graph::Error::clone(&error))
     }
 
     async fn look_for_groups(&self, name: &str) -> Result<Arc<Called<Group>>, graph::Error> {
@@ -132,6 +137,11 @@ impl Names {
             self.groups.insert(one.id, Some(KnownGroup::Named(one.name.clone()))).await;
         }
         Ok(Arc::new(Called { exact, near }))
+    }
+
+    /// What is remembered of the configuration of this id: that there is none, as well.
+    pub(super) async fn known_configuration(&self, id: &ConfigurationId) -> Option<Option<Configuration>> {
+        self.configurations.get(id).await
     }
 
     /// The configuration of this id; none if Graph has none.

@@ -24,7 +24,7 @@ impl Gateway {
         let resolve = async {
             // One after the other: what is meant for no configuration is not worth a question to Graph.
             let configuration = self.named(caller, &request.configuration, "/configuration").await?;
-            let targets = self.directory.targets(&request.wish).await?;
+            let targets = self.directory.targets(&request.wish, &self.shares.of(caller)).await?;
             // Where nothing was missed there is nothing to tell, so nobody is asked.
             let told = !targets.missed.is_empty() && self.may_look(caller, &configuration);
             let hints = if told { Hints::Given } else { Hints::Withheld };
@@ -39,7 +39,7 @@ impl Gateway {
             let seen = them.into_iter().filter(|(_, configuration)| self.may_look(caller, configuration));
             seen.take(most).map(|(name, configuration)| Candidate::configuration(at, &name, &configuration)).collect()
         };
-        match self.directory.sought(reference).await? {
+        match self.directory.sought(reference, &self.shares.of(caller)).await? {
             Sought::One(configuration) => Ok(configuration),
             Sought::Nothing(alike) => {
                 let candidates = candidates(alike, ALIKE_MAX);

@@ -55,3 +55,27 @@ async fn calls_beyond_those_that_may_wait_are_answered_at_once() {
     world.end_of(&answered.id()).await.succeeded("changed");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_whose_names_have_to_be_looked_up_keeps_nobody_elses_waiting() {
+    let world = World::start().await;
+    let held = json!({"path_ends": "/groups", "query_has": "Nothing", "effect": {"kind": "hold"}});
+    world.fault(held).await;
+    let names: Vec<_> = (0..10).map(|number| json!({"group": format!("Nothing {number}")})).collect();
+    let many = json!({"configuration": "Sales ESP", "add": names});
+    let (many, other) = (Box::pin(world.change(&many)), async {
+        world.held(3).await;
+        world.post("portal", ASSIGNMENTS, &add("Kiosk ESP", "Warehouse Tablets"), &[]).await.succeeded("changed");
+        // As many as before: the rest of the names wait for these.
+        world.held(3).await;
+    });
+    match select(many, Box::pin(other)).await {
+        Either::Left((answered, _)) => panic!("what is held is answered: {}", answered.text),
+        Either::Right(((), many)) => {
+            world.clear_faults().await;
+            let refused = many.await.problem(422, "unknown-target");
+            assert_eq!(refused.body["errors"].as_array().unwrap().len(), 10);
+        }
+    }
+    world.end().await;
+}
