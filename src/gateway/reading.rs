@@ -142,7 +142,9 @@ impl Gateway {
             None => None,
         };
         let mut query = Query { ticket, configuration, caller: of_caller, state, after, limit: SEEN_AT_ONCE };
-        let mut operations = Vec::new();
+        // A page goes on behind the last operation that its reader has seen, and only if there is another that it may see: how many
+        // others there are is nobody's business.
+        let (mut operations, mut end) = (Vec::new(), None);
         // Policy judges an operation by these two, so one decision and one look-up serve all that agree in them.
         let mut decided = BTreeMap::new();
         for _ in 0..SEARCH_ROUNDS {
@@ -156,12 +158,14 @@ impl Gateway {
                     Some(readable) => *readable,
                     None => *decided.entry(alike).or_insert(self.may_read(caller, &operation).await.is_ok()),
                 };
-                if readable {
-                    operations.push(operation);
+                if !readable {
+                    continue;
                 }
                 if operations.len() == wanted {
-                    return Ok(Page { operations, next: query.after });
+                    return Ok(Page { operations, next: end });
                 }
+                end = Some(operation.id);
+                operations.push(operation);
             }
             if last_page {
                 return Ok(Page { operations, next: None });
