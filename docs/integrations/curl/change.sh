@@ -1,7 +1,7 @@
 #!/bin/sh
-# Asks for a change and waits for its end, about five minutes at most. URL and TOKEN come from the environment; curl alone is
-# needed. Exit code 0: it is done. 1: it is refused, failed or cancelled. 75: it has not ended yet, or nobody answered; the same
-# command goes on waiting.
+# Requests a change and waits for its end, about five minutes at most. URL and TOKEN come from the environment; only curl is
+# needed. Exit code 0: succeeded. 1: refused, failed or cancelled. 75: not ended yet, or no response; run the same command again
+# to go on waiting.
 #
 #   URL=http://127.0.0.1:8080 TOKEN=$(postern token --caller servicenow) ./change.sh RITM0010023 "Sales ESP" "Sales Laptops"
 set -eu
@@ -10,7 +10,7 @@ until=$(($(date +%s) + 300))
 body=$(mktemp)
 trap 'rm -f "$body"' EXIT
 
-# The ticket is the key: sent again, it is the same operation, and the call waits for its end. Prints status and Retry-After.
+# The ticket is the key: a retry finds the same operation and waits for its end. Prints status and Retry-After.
 ask() {
   curl --silent --show-error --max-time 40 --output "$body" --write-out '%{http_code} %header{retry-after}' "$URL/v1/assignments" \
     --header "Authorization: Bearer $TOKEN" --header "Idempotency-Key: $ticket" --header "Prefer: wait=25" \
@@ -19,17 +19,17 @@ ask() {
 
 while :; do
   : >"$body"
-  # 000: nobody knows whether it arrived.
+  # 000: it is unknown whether the request arrived.
   answer=$(ask) || answer='000 '
   status=${answer%% *} pause=${answer#* }
   case $status in
     200)
       cat "$body"
-      # It has ended, but it can have been cancelled.
+      # The operation has ended, but may have been cancelled.
       grep -q '"state":"succeeded"' "$body"
       exit
       ;;
-    # A problem with an operation in it is the end of that operation: under the same key it is answered again and again.
+    # A problem with an operation in it is final: a retry with the same key returns the same problem.
     5*) if grep -q -e '"operation":' -e '"retryable":false' "$body"; then break; fi ;;
     000 | 202 | 408 | 429) ;;
     *) break ;;

@@ -15,7 +15,7 @@ import urllib.request
 
 
 class Refused(Exception):
-    """Postern's problem, as a text for a ticket."""
+    """A problem from Postern, as text for a ticket."""
 
     def __init__(self, problem):
         errors = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])]
@@ -24,7 +24,7 @@ class Refused(Exception):
 
 
 def call(method, url, headers, body=None):
-    """Status, headers and JSON of an answer, whatever its status."""
+    """Returns status, headers and JSON of a response, whatever its status."""
     request = urllib.request.Request(url, body, headers, method=method)
     try:
         answer = urllib.request.urlopen(request, timeout=30)
@@ -39,14 +39,14 @@ def call(method, url, headers, body=None):
 
 
 def token(environment):
-    """An access token by client credentials. Keep it until shortly before it expires."""
+    """Gets an access token with client credentials. Reuse it until shortly before it expires."""
     form = {
         "grant_type": "client_credentials",
         "client_id": environment["CLIENT_ID"],
         "client_secret": environment["CLIENT_SECRET"],
         "scope": environment["SCOPE"],
     }
-    # Entra knows the audience by the scope; issuers by RFC 8707 want it named.
+    # Entra derives the audience from the scope; issuers that follow RFC 8707 need it named.
     if "RESOURCE" in environment:
         form["resource"] = environment["RESOURCE"]
     headers = {"content-type": "application/x-www-form-urlencoded"}
@@ -57,7 +57,7 @@ def token(environment):
 
 
 def change(url, access, body, key, patience=300):
-    """Asks for a change and waits for its end; the ended operation. Asked again with the same key it does nothing more."""
+    """Requests a change, waits for its end and returns the operation. With the same key, a second call does nothing more."""
     headers = {"authorization": f"Bearer {access}", "content-type": "application/json", "idempotency-key": key}
     until = time.monotonic() + patience
     method, place, sent = "POST", "/v1/assignments", json.dumps(body).encode()
@@ -65,7 +65,7 @@ def change(url, access, body, key, patience=300):
         try:
             status, answered, answer = call(method, url + place, headers, sent)
         except OSError as error:
-            # Nobody knows whether it arrived. The key makes it safe to ask again.
+            # It is unknown whether the request arrived. The key makes it safe to retry.
             status, answered, answer = 503, {}, {"detail": f"Postern cannot be reached: {error}"}
         if status == 200 and answer["state"] in ("succeeded", "failed", "cancelled"):
             if answer["state"] != "succeeded":
@@ -82,9 +82,9 @@ def change(url, access, body, key, patience=300):
 
 
 def callback(secret, headers, body):
-    """What a callback tells, once it is verified by the library `standardwebhooks`; raises if it is not from Postern.
+    """Verifies a callback with the library `standardwebhooks` and returns its data; raises if it is not from Postern.
 
-    `body` is the very text that came. Keep `webhook-id` and ignore what you know.
+    `body` is the exact text as received. Keep each `webhook-id` and ignore duplicates.
     """
     from standardwebhooks import Webhook
 

@@ -1,5 +1,5 @@
 /*
- * Script Include: asks Postern for changes on behalf of a record, and writes what came of them into its work notes.
+ * Script Include: requests changes from Postern on behalf of a record, and writes the result to its work notes.
  * ES5. Client callable: no.
  *
  * System properties: x_postern.url (https://postern.contoso.com), x_postern.oauth_profile (sys_id of the OAuth Entity Profile
@@ -14,22 +14,22 @@ PosternClient.prototype = {
   },
 
   /*
-   * Asks for a change for a record: {configuration: 'Sales ESP', add: [{group: 'Sales Laptops'}]}. Answers with
-   * {status, operation} once Postern has it on disk, which takes well under a second; the end comes by callback.
-   * A record that asks for several changes names each by a word of its own: 'kiosks'.
+   * Requests a change for a record: {configuration: 'Sales ESP', add: [{group: 'Sales Laptops'}]}. Returns
+   * {status, operation} once Postern has it on disk, which takes well under a second; the end is reported by callback.
+   * If a record requests several changes, give each a word of its own: 'kiosks'.
    */
   request: function (record, change, word) {
     var sysId = String(record.getUniqueValue());
     change.ticket = String(record.getValue('number'));
     change.callback = { url: this.callbackUrl, context: { table: String(record.getTableName()), sys_id: sysId } };
-    // The record's own id: a flow that is run again gets the same operation and changes nothing twice.
+    // The record's sys_id: a flow that is run again gets the same operation and changes nothing twice.
     var key = word ? sysId + '-' + word : sysId;
     var answer = this._call('post', '/v1/assignments', change, { 'Idempotency-Key': key });
     this._note(record, this._sentence(answer));
     return answer;
   },
 
-  /* Looks at an operation, for those who cannot be called back: in a Flow, wait `retryAfter` seconds in between. */
+  /* Reads an operation, for instances that cannot receive callbacks: in a flow, wait `retryAfter` seconds between calls. */
   look: function (operation) {
     return this._call('get', '/v1/operations/' + encodeURIComponent(operation), null, {});
   },
@@ -39,7 +39,7 @@ PosternClient.prototype = {
     message.setHttpMethod(method);
     message.setEndpoint(this.url + path);
     message.setAuthenticationProfile('oauth2', this.profile);
-    // Of 175 s by default, which a worker would be kept for.
+    // The default is 175 s, for which a worker would be held.
     message.setHttpTimeout(10000);
     message.setRequestHeader('Accept', 'application/json');
     message.setRequestHeader('Prefer', 'respond-async');
@@ -59,12 +59,12 @@ PosternClient.prototype = {
         status: status,
         operation: fine ? answer : null,
         problem: fine ? null : answer,
-        // Whether the very same call may succeed later: then let the flow's retry policy repeat it.
+        // Whether the same request may succeed later: then let the flow's retry policy repeat it.
         again: status === 429 || status === 503 || status === 0,
         retryAfter: parseInt(response.getHeader('Retry-After'), 10) || 10
       };
     } catch (error) {
-      // Nobody knows whether it arrived; the Idempotency-Key makes it safe to ask again.
+      // It is unknown whether the request arrived; the Idempotency-Key makes it safe to retry.
       return { status: 0, operation: null, problem: { detail: String(error) }, again: true, retryAfter: 10 };
     }
   },

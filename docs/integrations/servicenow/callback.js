@@ -1,9 +1,9 @@
 /*
- * Scripted REST resource, POST: takes the end of an operation from Postern and writes it into the record's work notes. ES5.
+ * Scripted REST resource, POST: receives the end of an operation from Postern and writes it to the record's work notes. ES5.
  *
- * System property x_postern.secret (type password2): the signing secret, whsec_ and what follows. Table u_postern_message with a
- * unique index on u_message_id remembers what was seen. `Supported request formats` must have application/json and, since that
- * is how the message comes, application/cloudevents+json.
+ * System property x_postern.secret (type password2): the whole signing secret, including whsec_. The table u_postern_message, with
+ * a unique index on u_message_id, remembers the messages already received. `Supported request formats` must include
+ * application/json and application/cloudevents+json, which is the content type of the message.
  */
 (function process(/*RESTAPIRequest*/ request, /*RESTAPIResponse*/ response) {
   function answer(status, text) {
@@ -11,7 +11,7 @@
     response.setBody({ result: text });
   }
 
-  /* Compares without telling by its time how much of two texts agrees. */
+  /* Compares two strings in constant time. */
   function same(one, other) {
     var differ = one.length ^ other.length;
     for (var i = 0; i < one.length; i++) {
@@ -25,7 +25,7 @@
     if (!id || !time || !signatures || !(age <= 300)) {
       return false;
     }
-    // generateMac takes the key in base64, and that is what stands behind whsec_.
+    // generateMac takes the key in base64, which is the part after whsec_.
     var key = gs.getProperty('x_postern.secret').replace('whsec_', '');
     var expected = 'v1,' + new CertificateEncryption().generateMac(key, 'HmacSHA256', id + '.' + time + '.' + body);
     var given = signatures.split(' ');
@@ -37,7 +37,7 @@
   }
 
   var id = request.getHeader('webhook-id');
-  // The very text: parsed and written again it would be another one, and no signature would fit.
+  // The text exactly as received: parsed and serialised again it would differ, and the signature would not match.
   var body = request.body.dataString;
   if (!verified(id, request.getHeader('webhook-timestamp'), request.getHeader('webhook-signature'), body)) {
     return answer(401, 'The signature does not fit.');
@@ -50,11 +50,11 @@
 
   var data = JSON.parse(body).data;
   var context = data.context || {};
-  // Only records of these tables are touched, whatever a message says.
+  // Only records of these tables are changed, whatever a message says.
   var tables = ['sc_req_item', 'sc_task', 'change_request', 'incident'];
   var record = tables.indexOf(context.table) < 0 ? null : new GlideRecord(context.table);
   if (!record || !record.get(context.sys_id)) {
-    // It will not be found later either: 410 says that nobody need try again.
+    // It will not be found later either: 410 tells Postern to stop retrying.
     return answer(410, 'There is no such record.');
   }
 

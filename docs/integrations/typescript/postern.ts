@@ -1,7 +1,7 @@
-// Changes assignments through Postern, and verifies its callbacks. Node.js 20 or newer, its own fetch.
+// Changes assignments through Postern, and verifies its callbacks. Node.js 20 or newer, with its built-in fetch.
 import { Webhook } from "standardwebhooks";
 
-/** A part of what an operation tells. */
+/** Some of the fields of an operation. */
 export interface Operation {
   id: string;
   state: "awaiting_approval" | "queued" | "running" | "succeeded" | "failed" | "cancelled";
@@ -9,7 +9,7 @@ export interface Operation {
   problem?: Problem | null;
 }
 
-/** Why something was not done (RFC 9457). */
+/** A problem document (RFC 9457): why a request failed. */
 export interface Problem {
   code?: string;
   detail?: string;
@@ -25,7 +25,7 @@ export interface Change {
   callback?: { url?: string; context?: unknown };
 }
 
-/** Postern's problem, as a text for a ticket. */
+/** A problem from Postern, as text for a ticket. */
 export class Refused extends Error {
   constructor(readonly problem: Problem) {
     const errors = (problem.errors ?? []).map((error) => `${error.pointer}: ${error.detail}`);
@@ -33,7 +33,7 @@ export class Refused extends Error {
   }
 }
 
-/** An access token by client credentials. Keep it until shortly before it expires. */
+/** Gets an access token with client credentials. Reuse it until shortly before it expires. */
 export async function token(url: string, form: Record<string, string>): Promise<string> {
   const body = new URLSearchParams({ grant_type: "client_credentials", ...form });
   const answer = await fetch(url, { method: "POST", body, signal: AbortSignal.timeout(30_000) });
@@ -42,7 +42,7 @@ export async function token(url: string, form: Record<string, string>): Promise<
   return got.access_token;
 }
 
-/** Asks for a change and waits for its end. Asked again with the same key it does nothing more. */
+/** Requests a change and waits for its end. With the same key, a second call does nothing more. */
 export async function change(url: string, access: string, wanted: Change, key: string, patience = 300): Promise<Operation> {
   const until = Date.now() + patience * 1_000;
   const headers = { authorization: `Bearer ${access}`, "content-type": "application/json", "idempotency-key": key };
@@ -73,12 +73,12 @@ async function call(url: string, init: RequestInit): Promise<{ status: number; p
     const body: unknown = await answer.json();
     return { status: answer.status, pause: Number(answer.headers.get("retry-after") ?? 2), body };
   } catch (error) {
-    // Nobody knows whether it arrived. The key makes it safe to ask again.
+    // It is unknown whether the request arrived. The key makes it safe to retry.
     return { status: 503, pause: 2, body: { detail: `Postern cannot be reached: ${String(error)}` } };
   }
 }
 
-/** What a callback tells, once it is verified. `body` is the very text that came; keep `webhook-id` and ignore what you know. */
+/** Verifies a callback and returns its data. `body` is the exact text as received; keep each `webhook-id` and ignore duplicates. */
 export function callback(secret: string, headers: Record<string, string>, body: string): { operation: Operation; context: unknown } {
   const event = new Webhook(secret).verify(body, headers) as { data: { operation: Operation; context: unknown } };
   return event.data;
