@@ -15,12 +15,13 @@ const UPDATE: &str = "POSTERN_UPDATE_DOCS";
 
 const HEAD: &str = "# Configuration
 
-Every setting there is. This page is made by a test of what the code knows and of the comments in
-[config/gateway.toml](../config/gateway.toml), which is the file to start from; `POSTERN_UPDATE_DOCS=1 cargo test --locked
---lib config::page` makes it anew. `postern check --config FILE` tells every fault of a file at once.
+Every setting, with its environment variable, default and limits. A test generates this page from the code and from the
+comments in [config/gateway.toml](../config/gateway.toml), which is the file to start from; `POSTERN_UPDATE_DOCS=1 cargo
+test --locked --lib config::page` regenerates it. `postern check --config FILE` reports all faults of a file at once.
 
-Defaults come first, then the file (`--config FILE` or `POSTERN_CONFIG=FILE`), then the environment. Lists and the catalogue
-are set in the file only. Times have a unit: `500ms`, `20s`, `5m`, `1h`, `7d`; sizes have one, too: `4096B`, `256KiB`, `1MiB`.
+The file (`--config FILE` or `POSTERN_CONFIG=FILE`) overrides the defaults, and the environment overrides the file. Lists and
+the catalogue can be set in the file only. Durations need a unit: `500ms`, `20s`, `5m`, `1h`, `7d`; so do sizes: `4096B`,
+`256KiB`, `1MiB`.
 ";
 
 /// A value that no setting takes, as text and as a number: what the loader says to it tells what it takes.
