@@ -1,9 +1,9 @@
-//! `audit.*`: the key that signs checkpoints, and where records go besides the store.
+//! `audit.*`: the key that signs checkpoints, and the sinks that receive records in addition to the store.
 //!
-//! Guarantees: a sink that is named has all that it needs, and what only a sink needs is refused where that is not named,
-//! so that nobody believes in a stream that does not flow.
+//! Guarantees: a configured sink has everything it needs, and `audit.file` is refused without the sink "file", so that
+//! nobody relies on a stream that does not exist.
 //!
-//! It deliberately opens no file: that the key is one, `audit` says.
+//! It deliberately opens no file: `audit` checks the key.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
@@ -18,52 +18,52 @@ use super::{
 /// `audit.*`
 #[derive(Clone, Debug)]
 pub struct Audit {
-    /// The key that signs checkpoints; none are made without one.
+    /// The key that signs checkpoints; without it none are signed.
     pub key: Option<SecretSource>,
-    /// How long new records wait for a checkpoint at most.
+    /// Maximum time that new records wait for a checkpoint.
     pub checkpoint_every: Duration,
-    /// How many new records wait for one at most.
+    /// Maximum number of new records that wait for a checkpoint.
     pub checkpoint_records: u64,
-    /// Where records go besides the store.
+    /// Where records are streamed in addition to the store.
     pub sinks: Vec<Sink>,
-    /// The form in which they go there.
+    /// Format of the streamed records.
     pub format: AuditFormat,
-    /// How many denied or refused calls of a kind are recorded one by one in a minute.
+    /// How many denied or refused requests of one kind are recorded individually per minute.
     pub denied_per_minute: u64,
 }
 
-/// A place to which audit records go.
+/// A destination of audit records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sink {
     /// Standard output.
     Stdout,
-    /// A file; when it is full, another is begun.
+    /// A file that is rotated when it is full.
     File(AuditFile),
-    /// The collector of telemetry, by its root, as logs.
+    /// The telemetry collector, given by its base URL; records are sent as logs.
     Otlp(Url),
 }
 
 /// A file that audit records are appended to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditFile {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// How large it may become before another is begun.
+    /// Maximum size before it is rotated, in bytes.
     pub size_max: usize,
-    /// How many full ones are kept.
+    /// How many rotated files are kept.
     pub keep: u32,
 }
 
-/// A form of audit records.
+/// Format of streamed audit records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditFormat {
-    /// As they are hashed.
+    /// JSON lines, exactly as they are hashed.
     Jsonl,
     /// Open Cybersecurity Schema Framework.
     Ocsf,
     /// Elastic Common Schema.
     Ecs,
-    /// Microsoft Sentinel's information model.
+    /// Advanced Security Information Model of Microsoft Sentinel.
     Asim,
 }
 
@@ -71,7 +71,7 @@ const KEY_FILE: &str = "audit.key_file";
 const SINKS: &str = "audit.sinks";
 const FILE: &str = "audit.file";
 
-/// The forms of records, by name.
+/// The formats, by name.
 const FORMATS: [(&str, AuditFormat); 4] = [
     ("jsonl", AuditFormat::Jsonl),
     ("ocsf", AuditFormat::Ocsf),
@@ -80,7 +80,7 @@ const FORMATS: [(&str, AuditFormat); 4] = [
 ];
 
 impl AuditFormat {
-    /// Its name in settings.
+    /// Its name in the settings.
     pub fn name(self) -> &'static str {
         FORMATS.iter().find(|row| row.1 == self).map_or("", |row| row.0)
     }
@@ -92,7 +92,7 @@ fn format(text: &str) -> Result<AuditFormat, Refusal> {
     found.ok_or_else(|| Refusal::new(format!("{text:?} is no form of records")).hint(format!("one of {}", known())))
 }
 
-/// A kind of sink.
+/// The kinds of sinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Stdout,
@@ -109,7 +109,7 @@ fn kind(text: &str) -> Result<Kind, Refusal> {
     }
 }
 
-/// Reads the section, and names the key.
+/// Reads the section; also returns where the key is.
 pub(super) fn read(table: &mut Table<'_>, telemetry: Option<&Telemetry>) -> (Option<Audit>, Option<Named>) {
     let day = Duration::from_hours(24);
     let key = table.path(KEY_FILE, None).map(SecretSource::File);

@@ -1,11 +1,11 @@
-//! `[callbacks]` and `[[destinations]]`: whom the ends of operations may be told to, how they know us, and how long it is
-//! tried.
+//! `[callbacks]` and `[[destinations]]`: where callbacks may go, how the gateway authenticates there, and how long
+//! delivery is retried.
 //!
-//! Guarantees: a URL that a caller names is taken only if it lies under a destination that this caller may use, read by the
-//! one reader that the calls go by; what reads it otherwise gets nothing to read. A destination is called over TLS, unless
-//! it is this machine.
+//! Guarantees: a URL that a caller names is accepted only if it lies under a destination that this caller may use. It
+//! is parsed by the same parser that is used for the call; a URL that other parsers could read differently is refused.
+//! A destination is called over TLS, unless it is this machine.
 //!
-//! It deliberately resolves no name: where one leads is looked at when it is called.
+//! It deliberately resolves no host names: addresses are checked when the destination is called.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -22,7 +22,7 @@ use super::{
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
-/// Nobody waits longer for the end of a ticket.
+/// Nobody waits longer than this for a ticket to be closed.
 const DAYS_30: Duration = Duration::from_hours(24 * 30);
 /// The longest URL that a caller may name.
 const URL_MAX: usize = 2_048;
@@ -30,13 +30,13 @@ const URL_MAX: usize = 2_048;
 /// `callbacks.*`
 #[derive(Clone, Debug)]
 pub struct Callbacks {
-    /// What messages say that they come from (`source`, in CloudEvents).
+    /// The `source` of messages (CloudEvents).
     pub source: String,
-    /// How long one attempt may take.
+    /// Timeout of one attempt.
     pub timeout: Duration,
-    /// The upper bound of the first pause between two attempts, and of the longest.
+    /// Upper bounds of the first and of the longest pause between two attempts.
     pub pauses: (Duration, Duration),
-    /// How long it is tried.
+    /// How long delivery is retried.
     pub give_up_after: Duration,
 }
 
@@ -45,53 +45,53 @@ pub struct Callbacks {
 pub struct Destination {
     /// Its name.
     pub name: String,
-    /// What its URLs begin with.
+    /// What callback URLs must begin with.
     pub url: Url,
-    /// Where it may be.
+    /// Which addresses may be called.
     pub network: Network,
-    /// The secret that signs, and the one before it while both are in use.
+    /// The signing secret, and the previous one while both are in use.
     pub secrets: Vec<Named>,
-    /// How the gateway proves itself beside the signature.
+    /// How the gateway authenticates in addition to the signature.
     pub authentication: Authentication,
-    /// Statuses, from and to, that mean that it has the message.
+    /// Ranges of status codes that count as delivered, both ends included.
     pub delivered: BTreeSet<(u16, u16)>,
-    /// Attempts at once.
+    /// Maximum number of concurrent attempts.
     pub calls_at_once_max: usize,
 }
 
-/// Where a destination may be.
+/// Which addresses of a destination may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// On the internet.
+    /// The internet.
     Public,
-    /// On the internet, or in the operator's own network.
+    /// The internet and the operator's internal network.
     Private,
-    /// On this machine, for development: without TLS, too.
+    /// This machine, for development; also without TLS.
     Loopback,
-    /// Wherever the proxy of `outbound` lets it be.
+    /// Whatever the proxy from `outbound` lets through.
     Proxy,
 }
 
-/// How the gateway proves itself to a destination beside the signature.
+/// How the gateway authenticates to a destination in addition to the signature.
 #[derive(Clone, Debug)]
 pub enum Authentication {
-    /// Not at all.
+    /// None.
     None,
-    /// By a token that stays the same.
+    /// A fixed bearer token.
     Bearer(Named),
-    /// By `user:password`.
+    /// HTTP Basic, with `user:password`.
     Basic(Named),
-    /// By ServiceNow's HMAC over the body.
+    /// ServiceNow's HMAC over the body.
     ServiceNowHmac(Named),
-    /// By tokens that an authorisation server gives for a client's secret (OAuth 2.0, client credentials).
+    /// Access tokens from an authorisation server (OAuth 2.0 client credentials).
     OAuth {
-        /// Where it gives them.
+        /// The token endpoint.
         token_url: Url,
-        /// Who asks.
+        /// The client id.
         client_id: String,
-        /// What proves that.
+        /// The client secret.
         secret: Named,
-        /// What for.
+        /// The requested scope.
         scope: Option<String>,
     },
 }
@@ -108,17 +108,17 @@ impl Authentication {
     }
 }
 
-/// Where the ends of a caller's operations may be told.
+/// Where callbacks for a caller's operations may go.
 #[derive(Clone, Debug, Default)]
 pub struct CallbackRights {
-    /// The names of destinations.
+    /// Names of the destinations.
     pub destinations: BTreeSet<String>,
-    /// The URL for changes that name none.
+    /// Default URL, for changes that name none.
     pub usual: Option<Url>,
 }
 
 impl Destination {
-    /// Reads a URL that a caller names, if it lies under this destination.
+    /// Parses a URL that a caller names; none if it does not lie under this destination.
     pub fn admits(&self, text: &str) -> Option<Url> {
         let url = plain_url(text)?;
         let (own, path) = (self.url.path(), url.path());
@@ -130,14 +130,14 @@ impl Destination {
         (same && below).then_some(url)
     }
 
-    /// Whether this status means that it has the message.
+    /// Whether this status code counts as delivered.
     pub fn is_delivered(&self, status: u16) -> bool {
         self.delivered.iter().any(|(from, to)| (*from..=*to).contains(&status))
     }
 }
 
-/// A URL that every reader reads in the same way: no user, no fragment, nothing that is left out or turned over, no step
-/// up, no segment that becomes two when it is decoded once more.
+/// A URL that every parser reads in the same way: no user, no fragment, no characters that parsers drop or convert, no
+/// `..`, and no segment that becomes two when it is decoded again.
 fn plain_url(text: &str) -> Option<Url> {
     let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'\\' | b'@' | b'#');
     if text.len() > URL_MAX || text.bytes().any(odd) {
@@ -214,7 +214,7 @@ fn network(text: &str) -> Result<Network, Refusal> {
     }
 }
 
-/// What URLs of a destination begin with.
+/// What callback URLs of a destination must begin with.
 fn own_url(text: &str) -> Result<Url, Refusal> {
     let url = value::any_url(text)?;
     if url.query().is_some() || plain_url(text).is_none() {
@@ -259,7 +259,7 @@ fn authentication(table: &mut Table<'_>) -> Option<Authentication> {
     })
 }
 
-/// A status, or all of the class of success.
+/// One successful status code, or all of them.
 fn statuses(text: &str) -> Result<(u16, u16), Refusal> {
     let single = || text.parse().ok().filter(|status| (200..300).contains(status)).map(|status| (status, status));
     let all = (text == "2xx").then_some((200, 299));
@@ -267,7 +267,7 @@ fn statuses(text: &str) -> Result<(u16, u16), Refusal> {
         .ok_or_else(|| Refusal::new(format!("{text:?} means no success")).hint("a status from 200 to 299, or 2xx"))
 }
 
-/// Reads where the ends of a caller's operations may be told.
+/// Reads where callbacks for a caller's operations may go.
 pub(super) fn rights(table: &mut Table<'_>, known: &[Destination]) -> CallbackRights {
     let destinations = table.list("destinations", Some(&[]), |text| {
         if known.iter().any(|destination| destination.name == text) {

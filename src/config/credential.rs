@@ -1,10 +1,10 @@
-//! `graph.credential.*` and `graph.client_id`: how the gateway proves that it is its application.
+//! `graph.credential.*` and `graph.client_id`: how the gateway authenticates as its application.
 //!
-//! Guarantees: exactly the keys of the chosen kind are given, and none of another kind, so that no secret lies where
-//! nobody takes it up. What the platform says of a workload or managed identity by its own variables (`AZURE_…`,
-//! `IDENTITY_…`) is used where neither the file nor a `POSTERN__…` variable says otherwise.
+//! Guarantees: only keys of the chosen kind are accepted, so that no secret is configured that nothing uses. The
+//! platform's own variables for a workload or managed identity (`AZURE_…`, `IDENTITY_…`) apply where neither the file
+//! nor a `POSTERN__…` variable sets a value.
 //!
-//! It deliberately opens no file: that a certificate is one, `graph` says.
+//! It deliberately opens no file: `graph` checks certificates.
 
 use url::{Host, Url};
 
@@ -59,16 +59,16 @@ fn parse_kind(text: &str) -> Result<Kind, Refusal> {
     found.ok_or_else(|| Refusal::new(format!("{text:?} is no kind of credential")).hint(format!("one of {}", known())))
 }
 
-/// What the settings say of the gateway's own proof.
+/// The gateway's credential as configured.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub(super) kind: Option<Kind>,
     pub(super) credential: Option<Credential>,
-    /// The files and variables that it names.
+    /// The files and variables that it refers to.
     pub(super) named: Vec<Named>,
 }
 
-/// Reads the credential; all its keys are known whatever its kind.
+/// Reads the credential; the keys of all kinds are known, whatever its kind is.
 pub(super) fn read(table: &mut Table<'_>) -> Read {
     let kind = table.setting(KIND, "secret", parse_kind);
     if kind == Some(Kind::WorkloadIdentity) {
@@ -141,7 +141,7 @@ fn of_token(table: &mut Table<'_>, token: Option<&Named>) -> Option<Proof> {
     token.map(|named| Proof::FederatedToken(named.source.clone()))
 }
 
-/// App Service and Container Apps say by two variables where their identity is; a virtual machine says nothing.
+/// App Service and Container Apps locate the identity with two variables; a virtual machine sets none.
 fn identity_host(table: &mut Table<'_>) -> Option<IdentityHost> {
     const ENDPOINT: &str = "IDENTITY_ENDPOINT";
     const HEADER: &str = "IDENTITY_HEADER";
@@ -161,7 +161,7 @@ fn identity_host(table: &mut Table<'_>) -> Option<IdentityHost> {
     Some(IdentityHost::AppService { endpoint, header: SecretSource::Environment(HEADER.to_owned()) })
 }
 
-/// A URL on this machine or on the link, where the platform has its identity endpoint, or one called over TLS.
+/// A URL on this machine or with a link-local address, where platforms have their identity endpoint, or one with TLS.
 fn near_url(text: &str) -> Result<Url, Refusal> {
     let url = value::any_url(text)?;
     let on_link = matches!(url.host(), Some(Host::Ipv4(address)) if address.is_link_local());

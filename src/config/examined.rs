@@ -1,43 +1,44 @@
-//! Settings that have been looked at, whether or not they are fit to be used.
+//! Settings as far as they could be read, whether or not they are valid.
 //!
-//! What settings point at can be looked at though other settings are at fault, so that all faults are told at once.
+//! The files and expressions that settings refer to can be checked even if other settings have faults, so that all
+//! faults are reported at once.
 
 use std::net::SocketAddr;
 
 use super::{Audit, Catalogue, Config, Destination, Fault, Graph, Named, Outbound, Policy, Tls, Webhook};
 
-/// Settings as far as they could be read, and all that is wrong with them.
+/// Settings as far as they could be read, and all their faults.
 #[derive(Debug, Default)]
 pub struct Examined {
-    /// All of them, if every section could be read.
+    /// All settings, if every section could be read.
     pub config: Option<Config>,
-    /// Where the probes are, if that much could be read.
+    /// Address of the probes, if it could be read.
     pub admin_listen: Option<SocketAddr>,
-    /// Where policies are, if that much could be read.
+    /// Where policies are, if that could be read.
     pub policy: Option<Policy>,
-    /// The secrets that settings name, as far as they could be read.
+    /// The secrets that settings refer to, as far as they could be read.
     pub secrets: Vec<Named>,
-    /// What else points elsewhere.
+    /// Other settings that refer to something outside the settings.
     pub pointers: Pointers,
-    /// All faults; settings with faults are not to be used.
+    /// All faults; settings with faults must not be used.
     pub faults: Vec<Fault>,
 }
 
-/// Settings that point elsewhere: at files, certificates, expressions. Each as far as it could be read.
+/// Settings that refer to files, certificates or expressions. Each as far as it could be read.
 #[derive(Debug, Default)]
 pub struct Pointers {
     /// The API's certificate.
     pub tls: Option<Tls>,
-    /// The way to Graph.
+    /// Access to Graph.
     pub graph: Option<Graph>,
-    /// The way out.
+    /// Outgoing connections.
     pub outbound: Option<Outbound>,
-    /// The key of checkpoints.
+    /// The key that signs checkpoints.
     pub audit: Option<Audit>,
     /// Sources of webhooks.
     pub webhooks: Vec<Webhook>,
     /// Destinations of callbacks.
     pub destinations: Vec<Destination>,
-    /// What expressions look things up in.
+    /// The catalogue, which expressions can use.
     pub catalogue: Catalogue,
 }

@@ -1,5 +1,5 @@
-//! Settings that keep where they were written, because whoever uses them finds what is wrong with them: expressions, and
-//! files of secrets.
+//! Settings that keep the place where they were written, because their faults are found only when they are used:
+//! expressions and secret files.
 
 use super::{
     Named, SecretSource,
@@ -9,13 +9,13 @@ use super::{
 };
 
 impl Table<'_> {
-    /// An expression that may be left out.
+    /// An optional expression.
     pub(super) fn expression(&mut self, key: &'static str) -> Option<Written> {
         let text = self.optional(key, value::filled)?;
         Some(Written::new(text, self.fault_at(key)))
     }
 
-    /// A list of expressions, in their order; none if it is left out.
+    /// An optional list of expressions, in their order.
     pub(super) fn expressions(&mut self, key: &'static str) -> Vec<Written> {
         self.declare(key, Some("[]".to_owned()));
         let Some(cell) = self.take(key) else { return Vec::new() };
@@ -30,7 +30,7 @@ impl Table<'_> {
         items.into_iter().filter_map(written).collect()
     }
 
-    /// The file of a secret that may be left out.
+    /// An optional secret file.
     pub(super) fn secret_file(&mut self, key: &'static str) -> Option<Named> {
         let source = SecretSource::File(self.path(key, None)?);
         Some(Named { source, at: self.fault_at(key) })

@@ -1,10 +1,10 @@
-//! The file and the environment as written, and the way from there to a checked [`Config`].
+//! Reads the file and the environment, and makes a checked [`Config`] of them.
 //!
-//! Built-in defaults come first, then the file, then the environment. [`load`] takes the text apart into tables that
-//! remember their lines, has `sections` and `lists` read them, and hands out settings only if nobody found a fault.
-//! Guarantees: every fault is told at once, unless the text is no TOML; no text makes this panic.
+//! The file overrides the built-in defaults, and the environment overrides the file. [`load`] splits the text into
+//! tables that keep their line numbers, has `sections` and `lists` read them, and returns settings only if there is no
+//! fault. Guarantees: all faults are reported at once, unless the text is not TOML; no text makes this panic.
 //!
-//! It deliberately declares no setting and interprets no value. It is called by `cli`, once, before anything starts.
+//! It deliberately declares no setting and interprets no value. Called once by `cli`, before anything starts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,20 +29,20 @@ use super::{
 };
 use crate::domain::Digest;
 
-/// Reads and checks the settings of the process: a file (`path`, or the one that `POSTERN_CONFIG` names) and the
+/// Reads and checks the settings of the process: the file (`path`, or the one named by `POSTERN_CONFIG`) and the
 /// environment.
 pub fn load_from_process(path: Option<&Path>) -> Result<Config, Vec<Fault>> {
     let path = named(path).map_err(|fault| vec![fault])?;
     load(Some(&path), process_environment())
 }
 
-/// Reads and checks settings as [`load_from_process`] does, with `assumed` for variables that the environment leaves out.
+/// Like [`load_from_process`], with `assumed` as values of variables that the environment does not set.
 pub fn load_with(path: &Path, assumed: impl IntoIterator<Item = (String, String)>) -> Result<Config, Vec<Fault>> {
     let variables: BTreeMap<_, _> = assumed.into_iter().chain(process_environment()).collect();
     load(Some(path), variables.into_iter())
 }
 
-/// Where settings were read: the file, what it held, and the variables beside it, which stay as they are.
+/// Where settings came from: the file, a digest of its content, and the environment variables, which do not change.
 #[derive(Clone)]
 pub struct Origin {
     path: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub struct Origin {
 }
 
 impl fmt::Debug for Origin {
-    /// Platforms put secrets into variables.
+    /// Leaves out the variables: platforms put secrets into them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Origin").field("path", &self.path).field("digest", &self.digest).finish_non_exhaustive()
     }
@@ -63,12 +63,12 @@ impl Origin {
         load(self.path.as_deref(), self.variables.clone().into_iter())
     }
 
-    /// Digest of what the file held when it was read.
+    /// Digest of the file's content when it was read.
     pub fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    /// Digest of what the file holds now; of a word if it cannot be read.
+    /// Digest of the file's present content; of a fixed word if it cannot be read.
     pub fn digest_now(&self) -> Digest {
         let bytes = self.path.as_ref().map_or_else(|| Ok(Vec::new()), std::fs::read);
         Digest::of(&bytes.unwrap_or_else(|_gone| b"unreadable".to_vec()))
@@ -82,8 +82,8 @@ pub fn load(path: Option<&Path>, environment: impl Iterator<Item = (String, Stri
     config.filter(|_| faults.is_empty()).ok_or(faults)
 }
 
-/// Reads the settings of the process as far as they go: what points elsewhere can be checked though other settings are
-/// at fault.
+/// Reads the settings of the process as far as possible, so that what they refer to can be checked even if other
+/// settings have faults.
 pub fn examine_process(path: Option<&Path>) -> Examined {
     let text = named(path).and_then(|path| Ok((read(&path)?, path)));
     match text {
@@ -100,7 +100,7 @@ fn examine_text(path: Option<&Path>, text: &str, environment: impl Iterator<Item
     examined
 }
 
-/// The file that is to be read: the one given, or the one that the environment names.
+/// The file to read: the one given, or the one that the environment names.
 fn named(path: Option<&Path>) -> Result<PathBuf, Fault> {
     let named = std::env::var_os("POSTERN_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
     path.map(Path::to_path_buf).or(named).ok_or_else(|| Fault {
@@ -116,7 +116,7 @@ fn process_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
-/// Reads a text as settings, and tells what was wrong and which keys are known.
+/// Reads a text as settings; also returns the faults and the known keys.
 pub(super) fn interpret(
     place: &Place,
     text: &str,
@@ -151,7 +151,7 @@ pub(super) fn interpret(
     file.settings()
 }
 
-/// The text, taken apart.
+/// The text, split into tables.
 struct File<'p> {
     place: &'p Place,
     origin: Origin,
@@ -214,7 +214,7 @@ impl<'p> File<'p> {
         (examined, self.ledger)
     }
 
-    /// Puts each part of the document where it will be read.
+    /// Sorts the parts of the document by who reads them.
     fn sort(&mut self, document: &DeTable<'_>) {
         for (key, value) in document {
             let line = self.place.line(key.span().start);
@@ -295,7 +295,7 @@ impl<'p> File<'p> {
         }
     }
 
-    /// A table whose keys are the operator's, not ours.
+    /// A table whose keys are chosen by the operator.
     fn shelf(&mut self, kind: &'static str, line: usize, value: &DeValue<'_>) -> Option<Table<'p>> {
         let entries = self.object(kind, line, value)?;
         let mut table = Table::new(self.place, Title { kind, shown: kind.to_owned(), line: Some(line) });
@@ -314,7 +314,7 @@ impl<'p> File<'p> {
         table
     }
 
-    /// What must be a table.
+    /// The value as a table; records a fault if it is not one.
     fn object<'v, 'i>(&mut self, shown: &str, line: usize, value: &'v DeValue<'i>) -> Option<&'v DeTable<'i>> {
         let table = value.as_table();
         if table.is_none() {
@@ -330,7 +330,7 @@ impl<'p> File<'p> {
 
 type Pair<'d, 'i> = (&'d Spanned<std::borrow::Cow<'i, str>>, &'d Spanned<DeValue<'i>>);
 
-/// Puts a value, and all that is below it, into a table, by dotted key.
+/// Adds a value and everything nested in it to a table, by dotted key.
 fn put(place: &Place, table: &mut Table<'_>, above: &str, (key, value): Pair<'_, '_>) {
     let dot = if above.is_empty() { "" } else { "." };
     let path = format!("{above}{dot}{}", segment(key.get_ref()));
@@ -345,7 +345,7 @@ fn put(place: &Place, table: &mut Table<'_>, above: &str, (key, value): Pair<'_,
     }
 }
 
-/// A key as part of a path; one with a dot in it must not pass for two.
+/// A key as part of a path; quoted if it contains a dot, so that it is not read as two keys.
 fn segment(key: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     if !key.is_empty() && key.bytes().all(bare) { key.to_owned() } else { format!("{key:?}") }
@@ -389,7 +389,7 @@ fn read(path: &Path) -> Result<String, Fault> {
     })
 }
 
-/// TOML's own message; without the line it shows, which could hold a secret.
+/// The message of the TOML parser, without the line that it quotes, which could contain a secret.
 fn syntax(place: &Place, error: &toml::de::Error) -> Fault {
     Fault {
         place: place.shown.clone(),

@@ -1,8 +1,8 @@
-//! What must hold for any text in the place of the configuration file.
+//! Properties that must hold for any text used as the configuration file.
 
 use super::{Config, Fault, file, place::Place};
 
-/// Any text is read as settings or is told at least one fault, each at a line that the text has; and so again.
+/// Any text either yields settings or at least one fault, each at a line that exists; the same again on a second read.
 pub(crate) fn settings(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     match read(text) {
@@ -16,7 +16,7 @@ pub(crate) fn settings(input: &[u8]) {
     }
 }
 
-/// The settings that a text makes, in an empty environment.
+/// Reads a text as settings, with an empty environment.
 pub(crate) fn read(text: &str) -> Result<Config, Vec<Fault>> {
     let (examined, ledger) = file::interpret(&Place::new(None, text), text, std::iter::empty());
     examined.config.filter(|_| ledger.faults.is_empty()).ok_or(ledger.faults)

@@ -1,6 +1,6 @@
-//! An issuer of callers' tokens: what is believed of it, and where its keys are.
+//! An issuer of callers' tokens: which tokens are accepted from it, and where its keys are.
 //!
-//! It deliberately reads nothing of the file: `lists` does.
+//! It deliberately does not read the file: `lists` does.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,7 +8,7 @@ use url::Url;
 
 use super::value;
 
-/// A signature algorithm that a caller's token may use. Asymmetric ones only: whoever can verify must not be able to sign.
+/// A signature algorithm of callers' tokens. Only asymmetric ones: whoever can verify must not be able to sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Algorithm {
     /// RSA PKCS#1 v1.5 with SHA-256.
@@ -34,7 +34,7 @@ pub enum Algorithm {
 /// `[[issuers]]`
 #[derive(Clone, Debug)]
 pub struct Issuer {
-    /// Our name for it.
+    /// Its name in the settings.
     pub name: String,
     /// The exact `iss` of its tokens.
     pub issuer: String,
@@ -44,18 +44,18 @@ pub struct Issuer {
     pub algorithms: BTreeSet<Algorithm>,
     /// Where its public keys are.
     pub keys: KeySource,
-    /// What its access tokens call themselves (`typ`).
+    /// The accepted `typ` values of its access tokens.
     pub token_types: BTreeSet<TokenType>,
-    /// How long fetched keys are used before they are fetched again.
+    /// How long fetched keys are used.
     pub jwks_ttl: Duration,
-    /// At most one fetch in this time because of a token whose key is unknown.
+    /// Minimum interval between key fetches triggered by tokens with an unknown key.
     pub jwks_refresh_min: Duration,
     /// How far its clock may be off.
     pub leeway: Duration,
 }
 
 impl Issuer {
-    /// Whether its tokens keep to RFC 9068: all of them say that they are access tokens.
+    /// Whether its tokens conform to RFC 9068: all of them must have the `typ` of an access token.
     pub fn keeps_rfc_9068(&self) -> bool {
         self.token_types.iter().eq([&TokenType::AccessToken])
     }
@@ -66,23 +66,23 @@ impl Issuer {
 pub enum KeySource {
     /// The key set itself, at `jwks_url`.
     Set(Url),
-    /// The issuer's metadata, at `metadata_url`, which name the key set.
+    /// The issuer's metadata, at `metadata_url`, which contain the URL of the key set.
     Metadata(Url),
 }
 
 impl KeySource {
-    /// Where metadata say that the key set is, if it may be asked there: over TLS, or on this machine, where the
-    /// metadata must be as well.
+    /// The URL of the key set that the metadata name, if it may be called: over TLS, or on this machine if the metadata
+    /// are there as well.
     pub fn named_by_metadata(metadata: &Url, named: &str) -> Option<Url> {
         value::guarded_url(named).ok().filter(|url| url.scheme() == "https" || metadata.scheme() == "http")
     }
 }
 
-/// What a token says it is, in `typ`.
+/// The type of a token, from `typ`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TokenType {
-    /// `JWT`, or nothing.
+    /// `JWT`, or no `typ`.
     Jwt,
-    /// `at+jwt`, an access token by RFC 9068.
+    /// `at+jwt`, an access token according to RFC 9068.
     AccessToken,
 }

@@ -1,9 +1,9 @@
-//! What the tables had to say: the faults, and the keys that are known.
+//! Collects from all tables the faults and the known keys.
 //!
-//! Guarantees: a key or variable that was written and that nobody asked for is a fault, with the name that was probably
-//! meant; what stands in an unknown section is not reported again key by key.
+//! Guarantees: a key or variable that was set but is not known is a fault, with the name that was probably meant; the
+//! keys of an unknown section are not reported one by one.
 //!
-//! It deliberately does not order the faults and does not decide what becomes of them: `file` does.
+//! It deliberately neither orders the faults nor decides what to do about them: `file` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,16 +13,16 @@ use super::{
     table::{At, Table, VARIABLE_PREFIX, variable},
 };
 
-/// What all tables together had to say.
+/// Faults and known keys of all tables.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) faults: Vec<Fault>,
-    /// Every key that was asked for, with its default.
+    /// Every known key, with its default.
     pub(super) known: BTreeMap<String, Option<String>>,
 }
 
 impl Ledger {
-    /// Takes over a table's faults and adds one for each key that is left in it.
+    /// Takes over the faults of a table and adds one for each key that nothing has read.
     pub(super) fn close(&mut self, mut table: Table<'_>) {
         self.faults.append(&mut table.faults);
         self.unknown(&table);
@@ -91,7 +91,7 @@ fn unknown_variable(name: &str, known: &[String]) -> Fault {
     }
 }
 
-/// The dotted paths above a key, shortest first.
+/// The parent paths of a dotted key, shortest first.
 fn above(key: &str) -> impl Iterator<Item = &str> {
     key.match_indices('.').filter_map(|(dot, _)| key.get(..dot))
 }

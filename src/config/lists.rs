@@ -1,9 +1,9 @@
-//! The parts of the file that have many entries: `[[issuers]]`, `[[callers]]`, `[catalogue]`.
+//! The parts of the file with several entries: `[[issuers]]`, `[[callers]]`, `[catalogue]`.
 //!
-//! Guarantees: names are unique, every caller names an issuer, and no token can be two callers: which of two rules
-//! applies must not depend on their order.
+//! Guarantees: names are unique, every caller names a configured issuer, and no token can match two callers, so that
+//! the order of the entries never matters.
 //!
-//! It deliberately does not ask an issuer or Graph whether what is named here exists.
+//! It deliberately does not check with an issuer or Graph whether the things named here exist.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use crate::domain::{ConfigurationId, Digest, FilterId, GroupId};
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
-/// A clock that is further off is broken, and tokens would live that much too long.
+/// A clock that is further off is broken, and expired tokens would be accepted for that long.
 const LEEWAY_MAX: Duration = Duration::from_mins(5);
 
 /// Reads `[[issuers]]`.
@@ -67,7 +67,7 @@ fn issuer(table: &mut Table<'_>, name: Option<String>, issuer: Option<String>) -
     })
 }
 
-/// Where the keys are, by one key or the other.
+/// Where the keys are, from `jwks_url` or `metadata_url`.
 fn key_source(table: &mut Table<'_>) -> Option<KeySource> {
     let set = table.optional("jwks_url", value::guarded_url).map(KeySource::Set);
     let metadata = table.optional("metadata_url", value::guarded_url).map(KeySource::Metadata);
@@ -81,12 +81,12 @@ fn key_source(table: &mut Table<'_>) -> Option<KeySource> {
     set.or(metadata)
 }
 
-/// What callers may refer to.
+/// The parts of the settings that callers and webhooks can refer to.
 #[derive(Debug)]
 pub(super) struct Around<'a> {
     /// The names of issuers.
     pub(super) issuers: BTreeSet<String>,
-    /// The certificates that clients show.
+    /// Client certificates, if clients are asked for them.
     pub(super) clients: Option<&'a Clients>,
     /// The destinations of callbacks.
     pub(super) destinations: &'a [Destination],
@@ -111,7 +111,7 @@ pub(super) fn callers(tables: Vec<Table<'_>>, around: &Around<'_>, ledger: &mut 
     callers
 }
 
-/// The certificates of which one must be shown.
+/// The client certificates, one of which must be presented.
 pub(super) fn certificates(table: &mut Table<'_>, clients: Option<&Clients>) -> BTreeSet<Digest> {
     let certificates = table.list("certificate_sha256", Some(&[]), value::sha256);
     if !certificates.is_empty() && clients.is_none() {
@@ -144,8 +144,8 @@ fn caller(table: &mut Table<'_>, name: Option<String>, around: &Around<'_>) -> O
     Some(CallerRule { name, issuer, client_id, subject, required_role, certificates, calls_max, callbacks })
 }
 
-/// Whether a token exists that both rules match. Roles do not tell rules apart: a token can have all of them. A rule that
-/// matches everything, or shares a name, has its own fault already.
+/// Whether one token could match both rules. Roles do not distinguish rules, because a token can have all of them. A
+/// rule that matches everything, or has the same name as another, already has its own fault.
 fn overlap(a: &CallerRule, b: &CallerRule) -> bool {
     let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
     let narrow = |rule: &CallerRule| rule.client_id.is_some() || rule.subject.is_some();
@@ -153,7 +153,7 @@ fn overlap(a: &CallerRule, b: &CallerRule) -> bool {
     !apart && agree(&a.client_id, &b.client_id) && agree(&a.subject, &b.subject)
 }
 
-/// The tables of `[catalogue]`: one for each configuration, by alias, and one each for groups and filters.
+/// The tables of `[catalogue]`: one per configuration, by alias, one for groups and one for filters.
 #[derive(Debug, Default)]
 pub(super) struct Shelves<'p> {
     pub(super) configurations: Vec<(String, Table<'p>)>,
@@ -193,7 +193,7 @@ where
     ids
 }
 
-/// An alias that is an id could hide the object that has this id.
+/// Refuses an alias that is an id, because it could hide the object with that id.
 fn alias_of(alias: &str) -> Result<(), Refusal> {
     let refused = alias.parse::<ConfigurationId>().is_ok() || value::application(alias).is_ok();
     match value::filled(alias) {
@@ -205,7 +205,7 @@ fn alias_of(alias: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses a value that an earlier entry has.
+/// Refuses a value that an earlier entry already has.
 pub(super) fn unique<T: Ord + Clone>(
     table: &mut Table<'_>,
     key: &'static str,

@@ -1,11 +1,11 @@
-//! The settings of a gateway, checked: one struct per part of the house.
+//! The checked settings of a gateway: one struct per section.
 //!
-//! Guarantees: whoever holds a [`Config`] holds settings that were all checked together; [`load`] reports every fault
-//! of the file and the environment at once, each with its place and a hint, and hands out nothing otherwise.
+//! Guarantees: the settings in a [`Config`] have all been checked together; if there are faults in the file or the
+//! environment, [`load`] returns no settings and reports all faults at once, each with its place and a hint.
 //!
-//! It deliberately keeps no secret and reads no policy: it knows where they are ([`SecretSource`], [`Policy::dir`]); those
-//! who use them read them when they need them, so that a rotated secret is taken up. This is the only module that reads
-//! the environment.
+//! It deliberately stores no secret and reads no policy, only where they are ([`SecretSource`], [`Policy::dir`]); they
+//! are read where and when they are used, so that a rotated secret takes effect. This is the only module that reads the
+//! environment.
 
 mod audit;
 mod callbacks;
@@ -59,37 +59,37 @@ pub use crate::telemetry::{LogFormat, Settings as Telemetry};
 /// All settings of one gateway.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where and how to listen.
+    /// Where and how the gateway listens.
     pub server: Server,
     /// Where operations and the audit trail are kept.
     pub store: Store,
-    /// The way to Graph.
+    /// Access to Graph.
     pub graph: Graph,
-    /// The way out of the house: proxy, certification authorities.
+    /// Outgoing connections: proxy, certification authorities.
     pub outbound: Outbound,
-    /// What callers may ask for and how long they may wait.
+    /// Limits of changes and operations, and how long callers can wait.
     pub operations: Operations,
-    /// How pending changes are carried to Graph.
+    /// How pending changes are applied to Graph.
     pub executor: Executor,
-    /// How the ends of operations are told.
+    /// How callbacks are delivered.
     pub callbacks: Callbacks,
     /// Where policies are.
     pub policy: Policy,
-    /// What is told to whom about what happens.
+    /// Logs, metrics and traces.
     pub telemetry: Telemetry,
-    /// What becomes of the audit trail beside the store.
+    /// Checkpoints and streaming of the audit trail.
     pub audit: Audit,
-    /// Who may vouch for callers.
+    /// The issuers of callers' tokens.
     pub issuers: Vec<Issuer>,
-    /// Which tokens are which callers.
+    /// Which tokens belong to which caller.
     pub callers: Vec<CallerRule>,
-    /// Who sends events, and what becomes of them.
+    /// Who sends events, and the changes that are made of them.
     pub webhooks: Vec<Webhook>,
-    /// Whom the ends of operations may be told to.
+    /// Where callbacks may go.
     pub destinations: Vec<Destination>,
-    /// Names that the operator gives to configurations, groups and filters.
+    /// The operator's aliases for configurations, groups and filters.
     pub catalogue: Catalogue,
-    /// Where all of it was read.
+    /// Where the settings came from.
     pub origin: Origin,
 }
 
@@ -98,45 +98,45 @@ pub struct Config {
 pub struct Server {
     /// Address of the API.
     pub listen: SocketAddr,
-    /// Internal address of the probes.
+    /// Internal address of the probes and metrics.
     pub admin_listen: SocketAddr,
-    /// Largest accepted body, in bytes.
+    /// Maximum size of a request body, in bytes.
     pub body_max: usize,
-    /// How long a client may take to send a request's head, and as long again for its body.
+    /// How long a client may take to send the head of a request, and as long again for its body.
     pub request_timeout: Duration,
-    /// Connections at once.
+    /// Maximum number of open connections.
     pub connections_max: usize,
-    /// Calls that one caller may make in a minute, unless its entry says otherwise.
+    /// Requests that one caller may make per minute, unless its entry sets another number.
     pub calls_max: NonZeroU32,
-    /// Calls of one caller that may wait for an end at once.
+    /// Requests of one caller that may wait for the end of an operation at the same time.
     pub waits_max: usize,
-    /// Origins of web pages that may call it.
+    /// Origins of web pages that may call the API (CORS).
     pub cors_origins: BTreeSet<String>,
     /// The API's certificate; without one it speaks plain HTTP.
     pub tls: Option<Tls>,
-    /// How long calls are still taken after the gateway has said that it is not ready any more.
+    /// How long requests are still accepted after a shutdown was requested and `/readyz` fails.
     pub drain_delay: Duration,
-    /// How long a stop may take after that before what is left is dropped (the store has it).
+    /// How long the shutdown may take after that before unfinished work is dropped (it is safe in the store).
     pub stop_deadline: Duration,
 }
 
 /// `server.tls.*`
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// The certificate and those that lead from it to an authority, in PEM; read again when it changes.
+    /// The certificate and its chain, in PEM; read again when it changes.
     pub certificate: PathBuf,
-    /// Its private key, not encrypted, in PEM; in one file with the certificate if that is the same path.
+    /// Its private key, unencrypted, in PEM; the same path if it is in one file with the certificate.
     pub key: PathBuf,
-    /// Whether clients show certificates of their own.
+    /// Client certificates, if clients are asked for them.
     pub clients: Option<Clients>,
 }
 
 /// `server.tls.client_*`
 #[derive(Clone, Debug)]
 pub struct Clients {
-    /// The authorities whose certificates clients may show, in PEM; read at start.
+    /// The certification authorities of client certificates, in PEM; read at startup.
     pub authorities: PathBuf,
-    /// Whether nobody is heard without one.
+    /// Whether clients must present one.
     pub required: bool,
 }
 
@@ -154,88 +154,88 @@ pub enum Store {
 pub struct Postgres {
     /// Host or socket, port, database, user and TLS; no password.
     pub url: Url,
-    /// The password, if the server asks for one; read for each connection.
+    /// The password, if the server requires one; read for each connection.
     pub password: Option<SecretSource>,
 }
 
 /// `graph.*`
 #[derive(Clone, Debug)]
 pub struct Graph {
-    /// Which cloud.
+    /// The cloud.
     pub cloud: Cloud,
-    /// Root of Graph's URLs, without a slash at its end: the cloud's, or an explicit override.
+    /// Base URL of Graph, without a slash at its end: the cloud's, or an explicit override.
     pub endpoint: String,
-    /// Root of the login service's URLs, without a slash at its end: the cloud's, or an explicit override.
+    /// Base URL of the login service, without a slash at its end: the cloud's, or an explicit override.
     pub authority: String,
-    /// What the token is asked for: the cloud's Graph root (the endpoint, for the sandbox) and `/.default`.
+    /// The requested scope: the cloud's Graph URL (for the sandbox, the endpoint) and `/.default`.
     pub scope: String,
-    /// Which version of Graph.
+    /// The version of Graph.
     pub api_version: ApiVersion,
-    /// The tenant to change.
+    /// The tenant.
     pub tenant_id: TenantId,
-    /// Who the gateway is in that tenant, and what proves it.
+    /// How the gateway authenticates in that tenant.
     pub credential: Credential,
-    /// How long one call may take, answer included.
+    /// Timeout of one call, including the response.
     pub call_timeout: Duration,
-    /// How often one call is tried before its failure is told.
+    /// How often one call is attempted in total before it counts as failed.
     pub attempts_max: u32,
-    /// How fast it is asked.
+    /// The limits on calls.
     pub pace: Pace,
-    /// How long a configuration or group that Graph described is taken as known.
+    /// How long a name or id that Graph resolved stays cached.
     pub names_ttl: Duration,
 }
 
-/// How fast Graph is asked at most.
+/// The limits on calls to Graph.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// Writes in 20 seconds.
+    /// Maximum number of writes in 20 seconds.
     pub writes_max: NonZeroU32,
-    /// Calls in 20 seconds, writes among them.
+    /// Maximum number of calls in 20 seconds, writes included.
     pub calls_max: NonZeroU32,
-    /// Calls under way at once, when all goes well.
+    /// Maximum number of concurrent calls.
     pub calls_at_once_max: usize,
 }
 
 /// `graph.credential.*` and `graph.client_id`
 #[derive(Clone, Debug)]
 pub enum Credential {
-    /// An application that proves itself to the login service.
+    /// An application that authenticates to the login service.
     Application {
         /// The gateway's own application.
         client_id: String,
-        /// What proves that the gateway is that application.
+        /// The credential of the application.
         proof: Proof,
     },
-    /// An identity that Azure gives to what the gateway runs on.
+    /// A managed identity of the Azure resource that the gateway runs on.
     ManagedIdentity {
-        /// Which one, if several were given.
+        /// Which identity, if there are several.
         client_id: Option<String>,
-        /// Who hands out its tokens.
+        /// Where its tokens come from.
         host: IdentityHost,
     },
 }
 
-/// What proves that the gateway is its application. What is named here is read for each token.
+/// How the application authenticates. The files and variables are read again for each token.
 #[derive(Clone, Debug)]
 pub enum Proof {
     /// A client secret.
     Secret(SecretSource),
     /// A certificate whose key signs a client assertion.
     Certificate(Certificate),
-    /// A token of another issuer that Entra trusts for this application: on Kubernetes, of its service account.
+    /// A token of another issuer that Entra trusts for this application; on Kubernetes, that of the service account.
     FederatedToken(SecretSource),
 }
 
-/// Files in PEM; both may be one.
+/// Files in PEM; they may be the same file.
 #[derive(Clone, Debug)]
 pub struct Certificate {
     /// The certificate.
     pub certificate: SecretSource,
-    /// Its private key, not encrypted.
+    /// Its private key, unencrypted.
     pub key: SecretSource,
 }
 
-/// Who hands out the tokens of a managed identity.
+/// Where the tokens of a managed identity come from.
 #[derive(Clone, Debug)]
 pub enum IdentityHost {
     /// The metadata endpoint of a virtual machine or node.
@@ -244,7 +244,7 @@ pub enum IdentityHost {
     AppService {
         /// From `IDENTITY_ENDPOINT`.
         endpoint: Url,
-        /// Where the header is that proves the call to come from this app.
+        /// Where the header is that authenticates the app to that endpoint.
         header: SecretSource,
     },
 }
@@ -252,7 +252,7 @@ pub enum IdentityHost {
 /// Where a secret is; never the secret itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
-    /// The content of a file, without the line break at its end; read at each use.
+    /// A file, without the line break at its end; read at each use.
     File(PathBuf),
     /// An environment variable.
     Environment(String),
@@ -261,45 +261,45 @@ pub enum SecretSource {
 /// `outbound.*`
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    /// A proxy instead of those that the system's variables name.
+    /// The proxy, instead of the one in the system's variables.
     pub proxy: Option<Url>,
-    /// A file of certification authorities in PEM that are trusted besides the system's.
+    /// File of certification authorities in PEM, trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
 /// `operations.*`
 #[derive(Clone, Debug)]
 pub struct Operations {
-    /// How long a caller waits who does not say how long.
+    /// How long a request waits if the caller does not say how long.
     pub wait_default: Duration,
-    /// How long a caller may wait at most.
+    /// The longest time that a caller can wait.
     pub wait_max: Duration,
     /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
-    /// How long an approval is awaited.
+    /// How long a change waits for an approval.
     pub approval_ttl: Duration,
     /// How long an operation is kept after its end.
     pub retention: Duration,
-    /// How many targets one change may name.
+    /// Maximum number of targets in one change.
     pub targets_max: usize,
-    /// How many changes may be pending.
+    /// Maximum number of pending changes.
     pub pending_max: usize,
-    /// How many changes of one configuration may be pending.
+    /// Maximum number of pending changes to one configuration.
     pub pending_per_configuration_max: usize,
 }
 
 /// `executor.*`
 #[derive(Clone, Debug)]
 pub struct Executor {
-    /// How many configurations are worked on at once.
+    /// How many configurations are worked on concurrently.
     pub lanes_max: usize,
-    /// How many changes are merged into one write at most.
+    /// Maximum number of changes that are merged into one write.
     pub batch_max: usize,
-    /// How long a lane is owned before others may take it.
+    /// How long the lease on a lane lasts before others may take the lane over.
     pub lease_ttl: Duration,
-    /// How often pending work is looked for without being told of it.
+    /// How often the store is polled for pending work, in addition to being notified of it.
     pub sweep_interval: Duration,
-    /// `operations.deadline`: how long Graph may keep an operation from being applied.
+    /// `operations.deadline`: how long an operation is retried while Graph prevents it from being applied.
     pub deadline: Duration,
 }
 
@@ -308,11 +308,11 @@ pub struct Executor {
 pub struct Policy {
     /// Folder of `*.cedar` and `schema.cedarschema`.
     pub dir: PathBuf,
-    /// How often it is looked for changes of policies and catalogue.
+    /// How often policies, catalogue and log filter are checked for changes.
     pub reload_interval: Duration,
 }
 
-/// `[[callers]]`: which tokens of which issuer are this caller. At least one of `client_id` and `subject` is given.
+/// `[[callers]]`: which tokens of which issuer belong to this caller. At least one of `client_id` and `subject` is set.
 #[derive(Clone, Debug)]
 pub struct CallerRule {
     /// The caller's name in policies, audit and API.
@@ -323,13 +323,13 @@ pub struct CallerRule {
     pub client_id: Option<String>,
     /// The token's `sub`.
     pub subject: Option<String>,
-    /// A role or scope without which the token is not this caller.
+    /// A role or scope that a token must have to belong to this caller.
     pub required_role: Option<String>,
-    /// Client certificates of which one must be shown together with the token; any or none will do if there are none.
+    /// Client certificates, one of which must be presented together with the token; if empty, none is required.
     pub certificates: BTreeSet<Digest>,
-    /// Calls that it may make in a minute, instead of the usual number.
+    /// Requests that it may make per minute, instead of `server.calls_max`.
     pub calls_max: Option<NonZeroU32>,
-    /// Where the ends of its operations may be told.
+    /// Where callbacks for its operations may go.
     pub callbacks: CallbackRights,
 }
 
@@ -347,29 +347,29 @@ pub struct Catalogue {
 /// A configuration in the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalogued {
-    /// Which configuration.
+    /// The id of the configuration.
     pub id: ConfigurationId,
-    /// Words that policies can ask for.
+    /// Words for use in policies.
     pub tags: BTreeSet<String>,
 }
 
-/// A secret and the place that names it.
+/// A secret, and the setting that refers to it.
 #[derive(Clone, Debug)]
 pub struct Named {
     /// Where it is.
     pub source: SecretSource,
-    /// Place, line and key, for a fault of what it names.
+    /// Place, line and key of the setting, for faults of the secret.
     at: Fault,
 }
 
-/// One thing wrong with the settings, and where.
+/// One fault in the settings, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The file, or `environment`.
     pub place: String,
-    /// Line in the file, counted from one; none if the fault is in no line (a missing key).
+    /// Line in the file, counted from one; none if the fault has no line (a missing key).
     pub line: Option<usize>,
-    /// What is wrong, with the key or name it is about.
+    /// What is wrong, including the key or name.
     pub what: String,
     /// What to do about it.
     pub hint: Option<String>,

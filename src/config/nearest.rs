@@ -1,9 +1,9 @@
-//! Which known key an unknown one was meant to be.
+//! Finds the known key that an unknown one was probably meant to be.
 //!
-//! Guarantees: an answer is close enough to be a slip of the finger, or is the same key written in the wrong section; no
-//! answer is better than a wild guess. It deliberately compares spelling only and knows no synonyms.
+//! Guarantees: a suggestion is close enough for a typing error, or is the same key in the wrong section; otherwise
+//! there is none. It deliberately compares only the spelling and knows no synonyms.
 
-/// The known name that `written` most likely stands for.
+/// The known name that was most likely meant by `written`.
 pub(super) fn nearest<'k>(written: &str, known: impl Iterator<Item = &'k str> + Clone) -> Option<&'k str> {
     let close = known
         .clone()
@@ -20,7 +20,7 @@ fn leaf(key: &str) -> &str {
     key.rsplit('.').next().unwrap_or(key)
 }
 
-/// The number of letters to add, drop, change or swap with their neighbour to make one text of the other.
+/// The edit distance: letters to insert, delete, replace or swap with their neighbour to turn one text into the other.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut before_last: Vec<usize> = Vec::new();

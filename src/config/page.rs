@@ -1,16 +1,16 @@
-//! `docs/configuration.md`, made of what the code knows: every key, its default, its limits, its variable.
+//! Generates `docs/configuration.md`: every key with its default, its limits and its environment variable.
 //!
-//! Keys and defaults are those that the loader asked for; limits are what it says to a value that cannot be; what a key is
-//! for is the comment above it in `config/gateway.toml`, the commented reference. Guarantees: the page that is kept is the
-//! one that is made, so a key that is missing there or has another default fails the test.
+//! Keys and defaults are those that the loader declares; limits are taken from the faults that it reports for
+//! impossible values; descriptions are the comments above the keys in `config/gateway.toml`. Guarantees: the page in
+//! the repository is the generated one; a missing key or another default fails the test.
 //!
-//! It deliberately exists for tests only: nothing of it is in the program.
+//! It deliberately exists for tests only and is not part of the program.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use super::{Fault, file::interpret, ledger::Ledger, place::Place, table::variable};
 
-/// Has the test write the page instead of comparing it.
+/// The variable that makes the test write the page before comparing it.
 const UPDATE: &str = "POSTERN_UPDATE_DOCS";
 
 const HEAD: &str = "# Configuration
@@ -24,7 +24,7 @@ the catalogue can be set in the file only. Durations need a unit: `500ms`, `20s`
 `256KiB`, `1MiB`.
 ";
 
-/// A value that no setting takes, as text and as a number: what the loader says to it tells what it takes.
+/// Values that no setting accepts, as text and as a number: the resulting faults contain the limits.
 const IMPOSSIBLE: [&str; 4] = ["\"999999d\"", "\"999999MiB\"", "4294967295", "\"?\""];
 
 fn repository(path: &str) -> String {
@@ -35,7 +35,7 @@ fn read(text: &str) -> Ledger {
     interpret(&Place::new(None, text), text, std::iter::empty()).1
 }
 
-/// The comments of the reference: by key, and by section.
+/// The comments in the reference, by key and by section.
 fn comments(text: &str) -> BTreeMap<String, String> {
     let (mut found, mut section, mut block, mut closed) = (BTreeMap::new(), String::new(), Vec::new(), true);
     for line in text.lines() {
@@ -63,7 +63,7 @@ fn comments(text: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// What the loader says a key takes, if it says so.
+/// The limits of a key, if a fault of the loader contains them.
 fn takes(key: &str) -> Option<String> {
     let (list, name) = ["issuers", "callers", "webhooks.rules", "webhooks", "destinations"]
         .into_iter()
@@ -85,7 +85,7 @@ fn is_about(fault: &Fault, name: &str) -> bool {
     fault.what.split(": ").next().is_some_and(|key| key == name || key.ends_with(&format!(".{name}")))
 }
 
-/// The part of a hint that tells limits.
+/// The part of a hint that contains limits.
 fn bounds(fault: &Fault) -> Option<String> {
     let hint = fault.hint.as_deref()?;
     for (begin, shown) in
@@ -100,7 +100,7 @@ fn bounds(fault: &Fault) -> Option<String> {
 
 fn page() -> String {
     let text = repository("config/gateway.toml");
-    // The reference with all of its lists, so that every key is asked for.
+    // The reference with all of its lists, so that every key is declared.
     let shown = |line: &str| match line.strip_prefix('#') {
         Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => format!("{rest}\n"),
         _ => format!("{line}\n"),
@@ -129,7 +129,7 @@ fn page() -> String {
     page
 }
 
-/// In lines of a bearable length.
+/// Wraps a text into lines.
 fn wrapped(text: &str) -> String {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

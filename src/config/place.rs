@@ -1,8 +1,8 @@
-//! Where the settings were written: the file, and its lines.
+//! Where the settings were written: the file and its lines.
 
 use std::path::{Path, PathBuf};
 
-/// The file: how it is called, where it lies, where its lines begin.
+/// The file: its path, its folder, and the offsets at which its lines begin.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) path: Option<PathBuf>,
@@ -22,7 +22,7 @@ impl Place {
         }
     }
 
-    /// The line, counted from one, that holds the byte at `offset`.
+    /// The line, counted from one, that contains the byte at `offset`.
     pub(super) fn line(&self, offset: usize) -> usize {
         self.starts.partition_point(|start| *start <= offset)
     }

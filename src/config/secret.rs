@@ -1,9 +1,9 @@
-//! Reading a secret from where the settings say it is.
+//! Reads a secret from the place that the settings name.
 //!
-//! Guarantees: a secret is read anew each time, so that a rotated one is taken up; it comes without the line break that
-//! editors add; an empty one is an error; no message holds any part of it.
+//! Guarantees: a secret is read again at each use, so that a rotated one takes effect; the line break that editors add
+//! at the end is removed; an empty secret is an error; no message contains any part of a secret.
 //!
-//! It deliberately keeps nothing and judges nothing: whether a secret is the right one, the login service says.
+//! It deliberately caches nothing and does not check whether a secret is correct: the login service does.
 
 use std::{
     fmt, fs, io,
@@ -31,7 +31,7 @@ pub enum SecretError {
         /// Which variable.
         name: String,
     },
-    /// There is nothing in it.
+    /// The secret is empty.
     #[error("the secret in {0} is empty")]
     Empty(SecretSource),
 }
@@ -48,7 +48,7 @@ impl SecretSource {
     }
 }
 
-/// Where the secret is, for messages.
+/// The place of the secret, for messages.
 impl fmt::Display for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -59,12 +59,12 @@ impl fmt::Display for SecretSource {
 }
 
 impl Named {
-    /// Tries to read the secret, and says if it cannot be read.
+    /// Tries to read the secret; returns a fault if that fails.
     pub fn check(&self) -> Option<Fault> {
         self.source.read().err().map(|error| self.unreadable(&error))
     }
 
-    /// Something wrong with the secret that was read.
+    /// A fault of a secret that could be read.
     pub fn fault(&self, what: &str, hint: &str) -> Fault {
         Fault { what: format!("{}: {what}", self.at.what), hint: Some(hint.to_owned()), ..self.at.clone() }
     }

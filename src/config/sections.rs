@@ -1,10 +1,10 @@
 //! The single settings: `server`, `store`, `graph`, `outbound`, `operations`, `executor`, `callbacks`, `policy`,
 //! `telemetry`, `audit`.
 //!
-//! Each setting stands here once, with its key, default, limits and form; `config/gateway.toml` is checked against what
-//! stands here. Then come the rules between settings: each is one check with one sentence.
+//! Each setting is declared here once, with its key, default, limits and format; a test checks `config/gateway.toml`
+//! against these declarations. Rules between settings follow: each is one check with one message.
 //!
-//! It deliberately looks at no host, file or variable: settings can be checked on any machine.
+//! It deliberately accesses no host, file or variable: settings can be checked on any machine.
 
 use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
@@ -26,23 +26,23 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const MINUTES_5: Duration = Duration::from_mins(5);
 const DAY: Duration = Duration::from_hours(24);
-/// Sixty days: nobody repeats a request or rests a name for longer.
+/// Sixty days: nobody retries a request for longer.
 const DAYS_60: Duration = Duration::from_hours(24 * 60);
 
-/// Longer than any rule asks for tickets to be kept.
+/// Longer than any rule on the retention of tickets requires.
 const YEARS_10: Duration = Duration::from_hours(24 * 3_653);
 
 /// All single settings; a section with a fault is missing.
 #[derive(Debug)]
 pub(super) struct Sections {
-    /// Also a part of `server`; here for who asks a gateway how it is, whatever has become of the rest.
+    /// Also part of `server`; here so that `postern probe` works even if other settings have faults.
     pub(super) admin_listen: Option<SocketAddr>,
-    /// Also a part of `server`.
+    /// Also part of `server`.
     pub(super) tls: Option<Tls>,
     pub(super) server: Option<Server>,
     pub(super) store: Option<Store>,
     pub(super) graph: Option<Graph>,
-    /// Also parts of other sections; here so that they can be checked if the rest of those is at fault.
+    /// Also part of other sections; here so that they can be checked even if those sections have faults.
     pub(super) secrets: Vec<Named>,
     pub(super) outbound: Option<Outbound>,
     pub(super) operations: Option<Operations>,
@@ -53,7 +53,7 @@ pub(super) struct Sections {
     pub(super) audit: Option<Audit>,
 }
 
-/// Reads every section, then checks what must fit together.
+/// Reads every section, then checks the rules between them.
 pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let call_timeout = table.setting("graph.call_timeout", "20s", duration(SECOND, MINUTES_5));
     let admin_listen = table.setting("server.admin_listen", "127.0.0.1:9090", value::address);
@@ -189,7 +189,7 @@ fn pace(table: &mut Table<'_>) -> Option<Pace> {
     })
 }
 
-/// The roots of Graph's and the login service's URLs.
+/// The base URLs of Graph and of the login service.
 fn roots(table: &mut Table<'_>, cloud: Option<Cloud>, kind: Option<Kind>) -> Option<(String, String)> {
     let endpoint = table.optional("graph.endpoint", value::root_url);
     let authority = table.optional("graph.authority", value::root_url);
@@ -212,7 +212,7 @@ fn roots(table: &mut Table<'_>, cloud: Option<Cloud>, kind: Option<Kind>) -> Opt
     ))
 }
 
-/// The login service that the cluster's workload identity names.
+/// The login service that the cluster configures for workload identities.
 fn platform_authority(table: &mut Table<'_>, cloud: Cloud) -> Option<String> {
     const VARIABLE: &str = "AZURE_AUTHORITY_HOST";
     let authority = table.platform(VARIABLE, value::root_url)?;
@@ -245,7 +245,7 @@ fn store(table: &mut Table<'_>) -> (Option<Store>, Option<Named>) {
     (store, password)
 }
 
-/// Where a secret is, by one key or the other.
+/// Where a secret is, from one of the two keys.
 pub(super) fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key: &'static str) -> Option<Named> {
     let file = table.path(file_key, None).map(SecretSource::File);
     let variable = table.optional(variable_key, value::variable).map(SecretSource::Environment);

@@ -1,11 +1,11 @@
-//! One table of the file, with what the environment lays over it.
+//! One table of the file, overridden by the environment.
 //!
-//! A setting is declared where it is read: [`Table::setting`] and its like take the key, the default and the parser, and
-//! from then on the key is known. Guarantees: a value that does not fit is recorded as a fault with its place, and
-//! reading goes on; the ledger then reports every key that was written and never asked for. Whatever is read from
-//! a table counts only if the ledger holds no fault in the end, so a reader may go on with a default in between.
+//! A setting is declared where it is read: [`Table::setting`] and similar methods take the key, the default and the
+//! parser, and from then on the key is known. Guarantees: an invalid value is recorded as a fault with its place, and
+//! reading continues; the ledger then reports every key that was set but never read. Values read from a table are used
+//! only if the ledger has no fault at the end, so a reader may continue with a default in between.
 //!
-//! It deliberately knows no setting: which there are is `sections` and `lists`' business.
+//! It deliberately knows no setting: `sections` and `lists` declare them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use std::{
 
 use super::{Fault, place::Place, value::Refusal};
 
-/// Variables that Azure's platforms set for those who run on them.
+/// Variables that Azure's platforms set for their workloads.
 pub(super) const PLATFORM_VARIABLES: [&str; 6] = [
     "AZURE_AUTHORITY_HOST",
     "AZURE_CLIENT_ID",
@@ -25,7 +25,7 @@ pub(super) const PLATFORM_VARIABLES: [&str; 6] = [
     "IDENTITY_HEADER",
 ];
 
-/// The prefix of the variables that set keys, and what stands for the dot.
+/// The prefix of the variables that set keys; its two underscores also stand for the dot in a key.
 pub(super) const VARIABLE_PREFIX: &str = "POSTERN__";
 
 /// Where a value was written.
@@ -35,7 +35,7 @@ pub(super) enum At {
     Variable(String),
 }
 
-/// A value as written. What no setting takes is kept by the name of its type only.
+/// A value as written. Of a type that no setting accepts, only the name is kept.
 #[derive(Clone, Debug)]
 pub(super) enum Raw {
     Text(String),
@@ -45,7 +45,7 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    /// The text, or what it is instead.
+    /// The text, or the type that it has instead.
     fn text(self) -> Result<String, &'static str> {
         if let Self::Text(text) = self { Ok(text) } else { Err(self.noun()) }
     }
@@ -67,15 +67,15 @@ pub(super) struct Cell {
     pub(super) raw: Raw,
 }
 
-/// A key that the loader knows.
+/// A known key.
 #[derive(Debug)]
 pub(super) struct Declared {
     pub(super) key: &'static str,
-    /// The default, as the file would write it.
+    /// The default, as it would be written in the file.
     pub(super) default: Option<String>,
 }
 
-/// What a table is called, in messages and as a kind (`issuers."entra"` is one of `issuers`).
+/// The name of a table in messages, and its kind (`issuers."entra"` is of the kind `issuers`).
 #[derive(Debug, Default)]
 pub(super) struct Title {
     pub(super) kind: &'static str,
@@ -83,14 +83,14 @@ pub(super) struct Title {
     pub(super) line: Option<usize>,
 }
 
-/// The values of one table: the single settings, or one entry of a list.
+/// The values of one table: all single settings, or one entry of a list.
 #[derive(Debug)]
 pub(super) struct Table<'p> {
     place: &'p Place,
     pub(super) title: Title,
-    /// Values by key, dotted below this table.
+    /// Values by dotted key, relative to this table.
     pub(super) cells: BTreeMap<String, Cell>,
-    /// Tables below this one, and the line of their first mention.
+    /// Nested tables, and the line on which each first appears.
     pub(super) tables: BTreeMap<String, usize>,
     pub(super) variables: BTreeMap<String, String>,
     /// Those of [`PLATFORM_VARIABLES`] that are set and not empty.
@@ -115,7 +115,7 @@ impl<'p> Table<'p> {
         }
     }
 
-    /// A text with a default.
+    /// A string with a default.
     pub(super) fn setting<T>(
         &mut self,
         key: &'static str,
@@ -129,7 +129,7 @@ impl<'p> Table<'p> {
         }
     }
 
-    /// A text that must be given.
+    /// A required string.
     pub(super) fn required<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, Refusal>) -> Option<T> {
         let value = self.optional(key, parse);
         if value.is_none() && !self.given(key) {
@@ -138,7 +138,7 @@ impl<'p> Table<'p> {
         value
     }
 
-    /// A text that may be left out.
+    /// An optional string.
     pub(super) fn optional<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, Refusal>) -> Option<T> {
         self.declare(key, None);
         let text = self.text(key)?;
@@ -152,7 +152,7 @@ impl<'p> Table<'p> {
         self.whole(key, &cell, &range)
     }
 
-    /// A whole number that may be left out.
+    /// An optional whole number.
     pub(super) fn optional_number(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
         self.declare(key, None);
         let cell = self.take(key)?;
@@ -174,7 +174,7 @@ impl<'p> Table<'p> {
         self.fit(key, within.ok_or_else(|| Refusal::new("out of range").hint(bounds)))
     }
 
-    /// A path; one in the file counts from the file's folder, one in a variable from the working directory.
+    /// A path. In the file it is relative to the file's folder, in a variable to the working directory.
     pub(super) fn path(&mut self, key: &'static str, default: Option<&str>) -> Option<PathBuf> {
         self.declare(key, default.map(|default| format!("{default:?}")));
         let text = self.text(key).or_else(|| default.map(str::to_owned))?;
@@ -185,7 +185,7 @@ impl<'p> Table<'p> {
         Some(if self.is_variable(key) { PathBuf::from(text) } else { self.place.folder.join(text) })
     }
 
-    /// A list of texts. Without a default it must be given; it may be empty only if its default is.
+    /// A list of strings. It is required if it has no default; it may be empty only if its default is.
     pub(super) fn list<T: Ord>(
         &mut self,
         key: &'static str,
@@ -209,7 +209,7 @@ impl<'p> Table<'p> {
         items.into_iter().filter_map(|item| self.item(key, item, &parse)).collect()
     }
 
-    /// Every value of a table whose keys are not ours, by its key.
+    /// All values, by key, of a table whose keys are chosen by the operator.
     pub(super) fn entries<T>(&mut self, parse: impl Fn(&str, &str) -> Result<T, Refusal>) -> BTreeMap<String, T> {
         let cells = std::mem::take(&mut self.cells);
         cells.into_iter().filter_map(|(key, cell)| self.entry(&key, cell, &parse).map(|value| (key, value))).collect()
@@ -229,7 +229,7 @@ impl<'p> Table<'p> {
         None
     }
 
-    /// Takes a platform's variable for a key that is set nowhere else; to be called before the key is read.
+    /// Uses a platform's variable for a key that is set nowhere else. Must be called before the key is read.
     pub(super) fn fall_back(&mut self, key: &str, name: &str) {
         let written = self.cells.contains_key(key) || self.variables.contains_key(&variable(key));
         if let Some(text) = self.platform.get(name).filter(|_| !written) {
@@ -243,20 +243,20 @@ impl<'p> Table<'p> {
         self.platform.contains_key(name)
     }
 
-    /// The value of a platform's variable that stands for no key.
+    /// The value of a platform's variable that sets no key.
     pub(super) fn platform<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, Refusal>) -> Option<T> {
         let parsed = parse(self.platform.get(name)?);
         parsed.map_err(|refusal| self.refuse_platform(name, &refusal.what, &refusal.hint.unwrap_or_default())).ok()
     }
 
-    /// Records a fault of a platform's variable.
+    /// Records a fault in a platform's variable.
     pub(super) fn refuse_platform(&mut self, name: &str, what: &str, hint: &str) {
         let hint = (!hint.is_empty()).then(|| hint.to_owned());
         let what = format!("{name}: {what}");
         self.faults.push(Fault { place: "environment".to_owned(), line: None, what, hint });
     }
 
-    /// The text of a key that is not yet read.
+    /// The text of a key that has not been read yet.
     pub(super) fn peek(&self, key: &str) -> Option<String> {
         match &self.cells.get(key)?.raw {
             Raw::Text(text) => Some(text.clone()),
@@ -264,23 +264,23 @@ impl<'p> Table<'p> {
         }
     }
 
-    /// Whether the key was written, whatever became of its value.
+    /// Whether the key was set, even to an invalid value.
     pub(super) fn given(&self, key: &str) -> bool {
         self.taken.contains_key(key)
     }
 
-    /// Whether the key was written as a variable.
+    /// Whether the key was set by a variable.
     pub(super) fn is_variable(&self, key: &str) -> bool {
         matches!(self.taken.get(key), Some(At::Variable(_)))
     }
 
-    /// Records a fault at the place of a key, or of its table if it was not written.
+    /// Records a fault at the place of a key, or of its table if the key was not set.
     pub(super) fn refuse(&mut self, key: &str, what: &str, hint: Option<&str>) {
         let at = self.fault_at(key);
         self.faults.push(Fault { what: format!("{}: {what}", at.what), hint: hint.map(str::to_owned), ..at });
     }
 
-    /// A fault at the place of a key whose value is found to be wrong elsewhere.
+    /// A fault at the place of a key, for faults that are found elsewhere.
     pub(super) fn fault_at(&self, key: &str) -> Fault {
         match self.taken.get(key) {
             Some(At::Variable(name)) => {
@@ -291,13 +291,13 @@ impl<'p> Table<'p> {
         }
     }
 
-    /// Records that a key which must be there is not.
+    /// Records that a required key is missing.
     pub(super) fn missing(&mut self, key: &str) {
         let fault = self.fault(self.home(key), format!("{:?} is missing", self.shown(key)), None);
         self.faults.push(fault);
     }
 
-    /// A fault that is about the table, not about one key.
+    /// Records a fault of the table as a whole.
     pub(super) fn object(&mut self, what: String, hint: &str) {
         let fault = self.fault(self.title.line, what, Some(hint.to_owned()));
         self.faults.push(fault);
@@ -359,7 +359,7 @@ impl<'p> Table<'p> {
         if self.title.shown.is_empty() { key.to_owned() } else { format!("{}.{key}", self.title.shown) }
     }
 
-    /// The line of the table that a key belongs to.
+    /// The line of the table to which a key belongs.
     fn home(&self, key: &str) -> Option<usize> {
         key.rsplit_once('.').and_then(|(table, _)| self.tables.get(table).copied()).or(self.title.line)
     }

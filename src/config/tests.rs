@@ -1,4 +1,4 @@
-//! The loader as a whole: files with faults, variables, and the files that are shipped.
+//! The loader as a whole: files with faults, variables, and the shipped files.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -14,7 +14,7 @@ use crate::domain::ids::{ApiVersion, Cloud};
 
 const CLIENT: &str = "8b0a7c52-1f6e-4f0e-a9a4-2d9c5e7f3b20";
 
-/// The least that loads.
+/// The smallest settings that load.
 fn least() -> String {
     format!(
         "[graph]\ncloud = \"global\"\ntenant_id = \"{CLIENT}\"\nclient_id = \"{CLIENT}\"\ncredential.secret_file = \"s\"\n"
@@ -48,17 +48,17 @@ fn told(faults: &[Fault]) -> String {
     faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// What is told about the secrets that the settings in this file name.
+/// The faults of the secrets that the settings in this file refer to.
 fn unreadable_secrets(path: &Path) -> String {
     told(&examine_process(Some(path)).secrets.iter().filter_map(Named::check).collect::<Vec<_>>())
 }
 
-/// What is told about a text, one fault a paragraph.
+/// The faults of a text, one per paragraph.
 fn faults(text: &str) -> String {
     told(&with(&[], text).expect_err("a fault"))
 }
 
-/// What is told about the least settings and `more`, which begins in line 6.
+/// The faults of the smallest settings and `more`, which begins in line 6.
 fn faults_of(more: &str) -> String {
     faults(&(least() + more))
 }
@@ -351,7 +351,7 @@ fn the_environment_lies_over_the_file() {
     assert_eq!(source, SecretSource::Environment("THE_SECRET".to_owned()));
 }
 
-/// Settings with this instead of the secret, and these variables of the platform.
+/// Settings with this credential instead of the secret, and these platform variables.
 fn on_platform(credential: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<Fault>> {
     with(variables, &least().replace("credential.secret_file = \"s\"", credential))
 }
@@ -549,7 +549,7 @@ fn the_reference_file_loads() {
     load(Some(&path), std::iter::empty()).unwrap_or_else(|faults| panic!("{}", told(&faults)));
 }
 
-/// The reference with every setting in force that it shows behind a `#`.
+/// The reference with every setting enabled that it shows behind a `#`.
 fn reference() -> String {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gateway.toml")).unwrap();
     let shown = |line: &str| {
@@ -560,7 +560,8 @@ fn reference() -> String {
     text.lines().map(|line| shown(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
 }
 
-/// Every value of a document, by its key; the entries of a list count as one, aliases of the operator do not count.
+/// Every value of a document, by key; the entries of a list are merged, and the operator's aliases left out of the
+/// keys.
 fn flat(above: &str, value: &Value, into: &mut BTreeMap<String, Vec<Value>>) {
     if let Value::Table(table) = value {
         for (key, value) in table {
@@ -612,7 +613,7 @@ fn the_reference_file_shows_every_key_with_its_default_and_no_other() {
     assert!(ledger.known.len() > 40, "{:?}", ledger.known.keys());
 }
 
-/// Lines that are nearly settings, in any order.
+/// Lines that look almost like settings, in any order.
 fn nearly_settings() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         Just("server"),

@@ -1,7 +1,7 @@
-//! How single values are written: durations, sizes, addresses, URLs, names.
+//! Parses single values: durations, sizes, addresses, URLs, names.
 //!
-//! Each function takes the text of one value and gives the checked value, or a [`Refusal`] that says what is wrong and
-//! how to write it. Guarantees: what is accepted has one meaning, and a unit is always written.
+//! Each function takes the text of one value and returns the checked value, or a [`Refusal`] that says what is wrong
+//! and how to write it. Guarantees: an accepted text has only one meaning, and units are always explicit.
 //!
 //! It deliberately repeats no URL and nothing that could be a secret in a refusal: faults end up in logs and tickets.
 
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Algorithm, LogFormat, Postgres, Store, TokenType, nearest::nearest};
 use crate::{domain::Digest, telemetry};
 
-/// Why a value cannot be taken.
+/// Why a value is refused.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) what: String,
@@ -30,7 +30,7 @@ impl Refusal {
     }
 }
 
-/// Anything that parses itself and says what it should be like.
+/// Any type whose own parser also says what is expected.
 pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Refusal> {
     text.parse().map_err(|error: T::Err| Refusal::new(format!("{text:?} does not fit")).hint(error.to_string()))
 }
@@ -38,7 +38,7 @@ pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T
 /// The units of time, longest first, in milliseconds.
 const TIME_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// A time between two bounds, like `20s`.
+/// A duration between two bounds, like `20s`.
 pub(super) fn duration(least: Duration, most: Duration) -> impl Fn(&str) -> Result<Duration, Refusal> {
     move |text| {
         let value = counted(text, &TIME_UNITS).map(Duration::from_millis).ok_or_else(|| {
@@ -57,7 +57,7 @@ pub(super) fn duration(least: Duration, most: Duration) -> impl Fn(&str) -> Resu
     }
 }
 
-/// A duration as the file would write it.
+/// A duration as it would be written in the file.
 pub(super) fn spell(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let fits = |unit: &&(&str, u64)| millis != 0 && millis.is_multiple_of(unit.1);
@@ -96,11 +96,11 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Refusal> {
     })
 }
 
-/// What a PostgreSQL URL may say behind its `?`.
+/// Allowed query parameters of a PostgreSQL URL.
 const POSTGRES_PARAMETERS: [&str; 8] =
     ["host", "port", "user", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey"];
 
-/// The database. A URL that is refused is not repeated: it may hold a password.
+/// The database. A refused URL is not repeated in the fault, because it may contain a password.
 pub(super) fn store_url(text: &str) -> Result<Store, Refusal> {
     let hint = "write sqlite: and the path of a file, like sqlite:/var/lib/postern/postern.db, or a URL like \
                 postgres://user@host/database";
@@ -147,10 +147,10 @@ fn postgres_url(text: &str) -> Result<Url, Refusal> {
     Ok(url)
 }
 
-/// How TLS is used towards PostgreSQL, as its own tools call it.
+/// The values of PostgreSQL's `sslmode`.
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
-/// A URL that is called over TLS, or on this machine.
+/// A URL with TLS, or on this machine.
 pub(super) fn guarded_url(text: &str) -> Result<Url, Refusal> {
     let url = any_url(text)?;
     if url.scheme() == "http" && !loopback(&url) {
@@ -159,7 +159,7 @@ pub(super) fn guarded_url(text: &str) -> Result<Url, Refusal> {
     Ok(url)
 }
 
-/// The root of other URLs, without a slash at its end.
+/// A base URL, without a slash at its end.
 pub(super) fn root_url(text: &str) -> Result<String, Refusal> {
     let url = guarded_url(text)?;
     if url.query().is_some() || url.fragment().is_some() {
@@ -168,7 +168,7 @@ pub(super) fn root_url(text: &str) -> Result<String, Refusal> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-/// An origin of web pages, in the one spelling in which browsers send it.
+/// An origin of web pages, spelt exactly as browsers send it.
 pub(super) fn origin(text: &str) -> Result<String, Refusal> {
     let url = any_url(text)?;
     let sent = url.origin().ascii_serialization();
@@ -178,7 +178,7 @@ pub(super) fn origin(text: &str) -> Result<String, Refusal> {
     Ok(sent)
 }
 
-/// A URL of either scheme.
+/// An http or https URL.
 pub(super) fn any_url(text: &str) -> Result<Url, Refusal> {
     let url = Url::parse(text)
         .map_err(|error| Refusal::new(format!("not a URL: {error}")).hint("write it whole, like https://host/path"))?;
@@ -200,7 +200,7 @@ fn loopback(url: &Url) -> bool {
     }
 }
 
-/// The name of a caller or an issuer: it stands in policies, records and logs.
+/// The name of a caller or issuer, as used in policies, records and logs.
 pub(super) fn name(text: &str) -> Result<String, Refusal> {
     let fits = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     if fits && (1..=64).contains(&text.len()) {
@@ -211,7 +211,7 @@ pub(super) fn name(text: &str) -> Result<String, Refusal> {
     }
 }
 
-/// A text of which nothing is known but that it is there.
+/// Any text that is not blank.
 pub(super) fn filled(text: &str) -> Result<String, Refusal> {
     if text.trim().is_empty() { Err(Refusal::new("it is empty")) } else { Ok(text.to_owned()) }
 }
@@ -225,7 +225,7 @@ pub(super) fn application(text: &str) -> Result<String, Refusal> {
     }
 }
 
-/// The name of an environment variable. A text that is none may be the secret itself, so it is not repeated.
+/// The name of an environment variable. Any other text may be the secret itself, so it is not repeated in the fault.
 pub(super) fn variable(text: &str) -> Result<String, Refusal> {
     let fits = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         && text.bytes().next().is_some_and(|first| !first.is_ascii_digit());
@@ -237,7 +237,7 @@ pub(super) fn variable(text: &str) -> Result<String, Refusal> {
     }
 }
 
-/// The form of log lines.
+/// The format of the log.
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
     match text {
         "auto" => Ok(LogFormat::Auto),
@@ -288,7 +288,7 @@ pub(super) fn algorithm(text: &str) -> Result<Algorithm, Refusal> {
     })
 }
 
-/// Whether something must be there; true if it must.
+/// Whether something is required; true if it is.
 pub(super) fn obligation(text: &str) -> Result<bool, Refusal> {
     match text {
         "required" => Ok(true),
@@ -308,7 +308,7 @@ pub(super) fn sha256(text: &str) -> Result<Digest, Refusal> {
     }
 }
 
-/// What a caller's token may call itself.
+/// A `typ` of callers' tokens.
 pub(super) fn token_type(text: &str) -> Result<TokenType, Refusal> {
     match text {
         "JWT" => Ok(TokenType::Jwt),

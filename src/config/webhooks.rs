@@ -1,11 +1,12 @@
-//! `[[webhooks]]` and `[[webhooks.rules]]`: who sends events, what proves that they do, and what becomes of an event.
+//! `[[webhooks]]` and `[[webhooks.rules]]`: who sends events, how messages are authenticated, and what changes are made
+//! of an event.
 //!
-//! Guarantees: sources and rules have names of their own; every message is either signed by a scheme that says which bytes
-//! it covers, or comes with a secret that is named as the weaker proof it is; an id or a time that no signature covers is
-//! not taken for one.
+//! Guarantees: sources and rules have unique names; every message is either signed by a scheme that defines the signed
+//! bytes, or authenticated by a secret (explicitly configured as the weaker proof) or by a client certificate; a
+//! header for an id or timestamp that no signature covers is refused.
 //!
 //! It deliberately reads no secret and compiles no expression: it keeps where they were written ([`Written`]), so that
-//! `webhooks` can tell a fault at that place.
+//! `webhooks` can report a fault at that place.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -24,7 +25,7 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
-/// A sender that tries again does so for days; a message that was recorded elsewhere can come much later.
+/// A sender retries for days; a recorded message can be replayed much later.
 const YEARS_10: Duration = Duration::from_hours(24 * 3_653);
 
 /// A source of webhooks.
@@ -32,60 +33,60 @@ const YEARS_10: Duration = Duration::from_hours(24 * 3_653);
 pub struct Webhook {
     /// Its name, the last part of its URL.
     pub source: String,
-    /// The caller that it is, in policies, audit and API.
+    /// The caller as which it acts, in policies, audit and API.
     pub caller: String,
     /// The roles of that caller.
     pub roles: Vec<Role>,
-    /// What proves a message.
+    /// How its messages are authenticated.
     pub proof: Proof,
-    /// Client certificates of which one must be shown; any or none will do if there are none.
+    /// Client certificates, one of which must be presented; if empty, no certificate is required.
     pub certificates: BTreeSet<Digest>,
-    /// The secret, and the one before it while both are in use.
+    /// The secret, and the previous one while both are in use.
     pub secrets: Vec<Named>,
-    /// How long a message is known again.
+    /// How long messages are remembered.
     pub remember: Duration,
-    /// What names a message, if it is not its scheme that says so.
+    /// The id of a message, if the scheme does not define it.
     pub message_id: Option<Written>,
-    /// From where the subscription handshake is answered; `*` is everywhere.
+    /// Origins from which the subscription handshake is accepted; `*` accepts all.
     pub origins: BTreeSet<String>,
-    /// Where the ends of its operations may be told.
+    /// Where callbacks for its operations may go.
     pub callbacks: CallbackRights,
-    /// What becomes of an event.
+    /// The rules that make changes of events.
     pub rules: Vec<Rule>,
 }
 
 /// What proves that a message comes from its source.
 #[derive(Clone, Debug)]
 pub enum Proof {
-    /// A signature over it.
+    /// A signature over the message.
     Signature {
         /// What is signed and how.
         scheme: Scheme,
         /// The scheme's name in the settings.
         name: &'static str,
-        /// How far its time of sending may be off.
+        /// How far its timestamp may be off.
         tolerance: Duration,
-        /// The body of a call that asks for nothing, and that no signature need cover.
+        /// The body of a test request that does nothing and needs no signature.
         ping: Option<&'static str>,
     },
-    /// A secret in `Authorization: Bearer`. Whoever sees one message can send any other.
+    /// A secret in `Authorization: Bearer`. Whoever sees one message can forge others.
     Bearer,
-    /// A user and a password, `user:password`, in `Authorization: Basic`. As weak as [`Proof::Bearer`].
+    /// `user:password` in `Authorization: Basic`. As weak as [`Proof::Bearer`].
     Basic,
-    /// The certificate that the connection showed, and nothing else.
+    /// Only the client certificate of the connection.
     Certificate,
 }
 
-/// `[[webhooks.rules]]`: one change for each event that fits.
+/// `[[webhooks.rules]]`: one change for each matching event.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// Its name, for logs and problems.
     pub name: String,
-    /// Whether it wants an event.
+    /// Whether it applies to an event.
     pub when: Written,
-    /// A list; then there is one change for each item.
+    /// A list, if one change is made for each of its entries.
     pub each: Option<Written>,
-    /// Which configuration is changed.
+    /// The configuration to change.
     pub configuration: Written,
     /// Targets to add.
     pub add: Vec<Written>,
@@ -93,15 +94,15 @@ pub struct Rule {
     pub remove: Vec<Written>,
     /// The ticket.
     pub ticket: Option<Written>,
-    /// The person for whom it is asked.
+    /// The person for whom the change is requested.
     pub requested_for: Option<Written>,
-    /// Why.
+    /// The comment.
     pub comment: Option<Written>,
-    /// When it is to be undone.
+    /// When the change is to be undone.
     pub until: Option<Written>,
 }
 
-/// An expression, and where it was written.
+/// An expression and where it was written.
 #[derive(Clone, Debug)]
 pub struct Written {
     /// The expression.
@@ -114,13 +115,13 @@ impl Written {
         Self { text, at }
     }
 
-    /// Something wrong with it.
+    /// A fault of the expression.
     pub fn fault(&self, what: &str, hint: Option<String>) -> Fault {
         Fault { what: format!("{}: {what}", self.at.what), hint, ..self.at.clone() }
     }
 }
 
-/// The tables of one source: its own, and those of its rules.
+/// The tables of one source: its own and those of its rules.
 #[derive(Debug)]
 pub(super) struct Entry<'p> {
     pub(super) table: Table<'p>,
@@ -180,7 +181,7 @@ fn webhook(
     })
 }
 
-/// Refuses what is not there, and what would count for nothing.
+/// Reports a missing secret or certificate, and secrets that would not be used.
 fn needs(table: &mut Table<'_>, proof: Option<&Proof>) {
     let (needed, useless): (_, &[_]) = match proof {
         Some(Proof::Certificate) => ("certificate_sha256", &["secret_file", "previous_secret_file"]),
@@ -194,7 +195,7 @@ fn needs(table: &mut Table<'_>, proof: Option<&Proof>) {
     }
 }
 
-/// The keys that describe a scheme of one's own.
+/// The keys that describe a custom HMAC scheme.
 const OWN: [&str; 7] =
     ["signature_header", "signature_prefix", "encoding", "hash", "signed", "id_header", "timestamp_header"];
 
@@ -233,7 +234,7 @@ fn proof(table: &mut Table<'_>) -> Option<Proof> {
     }
 }
 
-/// The scheme that is described piece by piece; without a header there is none.
+/// The scheme that is described key by key; it is only usable with `signature_header`.
 fn own_scheme(table: &mut Table<'_>) -> Option<Scheme> {
     let signature_header = table.optional("signature_header", header);
     let prefix = table.setting("signature_prefix", "", |text| Ok::<_, Refusal>(text.to_owned()));
@@ -265,7 +266,7 @@ fn own_scheme(table: &mut Table<'_>) -> Option<Scheme> {
     })
 }
 
-/// Whether what is signed and what is looked at are the same.
+/// Checks that the id and the timestamp are read from headers exactly if they are signed.
 fn is_sound(table: &mut Table<'_>, scheme: &Scheme) -> bool {
     let missing = scheme.signature_header.is_empty();
     if missing && !table.given("signature_header") {
@@ -290,7 +291,7 @@ fn is_sound(table: &mut Table<'_>, scheme: &Scheme) -> bool {
     sound
 }
 
-/// The name of a header, in lower case.
+/// A header name, in lower case.
 fn header(text: &str) -> Result<String, Refusal> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     if text.is_empty() || !text.bytes().all(fits) {
