@@ -108,7 +108,9 @@ fn page() -> String {
     let ledger = read(&text.lines().map(shown).collect::<String>());
     let comments = comments(&text);
     let (mut page, mut section) = (HEAD.to_owned(), "");
-    for (key, default) in &ledger.known {
+    // In the order of sections: by key alone, `graph.credential.*` would split `graph`.
+    let known: BTreeMap<_, _> = ledger.known.iter().map(|entry| (entry.0.rsplit_once('.'), entry)).collect();
+    for (key, default) in known.into_values() {
         let own = key.rsplit_once('.').map_or("", |(above, _)| above);
         if own != section {
             section = own;
@@ -119,11 +121,12 @@ fn page() -> String {
             }
         }
         let about = comments.get(key).unwrap_or_else(|| panic!("{key} has no comment in config/gateway.toml"));
+        // A variable holds one text, so it sets no list.
+        let in_file_only = default.as_ref().is_some_and(|default| default.starts_with('['))
+            || ["issuers", "callers", "webhooks", "destinations", "catalogue"].iter().any(|list| key.starts_with(list));
         let default = default.as_ref().map_or("no default".to_owned(), |default| format!("default `{default}`"));
         let takes = takes(key).map(|takes| format!(" · {takes}")).unwrap_or_default();
-        let in_lists =
-            ["issuers", "callers", "webhooks", "destinations", "catalogue"].iter().any(|list| key.starts_with(list));
-        let name = if in_lists { String::new() } else { format!("`{}` · ", variable(key)) };
+        let name = if in_file_only { String::new() } else { format!("`{}` · ", variable(key)) };
         write!(page, "\n### {key}\n\n{name}{default}{takes}\n\n{}\n", wrapped(about)).unwrap();
     }
     page
