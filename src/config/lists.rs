@@ -113,7 +113,8 @@ pub(super) fn callers(tables: Vec<Table<'_>>, around: &Around<'_>, ledger: &mut 
 
 /// The client certificates, one of which must be presented.
 pub(super) fn certificates(table: &mut Table<'_>, clients: Option<&Clients>) -> BTreeSet<Digest> {
-    let certificates = table.list("certificate_sha256", Some(&[]), value::sha256);
+    // Nobody is asked for a certificate where no list is written; one that has become empty must not mean the same.
+    let certificates = table.optional_list("certificate_sha256", value::sha256);
     if !certificates.is_empty() && clients.is_none() {
         let hint = "give server.tls.client_ca_file, so that clients are asked for their certificates";
         table.refuse("certificate_sha256", "no client could show a certificate", Some(hint));

@@ -209,6 +209,19 @@ impl<'p> Table<'p> {
         items.into_iter().filter_map(|item| self.item(key, item, &parse)).collect()
     }
 
+    /// A list of strings that may be absent, but not empty.
+    pub(super) fn optional_list<T: Ord>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, Refusal>,
+    ) -> BTreeSet<T> {
+        if self.cells.contains_key(key) {
+            return self.list(key, None, parse);
+        }
+        self.declare(key, None);
+        BTreeSet::new()
+    }
+
     /// All values, by key, of a table whose keys are chosen by the operator.
     pub(super) fn entries<T>(&mut self, parse: impl Fn(&str, &str) -> Result<T, Refusal>) -> BTreeMap<String, T> {
         let cells = std::mem::take(&mut self.cells);

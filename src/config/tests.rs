@@ -166,6 +166,9 @@ fn a_caller_is_tied_to_a_certificate_only_where_clients_show_them() {
     for print in ["", "ab", &"g".repeat(64), &"a".repeat(65)] {
         assert!(faults(&format!("{}{tls}{}", least(), caller(print))).contains("no SHA-256 fingerprint"), "{print}");
     }
+    // Whoever takes the last one away must not open the door.
+    let none = format!("{}{tls}{}", least(), caller("").replace("\"\"", ""));
+    assert!(faults(&none).contains("certificate_sha256: an empty list"), "{}", faults(&none));
 }
 
 #[test]

@@ -241,7 +241,9 @@ impl Source {
     /// Whether a connection that showed this certificate, or none, may bring its messages.
     pub fn admits(&self, certificate: Option<&Digest>) -> Result<(), Rejection> {
         let asked_for = &self.settings.certificates;
-        let shown = asked_for.is_empty() || certificate.is_some_and(|it| asked_for.contains(it));
+        // Where a certificate is the only proof, none that is asked for admits nobody.
+        let optional = asked_for.is_empty() && !matches!(self.settings.proof, WebhookProof::Certificate);
+        let shown = optional || certificate.is_some_and(|it| asked_for.contains(it));
         if shown { Ok(()) } else { Err(Rejection::NoCertificate) }
     }
 

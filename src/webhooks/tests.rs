@@ -207,6 +207,8 @@ fn settings_of_a_source_that_do_not_fit_are_told() {
         ("github", "[[webhooks]]\nsource = \"s\"", "14: webhooks.source: an earlier entry has the same one"),
         ("certificate", "", "8: \"webhooks.certificate_sha256\" is missing"),
         ("certificate", SHOWN, "12: webhooks.secret_file: a certificate proves its messages, and no secret"),
+        ("certificate", "certificate_sha256 = []", "13: webhooks.certificate_sha256: an empty list"),
+        ("bearer", "certificate_sha256 = []", "13: webhooks.certificate_sha256: an empty list"),
         ("bearer", SHOWN, "13: webhooks.certificate_sha256: no client could show a certificate"),
         ("github", "rules = 7", "13: webhooks.rules: takes a list of tables"),
     ] {
