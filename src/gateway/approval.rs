@@ -120,6 +120,18 @@ impl Gateway {
         }
     }
 
+    /// The policies by which a caller may keep an approved change from ending, if approval of it was asked for. Who approved it
+    /// approved its end: only somebody who may approve it can make it permanent.
+    pub(super) async fn may_outlast(&self, caller: &Caller, operation: &Operation) -> Result<Vec<String>, Error> {
+        let Some(approval) = &operation.submission.approval else { return Ok(Vec::new()) };
+        if partiality(caller, operation, approval).is_some() {
+            let reason = "the change needs approval, and its end is part of what is approved: somebody else who may approve it \
+                          must call the end off";
+            return Err(self.refused(caller, About::of(operation), ("cancel", reason.to_owned())).await);
+        }
+        self.word_permitted(caller, operation, approval).await
+    }
+
     /// Ends what nobody answered in time, again and again, until it is stopped. Several replicas may do it at once.
     pub async fn end_unanswered(self: Arc<Self>, every: Duration, stop: CancellationToken) {
         loop {

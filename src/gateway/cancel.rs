@@ -6,7 +6,7 @@
 use super::{Error, Gateway, actor};
 use crate::{
     audit::Event,
-    domain::{Caller, Operation, OperationId, State},
+    domain::{Caller, Operation, OperationId, State, reversal::Cause},
     policy::Action,
     store::{Cancellation, Cancelled},
     telemetry,
@@ -19,11 +19,15 @@ impl Gateway {
         let operation = self.readable(caller, id).await?;
         let own = operation.submission.caller == caller.name;
         let permit = self.permitted(caller, Action::Cancel { own }, &operation).await?;
+        let approving = match self.ended_by(&operation).await? {
+            Some(ending) => self.may_outlast(caller, &ending).await?,
+            None => Vec::new(),
+        };
         let event = Event::Cancelled {
             operation: id,
             configuration: operation.submission.configuration.to_string(),
             actor: actor(caller),
-            policies: permit.policies().to_vec(),
+            policies: permit.policies().iter().cloned().chain(approving).collect(),
         };
         let entry = self.entry(event);
         match self.store.cancel(Cancellation { operation: id, at: entry.at, entry }).await? {
@@ -41,6 +45,16 @@ impl Gateway {
                 | State::Failed { .. } => Err(Error::TooLate(operation)),
             },
             Cancelled::Unknown => Err(Error::UnknownOperation),
+        }
+    }
+
+    /// The operation whose end this one carries out, if it carries one out.
+    async fn ended_by(&self, operation: &Operation) -> Result<Option<Operation>, Error> {
+        match operation.submission.change.reversal() {
+            Some(reversal) if reversal.cause() == Cause::Until => {
+                Ok(self.store.operation(reversal.operation()).await?)
+            }
+            Some(_) | None => Ok(None),
         }
     }
 }

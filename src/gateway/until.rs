@@ -171,11 +171,12 @@ impl Gateway {
         let operation = self.readable(caller, id).await?;
         let own = operation.submission.caller == caller.name;
         let permit = self.permitted(caller, Action::Cancel { own }, &operation).await?;
+        let approving = self.may_outlast(caller, &operation).await?;
         let event = Event::UntilCalledOff {
             operation: id,
             configuration: operation.submission.configuration.to_string(),
             actor: actor(caller),
-            policies: permit.policies().to_vec(),
+            policies: permit.policies().iter().cloned().chain(approving).collect(),
         };
         let release = Release { operation: id, state: UntilState::CalledOff, entry: Some(self.entry(event)) };
         if self.store.release(release).await? {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     answers::Got,
-    until::{end_comes, end_is, with_end},
+    until::{call_off, end_comes, end_is, with_end},
     world::{ASSIGNMENTS, EVERYTHING, SALES_ESP, Setup, World, add, group},
 };
 
@@ -244,6 +244,52 @@ async fn a_reversal_that_waits_for_approval_keeps_no_end_from_coming() {
     // Nobody can have it undone once more, when somebody wants it again.
     assert_eq!(world.operation(&waiting.id()).await.body["state"], "cancelled");
     say(&world, &token, &waiting.id(), "approve").await.problem(409, "not-awaiting-approval");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_was_approved_is_called_off_by_nobody_who_could_not_approve_it() {
+    let cancels = "@id(\"approvers-cancel\")\npermit (principal in Postern::Role::\"Assignments.Approve\", \
+                   action == Postern::Action::\"cancel\", resource);";
+    let policies = [&policies()[..], &[EVERYTHING, ("cancel.cedar", cancels)]].concat();
+    let world = World::with(Setup { policies, ..Setup::default() }).await;
+    let token = approver(&world, "helpdesk", "bob").await;
+    let devices = json!({"configuration": "Sales ESP", "add": [{"all": "devices"}], "ticket": "RITM0000004"});
+    let mut ids = Vec::new();
+    for change in [everyone(), devices] {
+        let id = world.change(&with_end(change)).await.expect(202).id();
+        call_off(&world, "servicenow", &id).await.problem(403, "not-permitted");
+        say(&world, &token, &id, "approve").await.expect(200);
+        world.end_of(&id).await.succeeded("changed");
+        let denied = call_off(&world, "servicenow", &id).await.problem(403, "not-permitted");
+        assert!(
+            denied.body["detail"].as_str().unwrap().contains("its end is part of what is approved"),
+            "{}",
+            denied.text
+        );
+        ids.push(id);
+    }
+    let records = world.events("denied").await;
+    assert!(records.len() == 4 && records.iter().all(|record| record["action"] == "cancel"), "{records:?}");
+    let request = world.bare("DELETE", &format!("/v1/operations/{}/until", ids[0])).bearer_auth(&token);
+    assert_eq!(world.send(request).await.expect(200).body["ends"]["state"], "called-off");
+    let record = world.events("until-called-off").await.pop().unwrap();
+    assert_eq!(record["policies"], json!(["approvers-cancel", "approvers-approve"]));
+    // Nor does the asker stop what undoes it.
+    world.hold("/assign").await;
+    let running =
+        world.post("servicenow", ASSIGNMENTS, &add("Sales ESP", &group(1)), &[("prefer", "respond-async")]).await;
+    world.held(1).await;
+    end_comes(&world).await;
+    let reverted = end_is(&world, &ids[1], "reverted").await;
+    let undoing = reverted.body["ends"]["operation"].as_str().unwrap().to_owned();
+    let cancel = world.request("servicenow", "DELETE", &format!("/v1/operations/{undoing}")).await;
+    world.send(cancel).await.problem(403, "not-permitted");
+    world.clear_faults().await;
+    world.end_of(&running.id()).await.succeeded("changed");
+    world.end_of(&undoing).await.succeeded("changed");
+    let left = json!(world.assigned(SALES_ESP).await).to_string();
+    assert!(left.contains("allLicensedUsers") && !left.contains("allDevices"), "{left}");
     world.end().await;
 }
 

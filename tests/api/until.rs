@@ -40,7 +40,7 @@ pub(crate) async fn end_is(world: &World, id: &str, state: &str) -> Got {
     panic!("the end of {id} is never {state}: {}", world.operation(id).await.text);
 }
 
-async fn call_off(world: &World, caller: &str, id: &str) -> Got {
+pub(crate) async fn call_off(world: &World, caller: &str, id: &str) -> Got {
     world.send(world.request(caller, "DELETE", &format!("/v1/operations/{id}/until")).await).await
 }
 
