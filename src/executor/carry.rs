@@ -1,9 +1,9 @@
-//! From the present set to the wanted one: read, recover, merge, write.
+//! From the present set to the desired one: read, recover, merge, write.
 //!
-//! Guarantees: no write follows a read that makes no sense, or that came back empty where the set was left full; a write
+//! Guarantees: no write follows a read that makes no sense, or one that is empty although the set was not left empty; a write
 //! is announced before it is sent, and both fit in the lease; a write whose answer was lost is decided by the next read.
 //!
-//! It deliberately ends nothing: it says what became of a batch ([`Outcome`]) or why it cannot go on ([`Stop`]), and
+//! It deliberately ends no operation: it returns the outcome of a batch ([`Outcome`]) or why it cannot go on ([`Stop`]), and
 //! [`super::lane`] settles, parks or halves.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -23,25 +23,25 @@ use crate::{
     telemetry,
 };
 
-/// How often a set that cannot be built on is read before its operations fail.
+/// How often a set that cannot be used is read before its operations fail.
 const READS_MAX: u32 = 3;
 /// Pauses between such reads.
 const REREAD: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(2) };
-/// How often a lane is parked because the outcome of its write cannot be told, before that is told instead.
+/// How often a lane is parked because the effect of its write is unknown, before its operations fail saying so.
 const UNDECIDED_MAX: u32 = 3;
-/// What is left of a lease after the write's deadline, to settle in; of a short lease, its last quarter. A lease is longer
-/// than two calls may take, so one call fits before it in any case.
+/// The part of a lease kept after the write's deadline, for settling; of a short lease, its last quarter. A lease is
+/// longer than two calls may take, so one call always fits before this part.
 const SETTLE_MARGIN: Duration = Duration::from_secs(10);
 
-/// Why a batch did not reach its end.
+/// Why a batch did not come to its end.
 pub(super) enum Stop {
-    /// The store failed or the lease is lost; whoever claims next goes on.
+    /// The store failed or the lease is lost; the lane's next owner continues.
     Store(Error),
-    /// Graph keeps the lane from working for now.
+    /// Graph keeps the lane from working for now; with the pause, if known, and the reason.
     Park(Option<Duration>, String),
     /// All operations of the batch fail.
     Fail(Failure),
-    /// Graph refuses the merged write; one of its operations may be the reason.
+    /// Graph refuses the merged write; one of its operations may be the cause.
     Split(Failure),
     /// It is unknown whether the write took effect.
     Doubt(String),
@@ -54,27 +54,27 @@ impl From<Error> for Stop {
 }
 
 impl Lane {
-    /// Read, merge, and write if that makes a difference.
+    /// Reads, merges, and writes if that makes a difference.
     pub(super) async fn apply(&self, held: &mut Held, batch: &[Operation]) -> Result<Outcome, Stop> {
         if let Some(intent) = held.announced.intent.as_mut().filter(|intent| intent.write.is_some()) {
-            // What is known need not be read back, and a read that lags behind must not undo it.
+            // A write known to have taken effect is not read back: a stale read must not cast doubt on it.
             return Ok(self.recovered(intent, batch)?);
         }
         let Present { direct: present, from_policy_sets } = self.read(held, batch).await?;
         if let Err(error) = self.notice_loss(&from_policy_sets).await {
-            // The next turn compares with what was noted last. This one has a lease, and changes to do.
+            // Not worth stopping for: there is a lease, and changes to apply. The next turn compares again.
             tracing::warn!(%error, "what came from policy sets cannot be compared at present");
         }
         let found = present.digest();
         match &mut held.announced.intent {
             Some(intent) if intent.after == found => return Ok(self.recovered(intent, batch)?),
             Some(intent) if intent.before != found => self.give_up(&mut held.announced).await?,
-            // What looks unsent may still be on its way.
+            // An intent whose write looks unsent: it may still take effect, so it stays.
             Some(_) | None => {}
         }
         self.notice_drift(held, &present).await?;
         let Plan { desired, merged } = merge(&present, batch.iter().map(|operation| &operation.submission));
-        // What is left waits for the next step: whether it may be done depends on what becomes of these.
+        // The remaining operations wait for the next step: whether they may be done depends on what becomes of these.
         let (batch, rest) = batch.split_at(merged.len().min(batch.len()));
         let merged = batch.iter().cloned().zip(merged);
         let ends: Vec<_> = merged.map(|it| outcome::end_of(it, &present, &held.announced)).collect();
@@ -90,7 +90,7 @@ impl Lane {
         if desired != present {
             match self.write(held, &ends, &desired, (&found, &after)).await {
                 Ok(done) => write = Some(done),
-                // Nobody is refused what is there already. What comes to nothing confirms no set either, see `notice_drift`.
+                // What finds the set as it wants it does not fail. Nor does a failed write confirm a set: see `notice_drift`.
                 Err(Stop::Fail(failure)) if failure.code != FailureCode::PresentSetUnreadable => {
                     let ends = batch.iter().map(|it| outcome::end_without(&failure, it, &present, &held.announced));
                     return Ok(Outcome { rest, left: None, ..Outcome::of_effect(&effect(&found, None), ends)? });
@@ -101,8 +101,8 @@ impl Lane {
         Ok(Outcome { rest, ..Outcome::of_effect(&effect(&after, write.as_ref()), ends)? })
     }
 
-    /// Of an announced write the set that was found does not tell whether it took effect. That is recorded; what it may have done is in
-    /// doubt from now on.
+    /// The set that was read does not show whether the announced write took effect. This is recorded; from now on, what
+    /// the write may have done is in doubt.
     async fn give_up(&self, announced: &mut Announced) -> Result<(), Error> {
         let Some(intent) = &announced.intent else { return Ok(()) };
         tracing::warn!(
@@ -124,11 +124,11 @@ impl Lane {
         Ok(())
     }
 
-    /// Records that somebody else changed the set since it was left. At once, so that no later step can lose it.
+    /// Records that somebody else changed the set since it was left; immediately, so that no later step can lose it.
     async fn notice_drift(&self, held: &mut Held, present: &AssignmentSet) -> Result<(), Error> {
         let found = present.digest();
-        // What seems to have been emptied counts as left so by a change only that stated the whole set and succeeded: should that one
-        // fail, others must not build on it.
+        // An apparently emptied set counts as left that way only once a change that states the whole set has succeeded:
+        // if that change fails, others must not build on the empty set.
         let vanished = vanished(present, held);
         let left = if vanished { held.left.clone() } else { held.left.replace(found.clone()) };
         let Some(left) = left.filter(|left| *left != found) else { return Ok(()) };
@@ -143,7 +143,7 @@ impl Lane {
         self.parts.store.record(vec![drift]).await
     }
 
-    /// Records that assignments of policy sets are gone, whoever took them out.
+    /// Records that assignments of policy sets are gone, whoever removed them.
     async fn notice_loss(&self, now: &[Assignment]) -> Result<(), Error> {
         let Parts { store, clock, .. } = &self.parts;
         let (before, now) = (store.policy_sets_seen(&self.configuration).await?, policy_sets::lines(now));
@@ -161,8 +161,8 @@ impl Lane {
         store.note_policy_sets(PolicySetsSeen { configuration, assignments: now, loss }).await
     }
 
-    /// Reads the present set; one that cannot be built on is read again before it is given up. One that nobody left so is
-    /// read again too, until two reads agree: a read that lags behind our last write would undo it.
+    /// Reads the present set. One that cannot be used is read again before giving up. So is one that nobody is known to
+    /// have left that way, until two reads agree: a merge based on a stale read would undo our last write.
     async fn read(&self, held: &mut Held, batch: &[Operation]) -> Result<Present, Stop> {
         let (mut failed, mut seen) = (0_u32, None);
         loop {
@@ -200,8 +200,8 @@ impl Lane {
         }
     }
 
-    /// What there is to do when the set cannot be read. While something may have been done for an operation, it does not fail at once:
-    /// the next read may tell. If that lasts, it fails all the same, since every operation ends; then the announced write is given up.
+    /// What to do when the set cannot be read. Operations for which a write may have done something do not fail at once: the
+    /// next read may show it. If this lasts, they fail all the same, since every operation ends; then the write is given up.
     async fn without_set(&self, held: &mut Held, batch: &[Operation], stop: Stop) -> Stop {
         match stop {
             Stop::Fail(failure) => {
@@ -217,8 +217,8 @@ impl Lane {
         }
     }
 
-    /// An announced write took effect: the set is as it leaves it, or that was known before. Its operations end now, before anything
-    /// else is written, so that no later fault can make them look undone.
+    /// An announced write took effect: the set is as it leaves it, or this was known already. Its operations end now,
+    /// before anything else is written, so that no later fault can make them look undone.
     fn recovered(&self, intent: &mut Intent, batch: &[Operation]) -> Result<Outcome, Error> {
         let known = intent.write.is_some();
         intent.write = Some(intent.effect());
@@ -241,7 +241,7 @@ impl Lane {
             known_by: "read-back",
         };
         let mut outcome = Outcome::of_effect(&effect, done)?;
-        // What was known before is on record.
+        // If the effect was known already, the write is on record.
         outcome.written.take_if(|_| known);
         Ok(Outcome { rest, ..outcome })
     }
@@ -290,11 +290,11 @@ impl Lane {
             }
             Ok(Err(error)) => {
                 if !matches!(error, graph::Error::Unknown(_)) {
-                    // What looked unsent may still be on its way.
+                    // Back to the write announced before, if any: it looked unsent, but may still take effect.
                     held.announced = before_it;
                 }
                 Err(if let graph::Error::Missing(refusal) = error {
-                    // The configuration was there a moment ago, so it is rather something that one of the changes names.
+                    // The configuration was there a moment ago, so it is probably something that a change names.
                     Stop::Split(refusal.failure(FailureCode::GraphRefused))
                 } else {
                     refused(error)
@@ -305,8 +305,8 @@ impl Lane {
     }
 }
 
-/// Whether the set is neither as it was left nor as an announced write of ours found or leaves it, and the read before
-/// this one did not say the same.
+/// Whether the set is neither as it was left, nor as before or after an announced write of ours, and the previous read
+/// did not return the same.
 fn surprising(present: &Present, held: &Held, seen: &mut Option<Digest>) -> bool {
     let found = present.direct.digest();
     let announced =
@@ -315,19 +315,19 @@ fn surprising(present: &Present, held: &Held, seen: &mut Option<Digest>) -> bool
     !announced && !left && seen.replace(found.clone()) != Some(found)
 }
 
-/// Whether the set reads as empty though it was left full, and no announced write of ours explains that.
+/// Whether the set reads as empty although it was not left empty, and no announced write of ours explains that.
 fn vanished(present: &AssignmentSet, held: &Held) -> bool {
     let empty = AssignmentSet::default().digest();
     let explained = held.announced.intent.as_ref().is_some_and(|intent| intent.after == empty);
     present.is_empty() && !explained && held.left.as_ref().is_some_and(|left| *left != empty)
 }
 
-/// Whether the first operation confirms that the set may be empty.
+/// Whether the first operation accepts an empty set as it is.
 fn is_confirmed(batch: &[Operation]) -> bool {
     batch.first().is_some_and(outcome::takes_any_set)
 }
 
-/// A read that is refused is refused for all: halving the batch would ask the same again and again.
+/// A refused read fails for the whole batch: after halving it, the same read would be refused again and again.
 fn unsplit(stop: Stop) -> Stop {
     match stop {
         Stop::Split(failure) => Stop::Fail(failure),
@@ -339,7 +339,7 @@ fn refused(error: graph::Error) -> Stop {
     let detail = error.to_string();
     match error {
         graph::Error::Throttled { pause } => Stop::Park(Some(pause), detail),
-        // The words name hosts, the tenant and the gateway's application; callers read why a lane is parked.
+        // Only logged, since callers can read why a lane is parked: the text names hosts, tenant and application.
         graph::Error::Unavailable(words) => {
             tracing::warn!(error = words, "Graph is not available");
             Stop::Park(None, "Graph is not available".to_owned())
@@ -352,7 +352,7 @@ fn refused(error: graph::Error) -> Stop {
             tracing::warn!(error = words, "the answer to a write was lost");
             Stop::Doubt("the answer to a write was lost".to_owned())
         }
-        // As with credentials, the change is not at fault, and every change there is would fail.
+        // As with credentials, the change is not at fault: every change would fail.
         graph::Error::Forbidden(refusal) if matches!(refusal.reason, Reason::Permission(_)) => {
             tracing::error!(error = detail, "the gateway lacks a permission");
             Stop::Park(None, refusal.failure(FailureCode::GraphRefused).detail)

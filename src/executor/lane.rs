@@ -1,12 +1,12 @@
 //! One configuration's turn: claim, read, merge, write, settle.
 //!
-//! Every turn begins with a read, so a turn after a crash is a turn like any other: what took effect makes no difference
-//! any more. A merged write that Graph refuses is halved until the culprit stands alone: it fails with Graph's reason,
-//! the others are applied. Throttling and outages park the lane, visibly. How one batch is carried is in
-//! [`super::carry`].
+//! A turn begins with a read, unless an announced write is already known to have taken effect. So a turn after a crash is
+//! like any other: what took effect no longer makes a difference. A merged write that Graph refuses is halved until the
+//! operation at fault stands alone: it fails with Graph's reason, the others are applied. Throttling and outages park the
+//! lane, visibly. [`super::carry`] applies one batch.
 //!
 //! The race that remains: an administrator can edit between our read and our write, and Graph has no precondition that
-//! would stop us. The window is one call, and a set that we did not leave is recorded as drift at the next turn.
+//! would stop us. The window is one call, and a set that is not as we left it is recorded as drift at the next turn.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -26,16 +26,16 @@ use crate::{
     telemetry,
 };
 
-/// Pauses of a lane that Graph keeps from working, when Graph does not say how long.
+/// Pauses of a lane that Graph keeps from working, when Graph does not name one.
 const PARKING: Backoff = Backoff { first: Duration::from_secs(4), longest: Duration::from_mins(5) };
-/// No pause is shorter than this: full jitter may draw zero, and a parked lane has just failed several attempts. None is
-/// longer than the longest of [`PARKING`] either, whatever Graph says: it has been seen to say absurd things.
+/// The shortest pause: full jitter may draw zero, and a parked lane has just failed several attempts. No pause is longer
+/// than the longest of [`PARKING`] either, whatever Graph says: absurd values have been seen.
 const PARKING_MIN: Duration = Duration::from_secs(1);
 /// Pauses before a set is read back.
 const READ_BACK: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(4) };
-/// How often a write is sent whose effect stays unknown, before the lane is parked.
+/// How many writes of unknown effect are sent before the lane is parked.
 const WRITES_MAX: u32 = 3;
-/// Into so many parts the ends of a whole batch are stored, each a transaction: whoever asks meanwhile waits for one of them only.
+/// How many transactions the ends of a full batch are stored in: other work of the store waits for one of them only.
 const PARTS: usize = 32;
 /// What the executor does with the lane next.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(super) enum After {
     Elsewhere,
     /// More may be pending.
     Again,
-    /// Nothing to do for so long.
+    /// Nothing to do for this long.
     Parked(Duration),
 }
 
@@ -56,10 +56,10 @@ pub(super) struct Lane {
     pub(super) configuration: ConfigurationId,
 }
 
-/// Where a turn stands between its steps.
+/// The state of a turn between its steps.
 struct Course {
     held: Held,
-    /// Operations still to do, in batches; the last is the next.
+    /// Operations still to do, in batches; the last batch is next.
     batches: Vec<Vec<Operation>>,
     /// Writes sent in this turn whose effect is still unknown.
     writes_unknown: u32,
@@ -68,13 +68,13 @@ struct Course {
 /// The lease, and what is known about the set while it lasts.
 pub(super) struct Held {
     pub(super) lease: Lease,
-    /// What was announced and is not settled.
+    /// What was announced and is not settled yet.
     pub(super) announced: Announced,
-    /// Digest of the set as it was left last.
+    /// Digest of the set as it was last left.
     pub(super) left: Option<Digest>,
-    /// It is on record that the set reads as empty.
+    /// Whether drift to an empty set is already on record.
     pub(super) vanishing_told: bool,
-    /// How often the lane was parked before.
+    /// How often the lane was parked since it last settled.
     pub(super) attempts: u32,
 }
 
@@ -122,7 +122,7 @@ impl Lane {
     async fn work(&self, turn: Turn) -> Result<After, Error> {
         let Turn { lease, operations, mut announced, left, attempts } = turn;
         if operations.len() < self.parts.settings.batch_max {
-            // These are all that are pending. An owner that is gone left the others when it had ended them.
+            // These are all that are pending. Doubts about others are left over from an owner that ended them.
             let pending: BTreeSet<_> = operations.iter().map(|it| it.id).collect();
             announced.doubts.retain(|operation, _| pending.contains(operation));
         }
@@ -165,7 +165,7 @@ impl Lane {
                     return self.park(course, batch, None, because).await;
                 }
                 tracing::warn!(because, "the answer to a write was lost; the set is read back");
-                // Graph may still be at it.
+                // Graph may still be carrying it out.
                 let Parts { clock, .. } = &self.parts;
                 clock.sleep(READ_BACK.pause(course.writes_unknown, clock.chance())).await;
                 course.batches.push(batch);
@@ -174,8 +174,8 @@ impl Lane {
         }
     }
 
-    /// Stores the ends of operations, so many at once. The write that carried them stays announced until the last has ended, as one that
-    /// took effect, so a successor ends the others by it, whatever it reads.
+    /// Stores the ends of operations, a limited number per transaction. The write that carried them stays announced, as
+    /// one that took effect, until the last has ended, so a successor ends the others by it, whatever it reads.
     async fn settle(&self, course: Course, outcome: Outcome) -> Result<Stepped, Error> {
         let Outcome { written, mut done, left, rest } = outcome;
         let Course { held, mut batches, .. } = course;
@@ -213,7 +213,7 @@ impl Lane {
         }))
     }
 
-    /// Leaves the lane for a while. Operations that have waited for Graph long enough fail.
+    /// Leaves the lane for a while. Operations that have been waiting for Graph too long fail.
     async fn park(
         &self,
         course: Course,
@@ -232,7 +232,7 @@ impl Lane {
             !submission.is_an_end() && clock::after(submission.ready_at(), settings.deadline) <= now
         };
         let (late, waiting): (Vec<_>, Vec<_>) = batches.into_iter().flatten().chain(batch).partition(is_late);
-        // There may be more behind a whole batch that is given up, but Graph is not called sooner than it asked.
+        // If a whole batch was given up, more may be pending behind it, but Graph is not called sooner than it asked.
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because);
         let Held { lease, announced, left, .. } = held;
@@ -244,7 +244,7 @@ impl Lane {
         Ok(Stepped::Out(After::Parked(pause)))
     }
 
-    /// Whether all of them wait.
+    /// Whether every operation of the batch waits.
     fn waits(&self, batch: &[Operation], failure: &Failure) -> bool {
         let now = self.parts.clock.now();
         batch.iter().all(|it| outcome::waits(it, failure, now))
@@ -260,7 +260,7 @@ fn ids(done: &[Done]) -> BTreeSet<OperationId> {
     done.iter().map(|it| it.operation).collect()
 }
 
-/// What to tell of an operation's end once it is stored.
+/// What to log and count of an operation's end once it is stored.
 struct End {
     operation: OperationId,
     state: &'static str,
@@ -269,7 +269,7 @@ struct End {
 }
 
 impl End {
-    /// Of operations that are about to be settled; with them, what is stored of that.
+    /// Splits ended operations into what to report once they are stored, their states, and their audit records.
     #[expect(clippy::type_complexity, reason = "the parts of a settlement, taken apart where it is made")]
     fn all(done: Vec<Done>, written: Option<Entry>) -> (Vec<Self>, Vec<(OperationId, State)>, Vec<Entry>) {
         let (mut ends, mut ended, mut entries) = (Vec::new(), Vec::new(), Vec::from_iter(written));
@@ -290,7 +290,7 @@ impl End {
     }
 }
 
-/// Why operations are given up that Graph has kept waiting.
+/// The failure of operations that Graph kept waiting until their deadline.
 fn deadline_passed(deadline: Duration, because: &str) -> Failure {
     let hours = deadline.as_secs_f64() / 3600.0;
     let detail = format!("it could not be applied within {hours:.1} hours: {because}");

@@ -1,14 +1,14 @@
 //! Carries pending changes to Graph: which configurations have work, and how many are worked on at once.
 //!
 //! Woken by the store's notices and by its own sweep, it gives each configuration with pending operations a turn
-//! (`lane`), one at a time per configuration and at most `lanes_max` in all, first come first served. A lane that another replica
-//! holds is looked at twice a second until it is free.
+//! (`lane`): one at a time per configuration, at most `lanes_max` in all, first come first served. A lane that another
+//! replica holds is tried twice a second until it is free.
 //!
-//! Guarantees: an operation whose notice was lost is found by the sweep; a lane that panics takes no other with it and
-//! is free again when its lease ends; an executor that panics is followed by another. After [`Executor::run`] has
-//! returned no write is under way.
+//! Guarantees: an operation whose notice was lost is found by the sweep; a lane that panics takes no other with it and is
+//! free again when its lease expires; an executor that panics is replaced. After [`Executor::run`] has returned, no write
+//! is in flight.
 //!
-//! It deliberately keeps no list of work of its own: what is pending stands in the store and nowhere else.
+//! It deliberately keeps no work list of its own: what is pending is in the store and nowhere else.
 
 mod carry;
 mod lane;
@@ -34,35 +34,35 @@ use crate::{
     telemetry,
 };
 
-/// Lanes taken up by one sweep at most; the next sweep takes the next.
+/// The most lanes that one sweep takes up; the next sweep takes the next ones.
 const SWEEP_MAX: usize = 1000;
 
 /// The parts that the executor works with.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Where pending operations are.
+    /// Where pending operations are stored.
     pub store: Arc<dyn Store>,
-    /// Where they are carried.
+    /// Where changes are carried to.
     pub upstream: Arc<dyn Upstream>,
     /// The time.
     pub clock: Clock,
     /// Limits.
     pub settings: config::Executor,
-    /// This replica, as leases and the audit trail name it.
+    /// The name of this replica in leases and in the audit trail.
     pub owner: String,
 }
 
-/// How long no notices are taken after some were. Callers who come in crowds wake the executor so often, not each of them.
+/// How long notices are not taken after some were: in a burst, callers wake the executor this often at most.
 const DEAF: Duration = Duration::from_millis(5);
-/// How long a lane that another replica holds is left alone. Each look at it takes the store's writer some of its time, and while callers
-/// come in crowds there would be one every few milliseconds. Whoever holds the lane is told of new work as well and goes on until
-/// nothing is pending, so looking now and then is for those who stop before.
+/// How long a lane that another replica holds is left alone. Each claim takes some of the store writer's time, and in a
+/// burst there would be one every few milliseconds. The holder receives notices of new work as well and goes on until
+/// nothing is pending, so trying again is only needed in case it stops before.
 const LEFT_ALONE: Duration = Duration::from_millis(500);
-/// How soon an executor follows one that panicked.
+/// How soon an executor that panicked is replaced.
 const FOLLOWS_AFTER: Duration = Duration::from_secs(1);
 
-/// Has an executor work until `stop`. If it panics, which is a fault of ours, another takes its place; the turns that were
-/// under way are dropped, and their lanes are free again when their leases end.
+/// Runs an executor until `stop`. If it panics, which is a bug of ours, another replaces it; the turns in flight are
+/// dropped, and their lanes are free again when their leases expire.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     loop {
         let executor = Executor::new(parts.clone());
@@ -87,11 +87,11 @@ pub struct Executor {
     lanes: JoinSet<Turned>,
     running: HashMap<Id, ConfigurationId>,
     queue: Queue,
-    /// Lanes of other replicas, and from when on they are looked at again.
+    /// Lanes that other replicas hold, and when to try them again.
     elsewhere: HashMap<ConfigurationId, Duration>,
 }
 
-/// Configurations that wait for a turn, each once, first come first served.
+/// Configurations waiting for a turn, each once, first come first served.
 #[derive(Debug, Default)]
 struct Queue {
     order: VecDeque<ConfigurationId>,
@@ -105,7 +105,7 @@ impl Queue {
         }
     }
 
-    /// The first that is not running; those that run keep their place.
+    /// The first that is not running; running ones keep their place.
     fn pop(&mut self, running: &HashMap<Id, ConfigurationId>) -> Option<ConfigurationId> {
         let place = self.order.iter().position(|waiting| !running.values().any(|runs| runs == waiting))?;
         let next = self.order.remove(place)?;
@@ -121,22 +121,22 @@ impl Queue {
 }
 
 impl Executor {
-    /// An executor of these parts, not yet running.
+    /// An executor with these parts, not yet running.
     pub fn new(parts: Parts) -> Self {
         let (running, queue, elsewhere) = Default::default();
         Self { parts, lanes: JoinSet::new(), running, queue, elsewhere }
     }
 
-    /// Works until `stop`; then takes up nothing more, lets the turns that are under way end, and returns.
+    /// Works until `stop`; then starts nothing more, lets the turns in flight end, and returns.
     pub async fn run(mut self, stop: CancellationToken) {
         let parts = self.parts.clone();
-        // A time, not a pause: notices that come all the time must not put the sweep off for ever.
+        // A point in time, not a pause: a steady stream of notices must not put off the sweep for ever.
         let mut next_sweep = parts.clock.elapsed();
         let mut deaf_until = next_sweep;
         loop {
             self.start_lanes();
-            // In this order, so that a run can be repeated. The sweep is due once in its interval only; then lanes that
-            // have ended make room; notices can wait longest, since the sweep finds what they tell of.
+            // Biased, so that a run can be repeated. The sweep is due only once per interval; then ended lanes make room;
+            // notices can wait longest, since the sweep finds the same work.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -158,7 +158,7 @@ impl Executor {
         }
     }
 
-    /// Gives a lane that may have work its turn, unless it is left alone: then it will be noticed again.
+    /// Queues a lane that may have work, unless it is being left alone: then a notice follows when that is over.
     fn attend(&mut self, configuration: ConfigurationId) {
         let now = self.parts.clock.elapsed();
         if self.elsewhere.get(&configuration).is_none_or(|until| *until <= now) {
@@ -167,7 +167,7 @@ impl Executor {
         }
     }
 
-    /// Looks for pending work without being told of it, on lanes that are free.
+    /// Looks for pending work on free lanes, without a notice.
     async fn sweep(&mut self) {
         match self.parts.store.open_lanes(SWEEP_MAX).await {
             Ok(found) => found.into_iter().for_each(|configuration| self.queue.push(configuration)),
@@ -186,24 +186,23 @@ impl Executor {
         telemetry::note_lanes(self.lanes.len());
     }
 
-    /// A lane's turn has ended.
     fn ended(&mut self, ended: Result<(Id, Turned), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some(configuration) = self.running.remove(&id) else { return };
-        // What it was like before that turn does not count any more.
+        // What was noted before that turn is outdated.
         self.elsewhere.remove(&configuration);
         match ended {
             Ok((_, Ok(After::Idle))) => {}
             Ok((_, Ok(After::Again))) => self.queue.push(configuration),
             Ok((_, Ok(After::Parked(pause)))) => self.wake_after(configuration, pause),
             Ok((_, Ok(After::Elsewhere))) => {
-                // It may have been told of again meanwhile.
+                // A notice may have queued it again in the meantime.
                 self.queue.remove(&configuration);
                 let until = self.parts.clock.elapsed().saturating_add(LEFT_ALONE);
                 self.elsewhere.insert(configuration.clone(), until);
                 self.wake_after(configuration, LEFT_ALONE);
             }
-            // The sweep comes back to it; at once would be a hot loop against a store in trouble.
+            // The sweep comes back to it; an immediate retry would be a hot loop against a failing store.
             Ok((_, Err(error))) => {
                 telemetry::count_broken_turn();
                 tracing::error!(%error, configuration.id = %configuration, "a lane's turn broke off");
@@ -215,7 +214,7 @@ impl Executor {
         }
     }
 
-    /// Has a lane noticed when a pause is over, so that it need not wait for a sweep.
+    /// Issues a notice for a lane when a pause is over, so that it need not wait for a sweep.
     fn wake_after(&self, configuration: ConfigurationId, pause: Duration) {
         let Parts { store, clock, .. } = self.parts.clone();
         tokio::spawn(async move {
@@ -225,7 +224,7 @@ impl Executor {
     }
 }
 
-/// The lanes that may have work, once it is time to hear of them.
+/// The lanes that may have work; not before `deaf_until`.
 async fn noticed(Parts { store, clock, .. }: &Parts, deaf_until: Duration) -> BTreeSet<ConfigurationId> {
     if let Some(pause) = deaf_until.checked_sub(clock.elapsed()) {
         clock.sleep(pause).await;

@@ -1,7 +1,7 @@
-//! What a batch came to: the ended operations and the audit records that tell of them, ready to be settled.
+//! The outcome of a batch: the ended operations and their audit records, ready to be settled.
 //!
-//! Guarantees: an operation that ends has a record of its end, in the trace of the call that asked for it; every end
-//! goes through the domain's transitions, so what was not running cannot end.
+//! Guarantees: an operation that ends has a record of its end, in the trace of the request that asked for it; every end
+//! goes through the domain's transitions, so an operation that was not running cannot end.
 //!
 //! It deliberately stores nothing; the lane settles it.
 
@@ -23,14 +23,14 @@ use crate::{
     telemetry,
 };
 
-/// What a batch came to.
+/// What became of a batch.
 #[derive(Default)]
 pub(super) struct Outcome {
     /// The audit record of the write, if there was one.
     pub(super) written: Option<Entry>,
     /// The operations that ended.
     pub(super) done: Vec<Done>,
-    /// Digest of the set as it is left; none if that is as it was known before.
+    /// Digest of the set as it is left; none if nothing new is known about it.
     pub(super) left: Option<Digest>,
     /// Operations of the batch that are still to do.
     pub(super) rest: Vec<Operation>,
@@ -39,11 +39,11 @@ pub(super) struct Outcome {
 /// An operation that has ended.
 pub(super) struct Done {
     pub(super) operation: OperationId,
-    /// In which state.
+    /// The state in which it ended.
     pub(super) state: State,
-    /// How long after it was accepted.
+    /// Time since it was accepted.
     pub(super) took: Duration,
-    /// The audit records of that.
+    /// The audit records of its end.
     pub(super) entries: Vec<Entry>,
 }
 
@@ -57,27 +57,27 @@ pub(super) struct Effect<'a> {
     pub(super) after: &'a Digest,
     /// The write; none if none was needed.
     pub(super) write: Option<&'a Write>,
-    /// How it is known: `answered`, or `read-back` after a lost answer.
+    /// How the effect is known: `answered`, or `read-back` after a lost answer.
     pub(super) known_by: &'static str,
 }
 
-/// An operation that ends well.
+/// An operation that succeeds.
 pub(super) struct Ended {
     pub(super) operation: Operation,
     pub(super) difference: Difference,
-    /// What an earlier write than the effect's seems to have done for it.
+    /// What an earlier write seems to have done for it.
     pub(super) done: Option<Doubt>,
 }
 
 /// How an operation ends whose set could be read.
 pub(super) enum End {
     Well(Ended),
-    /// Its condition does not hold.
+    /// Its condition does not hold, or the write that it needs is refused.
     Badly(Failure, Operation),
 }
 
 impl Outcome {
-    /// These operations end, each with its difference or its failure.
+    /// Ends these operations, each with its difference or its failure.
     pub(super) fn of_effect(effect: &Effect<'_>, ends: impl IntoIterator<Item = End>) -> Result<Self, Error> {
         let mut outcome = Self { left: Some(effect.after.clone()), ..Self::default() };
         let mut carried = Vec::new();
@@ -109,7 +109,7 @@ impl Outcome {
 
     fn succeed(&mut self, effect: &Effect<'_>, ended: Ended) -> Result<(), Error> {
         let Ended { operation, difference, done } = ended;
-        // An operation that changed nothing was not carried by the write, though it was merged with others.
+        // An operation that changed nothing was not carried by the write, although it was merged with others.
         let write = effect.write.filter(|_| !difference.is_empty()).cloned();
         let (difference, earlier) = Doubt::and_then(done, difference);
         let mut entries = vec![settled(&operation, effect.at, Ok(&difference))];
@@ -127,8 +127,8 @@ impl Outcome {
         Ok(())
     }
 
-    /// These operations fail. If the set has vanished, those from the first on that states the whole set do not depend on
-    /// it, and are still to do; otherwise those are that wait.
+    /// Fails these operations. If the set has vanished, those from the first one that states the whole set onwards do not
+    /// depend on it and are still to do; otherwise, those that wait are still to do.
     pub(super) fn of_failure(
         mut batch: Vec<Operation>,
         at: Timestamp,
@@ -160,15 +160,15 @@ impl Outcome {
     }
 }
 
-/// How an operation of a merge ends if the merge takes effect on the set that was found. What an earlier write may have done for it counts
-/// as done, as far as it is there; who did that cannot be told.
+/// How an operation of a merge ends if the merge takes effect on the set that was read. What an earlier write may have
+/// done for it counts as done by that write, as far as the set shows it; who really did it is unknown.
 pub(super) fn end_of((operation, merged): (Operation, Merged), present: &AssignmentSet, announced: &Announced) -> End {
     let doubt = announced.doubts.get(&operation.id);
     let done = doubt.map(|it| Doubt { difference: it.difference.still_in(present), write: it.write.clone() });
     let done = done.filter(|doubt| !doubt.difference.is_empty());
     match merged {
         Merged::Applied(difference) => End::Well(Ended { operation, difference, done }),
-        // It is not judged by what others have made of the set since.
+        // If an earlier write seems to have done it, what others have made of the set since does not count against it.
         Merged::Unmet { found } => match done.is_some().then(|| fulfilled(&operation, present)).flatten() {
             Some(difference) => End::Well(Ended { operation, difference, done }),
             None => End::Badly(in_doubt(unmet(&operation, &found), &operation, announced), operation),
@@ -176,7 +176,7 @@ pub(super) fn end_of((operation, merged): (Operation, Merged), present: &Assignm
     }
 }
 
-/// How an operation ends of a merge that is refused for all: what is there already is not.
+/// How an operation ends if the merged write is refused for all: with that failure, unless it needs no write.
 pub(super) fn end_without(
     failure: &Failure,
     operation: &Operation,
@@ -191,13 +191,13 @@ pub(super) fn end_without(
     }
 }
 
-/// What an operation comes to that finds all as it wants it; none if it does not.
+/// The empty difference of an operation that finds everything as it wants it; otherwise none.
 fn fulfilled(operation: &Operation, present: &AssignmentSet) -> Option<Difference> {
     let alone = merge(present, [&operation.submission.change]).merged.pop();
     if let Some(Merged::Applied(difference)) = alone { Some(difference).filter(Difference::is_empty) } else { None }
 }
 
-/// The failure of an operation. It says so if something may have been done for it all the same.
+/// The failure of an operation; it says so if a write may have done something for it all the same.
 fn in_doubt(failure: Failure, operation: &Operation, announced: &Announced) -> Failure {
     if failure.code == FailureCode::ConfigurationGone || !announced.may_have_done(operation.id) {
         return failure;
@@ -206,11 +206,11 @@ fn in_doubt(failure: Failure, operation: &Operation, announced: &Announced) -> F
     Failure { detail, ..failure }
 }
 
-/// How long the end of a change waits for assignments that read as empty though they were left full, and for a configuration that Graph
-/// does not know: that may pass, or be so.
+/// How long the end of a change waits for a set that reads as empty though it was not left empty, and for a configuration
+/// that Graph does not know: either may be temporary.
 const GONE_MAX: Duration = Duration::from_hours(1);
 
-/// Whether an operation waits until what keeps it from being done has passed. Ends of changes do: nobody would ask for them again.
+/// Whether an operation waits until the obstacle has passed. Ends of changes do: nobody would request them again.
 pub(super) fn waits(operation: &Operation, failure: &Failure, now: Timestamp) -> bool {
     let Operation { submission, .. } = operation;
     let is_recent = clock::until(submission.accepted_at, now) < GONE_MAX;
@@ -229,13 +229,13 @@ pub(super) fn waits(operation: &Operation, failure: &Failure, now: Timestamp) ->
     may_pass && submission.is_an_end()
 }
 
-/// Whether an operation states the whole set, and is not bound to one that is full: then it does not matter what it finds.
+/// Whether an operation states the whole set and is not bound to a non-empty one: then it does not matter what it finds.
 pub(super) fn takes_any_set(Operation { submission, .. }: &Operation) -> bool {
     let empty = || AssignmentSet::default().digest();
     submission.states_the_whole_set() && submission.only_on.as_ref().is_none_or(|only_on| *only_on == empty())
 }
 
-/// Why an operation fails that is bound to another set.
+/// The failure of an operation that is bound to another set.
 fn unmet(operation: &Operation, found: &Digest) -> Failure {
     let only_on = operation.submission.only_on.as_ref().map_or("", Digest::as_str);
     let detail = format!("the assignments are not those that If-Match names: \"{found}\", not \"{only_on}\"");

@@ -1,25 +1,25 @@
-//! What comes from policy sets, as it is noted with a configuration to tell when it is gone.
+//! Assignments that come from policy sets, as stored with a configuration, to detect when they are gone.
 //!
-//! Nobody outside Microsoft knows whether `assign` leaves assignments of policy sets alone. They are not ours to post, so
-//! all there is to do is to notice: a loss is on record once, whichever replica sees it, and nothing repairs it.
+//! Nobody outside Microsoft knows whether `assign` leaves them alone. They are not ours to post, so all we can do is
+//! detect a loss: it is recorded once, whichever replica sees it, and nothing repairs it.
 //!
-//! It deliberately only compares: what was seen last is the store's, so a restart forgets nothing.
+//! It deliberately only compares: the store keeps what was seen last, so a restart forgets nothing.
 
 use crate::{
     audit::Aim,
     domain::{Assignment, Digest},
 };
 
-/// That some are gone.
+/// Some are gone.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Loss {
-    /// Digest of those that were seen before.
+    /// Digest of those seen before.
     pub(super) left: Digest,
-    /// Digest of those that are there now.
+    /// Digest of those present now.
     pub(super) found: Digest,
 }
 
-/// A line for each assignment, whatever their order. They are stored, so what they say of an assignment must not change.
+/// One line per assignment, sorted. They are stored, so the line for a given assignment must never change.
 pub(super) fn lines(assignments: &[Assignment]) -> Vec<String> {
     let line = |assignment: &Assignment| {
         let Aim { target, filter } = Aim::of(&assignment.target, assignment.filter);
@@ -30,7 +30,7 @@ pub(super) fn lines(assignments: &[Assignment]) -> Vec<String> {
     lines
 }
 
-/// Whether something is gone that was there before.
+/// The loss, if an assignment that was there before is gone.
 pub(super) fn loss(before: &[String], now: &[String]) -> Option<Loss> {
     let digest = |lines: &[String]| Digest::of(lines.concat().as_bytes());
     let gone = before.iter().any(|line| !now.contains(line));
