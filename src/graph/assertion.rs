@@ -1,10 +1,10 @@
-//! The client assertion: a short token by which the gateway proves to the login service that it holds the key of its
+//! The client assertion: a short-lived token that proves to the login service that the gateway holds the key of its
 //! registered certificate.
 //!
-//! Guarantees: every assertion is signed anew with an id of its own, lives for minutes, and names the one token endpoint
-//! that it is for.
+//! Guarantees: every assertion is freshly signed under an id of its own, lives for minutes, and names the one token
+//! endpoint that it is for.
 //!
-//! It deliberately leaves the chain out (`x5c`): Entra knows the certificate, and finds it by its thumbprint.
+//! It deliberately leaves the chain out (`x5c`): Entra knows the certificate and finds it by its thumbprint.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     config, telemetry,
 };
 
-/// How long an assertion is good for; Entra takes 10 minutes at most.
+/// How long an assertion is valid; Entra accepts 10 minutes at most.
 const LIFE: Duration = Duration::from_mins(5);
 
 #[derive(Serialize)]
@@ -31,7 +31,7 @@ struct Claims<'a> {
     exp: i64,
 }
 
-/// A new assertion of this application for this token endpoint.
+/// A new assertion of this application for this token endpoint. Reads certificate and key from their files.
 pub(super) fn sign(
     settings: &config::Certificate,
     client_id: &str,
@@ -55,7 +55,7 @@ pub(super) fn sign(
     encode(&header, &claims, &key).ok_or_else(|| Unusable::NotRsa(settings.key.to_string()))
 }
 
-/// Without the error's text, which could quote what it is about.
+/// Drops the error's text, which could quote its input.
 fn encode(header: &Header, claims: &Claims<'_>, key: &EncodingKey) -> Option<String> {
     jsonwebtoken::encode(header, claims, key).ok()
 }

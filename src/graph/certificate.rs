@@ -1,9 +1,9 @@
-//! The gateway's own certificate and key, out of their files.
+//! The gateway's own certificate and key, read from their files.
 //!
-//! Guarantees: what is read here fits together: the key is RSA, not encrypted, and the certificate's own. The key is in
-//! no message and no debug text.
+//! Guarantees: what is read here belongs together: the key is RSA, not encrypted, and matches the certificate. The key
+//! appears in no message and no debug text.
 //!
-//! It deliberately does not ask whether anybody trusts the certificate: Entra compares it with the registered one and
+//! It deliberately does not check whether anybody trusts the certificate: Entra compares it with the registered one and
 //! looks at nothing else.
 
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::{
     config::{self, SecretError},
 };
 
-/// The signature algorithm that Entra asks for; RS256 is its older one.
+/// The signature algorithm that Entra asks for; RS256 is the older one.
 pub(super) const ALGORITHM: Algorithm = Algorithm::PS256;
 
 /// Why the files cannot be used.
@@ -49,12 +49,12 @@ fn cause(error: &SecretError) -> String {
     std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default()
 }
 
-/// What a certificate says.
+/// What is used of a certificate.
 #[derive(Debug)]
 pub(super) struct Certificate {
-    /// How Entra finds the registered one: SHA-256 of the whole, in base64url.
+    /// How Entra finds the registered one: SHA-256 of the whole certificate, in base64url.
     pub(super) thumbprint: String,
-    /// When it ends.
+    /// When it expires.
     pub(super) ends_at: Timestamp,
     /// The RSA public key in it, as PKCS#1.
     public_key: Vec<u8>,
@@ -66,7 +66,7 @@ pub(super) struct Pair {
     pub(super) key: EncodingKey,
 }
 
-/// Reads both files and checks that they fit together. These are short blocking reads.
+/// Reads both files and checks that they belong together. These are short blocking reads.
 pub(super) fn read(settings: &config::Certificate) -> Result<Pair, Unusable> {
     let certificate = read_certificate(settings)?;
     let place = || settings.key.to_string();
@@ -94,7 +94,7 @@ pub(super) fn read_certificate(settings: &config::Certificate) -> Result<Certifi
     decoded(pem).and_then(|der| parsed(&der)).ok_or_else(|| Unusable::Damaged(settings.certificate.to_string()))
 }
 
-/// The first PEM section whose label ends so, with its marks; a file may hold others around it.
+/// The first PEM section whose label ends like this, with its markers; a file may hold others around it.
 fn section<'t>(text: &'t str, label_ends: &str) -> Option<&'t str> {
     let close = format!("{label_ends}-----");
     let begins = text.match_indices("-----BEGIN ").find_map(|(at, mark)| {

@@ -1,7 +1,7 @@
-//! The call that asks for the gateway's own token, by the kind of its credential.
+//! The request for the gateway's own token, by the kind of its credential.
 //!
-//! Guarantees: secrets, keys and federated tokens are read anew for every call, so that replaced files are taken up; they
-//! travel in the body or in a header that is marked, never in the URL, and are in no error text.
+//! Guarantees: secrets, keys and federated tokens are read anew for every request, so that replaced files are taken up;
+//! they travel in the body or in a header marked as sensitive, never in the URL, and appear in no error text.
 //!
 //! It deliberately sends nothing: `token` does, and judges the answer.
 
@@ -16,12 +16,12 @@ use crate::{
     outbound::{Call, HeaderName, HeaderValue, Method},
 };
 
-/// Where virtual machines and nodes find the tokens of their identity. The address is the same on each, and reachable
-/// from nowhere else.
+/// Where virtual machines and nodes get the tokens of their identity. The address is the same on each, and reachable from
+/// nowhere else.
 const MACHINE: &str = "http://169.254.169.254";
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// What is asked, and on which way.
+/// The request, and where it goes.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) method: Method,
@@ -31,7 +31,7 @@ pub(super) struct Asked {
     pub(super) way: Way,
 }
 
-/// Who is asked.
+/// Who answers the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// The login service, through a proxy if there is one.
@@ -41,14 +41,14 @@ pub(super) enum Way {
 }
 
 impl Asked {
-    /// The call, within these limits.
+    /// The call, with this timeout and this limit in bytes for the answer.
     pub(super) fn call(self, timeout: std::time::Duration, answer_max: usize) -> Call {
         let Self { method, url, headers, body, .. } = self;
         Call { method, url, headers, body, timeout, end_by: None, answer_max }
     }
 }
 
-/// What to ask for a token of these settings.
+/// The token request for these settings.
 pub(super) fn asked(settings: &config::Graph, clock: Clock) -> Result<Asked, Error> {
     match &settings.credential {
         Credential::Application { client_id, proof } => of_application(settings, client_id, proof, clock),
@@ -82,7 +82,7 @@ fn of_application(settings: &config::Graph, client_id: &str, proof: &Proof, cloc
 }
 
 fn of_identity(settings: &config::Graph, client_id: Option<&str>, host: &IdentityHost) -> Result<Asked, Error> {
-    // Unlike the login service, the platform wants the resource without what makes it a scope.
+    // Unlike the login service, the platform takes the resource without the suffix that makes it a scope.
     let resource = settings.scope.trim_end_matches("/.default");
     let mut query = Serializer::new(String::new());
     let (endpoint, header) = match host {

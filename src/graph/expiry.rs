@@ -1,9 +1,9 @@
-//! Telling in time that the gateway's certificate ends.
+//! Warns in time that the gateway's certificate expires.
 //!
-//! Guarantees: from thirty days before its end on it is logged at start and every day, and the metric tells the moment of
-//! its end from the start on. A certificate that was replaced is seen at the next look.
+//! Guarantees: in the last thirty days of the certificate this is logged at startup and every day, and a metric reports
+//! when it expires, from startup on. A replaced certificate is seen at the next check.
 //!
-//! It deliberately does not stop anything: a certificate is refused by Entra, not by us. The end of a client secret
+//! It deliberately does not stop anything: a certificate is refused by Entra, not by us. When a client secret expires
 //! cannot be seen from here.
 
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::{
     telemetry,
 };
 
-/// How long before its end a certificate is worth a warning.
+/// How long before its expiry a certificate is worth a warning.
 const AHEAD: Duration = Duration::from_hours(24 * 30);
-/// How often it is looked at.
+/// How often the certificate is checked.
 const DAILY: Duration = Duration::from_hours(24);
 
-/// Looks at the certificate of these settings every day until it is told to stop; returns at once if there is none.
+/// Checks the certificate of these settings every day until cancelled; returns at once if there is none.
 pub async fn watch(settings: config::Graph, clock: Clock, stopping: CancellationToken) {
     let Credential::Application { proof: Proof::Certificate(files), .. } = &settings.credential else { return };
     loop {
@@ -54,7 +54,7 @@ fn look(files: &config::Certificate, now: Timestamp) {
     }
 }
 
-/// What there is to say about an end.
+/// What to report about an expiry.
 #[derive(Debug, PartialEq, Eq)]
 enum Notice {
     EndsIn(u64),

@@ -15,8 +15,8 @@ const KNOWN: [&str; 4] = [
     "deviceAndAppManagementAssignmentFilterType",
 ];
 
-/// No answer makes a reader panic; what is read of an error is short; and a set that is written back is read as the same
-/// set, with every field that is not known.
+/// No answer makes a reader panic; what is kept of an error is short; and a set that is written back reads as the same
+/// set, with every unknown field.
 pub(crate) fn answers(input: &[u8]) {
     let id: Option<ConfigurationId> = "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit".parse().ok();
     if let Some(id) = id
@@ -42,7 +42,7 @@ fn written_back(input: &[u8], present: &Present) {
     let again = json!({ "value": rows }).to_string();
     let again = model::assignments(again.as_bytes()).and_then(|page| model::present(page.value)).ok();
     assert_eq!(again.as_ref().map(|again| &again.direct), Some(&present.direct), "written back, the set is another");
-    // What is not looked at need not even be text.
+    // Parts that the model does not read need not even be text.
     let Ok(before) = serde_json::from_slice::<Value>(input) else { return };
     assert_eq!(unknown(&before), unknown(&json!({ "value": rows })), "unknown fields were lost or altered");
 }

@@ -1,9 +1,9 @@
-//! Trying out the way to Graph, for `postern check --live`: a token, what it permits, one configuration read.
+//! Tries out the connection to Graph, for `postern check --live`: a token, what it permits, one configuration read.
 //!
-//! Guarantees: nothing is written; each thing that is not as it must be is one sentence, with what to do about it.
+//! Guarantees: nothing is written; each fault is one sentence, with what to do about it.
 //!
-//! It deliberately looks into Graph's token, whose content is private to Graph: only to say which permission is missing
-//! before an operation fails for it. Nothing else depends on what stands there.
+//! It deliberately looks into Graph's token, whose content is private to Graph: only to report a missing permission
+//! before an operation fails for it. Nothing else depends on its content.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
@@ -28,11 +28,11 @@ pub struct Trial {
     pub faults: Vec<Fault>,
 }
 
-/// What to do where a configuration can be read and its assignments cannot.
+/// What to do if a configuration can be read but its assignments cannot.
 const SETS: &str = "assignments are read through beta, whatever graph.api_version says: look whether what stands in between lets these \
                     calls pass";
 
-/// What is looked at in the token.
+/// What is read from the token.
 #[derive(Default, Deserialize)]
 struct Claims {
     tid: Option<TenantId>,
@@ -41,8 +41,8 @@ struct Claims {
 }
 
 impl Graph {
-    /// Tries out everything that a first change would need: reads `configuration` and what is assigned to it, or any configuration if
-    /// there is none.
+    /// Tries out everything that a first change would need: reads `configuration` and its assignments, or, without one,
+    /// any configuration.
     pub async fn try_out(&self, configuration: Option<&ConfigurationId>) -> Trial {
         let mut trial = Trial::default();
         match self.transport.token().await {

@@ -1,11 +1,11 @@
-//! The way to Microsoft Graph: read configurations, their assignments, groups and filters; replace an assignment set.
+//! The calls to Microsoft Graph: read configurations, their assignments, groups and filters; replace an assignment set.
 //!
 //! Guarantees: a read is complete to its last page or it is an error; a replacement posts the whole set, one entry per
-//! target, each with everything Graph gave us in it. Errors are told apart by what can be done about them, above all
-//! [`Error::Unknown`]: a write whose answer was lost, which only reading back can decide.
+//! target, each with everything that Graph returned in it. Errors are classified by what can be done about them, above
+//! all [`Error::Unknown`]: a write whose answer was lost, and whose effect only reading back can show.
 //!
-//! It deliberately merges nothing and repeats no write whose effect is unknown; the executor does. Only this module
-//! holds Graph's token.
+//! It deliberately merges nothing and retries no write whose effect is unknown; the executor does. Only this module holds
+//! Graph's token.
 
 mod assertion;
 mod certificate;
@@ -45,57 +45,57 @@ use crate::{
     outbound::{Answer, Outbound},
 };
 
-/// Groups looked up in one call; Graph takes no more values than these in one `in` of a filter.
+/// The most groups looked up in one call; Graph takes no more values in one `in` of a filter.
 pub const GROUPS_MAX: usize = 15;
-/// Pages of one collection: far beyond any real set, so that a server that never ends cannot hold a lane for ever.
+/// The most pages of one collection: far beyond any real set, so that a server that never ends cannot block a lane for ever.
 const PAGES_MAX: usize = 200;
 
-/// Why Graph did not do what was asked, by what can be done about it.
+/// Why Graph did not do what was requested, by what can be done about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Too many calls: try again after this pause. Nothing was changed.
+    /// Too many calls: retry after this pause. Nothing was changed.
     #[error("Graph is throttling; it asks for a pause of {} s", pause.as_secs_f64())]
     Throttled {
         /// How long to leave the tenant alone.
         pause: Duration,
     },
-    /// No useful answer: try again later. Nothing was changed.
+    /// No useful answer: retry later. Nothing was changed.
     #[error("Graph is unavailable: {0}")]
     Unavailable(String),
     /// A write's answer was lost: read back before anything else.
     #[error("the answer to a write was lost: {0}")]
     Unknown(String),
-    /// The gateway's own proof is not accepted: its operators must act.
+    /// The gateway's own credential or token is not accepted: its operators must act.
     #[error("the gateway is not authorised: {0}")]
     Unauthorised(String),
     /// The gateway may not do this, whatever the content.
     #[error("{0}")]
     Forbidden(Refusal),
-    /// The object is not there.
+    /// The object does not exist.
     #[error("{0}")]
     Missing(Refusal),
     /// Graph refuses the content.
     #[error("{0}")]
     Refused(Refusal),
-    /// Graph's answer is not one to build on.
+    /// Graph's answer cannot be relied on.
     #[error("Graph's answer cannot be used: {0}")]
     Unreadable(String),
 }
 
-/// Graph's words of refusal.
+/// A refusal in Graph's words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 pub struct Refusal {
-    /// The HTTP status; 0 if Graph was not even asked.
+    /// The HTTP status; 0 if Graph was not called at all.
     pub status: u16,
     /// Graph's code.
     pub code: String,
-    /// Graph's message, out of its wrapping.
+    /// Graph's message, unwrapped.
     pub message: String,
     /// Graph's id of the call.
     pub request_id: Option<String>,
     /// Our id of the call.
     pub client_request_id: Option<String>,
-    /// What is known beyond the words.
+    /// What is known beyond these words.
     pub reason: Reason,
 }
 
@@ -113,7 +113,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// The failure of an operation that this ends: our sentence if we have one, with Graph's words beside it.
+    /// The failure of an operation that this refusal ends: our sentence if there is one, with Graph's words beside it.
     pub fn failure(self, otherwise: FailureCode) -> Failure {
         let detail = self.reason.sentence().unwrap_or_else(|| self.to_string());
         let code = self.reason.failure(otherwise);
@@ -139,7 +139,7 @@ pub struct Group {
     pub id: GroupId,
     /// Its display name, which need not be unique.
     pub name: String,
-    /// Whether it has mail and no security, so that Intune may not take it as a target.
+    /// Whether it is mail-enabled and not security-enabled, so that Intune may not accept it as a target.
     pub mail_only: bool,
 }
 
@@ -152,24 +152,24 @@ pub struct AssignmentFilter {
     pub name: String,
 }
 
-/// Proof of a write.
+/// Confirmation of a write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
     /// Graph's id of the call.
     pub request_id: Option<String>,
 }
 
-/// Leave to send one announced write.
+/// Permission to send one announced write.
 #[derive(Clone, Debug)]
 pub struct Clearance {
     /// Our id of the call.
     pub client_request_id: String,
-    /// By [`Clock::elapsed`]: nothing is sent that could last longer. Without a precondition on Graph's side, this is what
-    /// keeps an owner that was stopped in the middle from writing after another has taken over.
+    /// By [`Clock::elapsed`]: a call that could last beyond this is not sent. As Graph has no precondition, this is what
+    /// keeps an owner that was suspended from writing after another has taken over.
     pub until: Duration,
 }
 
-/// What the house asks of Graph.
+/// What Postern needs from Graph.
 #[async_trait]
 pub trait Upstream: Send + Sync + fmt::Debug {
     /// One configuration.
@@ -181,10 +181,10 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     /// Those of these groups that exist, in any order; at most [`GROUPS_MAX`].
     async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, Error>;
 
-    /// All groups of this display name, to the last page; Graph does not tell capitals from small letters.
+    /// All groups with this display name, to the last page; Graph ignores case here.
     async fn groups_named(&self, name: &str) -> Result<Vec<Group>, Error>;
 
-    /// A few groups whose display names begin so.
+    /// A few groups whose display names begin with this.
     async fn groups_beginning(&self, with: &str) -> Result<Vec<Group>, Error>;
 
     /// All assignment filters of the tenant, to the last page.
@@ -209,12 +209,12 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// The way to the Graph of these settings.
+    /// Calls to the Graph that these settings name.
     pub fn new(settings: config::Graph, outbound: Outbound, clock: Clock) -> Self {
         Self { transport: Transport::new(settings, outbound, clock) }
     }
 
-    /// Refuses what the version of Graph in use cannot show or keep: a write on top of it would lose something.
+    /// Refuses what the version of Graph in use cannot show or keep: a write based on it would lose something.
     fn admit(&self, id: &ConfigurationId, set: Option<&AssignmentSet>) -> Result<(), Error> {
         let version = self.transport.settings().api_version;
         let kind = kind_of(id);
@@ -227,12 +227,12 @@ impl Graph {
         Err(beyond(version, &what))
     }
 
-    /// All rows of a collection, page after page.
+    /// All rows of a collection, page by page.
     async fn all<T>(&self, path: &str, by: &'static Permission, read: Reader<T>) -> Result<Vec<T>, Error> {
         self.all_from(self.transport.read(path, by).await?, path, by, read).await
     }
 
-    /// All rows of a collection of which this is the first page.
+    /// All rows of a collection whose first page is `answer`.
     async fn all_from<T>(
         &self,
         mut answer: Answer,
@@ -254,16 +254,16 @@ impl Graph {
     }
 }
 
-/// What makes rows of a page.
+/// Reads a page into rows.
 type Reader<T> = fn(&[u8]) -> Result<Page<T>, Error>;
 
-/// The refusal of what a version of Graph cannot do.
+/// The refusal of something that a version of Graph cannot do.
 fn beyond(version: ApiVersion, what: &str) -> Error {
     let message = format!("{} of Graph {what}; set graph.api_version to \"beta\"", version.name());
     Error::Refused(Refusal { message, ..Refusal::default() })
 }
 
-/// Whether the files of the gateway's own certificate can be read, if it has one.
+/// Whether the files of the gateway's own certificate can be read; true if it has none.
 pub fn readable(settings: &config::Graph) -> bool {
     let Credential::Application { proof: Proof::Certificate(files), .. } = &settings.credential else { return true };
     files.certificate.read().is_ok() && files.key.read().is_ok()
@@ -281,14 +281,14 @@ const CONFIGURATIONS: &str = "deviceManagement/deviceEnrollmentConfigurations";
 
 const FILTERS: &str = "deviceManagement/assignmentFilters?$select=id,displayName";
 
-/// What is asked about groups.
+/// The fields of groups that are requested.
 const GROUP_FIELDS: &str = "id,displayName,securityEnabled,mailEnabled";
-/// Groups that are looked for by the beginning of their names: as many as somebody chooses from.
+/// The most groups returned by the beginning of their names: as many as a person would choose from.
 const BEGINNINGS_MAX: &str = "5";
-/// The largest page of groups that Graph gives.
+/// The largest page of groups that Graph returns.
 const GROUPS_PAGE: &str = "999";
 
-/// The path of the groups that pass a filter, encoded whatever stands in it.
+/// The path of the groups that pass a filter, URL-encoded.
 fn groups_path(filter: &str, top: Option<&str>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("$filter", filter).append_pair("$select", GROUP_FIELDS);
@@ -298,7 +298,7 @@ fn groups_path(filter: &str, top: Option<&str>) -> String {
     format!("groups?{}", query.finish())
 }
 
-/// A text as OData writes it.
+/// A string literal in OData.
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -309,7 +309,7 @@ impl Upstream for Graph {
         self.admit(id, None)?;
         match self.transport.read(&format!("{CONFIGURATIONS}/{id}"), &permission::READING).await {
             Ok(answer) => model::configuration(id, &answer.body),
-            // This can be refused for nothing but its id: Intune has been seen to answer so for what is not there.
+            // Only the id can be at fault here: Intune has been seen to answer so for what does not exist.
             Err(Error::Refused(refusal)) if refusal.status == 400 && refusal.code == "BadRequest" => {
                 Err(Error::Missing(refusal))
             }
@@ -351,7 +351,7 @@ impl Upstream for Graph {
 
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
         let path = format!("{CONFIGURATIONS}/{id}/assignments");
-        // v1.0 shows neither filters nor what comes from policy sets: whoever writes what it shows loses the first and doubles the second.
+        // v1.0 hides filters and does not mark policy sets: writing back what it shows loses the former, doubles the latter.
         let first = self.transport.read_through(ApiVersion::Beta, &path, &permission::READING).await?;
         model::present(self.all_from(first, &path, &permission::READING, model::assignments).await?)
     }

@@ -1,11 +1,11 @@
-//! Graph's JSON, to and from the domain. Nothing else in the house knows Graph's field names.
+//! Graph's JSON, to and from the domain. Nothing else in Postern knows Graph's field names.
 //!
-//! Guarantees: what is read and not changed is written back with the same meaning, fields and target types that this
-//! version does not know included. What is known but makes no sense is an error, because writing on top of it would
-//! lose something.
+//! Guarantees: what is read and not changed is written back with the same meaning, including fields and target types that
+//! this version does not know. Known fields that make no sense are an error, because a write based on them would lose
+//! something.
 //!
-//! Sources: Microsoft's reference for `deviceEnrollmentConfiguration: assign` (beta), its CSDL, and recorded answers;
-//! see `docs/graph.md`.
+//! Sources: Microsoft's reference for `deviceEnrollmentConfiguration: assign` (beta), its CSDL, and recorded answers; see
+//! `docs/graph.md`.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -30,7 +30,7 @@ const EXCLUDED_GROUP: &str = "exclusionGroupAssignmentTarget";
 const ALL_DEVICES: &str = "allDevicesAssignmentTarget";
 const ALL_USERS: &str = "allLicensedUsersAssignmentTarget";
 
-/// Kinds by their type in Graph, and by the suffix of their ids for answers that leave the type out.
+/// Kinds by their type in Graph, and by the suffix of their ids for answers without a type.
 const KINDS: [(Kind, &str, &str); 8] = [
     (
         Kind::StatusPage,
@@ -60,7 +60,7 @@ struct ConfigurationBody {
     priority: Option<i64>,
 }
 
-/// The configuration that was asked for by `id`, under the id as Graph spells it: it finds ids in any case, and one
+/// The configuration requested by `id`, under the id as Graph spells it: Graph ignores the case of ids, and one
 /// configuration must not have two.
 pub(super) fn configuration(id: &ConfigurationId, body: &[u8]) -> Result<Configuration, Error> {
     let body: ConfigurationBody = read("the configuration", body)?;
@@ -81,12 +81,11 @@ fn described(
         Some(name) => KINDS.iter().find(|row| row.1 == name).map_or(Kind::Unknown, |row| row.0),
         None => kind_of(&id),
     };
-    // Without its priority a configuration cannot be told from a default by it; its id still can.
+    // Without a priority, only the id can still identify a default configuration.
     Configuration { id, name: name.unwrap_or_default(), kind, priority: priority.unwrap_or(-1) }
 }
 
-/// One page of configurations. One whose id makes no sense spoils the page: a list that leaves something out would look
-/// whole.
+/// One page of configurations. One invalid id makes the whole page an error: a list with an omission would look complete.
 pub(super) fn configurations(body: &[u8]) -> Result<Page<Configuration>, Error> {
     let page: Page<ConfigurationBody> = read("the configurations", body)?;
     page.map(|row| {
@@ -95,7 +94,7 @@ pub(super) fn configurations(body: &[u8]) -> Result<Page<Configuration>, Error> 
     })
 }
 
-/// An id as Graph names something in a list.
+/// Parses an id from a list.
 fn named<T>(what: &str, id: &str) -> Result<T, Error>
 where
     T: std::str::FromStr<Err: std::fmt::Display>,
@@ -161,7 +160,7 @@ pub(super) fn filters(body: &[u8]) -> Result<Page<AssignmentFilter>, Error> {
     })
 }
 
-/// An assignment as Graph gives it. `id` is not read: Graph makes it anew with every write.
+/// An assignment as Graph returns it. `id` is not read: Graph assigns a new one with every write.
 #[derive(Deserialize)]
 pub(super) struct Row {
     source: Option<String>,
@@ -173,7 +172,7 @@ pub(super) fn assignments(body: &[u8]) -> Result<Page<Row>, Error> {
     read("the assignments", body)
 }
 
-/// The set that these rows are, once all pages are there.
+/// The set that these rows form, once all pages are read.
 pub(super) fn present(rows: Vec<Row>) -> Result<Present, Error> {
     let is_direct = |row: &Row| row.source.as_deref().is_none_or(|source| source == "direct");
     let (direct, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_direct);
@@ -182,7 +181,7 @@ pub(super) fn present(rows: Vec<Row>) -> Result<Present, Error> {
     Ok(Present { direct, from_policy_sets: others.into_iter().map(shown).collect() })
 }
 
-/// An assignment that is never posted, only shown: one that makes no sense must not keep the others from being changed.
+/// An assignment that is only shown and never posted, so one that makes no sense must not keep the others from being changed.
 fn shown(row: Row) -> Assignment {
     let kept = Unread::new(canonical::text(&Value::Object(row.target.clone())));
     let unclear = |_nonsense| Assignment { target: Target::Foreign(kept), filter: None, unread: None };
@@ -272,13 +271,13 @@ fn unread(unread: Option<&Unread>) -> Result<Map<String, Value>, Error> {
     unread.map_or_else(|| Ok(Map::new()), |unread| read("a kept target", unread.as_str().as_bytes()))
 }
 
-/// How much of Graph's words is kept, in bytes: they go to the store, the audit trail and callers.
+/// How many bytes of Graph's message are kept: they go to the store, the audit trail and callers.
 const MESSAGE_MAX: usize = 1_000;
-/// The same of its codes.
+/// The same for its codes.
 const CODE_MAX: usize = 100;
 
-/// Graph's words out of an error body. Intune puts JSON inside `message`, sometimes twice, and appends ids that are of
-/// no use to a reader.
+/// Graph's words in an error body. Intune puts JSON inside `message`, sometimes twice, and appends ids that are of no use
+/// to a reader.
 pub(super) fn refusal(status: u16, request_id: Option<String>, body: &[u8]) -> Refusal {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -1,14 +1,14 @@
-//! How fast Graph is asked: one pace for all calls of this process, since throttling is the tenant's, not one call's.
+//! How fast Graph is called: one pace for all calls of this process, since the tenant is throttled, not a single call.
 //!
-//! Four things hold a call back, and each is a rule of [`Regime`] or a budget:
-//! - the budget: below Microsoft's published limits per application and tenant, kept ahead of time;
-//! - a pause that Graph named (`Retry-After`): nobody asks before it is over;
-//! - how many calls may be under way at once: one more for every round that goes well, half as many after a throttling;
-//! - the breaker: after several failures in a row only a single call at a time tries whether Graph is back.
+//! Four things hold a call back, each a rule of [`Regime`] or a budget:
+//! - the budget: stays below Microsoft's published limits per application and tenant;
+//! - a pause that Graph named (`Retry-After`): nobody calls before it is over;
+//! - the number of calls in flight: one more for every round that goes well, half as many after throttling;
+//! - the breaker: after several failures in a row, only one call at a time tries whether Graph is back.
 //!
-//! Guarantees: whoever waits is let through in the order of coming; a call that is given up gives its place back.
+//! Guarantees: waiting calls go in the order in which they came; a call that is given up returns its place.
 //!
-//! It deliberately knows nothing of other replicas: each keeps a pace of its own, and Graph's answers even that out.
+//! It deliberately knows nothing of other replicas: each has a pace of its own, and Graph's answers even that out.
 
 use std::{
     num::NonZeroU32,
@@ -29,34 +29,34 @@ use crate::{
     config, telemetry,
 };
 
-/// The time for which Microsoft publishes its limits.
+/// The period over which Microsoft counts its limits.
 const WINDOW: Duration = Duration::from_secs(20);
-/// A longer pause is not waited for here, where somebody waits; it is told.
+/// A longer pause is not waited for here, where a caller waits; it is returned as an error.
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Calls at once in the beginning.
+/// Calls in flight at the beginning.
 const AT_ONCE_FIRST: usize = 4;
-/// Pauses after a throttling when Graph names none, which Intune often does not.
+/// Pauses after throttling when Graph names none, which Intune often does not.
 const UNNAMED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
-/// Failures in a row that are an outage.
+/// How many failures in a row count as an outage.
 const OUTAGE: u32 = 5;
-/// Pauses between the calls that try whether it is over.
+/// Pauses between the calls that try whether an outage is over.
 const PROBES: Backoff = Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(30) };
-/// No probe sooner than this after the last: full jitter may draw zero.
+/// No probe follows another sooner than this: full jitter may draw zero.
 const PROBE_MIN: Duration = Duration::from_secs(1);
 
 type Budget = RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Duration>>;
 
-/// What a call is about, as the limits tell calls apart.
+/// Which limits a call counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Read,
     Write,
 }
 
-/// How a call went, as far as the pace is concerned.
+/// How a call ended, as far as the pace is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Went {
-    /// Graph answered, with whatever.
+    /// Graph answered, whatever the answer.
     Answered,
     /// Graph throttles, and names this pause or none.
     Throttled(Option<Duration>),
@@ -74,7 +74,7 @@ pub(super) struct Pace {
     regime: Mutex<Regime>,
 }
 
-/// Leave to make one call; dropping it gives the place back.
+/// Permission to make one call; dropping it returns the place.
 #[derive(Debug)]
 pub(super) struct Pass<'a> {
     pace: &'a Pace,
@@ -85,33 +85,33 @@ pub(super) struct Pass<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admission {
     Go,
-    /// Graph asked for a pause; so much of it is left.
+    /// Graph asked for a pause, of which this much is left.
     Pause(Duration),
-    /// Graph is out; so long until somebody tries again.
+    /// Graph is down; the next probe is due after this time.
     Out(Duration),
 }
 
-/// The rules, without time and waiting of their own.
+/// The rules, without a clock and without waiting.
 #[derive(Debug)]
 struct Regime {
     at_once: AtOnce,
-    /// Nobody asks before this.
+    /// No call is made before this.
     paused_until: Duration,
-    /// Throttlings in a row.
+    /// How often in a row Graph throttled.
     throttled: u32,
     failures: u32,
     /// During an outage: when the next call may try.
     probe_at: Duration,
 }
 
-/// How many calls may be under way.
+/// How many calls may be in flight.
 #[derive(Debug)]
 struct AtOnce {
     now: usize,
     max: usize,
     /// Calls that went well since the last step up.
     well: usize,
-    /// Places to take away as they come back.
+    /// Places to remove as they are returned.
     excess: usize,
 }
 
@@ -134,11 +134,11 @@ impl Pace {
         }
     }
 
-    /// Waits until a call may be made. If that takes longer than anybody should wait here, it is an error that says so.
+    /// Waits until a call may be made. If that takes longer than [`PAUSE_MAX`], or Graph is down, it is an error that says so.
     pub(super) async fn pass(&self, effect: Effect) -> Result<Pass<'_>, Error> {
         let place = self.places.acquire().await.map_err(|closed| Error::Unavailable(closed.to_string()))?;
         let pass = Pass { pace: self, place: Some(place) };
-        // Taken from the end, each once: writes are scarcer, so none is spent before there is a call for it.
+        // Taken from the end, each once: writes are scarcer, so none is taken before the call itself is within its budget.
         let mut wanted = match effect {
             Effect::Read => vec![&self.calls],
             Effect::Write => vec![&self.writes, &self.calls],
@@ -161,7 +161,7 @@ impl Pace {
         }
     }
 
-    /// Takes a call out of each budget in which it is wanted, or says when there will be one.
+    /// Takes one call from each budget still wanted, or returns how long until there is one.
     fn within_budget(&self, wanted: &mut Vec<&Budget>) -> Option<Duration> {
         while let Some(budget) = wanted.last() {
             if let Err(not_until) = budget.check() {
@@ -173,12 +173,12 @@ impl Pace {
     }
 
     fn regime(&self) -> MutexGuard<'_, Regime> {
-        // Every change of it is a few assignments that cannot panic half way.
+        // Each change of it is a few assignments that cannot panic halfway.
         self.regime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Half of what the window allows at once and the other half spread over it, so that no window ever holds more.
+/// Half of the limit at once, the other half spread over the window, so that no window ever holds more than the limit.
 fn budget(per_window: NonZeroU32, clock: Clock) -> Budget {
     let half = NonZeroU32::new(per_window.get() / 2).unwrap_or(NonZeroU32::MIN);
     let each = WINDOW.checked_div(half.get()).unwrap_or(WINDOW);
@@ -187,7 +187,7 @@ fn budget(per_window: NonZeroU32, clock: Clock) -> Budget {
 }
 
 impl Pass<'_> {
-    /// Says how the call went.
+    /// Reports how the call ended.
     pub(super) fn went(mut self, went: Went) {
         let Pace { clock, .. } = self.pace;
         let now = clock.elapsed();
@@ -220,7 +220,7 @@ impl Regime {
         if now < self.probe_at {
             return Admission::Out(self.probe_at.saturating_sub(now));
         }
-        // This one tries. The next does if nothing was heard of it by then.
+        // This call probes. If its outcome is not known when the next probe is due, the next call probes.
         self.probe_at = self.next_probe(now, chance);
         Admission::Go
     }
@@ -230,7 +230,7 @@ impl Regime {
             Went::Answered => (self.failures, self.throttled) = (0, 0),
             Went::Throttled(named) => {
                 self.failures = 0;
-                // Those under way at the same moment are throttled for the same reason: one step for all of them.
+                // Calls in flight at the same moment are throttled for the same reason: one step down for all of them.
                 if now >= self.paused_until {
                     self.at_once.step_down();
                     self.throttled = self.throttled.saturating_add(1);
@@ -254,7 +254,7 @@ impl Regime {
 }
 
 impl AtOnce {
-    /// One more, once as many calls went well as may be under way. Whether there is one more.
+    /// Allows one more once as many calls went well as may be in flight. Returns whether it did.
     fn step_up(&mut self) -> bool {
         self.well = self.well.saturating_add(1);
         if self.well < self.now || self.now >= self.max {
@@ -297,7 +297,7 @@ mod tests {
         let mut regime = regime();
         regime.note(second(1), 0.5, Went::Throttled(Some(second(30))));
         regime.note(second(2), 0.5, Went::Throttled(Some(second(3))));
-        // An answer to what was under way before does not end it either.
+        // An answer to an earlier call does not end it either.
         regime.note(second(3), 0.5, Went::Answered);
         assert_eq!(regime.admit(second(11), 0.5), Admission::Pause(second(20)));
         assert_eq!(regime.admit(second(31), 0.5), Admission::Go);

@@ -1,19 +1,19 @@
 //! The application permissions that the gateway needs in Graph: the one table.
 //!
-//! It says of each what it is needed for and what happens without it, for `postern check --live` and for refusals.
+//! For each it says what it is needed for and what happens without it, for `postern check --live` and for refusals.
 //!
 //! It deliberately follows Microsoft's reference, never the names in Graph's refusals: some of those do not exist in Entra.
 
 /// A permission that the gateway needs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permission {
-    /// The least that does.
+    /// The least privileged one that suffices.
     pub least: &'static str,
-    /// Others that do as well.
+    /// Others that suffice as well.
     pub(super) instead: &'static [&'static str],
     /// What it is needed for.
     pub purpose: &'static str,
-    /// What happens without it, if the gateway can do without.
+    /// What happens without it, if the gateway can do without it.
     pub(super) otherwise: Option<&'static str>,
 }
 
@@ -41,7 +41,7 @@ pub(super) static ASSIGNING: Permission = Permission {
     otherwise: None,
 };
 
-/// For the directory.
+/// For looking up groups.
 pub static GROUPS: Permission = Permission {
     least: "GroupMember.Read.All",
     instead: &[
@@ -63,5 +63,5 @@ pub static FILTERS: Permission = Permission {
     otherwise: Some("filters are named by id or by an alias of the catalogue"),
 };
 
-/// All that an application is given; the others are parts of these.
+/// All that an application is granted; the others are included in these.
 pub(super) static GIVEN: [&Permission; 3] = [&ASSIGNING, &GROUPS, &FILTERS];

@@ -1,15 +1,15 @@
-//! Why Graph refuses, where it is known what helps.
+//! Why Graph refuses, where the remedy is known.
 //!
-//! Guarantees: each reason has a sentence of its own for whoever asked; Graph's own words stand beside it and are never
+//! Guarantees: each reason has a sentence of its own for the caller; Graph's own words stand beside it and are never
 //! replaced. What is not known for certain stays [`Reason::Unexplained`].
 //!
-//! It deliberately looks at Graph's texts, though Microsoft advises against it: for these refusals Intune has no codes of
-//! their own. A text that changes some day makes a refusal unexplained, nothing worse. Sources: `docs/graph.md`.
+//! It deliberately looks at Graph's texts, although Microsoft advises against it: Intune has no codes of its own for
+//! these refusals. If a text changes some day, the refusal becomes unexplained, nothing worse. Sources: `docs/graph.md`.
 
 use super::{Refusal, permission::Permission};
 use crate::domain::FailureCode;
 
-/// The header in which Intune names the approval that it has filed.
+/// The header in which Intune names the approval request that it has filed.
 pub(super) const APPROVAL_CODE: &str = "x-msft-approval-code";
 
 /// Why Graph refuses.
@@ -18,22 +18,22 @@ pub enum Reason {
     /// Nothing is known beyond Graph's words.
     #[default]
     Unexplained,
-    /// The gateway's application lacks this permission, so everything of the sort is refused.
+    /// The gateway's application lacks this permission, so all calls of this kind are refused.
     Permission(&'static Permission),
-    /// Intune wants an administrator's role for objects of this kind.
+    /// Intune requires an administrator's role for objects of this kind.
     Role,
-    /// The tenant wants a second administrator's approval for such changes.
+    /// The tenant requires a second administrator's approval for such changes.
     Approval,
-    /// Intune does not take a group as one.
+    /// Intune does not accept a group as valid.
     Group,
 }
 
 impl Reason {
-    /// Why this is refused, by its words and by the `approval` that Intune names. The call needs `permission`.
+    /// The reason for a refusal, by its words and by the `approval` that Intune names. The call needs `permission`.
     pub(super) fn of(refusal: &Refusal, approval: Option<&str>, permission: &'static Permission) -> Self {
         let Refusal { status, code, message, .. } = refusal;
         let says = |words: &str| message.contains(words);
-        // After a 5xx it is not known what a write did, whatever else is said.
+        // After a 5xx the effect of a write is unknown, whatever else the answer says.
         let approval = approval.is_some()
             || code == "ApprovalRequired"
             || says("x-msft-approval-justification")
@@ -52,7 +52,7 @@ impl Reason {
         }
     }
 
-    /// The failure of an operation that ends so; `otherwise` if nothing more is known.
+    /// The failure of an operation that ends for this reason; `otherwise` if nothing more is known.
     pub(super) fn failure(self, otherwise: FailureCode) -> FailureCode {
         match self {
             Self::Unexplained | Self::Permission(_) => otherwise,
@@ -62,7 +62,7 @@ impl Reason {
         }
     }
 
-    /// What is the matter and what helps, in a sentence; none if Graph's words must do.
+    /// What is wrong and what helps, in one sentence; none if Graph's words must do.
     pub(super) fn sentence(self) -> Option<String> {
         Some(match self {
             Self::Unexplained => return None,

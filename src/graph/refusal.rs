@@ -1,11 +1,11 @@
-//! Why there is no token: the answers of the login service and of a managed identity's endpoint, told apart.
+//! Why there is no token: classifies the answers of the login service and of a managed identity's endpoint.
 //!
-//! Guarantees: whether asking again can help is decided by Entra's error codes and the status, never by its text; each
-//! code that an operator can do something about has a sentence that says what. Entra's trace id goes along, because
-//! Microsoft's support asks for it.
+//! Guarantees: whether a retry can help is decided by Entra's error codes and the status, never by its text; each code
+//! that an operator can act on has a sentence that says how. Entra's trace id is included, because Microsoft's support
+//! asks for it.
 //!
-//! It deliberately never repeats what was sent. Sources: Microsoft's reference of error codes, see `docs/graph.md`; 700021
-//! and 700023 are known from elsewhere.
+//! It deliberately never repeats what was sent. Sources: Microsoft's reference of error codes, see `docs/graph.md`;
+//! 700021 and 700023 are from other sources.
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ use crate::outbound::Answer;
 /// What to do about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
-    /// Somebody must mend something; asking again soon does not help.
+    /// Somebody must fix something; an early retry does not help.
     Mend,
-    /// It passes.
+    /// It is transient.
     Again,
-    /// It passes, if the login service is left alone for this long.
+    /// It is transient, if the login service is left alone for this long.
     Rest(Duration),
 }
 
 use Then::{Again, Mend, Rest};
 
-/// Entra takes the same request again and again for a loop, and keeps refusing for minutes.
+/// Entra takes frequent identical requests for a loop, and keeps refusing for minutes.
 const LOOP_REST: Duration = Duration::from_mins(2);
-/// The pause after throttling that names none: short, for it often passes at once, and each further answer begins it anew.
+/// The pause after throttling that names none: short, because it often passes at once, and each further answer starts it anew.
 const THROTTLED_REST: Duration = Duration::from_secs(1);
-/// How long after a refusal the next call is made at the soonest, so that callers cannot make us knock at their rate,
-/// and a mended setting is still taken up soon.
+/// The shortest time from a refusal to the next call, so that callers cannot set our rate of calls, and a fixed setting
+/// still takes effect soon.
 const MEND_REST: Duration = Duration::from_secs(2);
 
 const CODES: [(u32, Then, &str); 29] = [
@@ -100,7 +100,7 @@ const CODES: [(u32, Then, &str); 29] = [
     (90_090, Again, "a transient error of the login service"),
 ];
 
-/// Why there is no token, and how long to leave it at that; without a time, whoever asked knows better.
+/// Why there is no token, and how long not to ask again; if no time is given, the caller decides.
 #[derive(Clone, Debug)]
 pub(super) struct NoToken {
     pub(super) error: Error,
@@ -108,7 +108,7 @@ pub(super) struct NoToken {
 }
 
 impl NoToken {
-    /// Something of ours is not as it must be.
+    /// Something on our side is wrong.
     pub(super) fn unauthorised(error: Error) -> Self {
         Self { error, rest: Some(MEND_REST) }
     }
@@ -130,7 +130,7 @@ struct Body {
     trace_id: String,
 }
 
-/// What an answer without a token means. `pause` is what the answer asks for.
+/// What an answer without a token means. `pause` is the one that the answer names.
 pub(super) fn judged(answer: &Answer, way: Way, pause: Option<Duration>) -> NoToken {
     let status = answer.status.as_u16();
     let body: Body = serde_json::from_slice(&answer.body).unwrap_or_default();
@@ -142,7 +142,7 @@ pub(super) fn judged(answer: &Answer, way: Way, pause: Option<Duration>) -> NoTo
         Mend => NoToken::unauthorised(Error::Unauthorised(words)),
         Again => NoToken { error: Error::Unavailable(words), rest: pause },
         Rest(usual) => {
-            // What becomes of it are pauses, which say no more than how long.
+            // The error keeps only the pause, so the words are logged here.
             tracing::warn!(words, "no token for now");
             let pause = pause.unwrap_or(usual);
             NoToken { error: Error::Throttled { pause }, rest: Some(pause) }
@@ -161,7 +161,7 @@ fn of_entra(status: u16, body: &Body) -> (Then, String) {
     let trace = if body.trace_id.is_empty() { String::new() } else { format!(" (Entra's trace id {})", body.trace_id) };
     match known {
         Some((code, then, sentence)) => (*then, format!("the login service answered AADSTS{code}: {sentence}{trace}")),
-        // Its own words hold no secret; those of a code that is not known here are all there is.
+        // Its own words contain no secret, and for a code that is unknown here they are all there is.
         None => (by_status, format!("the login service answered {status} {}: {}", body.error, body.error_description)),
     }
 }

@@ -1,11 +1,11 @@
 //! The gateway's own token for Graph: app-only, by client credentials.
 //!
-//! Guarantees: one fetch at a time however many wait; from three quarters of its life on a token is refreshed in the
-//! background while the old one still serves, so an outage of the login service is not felt until the token really
-//! ends. After a refusal that needs somebody to act, or a pause, the login service is left alone for a while.
+//! Guarantees: one fetch at a time, however many wait; after three quarters of its life a token is refreshed in the background
+//! while the old one is still used, so an outage of the login service is not noticed until the token really expires. After a
+//! refusal that somebody must act on, or that names a pause, the login service is left alone for a while.
 //!
-//! It deliberately does not retry; its callers know how long they may wait. What proves the gateway is `credential`'s
-//! business, and what a refusal means `refusal`'s.
+//! It deliberately does not retry; its callers know how long they may wait. `credential` makes the request, and `refusal` says
+//! what a refusal means.
 
 use std::{
     sync::{
@@ -37,16 +37,16 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer of the login service is a few kilobytes.
 const ANSWER_MAX: usize = 64 * 1024;
-/// A token is not used in its last seconds: it must not end on the way to Graph.
+/// A token is not used in its last seconds: it must not expire on the way to Graph.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// How old a token is at least that is given up because it may lack what was granted since: the login service takes the same
-/// question again and again for a loop.
+/// The least age of a token that is dropped because it may lack a permission granted since: the login service takes
+/// frequent identical requests for a loop.
 const OUTGROWN_AFTER: Duration = Duration::from_mins(1);
-/// So many tokens are given up in so much time because Graph does not accept them, for the same reason.
+/// The most tokens dropped within [`REFUSED_WITHIN`] because Graph does not accept them, for the same reason.
 const REFUSED_MAX: u32 = 6;
 const REFUSED_WITHIN: Duration = Duration::from_mins(1);
-/// How long a refresh that failed is not tried again, while the present token serves.
+/// How long a failed refresh is not retried while the present token is still used.
 const REFRESH_REST: Duration = Duration::from_secs(1);
 
 /// A token and its times.
@@ -77,7 +77,7 @@ pub struct Tokens {
     refused: Arc<Mutex<Refused>>,
 }
 
-/// Tokens that Graph did not accept: how many were given up since when.
+/// How many tokens that Graph did not accept were dropped, and since when.
 #[derive(Debug, Default)]
 struct Refused {
     since: Timestamp,
@@ -101,13 +101,13 @@ struct TokenAnswer {
 }
 
 impl Tokens {
-    /// Tokens for the application of these settings.
+    /// Tokens for the application that these settings name.
     pub fn new(settings: config::Graph, outbound: Outbound, clock: Clock) -> Self {
         let source = Arc::new(Source { settings, outbound, clock, rest: Mutex::default() });
         Self { source, cache: Cache::new(1), refreshing: Arc::default(), refused: Arc::default() }
     }
 
-    /// A token that is good now.
+    /// A token that is valid now.
     pub(super) async fn token(&self) -> Result<Arc<Token>, Error> {
         let now = self.source.clock.now();
         match self.cache.get(&()).await {
@@ -122,7 +122,7 @@ impl Tokens {
         self.cache.try_get_with((), self.source.fetch()).await.map_err(|error| Error::clone(&error))
     }
 
-    /// Drops a token that Graph did not accept, unless many were dropped for that just now.
+    /// Drops a token that Graph did not accept, unless many were dropped for that reason just now.
     pub(super) async fn refuse(&self, token: &Arc<Token>) {
         if self.may_refuse() {
             self.forget(token).await;
@@ -139,7 +139,7 @@ impl Tokens {
         refused.number <= REFUSED_MAX
     }
 
-    /// Drops a token, unless another has taken its place already.
+    /// Drops a token, unless another has already replaced it.
     async fn forget(&self, token: &Arc<Token>) {
         if self.cache.get(&()).await.is_some_and(|cached| Arc::ptr_eq(&cached, token)) {
             self.cache.invalidate(&()).await;
@@ -193,7 +193,7 @@ impl Source {
         })
     }
 
-    /// Asks nobody for a token for a while, unless that is so for longer already.
+    /// Asks for no token for a while, unless a longer pause applies already.
     fn leave_alone(&self, pause: Duration, why: &Error) {
         let until = clock::after(self.clock.now(), pause);
         let mut rest = self.rest();
@@ -256,7 +256,7 @@ impl Token {
     }
 }
 
-/// A number of seconds; the platform's endpoints write numbers as texts.
+/// A number of seconds; the platform's endpoints write numbers as strings.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Seconds {
@@ -274,7 +274,7 @@ impl Seconds {
 }
 
 impl TokenAnswer {
-    /// How long the token lives. App Service tells the moment of its end only.
+    /// The token's lifetime. App Service only gives the time of its end.
     fn life(&self, asked_at: Timestamp) -> Option<Duration> {
         if let Some(seconds) = &self.expires_in {
             return seconds.count().map(Duration::from_secs);
@@ -284,12 +284,12 @@ impl TokenAnswer {
     }
 }
 
-/// The one refresh in the background; over when this is dropped, however that comes.
+/// The one background refresh; over when this is dropped, for whatever reason.
 #[derive(Debug)]
 struct Flight(Arc<AtomicBool>);
 
 impl Flight {
-    /// None while there is one already.
+    /// None while one is running.
     fn begin(flag: &Arc<AtomicBool>) -> Option<Self> {
         (!flag.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(flag)))
     }

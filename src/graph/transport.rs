@@ -1,8 +1,8 @@
-//! One call to Graph: token, identifying headers, retry, and what its answer means.
+//! One call to Graph: token, identifying headers, retries, and what its answer means.
 //!
-//! Guarantees: a read is repeated where that can help; a write is repeated only if it certainly had no effect (it never
-//! reached Graph, it was throttled, or its token was refused). The bearer token goes to the configured Graph host and
-//! to no other, next links included.
+//! Guarantees: a read is retried where that can help; a write is retried only if it certainly had no effect (it never
+//! reached Graph, it was throttled, or its token was refused). The bearer token goes to the configured Graph host and to
+//! no other, next links included.
 //!
 //! It deliberately knows no path and no field; `graph::mod` and `graph::model` do.
 
@@ -29,15 +29,15 @@ use crate::{
 
 /// The largest answer that is read: a page of assignments is some hundred kilobytes at most.
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
-/// Pauses between attempts when Graph does not say how long.
+/// Pauses between attempts when Graph names none.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(10) };
-/// The pause that is told when Graph throttles and does not say for how long, which Intune often does.
+/// The pause reported when Graph throttles without naming one, which Intune often does.
 const THROTTLED_UNSAID: Duration = Duration::from_secs(10);
 
-/// The longest pause that is heeded: absurd ones have been seen, and what is paused asks nobody whether it is over.
+/// The longest pause that is honoured: absurd ones have been seen, and during a pause nothing checks whether it is over.
 const ASKED_MAX: Duration = Duration::from_mins(5);
 
-/// What a `Retry-After` asks for, as far as it is heeded; none if it asks for no pause.
+/// The pause that a `Retry-After` asks for, as far as it is honoured; none if it asks for none.
 pub(super) fn heeded(retry_after: &str, now: Timestamp) -> Option<Duration> {
     outbound::retry_after(retry_after, now).filter(|pause| !pause.is_zero()).map(|pause| pause.min(ASKED_MAX))
 }
@@ -51,7 +51,7 @@ pub(super) struct Transport {
     clock: Clock,
 }
 
-/// A call, ready to be made several times.
+/// A call that can be made several times.
 struct Asked<'a> {
     effect: Effect,
     url: &'a str,
@@ -65,7 +65,7 @@ struct Asked<'a> {
 enum Next {
     /// Get a new token and try again at once.
     Renew,
-    /// Try again, after this pause if Graph named one; if no attempt is left, this is the error.
+    /// Retry, after this pause if Graph named one; if no attempt is left, this is the error.
     Retry(Option<Duration>, Error),
     /// Give up.
     Fail(Error),
@@ -78,12 +78,12 @@ impl Transport {
         Self { settings, tokens, pace, outbound, clock }
     }
 
-    /// What the way to Graph was made of.
+    /// The settings that this was made from.
     pub(super) fn settings(&self) -> &config::Graph {
         &self.settings
     }
 
-    /// A token that is good now; tried as often as a call is.
+    /// A token that is valid now; retried as often as a call is.
     pub(super) async fn token(&self) -> Result<Arc<Token>, Error> {
         let mut failed = 0_u32;
         loop {
@@ -100,12 +100,12 @@ impl Transport {
         }
     }
 
-    /// Reads what is at a path below the API version.
+    /// Reads a path below the API version.
     pub(super) async fn read(&self, path: &str, permission: &'static Permission) -> Result<Answer, Error> {
         self.read_through(self.settings.api_version, path, permission).await
     }
 
-    /// Reads what is at a path below this API version, whatever the settings say.
+    /// Reads a path below this API version, whatever the settings say.
     pub(super) async fn read_through(
         &self,
         version: ApiVersion,
@@ -115,7 +115,7 @@ impl Transport {
         self.read_at(&self.url(version, path), permission).await
     }
 
-    /// Reads the next page. The link is taken as it is, but only if it leads to the same Graph.
+    /// Reads the next page. The link is used as it is, but only if it leads to the same Graph.
     pub(super) async fn read_next(&self, link: &str, permission: &'static Permission) -> Result<Answer, Error> {
         let root = format!("{}/", self.settings.endpoint);
         if link.starts_with(&root) {
@@ -178,7 +178,7 @@ impl Transport {
         let answer = match self.outbound.send(call).await {
             Ok(answer) => answer,
             Err(error) => {
-                // Whatever was wrong with the call itself says nothing about Graph.
+                // An error in the call itself says nothing about Graph.
                 let failed = matches!(error, outbound::Error::Unreached(_) | outbound::Error::Unanswered(_));
                 pass.went(if failed { Went::Failed } else { Went::Answered });
                 return Err(unanswered(asked.effect, &error));
@@ -197,7 +197,7 @@ impl Transport {
             return Ok(answer);
         }
         if answer.status.as_u16() == 503 {
-            // Microsoft's advice: the same connection may lead to the same machine in trouble.
+            // Microsoft's advice: the same connection may lead to the same failing machine.
             self.outbound.renew();
         }
         let refusal = refusal(asked, &answer);
@@ -206,7 +206,7 @@ impl Transport {
         if matches!(next, Next::Renew) {
             self.tokens.refuse(&token).await;
         } else if lacking {
-            // What was granted meanwhile is in the next token only.
+            // A permission granted since is only in the next token.
             self.tokens.outgrow(&token).await;
         }
         Err(next)
@@ -238,7 +238,7 @@ impl Transport {
     }
 }
 
-/// A call that was not made for want of a token.
+/// What to do about a call that was not made for lack of a token.
 fn tokenless(error: Error) -> Next {
     if let Error::Throttled { pause } = error {
         return Next::Retry(Some(pause), error);
@@ -246,7 +246,7 @@ fn tokenless(error: Error) -> Next {
     if matches!(error, Error::Unavailable(_)) { Next::Retry(None, error) } else { Next::Fail(error) }
 }
 
-/// A call without an answer.
+/// What to do about a call without an answer.
 fn unanswered(effect: Effect, error: &outbound::Error) -> Next {
     let words = error.to_string();
     match (error, effect) {
@@ -263,7 +263,7 @@ fn unanswered(effect: Effect, error: &outbound::Error) -> Next {
     }
 }
 
-/// What an answer that is not a success says.
+/// The refusal in an answer that is not a success.
 fn refusal(asked: &Asked<'_>, answer: &Answer) -> Refusal {
     let request_id = answer.header("request-id").map(str::to_owned);
     let said = model::refusal(answer.status.as_u16(), request_id, &answer.body);
@@ -276,20 +276,20 @@ fn judge(effect: Effect, refusal: Refusal, named: Option<Duration>) -> Next {
     let words = refusal.to_string();
     match refusal.status {
         _ if refusal.reason == Reason::Approval => Next::Fail(Error::Forbidden(refusal)),
-        // Intune answers 401 for a missing permission too, with the truth inside.
+        // Intune answers 401 for a missing permission too, with the true code inside.
         401 if refusal.code == "Forbidden" => Next::Fail(Error::Forbidden(refusal)),
         401 => Next::Renew,
         403 => Next::Fail(Error::Forbidden(refusal)),
         404 => Next::Fail(Error::Missing(refusal)),
         429 => Next::Retry(named, Error::Throttled { pause: named.unwrap_or(THROTTLED_UNSAID) }),
         408 | 500.. if effect == Effect::Write => Next::Fail(Error::Unknown(words)),
-        // Conflicts and locks pass, and nothing was changed.
+        // Conflicts and locks are transient, and nothing was changed.
         408 | 409 | 423 | 500.. => Next::Retry(named, Error::Unavailable(words)),
         _ => Next::Fail(Error::Refused(refusal)),
     }
 }
 
-/// What an answer says about Graph's condition. A pause named with a 503 counts as a throttling does.
+/// What an answer says about Graph's condition. A 503 that names a pause counts as throttling.
 fn went(answer: &Answer, named: Option<Duration>) -> Went {
     match answer.status.as_u16() {
         429 => Went::Throttled(named),
