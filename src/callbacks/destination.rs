@@ -1,10 +1,10 @@
-//! One destination: the call that brings a message, and what its answer means.
+//! One destination: the call that delivers a message, and what its answer means.
 //!
-//! Guarantees: where a URL leads is looked at for each attempt, with the settings that hold now; redirects are not followed,
-//! no cookie is kept, and of an answer only its status and `Retry-After` count. A call is begun only if it can end in the time
-//! for which the attempt was claimed.
+//! Guarantees: where a URL leads is checked for each attempt, against the settings now in force; redirects are not
+//! followed, no cookie is kept, and of an answer only its status and `Retry-After` count. A call is started only if it
+//! can end within the time for which the attempt was claimed.
 //!
-//! It deliberately does not decide when to try again; `verdict` does.
+//! It deliberately does not decide when to retry; `verdict` does.
 
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ use crate::{
 
 /// The content type of CloudEvents in JSON.
 const CONTENT_TYPE: &str = "application/cloudevents+json";
-/// No answer to one message keeps all others waiting for longer.
+/// The longest time for which the answer to one message can hold back all others.
 const CLOSED_MAX: Duration = Duration::from_hours(1);
 /// The largest answer that is read.
 const ANSWER_MAX: usize = 16 * 1024;
-/// A token is not used so shortly before its end.
+/// A token is not used this shortly before its end.
 const TOKEN_MARGIN: Duration = Duration::from_secs(30);
-/// How long a token lasts whose end nobody tells.
+/// How long a token is used whose answer does not say when it expires.
 const TOKEN_TTL: Duration = Duration::from_mins(5);
 
 /// A header of a call.
@@ -42,18 +42,18 @@ pub(super) struct Delivered {
     pub(super) status: u16,
 }
 
-/// It does not have it, or nobody knows.
+/// It does not have it, or that is unknown.
 #[derive(Debug)]
 pub(super) struct Refusal {
     /// The status of the answer.
     pub(super) status: Option<u16>,
     /// What happened.
     pub(super) why: String,
-    /// Whether it wants no more.
+    /// Whether the destination wants no further attempt.
     pub(super) is_final: bool,
     /// The pause that it names.
     pub(super) pause: Option<Duration>,
-    /// How long it wants to be left alone by all.
+    /// How long it wants no messages at all.
     pub(super) closed: Option<Duration>,
 }
 
@@ -63,7 +63,7 @@ impl Refusal {
     }
 }
 
-/// The way to a destination.
+/// How to call a destination.
 #[derive(Debug)]
 pub(super) struct Way {
     settings: config::Destination,
@@ -72,7 +72,7 @@ pub(super) struct Way {
     source: String,
     timeout: Duration,
     message: fn(&Operation, &str) -> Vec<u8>,
-    /// The token in use, and by [`Clock::elapsed`], until when.
+    /// The current token, and until when it is used, by [`Clock::elapsed`].
     token: Mutex<Option<(SecretString, Duration)>>,
 }
 
@@ -95,7 +95,7 @@ impl Way {
         self.settings.calls_at_once_max
     }
 
-    /// Sends the message about an operation's end. Begins nothing that may not be over at `end_by`.
+    /// Sends the message about an operation's end. Starts nothing that may not be over by `end_by`.
     pub(super) async fn send(
         &self,
         operation: &Operation,
@@ -123,7 +123,7 @@ impl Way {
                 let pause = pause.and_then(|text| outbound::retry_after(text, self.clock.now()));
                 (answer.status.as_u16(), pause.map(|pause| pause.min(PAUSE_MAX)))
             }
-            // What it says beyond its status is of no interest.
+            // Only its status matters.
             Err(Error::TooLarge { status, .. }) => (status.as_u16(), None),
             Err(error) => return Err(failed(error.to_string())),
         };
@@ -131,7 +131,7 @@ impl Way {
             return Ok(Delivered { status });
         }
         if status == 401 {
-            // The next attempt asks for a new one.
+            // The next attempt requests a new one.
             *self.token.lock().await = None;
         }
         let closed = pause.filter(|_| matches!(status, 429 | 503)).map(|pause| pause.min(CLOSED_MAX));
@@ -139,7 +139,7 @@ impl Way {
         Err(Refusal { status: Some(status), why, is_final: status == 410, pause, closed })
     }
 
-    /// The headers of Standard Webhooks. The time is that of the attempt, the id that of the message.
+    /// The headers of Standard Webhooks: the time is that of the attempt, the id that of the message.
     fn signed(&self, id: &str, body: &[u8]) -> Result<Vec<Header>, String> {
         let timestamp = self.clock.now().as_second().to_string();
         let signature = proof::signatures(&self.settings, Message { id, timestamp: &timestamp, body })?;
@@ -151,7 +151,7 @@ impl Way {
         texts.into_iter().map(header).collect()
     }
 
-    /// The header of what the destination asks for besides.
+    /// The header by which the gateway authenticates, if the destination requires one besides the signature.
     async fn authorised(&self, body: &[u8], end_by: Duration) -> Result<Option<Header>, String> {
         let value = match &self.settings.authentication {
             Authentication::None => return Ok(None),
@@ -167,7 +167,7 @@ impl Way {
         Ok(Some((AUTHORIZATION, value)))
     }
 
-    /// A token by client credentials: the one in use, or a new one. Whoever comes meanwhile waits for that one.
+    /// A token by client credentials: the current one, or a new one. Other attempts wait for it meanwhile.
     async fn token(&self, end_by: Duration) -> Result<SecretString, String> {
         let Authentication::OAuth { token_url, client_id, secret, scope } = &self.settings.authentication else {
             return Err("no token is used here".to_owned());
@@ -184,7 +184,7 @@ impl Way {
             headers: Vec::new(),
             body: Some(("application/x-www-form-urlencoded", form.into_bytes())),
             timeout: self.timeout,
-            // The message must have its time after this.
+            // Afterwards, there must be time left for the message.
             end_by: Some(end_by.saturating_sub(self.timeout)),
             answer_max: ANSWER_MAX,
         };
@@ -201,7 +201,7 @@ impl Way {
     }
 }
 
-/// The destinations that only a proxy may reach, and for which there is none: they would be called directly, wherever they are.
+/// A fault for each destination that may be reached only through a proxy, if there is no proxy for it.
 pub fn unproxied(destinations: &[config::Destination], outbound: &Outbound) -> Vec<config::Fault> {
     let proxied = destinations.iter().filter(|destination| destination.network == Network::Proxy);
     let fault = |destination: &config::Destination| {
@@ -216,7 +216,7 @@ pub fn unproxied(destinations: &[config::Destination], outbound: &Outbound) -> V
     proxied.filter_map(fault).collect()
 }
 
-/// The body that asks for a token (RFC 6749, section 4.4).
+/// The body of a token request (RFC 6749, section 4.4).
 fn client_credentials(client_id: &str, secret: &SecretString, scope: Option<&str>) -> String {
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.append_pair("grant_type", "client_credentials").append_pair("client_id", client_id);
@@ -225,14 +225,14 @@ fn client_credentials(client_id: &str, secret: &SecretString, scope: Option<&str
     form.finish()
 }
 
-/// What a token endpoint gives (RFC 6749, section 5.1).
+/// The answer of a token endpoint (RFC 6749, section 5.1).
 #[derive(Deserialize)]
 struct Given {
     access_token: SecretString,
     expires_in: Option<u64>,
 }
 
-/// A status that is no success, for whoever looks at the operation.
+/// A sentence for a status that is no success, for readers of the operation.
 fn told(status: u16) -> String {
     match status {
         300..400 => format!("it answered {status}; redirects are not followed"),

@@ -1,12 +1,12 @@
-//! Tells callers' systems of the ends of their operations.
+//! Reports to callers' systems that their operations have ended.
 //!
-//! The outbox is in the store: the end of an operation makes its callback due, in the transaction of the end. For each
-//! destination one desk claims what is due and sends it, so a slow destination holds up nobody but itself.
+//! The outbox is in the store: the transaction that ends an operation also makes its callback due. For each destination
+//! one desk claims what is due and sends it, so a slow destination delays only itself.
 //!
-//! Guarantees: every callback is sent until its destination has it, wants no more, or the time for it is over, whatever fails
-//! or restarts; at least once, always as the same message, and never twice at the same moment, since whoever sends has
-//! claimed it for longer than sending can take. What is sent is signed, and goes nowhere that the settings do not name.
-//! A stop ends after the attempts that are under way.
+//! Guarantees: every callback is sent until its destination has it, wants no more, or its time is over, whatever fails or
+//! restarts; at least once, always as the same message, and never twice at the same moment, since an attempt is claimed
+//! for longer than sending can take. What is sent is signed, and goes nowhere that the settings do not name. A shutdown
+//! waits for the attempts in flight.
 //!
 //! It deliberately keeps no list of its own, and does not know what messages say. Started by the root.
 
@@ -43,40 +43,40 @@ use crate::{
     telemetry,
 };
 
-/// How often it is looked for callbacks without being told of them, on average; replicas drift apart by chance.
+/// How often to look for due callbacks without a notice, on average; jitter keeps replicas apart.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often it is looked for callbacks whose destination is no longer there.
+/// How often to look for callbacks whose destination no longer exists.
 const LOOK_FOR_STRAYS: Duration = Duration::from_secs(30);
-/// Strays that are looked at in one go.
+/// The most of these that are claimed at once.
 const STRAYS_MAX: usize = 100;
-/// What an attempt takes at most before its calls, and after them.
+/// How long an attempt takes at most before its calls, and after them.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// What callbacks are sent with.
+/// What is needed to send callbacks.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Where they wait.
+    /// Where callbacks wait.
     pub store: Arc<dyn Store>,
-    /// The way out.
+    /// Makes the calls.
     pub outbound: Outbound,
     /// The time.
     pub clock: Clock,
-    /// Times.
+    /// Timeouts and pauses.
     pub settings: config::Callbacks,
-    /// Whom they may go to.
+    /// Where callbacks may go.
     pub destinations: Vec<config::Destination>,
-    /// The message about an operation's end, from a gateway that calls itself so.
+    /// The message about an operation's end; takes the name under which the gateway sends it.
     pub message: fn(&Operation, &str) -> Vec<u8>,
 }
 
-/// Whoever sends callbacks.
+/// The sender of callbacks.
 #[derive(Debug)]
 pub struct Callbacks {
     desks: Vec<Arc<Desk>>,
 }
 
 impl Callbacks {
-    /// A desk for each destination, and one for those that are gone. Fails if there is no way out.
+    /// A desk for each destination, and one for those that are gone. Fails if there is no way to reach a destination.
     pub fn new(parts: &Parts) -> Result<Self, outbound::Error> {
         let names: BTreeSet<_> = parts.destinations.iter().map(|destination| destination.name.clone()).collect();
         let mut desks = vec![Desk::new(parts, Destinations::Except(names), None)];
@@ -87,7 +87,7 @@ impl Callbacks {
         Ok(Self { desks })
     }
 
-    /// Sends callbacks until it is stopped and what is under way has ended.
+    /// Sends callbacks until it is stopped and the attempts in flight have ended.
     pub async fn run(self, stop: CancellationToken) {
         let mut working: JoinSet<_> = self.desks.into_iter().map(|desk| desk.work(stop.clone())).collect();
         while let Some(ended) = working.join_next().await {
@@ -98,7 +98,7 @@ impl Callbacks {
     }
 }
 
-/// Where the callbacks of one destination are sent, or, without a way, those whose destination is gone.
+/// Attempts the callbacks of one destination or, without a way, those whose destination is gone: these fail until parked.
 #[derive(Debug)]
 struct Desk {
     parts: Parts,
@@ -122,12 +122,12 @@ impl Desk {
         let mut under_way = JoinSet::new();
         loop {
             let room = if self.is_closed() { 0 } else { self.at_once.saturating_sub(under_way.len()) };
-            // Reckoned from before the store is asked, so never longer than it holds for others.
+            // Counted from before the claim, so it is never later than the end of the claim in the store.
             let end_by = clock.elapsed().saturating_add(self.ttl()).saturating_sub(MARGIN);
             for attempt in self.claim(room).await {
                 under_way.spawn(Arc::clone(&self).attempt(attempt, end_by));
             }
-            // In this order, so that a stop is heard in a flood of news.
+            // Biased, so that a shutdown is noticed even in a flood of notices.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -152,12 +152,12 @@ impl Desk {
         })
     }
 
-    /// How long an attempt is claimed: for a token and a message, each in its time.
+    /// How long an attempt is claimed: for a token request and a message, each with its own timeout.
     fn ttl(&self) -> Duration {
         self.parts.settings.timeout.saturating_mul(2).saturating_add(MARGIN).saturating_add(MARGIN)
     }
 
-    /// One attempt, in a span that is linked to the call that asked for the change.
+    /// One attempt, in a span that is linked to the request that asked for the change.
     fn attempt(self: Arc<Self>, attempt: Attempt, end_by: Duration) -> impl Future<Output = ()> {
         let submission = &attempt.operation.submission;
         let span = tracing::info_span!(
@@ -204,7 +204,7 @@ impl Desk {
         }
     }
 
-    /// The audit record of the last attempt.
+    /// The audit record of a final attempt; none if another follows.
     fn entry(
         &self,
         operation: &Operation,
@@ -240,7 +240,7 @@ impl Desk {
     }
 }
 
-/// An attempt that panicked, which is a fault of ours, is made again when its claim is over.
+/// An attempt that panicked, which is a bug of ours, is repeated when its claim expires.
 fn note(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         telemetry::count_callback("broken");

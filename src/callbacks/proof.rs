@@ -1,6 +1,6 @@
-//! What proves a callback to its destination: the signature, and what the destination asks for besides.
+//! What proves a callback to its destination: the signature, and any credential that the destination requires besides.
 //!
-//! Guarantees: secrets are read for each attempt, so a rotated one is taken up; no message of ours holds any part of one.
+//! Guarantees: secrets are read for each attempt, so a rotated one is taken up; no error text contains any part of one.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
@@ -37,7 +37,7 @@ fn sign(preset: &Preset, named: &Named, message: Message<'_>) -> Result<String, 
     scheme.sign(&key, message).ok_or_else(|| unfit(&"it is the half of a key that only verifies"))
 }
 
-/// Reads a secret. Where it should be is for operators, and goes to the log.
+/// Reads a secret. Where it should be concerns only operators, so that goes to the log.
 pub(super) fn read(named: &Named) -> Result<SecretString, String> {
     named.source.read().map_err(|error| {
         tracing::error!(%error, "a destination's secret cannot be read");

@@ -1,4 +1,4 @@
-//! What comes after an attempt. Pure, but for the clock it is given.
+//! What follows an attempt. Pure, except for the clock that it is given.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) struct Outcome {
     pub(super) next: Next,
 }
 
-/// Judges an attempt at a callback of an operation that ended then.
+/// Judges an attempt to deliver the callback of an operation that ended at `ended_at`.
 pub(super) fn judge(
     outcome: &Result<Delivered, Refusal>,
     progress: Progress,
@@ -48,7 +48,7 @@ pub(super) fn judge(
     Outcome { progress, next }
 }
 
-/// A pause that a destination names is not believed beyond this.
+/// The longest pause that a destination can ask for.
 pub(super) const PAUSE_MAX: Duration = Duration::from_hours(24);
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Streams the audit trail to sinks: standard output, a file, a collector.
 //!
-//! The trail in the store is the outbox: nothing is copied, and how far each sink was delivered to is noted beside it.
-//! Guarantees: every record reaches every sink at least once, in the order of the trail, whatever fails or restarts; as a
-//! rule once, since one replica at a time has a sink's turn. After a crash what was sent last may be sent again; `chain` and
-//! `sequence` tell it. A sink that does not take records holds up nobody but itself: accepting and carrying changes never
-//! wait for it, and it is tried again with growing pauses.
+//! The trail in the store is the outbox: nothing is copied, and the store notes how far each sink has been delivered to.
+//! Guarantees: every record is delivered to every sink at least once, in the order of the trail, whatever fails or
+//! restarts; as a rule once, since one replica at a time has a sink's turn. After a crash the last batch may be sent
+//! again; `chain` and `sequence` identify repeats. A sink that does not accept records delays only itself: accepting and
+//! applying changes never waits for it, and it is retried with growing pauses.
 //!
-//! It deliberately drops nothing and skips nothing; how late a sink is, the metric `postern.audit.lag` tells. Started by the
-//! root, once for each sink.
+//! It deliberately skips nothing, except what a collector refuses for its size or content; that is logged. How late a
+//! sink is, the metric `postern.audit.lag` shows. Started by the root, once per sink.
 
 mod sink;
 
@@ -23,42 +23,42 @@ use crate::{
     telemetry,
 };
 
-/// Records sent together at most.
+/// The most records sent together.
 const BATCH_MAX: usize = 200;
-/// How often it is looked for new records.
+/// How often to look for new records.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a turn lasts without being kept; longer than a sink may take for a batch.
+/// How long a turn lasts without being renewed; longer than a sink may take for a batch.
 const TURN: Duration = Duration::from_mins(1);
-/// How long a turn is had before it is kept.
+/// How long a turn is held before it is renewed.
 const KEEP_AFTER: Duration = Duration::from_secs(20);
-/// Pauses while a sink does not take records.
+/// Pauses while a sink does not accept records.
 const PAUSES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_mins(1) };
 
 /// What is streamed, where, and in what form.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The trail.
+    /// The store that holds the trail.
     pub store: Arc<dyn Store>,
     /// The time.
     pub clock: Clock,
-    /// This run.
+    /// The name of this run, as owner of turns.
     pub owner: String,
-    /// The form of records.
+    /// The export format of records.
     pub form: Form,
     /// Where they go.
     pub outlet: Outlet,
 }
 
-/// A sink's turn that this run has.
+/// A sink's turn that this run holds.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     /// Everything up to here was delivered.
     position: i64,
-    /// By [`Clock::elapsed`].
+    /// When to renew the turn, by [`Clock::elapsed`].
     keep_at: Duration,
 }
 
-/// What a round came to.
+/// The outcome of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Round {
     /// There may be more.
@@ -69,7 +69,7 @@ enum Round {
     Elsewhere,
 }
 
-/// Why a round came to nothing.
+/// Why a round failed.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error(transparent)]
@@ -79,7 +79,7 @@ enum Failed {
 }
 
 impl Delivery {
-    /// Streams until it is stopped; then what is left is delivered, unless the sink fails, and the turn is given back.
+    /// Streams until it is stopped; then delivers what is left, unless the sink fails, and gives the turn back.
     pub async fn run(self, stop: CancellationToken) {
         let (mut turn, mut failures) = (None, 0_u32);
         loop {
@@ -126,12 +126,12 @@ impl Delivery {
         let taken = self.outlet.send(&batch, self.form).await.map_err(Failed::Sink)?;
         let Some(last) = batch.get(..taken).and_then(<[_]>::last) else { return Ok(Round::Nothing) };
         telemetry::count_delivered(self.outlet.name(), taken);
-        // Until this is stored, a crash has the batch sent again.
+        // Until this is stored, a crash causes the batch to be sent again.
         *turn = self.take(Some(last.position)).await?;
         Ok(Round::Delivered)
     }
 
-    /// How long the first of these has waited.
+    /// How long the first of these has been waiting.
     fn lag(&self, batch: &[Filed]) -> Duration {
         let first = batch.first().and_then(|filed| Marks::read(&filed.text));
         first.map_or(Duration::ZERO, |first| until(first.at, self.clock.now()))

@@ -1,10 +1,10 @@
 //! The sinks: how a batch of records gets to each of them.
 //!
-//! Guarantees: when sending returns, the sink has the batch: a file has it on disk, a collector has said so, standard output
-//! has been flushed. A file holds whole lines only, whatever broke off before. Nothing here blocks the runtime, not even a
-//! reader of standard output that has stopped reading.
+//! Guarantees: when sending returns, the sink has the batch: a file is synced to disk, a collector has confirmed it,
+//! standard output has been flushed. A file holds whole lines only, whatever was interrupted before. Nothing here blocks
+//! the runtime, not even a reader of standard output that has stopped reading.
 //!
-//! It deliberately repeats nothing: [`super::Delivery`] does.
+//! It deliberately retries nothing: [`super::Delivery`] does.
 
 use std::{
     ffi::OsString,
@@ -27,11 +27,11 @@ use crate::{
 
 /// How long a sink may take for a batch; much less than a turn lasts.
 const SEND_MAX: Duration = Duration::from_secs(20);
-/// How much of a collector's answer is read.
+/// How many bytes of a collector's answer are read.
 const ANSWER_MAX: usize = 64 * 1024;
-/// A body that every collector should take, in bytes. One that does not is not set up, and nothing is lost until it is.
+/// A body size in bytes that every collector should accept. If one does not, records wait until its setup is fixed.
 const BODY_SMALL: usize = 64 * 1024;
-/// Whoever collects the file may be of the gateway's group; others have no business with it.
+/// The program that collects the file may be in the gateway's group; nobody else may read it.
 const FILE_MODE: u32 = 0o640;
 
 /// Where records go.
@@ -41,12 +41,12 @@ pub enum Outlet {
     Stdout,
     /// A file.
     File(AuditFile),
-    /// A collector: where it takes logs, and the way there.
+    /// A collector: its URL for logs, and the client.
     Otlp(String, Box<Outbound>),
 }
 
 impl Outlet {
-    /// The outlet to a sink of the settings.
+    /// The outlet for a sink of the settings.
     pub fn new(sink: &Sink, outbound: &Outbound) -> Self {
         match sink {
             Sink::Stdout => Self::Stdout,
@@ -57,7 +57,7 @@ impl Outlet {
         }
     }
 
-    /// By what the store knows it.
+    /// The name by which the store knows it.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -66,8 +66,8 @@ impl Outlet {
         }
     }
 
-    /// Sends a batch, or the beginning of it where the sink takes no more at once, and says how many records that were. After an error,
-    /// nothing was sent, as far as anybody knows.
+    /// Sends a batch, or the beginning of it if the sink does not accept all at once, and returns how many records that
+    /// were. After an error, nothing is known to have been sent.
     pub(super) async fn send(&self, batch: &[Filed], form: Form) -> Result<usize, String> {
         let lines = || batch.iter().map(|filed| form.line(&filed.text) + "\n").collect::<String>();
         match self {
@@ -84,11 +84,11 @@ impl Outlet {
     }
 }
 
-/// Does something that may block for long, on a thread that nobody waits for at the end of the program.
+/// Does something that may block for long, on a thread that the program does not wait for at its end.
 async fn apart(lines: String, work: impl FnOnce(String) -> io::Result<()> + Send + 'static) -> io::Result<()> {
     let (done, outcome) = oneshot::channel();
     let work = move || {
-        // If nobody waits any more, the batch is sent again.
+        // If nobody is waiting any more, the batch is sent again.
         drop(done.send(work(lines)));
     };
     std::thread::Builder::new().name("audit sink".to_owned()).spawn(work)?;
@@ -122,13 +122,13 @@ fn open(path: &Path) -> io::Result<File> {
     let new = !path.exists();
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
     if new {
-        // Without this the file's name could be lost with the power, and its content with it.
+        // Without this, a power failure could lose the file's name, and its content with it.
         File::open(folder)?.sync_all()?;
     }
     Ok(file)
 }
 
-/// Takes away what was left of a line by a write that broke off; it is written again.
+/// Removes the part of a line that an interrupted write left behind; the line is written again.
 fn mend(file: &mut File) -> io::Result<()> {
     let size = file.metadata()?.len();
     let Some(last) = size.checked_sub(1) else { return Ok(()) };
@@ -145,7 +145,7 @@ fn mend(file: &mut File) -> io::Result<()> {
     file.set_len(u64::try_from(whole).unwrap_or(0))
 }
 
-/// Makes room for a new file: the full one becomes the newest of those that are kept, the oldest goes.
+/// Makes room for a new file: the full one becomes the newest of those that are kept, the oldest is dropped.
 fn shift(settings: &AuditFile) -> io::Result<()> {
     for number in (1..settings.keep).rev() {
         let kept = numbered(&settings.path, number);
@@ -162,7 +162,7 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Sends a batch, or as much of it as the collector takes in one body.
+/// Sends a batch, or as much of it as the collector accepts in one body.
 async fn post_beginning(url: &str, outbound: &Outbound, batch: &[Filed], form: Form) -> Result<usize, String> {
     let mut part = batch;
     loop {
@@ -171,7 +171,7 @@ async fn post_beginning(url: &str, outbound: &Outbound, batch: &[Filed], form: F
         match (post(url, outbound, logs).await?, part) {
             (Posted::Taken, _) => return Ok(part.len()),
             (Posted::TooLarge, [alone]) if size > BODY_SMALL => {
-                // It would be too large again, and keep back all that come after it.
+                // It would be too large again, and hold up all records after it.
                 tracing::error!(
                     audit.position = alone.position,
                     size,
@@ -210,14 +210,14 @@ async fn post(url: &str, outbound: &Outbound, logs: String) -> Result<Posted, St
     }
     let told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let rejected = told.pointer("/partialSuccess/rejectedLogRecords").unwrap_or(&Value::Null);
-    // The protocol forbids to send these again: they would be rejected again.
+    // The protocol forbids sending these again: they would be rejected again.
     if rejected.as_str().is_some_and(|count| count != "0") || rejected.as_u64().is_some_and(|count| count > 0) {
         tracing::error!(%rejected, "the collector has rejected audit records for what is in them");
     }
     Ok(Posted::Taken)
 }
 
-/// The batch as OTLP's JSON has logs.
+/// The batch as logs in OTLP's JSON.
 fn logs(batch: &[Filed], form: Form) -> Value {
     let resource = json!([
         {"key": "service.name", "value": {"stringValue": "postern"}},
@@ -235,7 +235,7 @@ fn log(text: &str, form: Form) -> Value {
     let nanos = Marks::read(text).map_or(0, |marks| marks.at.as_nanosecond());
     let text_of = |key: &str| record.get(key).and_then(Value::as_str);
     let event = text_of("event").unwrap_or("unknown");
-    // Severities of OpenTelemetry: information, warning.
+    // OpenTelemetry's severities: information, warning.
     let (number, severity) = if matches!(event, "denied" | "refused") { (13, "WARN") } else { (9, "INFO") };
     let mut log = json!({
         "timeUnixNano": nanos.to_string(),

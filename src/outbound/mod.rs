@@ -1,12 +1,12 @@
-//! The one way to make an HTTP request: to Graph, to the login service, to an issuer's keys, to whom callbacks go.
+//! The one way to make an HTTP request: to Graph, the login service, an issuer's keys, callback destinations.
 //!
-//! Guarantees: every call has a deadline, an answer is read up to a bound and no further, redirects are not followed
-//! (a token must not travel to a host that the configuration does not name), and the W3C trace context of the current
-//! span goes along. A call that is given up is ended. Connections belong to the runtime in which [`Outbound::new`] was
-//! called, so none ends with a server's worker that happened to open it. A client that is bound to a [`Reach`] calls no
-//! address outside of it, and uses neither a proxy nor a connection twice.
+//! Guarantees: every call has a deadline, an answer is read up to a limit and no further, redirects are not followed (a
+//! token must not travel to a host that the configuration does not name), and the W3C trace context of the current span
+//! is sent along. Dropping a call ends it. Connections belong to the runtime in which [`Outbound::new`] was called, so
+//! none dies with the server worker that happened to open it. A client bound to a [`Reach`] connects to no address
+//! outside of it, and uses neither a proxy nor a connection twice.
 //!
-//! It deliberately does not retry and does not judge a status: the callers know what a repetition would do.
+//! It deliberately does not retry and does not judge a status: the callers know what a retry would do.
 
 mod proxied;
 mod reach;
@@ -34,56 +34,56 @@ use crate::{
     telemetry,
 };
 
-/// How long a connection may take to be made.
+/// How long establishing a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long connections are used at least before all are given up for new ones.
+/// How long connections are used at least before all are replaced.
 const RENEWED_AFTER: Duration = Duration::from_secs(2);
 
-/// A client with its pool of connections; clones share the pool.
+/// A client with its connection pool; clones share the pool.
 #[derive(Clone, Debug)]
 pub struct Outbound {
     client: Arc<Renewable>,
-    /// Made when it is first asked for: few need it, and each client reads the system's certification authorities for itself.
+    /// Made on first use: few need it, and each client reads the system's certification authorities for itself.
     direct: Arc<OnceLock<Arc<Renewable>>>,
     runtime: Handle,
     clock: Clock,
-    /// Where it may go; none for anywhere.
+    /// Where it may connect to; none for anywhere.
     reach: Option<Reach>,
     discretion: Discretion,
 }
 
-/// Whether the query of a URL may stand in spans and errors.
+/// Whether the query of a URL may appear in spans and errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Discretion {
     Open,
     Discreet,
 }
 
-/// A client that can be replaced by one that is made alike, and has no connection yet.
+/// A client that can be replaced by an identical one without connections.
 #[derive(Debug)]
 struct Renewable {
     way: Route,
-    /// The client, and when it was replaced last.
+    /// The client, and when it was last replaced.
     client: Mutex<(Client, Option<Duration>)>,
 }
 
-/// How a client goes.
+/// The route that a client takes.
 #[derive(Clone, Debug)]
 enum Route {
     Usual(Way),
-    /// By the proxy that is given, whatever the system excepts from it.
+    /// Through the given proxy, whatever the system exempts from it.
     Proxied(Way),
-    /// By no proxy.
+    /// Through no proxy.
     Direct,
-    /// By no proxy, and to these addresses only; with the authorities trusted besides the system's.
+    /// Through no proxy, and only to these addresses; with the authorities trusted besides the system's.
     Within(Reach, Option<Vec<u8>>),
 }
 
-/// The way out. The default is that of the system: its proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`) and the
+/// How calls leave. The default is the system's: its proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`) and the
 /// certification authorities that it trusts.
 #[derive(Clone, Debug, Default)]
 pub struct Way {
-    /// A proxy instead of the system's.
+    /// A proxy to use instead of the system's.
     pub proxy: Option<Url>,
     /// Certification authorities trusted besides the system's, in PEM.
     pub authorities: Option<Vec<u8>>,
@@ -100,11 +100,11 @@ pub struct Call {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body and its content type.
     pub body: Option<(&'static str, Vec<u8>)>,
-    /// How long the call may take, the answer's last byte included.
+    /// How long the call may take, up to the last byte of the answer.
     pub timeout: Duration,
-    /// By [`Clock::elapsed`]: the call is begun only if its whole timeout fits before this.
+    /// By [`Clock::elapsed`]: the call is started only if its whole timeout ends before this.
     pub end_by: Option<Duration>,
-    /// How many bytes of an answer are read at most.
+    /// The most bytes of an answer that are read.
     pub answer_max: usize,
 }
 
@@ -120,7 +120,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A header's text, if it is there and is text.
+    /// A header's value, if it is present and is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
@@ -129,21 +129,21 @@ impl Answer {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The call certainly reached nobody.
+    /// The call certainly did not reach anybody.
     #[error("cannot connect: {0}")]
     Unreached(String),
-    /// The call was sent, in part at least; whether it was acted on is unknown.
+    /// The call was sent, at least in part; whether it was acted on is unknown.
     #[error("no answer: {0}")]
     Unanswered(String),
     /// The answer is larger than allowed. The call was acted on.
     #[error("the answer is larger than {most} bytes")]
     TooLarge {
-        /// How many bytes it may have.
+        /// How many bytes are allowed.
         most: usize,
         /// Its status.
         status: StatusCode,
     },
-    /// It was too late to begin; nothing was sent.
+    /// It was too late to start; nothing was sent.
     #[error("there was no time left to send it")]
     Late,
     /// The client or the call cannot be made from what was given.
@@ -152,7 +152,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Its class, for figures.
+    /// Its class, for metrics.
     fn class(&self) -> &'static str {
         match self {
             Self::Unreached(_) => "unreached",
@@ -165,40 +165,40 @@ impl Error {
 }
 
 impl Outbound {
-    /// A client on the usual way; needs a running runtime, which must outlive all calls.
+    /// A client on the system's route; needs a running runtime, which must outlive all calls.
     pub fn new(clock: Clock) -> Result<Self, Error> {
         Self::by(&Way::default(), clock)
     }
 
-    /// A client that goes by a way of its own.
+    /// A client with its own proxy and authorities; otherwise as [`Outbound::new`].
     pub fn by(way: &Way, clock: Clock) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
         let client = Renewable::new(Route::Usual(way.clone()))?;
         Ok(Self { client, direct: Arc::default(), runtime, clock, reach: None, discretion: Discretion::Open })
     }
 
-    /// The same without any proxy, for what is on this machine or beside it.
+    /// The same without any proxy, for what is on this machine or next to it.
     pub fn direct(&self) -> Result<Self, Error> {
         let made = self.direct.get().map_or_else(|| Renewable::new(Route::Direct), |made| Ok(Arc::clone(made)))?;
-        // Of two that are made at once, one stays.
+        // If two are made at the same time, one of them is kept.
         Ok(Self { client: Arc::clone(self.direct.get_or_init(|| made)), ..self.clone() })
     }
 
-    /// The same, for URLs that others write: what stands behind their `?` is neither in spans nor in errors.
+    /// The same, for URLs that others write: whatever follows their `?` appears neither in spans nor in errors.
     #[must_use]
     pub fn discreet(&self) -> Self {
         Self { discretion: Discretion::Discreet, ..self.clone() }
     }
 
-    /// A client for addresses that others choose. It goes by no proxy: what a proxy calls, nobody here could look at.
+    /// A client for addresses that others choose. It uses no proxy: we could not check which address a proxy connects to.
     pub fn within(&self, reach: Reach) -> Result<Self, Error> {
         let authorities = if let Route::Usual(way) = &self.client.way { way.authorities.clone() } else { None };
         let client = Renewable::new(Route::Within(reach, authorities))?;
         Ok(Self { direct: Arc::new(Arc::clone(&client).into()), client, reach: Some(reach), ..self.clone() })
     }
 
-    /// Has later calls go by new connections. Those under way keep theirs. Not more often than every few seconds, however
-    /// many ask for it.
+    /// Makes later calls use new connections; those in flight keep theirs. At most once every few seconds, however often
+    /// it is called.
     pub fn renew(&self) {
         let now = self.clock.elapsed();
         {
@@ -208,15 +208,15 @@ impl Outbound {
             }
             *last = Some(now);
         }
-        // Outside the lock: nobody waits while certificates are read.
+        // Outside the lock, so that nobody waits while certificates are read.
         match made(&self.client.way) {
             Ok(client) => self.client.present().0 = client,
             Err(error) => tracing::warn!(%error, "the connections in use are kept"),
         }
     }
 
-    /// Sends a call and reads its answer, in a span by OpenTelemetry's conventions for HTTP clients. Dropping the future
-    /// ends the call.
+    /// Sends a call and reads its answer, in a span that follows OpenTelemetry's conventions for HTTP clients. Dropping
+    /// the future ends the call.
     pub async fn send(&self, call: Call) -> Result<Answer, Error> {
         let (host, port) = server_of(&call.url);
         let span = tracing::info_span!(
@@ -238,7 +238,7 @@ impl Outbound {
             return Err(error);
         }
         // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
-        // by a handler, it would die with the server's worker at a stop, and with it a write that a lane had under way.
+        // by a handler, it would die with the server's worker at shutdown, and with it a lane's write in flight.
         let exchange =
             exchange(self.client.present().0.clone(), call, self.clock, self.discretion).instrument(span.clone());
         let exchanged = AbortOnDropHandle::new(self.runtime.spawn(exchange)).await;
@@ -284,20 +284,20 @@ impl Renewable {
     }
 }
 
-/// A client on this way.
+/// A client for this route.
 fn made(way: &Route) -> Result<Client, Error> {
     let impossible = |error: reqwest::Error| Error::Impossible(chain(&error));
     let (mut builder, authorities) = match way {
         Route::Direct => (builder().no_proxy(), &None),
         Route::Within(reach, authorities) => {
-            // A connection that is used again would spare the look at where the name leads by now.
+            // Reusing a connection would skip the check of where the name leads by now.
             let builder = builder().no_proxy().dns_resolver(Arc::new(Resolver(*reach))).pool_max_idle_per_host(0);
             (builder, authorities)
         }
         Route::Usual(way) | Route::Proxied(way) => (builder(), &way.authorities),
     };
     if let Route::Usual(Way { proxy: Some(proxy), .. }) | Route::Proxied(Way { proxy: Some(proxy), .. }) = way {
-        // What the system excepts from its proxies is usually excepted from this one, too.
+        // What the system exempts from its own proxies is usually exempt from this one, too.
         let excepted = if matches!(way, Route::Usual(_)) { NoProxy::from_env() } else { None };
         builder = builder.proxy(Proxy::all(proxy.as_str()).map_err(impossible)?.no_proxy(excepted));
     }
@@ -311,7 +311,7 @@ fn made(way: &Route) -> Result<Client, Error> {
     builder.build().map_err(impossible)
 }
 
-/// What every client is like, whatever its way.
+/// What all clients have in common, whatever their route.
 fn builder() -> ClientBuilder {
     Client::builder()
         .redirect(redirect::Policy::none())
@@ -319,7 +319,7 @@ fn builder() -> ClientBuilder {
         .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
 }
 
-/// Host and port of a URL, for spans and figures.
+/// Host and port of a URL, for spans and metrics.
 fn server_of(url: &str) -> (String, u16) {
     let url = Url::parse(url).ok();
     let host = url.as_ref().and_then(Url::host_str).unwrap_or_default().to_owned();
@@ -338,7 +338,7 @@ async fn exchange(client: Client, call: Call, clock: Clock, discretion: Discreti
     if let Some((content_type, body)) = call.body {
         request = request.header("content-type", content_type).body(body);
     }
-    // As late as can be: a process that was stopped in between must not send what it no longer may.
+    // As late as possible: a process that was suspended in between must not send what it no longer may.
     if call.end_by.is_some_and(|end_by| clock.elapsed().saturating_add(call.timeout) > end_by) {
         return Err(Error::Late);
     }
@@ -368,7 +368,7 @@ fn classify(error: &reqwest::Error) -> Error {
     }
 }
 
-/// A pause, from `Retry-After`: in seconds, whole or not, or until a date (RFC 9110).
+/// The pause in a `Retry-After`: in seconds, whole or not, or until a date (RFC 9110).
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     match value.parse::<f64>() {
@@ -380,8 +380,8 @@ pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     }
 }
 
-/// The causes, outermost first. reqwest's own text may hold the URL, which can hold nothing secret: our tokens and secrets
-/// travel in headers and bodies, and what others write into URLs is taken out before.
+/// The causes, outermost first. reqwest's own text may contain the URL, which holds no secret: our tokens and secrets
+/// travel in headers and bodies, and URLs that others write are removed beforehand.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

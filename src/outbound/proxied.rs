@@ -1,9 +1,9 @@
-//! Calls that go by a proxy or not at all.
+//! Calls that must go through a proxy or not at all.
 //!
-//! Guarantees: a client that was made for a URL here reaches it by the proxy that was given, whatever `NO_PROXY` excepts
-//! from that one, or by one of the system's, and no other way: a name that only a proxy may resolve is resolved by none of us.
+//! Guarantees: a client made for a URL here reaches it through the configured proxy, whatever `NO_PROXY` exempts, or
+//! through one of the system's, and in no other way: a name that only a proxy may resolve is never resolved by us.
 //!
-//! It deliberately looks at no address: what may be reached is the proxy's to say.
+//! It deliberately checks no address: what may be reached is for the proxy to decide.
 
 use hyper_util::client::proxy::matcher::Matcher;
 use url::Url;
@@ -11,13 +11,13 @@ use url::Url;
 use super::{Error, Outbound, Renewable, Route, Way};
 
 impl Outbound {
-    /// The same for what lies under a URL, by a proxy only. Fails if there is none for it.
+    /// The same for everything below a URL, only through a proxy. Fails if there is none for it.
     pub fn proxied(&self, url: &Url) -> Result<Self, Error> {
         match &self.client.way {
             Route::Usual(way @ Way { proxy: Some(_), .. }) => {
                 Ok(Self { client: Renewable::new(Route::Proxied(way.clone()))?, ..self.clone() })
             }
-            // By the very rules of the client.
+            // By the same rules that the client uses.
             Route::Usual(_)
                 if url.as_str().parse().is_ok_and(|url| Matcher::from_system().intercept(&url).is_some()) =>
             {

@@ -1,10 +1,10 @@
-//! Which addresses a call may go to, looked at after names were resolved.
+//! Which addresses a call may connect to, checked after names are resolved.
 //!
-//! Guarantees: a client that is bound to a [`Reach`] connects to no other address, whatever a name says, since the
-//! addresses that it may use are the very ones that were looked at: a name that resolves otherwise a moment later changes
-//! nothing. What a name resolves to and must not be reached is left out; if nothing is left, the call reaches nobody.
+//! Guarantees: a client bound to a [`Reach`] connects to no other address, whatever a name says, since the addresses that
+//! it may use are the very ones that were checked: a name that resolves differently a moment later changes nothing.
+//! Addresses out of reach are dropped from what a name resolves to; if none is left, the call reaches nobody.
 //!
-//! It deliberately asks no list of names: what a machine is called says nothing about where it is.
+//! It deliberately uses no list of names: what a machine is called says nothing about where it is.
 
 use std::{
     fmt,
@@ -14,19 +14,19 @@ use std::{
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// Where a call may go.
+/// Where a call may connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The internet.
     Public,
-    /// The internet, and the operator's own network: what RFC 1918, RFC 4193 and RFC 6598 set apart.
+    /// The internet, and the operator's own network: what RFC 1918, RFC 4193 and RFC 6598 reserve.
     Private,
     /// This machine and nothing else.
     Loopback,
 }
 
-/// Ranges of IPv4 that are not the internet: this network, one's own, shared, this machine, this link (and with it the
-/// metadata of clouds), protocols, documentation, 6to4 relays, benchmarks, multicast, the rest.
+/// IPv4 ranges that are not the internet: this network, private, shared, loopback, link-local (including the metadata of
+/// clouds), protocols, documentation, 6to4 relays, benchmarks, multicast, reserved.
 const NOT_PUBLIC: [(Ipv4Addr, u32); 16] = [
     (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -43,11 +43,11 @@ const NOT_PUBLIC: [(Ipv4Addr, u32); 16] = [
     (Ipv4Addr::new(203, 0, 113, 0), 24),
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
-    // Where every virtual machine of Azure finds its host.
+    // Where every virtual machine of Azure reaches its host.
     (Ipv4Addr::new(168, 63, 129, 16), 32),
 ];
 
-/// Those of them that an operator may have at home.
+/// Those of them that an operator's own network may use.
 const AT_HOME: [(Ipv4Addr, u32); 4] = [
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -55,7 +55,7 @@ const AT_HOME: [(Ipv4Addr, u32); 4] = [
     (Ipv4Addr::new(192, 168, 0, 0), 16),
 ];
 
-/// Where clouds keep the metadata of their machines, within what may be at home.
+/// Where clouds serve the metadata of their machines, within a range that an operator may use.
 const METADATA_AT_HOME: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
 
 /// Within `2000::/3`, the internet: protocols and Teredo, documentation twice, 6to4.
@@ -68,11 +68,11 @@ const NOT_PUBLIC_6: [(Ipv6Addr, u32); 4] = [
 
 const INTERNET_6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 const AT_HOME_6: (Ipv6Addr, u32) = (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
-/// Where Amazon keeps the metadata of its machines.
+/// Where Amazon serves the metadata of its machines.
 const METADATA_AT_HOME_6: (Ipv6Addr, u32) = (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32);
 
 impl Reach {
-    /// Whether a call may go to this address. One of IPv6 that stands for one of IPv4 is none of these.
+    /// Whether a call may connect to this address. An IPv6 address that stands for an IPv4 one is never admitted.
     pub fn admits(self, address: IpAddr) -> bool {
         match (self, address) {
             (Self::Loopback, address) => address.is_loopback(),
@@ -83,7 +83,7 @@ impl Reach {
         }
     }
 
-    /// Why a URL leads out of reach by itself, before any name is asked about.
+    /// Why a URL is out of reach by itself, before any name is resolved; none if it is not.
     pub(super) fn refuses(self, url: &str) -> Option<String> {
         let url = match Url::parse(url) {
             Ok(url) => url,
@@ -92,7 +92,7 @@ impl Reach {
         let address = match url.host() {
             Some(Host::Ipv4(address)) => IpAddr::V4(address),
             Some(Host::Ipv6(address)) => IpAddr::V6(address),
-            // Names are looked at when they are resolved.
+            // Names are checked when they are resolved.
             Some(Host::Domain(_)) | None => return None,
         };
         (!self.admits(address)).then(|| OutOfReach { host: address.to_string(), reach: self }.to_string())
@@ -125,7 +125,7 @@ fn within_6(address: Ipv6Addr, (net, bits): (Ipv6Addr, u32)) -> bool {
     address.to_bits() & mask == net.to_bits()
 }
 
-/// Nothing of what a host is may be reached.
+/// None of a host's addresses may be reached.
 #[derive(Debug)]
 struct OutOfReach {
     host: String,
@@ -145,7 +145,7 @@ impl fmt::Display for OutOfReach {
 
 impl std::error::Error for OutOfReach {}
 
-/// Resolves names by the system, and leaves out what is not within reach.
+/// Resolves names through the system, and drops addresses out of reach.
 #[derive(Debug)]
 pub(super) struct Resolver(pub(super) Reach);
 
