@@ -1,7 +1,7 @@
 //! Warns in time that the gateway's certificate expires.
 //!
-//! Guarantees: in the last thirty days of the certificate this is logged at startup and every day, and a metric reports
-//! when it expires, from startup on. A replaced certificate is seen at the next check.
+//! Guarantees: from thirty days before it expires on, this is logged at startup and every day, and a metric reports when
+//! it expires, from startup on. A replaced certificate is seen at the next check.
 //!
 //! It deliberately does not stop anything: a certificate is refused by Entra, not by us. When a client secret expires
 //! cannot be seen from here.

@@ -134,7 +134,7 @@ impl Pace {
         }
     }
 
-    /// Waits until a call may be made. If that takes longer than [`PAUSE_MAX`], or Graph is down, it is an error that says so.
+    /// Waits until a call may be made. A pause longer than [`PAUSE_MAX`] or an outage is an error instead.
     pub(super) async fn pass(&self, effect: Effect) -> Result<Pass<'_>, Error> {
         let place = self.places.acquire().await.map_err(|closed| Error::Unavailable(closed.to_string()))?;
         let pass = Pass { pace: self, place: Some(place) };

@@ -43,7 +43,7 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// The least age of a token that is dropped because it may lack a permission granted since: the login service takes
 /// frequent identical requests for a loop.
 const OUTGROWN_AFTER: Duration = Duration::from_mins(1);
-/// The most tokens dropped within [`REFUSED_WITHIN`] because Graph does not accept them, for the same reason.
+/// How many times within [`REFUSED_WITHIN`] a token is dropped because Graph refuses it: few, for the same reason.
 const REFUSED_MAX: u32 = 6;
 const REFUSED_WITHIN: Duration = Duration::from_mins(1);
 /// How long a failed refresh is not retried while the present token is still used.
@@ -77,7 +77,7 @@ pub struct Tokens {
     refused: Arc<Mutex<Refused>>,
 }
 
-/// How many tokens that Graph did not accept were dropped, and since when.
+/// How often Graph refused a token, and since when this is counted.
 #[derive(Debug, Default)]
 struct Refused {
     since: Timestamp,

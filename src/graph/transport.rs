@@ -1,8 +1,8 @@
 //! One call to Graph: token, identifying headers, retries, and what its answer means.
 //!
 //! Guarantees: a read is retried where that can help; a write is retried only if it certainly had no effect (it never
-//! reached Graph, it was throttled, or its token was refused). The bearer token goes to the configured Graph host and to
-//! no other, next links included.
+//! reached Graph, was throttled, met a conflict or a lock, or its token was refused). The bearer token goes to the
+//! configured Graph host and to no other, next links included.
 //!
 //! It deliberately knows no path and no field; `graph::mod` and `graph::model` do.
 
