@@ -147,7 +147,7 @@ impl Desk {
         }
         let claim = Claim { destinations: self.whose.clone(), ttl: self.ttl(), limit };
         self.parts.store.claim_callbacks(claim).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "callbacks cannot be looked for at present");
+            tracing::warn!(%error, "cannot look for due callbacks at present");
             Vec::new()
         })
     }
@@ -200,7 +200,7 @@ impl Desk {
         match store.note_attempt(attempted).await {
             Ok(true) => {}
             Ok(false) => tracing::warn!("the attempt took too long; another one has begun"),
-            Err(error) => tracing::warn!(%error, "what came of the attempt cannot be stored; it will be sent again"),
+            Err(error) => tracing::warn!(%error, "the attempt's result cannot be stored; the callback is sent again"),
         }
     }
 

@@ -107,7 +107,7 @@ impl Delivery {
         if let Some(turn) = turn
             && let Err(error) = self.follow(Duration::ZERO, Some(turn.position)).await
         {
-            tracing::warn!(%error, sink = self.outlet.name(), "a sink's turn is not given back; it ends by itself");
+            tracing::warn!(%error, sink = self.outlet.name(), "cannot give back a sink's turn; it expires by itself");
         }
     }
 

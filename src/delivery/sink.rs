@@ -175,7 +175,7 @@ async fn post_beginning(url: &str, outbound: &Outbound, batch: &[Filed], form: F
                 tracing::error!(
                     audit.position = alone.position,
                     size,
-                    "the collector takes no audit record of this size"
+                    "the collector does not accept an audit record of this size"
                 );
                 return Ok(1);
             }
@@ -212,7 +212,7 @@ async fn post(url: &str, outbound: &Outbound, logs: String) -> Result<Posted, St
     let rejected = told.pointer("/partialSuccess/rejectedLogRecords").unwrap_or(&Value::Null);
     // The protocol forbids sending these again: they would be rejected again.
     if rejected.as_str().is_some_and(|count| count != "0") || rejected.as_u64().is_some_and(|count| count > 0) {
-        tracing::error!(%rejected, "the collector has rejected audit records for what is in them");
+        tracing::error!(%rejected, "the collector rejected audit records because of their content");
     }
     Ok(Posted::Taken)
 }

@@ -63,7 +63,7 @@ impl Lane {
         let Present { direct: present, from_policy_sets } = self.read(held, batch).await?;
         if let Err(error) = self.notice_loss(&from_policy_sets).await {
             // Not worth stopping for: there is a lease, and changes to apply. The next turn compares again.
-            tracing::warn!(%error, "what came from policy sets cannot be compared at present");
+            tracing::warn!(%error, "cannot compare the assignments from policy sets at present");
         }
         let found = present.digest();
         match &mut held.announced.intent {
@@ -107,7 +107,7 @@ impl Lane {
         let Some(intent) = &announced.intent else { return Ok(()) };
         tracing::warn!(
             client_request_id = intent.client_request_id,
-            "whether an announced write took effect cannot be told"
+            "it is unknown whether an announced write took effect"
         );
         let event = Event::Written {
             configuration: self.configuration.to_string(),
@@ -136,7 +136,7 @@ impl Lane {
             return Ok(());
         }
         telemetry::count_drift();
-        tracing::warn!(%left, %found, "somebody else changed the assignments since they were left");
+        tracing::warn!(%left, %found, "somebody else changed the assignments since Postern last left them");
         let configuration = self.configuration.to_string();
         let event = Event::DriftSeen { configuration, source: None, left, found };
         let drift = Entry { at: self.parts.clock.now(), trace_id: telemetry::trace_id(), event };
@@ -194,7 +194,7 @@ impl Lane {
             tracing::warn!(
                 why = failure.detail,
                 attempt = failed,
-                "the present set cannot be built on; it is read again"
+                "the present set cannot be used yet; it is read again"
             );
             self.parts.clock.sleep(REREAD.pause(failed, self.parts.clock.chance())).await;
         }

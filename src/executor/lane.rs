@@ -152,7 +152,7 @@ impl Lane {
                 tracing::warn!(
                     reason = failure.detail,
                     operations = batch.len(),
-                    "Graph refuses a merged write; it is halved"
+                    "Graph refuses a merged write; its batch is halved"
                 );
                 let mut first = batch;
                 let second = first.split_off(first.len() / 2);

@@ -69,7 +69,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         match AbortOnDropHandle::new(tokio::spawn(executor.run(stop.clone()))).await {
             Err(error) if error.is_panic() => {
                 telemetry::count_broken_turn();
-                tracing::error!(%error, "the executor panicked; another follows");
+                tracing::error!(%error, "the executor panicked; another one replaces it");
                 parts.clock.sleep(FOLLOWS_AFTER).await;
             }
             Ok(()) | Err(_) => return,

@@ -42,10 +42,10 @@ fn look(files: &config::Certificate, now: Timestamp) {
             telemetry::note_certificate_end(ends_at);
             match notice(ends_at, now) {
                 Some(Notice::Ended) => {
-                    tracing::error!(%ends_at, "the gateway's certificate has ended: Entra will refuse it");
+                    tracing::error!(%ends_at, "the gateway's certificate has expired: Entra will refuse it");
                 }
                 Some(Notice::EndsIn(days)) => {
-                    tracing::warn!(%ends_at, days, "the gateway's certificate ends soon: register and store a new one");
+                    tracing::warn!(%ends_at, days, "the gateway's certificate expires soon: register and store a new one");
                 }
                 None => {}
             }

@@ -165,7 +165,7 @@ impl Tokens {
             match source.fetch().await {
                 Ok(token) => cache.insert((), token).await,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot refresh Graph's token yet; the present one still serves");
+                    tracing::warn!(%error, "cannot refresh the token for Graph yet; the present one is still used");
                     source.leave_alone(REFRESH_REST, &error);
                 }
             }

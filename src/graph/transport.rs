@@ -164,7 +164,7 @@ impl Transport {
                     if failed >= self.settings.attempts_max || pause > PAUSE_MAX {
                         return Err(error);
                     }
-                    tracing::info!(%error, attempt = failed, pause_ms = pause.as_millis(), "Graph is asked again");
+                    tracing::info!(%error, attempt = failed, pause_ms = pause.as_millis(), "a call to Graph is retried");
                     self.clock.sleep(pause).await;
                 }
             }

@@ -211,7 +211,7 @@ impl Outbound {
         // Outside the lock, so that nobody waits while certificates are read.
         match made(&self.client.way) {
             Ok(client) => self.client.present().0 = client,
-            Err(error) => tracing::warn!(%error, "the connections in use are kept"),
+            Err(error) => tracing::warn!(%error, "cannot open new connections; those in use are kept"),
         }
     }
 

@@ -270,7 +270,7 @@ async fn the_end_of_the_gateways_certificate_is_told_ahead_and_measured() {
     let process = Process::start(&world, &[("POSTERN__TELEMETRY__OTLP_ENDPOINT", &collector.url)]);
     let (status, log) = process.stop();
     assert!(status.success(), "{status}: {log}");
-    assert!(log.contains("the gateway's certificate ends soon"), "{log}");
+    assert!(log.contains("the gateway's certificate expires soon"), "{log}");
     let ends = collector.end().await.measured("postern.graph.certificate.end").unwrap();
     let days = (ends - Clock::system().now().as_second()) / 86_400;
     assert!((8..=10).contains(&days), "{days}");
