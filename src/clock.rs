@@ -1,12 +1,12 @@
-//! Everything that is not deterministic: the time, pauses, chance and new identifiers.
+//! Everything that is not deterministic: time, pauses, randomness and new identifiers.
 //!
-//! A [`Clock`] is handed to whoever needs one, so that rules about time can be read (and tested) as functions of a
-//! timestamp. It guarantees that time is read in one place only; clippy refuses the direct calls elsewhere.
+//! Code that needs a [`Clock`] is passed one, so that rules about time can be read and tested as functions of a timestamp.
+//! Guarantees: time is read here and nowhere else; clippy rejects direct calls elsewhere.
 //!
-//! A simulated clock ([`Clock::simulated`]) takes time from its tokio runtime, which tests can pause, and chance and
+//! A simulated clock ([`Clock::simulated`]) takes time from its tokio runtime, which tests can pause, and randomness and
 //! identifiers from a seed: the same seed gives the same run.
 //!
-//! It deliberately does not schedule anything: when to try again is computed by [`Backoff`] and waited for by the caller.
+//! It deliberately does not schedule anything: [`Backoff`] computes when to retry, and the caller waits.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -17,7 +17,7 @@ use aws_lc_rs::rand;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-/// The source of time, chance and new identifiers.
+/// The source of time, randomness and new identifiers.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Source);
 
@@ -27,20 +27,20 @@ enum Source {
     Simulated(&'static Simulated),
 }
 
-/// What a simulated clock is made of.
+/// The state of a simulated clock.
 #[derive(Debug)]
 struct Simulated {
     origin: tokio::time::Instant,
-    /// What it shows at its origin.
+    /// The time shown at `origin`.
     start: Timestamp,
-    /// State of the generator (`SplitMix64`).
+    /// State of the random number generator (`SplitMix64`).
     seed: AtomicU64,
-    /// Identifiers made so far.
+    /// How many identifiers were made so far.
     made: AtomicU64,
 }
 
 impl Simulated {
-    /// The next number of the seed.
+    /// The next random number.
     fn draw(&self) -> u64 {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let state = self.seed.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
@@ -54,28 +54,28 @@ impl Simulated {
         let made = u128::from(self.made.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff);
         let bytes = (made << 24) | u128::from(self.draw() >> 40);
         let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
-        // Ten bytes, of which the first and the third give way to version and variant.
+        // Ten bytes; version and variant overwrite bits of the first and the third.
         let [_, _, _, _, _, _, rest @ ..] = bytes.to_be_bytes();
         uuid::Builder::from_unix_timestamp_millis(millis, &rest).into_uuid()
     }
 }
 
 impl Clock {
-    /// The clock of the machine.
+    /// The machine's clock.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
     pub fn system() -> Self {
         Self(Source::Machine { origin: std::time::Instant::now() })
     }
 
-    /// A clock that shows `start` now and goes on with the time of the tokio runtime it is made and used in; chance and
-    /// identifiers come from `seed`. For simulations: each clock keeps a few bytes for as long as the process lives.
+    /// A clock that shows `start` now and advances with the tokio runtime that it is made and used in; randomness and
+    /// identifiers come from `seed`. For simulations: each clock leaks a few bytes.
     pub fn simulated(start: Timestamp, seed: u64) -> Self {
         let origin = tokio::time::Instant::now();
         let simulated = Simulated { origin, start, seed: AtomicU64::new(seed), made: AtomicU64::new(0) };
         Self(Source::Simulated(Box::leak(Box::new(simulated))))
     }
 
-    /// The present moment, in UTC, in whole microseconds, as the stores keep it.
+    /// The current time in UTC, truncated to the whole microseconds that the stores keep.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
     pub fn now(&self) -> Timestamp {
         let now = match self.0 {
@@ -85,7 +85,7 @@ impl Clock {
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
-    /// Time since this clock was made; never goes back, unlike [`Clock::now`].
+    /// Time since this clock was made; monotonic, unlike [`Clock::now`].
     pub fn elapsed(&self) -> Duration {
         match self.0 {
             Source::Machine { origin } => origin.elapsed(),
@@ -99,7 +99,7 @@ impl Clock {
         tokio::time::sleep(pause).await;
     }
 
-    /// A new identifier; later ones of a process sort after earlier ones.
+    /// A new identifier; within a process, later ones sort after earlier ones.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that makes identifiers")]
     pub fn identifier(&self) -> Uuid {
         match self.0 {
@@ -108,7 +108,7 @@ impl Clock {
         }
     }
 
-    /// A number in `0.0..1.0`, evenly spread. If the system has no randomness to give, 0.5.
+    /// A uniformly distributed number in `0.0..1.0`; 0.5 if the system's random number generator fails.
     pub fn chance(&self) -> f64 {
         let mut bytes = [0_u8; 4];
         match self.0 {
@@ -123,7 +123,7 @@ impl Clock {
     }
 }
 
-/// As rate limiters read it.
+/// The clock of rate limiters.
 impl governor::clock::Clock for Clock {
     type Instant = Duration;
 
@@ -132,18 +132,18 @@ impl governor::clock::Clock for Clock {
     }
 }
 
-/// `moment` later by `pause`; the end of time if that cannot be written.
+/// `moment` plus `pause`; [`Timestamp::MAX`] on overflow.
 pub fn after(moment: Timestamp, pause: Duration) -> Timestamp {
     let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
     moment.checked_add(pause).unwrap_or(Timestamp::MAX)
 }
 
-/// How long it is from `now` until `then`; zero if it has passed.
+/// The time from `now` until `then`; zero if `then` has passed.
 pub fn until(now: Timestamp, then: Timestamp) -> Duration {
     Duration::try_from(then.duration_since(now)).unwrap_or(Duration::ZERO)
 }
 
-/// Exponential pauses with full jitter: the n-th pause lies evenly between zero and `first · 2ⁿ`, at most `longest`.
+/// Exponential backoff with full jitter: the n-th pause is uniform between zero and `first · 2ⁿ⁻¹`, at most `longest`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// Upper bound of the first pause.
@@ -153,7 +153,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The pause before attempt `failed + 1`, after `failed` attempts have failed; `chance` lies in `0.0..1.0`.
+    /// The pause before the next attempt after `failed` attempts have failed; `chance` lies in `0.0..1.0`.
     pub fn pause(&self, failed: u32, chance: f64) -> Duration {
         let doubled = 2_u32.saturating_pow(failed.saturating_sub(1));
         let bound = self.first.saturating_mul(doubled).min(self.longest);

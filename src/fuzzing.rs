@@ -1,16 +1,16 @@
-//! The doors through which fuzzers reach the parsers: one for each, taking any bytes.
+//! The doors through which fuzzers reach the parsers: one per parser, each taking any bytes.
 //!
-//! A door panics if what it asks of its parser does not hold; what that is stands beside the parser. It is compiled for
-//! fuzzing and for tests only: the inputs kept in `fuzz/corpus` are tried again by every run of the tests.
+//! A door panics if a property of its parser does not hold; the properties are documented beside the parser. The module is
+//! compiled for fuzzing and tests only: every test run replays the inputs kept in `fuzz/corpus`.
 //!
-//! It deliberately opens nothing else of the parsers, which stay as private as they are.
+//! It deliberately exposes nothing else of the parsers, which stay private.
 
 use crate::{api, audit, auth, config, graph, signing};
 
-/// A door: it takes an input, and panics if something does not hold.
+/// A door: takes an input, and panics if a property does not hold.
 pub type Door = fn(&[u8]);
 
-/// All doors, by the names that their targets and their folders of inputs have in `fuzz/`.
+/// All doors, by the names of their fuzz targets and corpus folders in `fuzz/`.
 pub const DOORS: [(&str, Door); 8] = [
     ("answers", graph::fuzzing::answers),
     ("bodies", api::fuzzing::bodies),
@@ -22,10 +22,10 @@ pub const DOORS: [(&str, Door); 8] = [
     ("trails", audit::fuzzing::trails),
 ];
 
-/// Hands an input to the door of that name.
+/// Passes an input to the door of that name.
 ///
 /// # Panics
-/// If something does not hold that must, or there is no such door.
+/// If a property does not hold, or there is no such door.
 pub fn enter(name: &str, input: &[u8]) {
     let door = DOORS.iter().find(|row| row.0 == name);
     assert!(door.is_some(), "there is no door {name}");

@@ -1,18 +1,16 @@
-//! Postern: the small guarded gate in front of Microsoft Graph's Intune `assign` action.
+//! Postern: a guarded gateway in front of Microsoft Graph's Intune `assign` action.
 //!
-//! This is the map of the house; `docs/ARCHITECTURE.md` has the walkthroughs, the invariants and the rules on who may
-//! import whom.
+//! These are the modules; `docs/ARCHITECTURE.md` has walkthroughs, invariants and the rules on who may import whom.
 //!
-//! - ground: [`domain`] (the terms, pure), [`clock`], [`canonical`], [`signing`] (what is signed and how, pure),
-//!   [`telemetry`]
-//! - [`audit`] (the chained trail, pure), [`config`] (settings, checked), [`outbound`] (the one way to make a call)
+//! - ground: [`domain`] (the terms, pure), [`clock`], [`canonical`], [`signing`] (webhook signatures, pure), [`telemetry`]
+//! - [`audit`] (the hash-chained trail, pure), [`config`] (validated settings), [`outbound`] (the one way to make a call)
 //! - adapters: [`store`], [`graph`], [`auth`], [`policy`], [`webhooks`]
-//! - work: [`gateway`] (the verbs that callers have), [`executor`] (carries changes to Graph),
-//!   [`callbacks`] (tells callers' systems of ends), [`retention`] (removes what ended long ago), [`census`] (counts what has not ended),
-//!   [`checkpoints`] (has a key vouch for the trail), [`delivery`] (streams the trail to sinks)
+//! - work: [`gateway`] (the verbs that callers have), [`executor`] (applies changes to Graph), [`callbacks`] (reports ends
+//!   to callers' systems), [`retention`] (removes what ended long ago), [`census`] (counts what has not ended),
+//!   [`checkpoints`] (signs checkpoints of the trail), [`delivery`] (streams the trail to sinks)
 //! - edge: [`api`]
-//! - root: [`app`] (puts the parts together), [`cli`] (the commands), [`demo`]
-//! - for fuzzing and tests only: `fuzzing` (doors to the parsers)
+//! - root: [`app`] (composition root), [`cli`] (the commands), [`demo`]
+//! - for fuzzing and tests only: `fuzzing` (entry points to the parsers)
 //! - apart: [`sandbox`] (a simulator of Entra and Graph that shares no code with [`graph`])
 //!
 //! The crate is the program `postern`; it is a library only so that tests can reach its parts.

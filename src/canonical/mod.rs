@@ -1,12 +1,12 @@
-//! One text for one JSON value.
+//! One canonical text for each JSON value.
 //!
-//! Keys are sorted by code point and nothing stands between the tokens, so equal values have equal texts whatever order
-//! or spacing they came in. Hashes, fingerprints and comparisons are made over this text.
+//! Keys are sorted by code point and there is no white space between tokens, so equal values have equal texts, whatever
+//! order or spacing they came in. Hashes, fingerprints and comparisons use this text.
 //!
-//! A value that is at hand is written by [`text`]; what can be serialised as an object, straight away by [`Object`].
+//! [`text`] writes a JSON value that already exists; [`Object`] serialises a type directly.
 //!
-//! It deliberately does not respell numbers: two spellings of one fraction stay two texts. What is hashed here holds
-//! whole numbers only, or is compared with itself.
+//! It deliberately does not unify numbers: `1` and `1.0` stay two texts. What is hashed here holds whole numbers only, or is
+//! compared with itself.
 
 mod object;
 
@@ -28,11 +28,11 @@ pub fn object(fields: &Map<String, Value>) -> String {
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut text = Vec::with_capacity(USUAL);
     write(&mut text);
-    // What JSON's own writer makes is always text; nothing of it would be left out if it were not.
+    // serde_json writes valid UTF-8; if it did not, the invalid bytes would be replaced and the rest kept.
     String::from_utf8(text).unwrap_or_else(|other| String::from_utf8_lossy(other.as_bytes()).into_owned())
 }
 
-/// Most texts are shorter.
+/// Initial capacity in bytes; most texts are shorter.
 const USUAL: usize = 1024;
 
 fn write(text: &mut Vec<u8>, value: &Value) {
@@ -67,7 +67,7 @@ fn write_object(text: &mut Vec<u8>, fields: &Map<String, Value>) {
 }
 
 fn write_plain(text: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
-    // Neither memory nor texts, numbers and words refuse to be written.
+    // Writing a scalar to memory cannot fail.
     drop(serde_json::to_writer(text, value));
 }
 

@@ -1,10 +1,8 @@
-//! The canonical text of what can be serialised as an object, without a value of JSON in between.
+//! The canonical text of a type that serialises as an object, without building a JSON value first.
 //!
-//! JSON's own writer writes; this learns from it where members begin and end, and puts those of an object in their order as soon as all
-//! of them are written.
+//! `serde_json` writes; the formatter records where members begin and end, and sorts an object's when it is complete.
 //!
-//! It deliberately sorts keys as they are written, so they must need no escaping, as names of fields do not. Two members of one name stay
-//! two.
+//! It deliberately sorts keys as written, so they must need no escaping; field names need none. Duplicates stay.
 
 use std::{cell::RefCell, io, ops::Range, rc::Rc};
 
@@ -13,25 +11,25 @@ use serde_json::ser::{Formatter, Serializer};
 
 use super::USUAL;
 
-/// The canonical text of an object, and where its members stand in it.
+/// The canonical text of an object, and where its members are in it.
 #[derive(Debug, Default)]
 pub struct Object {
     text: String,
     members: Vec<Member>,
 }
 
-/// Where a member stands.
+/// Where a member is in the text.
 #[derive(Clone, Debug, Default)]
 struct Member {
     /// Its key, without the quotes.
     key: Range<usize>,
-    /// The first bytes of the key, by which most are told apart sooner than by their texts.
+    /// The first eight bytes of the key: comparing these decides most comparisons without reading the text.
     initials: u64,
     value: Range<usize>,
 }
 
 impl Object {
-    /// That of a value which is serialised as an object; an error if one of its maps has keys that are no texts.
+    /// Serialises a value; an error if one of its maps has keys that are not strings. Other values have no members.
     pub fn of(value: &impl Serialize) -> serde_json::Result<Self> {
         let page = Page(Rc::new(RefCell::new(Written { text: Vec::with_capacity(USUAL), ..Written::default() })));
         value.serialize(&mut Serializer::with_formatter(page.clone(), page.clone()))?;
@@ -40,7 +38,7 @@ impl Object {
         Ok(Self { text, members: whole })
     }
 
-    /// All of it.
+    /// The whole text.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -66,23 +64,23 @@ impl Object {
     }
 }
 
-/// What was written so far.
+/// What has been written so far.
 #[derive(Debug, Default)]
 struct Written {
     text: Vec<u8>,
-    /// The members of each object that is not complete, so far.
+    /// The members so far of each object that is still open.
     open: Vec<Vec<Member>>,
-    /// The members of the whole, once it is complete.
+    /// The members of the outermost object, once it is complete.
     whole: Vec<Member>,
 }
 
 impl Written {
-    /// The member that is being written.
+    /// The member that is being written, and the length of the text so far.
     fn member(&mut self) -> Option<(usize, &mut Member)> {
         Some((self.text.len(), self.open.last_mut()?.last_mut()?))
     }
 
-    /// Ends the key of the member that is being written, after its second quote.
+    /// Ends the key of the member that is being written, after its closing quote.
     fn end_key(&mut self) {
         let Some(member) = self.open.last_mut().and_then(|members| members.last_mut()) else { return };
         member.key.end = self.text.len().saturating_sub(1);
@@ -93,7 +91,7 @@ impl Written {
         member.initials = u64::from_be_bytes(initials);
     }
 
-    /// Puts the members of an object in their order, with commas between them, of which there are none so far.
+    /// Ends an object: sorts its members and writes the commas between them, which are missing until now.
     fn complete(&mut self) {
         let mut members = self.open.pop().unwrap_or_default();
         if let Some(first) = members.first() {
@@ -124,14 +122,14 @@ impl Written {
     }
 }
 
-/// Writes a part, and says where it stands.
+/// Appends a part and returns where it is.
 fn put(text: &mut Vec<u8>, part: &[u8]) -> Range<usize> {
     let start = text.len();
     text.extend(part);
     start..text.len()
 }
 
-/// What JSON's writer writes on, and tells about members.
+/// The writer and formatter of `serde_json`.
 #[derive(Clone, Debug)]
 struct Page(Rc<RefCell<Written>>);
 
@@ -163,7 +161,7 @@ impl Formatter for Page {
 
     fn begin_object_key<W: ?Sized + io::Write>(&mut self, _writer: &mut W, _first: bool) -> io::Result<()> {
         let mut written = self.0.borrow_mut();
-        // After the quote that follows.
+        // After the opening quote, which follows.
         let start = written.text.len().saturating_add(1);
         if let Some(members) = written.open.last_mut() {
             members.push(Member { key: start..start, ..Member::default() });
@@ -177,7 +175,7 @@ impl Formatter for Page {
     }
 
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, _writer: &mut W) -> io::Result<()> {
-        // What stands between key and value is written when their order is known.
+        // The colon is written by `complete`, once the members are sorted.
         if let Some((start, member)) = self.0.borrow_mut().member() {
             member.value = start..start;
         }
@@ -201,7 +199,7 @@ mod tests {
 
     use super::{super::text, *};
 
-    /// Short names, and long ones that begin alike.
+    /// Short names, and long ones with a common beginning.
     const KEYS: &str = "(previous){0,1}[a-z_@$!]{0,4}";
 
     /// JSON without fractions, whose keys are names.

@@ -1,4 +1,4 @@
-//! The consent of a second person that an operation waits for: what is asked, and the one answer that counts.
+//! The approval of an operation by a second person: what is asked, and the one answer that counts.
 //!
 //! It deliberately does not say who may answer; policy and gateway do.
 
@@ -7,37 +7,37 @@ use serde::{Deserialize, Serialize};
 
 use super::operation::{Failure, FailureCode, Illegal, Operation, State};
 
-/// The consent of a second person, asked for by policies.
+/// The consent of a second person, required by policies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Approval {
-    /// The names under which policies ask for it, at least one; whoever answers must be permitted for all of them.
+    /// The names of the approvals that policies require, at least one; whoever answers must be permitted for all of them.
     pub names: Vec<String>,
-    /// The subject of the token that asked for the change: it never answers.
+    /// The subject of the token that requested the change; it may not answer.
     pub asker: String,
-    /// When it is too late to answer.
+    /// From then on it is too late to answer.
     pub expires_at: Timestamp,
-    /// The answer; none as long as it is awaited.
+    /// The answer; none while it is awaited.
     pub answer: Option<Answer>,
 }
 
-/// What became of an approval that was asked for.
+/// The answer to an approval.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Yes, no, or silence.
+    /// Approved, rejected or expired.
     pub word: Word,
     /// When.
     pub at: Timestamp,
-    /// The configured name of the caller who answered; none if nobody did.
+    /// The configured name of the caller who answered; none if it expired.
     pub by: Option<String>,
     /// Why.
     pub comment: Option<String>,
 }
 
-/// The ways in which an approval is answered.
+/// The possible answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Word {
-    /// It may begin.
+    /// The operation may begin.
     Approved,
     /// It may not.
     Rejected,
@@ -57,8 +57,8 @@ impl Word {
 }
 
 impl Operation {
-    /// The answer to its approval comes in: it may begin, or it ends. A word of somebody is refused once the time is over,
-    /// and silence before that.
+    /// Records the answer: the operation may begin, or it fails. A person's answer is refused once the approval has expired,
+    /// and expiry is refused before that.
     pub fn answer(mut self, answer: Answer) -> Result<Self, Illegal> {
         let to = match answer.word {
             Word::Approved => "queued",
@@ -80,7 +80,7 @@ impl Operation {
     }
 }
 
-/// Why an operation fails that was answered so.
+/// The failure that follows from an answer; none if it is an approval.
 fn failure_of(answer: &Answer) -> Option<Failure> {
     let because = answer.comment.as_ref().map(|comment| format!(": {comment}")).unwrap_or_default();
     let (code, detail) = match answer.word {

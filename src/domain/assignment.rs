@@ -1,8 +1,8 @@
 //! Targets, filters and the assignment set of one configuration.
 //!
-//! Guarantees: a set holds each target once, in one order whatever order Graph gave, so two sets with the same content
-//! are equal and have the same digest. What Graph gave and we do not understand is carried along untouched: unknown
-//! fields of a known target as [`Unread`] text beside it, a target of unknown type as [`Target::Foreign`].
+//! Guarantees: a set holds each target once, in an order that does not depend on Graph's, so two sets with the same content
+//! are equal and have the same digest. What this version does not understand is preserved: unknown fields of a known target
+//! as [`Unread`] text beside it, a target of unknown type as [`Target::Foreign`].
 //!
 //! It deliberately holds direct assignments only. Those that come from policy sets are read, but never posted.
 
@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{FilterId, GroupId};
 
-/// JSON text from Graph that is kept as it came (keys sorted), because its meaning is not ours to know.
+/// JSON text from Graph that is preserved uninterpreted (with keys sorted).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Unread(String);
 
 impl Unread {
-    /// Keeps a JSON object's canonical text.
+    /// Wraps the canonical text of a JSON object.
     pub fn new(canonical_json: String) -> Self {
         Self(canonical_json)
     }
@@ -30,19 +30,19 @@ impl Unread {
     }
 }
 
-/// Whom an assignment reaches. Order: groups first, then everyone, then what is not ours.
+/// Whom an assignment reaches. Order: groups first, then everyone, then unknown types.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
     /// The members of a group.
     Group(GroupId),
-    /// Everyone but the members of a group; takes no filter.
+    /// Excludes the members of a group; takes no filter.
     ExcludedGroup(GroupId),
     /// All devices of the tenant.
     AllDevices,
     /// All licensed users of the tenant.
     AllUsers,
-    /// A target of a type that this version does not know, as Graph gave it, without its filter.
+    /// A target of a type that this version does not know, as Graph returned it, without its filter.
     Foreign(Unread),
 }
 
@@ -69,7 +69,7 @@ pub enum FilterMode {
 }
 
 impl FilterMode {
-    /// The name, the same in our API and in Graph's.
+    /// The name, the same in Postern's API and in Graph's.
     pub fn name(self) -> &'static str {
         match self {
             Self::Include => "include",
@@ -83,12 +83,12 @@ impl FilterMode {
     }
 }
 
-/// An assignment filter, as it stands on a target.
+/// An assignment filter, as applied to a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Filter {
     /// Which filter.
     pub id: FilterId,
-    /// How it narrows.
+    /// How it narrows the target.
     pub mode: FilterMode,
 }
 
@@ -97,7 +97,7 @@ pub struct Filter {
 pub struct Assignment {
     /// Whom it reaches.
     pub target: Target,
-    /// What narrows it.
+    /// The filter that narrows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
     /// Fields of the target that this version does not know.
@@ -109,13 +109,13 @@ pub struct Assignment {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AssignmentSet(BTreeMap<Target, Assignment>);
 
-/// Graph gave one target twice, with different filters or fields; which of them holds cannot be known.
+/// Graph returned one target twice, with different filters or fields; which of the two is in force cannot be known.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is assigned twice, with different filters or fields")]
 pub struct Ambiguous(pub Target);
 
 impl AssignmentSet {
-    /// The set of these assignments. The same assignment twice counts once.
+    /// The set of these assignments. Identical assignments count once.
     pub fn from_parts(parts: impl IntoIterator<Item = Assignment>) -> Result<Self, Ambiguous> {
         let mut set = BTreeMap::new();
         for part in parts {
@@ -133,7 +133,7 @@ impl AssignmentSet {
         self.0.values()
     }
 
-    /// The assignment of this target, if it has one.
+    /// The assignment of this target, if there is one.
     pub fn of(&self, target: &Target) -> Option<&Assignment> {
         self.0.get(target)
     }
@@ -148,27 +148,27 @@ impl AssignmentSet {
         self.0.is_empty()
     }
 
-    /// Assigns a target, or changes the filter of one that is there; its unknown fields stay.
+    /// Assigns a target, or changes the filter of one that is already assigned; its unknown fields stay.
     pub(super) fn put(&mut self, target: Target, filter: Option<Filter>) {
         let unread = self.0.get(&target).and_then(|assignment| assignment.unread.clone());
         self.0.insert(target.clone(), Assignment { target, filter, unread });
     }
 
-    /// Assigns a target as it was assigned before.
+    /// Assigns a target exactly as it was before, unknown fields included.
     pub(super) fn restore(&mut self, assignment: Assignment) {
         self.0.insert(assignment.target.clone(), assignment);
     }
 
-    /// Takes a target out.
+    /// Removes a target.
     pub(super) fn take(&mut self, target: &Target) -> Option<Assignment> {
         self.0.remove(target)
     }
 
-    /// A fingerprint of the content: equal sets, and only they, have equal digests.
+    /// A fingerprint of the content: equal for equal sets, and only for them.
     pub fn digest(&self) -> Digest {
         let line = |Assignment { target, filter, unread }: &Assignment| {
             let filter = filter.map(|filter| format!("{} {}", filter.mode.name(), filter.id));
-            // The debug form quotes and escapes, so no field can run into the next.
+            // The debug format quotes and escapes, so no field can run into the next.
             format!("{:?} {filter:?} {:?}\n", target.to_string(), unread.as_ref().map(Unread::as_str))
         };
         let text: String = self.iter().map(line).collect();
@@ -186,18 +186,18 @@ impl Digest {
         Self(HEXLOWER.encode(digest(&SHA256, bytes).as_ref()))
     }
 
-    /// A digest that was computed before and kept as text.
+    /// A digest that was computed earlier and stored as text; not checked.
     pub fn stored(hex: &str) -> Self {
         Self(hex.to_owned())
     }
 
-    /// The digest that a text spells: 64 hexadecimal digits, the letters small.
+    /// Parses 64 lower-case hexadecimal digits; none for anything else.
     pub fn spelt(hex: &str) -> Option<Self> {
         let spelt = hex.len() == 64 && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         spelt.then(|| Self(hex.to_owned()))
     }
 
-    /// 64 hexadecimal digits.
+    /// The 64 hexadecimal digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Callbacks: what is sent to a caller's system when an operation ends, and how far that has got.
+//! Callbacks: the message that reports an operation's end to its caller's system, and the state of its delivery.
 //!
 //! It deliberately does not say how a message looks or how it is sent; `api::callback` and `callbacks` do.
 
@@ -7,33 +7,33 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::OperationId;
 
-/// Where the end of an operation is to be told.
+/// Where the end of an operation is to be reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Callback {
-    /// The URL, as it was read when the change was accepted.
+    /// The URL, as parsed when the change was accepted.
     pub url: String,
     /// The configured name of the destination that it belongs to.
     pub destination: String,
-    /// What the caller wants to have back, as JSON.
+    /// JSON that the message returns to the caller unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
 }
 
 impl Callback {
-    /// The URL as it may be shown: what stands in its query may be a secret of the caller's.
+    /// The URL for display, without its query, which may hold a secret of the caller.
     pub fn shown_url(&self) -> String {
         self.url.split_once('?').map_or_else(|| self.url.clone(), |(plain, _)| format!("{plain}?\u{2026}"))
     }
 }
 
-/// How a callback stands.
+/// The state of a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallbackState {
-    /// The operation has not ended, or its end is still to be told.
+    /// The operation has not ended, or its end has not been delivered yet.
     Pending,
-    /// It was told.
+    /// It was delivered.
     Delivered,
-    /// It could not be told, and is not tried any more unless somebody asks for it.
+    /// Delivery was given up; it is only sent again on request.
     Parked,
 }
 
@@ -51,24 +51,24 @@ impl CallbackState {
     }
 }
 
-/// What came of the attempts to deliver a callback.
+/// What has come of the attempts to deliver a callback.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Attempts in vain since the operation ended, or since somebody asked to have it sent again.
+    /// Failed attempts since the operation ended, or since it was last asked to be sent again.
     pub failures: u32,
-    /// When somebody asked for that.
+    /// When it was last asked to be sent again.
     pub resent_at: Option<Timestamp>,
     /// When the last attempt ended.
     pub last_at: Option<Timestamp>,
-    /// The status of its answer; none if there was no answer.
+    /// The status of the last response; none if there was none.
     pub last_status: Option<u16>,
-    /// Why it came to nothing; none if it did not.
+    /// Why the last attempt failed; none if it succeeded.
     pub last_error: Option<String>,
     /// When it was delivered.
     pub delivered_at: Option<Timestamp>,
 }
 
-/// The name of the message about an operation's end: the same for every attempt.
+/// The id of the message about an operation's end: the same for every attempt.
 pub fn message_id(operation: OperationId) -> String {
     operation.to_string().replacen("op_", "msg_", 1)
 }

@@ -1,14 +1,14 @@
-//! Changes, and what they do to an assignment set: the heart of the house.
+//! Changes, and what they do to an assignment set: the core of Postern.
 //!
-//! A [`Change`] is never empty, names each target once and contradicts itself nowhere. [`merge`] applies pending changes
-//! to the present set, in the order in which they were accepted, and tells for each the difference it made. A change may
-//! be bound to the set that its caller saw; on another one it has no effect.
+//! A [`Change`] names each target once and never contradicts itself. [`merge`] applies pending changes to the present set,
+//! in the order in which they were accepted, and returns the difference that each makes. A change can be bound to the set
+//! that its caller saw; on any other it has no effect.
 //!
-//! Guarantees, each stated as a property below: merging twice is merging once; what no change names stays as it is;
-//! changes of different targets may come in any order; adding what was absent and removing it restores the set; no
-//! condition is judged by what is not written yet and may never be.
+//! Guarantees, each tested as a property: merging twice is the same as merging once; what no change names stays as it is;
+//! changes of different targets commute; adding an absent target and removing it restores the set; no condition is judged
+//! against a set that is not written yet and may never be.
 //!
-//! It deliberately decides nothing: whether a kind takes a target is the table's business, whether a caller may,
+//! It deliberately decides nothing: whether a kind accepts a target is the table's business; whether a caller may change it,
 //! policy's.
 
 use std::collections::BTreeSet;
@@ -23,9 +23,9 @@ use super::{
 /// An assignment that a caller wants.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Wanted {
-    /// Whom it shall reach.
+    /// Whom it is to reach.
     pub target: Target,
-    /// What shall narrow it.
+    /// The filter that is to narrow it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
 }
@@ -45,18 +45,18 @@ pub enum Change {
     Amend(Amendment),
     /// Make these the whole set.
     Replace(Vec<Wanted>),
-    /// Undo what an operation did, as far as it is untouched.
+    /// Undo what an operation did, except what was changed since.
     Revert(Reversal),
 }
 
-/// Targets to add and to remove. Not empty, and no target stands in it twice.
+/// Targets to add and to remove. Not empty; names no target twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amendment {
     add: Vec<Wanted>,
     remove: Vec<Target>,
 }
 
-/// Which list of a change a fault is in.
+/// The list of a change in which a fault is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
     /// The targets to add.
@@ -67,7 +67,7 @@ pub enum List {
     Replace,
 }
 
-/// Why a change cannot be meant.
+/// Why a change is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// It would do nothing.
@@ -81,20 +81,20 @@ pub enum Fault {
         /// How many it may name.
         allowed: usize,
     },
-    /// A target stands in it twice.
+    /// A target is named twice in one list.
     #[error("{target} is named twice; name each target once")]
     Repeated {
-        /// The list in which it stands for the second time.
+        /// The list that names it twice.
         list: List,
-        /// Its place there, counted from zero.
+        /// Index of the second mention, from zero.
         index: usize,
         /// The target.
         target: Target,
     },
-    /// A target is to be both added and removed.
+    /// A target is both added and removed.
     #[error("{target} is to be both added and removed; name it in one of the lists")]
     Contradictory {
-        /// Its place in the list of targets to remove, counted from zero.
+        /// Its index in the list of targets to remove, from zero.
         index: usize,
         /// The target.
         target: Target,
@@ -102,7 +102,7 @@ pub enum Fault {
 }
 
 impl Change {
-    /// The change that adds and removes these targets, at most `allowed` of them.
+    /// The change that adds and removes these targets, at most `allowed` of them. Returns all faults at once.
     pub fn amend(add: Vec<Wanted>, remove: Vec<Target>, allowed: usize) -> Result<Self, Vec<Fault>> {
         let found = add.len().saturating_add(remove.len());
         let mut faults = bounds(found, allowed);
@@ -117,14 +117,14 @@ impl Change {
         if faults.is_empty() { Ok(Self::Amend(Amendment { add, remove })) } else { Err(faults) }
     }
 
-    /// The change that makes these the whole set; an empty list clears it.
+    /// The change that makes these, at most `allowed`, the whole set; an empty list clears it. Returns all faults at once.
     pub fn replace(wanted: Vec<Wanted>, allowed: usize) -> Result<Self, Vec<Fault>> {
         let mut faults = bounds(wanted.len(), allowed);
         faults.extend(repeated(List::Replace, wanted.iter().map(|wanted| &wanted.target)));
         if faults.is_empty() { Ok(Self::Replace(wanted)) } else { Err(faults) }
     }
 
-    /// The assignments to add, or the whole set wanted. A reversal wants nothing of itself: what it does depends on the set.
+    /// The assignments to add, or the whole wanted set. Empty for a reversal: what it does depends on the set.
     pub fn wanted(&self) -> &[Wanted] {
         match self {
             Self::Amend(Amendment { add, .. }) => add,
@@ -133,7 +133,7 @@ impl Change {
         }
     }
 
-    /// The targets to remove by name.
+    /// The targets to remove, as the change names them.
     pub fn unwanted(&self) -> &[Target] {
         match self {
             Self::Amend(Amendment { remove, .. }) => remove,
@@ -141,7 +141,7 @@ impl Change {
         }
     }
 
-    /// What it undoes, if it is a reversal.
+    /// The reversal, if it is one.
     pub fn reversal(&self) -> Option<&Reversal> {
         if let Self::Revert(reversal) = self { Some(reversal) } else { None }
     }
@@ -160,7 +160,7 @@ fn repeated<'a>(list: List, targets: impl Iterator<Item = &'a Target>) -> Vec<Fa
         .collect()
 }
 
-/// A filter that was changed on a target that stays.
+/// A change of filter on a target that stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// The target.
@@ -171,16 +171,16 @@ pub struct Changed {
     pub after: Option<Filter>,
 }
 
-/// What one change does to the set it meets.
+/// What one change does to the set that it is applied to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Targets that were absent.
     pub added: Vec<Wanted>,
-    /// Targets that were there, with all that stood in them.
+    /// Targets that were there, with all their fields.
     pub removed: Vec<Assignment>,
     /// Targets that were there with another filter.
     pub changed: Vec<Changed>,
-    /// Of a reversal: targets that were left alone.
+    /// For a reversal: targets that were left alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<Kept>,
     /// Size of the set before.
@@ -202,15 +202,15 @@ pub struct Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Why {
-    /// Its filter is not as the operation left it.
+    /// Its filter is no longer as the operation left it.
     FilterChanged,
-    /// The operation removed it, and somebody has assigned it again, with another filter.
+    /// The operation removed it, and it has been assigned again since, with another filter.
     AssignedAgain,
-    /// The operation changed its filter, and somebody has removed it since.
+    /// The operation changed its filter, and it has been removed since.
     Removed,
-    /// The directory has no such group any more.
+    /// The group no longer exists in the directory.
     GroupGone,
-    /// The configuration does not take it.
+    /// The configuration does not accept it.
     NotAssignable,
 }
 
@@ -228,7 +228,7 @@ impl Why {
 }
 
 impl Difference {
-    /// All targets it is about, with their filters before and after.
+    /// All targets that it affects, each with its filter; a changed one twice, with its filters before and after.
     pub fn aims(&self) -> impl Iterator<Item = (&Target, Option<Filter>)> {
         let Self { added, removed, changed, .. } = self;
         let added = added.iter().map(|it| (&it.target, it.filter));
@@ -237,14 +237,14 @@ impl Difference {
         added.chain(removed).chain(changed)
     }
 
-    /// All targets it is about, once each.
+    /// All targets that it affects, once each.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         let Self { added, removed, changed, .. } = self;
         let added = added.iter().map(|it| &it.target);
         added.chain(removed.iter().map(|it| &it.target)).chain(changed.iter().map(|it| &it.target))
     }
 
-    /// The same without what it does with these targets.
+    /// The same difference without these targets.
     #[must_use]
     pub fn without(&self, targets: &BTreeSet<&Target>) -> Self {
         let mut rest = self.clone();
@@ -258,7 +258,7 @@ impl Difference {
         self.kept.push(Kept { target: target.clone(), because });
     }
 
-    /// What a set still shows of it.
+    /// The part of it that a set still shows.
     #[must_use]
     pub fn still_in(&self, set: &AssignmentSet) -> Self {
         let filter_of = |target: &Target| set.of(target).map(|present| present.filter);
@@ -269,7 +269,8 @@ impl Difference {
         rest
     }
 
-    /// What a change came to that was done twice: what it did the second time counts, and of the first time what it did not do again.
+    /// The total of a change that was applied twice: all of the second difference, and the part of the first that the second
+    /// did not touch.
     #[must_use]
     pub fn and_then(&self, second: Self) -> Self {
         let first = self.without(&second.targets().collect());
@@ -280,18 +281,18 @@ impl Difference {
         both
     }
 
-    /// Whether the change finds everything as it wants it.
+    /// Whether the change found everything as it wants it.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 }
 
-/// A change, and the set that it is bound to.
+/// A change, and the set that it is bound to, if any.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
     /// What to do.
     pub change: &'a Change,
-    /// Digest of the only set to do it to; none for any.
+    /// Digest of the only set that it may be applied to; none for any.
     pub only_on: Option<&'a Digest>,
 }
 
@@ -301,32 +302,31 @@ impl<'a> From<&'a Change> for Step<'a> {
     }
 }
 
-/// What became of one change in a merge.
+/// What became of a change in a merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merged {
-    /// It makes this difference, maybe none.
+    /// It makes this difference, which may be empty.
     Applied(Difference),
-    /// The set is not the one that it is bound to; nothing is done for it.
+    /// It is bound to another set; nothing is done for it.
     Unmet {
-        /// Digest of the set.
+        /// Digest of the set that was there.
         found: Digest,
     },
 }
 
-/// What pending changes make of the present set.
+/// The result of merging pending changes into the present set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The set to bring Graph to.
     pub desired: AssignmentSet,
-    /// What becomes of each change, in their order, up to the first that cannot be judged yet. At least one, if there is
-    /// a change.
+    /// What becomes of each change, in order, up to the first that cannot be judged yet. Not empty if there is a change.
     pub merged: Vec<Merged>,
 }
 
 /// Applies changes, oldest first, to the present set.
 ///
-/// A change that is bound to another set than the present one fails. If the set it meets is only planned, because a change
-/// before it makes a difference, the merge ends before it: whether those changes take effect is not known yet.
+/// A change that is bound to a set other than the present one is [`Merged::Unmet`]. If changes before it make a difference,
+/// the set it would meet is only planned: the merge ends before it, because they may yet fail.
 pub fn merge<'a, S: Into<Step<'a>>>(present: &AssignmentSet, steps: impl IntoIterator<Item = S>) -> Plan {
     let (mut desired, mut merged) = (present.clone(), Vec::new());
     for step in steps {

@@ -1,10 +1,10 @@
 //! Enrollment configurations: their kinds, and the one table of what each kind can be assigned to.
 //!
-//! Guarantees: a target that Graph would refuse, or worse, store as something else, is told here before Graph is asked.
-//! The table follows Microsoft's documentation and what users of real tenants report, see `docs/graph.md`.
+//! Guarantees: a target that Graph would refuse or, worse, store as something else is refused here, before Graph is called.
+//! The table follows Microsoft's documentation and reports from users of real tenants; see `docs/graph.md`.
 //!
-//! It deliberately keeps an open end: a kind that Microsoft adds later is [`Kind::Unknown`] and takes groups only,
-//! because inclusion by group is what every assignable kind has in common.
+//! It deliberately leaves room for new kinds: one that Microsoft adds later is [`Kind::Unknown`] and accepts groups only,
+//! because every assignable kind can be assigned to groups.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,8 +38,8 @@ pub enum Kind {
     Unknown,
 }
 
-/// What one kind can be assigned to. Exclusions are in no row: on enrollment configurations Graph stores an exclusion
-/// as an inclusion, so the group one means to spare would be reached.
+/// What one kind can be assigned to. No row has exclusions: on enrollment configurations Graph stores an exclusion as an
+/// inclusion, so the group that was to be excluded would be reached.
 struct Takes {
     kind: Kind,
     name: &'static str,
@@ -47,11 +47,11 @@ struct Takes {
     all_users: Answer,
     all_devices: Answer,
     filters: Answer,
-    /// Whether Graph's v1.0 knows it.
+    /// Whether Graph's v1.0 knows this kind.
     in_v1: bool,
 }
 
-/// Whether a kind takes something, and if not, why.
+/// Whether a kind accepts something, and if not, why.
 type Answer = Result<(), &'static str>;
 
 const TENANT_WIDE: Answer = Err("it applies to the whole tenant and cannot be assigned");
@@ -152,7 +152,7 @@ impl Kind {
         self.row().name
     }
 
-    /// All names, in the order of the table.
+    /// All names, in table order.
     pub fn names() -> impl Iterator<Item = &'static str> {
         KINDS.iter().map(|row| row.name)
     }
@@ -167,14 +167,14 @@ impl Kind {
         version == ApiVersion::Beta || self.row().in_v1
     }
 
-    /// What this kind takes, by name.
+    /// What this kind accepts, by name.
     pub fn taken(self) -> impl Iterator<Item = &'static str> {
         let Takes { groups, all_users, all_devices, filters, .. } = self.row();
         let named = [("groups", groups), ("all-users", all_users), ("all-devices", all_devices), ("filters", filters)];
         named.into_iter().filter(|(_, answer)| answer.is_ok()).map(|(name, _)| name)
     }
 
-    /// Whether this kind can be assigned as `wanted` asks; if not, a sentence that says why.
+    /// Whether this kind can be assigned as `wanted` says; the error is a sentence that says why not.
     pub fn takes(self, wanted: &Wanted) -> Result<(), String> {
         let row = self.row();
         let refused = |what: &str, why: &str| format!("a {} configuration does not take {what}: {why}", row.name);
@@ -194,19 +194,19 @@ impl Kind {
 /// An enrollment configuration as Graph describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Configuration {
-    /// Its whole id.
+    /// Its full id.
     pub id: ConfigurationId,
     /// Its display name, which need not be unique; empty if it has none.
     pub name: String,
     /// Its kind.
     pub kind: Kind,
-    /// Its rank among its kind; the lowest number wins, 0 marks the default.
+    /// Its rank among configurations of its kind; the lowest number wins, 0 marks the default.
     pub priority: i64,
 }
 
 impl Configuration {
-    /// Whether this is one of the tenant's defaults, whose assignments must not be written. Neither kind nor name
-    /// tells: Graph gives defaults the kind of the others, and one name to all of them.
+    /// Whether this is one of the tenant's defaults, whose assignments must not be written. Kind and name do not show it:
+    /// Graph gives defaults the same kinds as other configurations, and all of them the same name.
     pub fn is_default(&self) -> bool {
         self.priority == 0 || self.id.is_default()
     }

@@ -1,16 +1,16 @@
 //! Parsed identifiers, the table of clouds, and the versions of Graph.
 //!
-//! Whoever holds one of these types holds something that was checked: parsing is the only way to make one, and
-//! printing one and parsing it again gives the same value.
+//! Guarantees: a value of one of these types is well formed, since parsing is the only way to make one; printing and parsing
+//! it again gives the same value.
 //!
-//! It deliberately does not look anything up: that an identifier is well formed does not say that the object exists.
+//! It deliberately does not look anything up: a well-formed identifier need not belong to an existing object.
 
 use std::{fmt, str, str::FromStr};
 
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-/// Why a text is not the identifier it was taken for.
+/// Why a text is not a valid identifier of the expected kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct Malformed {
@@ -23,7 +23,7 @@ impl Malformed {
     }
 }
 
-/// Writes the `Display`, `FromStr` and `serde` side of an identifier that is a GUID.
+/// Implements `Display`, `FromStr` and `serde` for an identifier that is a GUID.
 macro_rules! guid {
     ($name:ident, $noun:literal, $doc:literal) => {
         #[doc = $doc]
@@ -68,9 +68,9 @@ guid!(GroupId, "a group's id", "The object id of an Entra group.");
 guid!(FilterId, "a filter's id", "The id of an Intune assignment filter.");
 guid!(TenantId, "a tenant's id", "The id of an Entra tenant.");
 
-/// Intune's stand-in group for "all users"; not an object of Entra.
+/// Intune's stand-in group for "all users"; not an object in Entra.
 const ALL_USERS: Uuid = Uuid::from_u128(0xacac_acac_9df4_4c7d_9d50_4ef0_226f_57a9);
-/// Intune's stand-in group for "all devices"; not an object of Entra.
+/// Intune's stand-in group for "all devices"; not an object in Entra.
 const ALL_DEVICES: Uuid = Uuid::from_u128(0xadad_adad_808e_44e2_905a_0b78_73a8_a531);
 
 impl GroupId {
@@ -103,14 +103,14 @@ impl TenantId {
     }
 }
 
-/// A GUID in the one form that Microsoft writes; `Uuid` alone would also take braces, URNs and undivided digits.
+/// A GUID in the form that Microsoft uses; `Uuid` alone would also accept braces, URNs and digits without hyphens.
 fn hyphenated(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }
 
-/// The whole id of an enrollment configuration: `{GUID}_{Suffix}`.
+/// The full id of an enrollment configuration: `{GUID}_{Suffix}`.
 ///
-/// The suffix names the kind, but the list of suffixes is Microsoft's and open, so it is kept as it came.
+/// The suffix names the kind, but Microsoft can add suffixes, so it is kept as received.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ConfigurationId(String);
@@ -121,7 +121,7 @@ impl ConfigurationId {
         &self.0
     }
 
-    /// Whether the id alone tells that this is one of the tenant's default configurations, which are never written.
+    /// Whether the id alone shows that this is one of the tenant's default configurations, which are never written.
     pub fn is_default(&self) -> bool {
         self.0.split_once('_').is_some_and(|(_, suffix)| suffix.starts_with("Default"))
     }
@@ -149,7 +149,7 @@ impl FromStr for ConfigurationId {
         if hyphenated(guid).is_none() || !known {
             return Err(malformed());
         }
-        // Two spellings of one GUID would be two lanes for one configuration: one spelling only.
+        // One spelling only: two spellings of one GUID would be two lanes for one configuration.
         Ok(Self(format!("{}_{suffix}", guid.to_ascii_lowercase())))
     }
 }
@@ -168,16 +168,16 @@ impl From<ConfigurationId> for String {
     }
 }
 
-/// The id of an operation: `op_` and 26 digits of base 32. Later ones sort after earlier ones, as text too.
+/// The id of an operation: `op_` and 26 digits in base 32. Later ids sort after earlier ones, also as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct OperationId(u128);
 
-/// Crockford's digits: no letter that is taken for a number.
+/// Crockford's base 32: without letters that look like digits.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// What comes before them.
 const PREFIX: &[u8; 3] = b"op_";
-/// 128 bits at five bits a digit, after the prefix.
+/// The prefix, and 128 bits at five bits per digit.
 const LENGTH: usize = 29;
 
 impl From<Uuid> for OperationId {
@@ -189,7 +189,7 @@ impl From<Uuid> for OperationId {
 impl fmt::Display for OperationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mut text, mut rest) = ([b'0'; LENGTH], self.0);
-        // Written at once, from the last digit on: this is done a dozen times for each change.
+        // Formatted in one pass, from the last digit: this runs a dozen times for each change.
         for letter in text.iter_mut().rev() {
             *letter = DIGITS.get(usize::try_from(rest & 31).unwrap_or(0)).copied().unwrap_or(b'0');
             rest >>= 5;
@@ -207,7 +207,7 @@ impl FromStr for OperationId {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let malformed = || Malformed::new("an operation's id is op_ and 26 digits or letters");
         let digits = text.as_bytes().strip_prefix(PREFIX).ok_or_else(malformed)?;
-        // The first digit holds the three highest bits only.
+        // The first digit holds only the three highest bits.
         if text.len() != LENGTH || digits.first().is_some_and(|first| *first > b'7') {
             return Err(malformed());
         }
@@ -249,11 +249,11 @@ pub enum Cloud {
     UsGovDod,
     /// China, operated by 21Vianet.
     China,
-    /// `postern sandbox` on this machine; its scope follows its address.
+    /// `postern sandbox` on this machine; its token scope follows its address.
     Sandbox,
 }
 
-/// One row of the table of clouds: name in the configuration, Graph's root, the login authority.
+/// One row of the table of clouds: name in the settings, root of Graph's URLs, login authority.
 type CloudRow = (Cloud, &'static str, &'static str, &'static str);
 
 const CLOUDS: [CloudRow; 5] = [
@@ -265,12 +265,12 @@ const CLOUDS: [CloudRow; 5] = [
 ];
 
 impl Cloud {
-    /// Every cloud, in the table's order.
+    /// Every cloud, in table order.
     pub fn all() -> impl Iterator<Item = Self> {
         CLOUDS.iter().map(|row| row.0)
     }
 
-    /// The names that the configuration knows, in the table's order.
+    /// The names that the settings accept, in table order.
     pub fn names() -> impl Iterator<Item = &'static str> {
         CLOUDS.iter().map(|row| row.1)
     }
@@ -279,17 +279,17 @@ impl Cloud {
         CLOUDS.into_iter().find(|row| row.0 == self).unwrap_or(CLOUDS[0])
     }
 
-    /// The name in the configuration.
+    /// The name in the settings.
     pub fn name(self) -> &'static str {
         self.row().1
     }
 
-    /// The root of Graph's URLs, without a slash at its end.
+    /// The root of Graph's URLs, without a trailing slash.
     pub fn graph(self) -> &'static str {
         self.row().2
     }
 
-    /// The root of the login service's URLs, without a slash at its end.
+    /// The root of the login service's URLs, without a trailing slash.
     pub fn authority(self) -> &'static str {
         self.row().3
     }
@@ -308,16 +308,16 @@ impl FromStr for Cloud {
 /// A version of Graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiVersion {
-    /// The one that Microsoft's reference of `assign` is written for.
+    /// The version for which Microsoft documents `assign`.
     Beta,
-    /// The one that is promised to stay, and knows less: see [`Kind::is_in`](super::Kind::is_in).
+    /// The stable version, which knows fewer kinds: see [`Kind::is_in`](super::Kind::is_in).
     V1,
 }
 
 const VERSIONS: [(ApiVersion, &str); 2] = [(ApiVersion::Beta, "beta"), (ApiVersion::V1, "v1.0")];
 
 impl ApiVersion {
-    /// The name in the configuration and in URLs.
+    /// The name in the settings and in URLs.
     pub fn name(self) -> &'static str {
         VERSIONS.iter().find(|row| row.0 == self).map_or("beta", |row| row.1)
     }

@@ -1,14 +1,14 @@
-//! The terms of the trade, as values: what an assignment set is, what a change does to it, what becomes of an operation.
+//! The terms of the domain, as values: what an assignment set is, what a change does to it, what becomes of an operation.
 //!
-//! A caller's *change* names *targets* to add to or remove from the *assignment set* of one *configuration*. Accepted, it
-//! is an *operation*. [`change::merge`] turns the present set and the pending changes into a *plan*: the set to write
+//! A caller's *change* names *targets* to add to or remove from the *assignment set* of one *configuration*. Once accepted,
+//! it is an *operation*. [`change::merge`] turns the present set and the pending changes into a *plan*: the set to write
 //! and, for each operation, the difference it makes.
 //!
-//! Guarantees: everything here is pure. Nothing waits, reads a clock, draws a number or touches the outside, so the
-//! same input gives the same answer, and properties can be stated and tested.
+//! Guarantees: everything here is pure. Nothing waits, reads a clock, draws a random number or does I/O, so the same input
+//! gives the same result, and properties can be stated and tested.
 //!
-//! It deliberately knows no wire format: Graph's JSON is `graph::model`'s business, the callers' JSON is `api`'s. The
-//! `serde` derives are the form in which the store keeps these values, nothing else.
+//! It deliberately knows no wire format: Graph's JSON belongs to `graph::model`, the callers' JSON to `api`. The `serde`
+//! derives define the store's format, nothing else.
 
 pub mod approval;
 pub mod assignment;

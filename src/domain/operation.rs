@@ -1,9 +1,9 @@
 //! Operations: accepted changes, and what becomes of them.
 //!
-//! (`awaiting_approval` →) `queued` → `running` → `succeeded` or `failed`. Before it is running it can be `cancelled`, and
-//! what waits for approval fails if the answer is no or does not come. Each state carries its own evidence,
-//! so a success without a difference or a failure without a reason cannot be written. Transitions consume the old state
-//! and refuse what is not on the map.
+//! (`awaiting_approval` →) `queued` → `running` → `succeeded` or `failed`. Until it is running it can be `cancelled`. One
+//! that awaits approval fails if that is rejected or expires. Guarantees: each state carries its own evidence, so there is
+//! no success without a difference and no failure without a reason. Transitions consume the old state and reject what is not
+//! listed above.
 //!
 //! It deliberately does not say how a failure is shown to a caller; `api::problem` does.
 
@@ -21,7 +21,7 @@ use super::{
     reversal::Cause,
 };
 
-/// What was accepted; never changes, but for the answer that an approval waits for.
+/// What was accepted; immutable except for the answer to its approval.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {
     /// The configuration to change.
@@ -34,50 +34,50 @@ pub struct Submission {
     pub names: BTreeMap<String, String>,
     /// The configured name of the caller.
     pub caller: String,
-    /// The ticket that asked for it.
+    /// The ticket under which it was requested.
     pub ticket: Option<String>,
-    /// The person for whom it was asked.
+    /// The person for whom it was requested.
     pub requested_for: Option<String>,
-    /// Why.
+    /// The caller's comment.
     pub comment: Option<String>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    /// Digest of the only set on which the change shall have effect; none for any.
+    /// Digest of the only set that the change may be applied to; none for any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only_on: Option<Digest>,
-    /// When what it does is to be undone, if ever.
+    /// When its effect is to be undone, if ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Until>,
-    /// The consent without which it may not begin, if policy asked for one.
+    /// The approval without which it may not begin, if a policy requires one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
-    /// Where its end is to be told.
+    /// Where its end is to be reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<Callback>,
-    /// W3C trace context of the accepting call, so that the later write can be linked to it.
+    /// W3C trace context of the request that was accepted, so that the later write can be linked to it.
     pub traceparent: Option<String>,
 }
 
-/// The end that is set for what an operation does.
+/// The end that is set for what an operation did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Until {
-    /// When it comes.
+    /// When it is due.
     pub at: Timestamp,
-    /// The policies that permitted it when the change was accepted; they are its authority when it comes.
+    /// The policies that permitted it when the change was accepted; they authorise the reversal when it is due.
     pub policies: Vec<String>,
 }
 
-/// How an operation's end stands.
+/// The state of an operation's `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UntilState {
-    /// Still to come, or due and not yet carried out.
+    /// Not due yet, or due and not yet carried out.
     Ahead,
     /// Called off: what the operation did stays.
     CalledOff,
     /// Carried out by this operation.
     Reverted(OperationId),
-    /// There was nothing to undo when it came.
+    /// There was nothing to undo when it was due.
     Moot,
 }
 
@@ -94,19 +94,19 @@ impl UntilState {
 }
 
 impl Submission {
-    /// Since when nothing but Graph keeps it from being applied, once it is queued.
+    /// When it was approved, or else accepted. From then on, once it is queued, only Graph keeps it from being applied.
     pub fn ready_at(&self) -> Timestamp {
         let answer = self.approval.as_ref().and_then(|approval| approval.answer.as_ref());
         answer.map_or(self.accepted_at, |answer| answer.at)
     }
 
-    /// Whether it carries out the end of another operation. Nobody asks for that again, so it waits as long as it must.
+    /// Whether it carries out the `until` of another operation. Nobody would request that again, so it has no deadline.
     pub fn is_an_end(&self) -> bool {
         self.change.reversal().is_some_and(|reversal| reversal.cause() == Cause::Until)
     }
 
-    /// Whether the change states the whole set, on the empty set too. Then the set that was read does not matter, and
-    /// saying so is how a person confirms that an empty one is true.
+    /// Whether the change states the whole set and may be applied to an empty one: it is bound to no set or to the empty
+    /// one. Then what was read does not matter; with such a change a person confirms that an empty set is really empty.
     pub fn states_the_whole_set(&self) -> bool {
         let empty = || AssignmentSet::default().digest();
         matches!(self.change, Change::Replace(_)) && self.only_on.as_ref().is_none_or(|only_on| *only_on == empty())
@@ -131,7 +131,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// Whether there is something that can be undone.
+    /// Whether it changed something, so that there is something to undo.
     pub fn has_changed_something(&self) -> bool {
         matches!(&self.state, State::Succeeded(success) if !success.difference.is_empty())
     }
@@ -141,12 +141,12 @@ impl Operation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum State {
-    /// Durable, waiting for a second person's consent.
+    /// Committed; waits for a second person's approval.
     #[serde(rename = "awaiting_approval")]
     AwaitingApproval,
-    /// Durable, waiting for its lane.
+    /// Committed; waits for its lane.
     Queued,
-    /// Its lane works on it.
+    /// Its lane is working on it.
     Running {
         /// Since when.
         started_at: Timestamp,
@@ -155,14 +155,14 @@ pub enum State {
     Succeeded(Success),
     /// It ended without effect.
     Failed {
-        /// When its lane took it up; none if it never began.
+        /// When its lane started it; none if it never began.
         started_at: Option<Timestamp>,
         /// When it ended.
         ended_at: Timestamp,
         /// Why.
         failure: Failure,
     },
-    /// Taken back before it began.
+    /// Cancelled before it began.
     Cancelled {
         /// When.
         ended_at: Timestamp,
@@ -172,11 +172,11 @@ pub enum State {
 /// The evidence of a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Success {
-    /// When its lane took it up.
+    /// When its lane started it.
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Timestamp,
-    /// What it changed; empty if everything was as wanted.
+    /// What it changed; empty if everything was already as wanted.
     pub difference: Difference,
     /// Digest of the set before the merged write.
     pub before: Digest,
@@ -191,36 +191,36 @@ pub struct Success {
 pub struct Write {
     /// How many other operations it carried.
     pub merged_with: usize,
-    /// Graph's id of the call; none if the answer was lost and the set was read back.
+    /// Graph's id of the call; none if the response was lost and the set was read back.
     pub request_id: Option<String>,
-    /// Our id of the call.
+    /// Postern's id of the call.
     pub client_request_id: String,
 }
 
 /// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind of failure.
+    /// The kind of failure.
     pub code: FailureCode,
     /// One sentence for a service desk.
     pub detail: String,
-    /// What Graph answered to the call that failed, where one did.
+    /// Graph's response to the call that failed, if there was one.
     #[serde(default)]
     pub graph: Option<GraphAnswer>,
 }
 
-/// Graph's own words of refusal.
+/// Graph's error response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GraphAnswer {
     /// The HTTP status.
     pub status: u16,
-    /// Graph's code; empty if it gave none.
+    /// Graph's code; empty if there was none.
     pub code: String,
-    /// Graph's message; empty if it gave none.
+    /// Graph's message; empty if there was none.
     pub message: String,
     /// Graph's id of the call.
     pub request_id: Option<String>,
-    /// Our id of the call.
+    /// Postern's id of the call.
     pub client_request_id: Option<String>,
 }
 
@@ -230,23 +230,23 @@ pub struct GraphAnswer {
 pub enum FailureCode {
     /// Graph refused the write.
     GraphRefused,
-    /// Intune wants an administrator's role for configurations of this kind.
+    /// Intune requires an administrator's role for configurations of this kind.
     GraphRoleMissing,
-    /// Intune wants a second administrator's approval.
+    /// Intune requires a second administrator's approval.
     IntuneApprovalRequired,
-    /// Intune does not take a group of the change as one.
+    /// Intune does not accept a group of the change as a group.
     InvalidGroup,
-    /// The configuration is no longer there.
+    /// The configuration no longer exists.
     ConfigurationGone,
-    /// Graph's answer cannot be understood safely enough to write on top of it.
+    /// Graph's response is not understood well enough to write on top of it.
     PresentSetUnreadable,
-    /// The set reads as empty, but was left full; a write on top of a faulty read would wipe it.
+    /// The set reads as empty although Postern left it non-empty; a write after a faulty read would wipe it.
     PresentSetVanished,
-    /// Graph kept it from being applied for longer than it may wait.
+    /// Graph kept it from being applied until its deadline.
     DeadlinePassed,
     /// The set is not the one that the change is bound to.
     PreconditionFailed,
-    /// Whoever was to approve it rejected it.
+    /// The second person rejected it.
     ApprovalRejected,
     /// Nobody approved it in time.
     ApprovalExpired,
@@ -271,7 +271,7 @@ impl FailureCode {
     }
 }
 
-/// A transition that is not on the map.
+/// A transition that does not exist.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an operation that is {from} cannot become {to}")]
 pub struct Illegal {
@@ -280,10 +280,10 @@ pub struct Illegal {
 }
 
 impl State {
-    /// The names of all states, as API and store use them.
+    /// The names of all states, as in API and store.
     pub const NAMES: [&'static str; 6] = ["awaiting_approval", "queued", "running", "succeeded", "failed", "cancelled"];
 
-    /// The names of those in which an operation has not ended.
+    /// The names of the states in which an operation has not ended.
     pub const PENDING: [&'static str; 3] = ["awaiting_approval", "queued", "running"];
 
     /// The name, the same in the store, the audit trail and the API.
@@ -298,7 +298,7 @@ impl State {
         }
     }
 
-    /// Whether nothing more will happen to it.
+    /// Whether it is in a final state.
     pub fn has_ended(&self) -> bool {
         match self {
             Self::AwaitingApproval | Self::Queued | Self::Running { .. } => false,
@@ -320,7 +320,7 @@ impl State {
         Illegal { from: self.name(), to }
     }
 
-    /// A lane takes it up. Taken up again after a crash, it keeps its first start.
+    /// A lane starts it, or starts it again after a crash; then it keeps its first start.
     pub fn start(self, at: Timestamp) -> Result<Self, Illegal> {
         match self {
             Self::Queued => Ok(Self::Running { started_at: at }),
@@ -331,7 +331,7 @@ impl State {
         }
     }
 
-    /// It ends well.
+    /// It succeeds.
     pub fn succeed(self, end: Ending) -> Result<Self, Illegal> {
         match self {
             Self::Running { started_at } => {
@@ -346,7 +346,7 @@ impl State {
         }
     }
 
-    /// It ends badly.
+    /// A running operation fails.
     pub fn fail(self, at: Timestamp, failure: Failure) -> Result<Self, Illegal> {
         match self {
             Self::Running { started_at } => Ok(Self::Failed { started_at: Some(started_at), ended_at: at, failure }),
@@ -358,7 +358,7 @@ impl State {
         }
     }
 
-    /// Its caller takes it back.
+    /// It is cancelled before it begins.
     pub fn cancel(self, at: Timestamp) -> Result<Self, Illegal> {
         match self {
             Self::AwaitingApproval | Self::Queued => Ok(Self::Cancelled { ended_at: at }),
@@ -369,7 +369,7 @@ impl State {
     }
 }
 
-/// What a lane knows when an operation ends well.
+/// What a lane records about a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
     /// When.

@@ -1,11 +1,11 @@
-//! Undoing what an operation did, as far as nobody has touched it since.
+//! Undoing what an operation did, except what somebody has changed since.
 //!
-//! Guarantees, each stated as a property: undoing an operation restores the set if nobody touched it meanwhile, unknown
-//! fields included; nothing outside its difference is touched; undoing twice is undoing once; and undoing the undoing
-//! does again what was undone.
+//! Guarantees, each tested as a property: undoing an operation restores the set, unknown fields included, if nobody has
+//! changed it since; nothing outside its difference is touched; undoing twice is the same as undoing once; undoing a
+//! reversal redoes what it undid.
 //!
-//! It deliberately judges by the present set alone: a target that is again as the operation left it counts as untouched,
-//! whoever left it so.
+//! It deliberately looks at the present set only: a target that is again as the operation left it counts as unchanged,
+//! whoever set it so.
 
 use std::collections::BTreeSet;
 
@@ -18,31 +18,31 @@ use super::{
     operation::{Operation, State},
 };
 
-/// The undoing of one operation's difference.
+/// The reversal of one operation's difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reversal {
-    /// Whose difference.
+    /// The operation that it undoes.
     operation: OperationId,
-    /// Who wants it undone.
+    /// Why it is undone.
     cause: Cause,
-    /// What it added: to be taken out.
+    /// What the operation added: to be removed.
     added: Vec<Wanted>,
     /// What it removed: to be put back.
     removed: Vec<Assignment>,
-    /// Whose filter it changed: to be set back.
+    /// Targets whose filter it changed: to be set back.
     changed: Vec<Changed>,
-    /// What it removed and cannot be assigned again.
+    /// What it removed and cannot be assigned again, with the reasons.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     barred: Vec<Kept>,
 }
 
-/// Who wants an operation undone.
+/// Why an operation is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
-    /// A caller.
+    /// A caller asked for it.
     Asked,
-    /// The operation's own `until`, which has passed.
+    /// Its own `until` is due.
     Until,
 }
 
@@ -57,7 +57,7 @@ impl Cause {
 }
 
 impl Reversal {
-    /// The undoing of an operation; none if there is nothing to undo, because it did not succeed or changed nothing.
+    /// The reversal of an operation; none if there is nothing to undo, because it did not succeed or changed nothing.
     pub fn of(operation: &Operation, cause: Cause) -> Option<Self> {
         let State::Succeeded(success) = &operation.state else { return None };
         let Difference { added, removed, changed, .. } = success.difference.clone();
@@ -65,7 +65,7 @@ impl Reversal {
         operation.has_changed_something().then_some(undoing)
     }
 
-    /// The same, without assigning again what `why` gives a reason for.
+    /// The same reversal, except that it does not put back assignments for which `why` returns a reason.
     #[must_use]
     pub fn without(mut self, why: impl Fn(&Assignment) -> Option<Why>) -> Self {
         let (mut removed, mut barred) = (Vec::new(), Vec::new());
@@ -80,17 +80,17 @@ impl Reversal {
         self
     }
 
-    /// Whose difference it undoes.
+    /// The operation that it undoes.
     pub fn operation(&self) -> OperationId {
         self.operation
     }
 
-    /// Who wants it.
+    /// Why it is undone.
     pub fn cause(&self) -> Cause {
         self.cause
     }
 
-    /// What it takes out.
+    /// What it removes.
     pub fn taken_out(&self) -> &[Wanted] {
         &self.added
     }
@@ -100,12 +100,12 @@ impl Reversal {
         &self.removed
     }
 
-    /// What it sets back, as it was and is: from `after` to `before`.
+    /// What it sets back: each filter from `after` to `before`.
     pub fn set_back(&self) -> &[Changed] {
         &self.changed
     }
 
-    /// All targets that it is about.
+    /// All targets that it affects, also those that it cannot put back.
     pub fn targets(&self) -> BTreeSet<&Target> {
         let added = self.added.iter().map(|it| &it.target);
         let removed = self.removed.iter().map(|it| &it.target);
@@ -113,7 +113,7 @@ impl Reversal {
         added.chain(removed).chain(changed).chain(self.barred.iter().map(|it| &it.target)).collect()
     }
 
-    /// Does it to a set, and notes what that came to.
+    /// Applies it to a set, and adds what that changed to the difference.
     pub(super) fn apply(&self, set: &mut AssignmentSet, difference: &mut Difference) {
         for Wanted { target, filter } in &self.added {
             match set.of(target).map(|present| present.filter) {

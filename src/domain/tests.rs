@@ -1,4 +1,4 @@
-//! Properties of merging, whatever the set and the changes.
+//! Properties of merging, for any set and any changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,13 +15,13 @@ use super::{
     reversal::Cause,
 };
 
-/// The differences that were made.
+/// The differences of the changes that were applied.
 fn made(plan: &Plan) -> Vec<&Difference> {
     let made = plan.merged.iter().map(|it| if let Merged::Applied(difference) = it { Some(difference) } else { None });
     made.flatten().collect()
 }
 
-/// The undoing of what a plan did for one of its changes.
+/// The reversal of what a plan did for one of its changes.
 fn undoing(plan: &Plan, place: usize) -> Option<Change> {
     let submission = Submission {
         configuration: "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit".parse().unwrap(),
@@ -44,13 +44,13 @@ fn undoing(plan: &Plan, place: usize) -> Option<Change> {
     let ending = Ending { at, difference, before: digest.clone(), after: digest, write: None };
     let state = State::Queued.start(at).unwrap().succeed(ending).unwrap();
     let operation = Operation { id: OperationId::from(Uuid::from_u128(1)), submission, state };
-    // As the store keeps it.
+    // Through the store's format.
     let text = serde_json::to_string(&operation.state).unwrap();
     let operation = Operation { state: serde_json::from_str(&text).unwrap(), ..operation };
     Reversal::of(&operation, Cause::Asked).map(Change::Revert)
 }
 
-/// Few targets, so that sets and changes meet.
+/// Few targets, so that sets and changes overlap.
 fn target() -> impl Strategy<Value = Target> {
     let group = |number: u128| Uuid::from_u128(number).to_string().parse().unwrap();
     prop_oneof![
@@ -205,7 +205,7 @@ proptest! {
         let steps: Vec<_> = steps.into_iter().map(|(change, on)| (change, on.map(|set| set.digest()))).collect();
         let step = |(change, on): &'_ (Change, Option<Digest>)| (change.clone(), on.clone());
         let mut rest: Vec<_> = steps.iter().map(step).collect();
-        // Round after round, each on what the one before has written: as if each change had come alone.
+        // Round after round, each on what the one before has written: the outcome must be as if each change had come alone.
         let (mut written, mut rounds) = (present.clone(), Vec::new());
         while !rest.is_empty() {
             let plan = merge(&written, rest.iter().map(|(change, on)| Step { change, only_on: on.as_ref() }));
@@ -233,7 +233,7 @@ proptest! {
         prop_assert_eq!((made(&second).len(), second.merged.len()), (0, rest.len()));
     }
 
-    /// The first may have been lost, or somebody may have touched what it did.
+    /// The first write may have been lost, or somebody may have changed what it did.
     #[test]
     fn what_is_done_twice_came_to_what_the_set_shows_of_the_first_time_and_all_of_the_second(
         present in set(), change in change(), others in prop::collection::vec(change(), 0..4), was_lost in any::<bool>()

@@ -2,8 +2,8 @@
 
 use super::{Encoding, Key, KeyForm, Message, Scheme, moment, pieces, presets::PRESETS};
 
-/// The input is header, id, timestamp and body, a line each, the body being the rest. In every scheme what the key signs is
-/// verified, a header that does not hold that signature is not, and the signature is that of no other body.
+/// The input is header, id, timestamp and body, separated by line breaks. In every scheme, what the key signs verifies, a
+/// header without that signature does not, and the signature fits no other body.
 pub(crate) fn signatures(input: &[u8]) {
     let mut parts = input.splitn(4, |byte| *byte == b'\n');
     let mut line = || std::str::from_utf8(parts.next().unwrap_or_default()).unwrap_or_default();
@@ -31,7 +31,7 @@ fn judged(scheme: &Scheme, key: &Key, message: Message<'_>, header: &str) {
     let written = scheme.sign(key, message).unwrap_or_default();
     let keys = std::slice::from_ref(key);
     assert!(scheme.verify(keys, message, &written), "its own signature does not fit");
-    // A reader may not be told by the case of hexadecimal digits.
+    // Hexadecimal digits may have either case.
     let holds = match scheme.encoding {
         Encoding::Hex => header.to_ascii_lowercase().contains(&written.to_ascii_lowercase()),
         Encoding::Base64 => header.contains(&written),

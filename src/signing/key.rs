@@ -1,9 +1,9 @@
-//! The keys of signatures, and how secrets are written.
+//! Signing keys, and how secrets are written.
 //!
-//! Guarantees: a secret that is too short to protect anything, damaged, or of another kind is told when it is read, by a
-//! sentence that holds no part of it.
+//! Guarantees: a secret that is too short to be safe, damaged, or of another kind is rejected when it is read, with a
+//! sentence that contains no part of it.
 //!
-//! It deliberately knows no file; whoever has read a secret makes a key of it for one use.
+//! It deliberately reads no file; whoever has read a secret makes a key of it for one use.
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::Hash;
 
-/// A shorter shared secret can be found by trying.
+/// A shorter shared secret could be guessed.
 const PLAIN_MIN: usize = 16;
-/// What Standard Webhooks asks of shared secrets, in bytes.
+/// The lengths that Standard Webhooks allows for shared secrets, in bytes.
 const STANDARD_LENGTHS: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// How secrets are written.
@@ -25,13 +25,13 @@ const STANDARD_LENGTHS: std::ops::RangeInclusive<usize> = 24..=64;
 pub enum KeyForm {
     /// The text itself is the secret; a header holds one signature.
     Plain,
-    /// By Standard Webhooks: `whsec_`, `whsk_` or `whpk_` and base64; a header holds a list of signatures, each after its
+    /// Standard Webhooks: `whsec_`, `whsk_` or `whpk_` and base64; a header holds a list of signatures, each prefixed by its
     /// version.
     Standard,
 }
 
 impl KeyForm {
-    /// What stands before a signature of this key.
+    /// What precedes a signature made with this key.
     pub(super) fn version(self, key: &Key) -> &'static str {
         match (self, &key.0) {
             (Self::Plain, _) => "",
@@ -40,7 +40,7 @@ impl KeyForm {
         }
     }
 
-    /// What stands between two signatures of one header.
+    /// What separates the signatures in one header.
     pub(super) fn separator(self) -> fn(char) -> bool {
         match self {
             Self::Plain => |_| false,
@@ -49,16 +49,16 @@ impl KeyForm {
     }
 }
 
-/// Why a secret is no key. The sentences are for whoever wrote the file.
+/// Why a secret is not a usable key. The sentences are for whoever wrote the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFault {
-    /// Get a longer one.
+    /// Too short.
     #[error("it is too short: a shared secret has at least 16 characters")]
     Short,
-    /// Copy it again, whole.
+    /// Not in the form of Standard Webhooks, or damaged.
     #[error("it is no key of Standard Webhooks: whsec_ (or whpk_ for Ed25519) and base64, as the sender shows it")]
     Form,
-    /// Copy it again, whole.
+    /// Not of the length that its kind requires.
     #[error("its length is wrong: behind whsec_ stand 24 to 64 bytes in base64, behind whpk_ 32, behind whsk_ 64")]
     Length,
 }
@@ -83,7 +83,7 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Makes a key of a secret.
+    /// Makes a key from a secret.
     pub fn read(secret: &str, form: KeyForm, hash: Hash) -> Result<Self, KeyFault> {
         match form {
             KeyForm::Plain if secret.len() < PLAIN_MIN => Err(KeyFault::Short),
@@ -101,7 +101,7 @@ impl Key {
         Self(Kind::Shared(Box::new(hmac::Key::new(algorithm, secret))))
     }
 
-    /// Whether it is the half with which the sender signs, and which nobody else should hold.
+    /// Whether it is the private half of a pair, which nobody but the sender should hold.
     pub fn is_private(&self) -> bool {
         matches!(self.0, Kind::Signing(_))
     }
@@ -111,12 +111,12 @@ impl Key {
         match &self.0 {
             Kind::Shared(key) => hmac::verify(key, content, signature).is_ok(),
             Kind::Verifying(key) => UnparsedPublicKey::new(&ED25519, key).verify(content, signature).is_ok(),
-            // Who holds the other half verifies.
+            // Only the public half verifies.
             Kind::Signing(_) => false,
         }
     }
 
-    /// The signature over the content; none from a key that only verifies.
+    /// The signature over the content; none if the key can only verify.
     pub(super) fn sign(&self, content: &[u8]) -> Option<Vec<u8>> {
         match &self.0 {
             Kind::Shared(key) => Some(hmac::sign(key, content).as_ref().to_vec()),
@@ -132,7 +132,7 @@ fn standard(secret: &str, hash: Hash) -> Result<Key, KeyFault> {
     match kind {
         "whsec" if STANDARD_LENGTHS.contains(&bytes.len()) => Ok(Key::shared(&bytes, hash)),
         "whpk" if bytes.len() == 32 => Ok(Key(Kind::Verifying(bytes))),
-        // The seed and, after it, the public key.
+        // The seed, followed by the public key.
         "whsk" if bytes.len() == 64 => {
             let (seed, public) = bytes.split_at_checked(32).ok_or(KeyFault::Length)?;
             let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public).map_err(|_rejected| KeyFault::Form)?;

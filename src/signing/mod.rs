@@ -1,15 +1,12 @@
-//! What is signed and how: one declarative description of all webhook signatures, with which they are made and verified.
-//! Pure.
+//! What is signed and how: one declarative description of webhook signatures, by which they are made and verified. Pure.
 //!
-//! A [`Scheme`] says which header holds the signature, how it is written there, and over which bytes it is made: a
-//! template of `{id}`, `{timestamp}`, `{body}` and fixed text. [`presets`] holds those of vendors whose scheme is
-//! documented.
+//! A [`Scheme`] says which header holds the signature, how it is encoded there, and over which bytes it is made: a template
+//! of `{id}`, `{timestamp}`, `{body}` and fixed text. [`presets`] holds those of vendors whose scheme is documented.
 //!
-//! Guarantees: what is verified is the raw body, never a reading of it; signatures are compared in constant time and in
-//! their full length; a key's `Debug` shows nothing of it.
+//! Guarantees: the raw body is verified, never a parsed one; signatures are compared in constant time and in full length; a
+//! key's `Debug` shows nothing of it.
 //!
-//! It deliberately keeps nothing: whether a message came before is for whoever remembers messages. It reads no file and
-//! no clock.
+//! It deliberately keeps no state: whoever remembers messages detects replays. It reads no file and no clock.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -27,9 +24,9 @@ use jiff::Timestamp;
 
 pub use self::key::{Key, KeyFault, KeyForm};
 
-/// Signatures in one header that are looked at: a sender that rotates its key sends two.
+/// How many signatures in one header are checked; a sender that rotates its key sends two.
 const SIGNATURES_MAX: usize = 8;
-/// Whole numbers from here on are milliseconds: as seconds they would lie beyond the year 5000.
+/// Whole numbers from here on are milliseconds: as seconds they would be after the year 5000.
 const MILLISECONDS_FROM: i64 = 100_000_000_000;
 
 /// The hash function of an HMAC.
@@ -43,25 +40,25 @@ pub enum Hash {
     Sha512,
 }
 
-/// How the bytes of a signature are written.
+/// How the bytes of a signature are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// Two hexadecimal digits a byte, in either case.
+    /// Hexadecimal, in either case.
     Hex,
-    /// Base64 with its padding.
+    /// Base64 with padding.
     Base64,
 }
 
-/// A piece of what is signed.
+/// A part of what is signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// The message's id, as its header has it.
+    /// The message's id, as in its header.
     Id,
-    /// The time of sending, as its header has it.
+    /// The time of sending, as in its header.
     Timestamp,
     /// The raw body.
     Body,
-    /// This text.
+    /// Fixed text.
     Text(String),
 }
 
@@ -70,13 +67,13 @@ pub enum Piece {
 pub struct Scheme {
     /// The header that holds the signature.
     pub signature_header: String,
-    /// What stands before the signature there.
+    /// What precedes the signature there.
     pub prefix: String,
-    /// How the signature is written.
+    /// How the signature is encoded.
     pub encoding: Encoding,
     /// The hash function.
     pub hash: Hash,
-    /// The signed bytes, piece by piece.
+    /// The signed bytes, part by part.
     pub signed: Vec<Piece>,
     /// The header that holds the message's id, if it is signed.
     pub id_header: Option<String>,
@@ -86,7 +83,7 @@ pub struct Scheme {
     pub keys: KeyForm,
 }
 
-/// A message, as it is signed.
+/// The parts of a message that can be signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     /// Its id; empty where the scheme has none.
@@ -98,7 +95,7 @@ pub struct Message<'a> {
 }
 
 impl Scheme {
-    /// Whether a value of the signature header was made with one of these keys.
+    /// Whether the value of the signature header holds a signature made with one of these keys.
     pub fn verify(&self, keys: &[Key], message: Message<'_>, header: &str) -> bool {
         let content = self.content(message);
         keys.iter().any(|key| self.signatures(key, header).any(|signature| key.verifies(&content, &signature)))
@@ -129,7 +126,7 @@ impl Scheme {
         content
     }
 
-    /// The signatures of a key's kind that a header holds.
+    /// The signatures in a header that are of the key's version.
     fn signatures(&self, key: &Key, header: &str) -> impl Iterator<Item = Vec<u8>> {
         let version = self.keys.version(key);
         let listed = header.split(self.keys.separator()).take(SIGNATURES_MAX);
@@ -145,7 +142,7 @@ impl Scheme {
     }
 }
 
-/// Reads what is signed from a template like `{timestamp}.{body}`; says what is wrong with one that cannot be used.
+/// Parses a template like `{timestamp}.{body}`; the error says what is wrong with it.
 pub fn pieces(template: &str) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     let mut rest = template;
@@ -176,7 +173,7 @@ pub fn pieces(template: &str) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
-/// The moment that a timestamp header names: seconds or milliseconds since 1970, or a date and time by RFC 3339.
+/// Parses a timestamp header: seconds or milliseconds since 1970, or a date and time in RFC 3339.
 pub fn moment(text: &str) -> Option<Timestamp> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         let number: i64 = text.parse().ok()?;
@@ -186,12 +183,12 @@ pub fn moment(text: &str) -> Option<Timestamp> {
     text.parse().ok()
 }
 
-/// Whether a moment lies so near to now, before or after it.
+/// Whether a moment is within the tolerance of now, before or after it.
 pub fn is_fresh(moment: Timestamp, now: Timestamp, tolerance: Duration) -> bool {
     moment.duration_since(now).unsigned_abs() <= tolerance
 }
 
-/// Whether two secrets are the same, in a time that tells nothing about them, their lengths included.
+/// Whether two secrets are equal, in a time that reveals nothing about them or their lengths.
 pub fn same(one: &[u8], other: &[u8]) -> bool {
     let digest = |secret: &[u8]| digest::digest(&digest::SHA256, secret);
     constant_time::verify_slices_are_equal(digest(one).as_ref(), digest(other).as_ref()).is_ok()

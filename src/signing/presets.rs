@@ -1,7 +1,7 @@
-//! The schemes of vendors, as their documents have them; sources stand in docs/webhooks.md.
+//! The schemes of vendors, as they document them; sources are in docs/webhooks.md.
 //!
-//! Guarantees: only what is documented by the vendor or confirmed by independent clients has a name here. Anything else
-//! can be described piece by piece in the settings.
+//! Guarantees: only a scheme that the vendor documents or independent clients confirm is named here. Any other can be
+//! described piece by piece in the settings.
 
 use super::{Encoding, Hash, KeyForm, Scheme, pieces};
 
@@ -10,7 +10,7 @@ use super::{Encoding, Hash, KeyForm, Scheme, pieces};
 pub struct Preset {
     /// Its name in the settings.
     pub name: &'static str,
-    /// The body of a call by which the vendor tries out the address before it has a secret. It asks for nothing.
+    /// The body of the vendor's test call, accepted without a signature since there is no secret yet. It requests nothing.
     pub ping: Option<&'static str>,
     signature_header: &'static str,
     prefix: &'static str,
@@ -22,7 +22,7 @@ pub struct Preset {
     keys: KeyForm,
 }
 
-/// HMAC-SHA256 in hex over the body: what the others differ from.
+/// HMAC-SHA256 in hex over the body: the base of the others.
 const PLAIN: Preset = Preset {
     name: "",
     ping: None,
@@ -36,7 +36,7 @@ const PLAIN: Preset = Preset {
     keys: KeyForm::Plain,
 };
 
-/// Standard Webhooks, by which callbacks are signed, too.
+/// Standard Webhooks, which also signs callbacks.
 pub const STANDARD_WEBHOOKS: Preset = Preset {
     name: "standard-webhooks",
     signature_header: "webhook-signature",
@@ -48,7 +48,7 @@ pub const STANDARD_WEBHOOKS: Preset = Preset {
     ..PLAIN
 };
 
-/// What ServiceNow asks of those who call it.
+/// What ServiceNow requires of its callers.
 pub const SERVICENOW_HMAC: Preset = Preset {
     name: "servicenow-hmac",
     signature_header: "x-sn-hmac-signature-256",
@@ -56,7 +56,7 @@ pub const SERVICENOW_HMAC: Preset = Preset {
     ..PLAIN
 };
 
-/// All of them.
+/// All presets.
 pub const PRESETS: [Preset; 9] = [
     STANDARD_WEBHOOKS,
     Preset { name: "github", signature_header: "x-hub-signature-256", prefix: "sha256=", ..PLAIN },
@@ -103,7 +103,7 @@ impl Preset {
             prefix: self.prefix.to_owned(),
             encoding: self.encoding,
             hash: self.hash,
-            // A template of ours that cannot be read would sign nothing, and verify nothing: the tests read them all.
+            // A template that cannot be parsed would sign nothing and verify nothing; the tests parse all of them.
             signed: pieces(self.signed).unwrap_or_default(),
             id_header: header(self.id_header),
             timestamp_header: header(self.timestamp_header),

@@ -1,4 +1,4 @@
-//! Vectors that other programs computed, keys that are none, and what no message may make happen.
+//! Test vectors computed by other programs, invalid keys, and what must not happen for any message.
 
 use proptest::prelude::*;
 
@@ -220,7 +220,7 @@ fn any_scheme() -> impl Strategy<Value = Scheme> {
     ];
     (hash, encoding, template, "[ -~]{0,10}").prop_map(|(hash, encoding, template, prefix)| Scheme {
         signature_header: "x".to_owned(),
-        // Blanks around a header's value are none of the signature.
+        // White space around a header's value is not part of the signature.
         prefix: prefix.trim().to_owned(),
         encoding,
         hash,
