@@ -1,10 +1,10 @@
-//! What is asked of a configuration, as the audit trail names it: by the ids of targets and filters, which stay when names change.
+//! What a caller requests of a configuration, by the ids of targets and filters, which stay when names change.
 
 use serde::Serialize;
 
 use crate::domain::{Change, Filter, OperationId, Target, Wanted};
 
-/// A target, as the audit trail names it: `group b0…`, and its filter: `include f0…`.
+/// A target as the audit trail names it (`group b0…`), with its filter (`include f0…`).
 #[derive(Clone, Debug, Serialize)]
 pub struct Aim {
     /// The target.
@@ -30,7 +30,7 @@ impl From<&Wanted> for Aim {
     }
 }
 
-/// A change, as the audit trail names it.
+/// A change as the audit trail names it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Aims {
@@ -38,22 +38,22 @@ pub enum Aims {
     Amend {
         /// Added.
         add: Vec<Aim>,
-        /// Removed.
+        /// Removed, whatever its filter.
         remove: Vec<Aim>,
     },
-    /// The whole set.
+    /// The whole wanted set.
     Replace(Vec<Aim>),
-    /// What an operation did, undone.
+    /// The difference of an operation, undone.
     Revert {
         /// The operation.
         operation: OperationId,
-        /// `asked`, or `until` if the operation's own end has come.
+        /// `asked`, or `until` if the operation's own end is due.
         cause: &'static str,
-        /// Taken out.
+        /// Removed.
         remove: Vec<Aim>,
         /// Put back.
         add: Vec<Aim>,
-        /// Set back to this filter.
+        /// Targets whose filter is set back, with that filter.
         set_back: Vec<Aim>,
     },
 }

@@ -1,9 +1,9 @@
-//! How records are tied into a chain.
+//! How records are hash-chained.
 //!
-//! Guarantees: the same entry at the same place of the same chain gives the same bytes, and no record can be changed
-//! without changing every hash after it.
+//! Guarantees: the same entry at the same place of the same chain gives the same bytes, and no record can be changed without
+//! changing every hash after it.
 //!
-//! It deliberately stores nothing: the store moves its [`Head`] on when, and only when, the records are committed.
+//! It deliberately stores nothing: the store advances its [`Head`] when, and only when, the records are committed.
 
 use std::{fmt, str::FromStr};
 
@@ -17,10 +17,10 @@ use crate::{
     domain::Digest,
 };
 
-/// What stands in place of a hash before the very first record.
+/// The hash before the very first record.
 pub(super) const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The member of a record that holds its hash. Others come before it, and others after it.
+/// The member that holds a record's hash. Members are sorted, so it has others before and after it.
 const HASH: &str = "hash";
 
 /// A record in its chain, ready to be stored.
@@ -28,15 +28,15 @@ const HASH: &str = "hash";
 pub struct Record {
     /// Its chain.
     pub chain: String,
-    /// Its place in the chain, counted from one.
+    /// Its place in the chain, from one.
     pub sequence: u64,
-    /// Canonical JSON, hash included: the record itself.
+    /// The record itself: canonical JSON, with its hash.
     pub text: String,
-    /// What it is looked for by.
+    /// The fields by which it can be found.
     pub marks: Marks,
 }
 
-/// What a record is looked for by, as far as it names it.
+/// The fields by which a record can be found, if it has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// When it happened.
@@ -57,7 +57,7 @@ impl Marks {
         Self { at, ticket, operation, caller: text("caller"), configuration: text("configuration") }
     }
 
-    /// Those of a record's text. None if it is not a record.
+    /// The fields of a record's text; none if it is not a record.
     pub fn read(text: &str) -> Option<Self> {
         let record: Value = serde_json::from_str(text).ok()?;
         let fields = record.as_object()?;
@@ -66,17 +66,17 @@ impl Marks {
     }
 }
 
-/// Where a record is: `CHAIN/SEQUENCE`.
+/// The place of a record: `CHAIN/SEQUENCE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its chain.
     pub chain: String,
-    /// Its place in the chain, counted from one.
+    /// Its place in the chain, from one.
     pub sequence: u64,
 }
 
 impl Place {
-    /// Where a record says that it is. None if it is not a record.
+    /// The place that a record's text claims; none if it is not a record.
     pub fn of(text: &str) -> Option<Self> {
         Head::after(text).map(|Head { chain, sequence, .. }| Self { chain, sequence })
     }
@@ -98,18 +98,18 @@ impl FromStr for Place {
     }
 }
 
-/// The end of a chain, to which the next record is tied.
+/// The end of a chain, to which the next record is linked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The chain.
     pub chain: String,
     /// Sequence number of its last record; 0 if it has none yet.
     pub sequence: u64,
-    /// What the next record repeats.
+    /// The hash that the next record repeats.
     pub hash: String,
 }
 
-/// The end of a chain, as the first record of another names it.
+/// The end of a chain, as an opening record or a checkpoint names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct End {
     /// The chain.
@@ -139,8 +139,8 @@ struct Untied<'a> {
 }
 
 impl Head {
-    /// The beginning of a chain, and the event that opens it. `ends` are the ends of all chains that no opening before
-    /// this one has named, newest first: from here on none of them can lose a record unnoticed.
+    /// The beginning of a chain, and the event that opens it. `ends` are the ends of all chains that no earlier opening has
+    /// named, newest first: from here on, none of them can lose a record unnoticed.
     pub fn open(chain: String, ends: &[Self], version: &str) -> (Self, Event) {
         let previous = ends.first();
         let hash = previous.map_or_else(|| NOTHING_BEFORE.to_owned(), |head| head.hash.clone());
@@ -153,7 +153,7 @@ impl Head {
         (Self { chain, sequence: 0, hash }, opening)
     }
 
-    /// Ties an entry to the chain and moves on.
+    /// Links an entry to the chain and advances.
     pub fn append(&mut self, entry: &Entry) -> Record {
         let sequence = self.sequence.saturating_add(1);
         let untied = Untied {
@@ -164,7 +164,7 @@ impl Head {
             sequence,
             previous_hash: &self.hash,
         };
-        // No event holds a map with keys that are no texts, the one thing that cannot be written.
+        // Only a map with keys that are not strings cannot be serialised, and no event has one.
         let record = Object::of(&untied).or_else(|_| Object::of(&Untied { event: None, ..untied })).unwrap_or_default();
         let hash = Digest::of(record.text().as_bytes()).as_str().to_owned();
         let text = record.with(HASH, &format!("\"{hash}\""));
@@ -174,7 +174,7 @@ impl Head {
         Record { chain: self.chain.clone(), sequence, text, marks }
     }
 
-    /// The head that this record's text leaves behind. None if it is not a record.
+    /// The head of the chain after this record; none if the text is not a record.
     pub fn after(text: &str) -> Option<Self> {
         let record: Value = serde_json::from_str(text).ok()?;
         Some(Self {
@@ -185,7 +185,7 @@ impl Head {
     }
 }
 
-/// SHA-256 over the canonical text of a record that has no `hash` yet.
+/// SHA-256 over the canonical text of a record without its `hash`.
 pub(super) fn hash_of(fields: &Map<String, Value>) -> String {
     Digest::of(canonical::object(fields).as_bytes()).as_str().to_owned()
 }

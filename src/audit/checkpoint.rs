@@ -1,13 +1,13 @@
-//! Checkpoints: a key vouches for the trail as it stood.
+//! Checkpoints: a key vouches for the trail as it was.
 //!
-//! A checkpoint names the ends of chains, and is signed (Ed25519) by a key that is in no store: whoever can write the
-//! store can cut the trail off or write it anew with hashes that fit, but cannot sign what he made of it. A checkpoint
-//! is also worth something on its own: kept elsewhere, it shows whether the records it names are still there.
+//! A checkpoint names the ends of chains and is signed (Ed25519) with a key that is in no store: whoever can write the store
+//! can cut off the trail or rewrite it with matching hashes, but cannot sign the result. A checkpoint that is kept elsewhere
+//! also shows whether the records that it names are still there.
 //!
-//! Guarantees: what is signed is one text for one checkpoint, and no other thing that the key could sign has that form.
-//! The private key is in no debug text and no message.
+//! Guarantees: each checkpoint has exactly one text that is signed, and nothing else that the key might sign has that form.
+//! The private key appears in no debug output and no message.
 //!
-//! It deliberately reads no file and decides nothing about when to sign. [`super::Verifier`] checks what is made here.
+//! It deliberately reads no file and does not decide when to sign. [`super::Verifier`] checks what is made here.
 
 use std::fmt;
 
@@ -19,17 +19,17 @@ use serde_json::{Value, json};
 use super::{Event, chain::End, chain::Head};
 use crate::{canonical, domain::Digest};
 
-/// What stands before the 32 bytes of an Ed25519 public key in DER (RFC 8410).
+/// What precedes the 32 bytes of an Ed25519 public key in DER (RFC 8410).
 const PUBLIC_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-/// So much of a key's digest tells it from others.
+/// How many digits of its digest identify a key.
 const KEY_ID_DIGITS: usize = 16;
-/// The base64 letters of a line in PEM.
+/// Base64 characters per line in PEM.
 const PEM_LINE: usize = 64;
 
-/// Why a text holds no key.
+/// Why a text is not a usable key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// There is no such section in it.
+    /// The text has no such section.
     #[error("there is no line -----BEGIN {0}-----, or no end to what follows it")]
     NoKey(&'static str),
     /// The key is of another kind, or damaged.
@@ -50,7 +50,7 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// The key in a PEM text, PKCS#8, not encrypted.
+    /// The key in a PEM text: PKCS#8, not encrypted.
     pub fn from_pem(text: &str) -> Result<Self, Unusable> {
         let der = section(text, "PRIVATE KEY")?;
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_why| Unusable::NotEd25519)?;
@@ -58,12 +58,12 @@ impl Signer {
         Ok(Self { pair, public })
     }
 
-    /// The other half of the key.
+    /// The public half of the key.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// A checkpoint of these ends, to be recorded with this time.
+    /// A checkpoint of these ends; it must be recorded with the same time.
     pub fn checkpoint(&self, ends: &[Head], at: Timestamp) -> Event {
         let mut ends: Vec<_> = ends.iter().map(End::from).collect();
         ends.sort();
@@ -74,7 +74,7 @@ impl Signer {
     }
 }
 
-/// What checkpoints are checked by.
+/// A key that verifies checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     point: [u8; 32],
@@ -93,12 +93,12 @@ impl PublicKey {
         Some(Self { point: point.try_into().ok()?, id })
     }
 
-    /// By what checkpoints name it: the beginning of its SHA-256.
+    /// The id by which checkpoints name it: the beginning of its SHA-256.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Whether this key signed what a checkpoint's record says. `record` has all fields of it.
+    /// Whether this key signed a checkpoint. `record` has all of its fields.
     pub(super) fn vouches(&self, record: &Value) -> bool {
         let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or_default();
         let signature = STANDARD.decode(text("signature")).unwrap_or_default();
@@ -107,7 +107,7 @@ impl PublicKey {
     }
 }
 
-/// As PEM.
+/// In PEM.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = STANDARD.encode([PUBLIC_PREFIX.as_slice(), &self.point].concat());
@@ -124,12 +124,12 @@ impl fmt::Display for PublicKey {
     }
 }
 
-/// What is signed.
+/// The text that is signed.
 fn statement(ends: &Value, key_id: &str, at: &str) -> String {
     canonical::text(&json!({"postern": "audit checkpoint", "at": at, "ends": ends, "key_id": key_id}))
 }
 
-/// The bytes in a section of a PEM text.
+/// The bytes of a section in a PEM text.
 fn section(text: &str, label: &'static str) -> Result<Vec<u8>, Unusable> {
     let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
     let inside = text.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end)).map(|(inside, _)| inside);

@@ -1,4 +1,4 @@
-//! What must hold for any file that is said to be an exported trail.
+//! What must hold for any file that claims to be an exported trail.
 
 use std::sync::LazyLock;
 
@@ -41,8 +41,8 @@ fn denied(number: u64) -> Event {
     }
 }
 
-/// As a file, the input makes nothing panic, and no form loses anything of a line. As a list of edits, it is applied to a
-/// good trail: that is whole as long as it is the same but for its end, which may be cut off, and broken otherwise.
+/// As a file, the input makes nothing panic, and every format keeps the whole record. As a list of edits, it is applied to
+/// an intact trail: the result verifies if at most the end was cut off, and not otherwise.
 pub(crate) fn trails(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let mut verifier = Verifier::default();
@@ -80,14 +80,14 @@ fn exported(line: &str) {
     }
 }
 
-/// The trail after edits, each of four bytes: which edit, which record, where in it, and what to put there.
+/// The trail after edits of four bytes each: which edit, which record, where in it, and the new byte.
 fn edited(edits: &[u8]) -> Vec<String> {
     let mut records: Vec<Vec<u8>> = TRAIL.iter().map(|text| text.clone().into_bytes()).collect();
     let (edits, _) = edits.as_chunks::<4>();
     for [edit, record, place, new] in edits.iter().take(16) {
         let at = usize::from(*record).checked_rem(records.len()).unwrap_or_default();
         let Some(bytes) = records.get_mut(at) else { break };
-        // Records are longer than a byte can count.
+        // Records are longer than 256 bytes.
         let place = usize::from(*place).saturating_mul(3);
         match edit % 6 {
             0 => bytes.iter_mut().skip(place).take(1).for_each(|byte| *byte = *new),

@@ -1,16 +1,16 @@
 //! The audit trail: the catalogue of events, their bytes, the hash chain and its verification. Pure.
 //!
 //! Every run of a gateway writes one chain ([`chain`]). A record names its chain and sequence, repeats the hash of the
-//! record before it and carries its own: SHA-256 over the record's canonical JSON without `hash`. The first record of a
-//! chain repeats the hash of the newest record there was, and names the ends of all other chains that went on since the
-//! chain before it began: so runs hang together too, one after another or side by side.
+//! record before it, and carries its own: SHA-256 over the record's canonical JSON without `hash`. The first record of a
+//! chain repeats the hash of the newest record then in the trail, and names the ends of all other chains, except ends that
+//! an earlier opening has named: so runs are linked too, one after another or side by side.
 //!
-//! Guarantees: [`Verifier`] finds any record that was altered, dropped from the middle, put in or reordered, and names
-//! the first bad one. No event has a field that could hold a token or a secret.
+//! Guarantees: [`Verifier`] detects any record that was altered, dropped from the middle, inserted or reordered, and names
+//! the first bad one. No event has a field for a token or a secret.
 //!
-//! It deliberately cannot tell by itself that the newest records were cut off, or that all of them were written anew: a
-//! key that the store does not hold must vouch for them ([`checkpoint`]), or a copy be kept elsewhere. The store persists
-//! what is sealed here, in the same transaction as the state it tells of.
+//! It deliberately cannot detect by itself that the newest records were cut off, or that all were rewritten: that takes a
+//! key that is not in the store ([`checkpoint`]), or a copy kept elsewhere. The store writes these records in the same
+//! transaction as the state change that they describe.
 
 mod aims;
 pub mod chain;
@@ -37,11 +37,11 @@ use crate::domain::{Digest, OperationId};
 /// Something that happened, not yet in a chain.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
     /// The trace in which it happened.
     pub trace_id: Option<String>,
-    /// What.
+    /// What happened.
     pub event: Event,
 }
 
@@ -60,147 +60,147 @@ pub struct Repeated {
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// A run began, and with it a chain. It names what was there, so that nothing of that can be taken away unnoticed.
+    /// A run began, and with it a chain. It names the ends of earlier chains, so that none can lose a record unnoticed.
     StartedUp {
         /// Version of the program.
         version: String,
         /// The chain before this one.
         previous_chain: Option<String>,
-        /// Its last sequence number; 0 if there was none.
+        /// Sequence number of that chain's last record; 0 if there was none.
         previous_sequence: u64,
-        /// The ends of other chains that no opening has named yet: of replicas that ran beside that one.
+        /// The ends of all other chains that no opening has named yet: of replicas that ran at the same time.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         other_ends: Vec<End>,
     },
-    /// The settings and policies that hold from now on.
+    /// Settings and policies took effect.
     ConfigurationLoaded {
         /// Digest of the policies' text.
         policies: Digest,
         /// Digest of the settings file.
         settings: Digest,
-        /// Names of the callers that are known.
+        /// Names of the configured callers.
         callers: Vec<String>,
     },
-    /// Settings or policies were changed and are not fit to be used; those in force stay.
+    /// Changed settings or policies were rejected; those in force stay.
     ConfigurationRefused {
         /// Digest of the policies' text.
         policies: Digest,
         /// Digest of the settings file.
         settings: Digest,
-        /// What is wrong, as far as it is not too much.
+        /// The first faults found.
         faults: Vec<String>,
     },
-    /// A key vouches for what stands in the trail up to these ends.
+    /// A key vouches for the trail up to these ends.
     SignedCheckpoint {
-        /// The ends of all chains that no opening has named yet; of all others, openings tell.
+        /// The ends of all chains that no opening has named yet; openings name all others.
         ends: Vec<End>,
-        /// Which key.
+        /// The id of the key.
         key_id: String,
         /// Its signature over ends, key and time.
         signature: String,
     },
-    /// A change was accepted and is durable.
+    /// A change was accepted and committed.
     Accepted {
         /// Its operation.
         operation: OperationId,
-        /// Who asked.
+        /// Who requested it.
         #[serde(flatten)]
         actor: Actor,
         /// Id of the configuration.
         configuration: String,
-        /// What is asked.
+        /// What is requested.
         change: Aims,
         /// The ticket.
         ticket: Option<String>,
-        /// The person for whom it was asked.
+        /// The person for whom it was requested.
         requested_for: Option<String>,
-        /// Why it was asked.
+        /// The caller's comment.
         comment: Option<String>,
-        /// Digest of the only set on which it shall have effect.
+        /// Digest of the only set that it may be applied to.
         #[serde(skip_serializing_if = "Option::is_none")]
         only_on: Option<Digest>,
-        /// When what it does is to be undone.
+        /// When its effect is to be undone.
         #[serde(skip_serializing_if = "Option::is_none")]
         until: Option<Timestamp>,
         /// The policies that permitted it.
         policies: Vec<String>,
-        /// The names of the approvals without which it does not begin.
+        /// The names of the approvals without which it may not begin.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         approvals: Vec<String>,
     },
-    /// Somebody else agreed to a change that waited for it; it is queued.
+    /// A second person approved a change that waited for it; it is queued.
     Approved {
         /// Its operation.
         operation: OperationId,
         /// The configuration it is about.
         configuration: String,
-        /// Who agreed.
+        /// Who approved it.
         #[serde(flatten)]
         actor: Actor,
-        /// Why.
+        /// The comment.
         comment: Option<String>,
         /// The policies that permitted it.
         policies: Vec<String>,
     },
-    /// Somebody else did not agree to a change that waited for it, and it ended so.
+    /// A second person rejected a change that waited for approval; it failed.
     Rejected {
         /// Its operation.
         operation: OperationId,
         /// The configuration it was about.
         configuration: String,
-        /// Who did not agree.
+        /// Who rejected it.
         #[serde(flatten)]
         actor: Actor,
-        /// Why.
+        /// The comment.
         comment: Option<String>,
         /// The policies that permitted it.
         policies: Vec<String>,
     },
-    /// Nobody agreed to a change in time, and it ended so.
+    /// Nobody approved a change in time; it failed.
     ApprovalExpired {
         /// Its operation.
         operation: OperationId,
         /// The configuration it was about.
         configuration: String,
     },
-    /// A call was not permitted; nothing was changed.
+    /// A call was denied; nothing was changed.
     Denied {
-        /// Who asked; nothing if nobody was proven.
+        /// Who made it; none if authentication failed.
         #[serde(flatten)]
         actor: Option<Actor>,
-        /// What for (`add`, `plan`, `read`, `cancel`, `approve`, `authenticate`, `map`).
+        /// What was denied: an action of policy (`add`, `read`, …), `authenticate`, or `map` (an event to changes).
         action: String,
-        /// The configuration it was about, where that far was got.
+        /// The configuration, if the call got far enough to name one.
         configuration: Option<String>,
-        /// What was asked, where it was a change.
+        /// What was requested, if it was a change.
         change: Option<Aims>,
         /// The ticket.
         ticket: Option<String>,
-        /// Why not, or the latest reason if there were several.
+        /// Why, or the latest reason if there were several.
         reason: String,
-        /// Set if this stands for many calls that were alike.
+        /// Set if this record stands for many similar calls.
         #[serde(skip_serializing_if = "Option::is_none")]
         repeated: Option<Repeated>,
     },
-    /// A change that a proven caller asked for cannot be made as it was asked; nothing was changed.
+    /// An authenticated caller requested a change that cannot be made as requested; nothing was changed.
     Refused {
-        /// Who asked.
+        /// Who requested it.
         #[serde(flatten)]
         actor: Option<Actor>,
-        /// The configuration that was meant, where it could be told.
+        /// The configuration that was meant, if it could be resolved.
         configuration: Option<String>,
         /// The configuration as the caller named it, or the operation that was to be reverted.
         #[serde(skip_serializing_if = "Option::is_none")]
         asked: Option<String>,
         /// The ticket.
         ticket: Option<String>,
-        /// Why not, or the latest reason if there were several.
+        /// Why, or the latest reason if there were several.
         reason: String,
-        /// Set if this stands for many calls that were alike.
+        /// Set if this record stands for many similar calls.
         #[serde(skip_serializing_if = "Option::is_none")]
         repeated: Option<Repeated>,
     },
-    /// A lane took up operations.
+    /// A lane started operations.
     Started {
         /// The configuration.
         configuration: String,
@@ -209,27 +209,27 @@ pub enum Event {
         /// Fencing number of the lane's lease.
         lease: i64,
     },
-    /// Graph was brought from one set to another.
+    /// Graph's set was replaced, as far as is known.
     Written {
         /// The configuration.
         configuration: String,
-        /// The operations carried.
+        /// The operations that the write carried.
         operations: Vec<OperationId>,
         /// Digest of the set before.
         before: Digest,
         /// Digest of the set after.
         after: Digest,
-        /// Graph's id of the call; none if its answer was lost.
+        /// Graph's id of the call; none if its response was lost.
         request_id: Option<String>,
-        /// Our id of the call.
+        /// Postern's id of the call.
         client_request_id: String,
-        /// How it is known: `answered`, `read-back` after a lost answer, or `undecided` if the set that was found then is
-        /// neither the one before nor the one after.
+        /// How the outcome is known: `answered`, `read-back` after a lost response, or `undecided` if the set that was then
+        /// found is neither the one before nor the one after.
         known_by: &'static str,
     },
     /// An operation ended.
     Settled {
-        /// Which.
+        /// The operation.
         operation: OperationId,
         /// The configuration it was about.
         configuration: String,
@@ -241,21 +241,21 @@ pub enum Event {
         added: Vec<Aim>,
         /// What it removed.
         removed: Vec<Aim>,
-        /// Whose filter it changed, with the new one.
+        /// Targets whose filter it changed, with the new one.
         changed: Vec<Aim>,
         /// Why, if it failed.
         failure: Option<String>,
         /// Graph's id of the call that failed.
         request_id: Option<String>,
-        /// Our id of that call.
+        /// Postern's id of that call.
         client_request_id: Option<String>,
-        /// What Graph answered to it, in its own words.
+        /// Graph's response to it, in Graph's words.
         graph: Option<String>,
     },
-    /// What an operation did was undone, as far as nobody had touched it since. What that changed is in the record of the end of
-    /// the operation that did it.
+    /// An operation was undone, except what somebody had changed since. What that changed is in the settlement of the
+    /// reversal.
     Reverted {
-        /// Whose difference.
+        /// The operation that was undone.
         operation: OperationId,
         /// The configuration it was about.
         configuration: String,
@@ -264,21 +264,21 @@ pub enum Event {
         /// Targets that were left alone, and why.
         kept: Vec<Left>,
     },
-    /// An operation was taken back before it began, and ended so.
+    /// An operation was cancelled before it began.
     Cancelled {
-        /// Which.
+        /// The operation.
         operation: OperationId,
         /// The configuration it was about.
         configuration: String,
-        /// Who took it back.
+        /// Who cancelled it.
         #[serde(flatten)]
         actor: Actor,
         /// The policies that permitted it.
         policies: Vec<String>,
     },
-    /// The end that was set for what an operation does was called off, and what it did stays.
+    /// The end that was set for an operation was called off; what it did stays.
     UntilCalledOff {
-        /// Which operation.
+        /// The operation.
         operation: OperationId,
         /// The configuration it was about.
         configuration: String,
@@ -288,9 +288,9 @@ pub enum Event {
         /// The policies that permitted it.
         policies: Vec<String>,
     },
-    /// The end of an operation was told to its caller's system.
+    /// The end of an operation was reported to its caller's system.
     CallbackDelivered {
-        /// Which operation.
+        /// The operation.
         operation: OperationId,
         /// Its configuration.
         configuration: String,
@@ -300,12 +300,12 @@ pub enum Event {
         url: String,
         /// Attempts so far.
         attempts: i64,
-        /// The status of the answer.
+        /// The status of the response.
         status: u16,
     },
-    /// The end of an operation could not be told, and is not tried any more.
+    /// The end of an operation could not be reported; delivery was given up.
     CallbackParked {
-        /// Which operation.
+        /// The operation.
         operation: OperationId,
         /// Its configuration.
         configuration: String,
@@ -315,33 +315,33 @@ pub enum Event {
         url: String,
         /// Attempts so far.
         attempts: i64,
-        /// The status of the last answer, if there was one.
+        /// The status of the last response, if there was one.
         status: Option<u16>,
-        /// Why the last attempt came to nothing.
+        /// Why the last attempt failed.
         reason: String,
     },
-    /// Somebody had the end of an operation told again.
+    /// Somebody requested that a callback be sent again.
     CallbackResent {
-        /// Which operation.
+        /// The operation.
         operation: OperationId,
         /// Its configuration.
         configuration: String,
-        /// Who.
+        /// Who requested it.
         #[serde(flatten)]
         actor: Actor,
         /// The policies that permitted it.
         policies: Vec<String>,
     },
-    /// Graph's set is not the one we left: somebody else changed it.
+    /// Graph's set is not as Postern left it: somebody else changed it.
     DriftSeen {
         /// The configuration.
         configuration: String,
-        /// `policy-sets` if it is what came from policy sets that is gone; else it is about the direct assignments.
+        /// `policy-sets` if assignments from policy sets are gone; none if it is about the direct assignments.
         #[serde(skip_serializing_if = "Option::is_none")]
         source: Option<&'static str>,
-        /// Digest of the set we left.
+        /// Digest of the set that Postern left.
         left: Digest,
-        /// Digest of the set we found.
+        /// Digest of the set that was found.
         found: Digest,
     },
 }

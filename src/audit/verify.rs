@@ -1,13 +1,13 @@
-//! Whether a trail is whole: the check behind `postern audit verify`.
+//! Whether a trail is intact: the check behind `postern audit verify`.
 //!
-//! Records are fed oldest first; runs may be interleaved, as they are when several replicas write at once. Each chain goes
-//! on without a gap, and the record that opens a chain names the end of every chain as it stood there, but for those
-//! that an earlier opening has named and that did not go on since. So only what is newer than the newest opening can be cut off
-//! unnoticed, of however many chains. The first record that does not fit ends the check and is named.
+//! Records are fed oldest first; chains may be interleaved, as when several replicas write at once. Each chain has no gaps,
+//! and the record that opens a chain names the ends of all others, except ends that an earlier opening has named. So only
+//! records newer than the newest opening can be cut off unnoticed, from however many chains. The check stops at the first
+//! bad record and names it.
 //!
-//! Checkpoints in the trail name ends that must be in it. With a public key their signatures are checked, and it is told
-//! how many records none of them vouches for; a checkpoint that was kept elsewhere ([`Verifier::expect`]) shows whether what
-//! it names was cut off or written anew since.
+//! Checkpoints in the trail name ends that must be in it. Given public keys, their signatures are checked, and the report
+//! counts the records that no checkpoint covers. A checkpoint that was kept elsewhere ([`Verifier::expect`]) shows whether
+//! what it names has been cut off or rewritten since.
 //!
 //! It deliberately trusts nothing but the records and the keys it is given: it needs no store and no settings.
 
@@ -25,19 +25,19 @@ use super::{
 };
 use crate::canonical;
 
-/// The first record that does not fit, and why.
+/// The first bad record, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("record {position}{}: {why}", place.as_deref().unwrap_or_default())]
 pub struct Broken {
-    /// Its place among the records fed, counted from one.
+    /// Its place among the records fed, from one.
     pub position: u64,
-    /// Where it claims to be, if it can be read that far.
+    /// The place that it claims, if it can be parsed that far.
     pub place: Option<String>,
     /// What is wrong with it.
     pub why: String,
 }
 
-/// Every record fits the others, and yet it is not the trail that was asked for.
+/// The records are consistent, but this is not the trail that was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lacking {
     /// A kept checkpoint names a record that is not there.
@@ -46,12 +46,12 @@ pub enum Lacking {
         .0.sequence, .0.chain
     )]
     Cut(End),
-    /// Keys were given, and no checkpoint of theirs is there.
+    /// Keys were given, but the trail has no checkpoint.
     #[error("there is no checkpoint in it, so no key vouches for any of its records")]
     Unsigned,
 }
 
-/// What a trail without faults holds.
+/// What an intact trail contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// How many records.
@@ -62,7 +62,7 @@ pub struct Report {
     pub head: Option<String>,
     /// How many checkpoints are among them.
     pub checkpoints: usize,
-    /// How many records no checkpoint vouches for; none if no key was given, so that no signature was checked.
+    /// How many records, other than checkpoints, no checkpoint covers; none if no key was given to check signatures with.
     pub unvouched: Option<u64>,
 }
 
@@ -85,17 +85,17 @@ impl fmt::Display for Report {
     }
 }
 
-/// One chain, as far as it was fed.
+/// One chain, as far as it has been fed.
 #[derive(Debug)]
 struct Chain {
     head: Head,
     /// The hash of each record.
     hashes: Vec<[u8; 32]>,
-    /// The ends that its first record names.
+    /// The ends that its first record had to name.
     opened_on: Vec<End>,
-    /// Up to where a checkpoint vouches for it.
+    /// The last sequence number that a checkpoint covers.
     vouched: u64,
-    /// Where its own checkpoints are; those need nobody to vouch for them.
+    /// Where its own checkpoints are; they are signed themselves, so nothing else needs to cover them.
     checkpoints: Vec<u64>,
 }
 
@@ -105,20 +105,20 @@ pub struct Verifier {
     keys: Vec<PublicKey>,
     expected: Vec<End>,
     chains: BTreeMap<String, Chain>,
-    /// Chains that went on since an opening named their end.
+    /// Chains whose end no opening has named yet.
     loose: BTreeSet<String>,
     newest: Option<String>,
     records: u64,
 }
 
 impl Verifier {
-    /// One that takes checkpoints of these keys and no others.
+    /// A verifier that accepts only checkpoints signed with these keys; without keys, it checks no signatures.
     pub fn with_keys(keys: Vec<PublicKey>) -> Self {
         Self { keys, ..Self::default() }
     }
 
-    /// Takes a checkpoint that was kept elsewhere: what it names, and itself, must be in the trail. A record that is no
-    /// checkpoint says nothing here, and the answer is false.
+    /// Takes a checkpoint that was kept elsewhere: it, and the records that it names, must be in the trail. Returns false,
+    /// without any effect, for a record that is not a checkpoint.
     pub fn expect(&mut self, text: &str) -> Result<bool, String> {
         let record: Value = serde_json::from_str(text).unwrap_or_default();
         let (Some(fields), Some(head)) = (record.as_object(), Head::after(text)) else {
@@ -165,7 +165,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// Adds a record that fits.
+    /// Adds a record that was checked.
     fn take(&mut self, head: Head, hash: [u8; 32], record: &Map<String, Value>) {
         let opens = !self.chains.contains_key(&head.chain);
         let opened_on = if opens { self.ends() } else { Vec::new() };
@@ -184,7 +184,7 @@ impl Verifier {
         chain.head = head;
     }
 
-    /// The ends that a checkpoint vouches for; none if the record is no checkpoint.
+    /// The ends that a checkpoint vouches for; empty if the record is not a checkpoint.
     fn checkpoint(&self, record: &Map<String, Value>) -> Result<Vec<End>, String> {
         if !is_checkpoint(record) {
             return Ok(Vec::new());
@@ -198,7 +198,7 @@ impl Verifier {
         Ok(ends)
     }
 
-    /// Whether a checkpoint is signed by one of the keys, if there are any.
+    /// Checks that one of the keys signed a checkpoint, if there are keys.
     fn check_signature(&self, record: &Value) -> Result<(), String> {
         if self.keys.is_empty() {
             return Ok(());
@@ -211,7 +211,7 @@ impl Verifier {
         }
     }
 
-    /// Whether the trail, as far as it was fed, has this record.
+    /// Whether the records fed so far include this one.
     fn holds(&self, end: &End) -> bool {
         let place = end.sequence.checked_sub(1).and_then(|place| usize::try_from(place).ok());
         let chain = self.chains.get(&end.chain);
@@ -232,14 +232,14 @@ impl Verifier {
         }
     }
 
-    /// The ends that the next opening must name: the newest record's first.
+    /// The ends that the next opening must name, the newest record's first.
     fn ends(&self) -> Vec<End> {
         let newest = self.newest.iter();
         let others = self.loose.iter().filter(|chain| Some(*chain) != self.newest.as_ref());
         newest.chain(others).filter_map(|chain| self.chains.get(chain).map(|chain| End::from(&chain.head))).collect()
     }
 
-    /// What was checked.
+    /// Ends the check, and reports what the trail contains.
     pub fn finish(self) -> Result<Report, Lacking> {
         if let Some(end) = self.expected.iter().find(|end| !self.holds(end)) {
             return Err(Lacking::Cut(end.clone()));
@@ -263,7 +263,7 @@ fn is_checkpoint(record: &Map<String, Value>) -> bool {
     record.get("event").and_then(Value::as_str) == Some("signed-checkpoint")
 }
 
-/// Ends as records write them.
+/// Parses a list of ends.
 fn ends_in(value: Option<&Value>) -> Option<Vec<End>> {
     let end = |value: &Value| {
         Some(End {
@@ -275,7 +275,7 @@ fn ends_in(value: Option<&Value>) -> Option<Vec<End>> {
     value?.as_array()?.iter().map(end).collect()
 }
 
-/// A hash from its 64 hexadecimal digits.
+/// Decodes a hash of 64 hexadecimal digits.
 fn bytes(hex: &str) -> Option<[u8; 32]> {
     HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?.try_into().ok()
 }
@@ -291,7 +291,7 @@ impl Tie<'_> {
         self.record.get(key).and_then(Value::as_str) == expected
     }
 
-    /// Whether the record is the next one of a chain that ends in `before`.
+    /// Checks that the record is the next one of a chain that ends in `before`.
     fn follows(&self, before: &Head) -> Result<(), String> {
         let expected = before.sequence.saturating_add(1);
         if self.head.sequence != expected {
@@ -303,7 +303,7 @@ impl Tie<'_> {
         Ok(())
     }
 
-    /// Whether the record opens a chain where these are the ends of all others, the newest record's first.
+    /// Checks that the record opens a chain and names these ends, the newest record's first.
     fn opens(&self, ends: &[End]) -> Result<(), String> {
         if self.head.sequence != 1 || !self.claims("event", Some("started-up")) {
             return Err("the beginning of its chain is missing".to_owned());
@@ -323,7 +323,7 @@ impl Tie<'_> {
         }
     }
 
-    /// The other ends that the record names, in the order of their chains' names; none if they cannot be read.
+    /// The other ends that the record names, sorted by chain; none if they cannot be parsed.
     fn other_ends(&self) -> Option<Vec<End>> {
         let Some(named) = self.record.get("other_ends") else { return Some(Vec::new()) };
         let mut named = ends_in(Some(named))?;
@@ -371,11 +371,11 @@ mod tests {
         records
     }
 
-    /// What replicas do beside each other.
+    /// What concurrent replicas do.
     #[derive(Clone, Debug)]
     enum Beside {
         Start,
-        /// One of those that have started writes a record.
+        /// One of the started replicas writes a record.
         Write(prop::sample::Index),
     }
 
@@ -387,11 +387,11 @@ mod tests {
         prop::collection::vec(step, 0..30)
     }
 
-    /// A trail of replicas that write beside each other: chain and text of each record, and whether it opens a chain.
+    /// A trail of concurrent replicas: the chain and text of each record, and whether it opens a chain.
     fn interleaved(steps: &[Beside]) -> Vec<(usize, String, bool)> {
         let mut records: Vec<(usize, String, bool)> = Vec::new();
         let mut heads: Vec<Head> = Vec::new();
-        // As a store keeps it: how far each chain was named by an opening.
+        // As in a store: up to where an opening has named each chain.
         let mut named: Vec<u64> = Vec::new();
         for (number, step) in std::iter::once(&Beside::Start).chain(steps).enumerate() {
             if let Beside::Write(which) = step {

@@ -1,11 +1,11 @@
-//! What records of several events name in the same words: who asked, and what was left alone.
+//! What records of several events have in common: who made the call, and what was left alone.
 
 use serde::Serialize;
 
-/// Who asked, as the audit trail names them.
+/// Who made a call, as the audit trail names them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Actor {
-    /// The caller's configured name; none if no configured caller fits the token.
+    /// The caller's configured name; none if the token matches no configured caller.
     pub caller: Option<String>,
     /// The configured name of the issuer.
     pub issuer: String,

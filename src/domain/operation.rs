@@ -153,7 +153,7 @@ pub enum State {
     },
     /// Graph's set is as the change wants it.
     Succeeded(Success),
-    /// It ended without effect.
+    /// It failed; as far as is known, without effect.
     Failed {
         /// When its lane started it; none if it never began.
         started_at: Option<Timestamp>,

@@ -1,7 +1,7 @@
 //! Microsoft Sentinel's Advanced Security Information Model: Audit Event 0.1.
 //!
-//! The actor and the acting application are the caller: both names are of what a token proved. The gateway runs on no
-//! device that matters to the reader, so `Dvc` is the product, as the model asks for then.
+//! The actor and the acting application are the caller, as authenticated. `Dvc` is the product, as the model requires where
+//! no device matters to the reader.
 
 use serde_json::{Value, json};
 

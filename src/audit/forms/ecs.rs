@@ -1,4 +1,4 @@
-//! The Elastic Common Schema 9.4. What it has no field for stands under `postern`.
+//! The Elastic Common Schema 9.4. Fields that it does not have are under `postern`.
 
 use serde_json::{Value, json};
 
@@ -55,7 +55,7 @@ fn about(told: &Told) -> Value {
     about
 }
 
-/// Categories, and types that are expected with them.
+/// Categories, and the types that are expected with them.
 fn classes(told: &Told) -> (Vec<&'static str>, Vec<&'static str>) {
     let denied = matches!(told.event(), "denied" | "refused");
     match told.deed() {
@@ -77,7 +77,7 @@ fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-/// On the scale of OCSF, so that both forms agree.
+/// On OCSF's scale, so that both formats agree.
 fn severity(severity: Severity) -> u64 {
     match severity {
         Severity::Informational => 1,

@@ -1,8 +1,8 @@
-//! Audit records in the forms that others read: OCSF, Elastic ECS, Microsoft Sentinel's ASIM.
+//! Audit records in the formats of other systems: OCSF, Elastic ECS, Microsoft Sentinel's ASIM.
 //!
-//! Guarantees: every record has a line in every form, events that this version does not know included; nothing of a record
-//! is lost, since each form carries the whole record in the place it has for a source's own fields, so that the chain can
-//! still be verified from there. What was denied or refused is a failure in all of them.
+//! Guarantees: every record has one line in every format, also for events that this version does not know. Nothing is lost:
+//! each format carries the whole record in its place for vendor-specific fields, so the chain can still be verified from
+//! there. What was denied or refused is a failure in all of them.
 //!
 //! It deliberately reads the record's text and not the catalogue of events: what is exported is what was hashed.
 
@@ -16,10 +16,10 @@ use std::{fmt, str::FromStr};
 
 use serde_json::{Map, Value};
 
-/// A form of records, one on each line.
+/// A format of records, one per line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// The record as it is hashed.
+    /// The record as it was hashed.
     Jsonl,
     /// Open Cybersecurity Schema Framework, Entity Management.
     Ocsf,
@@ -29,7 +29,7 @@ pub enum Form {
     Asim,
 }
 
-/// The forms by name.
+/// The formats by name.
 const FORMS: [(&str, Form); 4] =
     [("jsonl", Form::Jsonl), ("ocsf", Form::Ocsf), ("ecs", Form::Ecs), ("asim", Form::Asim)];
 
@@ -49,7 +49,7 @@ impl fmt::Display for Form {
 }
 
 impl Form {
-    /// A record's line, without the line break. A text that is no record stays as it is: whoever verifies must see it.
+    /// A record's line, without the line break. A text that is not a record stays as it is, so that verifying detects it.
     pub fn line(self, text: &str) -> String {
         let record = match serde_json::from_str(text) {
             Ok(Value::Object(fields)) => Told { fields },
@@ -64,16 +64,16 @@ impl Form {
     }
 }
 
-/// How a record's event went.
+/// The outcome of a record's event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Success,
     Failure,
-    /// Somebody else did it.
+    /// Not known, or somebody else's doing.
     Unknown,
 }
 
-/// How much a record matters to whoever watches.
+/// How much attention a record deserves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Severity {
     Informational,
@@ -81,26 +81,26 @@ enum Severity {
     Medium,
 }
 
-/// What a record's event did, in the coarse words that all forms have.
+/// What a record's event did, in the coarse terms that all formats have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
-    /// A set of assignments is, was or was to be another.
+    /// Assignments were changed, or were to be.
     Change,
-    /// Something was to be looked at.
+    /// A caller wanted to read something.
     Look,
-    /// A caller was to be proven.
+    /// A caller was to be authenticated.
     Prove,
-    /// The gateway began.
+    /// The gateway started.
     Begin,
-    /// The gateway's own settings changed.
+    /// The gateway's own settings were changed, or were to be.
     Configure,
     /// Something about the trail itself.
     Vouch,
-    /// A step on the way of an operation.
+    /// Any other step of an operation.
     Step,
 }
 
-/// What a record tells.
+/// The fields of a record.
 #[derive(Debug)]
 struct Told {
     fields: Map<String, Value>,
@@ -123,12 +123,12 @@ impl Told {
         self.fields.get("sequence").and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// The record's own name: its chain and its place there.
+    /// The record's id: its chain, and its place there.
     fn place(&self) -> String {
         format!("{}/{}", self.text("chain").unwrap_or_default(), self.sequence())
     }
 
-    /// The texts of a list.
+    /// The strings in a list.
     fn texts(&self, key: &str) -> Vec<&str> {
         let list = self.fields.get(key).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(Value::as_str).collect()
@@ -140,12 +140,12 @@ impl Told {
         (!policies.is_empty()).then(|| policies.join(", "))
     }
 
-    /// Why it did not go well.
+    /// Why it failed.
     fn reason(&self) -> Option<&str> {
         self.text("reason").or_else(|| self.text("failure"))
     }
 
-    /// How many calls it stands for, and the first and the last of them.
+    /// How many calls it stands for, and the times of the first and the last.
     fn repeated(&self) -> Option<(u64, &str, &str)> {
         let repeated = self.fields.get("repeated")?;
         let moment = |key: &str| repeated.get(key).and_then(Value::as_str);
@@ -184,7 +184,7 @@ impl Told {
         }
     }
 
-    /// What it was before and after, where the record says so.
+    /// The values before and after, if the record has them.
     fn values(&self) -> (Option<String>, Option<String>) {
         let text = |key: &str| self.text(key).map(str::to_owned);
         let list = |key: &str| self.fields.get(key).filter(|list| list.as_array().is_some_and(|it| !it.is_empty()));
@@ -218,7 +218,7 @@ impl Told {
     }
 }
 
-/// Puts in what is there.
+/// Inserts a value, if there is one.
 fn put(object: &mut Value, key: &str, value: Option<impl Into<Value>>) {
     if let (Some(object), Some(value)) = (object.as_object_mut(), value) {
         object.insert(key.to_owned(), value.into());

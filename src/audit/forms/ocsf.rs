@@ -1,7 +1,7 @@
 //! The Open Cybersecurity Schema Framework 1.8: class Entity Management (3004).
 //!
-//! The actor is whom a token proved; for whom a ticket says it was asked is not proven and stays among the record's own
-//! fields. Whose policies decided stands in the actor's authorisations.
+//! The actor is whoever the token authenticated. The person that a ticket names is not authenticated and only appears among
+//! the record's own fields. The policies that permitted it are in the actor's authorisations.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::{Deed, Outcome, Severity, Told, put};
 const VERSION: &str = "1.8.0";
 const CATEGORY: u64 = 3;
 const CLASS: u64 = 3004;
-/// What OCSF calls a kind of thing that it has no number for.
+/// OCSF's number for whatever has none of its own.
 const OTHER: u64 = 99;
 
 pub(super) fn event(told: &Told) -> Value {
@@ -42,7 +42,7 @@ pub(super) fn event(told: &Told) -> Value {
     put(&mut event, "entity_result", entity_result(told));
     if let Some((count, first, last)) = told.repeated() {
         put(&mut event, "count", Some(count));
-        // Of an aggregate, the time is that of its first.
+        // The time of an aggregate is that of its first event.
         put(&mut event, "time", Some(millis(first)));
         put(&mut event, "start_time", Some(millis(first)));
         put(&mut event, "end_time", Some(millis(last)));
@@ -116,7 +116,7 @@ fn entity(told: &Told) -> Value {
     entity
 }
 
-/// The state after; digests are versions of a set.
+/// The state afterwards; a set's version is its digest.
 fn entity_result(told: &Told) -> Option<Value> {
     let configuration = told.text("configuration")?;
     let (_, after) = told.values();

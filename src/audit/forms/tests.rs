@@ -1,8 +1,7 @@
-//! Every event in every form, against tables of what the published schemas require and allow.
+//! Every event in every format, against tables of what the published schemas require and allow.
 //!
-//! The tables were taken from OCSF 1.8 (`events/iam/entity_management.json` and what it extends), ECS 9.4 (`fields.csv` and
-//! the allowed values of `event.*`) and the tester of Azure Sentinel (`ASimTester.csv`, `AuditEvent`); only what is used here
-//! stands in them.
+//! The tables are taken from OCSF 1.8 (`events/iam/entity_management.json` and what it extends), ECS 9.4 (`fields.csv` and
+//! the allowed values of `event.*`) and the tester of Azure Sentinel (`ASimTester.csv`, `AuditEvent`), as far as used here.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -74,7 +73,7 @@ fn digest(text: &str) -> Digest {
     Digest::of(text.as_bytes())
 }
 
-/// Something of every event.
+/// At least one of every event.
 fn events() -> Vec<Event> {
     [of_the_gateway(), of_asking(), of_carrying(), of_telling()].concat()
 }
@@ -211,7 +210,7 @@ fn of_telling() -> Vec<Event> {
     ]
 }
 
-/// A new event does not compile until it is looked at here.
+/// A new event does not compile until it is added here.
 fn look_at_all(all: &[Event]) {
     for event in all {
         match event {
@@ -239,7 +238,7 @@ fn look_at_all(all: &[Event]) {
     }
 }
 
-/// The records of all events, and of one that no version knows yet.
+/// The records of all events, and one of an event that this version does not know.
 fn records() -> Vec<String> {
     let mut head = Head { chain: "run-1".to_owned(), sequence: 0, hash: "0".repeat(64) };
     let entry = |event| Entry {
@@ -271,7 +270,7 @@ fn in_form(form: Form) -> Vec<(Value, Value)> {
     records().iter().map(of).collect()
 }
 
-/// The one in this form of the record of an event.
+/// The record that `fits`, in this format.
 fn one(form: Form, fits: impl Fn(&Value) -> bool) -> Value {
     in_form(form).into_iter().find(|(record, _)| fits(record)).unwrap().1
 }
@@ -328,7 +327,7 @@ fn every_event_fits_ocsf() {
         only(&schema, &OCSF_ALLOWED, &OCSF_REQUIRED);
         assert_eq!((&event["class_uid"], &event["category_uid"]), (&Value::from(3004), &Value::from(3)));
         let activity = event["activity_id"].as_u64().unwrap();
-        // Entity Management knows 0 to 13, and 99 for whatever else.
+        // Entity Management has 0 to 13, and 99 for anything else.
         assert!(activity <= 13 || activity == 99, "{activity}");
         assert_eq!(event["type_uid"], 3004 * 100 + activity);
         assert!((0..=6).contains(&event["severity_id"].as_u64().unwrap()));
@@ -355,7 +354,7 @@ fn every_event_fits_ocsf() {
     assert_eq!((&repeated["status_id"], &repeated["severity_id"]), (&2.into(), &3.into()));
 }
 
-/// The types that ECS expects with each category that is used.
+/// The types that ECS expects with each category used here.
 const ECS_EXPECTED: [(&str, &[&str]); 4] = [
     (
         "api",
