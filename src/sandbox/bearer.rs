@@ -1,11 +1,11 @@
 //! What the bearer of a token may do in Graph.
 //!
-//! [`rights`] accepts a token only if this sandbox signed it, for this Graph, from this tenant's authority, and its
-//! time has come and not passed; anything else is 401. Reading and writing are then asked for separately, each 403
-//! if the token's roles lack it.
+//! [`rights`] accepts a token only if this sandbox signed it, for this Graph, from this tenant's authority, and it is within
+//! its validity period; anything else is 401. Reading and writing are then checked separately: 403 if the token lacks the
+//! role.
 //!
-//! It deliberately does not know callers of the gateway: their tokens come from `issuer.rs`, have another key and
-//! are refused here. Called by `graph.rs` for every call.
+//! It deliberately rejects the tokens of the gateway's callers, which come from `issuer.rs` and are signed with another key.
+//! Called by `graph.rs` for every call.
 
 use serde_json::{Map, Value};
 
@@ -14,7 +14,7 @@ use super::login;
 use super::wire::Call;
 use super::world::State;
 
-/// The roles that a token carries.
+/// The roles in a token.
 #[derive(Debug, Default)]
 pub(crate) struct Rights {
     roles: Vec<String>,
@@ -63,7 +63,7 @@ impl Rights {
     }
 }
 
-/// What the call's bearer may do, or why nobody may by this token.
+/// The rights of the call's bearer, or Graph's refusal of the token.
 pub(crate) fn rights(call: &Call, state: &State) -> Result<Rights, Refusal> {
     let sent = call.header("authorization").unwrap_or_default();
     let token =

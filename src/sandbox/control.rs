@@ -1,10 +1,10 @@
-//! `/_sandbox/*`: looking into the sandbox and setting it up, for tests and the curious.
+//! `/_sandbox/*`: inspects the sandbox and sets it up, for tests and the curious.
 //!
-//! Bad input is answered with 4xx and one sentence that says what is wrong and what would be right. Nothing here is
-//! recorded in the journal or hit by a fault.
+//! Invalid input gets 4xx and a sentence that says what is wrong and what would be right. Calls here are neither recorded in
+//! the journal nor hit by a fault.
 //!
-//! It deliberately asks for no token: the sandbox holds nothing worth protecting and is not for networks that are
-//! not trusted. Called by `world.rs`.
+//! It deliberately requires no token: the sandbox holds nothing worth protecting and is not for untrusted networks. Called
+//! by `world.rs`.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -100,7 +100,7 @@ fn reset(world: &World) -> Answer {
         state.register = Register::default();
         state.issuer.fetches = 0;
     }
-    // What was held belongs to the time before and must not change what begins now.
+    // Calls held since before the reset must not change the new state.
     world.release(Release::Cut);
     Answer::empty(204)
 }
@@ -161,7 +161,7 @@ struct Amendment {
     client_secret: Option<String>,
 }
 
-/// What an app may do, and what proves it, from its next token on.
+/// Changes an app's roles or secret, from its next token on.
 fn amend(call: &Call, world: &World) -> Result<Answer, Answer> {
     let Amendment { client_id, roles, client_secret } = body(call)?;
     let mut state = world.state();

@@ -1,9 +1,9 @@
 //! Groups of the directory and assignment filters of Intune, read only.
 //!
-//! Groups are found by id, by several ids at once, or by name, in the forms of `$filter` that need no further
-//! header. What the directory would refuse, and what the sandbox does not know, is refused with 400.
+//! Groups are found by id, by several ids at once, or by name, in those forms of `$filter` that need no extra header. What
+//! the directory would refuse, or the sandbox does not support, is refused with 400.
 //!
-//! It deliberately has no members, no `$search` and no writing. Called by `graph.rs`.
+//! It deliberately has no members, no `$search` and no writes. Called by `graph.rs`.
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -40,9 +40,9 @@ fn one(visit: Visit<'_>, id: &str) -> Result<Answer, Refusal> {
     Ok(Answer::json(200, query.selected(row)))
 }
 
-/// Groups per page unless `$top` says otherwise, as in the directory.
+/// Groups per page without `$top`, as in the directory.
 const PAGE: usize = 100;
-/// Values that an `in` may list, as in the directory.
+/// The number of values that `in` accepts, as in the directory.
 const VALUES_MAX: usize = 15;
 
 fn listed(visit: Visit<'_>) -> Result<Answer, Refusal> {

@@ -1,10 +1,10 @@
-//! Refusals, and the shapes in which Graph and Intune give them.
+//! Refusals, and how Graph and Intune format them.
 //!
-//! An endpoint returns a [`Refusal`]; only [`Refusal::answer`] knows what that looks like on the wire: Graph's
-//! plain error object, or Intune's, with JSON inside the message. Dates have no zone, as in captured answers.
+//! An endpoint returns a [`Refusal`]; only [`Refusal::answer`] knows the wire format: Graph's plain error object, or
+//! Intune's, with JSON inside the message. Dates have no time zone, as in captured responses.
 //!
-//! It deliberately does not shape Entra's errors (`login.rs`) or the sandbox's own (`control.rs`). Called by
-//! `graph.rs`, `directory.rs`, `bearer.rs` and `faults.rs`.
+//! It deliberately does not format Entra's errors (`login.rs`) or the sandbox's own (`control.rs`). Called by `graph.rs`,
+//! `directory.rs`, `bearer.rs` and `faults.rs`.
 
 use serde_json::{Value, json};
 
@@ -19,14 +19,14 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     pub(crate) origin: Origin,
     pub(crate) violation: Option<&'static str>,
-    /// The code of an approval that was filed, for its header.
+    /// The code of a filed approval, for its header.
     approval: Option<String>,
 }
 
-/// Which service speaks, hence in which shape.
+/// Which service refuses, and hence the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Graph's own front door, or the directory.
+    /// Graph's front end, or the directory.
     Graph,
     /// Intune behind it.
     Intune,
@@ -49,7 +49,7 @@ impl Refusal {
         Self::intune(400, "BadRequest", message)
     }
 
-    /// The same refusal, for want of an approval that was filed under this code.
+    /// The same refusal, with the code of an approval that was filed.
     #[must_use]
     pub(crate) fn filed_as(mut self, code: &str) -> Self {
         self.approval = Some(code.to_owned());
@@ -63,7 +63,7 @@ impl Refusal {
         self
     }
 
-    /// What goes over the wire.
+    /// The response on the wire.
     pub(crate) fn answer(&self, call: &Call, switches: &Switches) -> Answer {
         let shape = if self.origin == Origin::Intune { switches.error_shape } else { ErrorShape::Nested };
         let mut answer = match shape {
@@ -135,7 +135,7 @@ fn nested(message: &str, call: &Call) -> String {
     )
 }
 
-/// Graph's answer to a path or verb that it does not route.
+/// Graph's refusal of a path or method that it does not route.
 pub(crate) fn no_route(call: &Call) -> Refusal {
     let names = call.segments.iter().skip(1);
     let template: Vec<&str> = names.enumerate().map(|(depth, name)| segment_kind(depth, name)).collect();

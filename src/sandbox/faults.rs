@@ -1,10 +1,10 @@
-//! Faults on order: calls that are answered wrongly, cut off, or held.
+//! Faults on demand: calls that are answered wrongly, cut off, or held.
 //!
-//! An [`Order`] matches calls by verb and end of path, from a certain one on, for so many times or until it is cleared; the
-//! first that matches is applied. Taking one is atomic: of many calls at once no more than the ordered number are hit.
+//! An [`Order`] matches calls by method, path and query; it lets `skip` of them pass, then hits `times` of them, or all
+//! until it is cleared. The first that matches is applied. Taking one is atomic: concurrent calls cannot exceed `times`.
 //!
-//! It deliberately has no chance in it: the same order gives the same fault. Ordered through `control.rs`, applied
-//! by `world.rs`.
+//! It deliberately has no randomness: the same order gives the same fault. Ordered through `control.rs`, applied by
+//! `world.rs`.
 
 use std::sync::Arc;
 
@@ -27,29 +27,29 @@ pub(crate) struct Faults {
     held: usize,
 }
 
-/// How far an answer may swell.
+/// The most bytes that can be added to a body.
 const SWELL_MAX: u32 = 64 << 20;
 
-/// The effect on a call, and the past that it shows if it shows one.
+/// The effect on a call, and for a stale read the tenant that it shows.
 pub(crate) type Taken = (Effect, Option<Arc<Tenant>>);
 
-/// Which calls are hit, how often and how.
+/// Which calls are hit, how often, and how.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Order {
     method: Option<String>,
     path_ends: Option<String>,
-    /// A piece of the decoded query, for instance `$skiptoken=`.
+    /// A part of the decoded query, for instance `$skiptoken=`.
     query_has: Option<String>,
     /// How many calls pass before the first is hit.
     #[serde(default)]
     skip: u32,
-    /// How many calls are still to be hit; absent: all until cleared.
+    /// How many calls are still to be hit; without it, all until cleared.
     times: Option<u32>,
     effect: Effect,
     #[serde(skip_deserializing)]
     applied: u32,
-    /// What stale reads show.
+    /// The tenant that stale reads show.
     #[serde(skip)]
     past: Option<Arc<Tenant>>,
 }
@@ -58,32 +58,32 @@ pub(crate) struct Order {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Effect {
-    /// It is answered so, and nothing is applied.
+    /// It is answered with this, and not applied.
     Answer { status: u16, retry_after: Option<String>, body: Option<Value> },
-    /// It is applied, then answered so all the same.
+    /// It is applied, then answered with this regardless.
     AnswerAfter { status: u16 },
-    /// A call for a token is refused with this code of Entra, nothing is applied.
+    /// A token request is refused with this code of Entra; nothing is applied.
     Refuse { code: u32 },
-    /// The answer's body ends in its middle.
+    /// Only the first half of the response's body is sent.
     Truncate {},
-    /// The answer's body is followed by so many spaces.
+    /// The response's body is followed by this many spaces.
     Swell { bytes: u32 },
-    /// The answer's body halts in its middle for so long.
+    /// The response's body pauses in the middle for this long.
     Halt { millis: u32 },
-    /// Its connection is cut, nothing is applied.
+    /// Its connection is cut; it is not applied.
     CutBefore {},
     /// It is applied, then its connection is cut.
     CutAfter {},
-    /// It waits until the faults are cleared, then proceeds.
+    /// It waits until the faults are cleared, then proceeds; a reset or shutdown cuts its connection.
     Hold {},
-    /// It waits for so long, then proceeds.
+    /// It waits for this long, then proceeds.
     Slow { millis: u64 },
-    /// A read is answered with what the tenant held when this was ordered.
+    /// A read is answered from the tenant's state when the fault was ordered.
     Stale {},
 }
 
 impl Effect {
-    /// The word for the effect.
+    /// The name of the effect.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Answer { .. } => "answer",
@@ -105,7 +105,7 @@ impl Order {
     fn hits(&self, call: &Call) -> bool {
         let path = format!("/{}", call.segments.join("/"));
         let verb = self.method.as_ref().is_none_or(|method| method.eq_ignore_ascii_case(&call.method));
-        // The issuer is hit only if it is meant: an order for every call is about Graph and its token.
+        // The issuer is hit only if its path is named: an order without a path is meant for Graph and token requests.
         let ends = match &self.path_ends {
             Some(end) => path.ends_with(end) || call.path.ends_with(end),
             None => !path.starts_with("/issuer/"),
@@ -115,7 +115,7 @@ impl Order {
         verb && ends && self.query_has.as_ref().is_none_or(queried)
     }
 
-    /// Itself, if it is in force, and as many calls as it lets pass have passed.
+    /// Returns itself if this call is to be hit; counts the calls that it lets pass.
     fn reached(&mut self, call: &Call) -> Option<&mut Self> {
         if self.times == Some(0) || !self.hits(call) {
             return None;
@@ -158,7 +158,7 @@ impl Order {
 }
 
 impl Faults {
-    /// Puts an order in force, or says what is wrong with it.
+    /// Adds an order, or says what is wrong with it.
     pub(crate) fn order(&mut self, mut order: Order, tenant: &Tenant) -> Result<(), String> {
         if let Some(fault) = order.fault() {
             return Err(fault);
@@ -168,7 +168,7 @@ impl Faults {
         Ok(())
     }
 
-    /// The effect on this call, which is counted as hit, and the past that it shows.
+    /// Takes the fault for this call, if any, and counts the hit.
     pub(crate) fn take(&mut self, call: &Call) -> Option<Taken> {
         let order = self.orders.iter_mut().find_map(|order| order.reached(call))?;
         order.applied = order.applied.saturating_add(1);
@@ -180,13 +180,13 @@ impl Faults {
         Some((effect, past))
     }
 
-    /// Every order with what is left of it, and how many calls wait.
+    /// All orders with their remaining counts, and how many calls were held.
     pub(crate) fn shown(&self) -> Value {
         json!({"faults": self.orders, "held": self.held})
     }
 }
 
-/// The answer that an order gives to a call, in the shape of the service that was called.
+/// The response that an order asks for, in the format of the service that was called.
 pub(crate) fn answer(call: &Call, status: u16, body: Option<&Value>, switches: &Switches) -> Answer {
     if let Some(body) = body {
         return graph::identified(Answer::json(status, body.clone()), call);

@@ -1,10 +1,10 @@
 //! Graph's enrollment configurations over HTTP: paths, versions, and what a row looks like.
 //!
-//! Every call must bear a token that `bearer.rs` accepts, and each endpoint its role; what is not routed is refused
-//! with 400 as Graph does, never with 405. Every answer carries the ids and diagnostics that Graph sends.
+//! Every call needs a token that `bearer.rs` accepts, with the role for its endpoint. What is not routed is refused with
+//! 400, as Graph does, and not with 405. Every response carries the ids and diagnostics that Graph sends.
 //!
-//! It deliberately decides nothing about assignments: `tenant.rs` does. Called by `world.rs` for every path that
-//! begins with a version; groups and filters are in `directory.rs`.
+//! It deliberately decides nothing about assignments: `tenant.rs` does. Called by `world.rs` for every path that begins with
+//! a version; groups and filters are in `directory.rs`.
 
 use serde_json::{Map, Value, json};
 
@@ -25,7 +25,7 @@ use super::world::State;
 const DIAGNOSTIC: &str =
     r#"{"ServerInfo":{"DataCenter":"Sandbox","Slice":"E","Ring":"0","ScaleUnit":"001","RoleInstance":"SANDBOX"}}"#;
 
-/// Graph's answer to a call.
+/// Graph's response to a call.
 pub(crate) fn answer(call: &Call, state: &mut State) -> Answer {
     let admitted = state.limits.admit(call, &state.switches);
     let answer = admitted.map_or_else(
@@ -37,7 +37,7 @@ pub(crate) fn answer(call: &Call, state: &mut State) -> Answer {
     identified(answer, call)
 }
 
-/// The answer with the headers that Graph puts on every one.
+/// Adds the headers that Graph puts on every response.
 pub(crate) fn identified(answer: Answer, call: &Call) -> Answer {
     answer
         .with("request-id", call.request_id.clone())
@@ -45,7 +45,7 @@ pub(crate) fn identified(answer: Answer, call: &Call) -> Answer {
         .with("x-ms-ags-diagnostic", DIAGNOSTIC.to_owned())
 }
 
-/// The properties of single kinds that v1.0 shows.
+/// The kind-specific properties that v1.0 shows.
 const IN_V1: [&str; 19] = [
     "allowNonBlockingAppInstallation",
     "androidRestriction",
@@ -68,7 +68,7 @@ const IN_V1: [&str; 19] = [
     "windowsRestriction",
 ];
 
-/// What an endpoint needs to know of its call.
+/// The context of a call to an endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Visit<'a> {
     pub(crate) call: &'a Call,
@@ -124,14 +124,14 @@ fn served(call: &Call, state: &mut State) -> Result<Answer, Refusal> {
 
 const CONFIGURATIONS: &str = "deviceEnrollmentConfigurations";
 
-/// The known name that a part of a path spells in whatever case, else the part itself.
+/// The known spelling of a path segment, whatever its case; an unknown segment as it is.
 fn canonical(part: &str) -> &str {
     const NAMES: [&str; 7] =
         ["deviceManagement", CONFIGURATIONS, "assignments", "assign", "setPriority", "assignmentFilters", "groups"];
     NAMES.into_iter().find(|name| name.eq_ignore_ascii_case(part)).unwrap_or(part)
 }
 
-/// The parts of the path, with `name('key')` split into name and key.
+/// The segments of the path, with `name('key')` split into name and key.
 fn keys_split(call: &Call) -> Vec<String> {
     let split = |part: &String| match part.split_once("('") {
         Some((name, key)) => vec![name.to_owned(), key.trim_end_matches("')").to_owned()],
@@ -169,7 +169,7 @@ fn set_priority(call: &Call, state: &mut State, version: Version, id: &str) -> R
     Ok(Answer::empty(204))
 }
 
-/// Whether an access policy of the tenant lets a change through; nobody ever approves one here.
+/// Whether the tenant's access policy lets a change through; no approval is ever given here.
 fn approved(call: &Call, policy: MultiAdminApproval) -> Result<(), Refusal> {
     let wanted = "Header 'x-msft-approval-justification' is required to request approval";
     let filed =
@@ -215,7 +215,7 @@ fn configurations(visit: Visit<'_>, path: &[&str]) -> Result<Answer, Refusal> {
 }
 
 fn list(visit: Visit<'_>) -> Result<Answer, Refusal> {
-    // Seen in the real service: this function is not refused but fails.
+    // Seen in the real service: this function fails instead of being refused.
     if visit.call.options().iter().any(|(name, value)| name == "$filter" && value.to_lowercase().contains("endswith("))
     {
         return Err(Refusal::intune(500, "InternalServerError", "An error has occurred"));
@@ -263,7 +263,7 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// The context of an answer about something below `deviceManagement`.
+    /// The `@odata.context` of something below `deviceManagement`.
     fn context(self, of: &str) -> String {
         format!("{}/{}/$metadata#deviceManagement/{of}", self.state.url, self.segment())
     }
@@ -316,7 +316,7 @@ impl<'a> Visit<'a> {
         Ok(shown)
     }
 
-    /// The configuration's type, or the sentinel in its place.
+    /// The configuration's type, or the sentinel `unknownFutureValue` in its place.
     fn member(self, row: &Row) -> &str {
         const BEFORE_SENTINEL: [&str; 11] = [
             "unknown",
@@ -361,7 +361,7 @@ fn source_name(source: Source) -> &'static str {
     }
 }
 
-/// The assignments of a configuration as the tests see them.
+/// The assignments of a configuration, as `GET /_sandbox/state` shows them.
 pub(crate) fn state_of(configuration: &Configuration) -> Value {
     let row = |assignment: &Assignment| {
         json!({

@@ -1,10 +1,10 @@
-//! The endpoints by which Azure hands out the tokens of managed identities: that of machines, and that of App Service.
+//! The endpoints from which Azure's managed identities get tokens: that of virtual machines, and that of App Service.
 //!
-//! Every app of the tenant is an identity of this machine; a call that names none gets the first one's token. Numbers in
-//! the answers are texts, as with the real endpoints, and App Service tells the moment of the end only.
+//! Every app of the tenant is an identity of this machine; a call that names none gets the first one's token. Numbers are
+//! strings, as in the real endpoints, and App Service reports only when the token expires.
 //!
-//! It deliberately knows no Azure Arc, Service Fabric or Cloud Shell. What App Service answers to a wrong header is not
-//! documented. Called by `world.rs`.
+//! It deliberately does not simulate Azure Arc, Service Fabric or Cloud Shell. App Service's response to a wrong header is
+//! not documented. Called by `world.rs`.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -14,10 +14,10 @@ use super::seed::App;
 use super::wire::{Answer, Call};
 use super::world::State;
 
-/// What proves a call to App Service's endpoint to come from the app; public like all secrets here.
+/// The header value that App Service requires; public, like all secrets here.
 const APP_SERVICE_HEADER: &str = "sandbox-identity-header";
 
-/// The answer of a machine's metadata endpoint.
+/// The response of a virtual machine's endpoint.
 pub(crate) fn of_machine(call: &Call, state: &State) -> Answer {
     if !call.header("metadata").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return refused(400, "bad_request_102", "Required metadata header not specified");
@@ -31,7 +31,7 @@ pub(crate) fn of_machine(call: &Call, state: &State) -> Answer {
     })
 }
 
-/// The answer of App Service's endpoint.
+/// The response of App Service's endpoint.
 pub(crate) fn of_app_service(call: &Call, state: &State) -> Answer {
     if call.header("x-identity-header") != Some(APP_SERVICE_HEADER) {
         return refused(401, "unauthorized", "The identity header is missing or wrong");
@@ -44,7 +44,7 @@ pub(crate) fn of_app_service(call: &Call, state: &State) -> Answer {
     })
 }
 
-/// An ordered refusal in the endpoints' shape, for faults.
+/// An ordered refusal in the format of these endpoints, for faults.
 pub(crate) fn ordered(status: u16) -> Answer {
     refused(status, "ordered", "An error has occurred")
 }

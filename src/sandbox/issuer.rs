@@ -1,10 +1,10 @@
 //! The issuer of callers' tokens: what Entra is to a gateway's callers.
 //!
-//! Tokens look like Entra's v2 tokens for apps and are signed with RS256. Keys can be replaced while running; the
-//! key set shows which are in force, and how often it was fetched is counted.
+//! Tokens look like Entra's v2 tokens for apps and are signed with RS256. Keys can be rotated while it runs; the key set
+//! shows those in force, and counts how often it was fetched.
 //!
-//! It deliberately proves nobody's identity: who may reach the sandbox may have a token of any caller, with any
-//! claim changed. Called by `world.rs` (discovery, key set) and `control.rs` (tokens, rotation).
+//! It deliberately authenticates nobody: whoever can reach the sandbox can get a token of any caller, with any claim
+//! changed. Called by `world.rs` (discovery, key set) and `control.rs` (tokens, rotation).
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use super::login::object;
 use super::seed::Seed;
 use super::wire::{Answer, Call};
 
-/// How long a caller's token is good for unless its claims say otherwise.
+/// How long a caller's token is valid unless its claims say otherwise.
 const LIFETIME_SECONDS: i64 = 3600;
 
-/// The keys of the issuer and how often they were asked for.
+/// The issuer's keys, and how often they were fetched.
 #[derive(Debug)]
 pub(crate) struct Issuer {
     pub(crate) name: String,
@@ -29,7 +29,7 @@ pub(crate) struct Issuer {
     older: Vec<Arc<Key>>,
 }
 
-/// An order for a token: whose, and what about it shall be odd.
+/// An order for a token: whose, and which claims and header fields to change.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Order {
@@ -44,17 +44,17 @@ pub(crate) struct Order {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Rotation {
-    /// Whether the old keys stay published.
+    /// Whether the old keys remain published.
     keep_old: bool,
 }
 
 impl Issuer {
-    /// An issuer at this sandbox.
+    /// The issuer of the sandbox at this URL.
     pub(crate) fn new(url: &str, key: Arc<Key>) -> Self {
         Self { name: format!("{url}/issuer"), fetches: 0, current: key, older: Vec::new() }
     }
 
-    /// The answer to a call below `/issuer`.
+    /// The response to a call below `/issuer`.
     pub(crate) fn answer(&mut self, call: &Call) -> Answer {
         match (call.method.as_str(), call.parts().get(1..).unwrap_or_default()) {
             ("GET", [".well-known", "openid-configuration"]) => Answer::json(200, self.discovery()),
@@ -82,7 +82,7 @@ impl Issuer {
         })
     }
 
-    /// Takes a new key into use and returns how many are published.
+    /// Starts using a new key, and returns how many are published.
     pub(crate) fn rotate(&mut self, key: Arc<Key>, rotation: &Rotation) -> usize {
         let old = std::mem::replace(&mut self.current, key);
         if rotation.keep_old {
@@ -93,7 +93,7 @@ impl Issuer {
         self.older.len().saturating_add(1)
     }
 
-    /// The token that was ordered.
+    /// The ordered token.
     pub(crate) fn token(&self, order: &Order, call: &Call, seed: &Seed) -> Result<Answer, Error> {
         let Some(caller) = seed.callers.iter().find(|caller| caller.name == order.caller) else {
             let known: Vec<&str> = seed.callers.iter().map(|caller| caller.name.as_str()).collect();
@@ -117,7 +117,7 @@ impl Issuer {
     }
 }
 
-/// Sets what is given and removes what is given as null.
+/// Sets the given fields and removes those given as null.
 fn overlay(fields: &mut Map<String, Value>, changes: &Map<String, Value>) {
     for (name, value) in changes {
         if value.is_null() {

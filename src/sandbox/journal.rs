@@ -1,10 +1,9 @@
 //! A record of every Graph and token call, for tests and the curious.
 //!
-//! Calls stand in the order in which they took effect: an entry is written under the same lock as the change it
-//! tells of. The journal is bounded and says how many calls it has dropped. It never holds a secret or a token.
+//! Calls are in the order in which they took effect: an entry is written under the same lock as the change that it
+//! describes. The journal is bounded and counts the calls that it has dropped. It never holds a secret or a token.
 //!
-//! It deliberately leaves out the sandbox's own endpoints and the issuer. Written by `world.rs`, shown by
-//! `control.rs`.
+//! It deliberately leaves out the sandbox's own endpoints and the issuer. Written by `world.rs`, shown by `control.rs`.
 
 use std::collections::VecDeque;
 
@@ -21,7 +20,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Records a call and what was answered, if anything was; `fault` names the fault that was applied.
+    /// Records a call and its response, if there was one; `fault` names the fault that was applied.
     pub(crate) fn add(&mut self, call: &Call, answer: Option<&Answer>, fault: Option<&'static str>, limit: usize) {
         self.calls.push_back(entry(call, answer, fault));
         while self.calls.len() > limit {
@@ -66,7 +65,7 @@ fn request(call: &Call) -> Value {
     }
     match serde_json::from_slice(&call.body) {
         Ok(body) => masked(body),
-        // What cannot be read cannot be masked, and to the token endpoint it may hold the secret.
+        // What cannot be parsed cannot be masked, and a token request may contain the secret.
         Err(_) if call.path.ends_with("/token") => json!("(unreadable, not kept)"),
         Err(_) => json!(String::from_utf8_lossy(&call.body)),
     }

@@ -1,10 +1,10 @@
-//! Signing keys, made when the sandbox starts: whoever knows this repository knows none of them.
+//! Signing keys, generated at startup: knowing this repository gives nobody a key.
 //!
-//! A [`Key`] signs JSON web tokens with RS256 and checks its own signatures. Header and claims are signed as they
-//! are given, however odd, so that tests can have tokens that no honest issuer would make.
+//! A [`Key`] signs JSON web tokens with RS256 and verifies its own signatures. It signs whatever header and claims it is
+//! given, so that tests can get tokens that no honest issuer would make.
 //!
-//! It deliberately does not judge claims: `bearer.rs` does for Graph's tokens, the gateway for its callers'. Called
-//! by `login.rs`, `bearer.rs` and `issuer.rs`.
+//! It deliberately does not check claims: `bearer.rs` does for Graph's tokens, the gateway for its callers'. Called by
+//! `login.rs`, `bearer.rs` and `issuer.rs`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tokio::task;
 use super::Error;
 use crate::clock::Clock;
 
-/// An RSA key with its public half and name.
+/// An RSA key pair with its key id.
 pub(crate) struct Key {
     pair: KeyPair,
     public: DecodingKey,
@@ -38,10 +38,10 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// A new key.
+    /// Generates a key.
     pub(crate) async fn generate(clock: Clock) -> Result<Arc<Self>, Error> {
         let kid = clock.identifier().simple().to_string();
-        // A quarter of a second of computing, too long for a thread on which calls wait.
+        // This computes for a quarter of a second: too long for a thread that serves calls.
         let made = task::spawn_blocking(move || Self::compute(kid)).await;
         made.unwrap_or(Err(Error::Key)).map(Arc::new)
     }
@@ -53,16 +53,16 @@ impl Key {
         Ok(Self { pair, public, jwk: json!(jwk), kid })
     }
 
-    /// The keys with which every sandbox of this process begins: for Graph's tokens, and for callers'.
+    /// The first keys of every sandbox in this process: for Graph's tokens, and for callers'.
     ///
-    /// Made once, because tests start many sandboxes. Their tokens still tell them apart by the origins inside.
+    /// Generated once, because tests start many sandboxes. Tokens of one are still invalid in another: their URLs differ.
     pub(crate) async fn first(clock: Clock) -> Result<[Arc<Self>; 2], Error> {
         static FIRST: OnceCell<[Arc<Key>; 2]> = OnceCell::const_new();
         let make = async || tokio::try_join!(Self::generate(clock), Self::generate(clock)).map(<[Arc<Self>; 2]>::from);
         FIRST.get_or_try_init(make).await.cloned()
     }
 
-    /// The name under which the key is published.
+    /// The id under which the key is published.
     pub(crate) fn kid(&self) -> &str {
         &self.kid
     }
@@ -78,7 +78,7 @@ impl Key {
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    /// The claims of a token that this key signed; none if it did not.
+    /// The claims of a token signed with this key; none for any other token. Expiry and audience are not checked.
     pub(crate) fn claims(&self, token: &str) -> Option<Map<String, Value>> {
         let mut signature_only = Validation::new(Algorithm::RS256);
         signature_only.validate_exp = false;
@@ -87,7 +87,7 @@ impl Key {
         jsonwebtoken::decode(token, &self.public, &signature_only).ok().map(|token| token.claims)
     }
 
-    /// The public half as Entra publishes it: no `alg`, but the issuer that uses it.
+    /// The public half as Entra publishes it: without `alg`, but with the issuer that uses it.
     pub(crate) fn published(&self, issuer: &str) -> Value {
         let mut jwk = self.jwk.clone();
         if let Value::Object(fields) = &mut jwk {

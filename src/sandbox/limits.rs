@@ -1,9 +1,9 @@
-//! How much an app may ask for: Microsoft's published budgets, as far as a seed or a test sets them.
+//! Throttling: Microsoft's published budgets, as far as a seed or a test sets them.
 //!
-//! Calls and writes are counted over twenty seconds, what groups cost over ten; a call that is refused counts as well.
-//! Without a limit nothing is refused, but what a call for groups costs is told all the same.
+//! Calls and writes are counted over twenty seconds, the cost of group calls over ten; refused calls count as well. Without
+//! a limit nothing is refused, but the cost is still reported.
 //!
-//! It deliberately counts the tenant's one app only, not what others of the tenant use up. Called by `graph.rs`.
+//! It deliberately counts all calls as one app's; other apps of the tenant are not simulated. Called by `graph.rs`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::wire::{Answer, Call};
 
 const CALLS: Duration = Duration::from_secs(20);
 const UNITS: Duration = Duration::from_secs(10);
-/// From this part of the limit on, answers say how much of it is used.
+/// From this share of the limit on, responses report the share used.
 const TOLD_FROM: f64 = 0.8;
 
-/// What was asked for of late.
+/// The recent calls.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     calls: Window,
@@ -27,12 +27,12 @@ pub(crate) struct Limits {
     units: Window,
 }
 
-/// Moments within a time, oldest first.
+/// The times of calls within a span, oldest first.
 #[derive(Debug, Default)]
 struct Window(VecDeque<Timestamp>);
 
 impl Window {
-    /// Counts one more; how many there are within `span`, and when the oldest of them leaves it.
+    /// Counts one more; returns how many there are within `span`, and how long until the oldest of them leaves it.
     fn count(&mut self, at: Timestamp, span: Duration) -> (usize, Duration) {
         let age = |moment: &Timestamp| at.duration_since(*moment).unsigned_abs();
         while self.0.front().is_some_and(|oldest| age(oldest) >= span) {
@@ -45,7 +45,7 @@ impl Window {
 }
 
 impl Limits {
-    /// Counts a call; refuses it if that is too many.
+    /// Counts a call; refuses it if it exceeds a limit.
     pub(crate) fn admit(&mut self, call: &Call, switches: &Switches) -> Result<(), Box<Answer>> {
         let mut windows = vec![(self.calls.count(call.at, CALLS), switches.calls_max)];
         if call.method != "GET" {
@@ -65,7 +65,7 @@ impl Limits {
         Err(Box::new(answer))
     }
 
-    /// The answer to a call for groups, with what it cost.
+    /// Adds to the response to a group call what it cost and, near the limit, the share used.
     pub(crate) fn told(&self, answer: Answer, switches: &Switches) -> Answer {
         let answer = answer.with("x-ms-resource-unit", "1".to_owned());
         let Some(most) = switches.group_units_max else { return answer };
@@ -79,7 +79,7 @@ fn share(used: usize, most: usize) -> f64 {
     number(used) / number(most)
 }
 
-/// A pause as `Retry-After` says it.
+/// The value of `Retry-After` for a pause.
 fn written(pause: Duration, now: Timestamp, form: RetryAfter) -> Option<String> {
     let begun = pause.as_secs().saturating_add(1);
     Some(match form {

@@ -1,10 +1,9 @@
 //! Entra's token endpoint, for apps.
 //!
-//! It gives a signed token for this sandbox's Graph, and for nothing else: asked for a real cloud's, it says that
-//! this is the sandbox. Refusals have Entra's shape and error codes; clients are to branch on the codes.
+//! It issues signed tokens for this sandbox's Graph and for nothing else: asked for a real cloud's, it says that this is the
+//! sandbox. Refusals have Entra's format and error codes; clients should branch on the codes.
 //!
-//! It deliberately knows no users. What proves an app, `proof.rs` checks. Called by `world.rs`; the tokens are checked by
-//! `bearer.rs`.
+//! It deliberately knows no users. `proof.rs` authenticates apps. Called by `world.rs`; `bearer.rs` checks the tokens.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +15,7 @@ use super::seed::App;
 use super::wire::{Answer, Call};
 use super::world::State;
 
-/// Why Entra gives no token.
+/// Why Entra issues no token.
 #[derive(Debug)]
 pub(crate) struct Denial {
     status: u16,
@@ -30,7 +29,7 @@ pub(crate) fn denial(status: u16, error: &'static str, code: u32, description: i
     Denial { status, error, code, description: description.into() }
 }
 
-/// The token endpoint's answer to a call for this tenant.
+/// The token endpoint's response to a call for this tenant.
 pub(crate) fn answer(call: &Call, state: &mut State, tenant: &str) -> Answer {
     let answer = token(call, state, tenant).unwrap_or_else(|denial| denial.answer(call));
     answer
@@ -39,7 +38,7 @@ pub(crate) fn answer(call: &Call, state: &mut State, tenant: &str) -> Answer {
         .with("Cache-Control", "no-store, no-cache".to_owned())
 }
 
-/// An ordered refusal in Entra's shape, for faults.
+/// An ordered refusal in Entra's format, for faults.
 pub(crate) fn ordered(call: &Call, status: u16) -> Answer {
     let denial = match status {
         400 => denial(status, "invalid_request", 900_144, "The request body is not as it must be."),
@@ -55,10 +54,10 @@ pub(crate) fn ordered(call: &Call, status: u16) -> Answer {
     denial.answer(call)
 }
 
-/// A code, and the status, the error and the beginning of the description that go with it.
+/// A code, its status, its error, and the beginning of its description.
 type Known = (u32, u16, &'static str, &'static str);
 
-/// Entra's codes on order.
+/// Entra's codes that can be ordered.
 const CODES: [Known; 28] = [
     (7_000_215, 401, "invalid_client", "Invalid client secret provided."),
     (7_000_222, 401, "invalid_client", "The provided client secret keys are expired."),
@@ -95,19 +94,19 @@ const CODES: [Known; 28] = [
     (900_144, 400, "invalid_request", "The request body is not as it must be."),
 ];
 
-/// What is wrong with a code that is ordered, if it is not known.
+/// What is wrong with an ordered code; none if it is known.
 pub(crate) fn unknown_code(code: u32) -> Option<String> {
     let known = CODES.iter().any(|row| row.0 == code);
     (!known).then(|| format!("`effect.code`: {code} is no code of Entra that is known here"))
 }
 
-/// The refusal with a code on order.
+/// The refusal with an ordered code.
 pub(crate) fn with_code(call: &Call, code: u32) -> Answer {
     let row = CODES.into_iter().find(|row| row.0 == code).unwrap_or(CODES[27]);
     denial(row.1, row.2, row.0, row.3).answer(call)
 }
 
-/// Who signs the tokens of this tenant, as `iss` says it.
+/// The issuer of this tenant's tokens, as in `iss`.
 pub(crate) fn authority(state: &State) -> String {
     format!("{}/{}/", state.url, state.seed.tenant_id)
 }
@@ -209,7 +208,7 @@ fn issued(call: &Call, state: &State, app: &App, proven: &str) -> Option<Answer>
     ))
 }
 
-/// A token for this sandbox's Graph, of an app that proved itself in this way.
+/// A token for this sandbox's Graph, for an app that authenticated in this way.
 pub(crate) fn signed(call: &Call, state: &State, app: &App, proven: &str) -> Option<String> {
     let lifetime = state.switches.token_lifetime_seconds;
     let now = call.at.as_second();

@@ -1,12 +1,12 @@
-//! The sandbox: a simulator of Entra's token endpoint and of managed identities, of Graph's enrollment configurations, and of an issuer of
-//! callers' tokens, in one HTTP server.
+//! The sandbox: a simulator of Entra's token endpoint, of managed identities, of Graph's enrollment configurations, and of
+//! an issuer of callers' tokens, in one HTTP server.
 //!
-//! It is for the demo, for development and for tests. It is written from Microsoft's documents and shares no code
-//! with the client that it is used to test; where the documents are silent, its behaviour is a named switch.
-//! Everything it holds is in memory and begins with a [`Seed`]; nothing on disk or on the internet is touched.
+//! It is for the demo, for development and for tests. It is written from Microsoft's documents and shares no code with the
+//! client that it is used to test; where the documents are silent, its behaviour is a named switch. All state is in memory
+//! and starts from a [`Seed`]; it touches nothing on disk or on the internet.
 //!
-//! It deliberately does not protect itself: its secrets are public, and `/_sandbox/*` gives a token of any caller
-//! to whoever asks. `docs/sandbox.md` lists endpoints, switches and faults. Started by `cli` and by tests.
+//! It deliberately does not protect itself: its secrets are public, and `/_sandbox/*` gives anybody a token of any caller.
+//! `docs/sandbox.md` lists endpoints, switches and faults. Started by `cli`, by `demo` and by tests.
 
 mod bearer;
 mod control;
@@ -50,48 +50,48 @@ use self::wire::{Answer, Body, Call, Manner};
 use self::world::{Outcome, Release, State, World};
 use crate::clock::Clock;
 
-/// How a sandbox is started.
+/// How to start a sandbox.
 #[derive(Debug)]
 pub struct Options {
-    /// Where it listens; port 0 takes a free one.
+    /// Where to listen; port 0 picks a free port.
     pub listen: SocketAddr,
-    /// What the tenant holds; none is the built-in tenant.
+    /// What the tenant holds; none for the built-in tenant.
     pub seed: Option<Seed>,
-    /// The time by which tokens begin and end.
+    /// The clock by which tokens expire.
     pub clock: Clock,
 }
 
-/// Why a sandbox does not start, or has ended.
+/// Why a sandbox does not start, or has stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address cannot be listened on.
+    /// It cannot listen on the address.
     #[error("the sandbox cannot listen on {address}: is another one running there?")]
     Listen {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The seed's file cannot be read.
     #[error("the seed {file} cannot be read: give the path of a readable JSON file")]
     SeedFile {
-        /// The path asked for.
+        /// The requested path.
         file: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The seed is not one.
+    /// The seed is invalid.
     #[error("the seed {file} cannot be used: {fault}; docs/sandbox.md describes the format")]
     Seed {
         /// Where the seed was read from.
         file: String,
-        /// What is wrong, and where.
+        /// What is wrong with it, and where.
         fault: String,
     },
-    /// No signing key could be made or used.
+    /// No signing key could be generated or used.
     #[error("the system's cryptography made no signing key or signature")]
     Key,
-    /// The server has ended by itself.
+    /// The server has stopped by itself.
     #[error("the sandbox's server has ended")]
     Server(#[source] io::Error),
 }
@@ -102,11 +102,11 @@ pub struct Sandbox {
     url: String,
     world: web::Data<World>,
     handle: ServerHandle,
-    /// None once its end has been seen.
+    /// None once it has been awaited.
     serving: Option<JoinHandle<io::Result<()>>>,
 }
 
-/// Starts a sandbox that serves in the background; needs a tokio runtime of several threads.
+/// Starts a sandbox that serves in the background; needs a multi-threaded tokio runtime.
 pub async fn start(options: Options) -> Result<Sandbox, Error> {
     let seed = options.seed.map_or_else(Seed::built_in, Ok)?;
     let address = options.listen;
@@ -122,12 +122,12 @@ pub async fn start(options: Options) -> Result<Sandbox, Error> {
 }
 
 impl Sandbox {
-    /// Where it is reached, and what every origin in it begins with: `http://127.0.0.1:PORT`.
+    /// Its URL, with which all URLs in its responses begin: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Cuts connections, held calls included, and frees the port.
+    /// Cuts all connections, also of held calls, and frees the port.
     pub async fn stop(mut self) {
         self.world.release(Release::Cut);
         self.handle.stop(false).await;
@@ -136,7 +136,7 @@ impl Sandbox {
         }
     }
 
-    /// Waits until the server has ended.
+    /// Waits until the server has stopped.
     pub async fn stopped(&mut self) -> Result<(), Error> {
         let Some(serving) = &mut self.serving else { return Ok(()) };
         let ended = serving.await;
@@ -145,16 +145,16 @@ impl Sandbox {
     }
 }
 
-/// The origin under which the address is reached from this machine.
+/// The URL under which the address is reached from this machine.
 fn url_of(bound: SocketAddr) -> String {
     let everywhere = bound.ip().is_unspecified();
     let reached = if everywhere { SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), bound.port()) } else { bound };
     format!("http://{reached}")
 }
 
-/// Bytes of a body that are read; Graph takes 4 MB.
+/// The largest body accepted, in bytes; Graph's limit is 4 MB.
 const BODY_MAX: usize = 4 << 20;
-/// Threads that serve: the sandbox shares its machine with what it is used to test.
+/// Worker threads; few, since the sandbox shares the machine with what it is used to test.
 const WORKERS: usize = 2;
 
 fn server(listener: TcpListener, world: web::Data<World>) -> io::Result<Server> {
@@ -168,7 +168,7 @@ fn server(listener: TcpListener, world: web::Data<World>) -> io::Result<Server> 
     Ok(server.workers(WORKERS).disable_signals().on_connect(keep_socket).listen(listener)?.run())
 }
 
-/// The connection's socket, kept so that it can be cut without an answer.
+/// The connection's socket, kept so that it can be cut without a response.
 struct Socket(TcpStream);
 
 fn keep_socket(connection: &dyn Any, kept: &mut Extensions) {
@@ -182,7 +182,7 @@ async fn receive(request: HttpRequest, body: web::Bytes, world: web::Data<World>
     let clock = world.clock;
     let call = call(&request, &body, clock);
     let world = Arc::clone(&world);
-    // In a task of its own: as with the real service, a client that hangs up does not undo what it asked for.
+    // In a task of its own: as with the real service, a client that disconnects does not cancel its call.
     let taken = rt::spawn(async move { world.exchange(call).await }).await;
     match taken {
         Ok(Outcome::Answered(answer)) => response(answer, Manner::Whole, clock),
@@ -239,7 +239,7 @@ fn response(answer: Answer, manner: Manner, clock: Clock) -> HttpResponse {
                 clock.sleep(pause).await;
                 Ok::<_, io::Error>(web::Bytes::from(half))
             });
-            // Compressed, nothing would leave before the end.
+            // With compression, nothing would be sent before the end.
             response.insert_header(ContentEncoding::Identity).streaming(Box::pin(halves))
         }
     }

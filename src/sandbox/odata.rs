@@ -1,10 +1,10 @@
-//! The query options that the sandbox understands, and pages of rows.
+//! The query options that the sandbox supports, and pages of rows.
 //!
-//! A [`Query`] holds `$filter` (one clause: `eq`, `in`, `startswith`), `$select`, `$top`, `$expand`, `$orderby` and
-//! the place where a page begins. What an endpoint does not know is refused with 400, never ignored.
+//! A [`Query`] holds `$filter` (one clause: `eq`, `in`, `startswith`), `$select`, `$top`, `$expand`, `$orderby` and where
+//! the page begins. Options that an endpoint does not know are refused with 400, never ignored.
 //!
-//! Next links are absolute and opaque. It deliberately has no `and`, `or` or `$search`, and pages are cut from the
-//! rows as they are at each call. Called by `graph.rs` and `directory.rs`.
+//! Next links are absolute and opaque. It deliberately has no `and`, `or` or `$search`, and each page is cut from the rows
+//! as they are at that call. Called by `graph.rs` and `directory.rs`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -42,7 +42,7 @@ pub(crate) enum Test {
 }
 
 impl Clause {
-    /// Whether a row's field, written as text, passes. Case does not matter, as in the directory.
+    /// Whether a row's field, as text, matches. Case does not matter, as in the directory.
     pub(crate) fn passes(&self, text: &str) -> bool {
         let text = text.to_lowercase();
         self.values.iter().map(|value| value.to_lowercase()).any(|value| match self.test {
@@ -53,7 +53,7 @@ impl Clause {
 }
 
 impl Query {
-    /// The options of a call to an endpoint that knows these.
+    /// Parses the options of a call to an endpoint that knows these.
     pub(crate) fn of(call: &Call, known: &[&str]) -> Result<Self, Refusal> {
         let mut query = Self::default();
         for (name, value) in call.options().into_iter().filter(|(name, _)| name.starts_with('$')) {
@@ -77,7 +77,7 @@ impl Query {
         Ok(())
     }
 
-    /// The fields of a row that were selected; what OData says of the row itself stays.
+    /// The selected fields of a row; `id` and OData's annotations are always kept.
     pub(crate) fn selected(&self, row: Map<String, Value>) -> Value {
         match &self.select {
             None => Value::Object(row),
@@ -88,7 +88,7 @@ impl Query {
         }
     }
 
-    /// One page of these rows, with a link on `origin` to the next if there is one.
+    /// One page of these rows, with a link on `origin` to the next page if there is one.
     pub(crate) fn page(&self, rows: Vec<Value>, size: Option<usize>, origin: &str, call: &Call) -> Map<String, Value> {
         let size = self.top.or(size).unwrap_or(usize::MAX);
         let next = self.skip.saturating_add(size);
@@ -109,7 +109,7 @@ fn next_link(origin: &str, skip: usize, call: &Call) -> String {
     format!("{origin}{}?{}", call.path, query.finish())
 }
 
-/// Begins a skip token before it is encoded, so that a made-up one is noticed.
+/// Prefix of a skip token before encoding, by which made-up tokens are detected.
 const PAGE: &str = "page:";
 
 fn skip(token: &str) -> Result<usize, Refusal> {

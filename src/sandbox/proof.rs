@@ -1,12 +1,12 @@
-//! What proves that a client is the app that it says: a secret, an assertion signed by a registered certificate's key,
-//! or another issuer's token that the app trusts.
+//! How a client proves to be an app: with a secret, with an assertion signed by a registered certificate's key, or with
+//! another issuer's token that the app trusts.
 //!
-//! Everything that the documents name is checked: of an assertion algorithm, thumbprint, signature, audience, issuer,
-//! subject, times, and that its id was not seen before; of a federated token issuer, audience, subject, times and
-//! signature. The only other issuer there is is this sandbox's own, `issuer.rs`.
+//! Everything that the documents name is checked: of an assertion the algorithm, thumbprint, signature, audience, issuer,
+//! subject, times, and that its id was not used before; of a federated token the issuer, audience, subject, times and
+//! signature. The only other issuer is this sandbox's own, `issuer.rs`.
 //!
-//! It deliberately shares nothing with the code that signs assertions. Codes 50013, 50027, 700021 and 700023 are not in
-//! the documents at hand. Called by `login.rs`; certificates are registered by `control.rs`.
+//! It deliberately shares no code with what signs assertions. Codes 50013, 50027, 700021 and 700023 are not in the documents
+//! at hand. Called by `login.rs`; certificates are registered by `control.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,11 +23,11 @@ use super::issuer::Issuer;
 use super::login::{Denial, denial};
 use super::seed::App;
 
-/// An assertion that lives longer is refused.
+/// An assertion with a longer life than this is refused.
 const LIFE_MAX_SECONDS: i64 = 600;
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// What apps have registered while the sandbox runs, and what they have used up.
+/// Certificates registered while the sandbox runs, and assertions that were used.
 #[derive(Debug, Default)]
 pub(crate) struct Register {
     certificates: Vec<Registered>,
@@ -38,13 +38,13 @@ pub(crate) struct Register {
 #[derive(Debug)]
 struct Registered {
     client_id: Uuid,
-    /// By SHA-256 and by SHA-1, as the two header fields have it.
+    /// By SHA-256 and by SHA-1, as in the two header fields.
     thumbprints: [String; 2],
     public_key: Vec<u8>,
 }
 
 impl Register {
-    /// Registers a certificate in PEM, or says why it is none.
+    /// Registers a certificate in PEM, or says what is wrong with it.
     pub(crate) fn add(&mut self, client_id: Uuid, pem: &str) -> Result<(), String> {
         let lines = pem.lines().map(str::trim).filter(|line| !line.starts_with("-----"));
         let der = STANDARD.decode(lines.collect::<String>()).map_err(|error| format!("`certificate`: {error}"))?;
@@ -56,7 +56,7 @@ impl Register {
     }
 }
 
-/// Who is asked for a token, when, and who else vouches for apps.
+/// What is needed to check a proof: the endpoint that was called, the time, the issuer, the register.
 pub(crate) struct Desk<'a> {
     pub(crate) endpoint: String,
     pub(crate) now: i64,
@@ -64,7 +64,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) register: &'a mut Register,
 }
 
-/// How an app proved itself, as the token's `appidacr` says it.
+/// Checks the proof; returns its kind as in the token's `appidacr`.
 pub(crate) fn check(form: &BTreeMap<String, String>, app: &App, desk: &mut Desk<'_>) -> Result<&'static str, Denial> {
     if let Some(secret) = form.get("client_secret") {
         return check_secret(secret, app).map(|()| "1");
@@ -89,7 +89,7 @@ fn refused(code: u32, description: impl Into<String>) -> Denial {
 }
 
 fn check_secret(secret: &str, app: &App) -> Result<(), Denial> {
-    // Digests are of one length, so that the comparison tells nothing about the secret's.
+    // Digests have one length, so the comparison reveals nothing about the secret's.
     let (sent, known) = (digest(&SHA256, secret.as_bytes()), digest(&SHA256, app.client_secret.as_bytes()));
     verify_slices_are_equal(sent.as_ref(), known.as_ref()).map_err(|_different| {
         let description = format!(
@@ -101,7 +101,7 @@ fn check_secret(secret: &str, app: &App) -> Result<(), Denial> {
     })
 }
 
-/// A JSON web token, taken apart.
+/// A JSON web token, parsed but not verified.
 struct Assertion {
     text: String,
     header: Map<String, Value>,

@@ -1,12 +1,11 @@
-//! What a tenant holds when it begins: the built-in one, or one from a file in the same format.
+//! What a tenant holds at the start: the built-in tenant, or one from a file in the same format.
 //!
-//! The format is `default_tenant.json`, beside this file: tenant, apps, groups, filters, configurations with their
-//! assignments, callers, switches. Rows are named as Graph names them; what only one kind of configuration has goes
-//! into its `properties`, and a target may carry any field, as in Graph.
+//! The format is that of `default_tenant.json`, beside this file: tenant, apps, groups, filters, configurations with their
+//! assignments, callers, switches. Rows have Graph's field names; the fields of a single kind of configuration are in its
+//! `properties`, and a target may have any field, as in Graph.
 //!
-//! A [`Seed`] that exists is consistent: ids are unique and every target is one that Graph would hold. Loading
-//! refuses unknown fields and says where. It deliberately cannot be written back. Loaded by whoever starts the
-//! sandbox.
+//! A [`Seed`] is consistent: ids are unique and every target is one that Graph would store. Loading refuses unknown fields
+//! and says where they are. It deliberately cannot be written back. Loaded by whoever starts the sandbox.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +20,7 @@ use super::Error;
 use super::switches::Switches;
 use super::targets::{self, Version};
 
-/// A tenant at its beginning.
+/// A tenant's initial state.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seed {
@@ -39,14 +38,14 @@ pub struct Seed {
     pub(crate) switches: Switches,
 }
 
-/// An app that may ask for Graph tokens.
+/// An app that can request Graph tokens.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct App {
     pub(crate) client_id: Uuid,
     pub(crate) client_secret: String,
     pub(crate) roles: Vec<String>,
-    /// Whose tokens of the sandbox's own issuer prove that app.
+    /// The tokens of the sandbox's own issuer that authenticate the app.
     #[serde(default)]
     pub(crate) federated: Vec<Federated>,
 }
@@ -87,7 +86,7 @@ pub(crate) struct Filter {
     pub(crate) platform: String,
 }
 
-/// A configuration, apart from what happens to it.
+/// A configuration's initial state.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Row {
@@ -112,7 +111,7 @@ pub(crate) struct Row {
     pub(crate) assignments: Vec<Assigned>,
 }
 
-/// An assignment that is there at the beginning.
+/// An initial assignment.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Assigned {
@@ -131,7 +130,7 @@ pub(crate) enum Source {
     PolicySets,
 }
 
-/// Someone for whom the issuer makes tokens.
+/// A caller for whom the issuer makes tokens.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Caller {
@@ -143,7 +142,7 @@ pub(crate) struct Caller {
 }
 
 impl Seed {
-    /// The tenant that is there when no other is given.
+    /// The default tenant.
     pub fn built_in() -> Result<Self, Error> {
         Self::parse(include_str!("default_tenant.json"), "default_tenant.json (built in)")
     }
@@ -184,7 +183,7 @@ impl Row {
         self.id.split_once('_').map_or(self.id.as_str(), |(guid, _suffix)| guid)
     }
 
-    /// Whether this is one of the tenant's default rows.
+    /// Whether this is one of the tenant's default configurations.
     pub(crate) fn is_default(&self) -> bool {
         self.priority == 0 || self.id.contains("_Default")
     }

@@ -1,11 +1,10 @@
-//! Targets of assignments: what a posted one must be, and how it is kept.
+//! Targets of assignments: what a posted one must be, and how it is stored.
 //!
-//! A [`Target`] that exists has a known concrete type, written with `#`, both filter fields, and whatever other
-//! fields it was posted with: unknown ones are kept and given back. Two targets reach the same devices or people if
-//! their keys are equal.
+//! A [`Target`] has a known concrete type, written with `#`, both filter fields, and whatever other fields it was posted
+//! with: unknown ones are stored and returned. Two targets with equal keys reach the same devices or people.
 //!
-//! It deliberately does not know which groups exist or what the switches say about exclusions: `tenant.rs` does,
-//! which calls this for every assign; `seed.rs` for every row.
+//! It deliberately does not know which groups exist or what the switches say about exclusions: `tenant.rs` does, which calls
+//! this for every assign; `seed.rs` calls it for every row.
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -19,9 +18,9 @@ pub(crate) enum Version {
     V1,
 }
 
-/// Stands for everyone in assignment ids; no group of the directory.
+/// Stands for all users in assignment ids; not a group of the directory.
 pub(crate) const ALL_USERS: &str = "acacacac-9df4-4c7d-9d50-4ef0226f57a9";
-/// Stands for every device in assignment ids; no group of the directory.
+/// Stands for all devices in assignment ids; not a group of the directory.
 pub(crate) const ALL_DEVICES: &str = "adadadad-808e-44e2-905a-0b7873a8a531";
 
 const FILTER_ID: &str = "deviceAndAppManagementAssignmentFilterId";
@@ -38,17 +37,17 @@ pub(crate) enum Kind {
     Collection,
 }
 
-/// A target as it is kept.
+/// A target as it is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) kind: Kind,
-    /// Whom it reaches: a group's or collection's id, or a virtual group's.
+    /// Whom it reaches: the id of a group or collection, or the stand-in for all users or devices.
     pub(crate) key: String,
     fields: Map<String, Value>,
 }
 
 impl Target {
-    /// The same target as an inclusion, which is what this collection makes of an exclusion.
+    /// The same target as an inclusion: Graph stores an exclusion so on enrollment configurations.
     #[must_use]
     pub(crate) fn included(mut self) -> Self {
         if self.kind == Kind::ExcludedGroup {
@@ -58,7 +57,7 @@ impl Target {
         self
     }
 
-    /// The same target with another's filter.
+    /// The same target with the other's filter.
     #[must_use]
     pub(crate) fn filtered_as(mut self, other: &Self) -> Self {
         for name in [FILTER_ID, FILTER_TYPE] {
@@ -75,7 +74,7 @@ impl Target {
     }
 }
 
-/// The target that was posted, or why Graph refuses it.
+/// Parses a posted target, or says why Graph refuses it.
 pub(crate) fn parse(posted: &Value, version: Version) -> Result<Target, Refusal> {
     let Value::Object(posted) = posted else {
         return Err(Refusal::bad_request("A target must be an object."));
@@ -143,7 +142,7 @@ fn key(kind: Kind, posted: &Map<String, Value>) -> Result<String, Refusal> {
     }
 }
 
-/// Intune's refusal of a group id, in its words.
+/// Intune's refusal of a group id, in its own words.
 pub(crate) fn invalid_group(written: &str) -> Refusal {
     Refusal::bad_request(format!("Invalid GroupId : {written} provided, a valid AADGroupId is expected"))
 }

@@ -1,10 +1,10 @@
-//! The simulated tenant: what it holds, and what an assign makes of it.
+//! The simulated tenant: what it holds, and what an assign does to it.
 //!
-//! [`Tenant::assign`] replaces the direct assignments of a configuration as a whole or changes nothing: every entry
-//! is checked before the first is stored. Where Microsoft's documents are silent, [`Switches`] decide.
+//! [`Tenant::assign`] replaces all direct assignments of a configuration or changes nothing: every entry is checked before
+//! the first is stored. Where Microsoft's documents are silent, [`Switches`] decide.
 //!
-//! It deliberately knows no HTTP, paging, rights or faults. `graph.rs` and `directory.rs` read it, `control.rs`
-//! shows it and sets it back.
+//! It deliberately knows no HTTP, paging, permissions or faults. `graph.rs` and `directory.rs` read it, `control.rs` shows
+//! and resets it.
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -29,13 +29,13 @@ pub(crate) struct Tenant {
 #[derive(Clone, Debug)]
 pub(crate) struct Configuration {
     pub(crate) row: Row,
-    /// In order of their ids, not in the order in which they were sent.
+    /// Sorted by id, whatever the order in which they were posted.
     pub(crate) assignments: Vec<Assignment>,
-    /// What stood there before the last assign.
+    /// The assignments before the last assign.
     past: Vec<Assignment>,
-    /// How many reads still show it.
+    /// How many more reads will show `past`.
     behind: u32,
-    /// Whether the present read does.
+    /// Whether the current read shows `past`.
     shows_past: bool,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Assignment {
 }
 
 impl Tenant {
-    /// The tenant at its beginning.
+    /// The tenant at the start.
     pub(crate) fn new(seed: &Seed) -> Self {
         Self {
             groups: seed.groups.clone(),
@@ -64,7 +64,7 @@ impl Tenant {
         self.groups.iter().find(|group| group.id == id)
     }
 
-    /// The configuration with this whole id, if this version shows its kind.
+    /// The configuration with this full id, if this version of Graph shows its kind.
     pub(crate) fn configuration(
         &self,
         id: &str,
@@ -75,7 +75,7 @@ impl Tenant {
         found.ok_or_else(|| unknown_configuration(id, switches))
     }
 
-    /// Replaces the direct assignments of a configuration by those of the body.
+    /// Replaces the direct assignments of a configuration with those of the body.
     pub(crate) fn assign(&mut self, id: &str, body: &Value, asked: Asked<'_>) -> Result<(), Refusal> {
         let present = self.configuration(id, asked.version, asked.switches)?;
         present.check_assignable(asked.switches)?;
@@ -86,7 +86,7 @@ impl Tenant {
         Ok(())
     }
 
-    /// Begins a read of a configuration's assignments: whether it lags is decided here.
+    /// Begins a read of a configuration's assignments, and decides whether it lags.
     pub(crate) fn look(&mut self, id: &str) {
         if let Some(found) = self.configurations.iter_mut().find(|found| found.is(id, Version::Beta)) {
             found.shows_past = found.behind > 0;
@@ -94,7 +94,7 @@ impl Tenant {
         }
     }
 
-    /// Puts a configuration at this place among its kind and numbers them anew.
+    /// Moves a configuration to this rank among its kind, and renumbers them.
     pub(crate) fn rank(&mut self, id: &str, place: usize) -> Result<(), Refusal> {
         let kind = self.configurations.iter().find(|found| found.is(id, Version::Beta));
         let kind = kind.filter(|found| !found.row.is_default()).map(|found| found.row.odata_type.clone());
@@ -142,7 +142,7 @@ impl Tenant {
     }
 }
 
-/// How an assign was asked for.
+/// The version and the switches under which an assign is made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) version: Version,
@@ -154,7 +154,7 @@ impl Configuration {
         let mut configuration =
             Self { row: row.clone(), assignments: Vec::new(), past: Vec::new(), behind: 0, shows_past: false };
         for Assigned { source, source_id, target } in &row.assignments {
-            // A seed holds only targets that parse.
+            // All targets of a seed parse: loading has checked them.
             if let Ok(target) = targets::parse(target, Version::Beta) {
                 let source_id = source_id.map_or_else(|| row.guid().to_owned(), |id| id.to_string());
                 configuration.add(target, *source, source_id);
@@ -164,7 +164,7 @@ impl Configuration {
         configuration
     }
 
-    /// Whether this version lists configurations of this kind.
+    /// Whether this version of Graph shows configurations of this kind.
     pub(crate) fn is_in(&self, version: Version) -> bool {
         const IN_V1: [&str; 4] = [
             "#microsoft.graph.deviceEnrollmentLimitConfiguration",
@@ -205,7 +205,7 @@ impl Configuration {
         }
     }
 
-    /// The assignments as the present read shows them.
+    /// The assignments that the current read shows.
     pub(crate) fn seen(&self) -> &[Assignment] {
         if self.shows_past { &self.past } else { &self.assignments }
     }

@@ -1,10 +1,10 @@
-//! What comes in and what goes out, without the web framework.
+//! Requests and responses, without the web framework.
 //!
-//! A [`Call`] is one HTTP request read to its end, an [`Answer`] what is to be sent back. Everything behind the
-//! server speaks in these two, so endpoints are plain functions from a call to an answer.
+//! A [`Call`] is one HTTP request, read completely; an [`Answer`] is the response to send. Everything behind the server uses
+//! these two, so endpoints are plain functions from a call to an answer.
 //!
-//! It guarantees that a path is split before it is decoded, so an encoded slash stays part of its segment. It
-//! deliberately knows nothing of Graph or Entra. `mod.rs` makes calls; every endpoint reads them.
+//! Guarantees: a path is split before it is decoded, so an encoded slash stays part of its segment. It deliberately knows
+//! nothing of Graph or Entra. `mod.rs` makes calls; every endpoint reads them.
 
 use std::collections::BTreeMap;
 
@@ -12,31 +12,31 @@ use jiff::Timestamp;
 use serde_json::Value;
 use url::form_urlencoded;
 
-/// One HTTP request, read to its end.
+/// One HTTP request, read completely.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) at: Timestamp,
     pub(crate) method: String,
     /// As sent, still percent-encoded.
     pub(crate) path: String,
-    /// The path's parts, decoded.
+    /// The path's segments, decoded.
     pub(crate) segments: Vec<String>,
     pub(crate) query: String,
     /// Names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
     pub(crate) request_id: String,
-    /// The other end of the connection.
+    /// The client's address and port.
     pub(crate) peer: String,
 }
 
 impl Call {
-    /// The value of a header, named in lower case.
+    /// The value of a header; the name is in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 
-    /// The caller's own id of this call, else ours, as Graph does.
+    /// The caller's own id of this call, or else the sandbox's, as in Graph.
     pub(crate) fn client_request_id(&self) -> &str {
         self.header("client-request-id").unwrap_or(&self.request_id)
     }
@@ -51,25 +51,25 @@ impl Call {
         form_urlencoded::parse(&self.body).into_owned().collect()
     }
 
-    /// Whether the body is said to be of this media type.
+    /// Whether the content type is this media type.
     pub(crate) fn carries(&self, media_type: &str) -> bool {
         let said = self.header("content-type").unwrap_or_default();
         said.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(media_type))
     }
 
-    /// The path's parts as slices, to match on.
+    /// The path's segments as slices, to match on.
     pub(crate) fn parts(&self) -> Vec<&str> {
         self.segments.iter().map(String::as_str).collect()
     }
 }
 
-/// What is sent back.
+/// A response.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Body,
-    /// What the caller did that no correct client does; for the journal.
+    /// Something that no correct client does; for the journal.
     pub(crate) violation: Option<&'static str>,
 }
 
@@ -86,26 +86,26 @@ pub(crate) enum Body {
 pub(crate) enum Manner {
     /// As it is.
     Whole,
-    /// Its first half only, as if that were all.
+    /// Only its first half, as if that were all.
     Truncated,
-    /// Followed by so many spaces.
+    /// Followed by this many spaces.
     Swollen(u32),
-    /// In two halves with so many milliseconds in between.
+    /// In two halves, this many milliseconds apart.
     Halting(u32),
 }
 
 impl Answer {
-    /// A JSON answer.
+    /// A JSON response.
     pub(crate) fn json(status: u16, body: Value) -> Self {
         Self { status, headers: Vec::new(), body: Body::Json(body), violation: None }
     }
 
-    /// An answer without a body.
+    /// A response without a body.
     pub(crate) fn empty(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Body::Empty, violation: None }
     }
 
-    /// The same answer with one more header.
+    /// The same response with one more header.
     #[must_use]
     pub(crate) fn with(mut self, name: &'static str, value: String) -> Self {
         self.headers.push((name, value));
@@ -113,7 +113,7 @@ impl Answer {
     }
 }
 
-/// The decoded parts of a path; empty parts (a trailing slash) are left out.
+/// The decoded segments of a path, without empty ones (a trailing slash).
 pub(crate) fn segments(path: &str) -> Vec<String> {
     path.split('/').filter(|part| !part.is_empty()).map(decoded).collect()
 }

@@ -1,10 +1,10 @@
-//! The one state of a running sandbox, and the way every call takes through it.
+//! The one state of a running sandbox, and how every call is processed.
 //!
-//! A call is matched with the ordered faults, then answered and recorded under one lock: what the journal shows is
-//! the order in which things happened. A call that is held waits outside the lock.
+//! A call is matched against the ordered faults, then answered and recorded under one lock, so the journal shows the order
+//! in which things happened. A held call waits outside the lock.
 //!
-//! It deliberately knows nothing of sockets: it only says that a connection is to be cut. Called by `mod.rs`; its
-//! state is read and changed by every endpoint.
+//! It deliberately knows nothing of sockets: it only says that a connection is to be cut. Called by `mod.rs`; its state is
+//! read and changed by every endpoint.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,24 +47,24 @@ pub(crate) struct State {
     pub(crate) limits: Limits,
 }
 
-/// What becomes of held calls when the faults are cleared.
+/// What happens to held calls when the faults are cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Release {
     Proceed,
     Cut,
 }
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Answered(Answer),
-    /// Answered, but not as one would expect.
+    /// Answered, but the body is sent in an unusual manner.
     Sent(Answer, Manner),
     Cut,
 }
 
 impl State {
-    /// The state at the beginning.
+    /// The state at the start.
     pub(crate) fn new(url: String, seed: Seed, graph_key: Arc<Key>, caller_key: Arc<Key>) -> Self {
         Self {
             tenant: Tenant::new(&seed),
@@ -103,23 +103,23 @@ impl World {
         Self { clock, state: Mutex::new(state), released: watch::Sender::new(Release::Proceed) }
     }
 
-    /// The state, for a moment without waiting.
+    /// Locks the state; the lock must not be held while waiting.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Clears all faults and lets held calls go.
+    /// Clears all faults and releases held calls.
     pub(crate) fn release(&self, release: Release) {
         self.state().faults = Faults::default();
         self.released.send_replace(release);
     }
 
-    /// Takes a call through the world.
+    /// Processes a call.
     pub(crate) async fn exchange(&self, mut call: Call) -> Outcome {
         if call.segments.first().is_some_and(|first| first == "_sandbox") {
             return Outcome::Answered(control::answer(&call, self).await);
         }
-        // Subscribed before the order is taken, so that a release in between is not missed.
+        // Subscribed before the fault is taken, so that a release in between is not missed.
         let mut released = self.released.subscribe();
         let taken = self.state().faults.take(&call);
         let fault = taken.as_ref().map(|(effect, _)| effect.name());
@@ -171,7 +171,7 @@ impl World {
                 Outcome::Answered(self.served(&call, fault))
             }
             Some(Effect::Hold {}) => {
-                // An error means that the world is gone, and with it what held the call.
+                // An error means that the world is gone, and with it the fault that held the call.
                 let gone = released.changed().await.is_err();
                 if gone || *released.borrow() == Release::Cut {
                     return Outcome::Cut;
