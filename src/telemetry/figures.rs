@@ -1,9 +1,9 @@
-//! Where figures go: to a collector by OTLP over HTTP when one is configured, and always to Prometheus, which fetches them.
+//! Where metrics go: to a collector by OTLP over HTTP if one is configured, and always to Prometheus, which scrapes them.
 //!
-//! Guarantees: both get the same figures, from the start of the process on; a collector that does not answer holds up
-//! nobody, since figures are sent by a thread of their own.
+//! Guarantees: both get the same metrics, from the start of the process; a collector that does not respond delays nothing,
+//! since a thread of its own sends the metrics.
 //!
-//! It deliberately knows no figure; `meters` does.
+//! It deliberately knows no single metric; `meters` does.
 
 use std::sync::LazyLock;
 
@@ -14,15 +14,15 @@ use prometheus::{Registry, TextEncoder};
 
 use super::{Error, Settings, meters};
 
-/// What Prometheus fetches is kept here.
+/// Holds what Prometheus scrapes.
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
-/// All figures in Prometheus' text format, version 0.0.4.
+/// All metrics in Prometheus' text format, version 0.0.4.
 pub fn exposition() -> Result<String, String> {
     TextEncoder::new().encode_to_string(&REGISTRY.gather()).map_err(|error| error.to_string())
 }
 
-/// Where figures go. From here on they are counted, so it comes first.
+/// Starts the metrics. Must run before anything is counted.
 pub(super) fn provider(settings: &Settings, resource: Resource) -> Result<SdkMeterProvider, Error> {
     let failed = |error: &dyn std::fmt::Display| Error::Exporter(error.to_string());
     let reader = opentelemetry_prometheus::exporter().with_registry(REGISTRY.clone()).build();

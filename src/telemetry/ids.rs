@@ -1,10 +1,10 @@
-//! Traces where none are sent: what spans are called, for log lines, records and those whom the gateway calls, and nothing else.
+//! Span ids when no traces are exported: for log lines, audit records and the trace headers of outgoing calls.
 //!
-//! OpenTelemetry's own layer makes of each span what could be sent, and attends to each step of it, also where nothing ever is.
+//! OpenTelemetry's own layer costs more: it collects all that could be exported of a span, even if nothing ever is.
 //!
-//! Guarantees: a span is a part of the trace of the one around it, or of the caller's, and passes on whether that wants to be sent.
+//! Guarantees: a span belongs to the trace of its parent span, or of the caller, and inherits whether that is sampled.
 //!
-//! It deliberately knows no header. Called by `telemetry` only.
+//! It deliberately knows no headers. Called by `telemetry` only.
 
 use opentelemetry::trace::SpanContext;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
@@ -25,7 +25,7 @@ pub(super) struct Ids;
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ids {
     fn on_new_span(&self, attrs: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(id) else { return };
-        // The innermost of those that were entered and that this layer wants, unless one is named.
+        // The explicit parent, or else the innermost entered span that this layer sees.
         let around = match attrs.parent() {
             Some(parent) => ctx.span(parent),
             None => attrs.is_contextual().then(|| ctx.lookup_current()).flatten(),
@@ -35,19 +35,19 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ids {
     }
 }
 
-/// A new span's ids, within another or within none.
+/// The ids of a new span, in the trace of another or in a trace of its own.
 fn within(other: &SpanContext) -> SpanContext {
     let ids = RandomIdGenerator::default();
     let trace_id = if other.is_valid() { other.trace_id() } else { ids.new_trace_id() };
     SpanContext::new(trace_id, ids.new_span_id(), other.trace_flags(), false, other.trace_state().clone())
 }
 
-/// What a span is called, if it has its ids from here.
+/// The ids of a span, if this layer gave it any.
 pub(super) fn of(span: &Span) -> Option<SpanContext> {
     at(span, |it| it.extensions().get().cloned())
 }
 
-/// Makes a span a part of another's trace. Whether it has its ids from here.
+/// Moves a span into another's trace; false if this layer gave it no ids.
 pub(super) fn adopt(span: &Span, other: &SpanContext) -> bool {
     let known = |it: &SpanRef<'_, Registry>| {
         let mut notes = it.extensions_mut();
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn in_traces(telling: impl FnOnce()) {
-        // Others want more.
+        // Another layer, which also takes finer spans.
         let all = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
         let subscriber = tracing_subscriber::registry().with(Ids.boxed().with_filter(LevelFilter::INFO)).with(all);
         tracing::subscriber::with_default(subscriber, telling);

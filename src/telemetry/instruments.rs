@@ -1,8 +1,8 @@
-//! The catalogue of instruments: names, units, descriptions, boundaries.
+//! The catalogue of metrics: names, units, descriptions, boundaries.
 //!
-//! Names and attributes of HTTP calls are those of OpenTelemetry's semantic conventions (1.44); the others begin with
-//! `postern`. Prometheus shows them with underscores and units (`postern_operations_ended_total`). Dashboard and alerts in
-//! `deploy` ask for them by these names; a test compares them with what is shown.
+//! Names and attributes for HTTP follow OpenTelemetry's semantic conventions (1.44); all others begin with `postern`.
+//! Prometheus shows them with underscores and units (`postern_operations_ended_total`). Dashboard and alerts in `deploy` use
+//! these names; a test compares them with what is exposed.
 //!
 //! It deliberately counts nothing: `meters` does.
 
@@ -15,13 +15,13 @@ use opentelemetry::{
 
 use super::SERVICE;
 
-/// The boundaries that the conventions advise for calls, in seconds.
+/// The boundaries that the conventions recommend for HTTP calls, in seconds.
 const CALL_SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-/// A commit takes a fraction of a millisecond on a good disk, and seconds on a sick one.
+/// In seconds: a commit takes a fraction of a millisecond on a good disk, and seconds on a failing one.
 const COMMIT_SECONDS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
-/// What callers wait for takes seconds, and what Graph keeps from being applied up to `operations.deadline`.
+/// In seconds: callers wait for seconds; an operation that Graph holds up ends after at most `operations.deadline`.
 const LIFE_SECONDS: [f64; 12] = [0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0];
-/// Things done together: writes carry up to `executor.batch_max` operations.
+/// Counts of what is done together: a write carries up to `executor.batch_max` operations.
 const TOGETHER: [f64; 12] = [1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 10_000.0];
 
 /// The instruments.
@@ -61,7 +61,7 @@ pub(super) struct Meters {
     pub(super) build: Gauge<u64>,
 }
 
-/// All of them.
+/// All instruments.
 pub(super) static METERS: LazyLock<Meters> = LazyLock::new(|| {
     let meter = global::meter(SERVICE);
     let counter = |name: &'static str, unit: &'static str, description: &'static str| {
@@ -165,7 +165,7 @@ pub(super) static METERS: LazyLock<Meters> = LazyLock::new(|| {
             .with_description("How long the oldest audit record that a sink has not taken has waited; 0 if it has all.")
             .build(),
         store_failures: counter("postern.store.failures", "{verb}", "Verbs of the store that failed, by why."),
-        // Without a unit: that of a plain number would make it a ratio for Prometheus.
+        // No unit: Prometheus would get a name ending in `_ratio` for the unit of a plain number.
         store_works: gauge(
             "postern.store.works",
             "",

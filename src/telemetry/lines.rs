@@ -1,10 +1,10 @@
-//! Log lines for machines: one JSON object each, with the members of its event, and those of the span in which it happened as `span`.
+//! Log lines as JSON: one object per line, with the fields of its event, and those of the current span as `span`.
 //!
-//! tracing-subscriber's own form keeps a span's fields as text, too, but reads that text for each line and for each field that is
-//! recorded later, and writes it again; here it is taken as it is. So a field that is recorded twice stands there twice, of which
-//! readers of JSON take the latter.
+//! tracing-subscriber's own JSON format also stores a span's fields as text, but parses and rewrites that text for each line
+//! and each field recorded later; here it is copied. So a field recorded twice appears twice, and JSON parsers take the
+//! last.
 //!
-//! It deliberately knows no event. Called by `telemetry` only.
+//! It deliberately knows no single event. Called by `telemetry` only.
 
 use std::fmt;
 
@@ -25,10 +25,10 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Room for the members that are written at once, in bytes.
+/// Initial capacity in bytes.
 const USUAL: usize = 512;
 
-/// The fields of a span, as members of an object without its braces.
+/// Formats the fields of a span as the members of an object, without braces.
 #[derive(Debug)]
 pub(super) struct Fields;
 
@@ -47,13 +47,13 @@ impl<'writer> FormatFields<'writer> for Fields {
     }
 }
 
-/// A whole line.
+/// Formats a whole line.
 #[derive(Debug)]
 pub(super) struct Lines;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> FormatEvent<S, Fields> for Lines {
     fn format_event(&self, ctx: &FmtContext<'_, S, Fields>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        // What comes by way of the crate `log` says in its fields where it comes from.
+        // An event from the crate `log` has its metadata in its fields.
         let normalized = event.normalized_metadata();
         let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
         writer.write_str(r#"{"timestamp":""#)?;
@@ -78,7 +78,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> FormatEvent<S, Fields> for Lines {
     }
 }
 
-/// Members of an object, one after another.
+/// Members of a JSON object, written one after another.
 struct Members {
     text: Vec<u8>,
     separator: &'static [u8],
@@ -86,7 +86,7 @@ struct Members {
 }
 
 impl Members {
-    /// Members that stand after others, or after none.
+    /// Members that follow others, or none if `others` is empty.
     fn after(others: &str) -> Self {
         let separator: &[u8] = if others.is_empty() { b"" } else { b"," };
         Self { text: Vec::with_capacity(USUAL), separator, written: Ok(()) }
@@ -101,13 +101,13 @@ impl Members {
     fn write(&mut self, name: &str, value: impl Serialize) -> serde_json::Result<()> {
         self.text.extend(self.separator);
         self.separator = b",";
-        // A raw identifier (`r#type`) is called by what follows.
+        // A raw identifier (`r#type`) is named without its prefix.
         serde_json::to_writer(&mut self.text, name.strip_prefix("r#").unwrap_or(name))?;
         self.text.push(b':');
         serde_json::to_writer(&mut self.text, &value)
     }
 
-    /// Their text.
+    /// The text, if everything could be written.
     fn told(self) -> Result<String, fmt::Error> {
         self.written?;
         String::from_utf8(self.text).map_err(|_json| fmt::Error)
@@ -140,7 +140,7 @@ impl Visit for Members {
     }
 }
 
-/// A value that is told as text.
+/// A value whose debug output is written as a string.
 struct Shown<'a>(&'a dyn fmt::Debug);
 
 impl Serialize for Shown<'_> {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     impl Page {
-        /// Its lines without their times, which are of their own moments.
+        /// Its lines without their timestamps, which differ.
         fn lines(&self) -> Vec<Value> {
             let text = String::from_utf8(self.0.lock().expect("nobody panicked").clone()).expect("lines are text");
             assert!(text.is_empty() || text.ends_with('\n'));
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// The lines of what is told in `telling`, which are those of tracing-subscriber's own form.
+    /// The lines that `telling` logs, after checking that tracing-subscriber's own format gives the same.
     fn lines(telling: impl FnOnce()) -> Vec<Value> {
         let (ours, theirs) = (Page::default(), Page::default());
         let of_ours = tracing_subscriber::fmt::layer().fmt_fields(Fields).event_format(Lines).with_writer(ours.clone());

@@ -1,10 +1,10 @@
-//! What is counted and measured, by those who see it happen.
+//! What is counted and measured, called where it happens.
 //!
-//! Guarantees: what has not happened yet is told as zero where its attributes have few values, so that the first of its
-//! kind can be seen as an increase.
+//! Guarantees: counters whose attributes have few values start at zero for each of them, so that the first event is visible
+//! as an increase.
 //!
-//! It deliberately counts no single configuration, operation or caller: attributes have few values, so that the number of
-//! series stays small. Which one it was, logs, traces and the audit trail tell. Names and units stand in `instruments`.
+//! It deliberately counts nothing by single configuration, operation or caller: attributes have few values, so that the
+//! number of series stays small. For details see logs, traces and the audit trail. Names and units are in `instruments`.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use opentelemetry::{KeyValue, metrics::Counter};
 
 use super::instruments::METERS;
 
-/// How a request to the gateway went.
+/// A request that the gateway answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Its method; what HTTP does not know is counted as `_OTHER`.
+    /// Its method; one unknown to HTTP is counted as `_OTHER`.
     pub method: &'a str,
     /// `http` or `https`.
     pub scheme: &'a str,
-    /// The pattern of its path.
+    /// Its route, as a pattern.
     pub route: &'a str,
-    /// The status it was answered with.
+    /// The status of the response.
     pub status: u16,
-    /// How long that took.
+    /// How long it took.
     pub took: Duration,
 }
 
-/// How a call of the gateway went.
+/// A call that the gateway made.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     /// Its method.
@@ -37,42 +37,43 @@ pub struct Call<'a> {
     pub host: &'a str,
     /// Its port.
     pub port: u16,
-    /// The status of the answer, or what kept it from coming.
+    /// The status of the response, or why there was none.
     pub outcome: Result<u16, &'static str>,
     /// How long it took.
     pub took: Duration,
 }
 
-/// How a fetch of the gateway's own token went.
+/// The outcome of a fetch of the gateway's own token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetch {
-    /// It came.
+    /// It succeeded.
     Fetched,
-    /// The login service or the platform refuses the gateway's proof, or the proof cannot be read: somebody must act.
+    /// The login service or the platform refused the gateway's credential, or the credential cannot be read: somebody must
+    /// act.
     Refused,
-    /// There was no useful answer, or a request to come later.
+    /// No usable response, or one that said to retry later.
     Unavailable,
 }
 
-/// Operations of a store that have not ended.
+/// The operations in the store that have not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending<'a> {
-    /// How many are in which state.
+    /// How many there are in each state.
     pub states: &'a [(&'static str, u64)],
-    /// How many lanes have some that Graph keeps from being applied.
+    /// How many lanes hold operations that Graph keeps from being applied.
     pub parked: u64,
-    /// How long ago the oldest was accepted.
+    /// How long ago the oldest was accepted; zero if there is none.
     pub oldest_age: Duration,
 }
 
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
-/// A method as figures and spans tell it: callers can invent any number.
+/// A method as it appears in metrics and spans; callers could invent any number.
 pub fn known_method(method: &str) -> &'static str {
     METHODS.iter().find(|known| **known == method).copied().unwrap_or("_OTHER")
 }
 
-/// The gateway has answered a request.
+/// The gateway answered a request.
 pub fn measure_request(Request { method, scheme, route, status, took }: Request<'_>) {
     let mut attributes = vec![
         KeyValue::new("http.request.method", known_method(method)),
@@ -80,12 +81,12 @@ pub fn measure_request(Request { method, scheme, route, status, took }: Request<
         KeyValue::new("http.route", route.to_owned()),
         KeyValue::new("http.response.status_code", i64::from(status)),
     ];
-    // The conventions ask for it where the server is at fault, and only there.
+    // The conventions require it only for errors of the server.
     attributes.extend((status >= 500).then(|| KeyValue::new("error.type", status.to_string())));
     METERS.requests.record(took.as_secs_f64(), &attributes);
 }
 
-/// The gateway has made a call.
+/// The gateway made a call.
 pub fn measure_call(Call { method, host, port, outcome, took }: Call<'_>) {
     let mut attributes = vec![
         KeyValue::new("http.request.method", method.to_owned()),
@@ -102,13 +103,13 @@ pub fn measure_call(Call { method, host, port, outcome, took }: Call<'_>) {
     METERS.calls.record(took.as_secs_f64(), &attributes);
 }
 
-/// Policy has decided about an action: `permit` or `deny`.
+/// Policy decided on an action: `permit` or `deny`.
 pub fn count_decision(action: &'static str, decision: &'static str) {
     let attributes = [KeyValue::new("postern.action", action), KeyValue::new("postern.decision", decision)];
     METERS.decisions.add(1, &attributes);
 }
 
-/// Changed policies or catalogue were `loaded` or `refused`.
+/// Changed policies or a changed catalogue were `loaded` or `refused`.
 pub fn count_load(outcome: &'static str) {
     METERS.loads.add(1, &[KeyValue::new("postern.outcome", outcome)]);
 }
@@ -118,7 +119,7 @@ pub fn count_acceptance() {
     METERS.operations_accepted.add(1, &[]);
 }
 
-/// So many operations have not ended.
+/// Sets how many operations have not ended.
 pub fn note_pending(Pending { states, parked, oldest_age }: Pending<'_>) {
     for (state, count) in states {
         METERS.operations_pending.record(*count, &[KeyValue::new("postern.operation.state", *state)]);
@@ -127,8 +128,7 @@ pub fn note_pending(Pending { states, parked, oldest_age }: Pending<'_>) {
     METERS.oldest_age.record(oldest_age.as_secs_f64(), &[]);
 }
 
-/// So many callbacks of operations that have ended were not delivered; the oldest of those that are still to be has waited so
-/// long.
+/// Sets how many callbacks of ended operations are undelivered, and how long the oldest pending one has waited.
 pub fn note_undelivered(states: &[(&'static str, u64)], oldest_age: Duration) {
     for (state, count) in states {
         METERS.callbacks_undelivered.record(*count, &[KeyValue::new("postern.callback.state", *state)]);
@@ -136,35 +136,35 @@ pub fn note_undelivered(states: &[(&'static str, u64)], oldest_age: Duration) {
     METERS.callbacks_oldest_age.record(oldest_age.as_secs_f64(), &[]);
 }
 
-/// Somebody else changed a set since it was left.
+/// A set was found changed by somebody else.
 pub fn count_drift() {
     METERS.drift_seen.add(1, &[]);
 }
 
-/// An operation has ended: in this state, and if it failed, for this reason.
+/// An operation ended in this state; if it failed, for this reason.
 pub fn count_end(state: &'static str, failure: Option<&'static str>) {
     let mut attributes = vec![KeyValue::new("postern.operation.state", state)];
-    // The name that semantic conventions have for the class of an error.
+    // The name that the semantic conventions have for a class of errors.
     attributes.extend(failure.map(|code| KeyValue::new("error.type", code)));
     METERS.operations_ended.add(1, &attributes);
 }
 
-/// A lane has brought an operation to its end, so long after its acceptance.
+/// A lane ended an operation, this long after it was accepted.
 pub fn measure_operation(state: &'static str, took: Duration) {
     METERS.operation_life.record(took.as_secs_f64(), &[KeyValue::new("postern.operation.state", state)]);
 }
 
-/// One write to Graph has carried so many operations.
+/// One write to Graph carried this many operations.
 pub fn measure_write(operations: usize) {
     METERS.writes.record(whole(operations), &[]);
 }
 
-/// So many lanes are being worked on.
+/// Sets how many lanes this replica is working on.
 pub fn note_lanes(running: usize) {
     METERS.lanes_running.record(whole(running), &[]);
 }
 
-/// An operation's end was settled so: `reverted`, `called-off` or `moot`.
+/// The `until` of an operation was settled: `reverted`, `called-off` or `moot`.
 pub fn count_until(state: &'static str) {
     METERS.untils_settled.add(1, &[KeyValue::new("postern.until.state", state)]);
 }
@@ -174,18 +174,18 @@ pub fn count_parking() {
     METERS.parkings.add(1, &[]);
 }
 
-/// A lane's turn broke off.
+/// A lane's turn was aborted.
 pub fn count_broken_turn() {
     METERS.turns_broken.add(1, &[]);
 }
 
-/// Graph asked for a pause, which ends at this moment.
+/// Graph requested a pause, which ends at this moment.
 pub fn count_throttling(pause_end: Timestamp) {
     METERS.throttlings.add(1, &[]);
     METERS.pause_end.record(seconds_since_1970(pause_end), &[]);
 }
 
-/// The gateway has tried to fetch its own token for Graph.
+/// The gateway tried to fetch its own token for Graph.
 pub fn count_token_fetch(fetch: Fetch) {
     let outcome = match fetch {
         Fetch::Fetched => "fetched",
@@ -195,59 +195,59 @@ pub fn count_token_fetch(fetch: Fetch) {
     METERS.token_fetches.add(1, &[KeyValue::new("postern.outcome", outcome)]);
 }
 
-/// A problem of this code was answered.
+/// A problem with this code was returned.
 pub fn count_problem(code: &'static str) {
     METERS.problems.add(1, &[KeyValue::new("postern.problem.code", code)]);
 }
 
-/// A message of a webhook was answered: `accepted`, `ignored`, or with the problem of this code.
+/// A webhook message was `accepted`, `ignored`, or answered with the problem of this code.
 pub fn count_webhook(result: &'static str) {
     METERS.webhooks.add(1, &[KeyValue::new("postern.webhook.result", result)]);
 }
 
-/// A callback was `delivered`, `failed` for now or `parked`; its attempt was `broken`; or it was `resent` on demand.
+/// A callback was `delivered`, `failed` for now or `parked`; its attempt was `broken`; or it was `resent` on request.
 pub fn count_callback(result: &'static str) {
     METERS.callbacks.add(1, &[KeyValue::new("postern.callback.result", result)]);
 }
 
-/// The gateway's token for Graph ends at this moment.
+/// Sets when the gateway's token for Graph expires.
 pub fn note_token_end(moment: Timestamp) {
     METERS.token_end.record(seconds_since_1970(moment), &[]);
 }
 
-/// The gateway's certificate ends at this moment.
+/// Sets when the gateway's certificate expires.
 pub fn note_certificate_end(moment: Timestamp) {
     METERS.certificate_end.record(seconds_since_1970(moment), &[]);
 }
 
-/// The store has committed so many verbs together.
+/// The store committed this many verbs together.
 pub fn measure_commit(verbs: usize, took: Duration) {
     METERS.commits.record(took.as_secs_f64(), &[]);
     METERS.commit_verbs.record(whole(verbs), &[]);
 }
 
-/// A verb of the store failed, for a reason of this class.
+/// A verb of the store failed, with an error of this class.
 pub fn count_store_failure(class: &'static str) {
     METERS.store_failures.add(1, &[KeyValue::new("error.type", class)]);
 }
 
-/// The store was tried.
+/// Sets whether the store could be written to when last tried.
 pub fn note_store<E>(tried: &Result<(), E>) {
     METERS.store_works.record(u64::from(tried.is_ok()), &[]);
 }
 
-/// A sink has taken so many audit records.
+/// A sink took this many audit records.
 pub fn count_delivered(sink: &'static str, records: usize) {
     METERS.audit_delivered.add(whole(records), &[KeyValue::new("postern.audit.sink", sink)]);
 }
 
-/// The oldest audit record that a sink has not taken has waited so long.
+/// Sets how long the oldest audit record that a sink has not taken has waited.
 pub fn note_audit_lag(sink: &'static str, lag: Duration) {
     METERS.audit_lag.record(lag.as_secs_f64(), &[KeyValue::new("postern.audit.sink", sink)]);
 }
 
-/// Tells what is running, and zero of what has not happened yet: the first of its kind could not be seen as an increase
-/// otherwise. To be called once figures are counted.
+/// Reports the version, and zero for what has not happened yet, so that the first event is visible as an increase. To be
+/// called once metrics are counted.
 pub(super) fn begin() {
     METERS.build.record(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]);
     METERS.pause_end.record(0, &[]);

@@ -1,13 +1,13 @@
-//! Logs, traces and counts: how they are started, what they carry, and how they are flushed.
+//! Logs, traces and metrics: how they are started, what they carry, and how they are flushed.
 //!
-//! Logs go to standard error, as JSON lines or for people. Traces, figures and the same log events go to a collector by
-//! OTLP over HTTP when one is configured; without one spans have their ids all the same, so every log line, problem and audit
+//! Logs go to standard error, as JSON lines or for people. With a collector configured, traces, metrics and the same log
+//! events also go there by OTLP over HTTP. Without one, spans have ids all the same, so every log line, problem and audit
 //! record has a trace id.
 //!
 //! Guarantees: W3C trace context is taken from callers ([`set_parent`]) and passed on ([`traceparent`]); a malformed one
-//! starts a new trace. A collector that is down costs nothing but what it misses.
+//! starts a new trace. If a collector is down, only telemetry is lost.
 //!
-//! It deliberately holds all names of OpenTelemetry: no other module touches its types.
+//! It deliberately keeps OpenTelemetry to itself: no other module uses its types.
 
 mod figures;
 mod ids;
@@ -59,12 +59,12 @@ use self::{
     lines::{Fields, Lines},
 };
 
-/// The name under which traces are sent.
+/// The service name in traces, metrics and logs.
 const SERVICE: &str = "postern";
-/// How long a flush at the end may take.
+/// How long the flush at shutdown may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Crates whose spans and events are the exporter's own traffic; exporting them would feed on itself.
+/// Crates that the exporters use; exporting their spans and events would cause more of them.
 const EXPORTERS_OWN: [&str; 6] = ["hyper", "reqwest", "h2", "rustls", "opentelemetry", "hyper_util"];
 
 /// `telemetry.*`
@@ -72,29 +72,29 @@ const EXPORTERS_OWN: [&str; 6] = ["hyper", "reqwest", "h2", "rustls", "opentelem
 pub struct Settings {
     /// Root of an OTLP/HTTP collector; nothing is sent without one.
     pub otlp_endpoint: Option<Url>,
-    /// How many of a hundred traces that begin here are sent; those of callers are sent if theirs are.
+    /// The percentage of traces started here that are exported; those of callers are if the caller samples them.
     pub traces_percent: u32,
-    /// The form of log lines.
+    /// The format of log lines.
     pub log_format: LogFormat,
     /// Which events are logged, in tracing's filter syntax (`info`, `postern=debug,info`).
     pub log_filter: String,
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people on a terminal, JSON otherwise.
+    /// `Pretty` on a terminal, `Json` otherwise.
     Auto,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// For people.
     Pretty,
 }
 
-/// Whether a text can be a log filter.
+/// Whether a text is a valid log filter.
 pub fn is_filter(text: &str) -> bool {
-    // tracing-subscriber 0.3.23 misreads a filter that begins with white space, and panics if letters outside ASCII
-    // follow: nothing of the kind may reach it.
+    // tracing-subscriber 0.3.23 misreads a filter that begins with white space, and panics if non-ASCII letters follow: no
+    // such filter may reach it.
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
     plain && EnvFilter::try_new(text).is_ok()
 }
@@ -102,18 +102,18 @@ pub fn is_filter(text: &str) -> bool {
 /// Why telemetry cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The filter is not in tracing's syntax.
+    /// The filter has invalid syntax.
     #[error("telemetry.log_filter: {0}")]
     Filter(String),
-    /// The exporter cannot be made.
+    /// The exporter cannot be created.
     #[error("telemetry.otlp_endpoint: {0}")]
     Exporter(String),
-    /// It was started before.
+    /// It has already been started.
     #[error("telemetry was started before: {0}")]
     Started(String),
 }
 
-/// Telemetry that is running; keep it until the end and [`Telemetry::flush`] it.
+/// Running telemetry; keep it until shutdown, then [`Telemetry::flush`] it.
 #[derive(Debug)]
 pub struct Telemetry {
     tracing: Option<SdkTracerProvider>,
@@ -121,13 +121,13 @@ pub struct Telemetry {
     logging: Option<SdkLoggerProvider>,
 }
 
-/// What replaces a filter that is in use.
+/// Replaces a filter in use.
 type Refilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
-/// The filters in use: of the log, and of what is sent of it.
+/// The filters in use: of the log, and of the log events that are exported.
 static FILTERS: OnceLock<Vec<Refilter>> = OnceLock::new();
 
-/// Starts logs, traces and counts for this process, which is one instance of many that may send to one collector.
+/// Starts logs, traces and metrics for this process. `instance` tells it from others that send to the same collector.
 pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
     let resource = Resource::builder()
         .with_service_name(SERVICE)
@@ -149,13 +149,13 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
         if pretty { logs.with_target(false).boxed() } else { logs.fmt_fields(Fields).event_format(Lines).boxed() };
     let own = |metadata: &tracing::Metadata<'_>| !EXPORTERS_OWN.iter().any(|name| metadata.target().starts_with(name));
     let is_sent = tracing.is_some();
-    // Told that nobody wants more, the many places that could tell of every step need not ask.
+    // With this hint, the many places that log or trace finer steps are disabled without asking the filter.
     let finest = if is_sent { LevelFilter::TRACE } else { LevelFilter::INFO };
     let wanted = move |metadata: &tracing::Metadata<'_>| {
         own(metadata) && (is_sent || (metadata.is_span() && *metadata.level() <= finest))
     };
     let traces = match &tracing {
-        // Which thread did it, in which line, and how long it was busy: nobody asks that of a trace, and each span would pay for it.
+        // Nobody needs threads, code locations and busy times in traces, and each span would pay for them.
         Some(provider) => tracing_opentelemetry::layer()
             .with_tracer(provider.tracer(SERVICE))
             .with_location(false)
@@ -169,20 +169,20 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
         .as_ref()
         .map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter_sent.and(filter::filter_fn(own))));
     let subscriber = tracing_subscriber::registry().with(traces).with(logs.with_filter(filter));
-    // A layer that is none counts as one that may want anything: then all that nobody wants would be asked about each time.
+    // `None` as a layer counts as one that may want everything: then every disabled event would be checked each time.
     let started = match sent {
         Some(sent) => subscriber.with(sent).try_init(),
         None => subscriber.try_init(),
     };
     started.map_err(|error| Error::Started(error.to_string()))?;
     let log: Refilter = Box::new(move |filter| of_log.reload(filter));
-    // Where nothing is sent, its filter is gone.
+    // If nothing is exported, that filter is already dropped.
     let sent: Refilter = Box::new(move |filter| of_sent.reload(filter));
     FILTERS.get_or_init(|| std::iter::once(log).chain(logging.is_some().then_some(sent)).collect());
     Ok(Telemetry { tracing, metering, logging })
 }
 
-/// Has other events logged and sent from now on. Without telemetry there is nothing to be done.
+/// Replaces the filter of what is logged and exported. Does nothing if telemetry was not started.
 pub fn refilter(text: &str) -> Result<(), Error> {
     for refilter in FILTERS.get().into_iter().flatten() {
         refilter(filter(text)?).map_err(|error| Error::Filter(error.to_string()))?;
@@ -222,10 +222,10 @@ fn logger_provider(settings: &Settings, resource: Resource) -> Result<Option<Sdk
 }
 
 impl Telemetry {
-    /// Sends what has not been sent yet, for a bounded time, whatever the collector does. Blocks.
+    /// Sends what has not been sent yet, for a limited time even if the collector does not respond. Blocks.
     pub fn flush(self) {
         let Self { tracing, metering, logging } = self;
-        // All at once, or a collector that does not answer would cost the time three times.
+        // In parallel: otherwise a collector that does not respond would cost the timeout three times.
         std::thread::scope(|scope| {
             scope.spawn(|| tell("traces", tracing.map_or(Ok(()), |it| it.shutdown_with_timeout(FLUSH_TIMEOUT))));
             scope.spawn(|| tell("figures", metering.shutdown_with_timeout(FLUSH_TIMEOUT)));
@@ -265,9 +265,9 @@ fn remote(traceparent: &str, tracestate: Option<&str>) -> SpanContext {
     TraceContextPropagator::new().extract(&headers).span().span_context().clone()
 }
 
-/// Makes a span, not entered yet, part of its caller's trace. Without a well-formed `traceparent` it starts its own.
+/// Puts a span that was not entered yet into its caller's trace. Without a valid `traceparent` it starts its own.
 pub fn set_parent(span: &Span, traceparent: Option<&str>, tracestate: Option<&str>) {
-    // Most callers name no trace.
+    // Most callers send none.
     let Some(traceparent) = traceparent else { return };
     let context = TraceContextPropagator::new().extract(&Headers { traceparent: Some(traceparent), tracestate });
     let theirs = context.span().span_context().clone();
@@ -279,16 +279,16 @@ pub fn set_parent(span: &Span, traceparent: Option<&str>, tracestate: Option<&st
     }
 }
 
-/// Writes a span's trace id into its field `trace_id`, so that log lines have it.
+/// Records a span's trace id in its field `trace_id`, so that log lines have it.
 pub fn note_trace_id(span: &Span) {
     if let Some(trace_id) = trace_id_of(span) {
         span.record("trace_id", trace_id);
     }
 }
 
-/// Links a span to the one that a `traceparent` names.
+/// Links a span to the one named by a `traceparent`.
 pub fn link(span: &Span, traceparent: Option<&str>) {
-    // Nobody would follow it.
+    // Nothing is exported, so nobody could follow the link.
     if ids::of(span).is_some() {
         return;
     }
@@ -314,7 +314,7 @@ pub fn trace_id_of(span: &Span) -> Option<String> {
     context_of(span).map(|context| context.trace_id().to_string())
 }
 
-/// The trace id in a `traceparent` that was made by [`traceparent`].
+/// The trace id in a `traceparent` made by [`traceparent`].
 pub fn trace_id_in(traceparent: &str) -> Option<String> {
     traceparent.split('-').nth(1).map(str::to_owned)
 }
