@@ -117,7 +117,7 @@ pub async fn start(options: Options) -> Result<Sandbox, Error> {
     let world = web::Data::new(World::new(options.clock, State::new(url.clone(), seed, graph_key, caller_key)));
     let server = server(listener, world.clone()).map_err(unable)?;
     let handle = server.handle();
-    tracing::debug!(url, "the sandbox serves");
+    tracing::debug!(url, "the sandbox is listening");
     Ok(Sandbox { url, world, handle, serving: Some(tokio::spawn(server)) })
 }
 
@@ -132,7 +132,7 @@ impl Sandbox {
         self.world.release(Release::Cut);
         self.handle.stop(false).await;
         if let Err(error) = self.stopped().await {
-            tracing::debug!(%error, "the sandbox ended badly");
+            tracing::debug!(%error, "the sandbox's server ended with an error");
         }
     }
 
@@ -193,7 +193,7 @@ async fn receive(request: HttpRequest, body: web::Bytes, world: web::Data<World>
 
 fn cut(request: &HttpRequest) -> HttpResponse {
     if let Some(Err(error)) = request.conn_data::<Socket>().map(|socket| socket.0.shutdown(Shutdown::Both)) {
-        tracing::debug!(%error, "the connection was already gone");
+        tracing::debug!(%error, "the connection was already closed");
     }
     HttpResponse::InternalServerError().finish()
 }

@@ -228,7 +228,7 @@ impl Telemetry {
         // In parallel: otherwise a collector that does not respond would cost the timeout three times.
         std::thread::scope(|scope| {
             scope.spawn(|| tell("traces", tracing.map_or(Ok(()), |it| it.shutdown_with_timeout(FLUSH_TIMEOUT))));
-            scope.spawn(|| tell("figures", metering.shutdown_with_timeout(FLUSH_TIMEOUT)));
+            scope.spawn(|| tell("metrics", metering.shutdown_with_timeout(FLUSH_TIMEOUT)));
             scope.spawn(|| tell("log events", logging.map_or(Ok(()), |it| it.shutdown_with_timeout(FLUSH_TIMEOUT))));
         });
     }
