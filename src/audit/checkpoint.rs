@@ -1,8 +1,8 @@
 //! Checkpoints: a key vouches for the trail as it was.
 //!
-//! A checkpoint names the ends of chains and is signed (Ed25519) with a key that is in no store: whoever can write the store
-//! can cut off the trail or rewrite it with matching hashes, but cannot sign the result. A checkpoint that is kept elsewhere
-//! also shows whether the records that it names are still there.
+//! A checkpoint names the ends of chains and is signed (Ed25519) with a key that is in no store: those who can write the
+//! store can cut off the trail or rewrite it with matching hashes, but cannot sign the result. A checkpoint that is kept
+//! elsewhere also shows whether the records that it names are still there.
 //!
 //! Guarantees: each checkpoint has exactly one text that is signed, and nothing else that the key might sign has that form.
 //! The private key appears in no debug output and no message.

@@ -10,7 +10,7 @@ use super::operation::{Failure, FailureCode, Illegal, Operation, State};
 /// The consent of a second person, required by policies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Approval {
-    /// The names of the approvals that policies require, at least one; whoever answers must be permitted for all of them.
+    /// The names of the approvals that policies require, at least one; the second person must be permitted for all of them.
     pub names: Vec<String>,
     /// The subject of the token that requested the change; it may not answer.
     pub asker: String,

@@ -5,7 +5,7 @@
 //! reversal redoes what it undid.
 //!
 //! It deliberately looks at the present set only: a target that is again as the operation left it counts as unchanged,
-//! whoever set it so.
+//! no matter who made it so.
 
 use std::collections::BTreeSet;
 

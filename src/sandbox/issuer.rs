@@ -3,7 +3,7 @@
 //! Tokens look like Entra's v2 tokens for apps and are signed with RS256. Keys can be rotated while it runs; the key set
 //! shows those in force, and counts how often it was fetched.
 //!
-//! It deliberately authenticates nobody: whoever can reach the sandbox can get a token of any caller, with any claim
+//! It deliberately authenticates nobody: anyone who can reach the sandbox can get a token of any caller, with any claim
 //! changed. Called by `world.rs` (discovery, key set) and `control.rs` (tokens, rotation).
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //! `properties`, and a target may have any field, as in Graph.
 //!
 //! A [`Seed`] is consistent: ids are unique and every target is one that Graph would store. Loading refuses unknown fields
-//! and says where they are. It deliberately cannot be written back. Loaded by whoever starts the sandbox.
+//! and says where they are. It deliberately cannot be written back. Loaded by `cli`, by `mod.rs` and by tests.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -3,7 +3,7 @@
 //! Guarantees: a secret that is too short to be safe, damaged, or of another kind is rejected when it is read, with a
 //! sentence that contains no part of it.
 //!
-//! It deliberately reads no file; whoever has read a secret makes a key of it for one use.
+//! It deliberately reads no file; its users read secrets and make a key for each use.
 
 use std::fmt;
 
@@ -49,7 +49,7 @@ impl KeyForm {
     }
 }
 
-/// Why a secret is not a usable key. The sentences are for whoever wrote the file.
+/// Why a secret is not a usable key. The messages address the author of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFault {
     /// Too short.

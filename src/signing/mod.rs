@@ -6,7 +6,7 @@
 //! Guarantees: the raw body is verified, never a parsed one; signatures are compared in constant time and in full length; a
 //! key's `Debug` shows nothing of it.
 //!
-//! It deliberately keeps no state: whoever remembers messages detects replays. It reads no file and no clock.
+//! It deliberately keeps no state, so it does not detect replays. It reads no file and no clock.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

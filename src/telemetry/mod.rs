@@ -127,7 +127,7 @@ type Refilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync
 /// The filters in use: of the log, and of the log events that are exported.
 static FILTERS: OnceLock<Vec<Refilter>> = OnceLock::new();
 
-/// Starts logs, traces and metrics for this process. `instance` tells it from others that send to the same collector.
+/// Starts logs, traces and metrics for this process. `instance` identifies it among those that send to one collector.
 pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
     let resource = Resource::builder()
         .with_service_name(SERVICE)

@@ -1,6 +1,6 @@
 //! The Open Cybersecurity Schema Framework 1.8: class Entity Management (3004).
 //!
-//! The actor is whoever the token authenticated. The person that a ticket names is not authenticated and only appears among
+//! The actor is the authenticated caller. The person that a ticket names is not authenticated and only appears among
 //! the record's own fields. The policies that permitted it are in the actor's authorisations.
 
 use jiff::Timestamp;
