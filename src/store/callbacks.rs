@@ -1,8 +1,8 @@
-//! What passes between the store and whoever delivers callbacks.
+//! What passes between the sender of callbacks and the store.
 //!
-//! The end of an operation is the order to tell it: the row of the operation says where, so the transaction that ends it
-//! makes its callback due, whichever verb that is. An attempt is claimed for a time and has a number; what came of it is
-//! noted only under that number.
+//! There is no separate queue: an operation's row says where its end is to be reported, so the transaction that ends it, by
+//! whichever verb, also makes its callback due. An attempt is claimed for a time and has a number; its result is stored only
+//! while that number is the latest.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,14 +20,14 @@ use crate::{
     },
 };
 
-/// Callbacks that are asked for.
+/// A claim to callbacks that are due.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// Of which destinations.
+    /// For which destinations.
     pub destinations: Destinations,
-    /// For how long they are wanted.
+    /// How long the claim lasts.
     pub ttl: Duration,
-    /// At most so many.
+    /// At most this many.
     pub limit: usize,
 }
 
@@ -47,22 +47,22 @@ pub struct Attempt {
     pub operation: Operation,
     /// Its number among all attempts of this callback, from one.
     pub number: i64,
-    /// What came of those before.
+    /// The results of those before.
     pub progress: Progress,
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Clone, Debug)]
 pub struct Attempted {
     /// Of which operation.
     pub operation: OperationId,
     /// Its number.
     pub number: i64,
-    /// What is known now.
+    /// The results so far, this one included.
     pub progress: Progress,
     /// What comes next.
     pub next: Next,
-    /// The audit record of it, if it is the last one.
+    /// The audit record, if this is the last attempt.
     pub entry: Option<Entry>,
 }
 
@@ -71,9 +71,9 @@ pub struct Attempted {
 pub enum Next {
     /// It was the last: the callback is delivered.
     Delivered,
-    /// It was the last: nobody is to be called any more.
+    /// It was the last: delivery is given up.
     Parked,
-    /// Another one, after this pause.
+    /// Another attempt, after this pause.
     Again(Duration),
 }
 
@@ -87,51 +87,51 @@ impl Next {
     }
 }
 
-/// The order to tell an end again.
+/// Sends a callback again.
 #[derive(Clone, Debug)]
 pub struct Resending {
     /// Of which operation.
     pub operation: OperationId,
-    /// When it was asked for.
+    /// When that was requested.
     pub at: Timestamp,
-    /// The audit record of it, stored only if there is something to send again.
+    /// The audit record, stored only if there is something to send again.
     pub entry: Entry,
 }
 
 impl Resending {
-    /// What is known of a callback that is sent again.
+    /// The progress of a callback that is sent again: no results yet.
     pub fn progress(&self) -> Progress {
         Progress { resent_at: Some(self.at), ..Progress::default() }
     }
 }
 
-/// How a callback stands.
+/// The present state of a callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Its state.
     pub state: CallbackState,
-    /// Attempts so far, one that is under way included.
+    /// Attempts so far, including one under way.
     pub attempts: i64,
-    /// What came of them.
+    /// Their results.
     pub progress: Progress,
-    /// When the next one is due, by the clock with which the store was opened; none if there is none to come, if one is
-    /// under way, or if it is the first.
+    /// When the next one is due, by the clock that the store was opened with; none if there will be none, if one is under way,
+    /// or if it is the first.
     pub next_attempt_at: Option<Timestamp>,
 }
 
-/// Callbacks of operations that have ended, and were not delivered.
+/// Undelivered callbacks of operations that have ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Undelivered {
     /// How many are still to be delivered.
     pub pending: u64,
-    /// When the operation ended that has waited longest for that.
+    /// When the operation of the longest pending one ended.
     pub oldest: Option<Timestamp>,
     /// How many were given up.
     pub parked: u64,
 }
 
 impl Undelivered {
-    /// From what stands in the store: states, how many are in each, and when the first of their operations ended.
+    /// From the store's counts: state, number of callbacks, and when the first of their operations ended.
     pub(super) fn from_states(states: Vec<(String, i64, i64)>) -> Result<Self, Error> {
         let mut undelivered = Self::default();
         for (state, callbacks, oldest) in states {

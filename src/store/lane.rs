@@ -1,8 +1,8 @@
 //! What passes between a lane's worker and the store: claim, lease, turn, the announced write, and how a turn ends.
 //!
-//! Guarantees: a [`Lease`] is made for whoever claims and cannot be copied; the verbs that need one consume it.
+//! Guarantees: a [`Lease`] is made only for a claim and cannot be copied; settling and parking consume it.
 //!
-//! It deliberately holds no SQL and asks nobody for the time but the clock it is given.
+//! It deliberately contains no SQL and takes the time only from the clock it is given.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,52 +18,52 @@ use crate::{
     domain::{ConfigurationId, Difference, Digest, Operation, OperationId, State, operation::Write},
 };
 
-/// The right to a lane that is asked for.
+/// A claim to a lane.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// Which lane.
     pub configuration: ConfigurationId,
-    /// Who wants it.
+    /// Who claims it.
     pub owner: String,
-    /// When it is asked for, for the operations and the audit trail.
+    /// When it is claimed, for the operations and the audit trail.
     pub at: Timestamp,
-    /// For how long it is wanted.
+    /// How long the lease is to last.
     pub ttl: Duration,
-    /// How many operations to take up at most.
+    /// At most this many operations are taken up.
     pub batch_max: usize,
-    /// The trace of the turn, for the audit trail.
+    /// The trace id of the turn, for the audit trail.
     pub trace_id: Option<String>,
 }
 
-/// What a lane saw that comes from policy sets.
+/// The assignments from policy sets that a lane saw.
 #[derive(Clone, Debug)]
 pub struct PolicySetsSeen {
-    /// Whose lane.
+    /// The lane's configuration.
     pub configuration: ConfigurationId,
-    /// A text for each assignment; they are compared with those of the next look.
+    /// One text per assignment, to be compared with those of the next look.
     pub assignments: Vec<String>,
-    /// The record of what is gone since the last look, if anything is.
+    /// The audit record of assignments that are gone since the last look, if any.
     pub loss: Option<Entry>,
 }
 
-/// The right to work on a lane. Cannot be copied: the verbs that need it consume it, and hand it back while it lasts.
+/// The right to work on a lane for a time. Cannot be copied: settling and parking consume it; settling returns it if kept.
 #[derive(Debug)]
 pub struct Lease {
     pub(super) configuration: ConfigurationId,
     pub(super) owner: String,
     pub(super) fencing: i64,
-    /// By [`Clock::elapsed`]; reckoned from before the store was asked, so never later than the store's own end.
+    /// By [`Clock::elapsed`]. Counted from before the store was called, so it is never later than the store's own expiry.
     pub(super) until: Duration,
 }
 
 impl Lease {
-    /// The lease that a store grants to a claim: under a fencing number higher than all before it on this lane, until a
-    /// moment by [`Clock::elapsed`] of the owner. For implementations of [`super::Store`], and for them only.
+    /// The lease that a store grants to a claim: with a fencing number higher than all before it on this lane, until a time by
+    /// the owner's [`Clock::elapsed`]. Only for implementations of [`super::Store`].
     pub fn granted(claim: &Claim, fencing: i64, until: Duration) -> Self {
         Self { configuration: claim.configuration.clone(), owner: claim.owner.clone(), fencing, until }
     }
 
-    /// Makes it last until another moment, after the store has done so. For implementations of [`super::Store`].
+    /// Sets when it expires, after the store has done so. Only for implementations of [`super::Store`].
     pub fn extend(&mut self, until: Duration) {
         self.until = until;
     }
@@ -78,12 +78,12 @@ impl Lease {
         &self.owner
     }
 
-    /// Its number among the leases of this lane.
+    /// Its fencing number among the leases of this lane.
     pub fn fencing(&self) -> i64 {
         self.fencing
     }
 
-    /// How long the right lasts at least, by the clock with which the store was opened.
+    /// How long it still lasts at least, by the clock that the store was opened with.
     pub fn left(&self, clock: Clock) -> Duration {
         self.until.saturating_sub(clock.elapsed())
     }
@@ -93,7 +93,7 @@ impl Lease {
     }
 }
 
-/// Who holds a lane: what a lease proves, without being one.
+/// Who holds a lane: what the store checks of a lease. It can be cloned and is no lease itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holder {
     pub(super) configuration: ConfigurationId,
@@ -101,12 +101,12 @@ pub(super) struct Holder {
     pub(super) fencing: i64,
 }
 
-/// What a claim got.
+/// The result of a claim.
 #[derive(Debug)]
 pub enum Claimed {
-    /// The lane, with operations that are to be done.
+    /// The lane, with the operations to carry out.
     Turn(Box<Turn>),
-    /// Nothing: another replica holds the lane. A store of one process, which works on each lane once at a time, does not say so.
+    /// Nothing: another replica holds the lane. A store for one process never returns this.
     Held,
     /// Nothing: no operation is pending, or the lane is not free.
     Nothing,
@@ -122,29 +122,29 @@ impl Claimed {
     }
 }
 
-/// A lane's turn: what to do, and what is known from before.
+/// A lane's turn: what to do, and what is known from earlier turns.
 #[derive(Debug)]
 pub struct Turn {
-    /// The right to do it.
+    /// The right to do it, for a time.
     pub lease: Lease,
-    /// The operations, running, in the order of their acceptance.
+    /// The operations, all running, in order of acceptance.
     pub operations: Vec<Operation>,
-    /// What was announced and never settled: its owner crashed, lost the lane, or parked it.
+    /// What was announced and never settled: the owner crashed, lost the lane, or parked it.
     pub announced: Announced,
-    /// Digest of the set as the last settled turn left it.
+    /// Digest of the set as a turn last left it, or found it before parking; none if that is unknown.
     pub left: Option<Digest>,
-    /// How often the lane was parked since then.
+    /// How often the lane has been parked since it last settled.
     pub attempts: u32,
 }
 
 /// What was announced on a lane and is not settled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Announced {
-    /// The last write.
+    /// The last announced write.
     pub intent: Option<Intent>,
-    /// What writes that cannot be told of any more may have done for operations that have not ended. An operation that finds all as it
-    /// wants it is put down to that. That is likely, not proven: somebody else may have done the same. The audit records of such writes
-    /// say `undecided`, or there is none, as another took the place of one that looked unsent.
+    /// What earlier writes of unknown effect may have done for operations that have not ended. An operation that finds the set
+    /// as it wants it is attributed to one: likely, not proven, as others may have done the same. The audit records of such
+    /// writes say `undecided`; one that looked unsent and was replaced by another has none.
     pub doubts: BTreeMap<OperationId, Doubt>,
 }
 
@@ -154,22 +154,22 @@ impl Announced {
         self.intent.as_ref().is_some_and(|intent| intent.write.is_some())
     }
 
-    /// Whether something may have been done for an operation, of which that is not known.
+    /// Whether something may have been done for an operation without this being certain.
     pub fn may_have_done(&self, operation: OperationId) -> bool {
         let carries =
             |intent: &Intent| intent.carried.iter().any(|it| it.operation == operation && !it.difference.is_empty());
         self.doubts.contains_key(&operation) || self.intent.as_ref().is_some_and(carries)
     }
 
-    /// What the last write may have done is put to the doubts.
+    /// Moves what the last write may have done to the doubts.
     pub fn give_up(&mut self) {
         if let Some(intent) = self.intent.take() {
             self.doubts.extend(intent.doubts());
         }
     }
 
-    /// What is left of it when some have ended, and others are still to do. The last write stays if it is not known and carries one of
-    /// these; else what it did for others than the ended is in doubt from then on.
+    /// What stays announced once some operations have ended and others are still to do. The last write stays if it is not
+    /// known to have taken effect and carries one of the latter; else what it did for those that have not ended is in doubt.
     #[must_use]
     pub fn after(&self, ended: &BTreeSet<OperationId>, to_do: &BTreeSet<OperationId>) -> Self {
         let carries = |so: &dyn Fn(&OperationId) -> bool| {
@@ -177,7 +177,7 @@ impl Announced {
         };
         let stays = carries(&|it| to_do.contains(it)).filter(|_| !self.is_known());
         let mut doubts = self.doubts.clone();
-        // As a rule all have ended.
+        // Usually all have ended.
         if let Some(intent) = carries(&|it| !ended.contains(it)).filter(|_| stays.is_none()) {
             doubts.extend(intent.doubts());
         }
@@ -189,14 +189,14 @@ impl Announced {
 /// What a write may have done for one operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
-    /// What it changed.
+    /// What it would have changed.
     pub difference: Difference,
     /// The write.
     pub write: Write,
 }
 
 impl Doubt {
-    /// What an operation came to: what seems to have been done for it, with the write that did that, and what is done now.
+    /// The total of an operation: what seems to have been done for it, with the write that did that, and what is done now.
     pub fn and_then(done: Option<Self>, now: Difference) -> (Difference, Option<Write>) {
         match done {
             Some(Self { difference, write }) => (difference.and_then(now), Some(write)),
@@ -212,18 +212,18 @@ pub struct Intent {
     pub before: Digest,
     /// Digest of the set it leaves.
     pub after: Digest,
-    /// Our id of the call.
+    /// Our own id for the call.
     pub client_request_id: String,
     /// What it does for each operation it carries.
     pub carried: Vec<Carried>,
-    /// What became of it, once it is known that it took effect: some of what it carries has been settled by that.
+    /// The write as recorded, once it is known to have taken effect: some of what it carries has been settled by that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write: Option<Write>,
 }
 
 impl Intent {
-    /// What it may have done, for each operation that it did something for; without targets that several of them changed: what it did with
-    /// these is the work of them all, of which some may come to nothing.
+    /// What it may have done for each operation that it changes something for. Targets that several operations changed are
+    /// left out: what the write did with these is the work of all of them, and some of them may come to nothing.
     fn doubts(&self) -> impl Iterator<Item = (OperationId, Doubt)> {
         let (mut once, mut more) = (BTreeSet::new(), BTreeSet::new());
         for target in self.carried.iter().flat_map(|it| it.difference.targets()) {
@@ -239,7 +239,7 @@ impl Intent {
         })
     }
 
-    /// The write, if it took effect.
+    /// The write as recorded if it took effect.
     pub fn effect(&self) -> Write {
         let (merged_with, client_request_id) = (self.carried.len().saturating_sub(1), self.client_request_id.clone());
         self.write.clone().unwrap_or(Write { merged_with, request_id: None, client_request_id })
@@ -249,39 +249,39 @@ impl Intent {
 /// What is done for one operation when an announced write takes effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
-    /// Which.
+    /// Which operation.
     pub operation: OperationId,
     /// What it changes.
     pub difference: Difference,
-    /// What an earlier write seems to have done for it: the set showed it.
+    /// What an earlier write seems to have done for it, by what the set showed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<Doubt>,
 }
 
-/// The end of operations.
+/// How operations of a turn end.
 #[derive(Clone, Debug)]
 pub struct Settlement {
     /// Operations and the states in which they ended.
     pub ended: Vec<(OperationId, State)>,
-    /// Digest of the set as it is left; none if it is not known.
+    /// Digest of the set as it is left; none if unknown.
     pub left: Option<Digest>,
     /// Their audit records.
     pub entries: Vec<Entry>,
-    /// Keep the lane for so long, for more of this turn; otherwise it becomes free.
+    /// How long to keep the lane, to continue this turn; none frees it.
     pub keep: Option<Duration>,
-    /// Whether that is all that ends by what the turn knows.
+    /// Where it stands among the settlements of its turn.
     pub part: Part,
 }
 
-/// Where a settlement stands among those by which a turn stores what it knows, and what is announced from then on, for whoever has to go
-/// on from there. A lane is kept until the last.
+/// Where a settlement stands among those by which a turn stores its results, and what is announced from then on, for a
+/// possible successor. The lane is kept until the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The first of several. What is announced is as it is known by now.
+    /// The first of several. Announces what is known by now.
     First(Announced),
-    /// Neither the first nor the last. What is announced stays.
+    /// Neither the first nor the last. What is announced stays as it is.
     Further,
-    /// The last, or the only one. What may have been done for others is announced still.
+    /// The last, or the only one. What may have been done for other operations stays announced.
     Last(Announced),
 }
 
@@ -295,18 +295,18 @@ impl Part {
     }
 }
 
-/// A pause for a lane that cannot go on.
+/// A pause for a lane that cannot continue.
 #[derive(Clone, Debug)]
 pub struct Parking {
-    /// Not to be claimed for so long.
+    /// How long it must not be claimed.
     pub pause: Duration,
     /// Why, in one sentence.
     pub because: String,
-    /// What may have taken effect; nothing else is announced any longer.
+    /// What may have taken effect; replaces what was announced before.
     pub announced: Announced,
-    /// Digest of the set as it was found; none if nothing is known that was not known before.
+    /// Digest of the set as it was found; none if nothing new is known.
     pub left: Option<Digest>,
-    /// Operations that have waited long enough, and the states in which they end.
+    /// Operations that have waited for too long, and the states in which they end.
     pub ended: Vec<(OperationId, State)>,
     /// Their audit records.
     pub entries: Vec<Entry>,

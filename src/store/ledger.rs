@@ -1,7 +1,7 @@
-//! The audit records of one transaction: tied to the run's chain, not yet written.
+//! The audit records of one transaction: linked into the run's chain, not yet written.
 //!
-//! It deliberately holds no SQL: each kind of store writes the records its own way, and takes over the new end of the
-//! chain when, and only when, they are committed.
+//! It deliberately contains no SQL: each kind of store writes the records its own way, and adopts the new end of the chain
+//! only when they are committed.
 
 use crate::audit::{Entry, Head, Record};
 
@@ -28,7 +28,7 @@ impl Ledger {
     }
 }
 
-/// Where a chain goes on, from the text of its newest record.
+/// Where a chain continues, from the text of its newest record.
 pub(super) fn head_after(text: &str) -> Result<Head, super::Error> {
     Head::after(text)
         .ok_or_else(|| super::Error::Unreadable("the newest audit record: run `postern audit verify`".to_owned()))

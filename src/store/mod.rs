@@ -1,13 +1,14 @@
-//! What is kept: operations, idempotency keys, lanes and the audit trail; the one place where gateway and executor meet.
+//! The store: operations, idempotency keys, lanes and the audit trail; the one place where gateway and executor meet.
 //!
-//! [`Store`] has verbs; what each writes is one whole transaction. When a verb that writes returns, what it wrote survives the loss of
-//! power; when it fails, nothing of it happened. Concurrent verbs share a commit.
+//! Guarantees: all that a verb of [`Store`] writes is one transaction. When a writing verb returns, what it wrote survives a
+//! power failure; when it fails, nothing was stored, unless a connection to PostgreSQL broke in the commit. Concurrent verbs
+//! share a commit.
 //!
-//! A lane is owned through a [`Lease`] with a fencing number: whoever lost it can neither announce a write nor settle.
-//! No transaction is open between two verbs, so none is open while Graph is called.
+//! A lane is owned through a [`Lease`] with a fencing number: an owner that has lost it can neither announce a write nor
+//! settle. No transaction is open between two verbs, so none is open while Graph is called.
 //!
-//! Leases and pauses are asked for as durations and end by the store's own time, so that replicas whose clocks differ
-//! agree on who owns a lane. What is told about operations (when they were accepted, began, ended) is the caller's time.
+//! Leases and pauses are given as durations and expire by the store's own time, so replicas whose clocks differ agree on who
+//! owns a lane. The times recorded in operations (accepted, started, ended) are by the caller's clock.
 //!
 //! It deliberately knows neither callers' rights nor Graph: it stores what it is given.
 
@@ -45,25 +46,25 @@ use crate::{
     domain::{ConfigurationId, Digest, Operation, OperationId, approval::Answer},
 };
 
-/// Why a verb did not happen.
+/// Why a verb failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The database cannot be reached or cannot write; try again later.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// Another owner holds the lane by now.
+    /// The owner no longer holds the lane.
     #[error("the lease on the lane of {0} is lost")]
     LeaseLost(ConfigurationId),
-    /// What is stored is not what this version wrote.
+    /// Something stored cannot be read by this version.
     #[error("the store holds something unreadable: {0}")]
     Unreadable(String),
-    /// The store cannot be opened as it is.
+    /// The store cannot be opened.
     #[error("{0}")]
     Unusable(String),
 }
 
 impl Error {
-    /// Its class, for figures.
+    /// Its class, for metrics.
     fn class(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
@@ -74,12 +75,12 @@ impl Error {
     }
 }
 
-/// Who opens a store.
+/// The run that opens a store.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// A new name for the audit chain of this run.
+    /// A new, unique name for the audit chain of this run.
     pub chain: String,
-    /// The time, where it is not the store's own.
+    /// The process's clock, for times that are not by the store's own.
     pub clock: Clock,
 }
 
@@ -100,77 +101,76 @@ pub struct Acceptance {
     pub key: Option<IdempotencyKey>,
     /// The audit record of the acceptance.
     pub entry: Entry,
-    /// How much may be pending, this operation included.
+    /// How many operations may be pending, this one included.
     pub bounds: Bounds,
-    /// Whose end it carries out, if it is a reversal that nobody asks for now: accepted only if that is still ahead, and
-    /// settled with it.
+    /// The operation whose `until` this reversal carries out, if any: accepted only if that is still ahead, and settles it.
     pub ends: Option<OperationId>,
 }
 
-/// How many operations may be pending at once. They hold for what other replicas have committed: what these commit at the
-/// same moment is not counted, so each replica can go over them by what it accepts in one commit.
+/// How many operations may be pending at once. What other replicas accept may be counted up to a second late, so together they
+/// can exceed these bounds by that much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Of one configuration.
+    /// For one configuration.
     pub of_configuration: usize,
-    /// Of all.
+    /// In total.
     pub in_all: usize,
 }
 
-/// A caller's name for one attempt to have something done.
+/// A caller's name for one request and its retries.
 #[derive(Clone, Debug)]
 pub struct IdempotencyKey {
-    /// The key, as the caller gave it.
+    /// The key, as the caller sent it.
     pub key: String,
-    /// Digest of what was asked under it.
+    /// Digest of the request that it was used for.
     pub fingerprint: Digest,
     /// When it was used.
     pub used_at: Timestamp,
-    /// Until when it is remembered.
+    /// When it expires.
     pub expires_at: Timestamp,
 }
 
-/// What became of an acceptance.
+/// The result of an acceptance.
 #[derive(Clone, Debug)]
 pub enum Accepted {
     /// It is stored.
     New,
-    /// The key was used before for the same; this is the operation of that time. Nothing was stored.
+    /// The key was used before for the same request; this is the operation accepted then. Nothing was stored.
     Replayed(Box<Operation>),
-    /// The key was used before for something else. Nothing was stored.
+    /// The key was used before for a different request. Nothing was stored.
     KeyReused(OperationId),
-    /// As much is pending as may be. Nothing was stored, and the key is free.
+    /// A bound is reached. Nothing was stored, and the key is free.
     Full(Full),
-    /// The end that it was to carry out is settled already. Nothing was stored.
+    /// The end that it was to carry out is already settled. Nothing was stored.
     Over,
 }
 
 /// Which bound is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// That of the configuration.
+    /// The configuration's.
     Configuration,
-    /// That of all together.
+    /// The total.
     Everything,
 }
 
-/// An operation to take back.
+/// An operation to cancel.
 #[derive(Clone, Debug)]
 pub struct Cancellation {
-    /// Which.
+    /// Which operation.
     pub operation: OperationId,
     /// When.
     pub at: Timestamp,
-    /// The audit record of it, stored only if it is cancelled now.
+    /// The audit record, stored only if the operation is cancelled now.
     pub entry: Entry,
 }
 
-/// What became of a cancellation.
+/// The result of a cancellation.
 #[derive(Clone, Debug)]
 pub enum Cancelled {
-    /// The operation had not begun and is cancelled; this is how it ended.
+    /// The operation had not begun and is cancelled now; this is how it ended.
     Done(Box<Operation>),
-    /// A lane has taken it up, or it has ended, cancelled maybe: this is how it stands. Nothing was stored.
+    /// A lane has taken it up, or it has ended (perhaps cancelled before): this is its present state. Nothing was stored.
     TooLate(Box<Operation>),
     /// There is no such operation.
     Unknown,
@@ -183,156 +183,155 @@ pub struct Reply {
     pub operation: OperationId,
     /// The answer.
     pub answer: Answer,
-    /// The audit record of it, stored only if it counts.
+    /// The audit record, stored only if the answer counts.
     pub entry: Entry,
 }
 
-/// What became of an answer.
+/// The result of an answer.
 #[derive(Clone, Debug)]
 pub enum Answered {
-    /// It counts; this is how the operation stands now: queued, or ended.
+    /// The answer counts; this is the operation now: queued, or ended.
     Done(Box<Operation>),
-    /// The operation awaits no such answer, any longer or yet: this is how it stands. Nothing was stored.
+    /// The operation does not await this answer (any more, or yet): this is its present state. Nothing was stored.
     TooLate(Box<Operation>),
     /// There is no such operation.
     Unknown,
 }
 
-/// Which operations to list: those that fit everything given, newest first.
+/// Which operations to list: those that match every given field, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// Of this ticket.
+    /// With this ticket.
     pub ticket: Option<String>,
     /// On this configuration.
     pub configuration: Option<ConfigurationId>,
-    /// Of this caller.
+    /// From this caller.
     pub caller: Option<String>,
-    /// In the state of this name.
+    /// In the state with this name.
     pub state: Option<String>,
     /// Older than this one.
     pub after: Option<OperationId>,
-    /// At most so many.
+    /// At most this many.
     pub limit: usize,
 }
 
-/// What need not be kept any longer.
+/// What may be removed.
 #[derive(Clone, Copy, Debug)]
 pub struct Forgetting {
     /// Operations that ended before this.
     pub ended_before: Timestamp,
-    /// Idempotency keys that are remembered until then and no longer.
+    /// Idempotency keys that have expired by then.
     pub keys_expired_by: Timestamp,
-    /// At most so many of both together.
+    /// At most this many of both together.
     pub limit: usize,
 }
 
-/// Why and how long an operation that has not ended waits for Graph.
+/// Why a lane is parked, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parked {
-    /// In one sentence.
+    /// The reason, in one sentence.
     pub because: String,
-    /// When its lane tries again, by the clock with which the store was opened.
+    /// When the lane tries again, by the clock that the store was opened with.
     pub until: Timestamp,
-    /// How often it has tried in vain.
+    /// How many attempts have failed since it last settled.
     pub attempts: u32,
 }
 
-/// What has not ended, and what has, but was not told.
+/// Counts of operations that have not ended, and of callbacks not delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// How many operations are in which state; states that nothing is in are left out.
+    /// Number of operations in each state; states without any are left out.
     pub states: BTreeMap<String, u64>,
-    /// How many lanes have operations, and could not go on when they were last tried.
+    /// Number of lanes that have operations and were parked by their last attempt.
     pub parked: u64,
-    /// Since when the oldest waits of those that may begin.
+    /// Since when the oldest operation that may begin, or has begun, has been waiting.
     pub oldest: Option<Timestamp>,
-    /// Ends that were not told.
+    /// Callbacks not delivered.
     pub callbacks: callbacks::Undelivered,
 }
 
-/// The verbs. What each writes is one whole transaction.
+/// The verbs. Everything that a verb writes is one transaction.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
-    /// Stores an operation, its idempotency key and its audit record, or finds what the key stands for. A key that stands
-    /// for something is found even if the bounds are reached.
+    /// Stores an operation, its idempotency key and its audit record, or returns what a known key stands for, even if the
+    /// bounds are reached.
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error>;
 
-    /// What a caller's key stands for, without storing anything. `fingerprint` and times count as in [`Store::accept`].
+    /// Looks up what a caller's key stands for; stores nothing. `fingerprint` and times are used as in [`Store::accept`].
     async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error>;
 
-    /// Ends an operation that no lane has taken up. What is cancelled is never in a turn, and what is in a turn is never
-    /// cancelled, however close the two come.
+    /// Cancels an operation that no lane has taken up. A cancelled operation is never in a turn and one in a turn is never
+    /// cancelled, even if both happen at the same moment.
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error>;
 
-    /// Settles an end without a reversal, and says whether it was still ahead. Otherwise nothing is stored.
+    /// Settles an end without a reversal. Returns whether it was still ahead; if not, nothing is stored.
     async fn release(&self, release: Release) -> Result<bool, Error>;
 
-    /// Operations whose end is due, whatever has become of them so far.
+    /// Operations whose `until` is due, whatever their state.
     async fn due(&self, due: Due) -> Result<Vec<Operation>, Error>;
 
-    /// Claims attempts to deliver callbacks of operations that have ended: those that are due, the longest due first. Nobody
-    /// else gets them before the time for which they are claimed is over.
+    /// Claims attempts to deliver callbacks of operations that have ended: those due, longest due first. Nobody else gets them
+    /// until the claim expires.
     async fn claim_callbacks(&self, claim: callbacks::Claim) -> Result<Vec<callbacks::Attempt>, Error>;
 
-    /// Notes what came of an attempt, and says whether it was still the one under way. Otherwise nothing is stored.
+    /// Stores the result of an attempt. Returns whether that attempt was still the current one; if not, nothing is stored.
     async fn note_attempt(&self, attempted: callbacks::Attempted) -> Result<bool, Error>;
 
-    /// Makes a callback that is delivered or parked due again, and says whether it was one. Otherwise nothing is stored.
+    /// Makes a delivered or parked callback due again. Returns whether it was one of these; if not, nothing is stored.
     async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error>;
 
-    /// What came after an operation.
+    /// What followed an operation: its callback, its end, its reversals.
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error>;
 
-    /// What came from policy sets when a lane of this configuration last looked, as it was noted then.
+    /// The assignments from policy sets, as the lane of this configuration last noted them.
     async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error>;
 
-    /// Notes what comes from policy sets now.
+    /// Notes the assignments that come from policy sets now.
     async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error>;
 
-    /// Answers the approval that an operation awaits: it is queued, or it ends. Of several answers the first counts.
+    /// Answers the approval that an operation awaits, which is then queued or ends. Of several answers, the first counts.
     async fn answer(&self, reply: Reply) -> Result<Answered, Error>;
 
-    /// Operations whose approval can no longer be given at this moment, in any order.
+    /// Operations still awaiting an approval that has expired by this time, in any order.
     async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error>;
 
     /// Stores audit records that belong to no other verb.
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;
 
-    /// One operation.
+    /// One operation, if it exists.
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error>;
 
     /// Operations, newest first.
     async fn operations(&self, query: &Query) -> Result<Vec<Operation>, Error>;
 
-    /// Whether the lane of this configuration is parked.
+    /// Why and until when the lane of this configuration is parked, if it is.
     async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error>;
 
     /// Configurations with pending operations whose lane is free and not parked.
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error>;
 
-    /// How much has not ended, or was not told.
+    /// Counts what has not ended and what is not delivered.
     async fn backlog(&self) -> Result<Backlog, Error>;
 
-    /// Takes a free lane and marks its pending operations running. After an error the lane is as it was, parked, or held until the
-    /// lease that was asked for would have ended.
+    /// Takes a free lane and marks its pending operations running. After an error the lane is as it was, parked, or held until
+    /// the requested lease would have expired.
     async fn claim(&self, claim: Claim) -> Result<Claimed, Error>;
 
-    /// Announces a write, so that a successor can tell whether it took effect, and makes the lease last for
-    /// `ttl` from now.
+    /// Announces a write, so that a successor can find out whether it took effect, and extends the lease to `ttl` from now.
     async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error>;
 
-    /// Ends operations; the lane becomes free unless the settlement keeps it.
+    /// Ends operations. Frees the lane, or returns the extended lease if the settlement keeps it.
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error>;
 
-    /// Frees the lane and keeps it from being claimed for a while. Operations that the parking does not end stay running.
+    /// Frees the lane and prevents it from being claimed for a while. Operations that the parking does not end stay running.
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error>;
 
-    /// Removes operations that ended long ago and idempotency keys that are over, the oldest first, and says how many it
-    /// removed: fewer than its limit if nothing is left, or if another replica is removing the rest. An operation is not
-    /// removed while a key stands for it, while its end is ahead, or while its callback is pending. Pending operations and audit records stay.
+    /// Removes operations that ended long ago and expired idempotency keys, oldest first. Returns how many: fewer than the
+    /// limit if nothing is left or another replica is removing the rest. An operation stays while a key stands for it, its
+    /// callback is pending, or its end or that of the operation it reverts is ahead. Audit records stay.
     async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error>;
 
-    /// Audit records, oldest first. No record is committed later at a position before one that was read.
+    /// Matching audit records, oldest first. No record is committed later at a position before one that was returned.
     async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error>;
 
     /// Audit records after a position, oldest first.
@@ -341,19 +340,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         Ok(AuditPage::of(self.records(&query).await?, limit))
     }
 
-    /// Takes or keeps a sink's turn, notes how far it was delivered to, and tells that position. None if somebody else has
+    /// Takes or keeps a sink's turn, stores how far it was delivered to, and returns that position; none if somebody else has
     /// the turn. The position never goes back.
     async fn follow(&self, following: Following) -> Result<Option<i64>, Error>;
 
-    /// The ends of all chains that went on since an opening named them: with what openings name, the whole trail.
+    /// The ends of all chains that have grown since an opening named them: with those that openings name, the whole trail.
     async fn ends(&self) -> Result<Vec<Head>, Error>;
 
-    /// Proves that writing works.
+    /// Checks that the store can be written to.
     async fn probe(&self) -> Result<(), Error>;
 
-    /// Where news of this store come in.
+    /// The notice board of this store.
     fn notices(&self) -> &Notices;
 
-    /// Finishes what was begun and closes the store.
+    /// Finishes what has begun and closes the store.
     async fn close(&self);
 }

@@ -1,11 +1,11 @@
-//! News of the store: there is work on a lane; an operation has ended.
+//! Notices: there is work on a lane; an operation has ended.
 //!
-//! Notices are hints. They make things quick, never right: the executor also sweeps, and a waiting caller reads the
-//! operation after its time is up. Lost notices cost time only.
+//! Notices are hints. They make things fast, but nothing depends on them: the executor also sweeps, and a waiting caller reads
+//! the operation when its time is up. A lost notice costs time only.
 //!
-//! Where news come from other processes too, the board knows whether it hears them: [`Notices::gaps`].
+//! Where notices come from other processes too, the board knows whether it is receiving them: [`Notices::gaps`].
 //!
-//! It deliberately keeps nothing for those who come late: whoever waits registers first and looks at the store second.
+//! It deliberately keeps no ends for latecomers: a waiter registers first and reads the store second.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -30,21 +30,21 @@ pub struct Notices {
     waiting: Mutex<HashMap<OperationId, Vec<Bell>>>,
     /// Changed whenever a callback may have become due.
     to_call_back: watch::Sender<()>,
-    /// How often hearing began or ended; odd while nothing is heard.
+    /// How often receiving from other processes began or stopped; odd while nothing is received.
     gaps: AtomicU64,
 }
 
-/// A moment in the hearing of a board.
+/// A point in time on a board, for [`Notices::may_have_missed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gaps(u64);
 
-/// A panic elsewhere cannot leave these collections half changed, so what is in them is still good.
+/// A panic elsewhere cannot leave these collections half changed, so poisoning is ignored.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Notices {
-    /// Says that a lane may have work.
+    /// Announces that a lane may have work.
     pub fn work_on(&self, configuration: ConfigurationId) {
         lock(&self.work).insert(configuration);
         self.woken.notify_one();
@@ -61,22 +61,22 @@ impl Notices {
         }
     }
 
-    /// Says that operations have ended.
+    /// Announces that operations have ended.
     pub fn ended(&self, operations: impl IntoIterator<Item = OperationId>) {
         let mut waiting = lock(&self.waiting);
         self.to_call_back();
         for bell in operations.into_iter().filter_map(|id| waiting.remove(&id)).flatten() {
-            // An error says that the caller has stopped waiting, which is its right.
+            // An error means that the caller has stopped waiting, as it may.
             bell.send(()).unwrap_or_default();
         }
     }
 
-    /// Says that callbacks may have become due, which every end does.
+    /// Announces that callbacks may have become due, as every end does.
     pub fn to_call_back(&self) {
         self.to_call_back.send_replace(());
     }
 
-    /// Where that is heard. What was said before is not.
+    /// Subscribes to [`Notices::to_call_back`]. Earlier announcements are not received.
     pub fn calls_back(&self) -> watch::Receiver<()> {
         self.to_call_back.subscribe()
     }
@@ -88,35 +88,35 @@ impl Notices {
         EndOf { notices: self, operation, ended }
     }
 
-    /// From now on, news of other processes are missed.
+    /// From now on, notices from other processes are missed.
     pub(super) fn miss(&self) {
         self.gaps.fetch_or(1, Ordering::SeqCst);
     }
 
-    /// From now on, news of other processes are heard.
+    /// From now on, notices from other processes are received.
     pub(super) fn hear(&self) {
         if self.gaps.load(Ordering::SeqCst) % 2 == 1 {
             self.gaps.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// This moment, for [`Notices::may_have_missed`].
+    /// The present point in time, for [`Notices::may_have_missed`].
     pub fn gaps(&self) -> Gaps {
         Gaps(self.gaps.load(Ordering::SeqCst))
     }
 
-    /// Whether news may have been missed since that moment: then only the store itself can tell.
+    /// Whether notices may have been missed since then; if so, only reading the store helps.
     pub fn may_have_missed(&self, since: Gaps) -> bool {
         since.0 % 2 == 1 || self.gaps() != since
     }
 
-    /// How many callers wait for the end of operations.
+    /// How many callers are waiting for operations to end.
     pub fn waiting(&self) -> usize {
         lock(&self.waiting).values().map(Vec::len).sum()
     }
 }
 
-/// A registration for the end of an operation; dropping it takes it back.
+/// A registration for the end of an operation; dropping it unregisters.
 #[derive(Debug)]
 pub struct EndOf<'a> {
     notices: &'a Notices,
@@ -127,7 +127,7 @@ pub struct EndOf<'a> {
 impl EndOf<'_> {
     /// Waits for the notice.
     pub async fn notice(&mut self) {
-        // An error means that the board is gone, and with it the reason to wait.
+        // An error means that the board is gone, and with it any reason to wait.
         drop((&mut self.ended).await);
     }
 }

@@ -1,10 +1,10 @@
-//! Whether there is room for more pending operations: counted for many acceptances together.
+//! Whether there is room for more pending operations: counted once for many acceptances.
 
 use std::collections::HashMap;
 
 use super::{Acceptance, Full};
 
-/// What is pending, the acceptances since it was counted included.
+/// How many operations are pending: the last count, plus what was accepted since.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     of_configuration: HashMap<String, usize>,
@@ -12,7 +12,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What was pending when it was counted, by configuration; one may stand in it more than once.
+    /// From a count of pending operations by configuration; a configuration may occur more than once.
     pub(super) fn new(pending: impl IntoIterator<Item = (String, i64)>) -> Self {
         let mut of_configuration: HashMap<String, usize> = HashMap::new();
         for (lane, number) in pending {
@@ -23,7 +23,7 @@ impl Room {
         Self { of_configuration, in_all }
     }
 
-    /// Takes a place for an operation, or says why there is none.
+    /// Takes a place for an operation, or returns the bound that is reached.
     pub(super) fn take(&mut self, acceptance: &Acceptance) -> Option<Full> {
         let Acceptance { operation, bounds, .. } = acceptance;
         let of_configuration = self.of_configuration.get(operation.submission.configuration.as_str()).copied();
@@ -37,7 +37,7 @@ impl Room {
         None
     }
 
-    /// Counts an operation that has its place already.
+    /// Counts an operation that already has its place.
     pub(super) fn add(&mut self, Acceptance { operation, .. }: &Acceptance) {
         let of_configuration = self.of_configuration.entry(operation.submission.configuration.to_string()).or_default();
         *of_configuration = of_configuration.saturating_add(1);

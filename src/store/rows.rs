@@ -1,6 +1,6 @@
-//! What stands in the columns of every kind of store, to and from the domain.
+//! Column values to domain types and back, for every kind of store.
 //!
-//! It deliberately knows no database: each kind of store reads its own rows and hands over what stood in them.
+//! It deliberately knows no database: each kind of store reads its own rows and passes on their values.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::domain::{
     operation::{Submission, UntilState},
 };
 
-/// The columns that [`operation`] is made of.
+/// The columns that [`operation`] needs.
 pub(super) const OPERATION: &str = "id, submission, fate";
 
-/// An operation, from the texts of [`OPERATION`].
+/// An operation, from the values of [`OPERATION`].
 pub(super) fn operation(id: &str, submission: &str, fate: &str) -> Result<Operation, Error> {
     Ok(Operation {
         id: id.parse().map_err(|error| unreadable("operations.id", &error))?,
@@ -26,7 +26,7 @@ pub(super) fn operation(id: &str, submission: &str, fate: &str) -> Result<Operat
     })
 }
 
-/// What was announced on a lane, from the texts of its two columns.
+/// What was announced on a lane, from the values of its two columns.
 pub(super) fn announced(intent: Option<&str>, doubts: Option<&str>) -> Result<Announced, Error> {
     Ok(Announced {
         intent: intent.map(|json| from_json("lanes.intent", json)).transpose()?,
@@ -34,7 +34,7 @@ pub(super) fn announced(intent: Option<&str>, doubts: Option<&str>) -> Result<An
     })
 }
 
-/// The texts of the two columns of what was announced on a lane.
+/// The values of the two columns for what was announced on a lane.
 #[derive(Debug, Default)]
 pub(super) struct Announcement {
     pub(super) intent: Option<String>,
@@ -49,7 +49,7 @@ impl Announcement {
     }
 }
 
-/// What was seen to come from policy sets.
+/// The assignments from policy sets that were seen.
 pub(super) fn seen(json: &str) -> Result<Vec<String>, Error> {
     from_json("policy_sets.seen", json)
 }
@@ -64,7 +64,7 @@ pub(super) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<String, Err
     serde_json::to_string(value).map_err(|error| unreadable(what, &error))
 }
 
-/// A moment as the store keeps it.
+/// A time as the store keeps it: in microseconds since 1970.
 pub(super) fn micros(moment: Timestamp) -> i64 {
     moment.as_microsecond()
 }
@@ -74,27 +74,27 @@ pub(super) fn ended_at(state: &State) -> Option<i64> {
     state.ended_at().map(micros)
 }
 
-/// Until when an operation's approval can be given, as the store keeps it.
+/// When an operation's approval expires, as the store keeps it.
 pub(super) fn approval_until(submission: &Submission) -> Option<i64> {
     submission.approval.as_ref().map(|approval| micros(approval.expires_at))
 }
 
-/// A moment from the store.
+/// A time from the store's microseconds.
 pub(super) fn moment(micros: i64) -> Result<Timestamp, Error> {
     Timestamp::from_microsecond(micros).map_err(|error| unreadable("a time", &error))
 }
 
-/// When an operation's end comes, as the store keeps it while that is ahead.
+/// When an operation's `until` is due, as the store keeps it while that is ahead.
 pub(super) fn until_at(submission: &Submission) -> Option<i64> {
     submission.until.as_ref().map(|until| micros(until.at))
 }
 
-/// The operation that one undoes, as the store keeps it.
+/// The operation that a reversal undoes, as the store keeps it.
 pub(super) fn reverts(submission: &Submission) -> Option<String> {
     submission.change.reversal().map(|reversal| reversal.operation().to_string())
 }
 
-/// How an operation's end stands, from its columns.
+/// The state of an operation's `until`, from its columns.
 pub(super) fn until_state(at: Option<i64>, state: Option<&str>) -> Result<Option<UntilState>, Error> {
     match (at, state) {
         (Some(_), _) => Ok(Some(UntilState::Ahead)),
@@ -107,15 +107,15 @@ pub(super) fn destination(submission: &Submission) -> Option<&str> {
     submission.callback.as_ref().map(|callback| callback.destination.as_str())
 }
 
-/// The columns that [`callback`] is made of, besides when it is due.
+/// The columns that [`callback`] needs, besides the due time.
 pub(super) const CALLBACK: &str = "callback_state, callback_attempts, callback_under_way, callback_progress";
 
-/// What came of the attempts to deliver a callback.
+/// The results of the attempts to deliver a callback.
 pub(super) fn progress(json: Option<&str>) -> Result<Progress, Error> {
     json.map_or_else(|| Ok(Progress::default()), |json| from_json("operations.callback_progress", json))
 }
 
-/// How a callback stands, from its columns; `due` is none while an attempt is under way.
+/// The state of a callback, from its columns; `due` is none while an attempt is under way.
 pub(super) fn callback(
     state: Option<&str>,
     attempts: i64,
@@ -125,12 +125,12 @@ pub(super) fn callback(
     let Some(state) = state else { return Ok(None) };
     let unknown = || unreadable("operations.callback_state", &state);
     let state = CallbackState::ALL.into_iter().find(|it| it.name() == state).ok_or_else(unknown)?;
-    // What was not tried yet is due at the end of its operation.
+    // A first attempt is due when its operation ends, so there is no time to report.
     let next_attempt_at = due.filter(|_| state == CallbackState::Pending && progress.failures > 0);
     Ok(Some(Standing { state, attempts, progress, next_attempt_at }))
 }
 
-/// A number as databases take it.
+/// A number as databases take it, capped at the largest that they can.
 pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

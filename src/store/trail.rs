@@ -1,4 +1,4 @@
-//! The audit trail of a store that gateways may be using: for `postern audit`.
+//! The audit trail: queries and their results; and reading the trail of a store in use, for `postern audit`.
 //!
 //! It deliberately opens no run and writes nothing.
 
@@ -14,30 +14,30 @@ use crate::{audit::Place, config, domain::OperationId};
 pub struct AuditPage {
     /// The records' texts.
     pub records: Vec<String>,
-    /// Where the next page begins; none if this is the last.
+    /// The position after which the next page begins; none if this is the last.
     pub next: Option<i64>,
 }
 
-/// Which records to look for: those that fit everything given, oldest first.
+/// Which records to find: those that match every given field, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct AuditQuery {
-    /// Of this ticket, or of the operations that were asked for under it.
+    /// Of this ticket, or of the operations that were requested under it.
     pub ticket: Option<String>,
-    /// Of this operation, with the turns in which it was carried.
+    /// Of this operation, including the turns that carried it.
     pub operation: Option<OperationId>,
-    /// Of what this caller asked for.
+    /// Of what this caller requested.
     pub caller: Option<String>,
-    /// Of this time or later.
+    /// At this time or later.
     pub from: Option<Timestamp>,
-    /// Of before this time.
+    /// Before this time.
     pub to: Option<Timestamp>,
     /// After this position.
     pub after: Option<i64>,
-    /// At most so many.
+    /// At most this many.
     pub limit: usize,
 }
 
-/// A record as it stands in a store.
+/// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filed {
     /// Its position, by which the store's records are ordered.
@@ -47,23 +47,23 @@ pub struct Filed {
 }
 
 impl AuditPage {
-    /// The page that these records make, of which at most `limit` were asked for.
+    /// The page that these records make, which were queried with this `limit`.
     pub(super) fn of(kept: Vec<Filed>, limit: usize) -> Self {
         let next = kept.last().filter(|_| kept.len() >= limit).map(|last| last.position);
         Self { records: kept.into_iter().map(|kept| kept.text).collect(), next }
     }
 }
 
-/// A sink's turn to be delivered to: asked for, gone on with, and given back.
+/// A sink's turn: taken, kept, or given back.
 #[derive(Clone, Debug)]
 pub struct Following {
     /// Which sink.
     pub sink: String,
     /// Who delivers.
     pub owner: String,
-    /// For how long nobody else shall; no time gives it back.
+    /// How long nobody else may; zero gives it back.
     pub ttl: Duration,
-    /// The position up to which everything was delivered, if that is known to have grown.
+    /// The position up to which everything was delivered, if known to have advanced.
     pub delivered: Option<i64>,
 }
 

@@ -1,7 +1,7 @@
-//! Ends that were set for what operations do: which of them are due, and how each is settled.
+//! Ends that are set for operations: which are due, and how each is settled.
 //!
-//! An `until` is ahead from the acceptance of its operation until it is settled, once: by the acceptance of the reversal
-//! that carries it out, in the same transaction, or without one. So however many replicas look, there is one reversal.
+//! An `until` is ahead from the acceptance of its operation until it is settled, once: by accepting the reversal that carries
+//! it out, in the same transaction, or without one. So it leads to one reversal at most, however many replicas look.
 
 use jiff::Timestamp;
 
@@ -11,38 +11,38 @@ use crate::{
     domain::{Operation, OperationId, operation::UntilState},
 };
 
-/// Which ends to list: those ahead whose time has come, the earliest first.
+/// Which ends to list: those ahead that are due, earliest first.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
-    /// By when.
+    /// Due by this time.
     pub by: Timestamp,
-    /// Later than that of this operation.
+    /// After the end of this operation, given with its time.
     pub after: Option<(Timestamp, OperationId)>,
-    /// At most so many.
+    /// At most this many.
     pub limit: usize,
 }
 
-/// The settling of an end without a reversal.
+/// Settles an end without a reversal.
 #[derive(Clone, Debug)]
 pub struct Release {
-    /// Whose end.
+    /// The operation whose end it is.
     pub operation: OperationId,
     /// How it is settled.
     pub state: UntilState,
-    /// The audit record of it, stored only if it is settled now.
+    /// The audit record, stored only if the end is settled now.
     pub entry: Option<Entry>,
 }
 
-/// What came after an operation.
+/// What followed an operation.
 #[derive(Clone, Debug, Default)]
 pub struct Sequel {
-    /// How its callback stands; none if it has none.
+    /// The state of its callback; none if it has none.
     pub callback: Option<callbacks::Standing>,
-    /// How its end stands; none if it has none.
+    /// The state of its `until`; none if it has none.
     pub until: Option<UntilState>,
-    /// The operations that undo it, the newest first: as many as one cares to know.
+    /// The operations that revert it, newest first, up to a fixed number.
     pub reversals: Vec<Operation>,
 }
 
-/// Reversals of one operation that are told at most.
+/// How many reversals of one operation are returned at most.
 pub(super) const REVERSALS_MAX: usize = 20;

@@ -1,9 +1,9 @@
-//! The verbs that write, as they are handed to the one writer of a store, and what comes back.
+//! The writing verbs, as they are handed to a store's one writer, and their results.
 //!
-//! Guarantees: how long a lease lasts is reckoned from before its verb was handed over, so a lane never believes in a
-//! lease that the store has ended; whoever waits in this process is told at once.
+//! Guarantees: the duration of a lease is counted from before its verb was handed over, so a lane never relies on a lease that
+//! has expired in the store; waiters in this process are notified at once.
 //!
-//! It deliberately holds no SQL; `sqlite` and `postgres` do.
+//! It deliberately contains no SQL; `sqlite` and `postgres` do.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{audit::Entry, clock::Clock};
 
-/// Something to write.
+/// A verb to carry out.
 #[derive(Debug)]
 pub(super) enum Verb {
     Accept(Box<Acceptance>),
@@ -25,7 +25,7 @@ pub(super) enum Verb {
     ResendCallback(callbacks::Resending),
     NotePolicySets(PolicySetsSeen),
     Record(Vec<Entry>),
-    /// Until when its lease lasts at least, by our clock.
+    /// With the time until which its lease lasts at least, by our [`Clock::elapsed`].
     Claim(Claim, Duration),
     BeginWrite(Holder, Announced, Duration),
     Settle(Holder, Settlement),
@@ -35,7 +35,7 @@ pub(super) enum Verb {
     Probe,
 }
 
-/// What came of it.
+/// The result of a verb.
 #[derive(Debug)]
 pub(super) enum Done {
     Accepted(Accepted),
@@ -47,18 +47,18 @@ pub(super) enum Done {
     /// Whether it was stored.
     Noted(bool),
     Claimed(Claimed),
-    /// So many rows.
+    /// The number of rows.
     Forgotten(usize),
-    /// The position, if it is ours to go on from there.
+    /// The delivered position, if the sink's turn is ours.
     Followed(Option<i64>),
     Written,
 }
 
-/// The result of one verb: a refusal concerns it alone.
+/// The outcome of one verb: an error concerns it alone.
 pub(super) type Outcome = Result<Done, Error>;
 
 impl Holder {
-    /// Why a settlement was undone: of so many operations only `running` were running on the lane.
+    /// Why a settlement was rolled back: of `operations` to end, only `running` were running on the lane.
     pub(super) fn wrong(&self, operations: usize, running: usize) -> Error {
         Error::Unreadable(format!(
             "of {operations} operations to settle only {running} were running on the lane of {}",
@@ -67,12 +67,12 @@ impl Holder {
     }
 }
 
-/// The writer answered with another verb's result, which no code path can bring about.
+/// The writer returned another verb's result, which no code path can cause.
 fn confused() -> Error {
     Error::Unavailable("the writer answered another question".to_owned())
 }
 
-/// Where the verbs that write are called.
+/// The writing verbs as functions.
 #[derive(Debug)]
 pub(super) struct Verbs {
     pub(super) writer: Writer,

@@ -1,12 +1,12 @@
 //! The one writer of a store: concurrent verbs share a commit.
 //!
-//! Whatever has arrived while a commit was under way goes into the next one, in one transaction. So a verb that comes
-//! alone waits for its own commit only, and a thousand that come together cost a few commits, not a thousand.
+//! Verbs that arrive during a commit share the next one, in one transaction. So a lone verb waits only for its own commit, and
+//! a thousand concurrent ones cost a few commits, not a thousand.
 //!
-//! Guarantees: nobody is told of success before the commit; if a shared transaction fails for what is in it, its verbs
-//! are tried one by one, so a bad one harms only itself.
+//! Guarantees: no verb returns success before its commit; if a shared transaction fails because of its content, its verbs are
+//! tried one by one, so a bad one fails alone.
 //!
-//! It deliberately holds no SQL and no rules about operations or lanes: the [`Desk`] of a kind of store does.
+//! It deliberately contains no SQL and no rules about operations or lanes: these are in the [`Desk`] of each kind of store.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -22,19 +22,19 @@ use super::{
 };
 use crate::{clock::Clock, telemetry};
 
-/// Verbs in one transaction at most: bounds its memory and how long the first of them waits.
+/// Verbs per transaction: bounds its memory and how long the first of them waits.
 const BATCH_MAX: usize = 256;
-/// How often the writer gives way before a commit at most: each time, somebody may take milliseconds who brings nothing.
+/// How often the writer yields before a commit: each time, a thread that brings no verb may take milliseconds.
 const GIVES_WAY_MAX: u32 = 2;
-/// Verbs that wait for the writer; more wait at the door.
+/// Verbs queued for the writer; callers with more wait for a place.
 const QUEUE_MAX: usize = 4096;
 
 /// Why a transaction failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// For something in it: one of its verbs may be the reason.
+    /// Because of its content: one of its verbs may be the cause.
     Content(Error),
-    /// For something outside of it: no verb would do better alone.
+    /// Because of something outside it: no verb would do better alone.
     Surroundings(Error),
 }
 
@@ -46,16 +46,16 @@ impl Failed {
     }
 }
 
-/// Where the writing is done.
+/// Where a kind of store writes.
 #[async_trait]
 pub(super) trait Desk: Send + 'static {
-    /// Gives way to those who are about to ask for something, before a commit.
+    /// Yields, before a commit, to threads that may be about to submit a verb.
     fn give_way(&self);
 
-    /// Does verbs in one transaction, and gives an outcome for each.
+    /// Carries out verbs in one transaction; returns an outcome for each, in order.
     async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed>;
 
-    /// Tells others of what was committed. Those who asked have their answers by now.
+    /// Does what follows a commit, such as notifying other replicas. The callers already have their outcomes.
     async fn announce(&mut self);
 
     /// Closes the connection.
@@ -68,7 +68,7 @@ struct Asked {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// The way to the writer.
+/// A handle to the writer.
 #[derive(Debug)]
 pub(super) struct Writer {
     asked: Mutex<Option<mpsc::Sender<Asked>>>,
@@ -76,14 +76,14 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the writer at its desk.
+    /// Starts the writer as a task.
     pub(super) fn start(desk: impl Desk, clock: Clock) -> Self {
         let (writer, work) = Self::at(desk, clock);
         tokio::spawn(work);
         writer
     }
 
-    /// Starts the writer at a desk that blocks, on a thread of its own.
+    /// Starts the writer on a thread of its own, for a desk that blocks.
     pub(super) fn start_blocking(desk: impl Desk, clock: Clock) -> std::io::Result<Self> {
         let (writer, work) = Self::at(desk, clock);
         let runtime = Handle::current();
@@ -103,7 +103,7 @@ impl Writer {
         (Self { asked: Mutex::new(Some(asked)), ended: tokio::sync::Mutex::new(Some(ended)) }, work)
     }
 
-    /// Has one verb done; returns after its commit.
+    /// Runs one verb; returns after its commit.
     pub(super) async fn run(&self, verb: Verb) -> Outcome {
         let closed = || Error::Unavailable("the store is closed".to_owned());
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
@@ -112,7 +112,7 @@ impl Writer {
         outcome.await.map_err(|_gone| closed())?
     }
 
-    /// Takes no more verbs, finishes those that are waiting, and closes the connection.
+    /// Accepts no more verbs, finishes those that are waiting, and closes the connection.
     pub(super) async fn stop(&self) {
         drop(self.asked.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(ended) = self.ended.lock().await.take()
@@ -135,7 +135,7 @@ async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>, clock: Cloc
             if let Err(error) = &outcome {
                 telemetry::count_store_failure(error.class());
             }
-            // Whoever asked may be gone (a caller hung up); what was written stays written.
+            // The caller may be gone (a client hung up); what was written stays written.
             drop(reply.send(outcome));
         }
         desk.announce().await;
@@ -143,7 +143,7 @@ async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>, clock: Cloc
     desk.close().await;
 }
 
-/// Takes what more is asked for when others are given way, as long as something comes of it.
+/// Takes more verbs that arrive while it yields to other threads, as long as any do.
 fn gather(desk: &impl Desk, queue: &mut mpsc::Receiver<Asked>, asked: &mut Vec<Asked>) {
     for _ in 0..GIVES_WAY_MAX {
         let before = asked.len();
@@ -162,7 +162,7 @@ fn gather(desk: &impl Desk, queue: &mut mpsc::Receiver<Asked>, asked: &mut Vec<A
     }
 }
 
-/// Writes verbs together; if that fails for what is in them, one by one.
+/// Writes verbs together; if that fails because of their content, one by one.
 async fn write(desk: &mut impl Desk, verbs: &[Verb]) -> Vec<Outcome> {
     match desk.commit(verbs).await {
         Ok(outcomes) => return outcomes,

@@ -1,8 +1,8 @@
-//! Acceptances of one transaction, by statements of many rows.
+//! The acceptances of one transaction, by multi-row statements.
 //!
-//! Other replicas may use the same idempotency keys at the same moment: the row of the key decides who was first.
-//! Whoever was not gets what the first one stored, which is committed by then. Keys are taken in their order, so that
-//! two replicas never wait for each other.
+//! Other replicas may use the same idempotency keys at the same moment: the row of the key decides who was first. The others
+//! get what the first one stored, which is committed by then. Keys are taken in sorted order, so that replicas do not deadlock
+//! on them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,16 +26,16 @@ use crate::{
     domain::{OperationId, operation::UntilState},
 };
 
-/// How long it is not counted again what is pending: counting takes the longer the more there is, and each commit would pay for it.
-/// So much longer may it take until what other replicas have accepted fills a bound here.
+/// How long a count of what is pending is reused: counting takes longer the more there is, and each commit would pay for it.
+/// What other replicas accept is noticed that much later.
 const COUNT_HOLDS: Duration = Duration::from_secs(1);
 
-/// A caller's key.
+/// A caller and its key.
 type Name<'a> = (&'a str, &'a str);
-/// A key and the first acceptance of this transaction that brings it.
+/// The first acceptance of this transaction that has a key, and the key.
 type First<'a> = (&'a Acceptance, &'a IdempotencyKey);
 
-/// Room for acceptances, as far as is known here: counted of late, and what was accepted by this process since.
+/// Room for acceptances, as far as known here: by a recent count, and what this process has accepted since.
 #[derive(Debug)]
 pub(super) struct Counted {
     room: Option<Room>,
@@ -48,7 +48,7 @@ impl Counted {
         Self { room: None, at: Duration::ZERO, clock }
     }
 
-    /// What was taken is not taken after all, or what had ended has not: the transaction failed.
+    /// To be called if the transaction failed: places taken in it are free, and operations that ended in it have not ended.
     pub(super) fn forget(&mut self) {
         self.room = None;
     }
@@ -59,7 +59,7 @@ impl Counted {
         }
     }
 
-    /// Takes a place for an acceptance after those of this transaction that have theirs and are not stored yet.
+    /// Takes a place for an acceptance. `new` are those of this transaction that have a place and are not stored yet.
     async fn take(
         &mut self,
         connection: &mut PgConnection,
@@ -70,7 +70,7 @@ impl Counted {
         if full.is_none() || *counted {
             return Ok(full);
         }
-        // What has ended since it was counted last may have made room.
+        // Operations that have ended since the last count may have made room.
         *counted = true;
         self.at = self.clock.elapsed();
         let room = self.room.insert(pending(connection).await?);
@@ -146,14 +146,14 @@ fn name_of<'a>(acceptance: &'a Acceptance, key: &'a IdempotencyKey) -> Name<'a> 
     (&acceptance.operation.submission.caller, &key.key)
 }
 
-/// What a key stands for that is taken.
+/// What a key stands for that was taken before.
 async fn known(connection: &mut PgConnection, caller: &str, key: &IdempotencyKey) -> Result<Accepted, Failed> {
     let known = read::recall(connection, caller, key).await.map_err(Failed::Content)?;
     let gone = || Failed::Content(Error::Unavailable("an idempotency key was forgotten just now".to_owned()));
     known.ok_or_else(gone)
 }
 
-/// Takes the keys that are free or over, and says which these are.
+/// Takes the keys that are free or expired, and returns which these are.
 async fn take_keys(
     connection: &mut PgConnection,
     firsts: &BTreeMap<Name<'_>, First<'_>>,
@@ -188,7 +188,7 @@ async fn take_keys(
     taken.iter().map(name).collect::<Result<_, Error>>().map_err(Failed::Content)
 }
 
-/// Gives back the keys of acceptances for which there is no room.
+/// Frees the keys of acceptances for which there is no room.
 async fn give_back(
     connection: &mut PgConnection,
     refused: impl ExactSizeIterator<Item = &OperationId>,
@@ -204,7 +204,7 @@ async fn give_back(
         .map_err(failed)
 }
 
-/// What is pending: counted in the indices of what is, each of which serves one half.
+/// Counts what is pending. Each half is served by a partial index on its state.
 async fn pending(connection: &mut PgConnection) -> Result<Room, Failed> {
     let found = sqlx::query_as(
         "SELECT configuration, count(*) FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration
@@ -257,7 +257,7 @@ async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -
     .map_err(failed)
 }
 
-/// What a key stands for that another acceptance of the same transaction brought.
+/// What a key stands for that another acceptance of the same transaction has taken.
 fn meet(first: &Acceptance, key: &IdempotencyKey) -> Accepted {
     let same = first.key.as_ref().is_some_and(|known| known.fingerprint == key.fingerprint);
     if same { Accepted::Replayed(Box::new(first.operation.clone())) } else { Accepted::KeyReused(first.operation.id) }

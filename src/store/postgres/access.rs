@@ -1,8 +1,8 @@
-//! The ways into the database: the writing connection, the readers, the listener's.
+//! Access to the database: connections for the writer, the readers and the listener.
 //!
-//! Guarantees: nothing waits for a server for longer than the bounds below; a connection keeps them in the server too,
-//! so that a replica that stalls inside a transaction does not hold up others for long. The password is read anew for
-//! each connection of the writer and of the listener, and for readers when the one they have is refused, so a rotated one is taken up.
+//! Guarantees: nothing waits for the server longer than the bounds below; the server enforces bounds, too, so that a replica
+//! that stalls inside a transaction does not hold up others for long. The password is read anew for each connection of the
+//! writer and the listener, and for readers when theirs is refused, so a rotated password is picked up.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use sqlx::{
 use super::{super::Error, unavailable};
 use crate::config;
 
-/// Readers at once.
+/// Concurrent readers.
 const READERS: u32 = 4;
-/// How long a connection may take to be made or to become free.
+/// How long opening a connection, or waiting for a free one, may take.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How long one verb's statements may take, connection included.
 const VERB_MAX: Duration = Duration::from_secs(10);
-/// The same bounds, kept by the server: a statement, a wait for a lock, a transaction in which nothing happens. The last is
-/// shorter than the wait for a lock, so that a replica that stalls fails no verb of another.
+/// Bounds that the server enforces: on a statement, a wait for a lock, an idle transaction. The last is shorter than the wait
+/// for a lock, so that a stalled replica does not make another's verbs fail.
 const BOUNDS: &str =
     "SET statement_timeout = '8s'; SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '3s'";
 
@@ -36,7 +36,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Makes no connection yet.
+    /// Opens no connection yet.
     pub(super) fn new(settings: config::Postgres) -> Result<Self, Error> {
         let readers = pool(READERS, options(&settings)?);
         Ok(Self { settings, readers })
@@ -54,31 +54,31 @@ impl Access {
         acquired.map_err(unavailable)
     }
 
-    /// One connection, on which news are awaited. A new pool each time: one whose connection has fallen silent waits for it.
+    /// A pool of one connection, for the listener. A new one each time: an old pool would wait for its silent connection.
     pub(super) fn ears(&self) -> Result<PgPool, Error> {
         Ok(pool(1, self.renewed()?))
     }
 
-    /// What connections are made by from now on.
+    /// Reads the password anew, for all connections opened from now on.
     fn renewed(&self) -> Result<PgConnectOptions, Error> {
         let options = options(&self.settings)?;
         self.readers.set_connect_options(options.clone());
         Ok(options)
     }
 
-    /// A connection without bounds, for changes of the schema.
+    /// A connection on which the server enforces no bounds yet, as for migrations.
     pub(super) async fn connect(&self) -> Result<PgConnection, Error> {
         let options = self.renewed()?;
         let connected = tokio::time::timeout(CONNECT_MAX, PgConnection::connect_with(&options)).await;
         connected.map_err(|_elapsed| late())?.map_err(unavailable)
     }
 
-    /// Makes a connection keep the bounds.
+    /// Has the server enforce the bounds on a connection.
     pub(super) async fn bind(&self, connection: &mut PgConnection) -> Result<(), Error> {
         sqlx::raw_sql(BOUNDS).execute(connection).await.map(drop).map_err(unavailable)
     }
 
-    /// Does something within the time that a verb may take.
+    /// Does something, or fails as [`Error::Unavailable`] after the time that a verb may take.
     pub(super) async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
         tokio::time::timeout(VERB_MAX, work).await.map_err(|_elapsed| late())?
     }
@@ -88,7 +88,7 @@ impl Access {
     }
 
     pub(super) async fn close(&self) {
-        // A connection whose server is gone must not keep a stop waiting.
+        // A connection whose server is gone must not hold up a shutdown.
         if tokio::time::timeout(CONNECT_MAX, self.readers.close()).await.is_err() {
             tracing::warn!("the database does not say goodbye");
         }
@@ -102,7 +102,7 @@ fn pool(connections: u32, options: PgConnectOptions) -> PgPool {
     bounded.connect_lazy_with(options)
 }
 
-/// Whether the server does not accept who we say that we are: class 28 of PostgreSQL's error codes.
+/// Whether the server refuses our authentication: class 28 of PostgreSQL's error codes.
 fn is_refused(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code.starts_with("28"))
 }

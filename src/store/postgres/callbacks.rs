@@ -1,6 +1,6 @@
-//! The SQL of callbacks: claiming attempts, noting what came of them, sending again, counting what is not delivered.
+//! The SQL of callbacks: claiming attempts, storing their results, sending again, counting what is not delivered.
 //!
-//! When an attempt is due, and when the right to it ends, is told by the database's time.
+//! When an attempt is due, and when its claim expires, is decided by the database's time.
 
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
@@ -17,7 +17,7 @@ use super::{
     unavailable,
 };
 
-/// What another replica has locked is left to it.
+/// Rows that another replica has locked are left to it.
 pub(super) async fn claim(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<Attempt>, Failed> {
     let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(
         "WITH due AS (SELECT position AS place FROM operations WHERE callback_state = 'pending' AND ended_at IS NOT NULL",
@@ -48,7 +48,7 @@ pub(super) async fn claim(connection: &mut PgConnection, claim: &Claim) -> Resul
     claimed.iter().map(attempt).collect::<Result<_, Error>>().map_err(Failed::Content)
 }
 
-/// Notes what came of an attempt, and says whether it was still under way.
+/// Stores the result of an attempt; returns whether it was still under way.
 pub(super) async fn attempted(
     connection: &mut PgConnection,
     ledger: &mut Ledger,
@@ -76,7 +76,7 @@ pub(super) async fn attempted(
     Ok(noted)
 }
 
-/// Makes a callback due again that was delivered or parked, and says whether it was.
+/// Makes a delivered or parked callback due again; returns whether it was one of these.
 pub(super) async fn resend(
     connection: &mut PgConnection,
     ledger: &mut Ledger,

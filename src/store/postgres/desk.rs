@@ -1,8 +1,8 @@
 //! Where the PostgreSQL store writes: one connection, one transaction after another.
 //!
-//! Guarantees: the end of the chain in memory is what is stored. A connection that broke is given up, and the next one
-//! begins by reading where the chain ends. If it broke while a commit was under way, that end also tells whether the
-//! commit took place, so that an accepted change is not called refused. A commit without records is called failed then.
+//! Guarantees: the end of the chain in memory is what is stored. A broken connection is given up, and the next one begins by
+//! reading where the chain ends. If it broke during a commit, that end also shows whether the commit took place, so that an
+//! accepted change is not reported as failed. A commit without audit records is reported as failed then.
 
 use std::sync::{
     Arc,
@@ -27,9 +27,9 @@ use super::{
 };
 use crate::{audit::Head, clock::Clock};
 
-/// Begins a transaction of verbs. The server makes one plan for all uses of a statement, and while the database is young it would rather
-/// read the whole of a table that is still small, and go on so when the table has grown. For these statements, each of which has an
-/// index, that is made the last resort. Servers up to 17 reckon such a plan so dear that they would compile it, which takes longer.
+/// Begins a transaction of verbs. The server makes one plan for all uses of a statement. Made while a table is small, it would
+/// scan all of it, and go on so when the table has grown. So sequential scans are the last resort; each of these statements
+/// has an index. Servers up to 17 then estimate costs so high that they would compile the plan (JIT), which takes longer.
 const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL jit = off";
 
 /// A connection that may write, where the chain ends, and what is pending.
@@ -39,23 +39,23 @@ struct Line {
     room: Counted,
 }
 
-/// The writer's place.
+/// The writer's desk.
 pub(super) struct Desk {
     access: Access,
     chain: String,
     clock: Clock,
     line: Option<Line>,
     news: News,
-    /// The server's name for our connection.
+    /// The server's process id for our connection.
     own: Arc<AtomicU32>,
 }
 
-/// What a commit would bring about.
+/// What a commit brings about, if it takes place: the new end of the chain, and the outcomes.
 type Pending = Option<(Head, Vec<Outcome>)>;
 
 #[async_trait]
 impl writer::Desk for Desk {
-    /// While the server works on a commit, others have the processor.
+    /// Nothing to do: while the server works on a commit, others have the processor.
     fn give_way(&self) {}
 
     async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed> {
@@ -104,7 +104,7 @@ impl writer::Desk for Desk {
 }
 
 impl Line {
-    /// One transaction. What it would bring about is noted before the commit: after an error, it may have happened.
+    /// One transaction. `pending` is set before the commit, which may have taken place even if it returns an error.
     async fn transact(&mut self, verbs: &[Verb], pending: &mut Pending) -> Result<(), Failed> {
         let mut transaction = self.connection.begin_with(BEGIN).await.map_err(failed)?;
         let mut ledger = Ledger::new(self.head.clone());
@@ -112,7 +112,7 @@ impl Line {
             Ok(outcomes) => *pending = Some((ledger.head.clone(), outcomes)),
             Err(error) => {
                 self.room.forget();
-                // Dropping it would undo it at the connection's next use only, and hold its locks until then.
+                // Dropping it would roll back only at the connection's next use, and hold its locks until then.
                 transaction.rollback().await.map_err(failed)?;
                 return Err(error);
             }
@@ -138,7 +138,7 @@ async fn write(
 }
 
 impl Desk {
-    /// Makes or migrates the tables and begins this run's chain.
+    /// Creates or migrates the tables and begins this run's chain.
     pub(super) async fn open(access: Access, run: &Run) -> Result<Self, Error> {
         let connection = opening::open(&access, run).await?;
         let (chain, own) = (run.chain.clone(), Arc::new(AtomicU32::new(0)));
@@ -173,8 +173,8 @@ impl Desk {
         Ok(Line { connection, head: head_after(text.ok_or_else(gone)?)?, room: Counted::new(self.clock) })
     }
 
-    /// Whether what was pending when the connection broke is stored. None if not, or if nobody can tell: a transaction
-    /// that wrote no record leaves the chain where it was before, whether it was committed or not.
+    /// The outcomes of the commit during which the connection broke, if it took place. None if not, or if that cannot be
+    /// determined: a transaction without audit records leaves the chain where it was, whether it was committed or not.
     async fn find_out(&mut self, before: &Head, pending: Pending) -> Option<Vec<Outcome>> {
         let (head, outcomes) = pending?;
         let line = self.connect().await.ok()?;

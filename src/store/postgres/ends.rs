@@ -1,4 +1,4 @@
-//! Operations that end or may begin without a lane, and what is forgotten of those that ended.
+//! The SQL of ends and approvals, which need no lane, and of retention.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::domain::{Operation, OperationId, operation::UntilState};
 
-/// Where operations stand: their lane, and their place in the order of acceptance. Neither ever changes.
+/// The lane of each operation, and its position in the order of acceptance. Neither ever changes.
 pub(super) type Places = HashMap<OperationId, (String, i64)>;
 
 /// The single operation that a verb is about.
@@ -41,7 +41,7 @@ pub(super) fn single(verb: &Verb) -> Option<OperationId> {
     }
 }
 
-/// The places of the operations that verbs are about singly.
+/// Looks up the places of the operations of all verbs that are about a single one.
 pub(super) async fn places(connection: &mut PgConnection, verbs: &[Verb]) -> Result<Places, Failed> {
     let singled: Vec<_> = verbs.iter().filter_map(single).map(|id| id.to_string()).collect();
     if singled.is_empty() {
@@ -86,8 +86,8 @@ pub(super) async fn release(
     Ok(was_ahead)
 }
 
-/// Settles an operation's end if it is still ahead, and says whether it was. If another replica is settling it just now,
-/// this waits for its commit.
+/// Settles an operation's end if it is still ahead; returns whether it was. If another replica is settling it just now, this
+/// waits for its commit.
 pub(super) async fn settle_until(
     connection: &mut PgConnection,
     operation: OperationId,
@@ -117,8 +117,8 @@ pub(super) async fn answer(
     Ok(Answered::Done(Box::new(answered)))
 }
 
-/// An operation that nobody else changes until this transaction ends. If another replica is taking it up just now, this
-/// waits for its commit and then finds it running.
+/// Reads an operation and locks it until this transaction ends. If another replica is taking it up just now, this waits for
+/// its commit and then finds it running.
 async fn locked(connection: &mut PgConnection, id: OperationId) -> Result<Option<Operation>, Failed> {
     let sql = format!("SELECT {OPERATION} FROM operations WHERE id = $1 FOR UPDATE");
     let row = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(connection).await.map_err(failed)?;
@@ -138,7 +138,7 @@ async fn update(connection: &mut PgConnection, Operation { id, submission, state
         .map_err(failed)
 }
 
-/// Keys go first: an operation that one stands for is still needed. What another replica has locked is left to it.
+/// Keys go first: an operation that one stands for is still needed. Rows that another replica has locked are left to it.
 pub(super) async fn forget(connection: &mut PgConnection, forgetting: &Forgetting) -> Result<usize, Failed> {
     let keys = sqlx::query(
         "WITH expired AS (

@@ -1,14 +1,14 @@
 //! The store in a PostgreSQL database, for several gateway processes.
 //!
-//! Guarantees: what a verb wrote is committed when it returns; leases and pauses end by the database's time, so replicas
-//! whose clocks differ agree on who owns a lane. Each run has its own audit chain. When the database is away, verbs fail
-//! soon and nothing hangs; when it is back, they work again. A verb that was told `Unavailable` may have happened all the
-//! same, if the connection broke in its commit and stayed away.
+//! Guarantees: what a verb wrote is committed when it returns; leases and pauses expire by the database's time, so replicas
+//! whose clocks differ agree on who owns a lane. Each run has its own audit chain. When the database is unreachable, verbs
+//! fail soon and nothing hangs; when it is back, they work again. A verb that failed as `Unavailable` may have been committed
+//! all the same, if the connection broke during its commit (see `desk`).
 //!
-//! One connection of a process writes (`desk`), a few read, one listens (`news`). On opening nothing of other owners is
-//! voided: their leases end by themselves.
+//! Each process has one connection that writes (`desk`), a few that read, and one that listens (`news`). Opening leaves other
+//! owners' leases to expire.
 //!
-//! It deliberately decides nothing that the SQLite store does not decide in the same way: one suite tests both.
+//! It deliberately decides nothing differently from the SQLite store: one suite tests both.
 
 mod accept;
 mod access;
@@ -53,7 +53,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Connects, makes or migrates the tables, and begins this run's chain.
+    /// Connects, creates or migrates the tables, and begins this run's chain.
     pub async fn open(settings: &config::Postgres, run: Run) -> Result<Self, Error> {
         let unusable = |error: Error| Error::Unusable(format!("cannot open {}: {error}", settings.url));
         let access = Access::new(settings.clone()).map_err(unusable)?;
@@ -108,7 +108,7 @@ fn unavailable(error: sqlx::Error) -> Error {
     })
 }
 
-/// Whether another try, alone, could do better.
+/// Classifies an error by whether the verbs, tried one by one, could do better.
 fn failed(error: sqlx::Error) -> Failed {
     if error.as_database_error().is_some_and(is_about_content) {
         Failed::Content(unavailable(error))
@@ -117,9 +117,9 @@ fn failed(error: sqlx::Error) -> Failed {
     }
 }
 
-/// Not about content are: the connection (08), a database that only reads, as one does that is no longer the first
-/// (25), missing resources (53), a server that is being stopped or started (57P), and waits that took too long (55P03,
-/// 57014): tried one by one, each would wait as long. Source: PostgreSQL's appendix on error codes.
+/// Whether an error is about what is in the transaction. Not so are: the connection (08), a read-only database, such as a
+/// former primary (25), lack of resources (53), a server that is being stopped or started (57P), and waits that took too long
+/// (55P03, 57014): tried one by one, each verb would wait as long. Source: PostgreSQL's appendix on error codes.
 fn is_about_content(error: &(dyn DatabaseError + 'static)) -> bool {
     let code = error.code().unwrap_or_default();
     !["08", "25", "53", "57P", "55P03", "57014"].iter().any(|class| code.starts_with(class))

@@ -1,8 +1,8 @@
-//! News between replicas, by `LISTEN` and `NOTIFY`.
+//! Notices between replicas, by `LISTEN` and `NOTIFY`.
 //!
-//! What a commit brought is told after it, outside of any transaction: PostgreSQL lets one notifying transaction commit at a
-//! time, and commits must not wait for news that are hints only. A listener feeds what other replicas tell into
-//! [`Notices`]; while it has no connection, the notices say so, and whoever waits looks for itself.
+//! News of a commit is sent after it, outside its transaction: PostgreSQL lets one notifying transaction commit at a time, and
+//! commits must not wait for mere hints. A listener feeds the news of other replicas into [`Notices`]; while it has no
+//! connection, the notices say so, and waiters read the store themselves.
 
 use std::{
     collections::BTreeSet,
@@ -25,20 +25,20 @@ use super::{
 };
 use crate::clock::{Backoff, Clock};
 
-/// Lanes that may have work.
+/// The channel for lanes that may have work.
 const WORK: &str = "postern_work";
-/// Operations that have ended.
+/// The channel for operations that have ended.
 const ENDED: &str = "postern_ended";
-/// PostgreSQL takes payloads below 8,000 bytes.
+/// PostgreSQL accepts payloads below 8,000 bytes.
 const PAYLOAD_MAX: usize = 7_900;
 /// Pauses between attempts to listen.
 const PAUSES: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
-/// How long silence is taken for peace before the connection is tried.
+/// How long nothing may arrive before the connection is checked.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long that may take.
+/// How long that check may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// What is to be told of commits.
+/// What other replicas are to be notified of.
 #[derive(Debug, Default)]
 pub(super) struct News {
     work: BTreeSet<String>,
@@ -46,7 +46,7 @@ pub(super) struct News {
 }
 
 impl News {
-    /// Takes down what a commit brought.
+    /// Collects the news of a commit.
     pub(super) fn note(&mut self, verbs: &[Verb], outcomes: &[Outcome]) {
         for pair in verbs.iter().zip(outcomes) {
             match pair {
@@ -71,7 +71,7 @@ impl News {
         }
     }
 
-    /// Tells it, and forgets it whether that works or not.
+    /// Sends it, and forgets it whether that works or not.
     pub(super) async fn tell(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Self { work, ended } = std::mem::take(self);
         let (work, ended) = (payloads(work), payloads(ended));
@@ -85,7 +85,7 @@ impl News {
     }
 }
 
-/// Names, separated by commas, in texts that a notice can hold.
+/// Joins names with commas, into payloads that are short enough.
 fn payloads(names: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut payloads: Vec<String> = Vec::new();
     for name in names {
@@ -100,18 +100,18 @@ fn payloads(names: impl IntoIterator<Item = String>) -> Vec<String> {
     payloads
 }
 
-/// What other replicas tell.
+/// Receives the news of other replicas.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) access: Access,
     pub(super) notices: Arc<Notices>,
     pub(super) clock: Clock,
-    /// The server's name for our own writing connection, whose news are no news.
+    /// The server's process id for our own writing connection, whose notifications are ignored.
     pub(super) own: Arc<AtomicU32>,
 }
 
 impl Listener {
-    /// Listens, and connects again whenever that ends, until the store is closed.
+    /// Listens, and reconnects whenever that ends, until the store is closed.
     pub(super) async fn listen(self) {
         let mut failed = 0_u32;
         while !self.access.is_closed() {
@@ -142,7 +142,7 @@ impl Listener {
         self.access.in_time(Box::pin(async { listening.await.map_err(unavailable) })).await
     }
 
-    /// Feeds the notices for as long as the connection lasts.
+    /// Feeds the notices for as long as the connection lasts; returns why it ended.
     async fn hear(&self, mut listener: PgListener) -> sqlx::Error {
         loop {
             match tokio::time::timeout(SILENCE, listener.try_recv()).await {
@@ -159,7 +159,7 @@ impl Listener {
         }
     }
 
-    /// What cannot be read is no hint.
+    /// Names that cannot be parsed are ignored.
     fn pass_on(&self, channel: &str, payload: &str) {
         if channel == WORK {
             payload.split(',').filter_map(|name| name.parse().ok()).for_each(|lane| self.notices.work_on(lane));

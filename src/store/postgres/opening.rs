@@ -1,7 +1,7 @@
-//! How a run begins: its tables are made or migrated, then its audit chain begins.
+//! How a run begins: its tables are created or migrated, then its audit chain begins.
 //!
-//! Guarantees: nobody who uses the tables waits for a beginning longer than the waits for locks below, however long the beginning has to
-//! wait itself.
+//! Guarantees: nobody who uses the tables waits for an opening longer than the lock timeouts below, however long the opening
+//! itself has to wait.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use crate::{
     clock::{Backoff, Clock},
 };
 
-/// How long a beginning waits for a lock in the server: longer than its `deadlock_timeout`, after which it ends an autovacuum that is in the
-/// way, and shorter than others may wait behind this.
+/// How long an opening waits for a lock in the server: longer than its `deadlock_timeout`, after which it cancels an
+/// autovacuum that is in the way, and no longer than others may wait behind this.
 const BRIEF: &str = "SET lock_timeout = '1500ms'";
 /// The same for one transaction.
 const BRIEF_HERE: &str = "SET LOCAL lock_timeout = '1500ms'";
-/// Tries at a lock, and pauses between them: a minute or two.
+/// How often a lock is tried, and the pauses in between: a minute or two in all.
 const LOCK_TRIES: u32 = 15;
 const LOCK_PAUSES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
 
-/// A connection of the writer's for a run that has begun.
+/// Begins a run, and returns the writer's connection.
 pub(super) async fn open(access: &Access, run: &Run) -> Result<PgConnection, Error> {
     let mut connection = patiently(run.clock, async || migrated(access).await).await?;
     access.bind(&mut connection).await?;
@@ -34,8 +34,8 @@ pub(super) async fn open(access: &Access, run: &Run) -> Result<PgConnection, Err
     Ok(connection)
 }
 
-/// Does again what has waited too long for a lock, while something long keeps it, such as a backup or a VACUUM. It does not wait in
-/// the server, where all who come later, other gateways too, would wait behind it.
+/// Retries what has waited too long for a lock, while something long holds it, such as a backup or a VACUUM. It does not wait
+/// in the server, where all later requests for the lock, other gateways' too, would queue behind it.
 async fn patiently<T>(clock: Clock, mut work: impl AsyncFnMut() -> Result<T, Hindered>) -> Result<T, Error> {
     let mut tries = 0_u32;
     loop {
@@ -55,7 +55,7 @@ async fn patiently<T>(clock: Clock, mut work: impl AsyncFnMut() -> Result<T, Hin
     }
 }
 
-/// Why something that needs whole tables was not done.
+/// Why something that locks whole tables was not done.
 enum Hindered {
     Locked,
     Otherwise(Error),
@@ -74,8 +74,8 @@ impl From<sqlx::Error> for Hindered {
     }
 }
 
-/// A connection to tables that are those of this version. A new one each time: one whose migration has failed keeps the lock that
-/// keeps other migrations out.
+/// A connection to tables that are migrated to this version. A new one each time: one whose migration has failed still holds
+/// the lock that excludes other migrations.
 async fn migrated(access: &Access) -> Result<PgConnection, Hindered> {
     let mut connection = access.connect().await.map_err(Hindered::Otherwise)?;
     sqlx::raw_sql(BRIEF).execute(&mut connection).await?;
@@ -83,14 +83,14 @@ async fn migrated(access: &Access) -> Result<PgConnection, Hindered> {
     Ok(connection)
 }
 
-/// Begins this run's chain: names the ends of all chains that went on since they were named last. Nobody writes records
-/// meanwhile, so these are the ends at this place of the trail, and the verifier can ask for exactly them.
+/// Begins this run's chain: its opening names the ends of all chains that have grown since they were last named. Nobody writes
+/// records meanwhile, so these are the ends at this point of the trail, and the verifier can demand exactly them.
 async fn begin_run(connection: &mut PgConnection, run: &Run) -> Result<(), Hindered> {
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql(BRIEF_HERE).execute(&mut *transaction).await?;
     if let Err(locked) = sqlx::raw_sql("LOCK TABLE audit IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await
     {
-        // Dropping it would undo it at the connection's next use only.
+        // Dropping it would roll back only at the connection's next use.
         transaction.rollback().await?;
         return Err(locked.into());
     }

@@ -1,4 +1,4 @@
-//! What the PostgreSQL store is asked without changing it.
+//! The SQL of the reading verbs.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +40,7 @@ pub(super) async fn operations(connection: &mut PgConnection, query: &Query) -> 
         }
     }
     if let Some(after) = query.after {
-        // One that was removed since leaves its place to the next older by its id, which is nearly the order of acceptance.
+        // If that one was removed since, the list continues at the next older id; ids are nearly in order of acceptance.
         sql.push(" AND position < coalesce((SELECT position FROM operations WHERE id = ").push_bind(after.to_string());
         sql.push("), (SELECT position + 1 FROM operations WHERE id < ").push_bind(after.to_string());
         sql.push(" ORDER BY id DESC LIMIT 1), 0)");
@@ -50,7 +50,7 @@ pub(super) async fn operations(connection: &mut PgConnection, query: &Query) -> 
     found.iter().map(rows::operation).collect()
 }
 
-/// What a key stands for, if it is remembered.
+/// What a key stands for, if it is known and has not expired.
 pub(super) async fn recall(
     connection: &mut PgConnection,
     caller: &str,
@@ -148,7 +148,7 @@ pub(super) async fn open_lanes(connection: &mut PgConnection, limit: usize) -> R
     found.iter().map(id).collect()
 }
 
-/// How much has not ended, since when the oldest waits of what may begin, and what was not told.
+/// Counts what has not ended, since when the oldest that may begin has waited, and what is not delivered.
 pub(super) async fn backlog(connection: &mut PgConnection) -> Result<Backlog, Error> {
     let found = sqlx::query(
         "SELECT state, COUNT(*) AS operations, MIN(position) AS oldest FROM operations
@@ -168,9 +168,9 @@ pub(super) async fn backlog(connection: &mut PgConnection) -> Result<Backlog, Er
     let sql = format!("SELECT {OPERATION} FROM operations WHERE position = $1");
     let row =
         sqlx::query(AssertSqlSafe(sql)).bind(oldest).fetch_optional(&mut *connection).await.map_err(unavailable)?;
-    // It may have ended, and been removed, since it was counted.
+    // It may have ended and been removed since it was counted.
     let oldest = row.as_ref().map(rows::operation).transpose()?.map(|oldest| oldest.submission.ready_at());
-    // One that was tried again and has not settled since is told as parked, too.
+    // A lane that was tried again and has not settled since counts as parked, too.
     let parked = sqlx::query_scalar(
         "SELECT COUNT(DISTINCT configuration) FROM operations
          WHERE state IN ('queued', 'running')

@@ -1,4 +1,4 @@
-//! Rows of the PostgreSQL store. What stands in them is in [`super::super::rows`].
+//! Rows of the PostgreSQL store. Their values are converted by [`super::super::rows`].
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ where
     row.try_get(column).map_err(|error| unreadable(column, &error))
 }
 
-/// A duration as statements take it.
+/// A duration as statements take it, in microseconds.
 pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A duration from a statement; zero if it has passed.
+/// A duration from a statement's microseconds; zero if negative.
 pub(super) fn duration(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }

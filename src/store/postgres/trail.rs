@@ -1,4 +1,4 @@
-//! The audit trail in PostgreSQL: writing it, looking for records, and how far it was delivered.
+//! The audit trail in PostgreSQL: writing it, searching it, and how far it was delivered.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
 };
 
-/// How often it is looked whether writing transactions have ended.
+/// How often to check whether writing transactions have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Writes the records of a transaction.
@@ -50,8 +50,8 @@ pub(super) async fn write(connection: &mut PgConnection, ledger: &Ledger) -> Res
     .map_err(|error| if is_taken(&error) { Failed::Surroundings(unavailable(error)) } else { failed(error) })
 }
 
-/// Whether somebody has written at our place of the chain. Nobody but an earlier commit of ours can, one that took place
-/// after it was given up: the connection must begin again by reading where the chain ends.
+/// Whether our place in the chain is taken. Only an earlier commit of ours can have taken it, one that took place after it was
+/// given up: the connection must begin again by reading where the chain ends.
 fn is_taken(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
@@ -60,7 +60,7 @@ fn number(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX)
 }
 
-/// The ends of all chains that no opening has named, the newest record's first.
+/// The ends of all chains that no opening has named, that of the newest record first.
 pub(super) async fn ends(connection: &mut PgConnection) -> Result<Vec<Head>, Error> {
     let newest = sqlx::query_scalar(
         "SELECT newest.text FROM chains CROSS JOIN LATERAL (
@@ -82,8 +82,8 @@ pub(super) async fn position(connection: &mut PgConnection, place: &Place) -> Re
         .map_err(unavailable)
 }
 
-/// Records that fit, oldest first. Positions are given out before the commit, so a record can become visible after one with
-/// a higher position; whoever read on from there would miss it. So nothing is told from where something is undecided on.
+/// Matching records, oldest first. Positions are assigned before the commit, so a record can become visible after one with a
+/// higher position; a reader that went on from there would miss it. So nothing is returned from the first undecided one on.
 pub(super) async fn records(
     connection: &mut PgConnection,
     clock: Clock,
@@ -99,8 +99,8 @@ pub(super) async fn records(
     found.iter().map(kept).collect()
 }
 
-/// The conditions of a search. A turn's record names many operations, and so it is found by the configuration and by what
-/// stands between an operation's first record and that of its end.
+/// The conditions of a search. A turn's record names many operations, so it is found by configuration, among the records
+/// between the operation's first one and that of its end.
 fn narrow(sql: &mut QueryBuilder<Postgres>, query: &AuditQuery) {
     if let Some(ticket) = &query.ticket {
         sql.push(" AND position IN (SELECT position FROM audit WHERE ticket = ").push_bind(ticket.clone());
@@ -115,7 +115,7 @@ fn narrow(sql: &mut QueryBuilder<Postgres>, query: &AuditQuery) {
     }
     let (from, to) = (query.from.map(moment), query.to.map(moment));
     within(sql, from, to);
-    // By time alone, the index on it says between which positions to look.
+    // In a search by time alone, the index on times says between which positions to look.
     let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
     if let Some(from) = from.filter(|_| by_time_alone && query.after.is_none()) {
         sql.push(" AND position >= ");
@@ -136,8 +136,8 @@ fn within(sql: &mut QueryBuilder<Postgres>, from: Option<i64>, to: Option<i64>) 
     }
 }
 
-/// The first or the last position of a time. The server reckons that they lie scattered in the trail, and goes through it from an end until
-/// it meets one: right for a time that is much of the trail. A shorter one is looked for in the index on times, apart (`OFFSET 0`).
+/// The first or last position within a period. The planner takes its records to be scattered and scans the trail from an end
+/// until it meets one: right for a period of much of the trail. A shorter one is looked up by time, separately (`OFFSET 0`).
 fn bound(sql: &mut QueryBuilder<Postgres>, which: &str, (from, to): (Option<i64>, Option<i64>)) {
     sql.push("(SELECT CASE WHEN (SELECT count(*) FROM (SELECT FROM audit WHERE true");
     within(sql, from, to);
@@ -149,7 +149,7 @@ fn bound(sql: &mut QueryBuilder<Postgres>, which: &str, (from, to): (Option<i64>
     sql.push(") END)");
 }
 
-/// So many records are counted and compared in some ten milliseconds.
+/// A period of up to this many records is short: they are counted and compared in some ten milliseconds.
 const SHORT: i64 = 100_000;
 
 fn turns_of(sql: &mut QueryBuilder<Postgres>, operation: &str) {
@@ -167,8 +167,8 @@ fn turns_of(sql: &mut QueryBuilder<Postgres>, operation: &str) {
     sql.push(" AND strpos(text, ").push_bind(operation.to_owned()).push(") > 0)");
 }
 
-/// The highest position up to which every record is committed or never will be: the last one given out, once all who
-/// were writing records at that moment have ended their transactions. Nobody is held up by this, and nobody new awaited.
+/// The highest position up to which every record is committed or never will be: the last one assigned, once all transactions
+/// that were writing records at that moment have ended. This holds up nobody, and does not wait for new ones.
 async fn decided(connection: &mut PgConnection, clock: Clock) -> Result<i64, Error> {
     let last = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM audit_position_seq";
     let last: i64 = sqlx::query_scalar(last).fetch_one(&mut *connection).await.map_err(unavailable)?;
@@ -185,8 +185,8 @@ async fn decided(connection: &mut PgConnection, clock: Clock) -> Result<i64, Err
     Ok(last)
 }
 
-/// Takes or keeps a sink's turn. Waits for nobody: whoever writes changes in the same commit must not wait for a replica
-/// that stalls.
+/// Takes or keeps a sink's turn. Waits for no lock: changes written in the same commit must not wait for a replica that
+/// stalls.
 pub(super) async fn follow(connection: &mut PgConnection, following: &Following) -> Result<Option<i64>, Failed> {
     let Following { sink, owner, ttl, delivered } = following;
     let made = "INSERT INTO deliveries (sink, position)

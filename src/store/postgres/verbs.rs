@@ -1,9 +1,8 @@
-//! The SQL of the verbs that write. Each function runs inside a transaction that `desk` opens and commits.
+//! The SQL of the writing verbs. Each function runs inside a transaction that `desk` opens and commits.
 //!
-//! Leases and pauses end by the database's time. So that two replicas never wait for each other, rows are locked in one
-//! order by all: of the verbs of one transaction acceptances come first, then lane after lane in the order of their names,
-//! and of a lane its own row, then its operations in the order of their acceptance. What is forgotten, and callbacks
-//! that are claimed, come last and wait for nobody.
+//! Leases and pauses expire by the database's time. To avoid deadlocks, all replicas lock rows in one order: of the verbs of a
+//! transaction, acceptances come first, then lanes by name, and within a lane its own row, then its operations in order of
+//! acceptance. Forgetting and claiming callbacks come last and wait for no lock.
 
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use crate::{
     domain::{Digest, Operation, OperationId, State},
 };
 
-/// Does the verbs of one transaction. An error undoes all of them; a refusal in an outcome concerns that verb alone.
+/// Carries out the verbs of one transaction. An error rolls back all of them; an error in an outcome concerns that verb alone.
 pub(super) async fn apply(
     connection: &mut PgConnection,
     ledger: &mut Ledger,
@@ -79,12 +78,12 @@ pub(super) async fn apply(
     Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
-/// Whether a verb locks rows all over, and waits for none of them.
+/// Whether a verb locks rows of many lanes, skipping those that are locked.
 fn comes_last(verb: &Verb) -> bool {
     matches!(verb, Verb::Forget(_) | Verb::ClaimCallbacks(_))
 }
 
-/// Whose rows a verb locks: those of a lane, and if it is about one of its operations only, that one's place.
+/// Which rows a verb locks: those of a lane, and if it is about a single operation, that one's position.
 fn locks<'a>(verb: &'a Verb, singled: &'a Places) -> Option<(&'a str, Option<i64>)> {
     match verb {
         Verb::Claim(claim, _) => Some((claim.configuration.as_str(), None)),
@@ -105,7 +104,7 @@ fn locks<'a>(verb: &'a Verb, singled: &'a Places) -> Option<(&'a str, Option<i64
     }
 }
 
-/// Changes the row of a lane if it is still this holder's: the SQL of the change, then the values bound in it, from `$4`.
+/// Updates the row of a lane if this holder still has it: the SQL of the change, then the values bound in it, from `$4`.
 macro_rules! if_held {
     ($connection:expr, $holder:expr, $set:literal $(, $value:expr)*) => {{
         let sql = concat!("UPDATE lanes SET ", $set, " WHERE configuration = $1 AND owner = $2 AND fencing = $3");
@@ -128,8 +127,8 @@ async fn claim(
     claim: &Claim,
     until: Duration,
 ) -> Result<Claimed, Failed> {
-    // The first two conditions look without locking, and the cheaper one first: work that was done leaves entries of the index
-    // behind, through which the other goes until they are removed.
+    // The first two conditions check without locking, the cheaper one first: finished work leaves entries in the index, which
+    // the other has to step over until they are vacuumed.
     let taken = sqlx::query(
         "INSERT INTO lanes (configuration, owner, fencing, lease_until)
          SELECT $1, $2, 1, clock_timestamp() + $3 * INTERVAL '1 microsecond'
@@ -152,7 +151,7 @@ async fn claim(
     let mut turn = granted(&taken, claim, until).map_err(Failed::Content)?;
     let pending = pending(connection, claim).await?;
     if pending.is_empty() {
-        // Between our look and our turn, another replica settled them, or they were cancelled.
+        // Between that check and our lock, another replica settled them, or they were cancelled.
         let given_back = if_held!(connection, &turn.lease.holder(), "owner = NULL, lease_until = NULL");
         return given_back.map(|_done| Claimed::Nothing).map_err(Failed::Content);
     }
@@ -177,7 +176,7 @@ async fn without_turn(connection: &mut PgConnection, claim: &Claim) -> Result<Cl
     Ok(if held { Claimed::Held } else { Claimed::Nothing })
 }
 
-/// The turn that a claim was given, without its operations.
+/// The turn granted to a claim, without its operations.
 fn granted(taken: &sqlx::postgres::PgRow, claim: &Claim, until: Duration) -> Result<Turn, Error> {
     let left: Option<&str> = rows::column(taken, "left_digest")?;
     let attempts: i64 = rows::column(taken, "attempts")?;
@@ -190,7 +189,7 @@ fn granted(taken: &sqlx::postgres::PgRow, claim: &Claim, until: Duration) -> Res
     })
 }
 
-/// The operations to take up, locked: another replica that cancels one of them has done so by now, or comes too late.
+/// The operations to take up, locked: another replica that cancels one of them has done so by now, or is too late.
 async fn pending(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<Operation>, Failed> {
     let sql = format!(
         "SELECT {OPERATION} FROM operations WHERE configuration = $1 AND state IN ('queued', 'running')
@@ -201,7 +200,7 @@ async fn pending(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<Ope
     found.iter().map(rows::operation).collect::<Result<_, _>>().map_err(Failed::Content)
 }
 
-/// Marks operations running, those that are not yet. They are locked.
+/// Marks operations running where they are not yet. The caller has locked them.
 async fn start(
     connection: &mut PgConnection,
     operations: Vec<Operation>,
@@ -266,9 +265,9 @@ async fn settle(
     Ok(outcome)
 }
 
-/// Writes the end of operations; each must be running on the holder's lane, or the whole transaction is undone. They are found by their
-/// ids only: were the other conditions not hidden in a `CASE`, or the ids joined with, PostgreSQL would at times go through all that is
-/// and was pending on the lane, or through all operations.
+/// Stores how operations ended; each must be running on the holder's lane, or the whole transaction is rolled back. They are
+/// found by their ids only: if the other conditions were not hidden in a `CASE`, or the ids were joined, PostgreSQL would at
+/// times scan all that is and was pending on the lane, or all operations.
 async fn end(connection: &mut PgConnection, holder: &Holder, ended: &[(OperationId, State)]) -> Result<(), Failed> {
     let mut fates = Vec::with_capacity(ended.len());
     for (_, state) in ended {

@@ -1,4 +1,4 @@
-//! Acceptances of one transaction; and what idempotency keys stand for.
+//! The acceptances of one transaction; and what idempotency keys stand for.
 
 use rusqlite::{Connection, params};
 
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::domain::{CallbackState, Operation, OperationId, operation::UntilState};
 
-/// Bytes that the end of an operation usually needs in its row.
+/// Bytes reserved in an operation's row for what its end usually adds, so that the row does not grow.
 const ROOM: i64 = 400;
 
-/// What a key stands for, if it is remembered.
+/// What a key stands for, if it is known and has not expired.
 pub(super) fn recall(connection: &Connection, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
     let known = one(
         connection,
@@ -33,14 +33,14 @@ pub(super) fn recall(connection: &Connection, caller: &str, key: &IdempotencyKey
         return Ok(Some(Accepted::KeyReused(id)));
     }
     let operation = read::operation(connection, id)?;
-    // Between our two looks both may have been forgotten; then the key is free again.
+    // Both may have been removed between our two reads; then the key is free again.
     Ok(operation.map(|operation| Accepted::Replayed(Box::new(operation))))
 }
 
-/// What acceptances of one transaction have in common.
+/// What the acceptances of one transaction share.
 pub(super) struct Accepting<'a> {
     room: &'a mut Option<Room>,
-    /// What is pending was counted in this transaction.
+    /// Whether pending operations were counted in this transaction.
     counted: bool,
 }
 
@@ -56,7 +56,7 @@ impl<'a> Accepting<'a> {
         acceptance: &Acceptance,
     ) -> Result<Accepted, Error> {
         let Acceptance { operation, key, entry, ends, .. } = acceptance;
-        // What was accepted in this transaction is found as well.
+        // This also finds keys that were accepted earlier in this transaction.
         if let Some(key) = key
             && let Some(known) = recall(connection, &operation.submission.caller, key)?
         {
@@ -83,13 +83,13 @@ impl<'a> Accepting<'a> {
         if full.is_none() || self.counted {
             return Ok(full);
         }
-        // What has ended since it was counted last may have made room.
+        // Operations that have ended since the last count may have made room.
         self.counted = true;
         Ok(self.room.insert(pending(connection)?).take(acceptance))
     }
 }
 
-/// What is pending: counted in the indices of what is, each of which serves one half.
+/// Counts what is pending. Each half is served by a partial index on its state.
 fn pending(connection: &Connection) -> Result<Room, Error> {
     let found = all(
         connection,

@@ -1,4 +1,4 @@
-//! The SQL of callbacks: claiming attempts, noting what came of them, sending again, counting what is not delivered.
+//! The SQL of callbacks: claiming attempts, storing their results, sending again, counting what is not delivered.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params, params_from_iter, types::Value};
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::clock;
 
-/// The index is named, since without statistics SQLite takes the one of all that ever ended.
+/// The index is named, since without statistics SQLite picks the one over all operations that ever ended.
 pub(super) fn claim(connection: &Connection, now: Timestamp, claim: &Claim) -> Result<Vec<Attempt>, Error> {
     let mut values: Vec<Value> = vec![micros(clock::after(now, claim.ttl)).into()];
     let mut whose = String::new();
@@ -46,7 +46,7 @@ pub(super) fn claim(connection: &Connection, now: Timestamp, claim: &Claim) -> R
     })
 }
 
-/// Notes what came of an attempt, and says whether it was still under way.
+/// Stores the result of an attempt; returns whether it was still under way.
 pub(super) fn attempted(
     connection: &Connection,
     ledger: &mut Ledger,
@@ -72,7 +72,7 @@ pub(super) fn attempted(
     Ok(noted)
 }
 
-/// Makes a callback due again that was delivered or parked, and says whether it was.
+/// Makes a delivered or parked callback due again; returns whether it was one of these.
 pub(super) fn resend(connection: &Connection, ledger: &mut Ledger, resending: &Resending) -> Result<bool, Error> {
     let resent = change(
         connection,
@@ -86,7 +86,7 @@ pub(super) fn resend(connection: &Connection, ledger: &mut Ledger, resending: &R
     Ok(resent)
 }
 
-/// Counts what is not delivered. Its index is named, too.
+/// Counts what is not delivered. The index is named here, too.
 pub(super) fn undelivered(connection: &Connection) -> Result<Undelivered, Error> {
     Undelivered::from_states(all(
         connection,

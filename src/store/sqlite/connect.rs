@@ -1,4 +1,4 @@
-//! Connections to the SQLite file.
+//! Connections to the SQLite file, and its migrations.
 
 use std::{path::Path, time::Duration};
 
@@ -10,25 +10,25 @@ use sqlx::{
 
 use super::{super::Error, unavailable};
 
-/// Memory for the pages that the writer needs again and again, those of the indexes above all: 8 MiB, said in negative KiB.
+/// The writer's page cache, mostly for pages of indexes: 8 MiB, in negative KiB as SQLite expects it.
 const CACHE: i64 = -8_192;
-/// The same for each of those who read, of whom there are several: the system keeps what they read as well.
+/// The same for each reader; there are several, and the operating system caches what they read as well.
 const CACHE_OF_READERS: i64 = -512;
-/// How long a statement waits for another process (a backup, `postern audit verify`) to let go of the file.
+/// How long a statement waits for another process (a backup, `postern audit verify`) to release the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Statements that are kept prepared; there are fewer, but for searches, which differ.
+/// Prepared statements kept per connection; there are fewer, apart from searches, which vary.
 const STATEMENTS: usize = 64;
 
-/// Makes the file, or brings its tables to this version. It is done by sqlx, as for PostgreSQL; nothing else is, since each
-/// of its statements costs a way to another thread and back. Its connection is to be closed after ours is open, for the last
-/// one that closes clears the log away, which the next would only begin anew.
+/// Creates the file, or migrates its tables to this version. This is done by sqlx, as for PostgreSQL; nothing else is, since
+/// each of its statements costs a round trip to another thread. Close its connection only after ours is open: the last one to
+/// close removes the log, which the next would have to create again.
 pub(super) async fn migrate(path: &Path) -> Result<SqliteConnection, Error> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // What it writes is on disk with the next commit of the one that writes, which follows in the same log.
+        // What it writes becomes durable with the writer's next commit, which follows in the same log.
         .synchronous(SqliteSynchronous::Normal);
     let failed = |error: &dyn std::fmt::Display| Error::Unavailable(error.to_string());
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(|error| failed(&error))?;
@@ -36,8 +36,8 @@ pub(super) async fn migrate(path: &Path) -> Result<SqliteConnection, Error> {
     Ok(connection)
 }
 
-/// The connection that writes. How the file is written is said by it: a copy that SQLite made need not be written so, and
-/// whoever only reads could not change it.
+/// The connection that writes. It sets the journal mode, since a copy that SQLite made may have another, and a read-only
+/// connection could not change it.
 pub(super) fn writing(path: &Path) -> Result<Connection, Error> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unavailable)?;
     let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
@@ -45,26 +45,26 @@ pub(super) fn writing(path: &Path) -> Result<Connection, Error> {
         return Err(Error::Unavailable("a write-ahead log cannot be kept in this folder".to_owned()));
     }
     connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
-    // Somebody else moves the log into the file.
+    // The mover does the checkpointing.
     for (name, value) in [("cache_size", CACHE), ("wal_autocheckpoint", 0)] {
         connection.pragma_update(None, name, value).map_err(unavailable)?;
     }
     Ok(connection)
 }
 
-/// Has what statements note for themselves kept in memory: those that serve callers note little, and would write it to a file.
+/// Keeps temporary data in memory: statements that serve callers need little of it, and would otherwise use a file.
 pub(super) fn note_in_memory(connection: &Connection) -> Result<(), Error> {
     connection.pragma_update(None, "temp_store", "MEMORY").map_err(unavailable)
 }
 
-/// A connection that moves the log into the file.
+/// A connection that moves the log into the file (checkpointing).
 pub(super) fn moving(path: &Path) -> rusqlite::Result<Connection> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     Ok(connection)
 }
 
-/// A connection that only reads a file, which a gateway may be using.
+/// A read-only connection to a file that a gateway may be using.
 pub(super) fn read_only(path: &Path) -> Result<Connection, Error> {
     if !path.exists() {
         return Err(Error::Unusable(format!("there is no store at {}", path.display())));
@@ -75,7 +75,7 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, Error> {
 }
 
 fn open(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
-    // Whoever has a connection has it alone, so SQLite need not lock it.
+    // Each connection is used by one thread at a time, so SQLite need not lock it.
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);

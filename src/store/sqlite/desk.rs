@@ -1,6 +1,6 @@
 //! Where the SQLite store writes: one connection, one transaction after another.
 //!
-//! The end of the audit chain moves on with the commit, never before it.
+//! The end of the audit chain advances with the commit, never before it.
 
 use std::thread;
 
@@ -26,8 +26,8 @@ pub(super) struct Desk {
     pub(super) mover: Mover,
     pub(super) head: Head,
     pub(super) indexing: Indexing,
-    /// What is pending at most: counted when it was last needed, and what was accepted since. Nobody else writes to this file, and a
-    /// count in a transaction that failed is forgotten, so it never errs towards too few.
+    /// An upper bound of what is pending: the last count, plus what was accepted since. Nobody else writes to this file, and a
+    /// count is dropped if its transaction fails, so it is never too low.
     pub(super) room: Option<Room>,
     pub(super) clock: Clock,
 }
@@ -48,10 +48,10 @@ impl Desk {
     }
 }
 
-/// It blocks its thread until the disk has what is written, and so it has one of its own.
+/// It blocks its thread until the data is on disk, and so it has a thread of its own.
 #[async_trait]
 impl writer::Desk for Desk {
-    /// Where all cores are busy, some of those who wait for one bring verbs; where one is free, this is over at once.
+    /// If all cores are busy, some of the threads that wait for one bring verbs; if one is free, this returns at once.
     fn give_way(&self) {
         thread::yield_now();
     }
@@ -63,13 +63,13 @@ impl writer::Desk for Desk {
             done = self.transact(verbs);
         }
         if done.is_err() {
-            // What had ended in it when it was counted has not ended.
+            // Operations that had ended in this transaction when it was counted have not ended.
             self.room = None;
         }
         done
     }
 
-    /// One process uses the file, and it has been told. Those who asked have their answers, so it is the time for what nobody should wait for.
+    /// There is no other replica to notify. The callers have their outcomes, so this is the time for work that can wait.
     async fn announce(&mut self) {
         self.mover.attend(&self.connection);
     }
@@ -82,7 +82,7 @@ impl writer::Desk for Desk {
     }
 }
 
-/// Nobody may write now, whatever it is.
+/// Nothing can be written now, whatever the verbs.
 fn busy(error: rusqlite::Error) -> Failed {
     Failed::Surroundings(unavailable(error))
 }

@@ -1,4 +1,4 @@
-//! Operations that end or may begin without a lane, and what is forgotten of those that ended.
+//! The SQL of ends and approvals, which need no lane, and of retention.
 
 use rusqlite::{Connection, params};
 
@@ -18,7 +18,7 @@ pub(super) fn cancel(
     ledger: &mut Ledger,
     cancellation: &Cancellation,
 ) -> Result<Cancelled, Error> {
-    // Nobody else writes during this transaction, so what has not begun here has not until it is cancelled.
+    // Nobody else writes during this transaction, so an operation that has not begun cannot begin before it is cancelled.
     let Some(operation) = read::operation(connection, cancellation.operation)? else {
         return Ok(Cancelled::Unknown);
     };
@@ -65,7 +65,7 @@ pub(super) fn release(connection: &Connection, ledger: &mut Ledger, release: &Re
     Ok(was_ahead)
 }
 
-/// Settles an operation's end if it is still ahead, and says whether it was.
+/// Settles an operation's end if it is still ahead; returns whether it was.
 pub(super) fn settle_until(connection: &Connection, operation: OperationId, state: UntilState) -> Result<bool, Error> {
     let settled = change(
         connection,
@@ -75,7 +75,7 @@ pub(super) fn settle_until(connection: &Connection, operation: OperationId, stat
     Ok(settled == 1)
 }
 
-/// Keys go first. An operation that one stands for is still needed.
+/// Keys go first: an operation that one stands for is still needed.
 pub(super) fn forget(connection: &Connection, forgetting: &Forgetting) -> Result<usize, Error> {
     let keys = change(
         connection,

@@ -1,13 +1,13 @@
-//! What operations and audit records are looked for by: tables that stand beside theirs, and are filled in steps.
+//! Search tables for operations and audit records, kept beside the main tables and filled in steps.
 //!
-//! An index would be written to by each commit, wherever what comes in it belongs: by its caller here, by its ticket there. What is put
-//! in order first, hundreds at a time, changes far fewer pages.
+//! Each commit would have to write to an ordinary index at scattered places: here for a caller, there for a ticket. Rows that
+//! are first sorted, hundreds at a time, change far fewer pages.
 //!
-//! Guarantees: what was committed is found at once, since a search looks through what does not stand there yet, which is little; a step
-//! is done as a whole or not at all, and one that fails harms nobody's verb and is done again later.
+//! Guarantees: what was committed is found at once, since a search also scans the few rows that are not indexed yet; a step is
+//! done completely or not at all, and one that fails does not affect any verb and is retried later.
 //!
-//! It deliberately has no transaction of its own, whose flush others would wait for: a step is a part of a commit that comes anyway
-//! ([0034](../../../docs/adr/0034-searches-have-tables-that-are-filled-in-steps.md)).
+//! It deliberately has no transaction of its own while the gateway runs, since others would wait for its flush: a step is part
+//! of a commit that happens anyway ([0034](../../../docs/adr/0034-searches-have-tables-that-are-filled-in-steps.md)).
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
@@ -17,16 +17,16 @@ use super::{
     unavailable,
 };
 
-/// A step is due for so many audit records. It is of one kind, and takes the writer half a millisecond or so, for which others wait.
+/// A step is due after this many audit records. It indexes one kind and keeps the writer busy for about half a millisecond.
 const STEP: usize = 64;
-/// Records in which each kind has had its turn, and so about what a search looks through; more where single commits have more than a step.
+/// Records after which every kind has had its turn, so about what a search scans; more where single commits exceed a step.
 const ROUND: usize = STEP.saturating_mul(KINDS.len());
-/// Rows that an earlier run may have left to this one's steps.
+/// Unindexed rows that are left to the steps; if an earlier run left more, they are indexed on opening.
 const LEFT_MAX: usize = 1_024;
-/// Records of which it is noted together between which times they happened.
+/// Records per span, of which the earliest and the latest time are stored.
 const SPAN: i64 = 500;
 
-/// What rows are looked for by.
+/// What rows are searched by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     OperationsTicket,
@@ -40,7 +40,7 @@ pub(super) enum Kind {
     AuditTime,
 }
 
-/// Each has its turn: a step is of one kind, for all that have come since its last one.
+/// They take turns: a step indexes one kind, for all rows that have come since that kind's last step.
 const KINDS: [Kind; 8] = [
     Kind::OperationsTicket,
     Kind::OperationsConfiguration,
@@ -53,13 +53,13 @@ const KINDS: [Kind; 8] = [
 ];
 
 impl Kind {
-    /// The position through which rows stand in their place, in SQL.
+    /// The position up to which rows are indexed, in SQL.
     pub(super) fn through(self) -> String {
         let (table, what) = self.place();
         format!("coalesce((SELECT through FROM indexed WHERE of = '{table}.{what}'), 0)")
     }
 
-    /// The table of the rows, and what they are looked for by.
+    /// The table of the rows, and what they are searched by: mostly a column.
     fn place(self) -> (&'static str, &'static str) {
         match self {
             Self::OperationsTicket => ("operations", "ticket"),
@@ -104,20 +104,20 @@ impl Kind {
     }
 }
 
-/// Whose turn it is, and when.
+/// Which kind is next, and when.
 #[derive(Debug, Default)]
 pub(super) struct Indexing {
     next: usize,
-    /// Audit records since the last step, about.
+    /// Audit records since the last step, roughly.
     waiting: usize,
     /// Records to let pass before the next step, after one has failed.
     pause: usize,
-    /// A step has taken the whole transaction with it.
+    /// Whether a failed step has rolled back the whole transaction.
     lost: bool,
 }
 
 impl Indexing {
-    /// Puts what earlier runs, or an earlier version, have left in its place, where that is more than a search should look through.
+    /// Indexes what earlier runs, or an earlier version, have left, where that is more than a search should scan.
     pub(super) fn begin(connection: &mut Connection) -> Self {
         for kind in KINDS {
             if let Err(error) = catch_up(connection, kind) {
@@ -127,8 +127,8 @@ impl Indexing {
         Self::default()
     }
 
-    /// Does a step within a transaction of the writer that writes so many audit records, if it is time for one. An error if the whole
-    /// transaction is lost, as SQLite has it after some faults of the disk.
+    /// Does a step, if one is due, within a transaction of the writer that writes this many audit records. Fails if the whole
+    /// transaction is lost, since SQLite rolls it back after some disk errors.
     pub(super) fn attend(&mut self, transaction: &mut Transaction<'_>, records: usize) -> Result<(), Error> {
         if self.pause > 0 {
             self.pause = self.pause.saturating_sub(records);
@@ -137,7 +137,7 @@ impl Indexing {
         self.waiting = self.waiting.saturating_add(records);
         let due = KINDS.get(self.next).filter(|_| self.waiting >= STEP);
         let Some(kind) = due else { return Ok(()) };
-        // Whatever becomes of it, the next one is another's.
+        // Whether it succeeds or not, the next step is for another kind.
         (self.waiting, self.next) = (0, self.next.saturating_add(1).checked_rem(KINDS.len()).unwrap_or(0));
         let mut step = transaction.savepoint().map_err(unavailable)?;
         let Err(error) = kind.fill(&step) else { return step.commit().map_err(unavailable) };
@@ -148,13 +148,13 @@ impl Indexing {
         rolled_back
     }
 
-    /// Whether a step has taken a whole transaction with it since this was last asked. There is none in the transaction after it.
+    /// Whether a step has rolled back a whole transaction since this was last called. The transaction after that has no step.
     pub(super) fn has_lost(&mut self) -> bool {
         std::mem::take(&mut self.lost)
     }
 }
 
-/// Puts all rows of a kind in their place, if they are many. What was done of one kind is not done again.
+/// Indexes all rows of a kind, if there are many left. Each kind has its own transaction, so what is done for one stays done.
 fn catch_up(connection: &mut Connection, kind: Kind) -> Result<(), Error> {
     let (table, _) = kind.place();
     let sql = format!("SELECT coalesce(max(position), 0) - {} AS behind FROM {table}", kind.through());

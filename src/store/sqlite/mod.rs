@@ -1,11 +1,11 @@
 //! The store in one SQLite file, for one gateway process.
 //!
-//! Guarantees: write-ahead log with `synchronous = FULL`, so a commit is on disk when it returns; a lock file keeps a
-//! second gateway away, so the leases of an earlier run are void and are taken over at once when the file is opened.
+//! Guarantees: write-ahead log with `synchronous = FULL`, so a commit is on disk when it returns; a lock file keeps out a
+//! second gateway, so opening the file voids the leases of earlier runs at once, except where a write was announced.
 //!
-//! Its time is the clock of that process. One connection writes (`desk`), a few read (`readers`). It deliberately has no connection
-//! that does both: readers never wait for a commit, and the writer never waits for a reader. SQLite is called where its answer
-//! is needed, once the store is open on threads that may block ([0030](../../../docs/adr/0030-sqlite-is-called-in-place.md)).
+//! The store's time is that process's clock. One connection writes (`desk`), a few read (`readers`). It deliberately has no
+//! connection that does both: readers never wait for a commit, and the writer never waits for a reader. Once the store is
+//! open, SQLite is called directly on threads that may block ([0030](../../../docs/adr/0030-sqlite-is-called-in-place.md)).
 
 mod accept;
 mod callbacks;
@@ -39,7 +39,7 @@ use crate::{
     domain::{ConfigurationId, Operation, OperationId},
 };
 
-/// How long a lane is left alone whose operations cannot be read.
+/// How long a lane is parked if its operations cannot be read.
 const UNREAD: Duration = Duration::from_mins(1);
 
 /// A store in a file.
@@ -53,7 +53,7 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file, makes or migrates its tables, and begins this run's chain.
+    /// Opens the file, creates or migrates its tables, and begins this run's chain.
     pub async fn open(path: &Path, run: Run) -> Result<Self, Error> {
         let lock = only_gateway(path)?;
         let unusable =
@@ -63,19 +63,19 @@ impl Sqlite {
         migrating.close().await.map_err(|error| unusable(&error))?;
         let head = begin_run(&mut connection, &run).map_err(|error| unusable(&error))?;
         let indexing = Indexing::begin(&mut connection);
-        // That may have sorted a whole table, for which there is a file.
+        // That may have sorted a whole table, which needs a temporary file; what follows does not.
         connect::note_in_memory(&connection).map_err(|error| unusable(&error))?;
         let mover = Mover::new(path).map_err(|error| unusable(&error))?;
         let desk = Desk { connection, mover, head, indexing, room: None, clock: run.clock };
         let writer = Writer::start_blocking(desk, run.clock).map_err(|error| unusable(&error))?;
         let verbs = Verbs { writer, notices: Arc::new(Notices::default()), clock: run.clock };
         let (readers, lanes) = (Readers::new(path.to_owned()), Readers::of_lanes(path.to_owned()));
-        // Whether the file can be read is to show now.
+        // Opening is to fail if the file cannot be read.
         readers.read(|_| Ok(())).await?;
         Ok(Self { verbs, readers, lanes, lock: Mutex::new(Some(lock)) })
     }
 
-    /// The audit trail of a file that a gateway may be using, without disturbing it.
+    /// A page of the audit trail of a file that a gateway may be using, without disturbing it.
     pub async fn read_audit(path: &Path, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
         let query = AuditQuery { after, limit, ..AuditQuery::default() };
         let readers = Readers::new(path.to_owned());
@@ -97,7 +97,7 @@ fn begin_run(connection: &mut rusqlite::Connection, run: &Run) -> Result<Head, E
     Ok(head)
 }
 
-/// Takes the lock that says that a gateway uses this file; makes the folder if it is missing.
+/// Takes the lock that keeps other gateways from using this file; creates the folder if it is missing.
 fn only_gateway(path: &Path) -> Result<File, Error> {
     let unusable = |what: String| Error::Unusable(format!("cannot open {}: {what}", path.display()));
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -111,7 +111,7 @@ fn only_gateway(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// How a lane is left whose operations cannot be read: as it was found, visibly, and for a while.
+/// Parks a lane whose operations cannot be read: for a while, showing the reason, and otherwise as it was found.
 fn unread(error: &Error, announced: Announced) -> Parking {
     let because = format!("the operations cannot be read: {error}");
     Parking { pause: UNREAD, because, announced, left: None, ended: Vec::new(), entries: Vec::new() }
@@ -255,12 +255,12 @@ impl Store for Sqlite {
     }
 
     async fn close(&self) {
-        // The writer's connection closes last: then SQLite moves the write-ahead log into the file, which a connection
-        // that only reads cannot do. So a stopped store is one file, and a copy of it is whole.
+        // The writer's connection closes last: then SQLite moves the write-ahead log into the file, which a read-only
+        // connection cannot do. So a closed store is one file, and a copy of it is complete.
         self.readers.close().await;
         self.lanes.close().await;
         self.verbs.writer.stop().await;
-        // Closing alone leaves the lock to any copy of the handle, as a child that is being started has for a moment.
+        // Closing alone leaves the lock with any copy of the handle, such as the one of a child process that is being started.
         if let Some(lock) = self.lock.lock().await.take()
             && let Err(error) = lock.unlock()
         {

@@ -1,11 +1,11 @@
-//! Moves the write-ahead log into the file, beside the writer: a thousand pages that are written wherever they belong, and a flush of
-//! the file, take many times as long as a commit, and whoever asked meanwhile would wait for it.
+//! Moves the write-ahead log into the database file (checkpointing), beside the writer: writing thousands of pages to their
+//! places and flushing the file takes many times as long as a commit, and callers would wait for it.
 //!
-//! Guarantees: what is in the log only is as durable as what was moved. A move that fails is told, and tried again when the
+//! Guarantees: what is only in the log is as durable as what was moved. A move that fails is logged and tried again when the
 //! log has grown by as much again.
 //!
-//! It deliberately leaves what comes meanwhile where it is: a log begins anew once all of it was moved, for which the writer need only rest
-//! for a moment. Where it never does, the log is allowed to grow, and at last the writer waits for what is left.
+//! It deliberately does not hold up the writer for what comes meanwhile: SQLite restarts the log once all of it was moved, for
+//! which a moment without writes is enough. If there is none, the log grows, and at last the writer waits for the rest.
 
 use std::{
     path::Path,
@@ -17,27 +17,27 @@ use rusqlite::{Connection, Row};
 
 use super::{super::Error, connect, rows};
 
-/// Pages that the log grows by before it is moved: 32 MiB. A page that changed often is moved once.
+/// Growth of the log, in pages, after which it is moved: 32 MiB. A page that changed often is moved once.
 const PAGES: i64 = 8_000;
-/// Pages in the log with which the writer waits for what is left: 128 MiB.
+/// Size of the log, in pages, at which the writer waits while the rest is moved: 128 MiB.
 const PAGES_MAX: i64 = 32_000;
-/// Looks through the log beside the writer, each of which has less to move than the one before.
+/// Passes over the log beside the writer; each has less to move than the one before.
 const PASSES: u8 = 6;
 
-/// How nice the thread is that moves: a tenth of the share of one that serves callers.
+/// The niceness of the thread that moves: a tenth of the CPU share of one that serves callers.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
-/// The log, by SQLite's own account.
+/// The state of the log, as SQLite reports it.
 #[derive(Clone, Copy)]
 struct Log {
-    /// Since it began anew.
+    /// Pages in it since it was last restarted.
     pages: i64,
-    /// How many of them are in the file.
+    /// How many of them have been moved into the file.
     moved: i64,
 }
 
-/// Who moves the log.
+/// Moves the log.
 #[derive(Debug)]
 pub(super) struct Mover {
     connection: Arc<Mutex<Connection>>,
@@ -47,12 +47,12 @@ pub(super) struct Mover {
 }
 
 impl Mover {
-    /// Of a file that is open for writing.
+    /// For a file that is open for writing.
     pub(super) fn new(path: &Path) -> rusqlite::Result<Self> {
         Ok(Self { connection: Arc::new(Mutex::new(connect::moving(path)?)), under_way: None, pages: 0 })
     }
 
-    /// Sees to the log between two transactions of the writer.
+    /// Starts or completes a move if one is due; called between two transactions of the writer.
     pub(super) fn attend(&mut self, writer: &Connection) {
         if let Err(error) = self.see_to(writer) {
             tracing::error!(%error, "cannot move the store's write-ahead log into its file; it grows until that is possible");
@@ -72,7 +72,7 @@ impl Mover {
         } else if log.pages.saturating_sub(self.pages) >= PAGES {
             self.under_way = Some(self.begin()?);
         } else {
-            // It may have begun anew.
+            // The log may have been restarted.
             self.pages = self.pages.min(log.pages);
         }
         Ok(())
@@ -91,7 +91,7 @@ impl Mover {
         thread.map_err(|error| Error::Unavailable(error.to_string()))
     }
 
-    /// Waits for what is under way, and closes the connection.
+    /// Waits for a move under way, and closes the connection.
     pub(super) fn close(self) {
         if self.under_way.is_some_and(|work| work.join().is_err()) {
             tracing::error!("moving the store's write-ahead log ended badly");
@@ -99,8 +99,8 @@ impl Mover {
     }
 }
 
-/// Where cores are few, this thread has the time that nobody else wants, and a little more. Elsewhere than on Linux it would be said of the
-/// whole process.
+/// With few cores, this thread gets the time that no other thread wants, and little more. Only on Linux: elsewhere this would
+/// apply to the whole process.
 fn let_others_go_first() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
@@ -108,7 +108,7 @@ fn let_others_go_first() {
     }
 }
 
-/// Moves until nothing is left, or the writer has proven to be faster.
+/// Moves until nothing is left, or gives up if the writer is faster.
 fn follow(connection: &Connection) -> Result<(), Error> {
     for _ in 0..PASSES {
         move_all(connection)?;
@@ -124,14 +124,14 @@ fn look(connection: &Connection) -> Result<Log, Error> {
     pragma(connection, "PRAGMA wal_checkpoint(NOOP)")
 }
 
-/// Moves all that no reader keeps from being moved; waits for nobody.
+/// Moves everything that readers do not hold back; waits for nobody.
 fn move_all(connection: &Connection) -> Result<(), Error> {
     pragma(connection, "PRAGMA wal_checkpoint(PASSIVE)").map(drop)
 }
 
 fn pragma(connection: &Connection, sql: &str) -> Result<Log, Error> {
     let log = |row: &Row<'_>| Ok(Log { pages: rows::column(row, "log")?, moved: rows::column(row, "checkpointed")? });
-    // SQLite answers with one row, whether or not somebody else is moving the log.
+    // SQLite returns one row, whether or not somebody else is moving the log.
     let log = rows::one(connection, sql, [], log)?;
     log.ok_or_else(|| Error::Unavailable("SQLite says nothing of its log".to_owned()))
 }
@@ -142,10 +142,10 @@ mod tests {
 
     use super::*;
 
-    /// Pages that one commit of these tests changes at least.
+    /// The least number of pages that one commit of these tests changes.
     const AT_ONCE: i64 = 64;
 
-    /// A file with a table, whoever writes it, and whoever moves its log.
+    /// A file with a table, a connection that writes to it, and its mover.
     fn desk() -> (TempDir, Connection, Mover) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store.db");
@@ -161,7 +161,7 @@ mod tests {
         writer.execute("INSERT INTO things VALUES (zeroblob(?))", [bytes]).expect("a commit");
     }
 
-    /// Commits until moving begins; how many commits that took.
+    /// Commits until a move begins; returns how many commits that took.
     fn until_moving(writer: &Connection, mover: &mut Mover) -> i64 {
         let most = PAGES / AT_ONCE + 1;
         let begun = (1..=most).find(|_| {
@@ -203,7 +203,7 @@ mod tests {
         reader.execute_batch("BEGIN; SELECT count(*) FROM things").expect("a look");
         until_moving(&writer, &mut mover);
         rest(&mover);
-        // Once for each so many pages, not again with each commit.
+        // Once per `PAGES`, not again with each commit.
         mover.attend(&writer);
         assert!(until_moving(&writer, &mut mover) > 1);
         rest(&mover);
@@ -229,7 +229,7 @@ mod tests {
         }
         until_moving(&writer, &mut mover);
         rest(&mover);
-        // As a writer that never rests, which has committed again by the time the others have looked.
+        // Like a writer that never rests: it has committed again before the mover looks.
         reader.execute_batch("COMMIT").expect("an end");
         commit(&writer);
         mover.attend(&writer);

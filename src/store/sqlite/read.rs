@@ -1,4 +1,4 @@
-//! What the SQLite store is asked without changing it.
+//! The SQL of the reading verbs.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params, params_from_iter};
@@ -47,7 +47,7 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
         Some(state) => and(format!("state = {}", search.bind(state.to_owned()))),
         None => {}
     }
-    // One that was removed since leaves its place to the next older by its id, which is nearly the order of acceptance.
+    // If that one was removed since, the list continues at the next older id; ids are nearly in order of acceptance.
     let after = after.map(|id| {
         let id = search.bind(id.to_string());
         format!(
@@ -60,7 +60,7 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
         and(format!("operations.position < {after}"));
         go_on = format!(" AND marks.position < {after}");
     }
-    // SQLite would look through all that ever was for the few that have not ended.
+    // Otherwise SQLite would scan all operations ever accepted for the few that have not ended.
     let pending = matches!(state.as_deref(), Some("queued" | "running")) && ticket.is_none() && caller.is_none();
     let found = match marks.first() {
         _ if pending => format!(
@@ -68,7 +68,7 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
              WHERE state = 'queued'{conditions}"
         ),
         None => format!("SELECT operations.position AS position, {OPERATION} FROM operations WHERE 1{conditions}"),
-        // Each half comes in its order, so no more is read than is asked for; by the position in the rows, SQLite would sort.
+        // Each half comes in order, so no more is read than needed; with the position from `operations`, SQLite would sort.
         Some((kind, what, value)) => format!(
             "SELECT marks.position AS position, {OPERATION} FROM operations_index AS marks
              CROSS JOIN operations ON operations.position = marks.position
@@ -83,7 +83,7 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
     all(connection, &sql, params_from_iter(search.values), rows::operation)
 }
 
-/// The oldest of a configuration that its lane has taken up.
+/// The oldest operations of a configuration that its lane has taken up.
 pub(super) fn running(
     connection: &Connection,
     configuration: &ConfigurationId,
@@ -156,9 +156,9 @@ pub(super) fn open_lanes(connection: &Connection, now: Timestamp, limit: usize) 
     )
 }
 
-/// How much has not ended, since when the oldest waits of what may begin, and what was not told.
+/// Counts what has not ended, since when the oldest that may begin has waited, and what is not delivered.
 pub(super) fn backlog(connection: &Connection) -> Result<Backlog, Error> {
-    // In one statement, which sees one moment.
+    // In one statement, so that all counts are of the same moment.
     let sql = "SELECT COUNT(*) AS pending, MIN(position) AS oldest, (SELECT COUNT(*) FROM running) AS running,
                    (SELECT COUNT(*) FROM operations WHERE state = 'awaiting_approval') AS awaiting
                FROM operations INDEXED BY operations_pending WHERE state = 'queued'";
@@ -171,9 +171,9 @@ pub(super) fn backlog(connection: &Connection) -> Result<Backlog, Error> {
     let some = states.into_iter().filter(|(_, operations)| *operations > 0);
     let states = some.map(|(state, operations)| (state.to_owned(), u64::try_from(operations).unwrap_or(0))).collect();
     let sql = format!("SELECT {OPERATION} FROM operations WHERE position = ?");
-    // It may have ended, and been removed, since it was counted.
+    // It may have ended and been removed since it was counted.
     let oldest = one(connection, &sql, [oldest], rows::operation)?.map(|oldest| oldest.submission.ready_at());
-    // One that was tried again and has not settled since is told as parked, too.
+    // A lane that was tried again and has not settled since counts as parked, too.
     let parked = one(
         connection,
         "SELECT COUNT(DISTINCT configuration) AS lanes FROM operations INDEXED BY operations_pending

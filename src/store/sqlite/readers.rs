@@ -1,6 +1,6 @@
 //! The connections of the SQLite store that only read.
 //!
-//! Guarantees: a read waits for no commit, and holds up no task: it runs on a thread that may block.
+//! Guarantees: a read waits for no commit and blocks no async task: it runs on a thread that may block.
 
 use std::{
     path::PathBuf,
@@ -13,14 +13,14 @@ use tokio::sync::Semaphore;
 
 use super::{super::Error, connect};
 
-/// Reads at once for whoever asks; reads are short.
+/// Concurrent reads for callers; reads are short.
 const READERS: u16 = 8;
-/// Reads at once for lanes, which have nothing to gain from more.
+/// Concurrent reads for lanes, which gain nothing from more.
 const OF_LANES: u16 = 2;
-/// How long a read waits for its turn: longer than any burst that the doors let in.
+/// How long a read waits for its turn: longer than any burst that is let in.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Connections that are opened as they are needed, and kept.
+/// Connections that are opened on demand and kept.
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
@@ -35,7 +35,7 @@ impl Readers {
         Self::at_most(READERS, path)
     }
 
-    /// Readers of a file that exists, for lanes: no search keeps these waiting.
+    /// Readers of a file that exists, for lanes: these wait for no search.
     pub(super) fn of_lanes(path: PathBuf) -> Self {
         Self::at_most(OF_LANES, path)
     }
@@ -44,7 +44,7 @@ impl Readers {
         Self { path, idle: Arc::default(), turns: Arc::new(Semaphore::new(most.into())), most }
     }
 
-    /// Reads.
+    /// Runs `what` on a connection, on a thread that may block.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
@@ -58,16 +58,16 @@ impl Readers {
             let connection = kept.map_or_else(|| connect::read_only(&path), Ok)?;
             let found = what(&connection);
             lock(&idle).push(connection);
-            // Held until here, whether or not anybody still waits: closing waits for it.
+            // Held until here, even if the caller is gone: closing waits for it.
             drop(turn);
             found
         });
         reading.await.map_err(|error| Error::Unavailable(format!("a read ended badly: {error}")))?
     }
 
-    /// Lets the reads that have begun end, and closes their connections.
+    /// Waits for reads under way, and closes their connections.
     pub(super) async fn close(&self) {
-        // Closed already, there is nothing to wait for.
+        // If this fails, they are closed already.
         if let Ok(turns) = self.turns.acquire_many(self.most.into()).await {
             turns.forget();
         }

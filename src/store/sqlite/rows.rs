@@ -1,4 +1,4 @@
-//! Statements and rows of SQLite. What stands in the rows is in [`super::super::rows`].
+//! Statements and rows of SQLite. Their values are converted by [`super::super::rows`].
 //!
 //! Statements are prepared once for each connection and kept: parsing one takes longer than most take to run.
 
@@ -16,27 +16,27 @@ use super::{
 };
 use crate::domain::Operation;
 
-/// The values of a statement that is put together.
+/// The bound values of a statement that is put together from parts.
 #[derive(Debug, Default)]
 pub(super) struct Search {
     pub(super) values: Vec<Value>,
 }
 
 impl Search {
-    /// Takes one more, and gives its name in the statement.
+    /// Adds a value, and returns its placeholder in the statement.
     pub(super) fn bind(&mut self, value: impl Into<Value>) -> String {
         self.values.push(value.into());
         format!("?{}", self.values.len())
     }
 }
 
-/// Runs a statement that changes rows, and says how many.
+/// Runs a statement that changes rows, and returns how many.
 pub(super) fn change(connection: &Connection, sql: &str, values: impl Params) -> Result<usize, Error> {
     tracing::trace!(sql, "statement");
     connection.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).map_err(unavailable)
 }
 
-/// All rows that a statement gives, each read by `read`.
+/// All rows that a statement returns, each read by `read`.
 pub(super) fn all<T>(
     connection: &Connection,
     sql: &str,
@@ -53,7 +53,7 @@ pub(super) fn all<T>(
     Ok(found)
 }
 
-/// The row that a statement gives, which gives one at most.
+/// The row that a statement returns, which must be one at most.
 pub(super) fn one<T>(
     connection: &Connection,
     sql: &str,
@@ -63,7 +63,7 @@ pub(super) fn one<T>(
     Ok(all(connection, sql, values, read)?.pop())
 }
 
-/// The columns that [`operation`] is made of. What a lane has taken up stands in the table as it was queued, with a mark beside it.
+/// The columns that [`operation`] needs. An operation that a lane has taken up is stored as queued, with a row in `running`.
 pub(super) const OPERATION: &str = "id, submission, fate,
     (SELECT started_at FROM running WHERE running.position = operations.position) AS started_at";
 

@@ -1,4 +1,4 @@
-//! The audit trail in SQLite: writing it, looking for records, and how far it was delivered.
+//! The audit trail in SQLite: writing it, searching it, and how far it was delivered.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params, params_from_iter, types::Value};
@@ -44,7 +44,7 @@ fn number(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX)
 }
 
-/// One run after another: the newest record is the end of the one chain that no opening has named.
+/// Runs follow one another here, so the newest record is the end of the one chain that no opening has named.
 pub(super) fn ends(connection: &Connection) -> Result<Vec<Head>, Error> {
     let newest = "SELECT text FROM audit ORDER BY position DESC LIMIT 1";
     all(connection, newest, [], |row| head_after(text(row, "text")?))
@@ -56,7 +56,7 @@ pub(super) fn position(connection: &Connection, place: &Place) -> Result<Option<
     one(connection, sql, params![place.chain, number(place.sequence)], |row| column(row, "position"))
 }
 
-/// Records that fit, oldest first.
+/// Matching records, oldest first.
 pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
     let (sql, values) = search_for(query);
     all(connection, &sql, params_from_iter(values), |row| {
@@ -64,7 +64,7 @@ pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec
     })
 }
 
-/// The statement that searches, and its values.
+/// The search statement, and its values.
 fn search_for(query: &AuditQuery) -> (String, Vec<Value>) {
     let mut search = Search::default();
     let mut conditions = String::new();
@@ -78,9 +78,9 @@ fn search_for(query: &AuditQuery) -> (String, Vec<Value>) {
     if let Some(operation) = query.operation {
         and(&of_operation(&search.bind(operation.to_string())));
     }
-    // By time alone, the spans say between which positions to look.
+    // In a search by time alone, the spans say between which positions to look.
     let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
-    // SQLite begins at one bound, so there must be only one.
+    // SQLite starts a scan at one lower bound only, so there must be only one.
     let mut after = search.bind(query.after.unwrap_or(0));
     if let Some(from) = query.from.map(micros) {
         let from = search.bind(from);
@@ -105,7 +105,7 @@ fn search_for(query: &AuditQuery) -> (String, Vec<Value>) {
         }
         Some(caller) => {
             let caller = search.bind(caller.clone());
-            // Each half comes in its order, so no more is read than is asked for.
+            // Each half comes in order, so no more is read than needed.
             format!(
                 "SELECT marks.position AS position, text FROM audit_index AS marks
                  CROSS JOIN audit ON audit.position = marks.position
@@ -120,7 +120,7 @@ fn search_for(query: &AuditQuery) -> (String, Vec<Value>) {
     (format!("{found} ORDER BY position LIMIT {limit}"), search.values)
 }
 
-/// Records under a ticket, and those of the operations that were asked for under it.
+/// Records of a ticket, and those of the operations that were requested under it.
 fn of_ticket(ticket: &str) -> String {
     let (ticket_through, operation_through) = (Kind::AuditTicket.through(), Kind::AuditOperation.through());
     format!(
@@ -136,8 +136,8 @@ fn of_ticket(ticket: &str) -> String {
     )
 }
 
-/// Records of an operation. A turn's record names many operations, and so it is found by the configuration and by what stands between
-/// an operation's first record and that of its end. (The plus keeps SQLite from making an index of all records for this one search.)
+/// Records of an operation. A turn's record names many operations, so it is found by configuration, among the records between
+/// the operation's first and that of its end. (The plus keeps SQLite from building an index of all records for this search.)
 fn of_operation(operation: &str) -> String {
     let (operation_through, turn_through) = (Kind::AuditOperation.through(), Kind::AuditTurn.through());
     format!(
@@ -161,7 +161,7 @@ fn of_operation(operation: &str) -> String {
     )
 }
 
-/// The first position in whose neighbourhood something happened at a time or later.
+/// A position before which there is no record at or after a time; exact to one span.
 fn first_since(from: &str) -> String {
     format!(
         "(SELECT min(position) FROM (
@@ -171,7 +171,7 @@ fn first_since(from: &str) -> String {
     )
 }
 
-/// The last position in whose neighbourhood something happened before a time.
+/// A position after which there is no record before a time; exact to one span.
 fn last_before(to: &str) -> String {
     format!(
         "(SELECT max(position) FROM (
@@ -243,7 +243,7 @@ mod tests {
             records(&connection, &query).unwrap();
             let statement = connection.prepare_cached(&search_for(&query).0).unwrap();
             let steps = statement.get_status(StatementStatus::VmStep);
-            // Each record that is looked at takes some.
+            // Each record that is scanned takes several steps.
             assert!(i64::from(steps) < RECORDS / 2, "{query:?} takes {steps} steps");
         }
     }

@@ -1,4 +1,4 @@
-//! The SQL of the verbs that write. Each function runs inside a transaction that `desk` opens and commits.
+//! The SQL of the writing verbs. Each function runs inside a transaction that `desk` opens and commits.
 
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ use crate::{
     domain::{Digest, OperationId, State},
 };
 
-/// Voids the leases of earlier runs (the lock file says that they are over) and opens this run's chain. Where a run
-/// ended with a write under way, its lease stands to its end: Graph may still be carrying that write out, and it must not
-/// land on top of a later one.
+/// Voids the leases of earlier runs (the lock file proves that they are over) and begins this run's chain. Where a run ended
+/// with a write under way, its lease is left to expire: Graph may still be carrying out that write, and it must not overwrite
+/// a later one.
 pub(super) fn begin_run(connection: &Connection, run: &Run) -> Result<Head, Error> {
     let ends = trail::ends(connection)?;
     let (head, opening) = Head::open(run.chain.clone(), &ends, env!("CARGO_PKG_VERSION"));
@@ -43,7 +43,7 @@ pub(super) fn begin_run(connection: &Connection, run: &Run) -> Result<Head, Erro
     Ok(ledger.head)
 }
 
-/// Does the verbs of one transaction. An error undoes all of them; a refusal in an outcome concerns that verb alone.
+/// Carries out the verbs of one transaction. An error rolls back all of them; an error in an outcome concerns that verb alone.
 pub(super) fn apply(
     connection: &Connection,
     room: &mut Option<Room>,
@@ -95,8 +95,8 @@ pub(super) fn apply(
     Ok(outcomes)
 }
 
-/// Takes the lane, and marks what it is to work on. The turn comes without its operations: reading them takes longer than all of this,
-/// and need keep nobody waiting.
+/// Takes the lane, and marks what it is to work on. The turn is returned without its operations: reading them takes longer
+/// than all of this, and need not hold up the writer.
 fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &Claim) -> Result<Option<Turn>, Error> {
     let taken = one(
         connection,
@@ -136,8 +136,8 @@ fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &C
     Ok(Some(turn))
 }
 
-/// Marks the oldest that have not ended, those that are not yet, and names them all. The index is named, since without statistics SQLite
-/// takes another.
+/// Marks the oldest pending operations as running, where they are not yet, and returns all their ids. The index is named,
+/// since without statistics SQLite picks another.
 fn start(connection: &Connection, claim: &Claim) -> Result<Vec<OperationId>, Error> {
     let configuration = claim.configuration.as_str();
     let pending = all(
@@ -157,7 +157,7 @@ fn start(connection: &Connection, claim: &Claim) -> Result<Vec<OperationId>, Err
     Ok(pending.into_iter().map(|(_, id)| id).collect())
 }
 
-/// Changes the row of a lane if it is still this holder's: the SQL of the change, then the values bound in it.
+/// Updates the row of a lane if this holder still has it: the SQL of the change, then the values bound in it.
 macro_rules! if_held {
     ($connection:expr, $holder:expr, $set:literal $(, $value:expr)*) => {{
         let sql = concat!("UPDATE lanes SET ", $set, " WHERE configuration = ? AND owner = ? AND fencing = ?");
@@ -209,7 +209,7 @@ fn settle(
     Ok(outcome)
 }
 
-/// Writes the end of operations; each must be running on the holder's lane, or the whole transaction is undone.
+/// Stores how operations ended; each must be running on the holder's lane, or the whole transaction is rolled back.
 fn end_all(connection: &Connection, holder: &Holder, ended: &[(OperationId, State)]) -> Result<(), Error> {
     let mut changed = 0_usize;
     for (id, state) in ended {
