@@ -1,10 +1,10 @@
-//! Counts, now and then, what has not ended and what ends were not told, so that a growing backlog is seen before callers
-//! complain, and tries whether the store can be written to.
+//! Periodically counts operations that have not ended and callbacks not delivered, so that a growing backlog is seen before
+//! callers complain, and checks that the store can be written to.
 //!
-//! Guarantees: the store is asked for counts only, and a store in trouble costs nothing but the figures.
+//! Guarantees: each round only counts and makes one trial write; if the store fails, only the metrics suffer.
 //!
-//! It deliberately tells what the whole store holds: every replica tells the same, so take the highest, not the sum.
-//! Started by the root.
+//! It deliberately does not count by replica: each reports the whole store, so take the maximum, not the sum. Started by the
+//! root.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,23 +18,23 @@ use crate::{
     telemetry,
 };
 
-/// Shorter than the intervals in which collectors and Prometheus usually ask.
+/// Shorter than the usual intervals of collectors and Prometheus.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is counted, and by which clock.
+/// What is counted, and the clock for ages.
 #[derive(Clone, Debug)]
 pub struct Census {
-    /// Where.
+    /// The store to count in.
     pub store: Arc<dyn Store>,
     /// The time.
     pub clock: Clock,
 }
 
 impl Census {
-    /// Counts until it is stopped.
+    /// Counts until stopped.
     pub async fn run(self, stop: CancellationToken) {
         loop {
-            // Trying it also shows how long a commit takes where nobody asks for one.
+            // The trial write also shows how long a commit takes when there are no others.
             telemetry::note_store(&self.store.probe().await);
             match self.store.backlog().await {
                 Ok(backlog) => self.tell(&backlog),
@@ -48,7 +48,7 @@ impl Census {
     }
 
     fn tell(&self, Backlog { states, parked, oldest, callbacks }: &Backlog) {
-        // A state that nothing is in any more must be told, too.
+        // Zero must be reported, too, once a state is empty.
         let pending: Vec<_> =
             State::PENDING.iter().map(|state| (*state, states.get(*state).copied().unwrap_or(0))).collect();
         let oldest_age = self.age(*oldest);

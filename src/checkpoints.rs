@@ -1,11 +1,11 @@
-//! Has a key vouch for the audit trail: at start, at the end, and in between while records are written.
+//! Signs checkpoints of the audit trail: at startup, at shutdown, and in between while records are written.
 //!
-//! Guarantees: with a key, no record of this run waits for a checkpoint longer than the settings say, as long as the store
-//! works; a run that stops in order leaves no record that none vouches for. A run that writes nothing signs nothing, so
-//! replicas do not keep each other busy. A key that takes the place of another in its file signs from the next checkpoint on; where it
-//! cannot be used, the one before goes on.
+//! Guarantees: as long as the store works, no record of this run waits for a checkpoint longer than the settings say, apart
+//! from the time between two looks; an orderly shutdown leaves no record without one. A run that writes nothing signs nothing,
+//! so replicas do not keep each other busy. When the key in its file is replaced, the new one signs from the next checkpoint
+//! on; if it cannot be used, the previous one continues.
 //!
-//! It deliberately repeats nothing that failed: the next look comes. Started by the root, if there is a key.
+//! It deliberately does not retry what failed: the next look will. Started by the root, if there is a key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     store::{Error, Store},
 };
 
-/// How often it is looked whether there is something to vouch for, at least.
+/// The longest time between two looks for records to vouch for.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// What is signed, by which key, and how often.
@@ -37,11 +37,11 @@ pub struct Checkpoints {
 /// The newest checkpoint of this run.
 #[derive(Debug)]
 struct Last {
-    /// The key that was good then.
+    /// The last key that could be used.
     signer: Signer,
-    /// Up to which record of the own chain it vouches; itself is the next or a later one.
+    /// The record of our own chain up to which it vouches; the checkpoint itself is a later one.
     sequence: u64,
-    /// By [`Clock::elapsed`].
+    /// When it was signed, by [`Clock::elapsed`].
     at: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Checkpoints {
         Self { store, clock, settings: settings.clone(), chain, last }
     }
 
-    /// Signs, time after time, until it is stopped.
+    /// Looks and signs until stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -85,10 +85,10 @@ impl Checkpoints {
         if new >= records || (new > 0 && waited >= every) { self.sign().await } else { Ok(()) }
     }
 
-    /// Records of this run that are younger than its newest checkpoint, itself not counted.
+    /// The number of records of this run since its newest checkpoint, which itself is not counted.
     async fn new_records(&self) -> Result<u64, Error> {
         let ends = self.store.ends().await?;
-        // If it is not among them, another run's opening has named its end.
+        // If our chain is not among them, another run's opening has named its end.
         let end = ends.iter().find(|end| end.chain == self.chain).map_or(0, |end| end.sequence);
         let Last { sequence, .. } = *self.last.lock().await;
         Ok(end.saturating_sub(sequence).saturating_sub(u64::from(sequence > 0)))

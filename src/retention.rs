@@ -1,10 +1,10 @@
-//! Removes what need not be kept any longer: operations that ended long ago, and idempotency keys that are over.
+//! Removes what need not be kept any longer: operations that ended long ago, and expired idempotency keys.
 //!
-//! Guarantees: it goes in small steps with pauses between them, so no caller waits for it noticeably; a stop does not
-//! wait for more than the step under way. Several replicas may do it at once.
+//! Guarantees: it works in small steps with pauses in between, so callers do not notice it; a shutdown waits at most for the
+//! step under way. Several replicas may do it at once.
 //!
-//! It deliberately touches neither pending operations nor the audit trail, and repeats nothing that failed: the next round
-//! comes. Started by the root.
+//! It deliberately touches neither pending operations nor the audit trail, and does not retry what failed: the next round
+//! will. Started by the root.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,17 +16,17 @@ use crate::{
     store::{Error, Forgetting, Store},
 };
 
-/// The time between two rounds, on average; replicas drift apart by chance.
+/// The average time between rounds, which varies at random so that replicas do not coincide.
 const INTERVAL: Duration = Duration::from_mins(10);
-/// Rows removed in one transaction: some milliseconds, since each stands in several indexes.
+/// Rows removed per transaction: takes some milliseconds, since each is in several indexes.
 const STEP_MAX: usize = 100;
-/// The pause after a step, in which others write.
+/// The pause after a step, in which others can write.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// What is removed, and by which clock.
+/// What is removed, from where, and by which clock.
 #[derive(Clone, Debug)]
 pub struct Retention {
-    /// From where.
+    /// The store to remove from.
     pub store: Arc<dyn Store>,
     /// The time.
     pub clock: Clock,
@@ -35,7 +35,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Removes, round after round, until it is stopped. The first round is at once.
+    /// Runs round after round until stopped. The first round is at once.
     pub async fn run(self, stop: CancellationToken) {
         loop {
             match self.round(&stop).await {
@@ -79,7 +79,7 @@ enum Left {
     Stopped,
 }
 
-/// `moment` earlier by `pause`; the beginning of time if that cannot be written.
+/// `moment` minus `pause`; the earliest possible time if that is out of range.
 fn before(moment: Timestamp, pause: Duration) -> Timestamp {
     let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
     moment.checked_sub(pause).unwrap_or(Timestamp::MIN)
