@@ -1,10 +1,10 @@
-//! The second person's word on a change that policy lets begin only with it.
+//! The second person's answer to a change that policy lets begin only with it.
 //!
-//! Guarantees: nobody answers for itself, whatever policy permits: not the caller who asked, under whatever name it comes
-//! back, and not the person for whom it asked. Whether the word comes in time is decided by the store in the transaction
-//! that takes it. What nobody answers ends by itself.
+//! Guarantees: nobody answers for their own change, whatever policy permits: neither the caller that requested it, under
+//! whatever name it returns, nor the person for whom it was requested. Whether an answer comes in time is decided by the
+//! store in the transaction that stores it. What nobody answers expires by itself.
 //!
-//! It deliberately does not decide on the change again: policy did when it was asked for, and decides now on who answers.
+//! It deliberately does not decide on the change again: policy did when it was requested, and decides now on who answers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,10 +25,10 @@ use crate::{
     telemetry,
 };
 
-/// Operations that end unanswered in one step.
+/// Unanswered operations that are ended in one step.
 const STEP_MAX: usize = 100;
 
-/// What somebody says to an approval.
+/// What a caller answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Say {
     /// The change may begin.
@@ -47,7 +47,7 @@ impl Say {
 }
 
 impl Gateway {
-    /// How a permitted change begins: queued, or by waiting for what policies ask for.
+    /// How a permitted change begins: queued, or awaiting the approvals that policies require.
     pub(super) fn begun(&self, submission: Submission, approvals: &[String], actor: &Actor) -> (Submission, State) {
         if approvals.is_empty() {
             return (submission, State::Queued);
@@ -58,8 +58,8 @@ impl Gateway {
         (Submission { approval: Some(approval), ..submission }, State::AwaitingApproval)
     }
 
-    /// Takes a caller's word on an operation that awaits approval; the same word of the same caller again changes nothing.
-    /// An operation that the caller may not read is as unknown as one that is not there.
+    /// Takes a caller's answer to an operation that awaits approval; the same answer by the same caller again changes
+    /// nothing. An operation that the caller may not read is as unknown as one that does not exist.
     pub async fn answer(
         &self,
         caller: &Caller,
@@ -105,7 +105,7 @@ impl Gateway {
     ) -> Result<Vec<String>, Error> {
         let submission = &operation.submission;
         let id = &submission.configuration;
-        // Unlike reading, this is not decided on half the facts: if Graph cannot tell now, the word can be given later.
+        // Unlike reading, this needs all the facts: if Graph cannot answer now, the approval can be given later.
         let known = self.in_time(async { Ok(self.directory.configuration(id).await?) }).await?;
         let configuration = known.unwrap_or_else(|| Configuration {
             id: id.clone(),
@@ -120,8 +120,8 @@ impl Gateway {
         }
     }
 
-    /// The policies by which a caller may keep an approved change from ending, if approval of it was asked for. Who approved it
-    /// approved its end: only somebody who may approve it can make it permanent.
+    /// The policies by which a caller may make an approved change permanent; none are needed if no approval was required. Whoever
+    /// approved the change approved its end too, so only somebody who may approve it may drop that end.
     pub(super) async fn may_outlast(&self, caller: &Caller, operation: &Operation) -> Result<Vec<String>, Error> {
         let Some(approval) = &operation.submission.approval else { return Ok(Vec::new()) };
         if partiality(caller, operation, approval).is_some() {
@@ -132,7 +132,7 @@ impl Gateway {
         self.word_permitted(caller, operation, approval).await
     }
 
-    /// Ends what nobody answered in time, again and again, until it is stopped. Several replicas may do it at once.
+    /// Expires approvals that nobody gave in time, periodically, until it is stopped. Several replicas may do it at once.
     pub async fn end_unanswered(self: Arc<Self>, every: Duration, stop: CancellationToken) {
         loop {
             if let Err(error) = self.end_unanswered_now().await {
@@ -165,7 +165,7 @@ impl Gateway {
     }
 }
 
-/// Why a caller may not answer for this operation, whoever permits it.
+/// Why a caller may not answer for this operation, whatever policy permits.
 fn partiality(caller: &Caller, operation: &Operation, approval: &Approval) -> Option<&'static str> {
     let submission = &operation.submission;
     let is_subject = |subject: &str| !subject.is_empty() && caller.subject == subject;

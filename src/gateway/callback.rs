@@ -1,7 +1,7 @@
-//! Callbacks: where the end of an operation may be told, and telling it again.
+//! Callbacks: where the end of an operation may be reported, and sending a callback again.
 //!
-//! Guarantees: an end is told under a destination of its own caller only. Which URLs these are is decided by the settings;
-//! that a caller may have the end of its own change told needs no further permission.
+//! Guarantees: an end is reported only to a destination of its own caller. The settings decide which URLs these are; a
+//! caller needs no further permission to have the end of its own change reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,14 +20,14 @@ use crate::{
     telemetry,
 };
 
-/// Where the ends of callers' operations may be told.
+/// Where the ends of callers' operations may be reported.
 #[derive(Clone, Debug, Default)]
 pub struct Callable {
     destinations: Vec<Destination>,
     callers: BTreeMap<String, Rights>,
 }
 
-/// Those of one caller, whichever way it proves itself.
+/// The destinations of one caller, however it authenticates.
 #[derive(Clone, Debug, Default)]
 struct Rights {
     destinations: BTreeSet<String>,
@@ -35,7 +35,7 @@ struct Rights {
 }
 
 impl Callable {
-    /// As the settings say.
+    /// As the settings define them.
     pub fn new(destinations: &[Destination], callers: &[CallerRule], webhooks: &[Webhook]) -> Self {
         let by_token = callers.iter().map(|caller| (&caller.name, &caller.callbacks));
         let by_webhook = webhooks.iter().map(|webhook| (&webhook.caller, &webhook.callbacks));
@@ -48,7 +48,7 @@ impl Callable {
         Self { destinations: destinations.to_vec(), callers: rights }
     }
 
-    /// Where the end of a change is told, or what is wrong with what its caller asks for.
+    /// Where the end of a change is reported, if anywhere, or what is wrong with what its caller asks for.
     fn callback(&self, caller: &str, asked: Option<&CallbackRequest>) -> Result<Option<Callback>, &'static str> {
         let rights = self.callers.get(caller);
         let usual = rights.and_then(|rights| rights.usual.as_ref()).map(Url::as_str);
@@ -65,14 +65,14 @@ impl Callable {
 }
 
 impl Gateway {
-    /// Where the end of a change is told.
+    /// Where the end of a change is reported, if anywhere.
     pub(super) fn callback(&self, caller: &Caller, asked: Option<&CallbackRequest>) -> Result<Option<Callback>, Error> {
         self.callable.callback(&caller.name, asked).map_err(|detail| {
             Error::InvalidChange(vec![Fault { pointer: "/callback/url".to_owned(), detail: detail.to_owned() }])
         })
     }
 
-    /// Has the end of an operation told again that was told, or could not be. Whoever may cancel an operation may do so.
+    /// Sends a callback again that was delivered or parked. Whoever may cancel the operation may do so.
     pub async fn resend_callback(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
         let operation = self.readable(caller, id).await?;
         let own = operation.submission.caller == caller.name;

@@ -1,7 +1,7 @@
-//! Taking an operation back before it begins.
+//! Cancelling an operation before it begins.
 //!
-//! Guarantees: what is answered as cancelled has not reached Graph and never will. Whether it was in time is decided by
-//! the store in the transaction that cancels it, not by what was read before.
+//! Guarantees: an operation that is reported as cancelled has not reached Graph and never will. Whether it was in time is
+//! decided by the store in the transaction that cancels it, not by what was read before.
 
 use super::{Error, Gateway, actor};
 use crate::{
@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Gateway {
-    /// Cancels an operation that has not begun; one that is cancelled already stays so. One that the caller may not read
-    /// is as unknown as one that is not there.
+    /// Cancels an operation that has not begun; one that is already cancelled stays so. One that the caller may not read is
+    /// as unknown as one that does not exist.
     pub async fn cancel(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
         let operation = self.readable(caller, id).await?;
         let own = operation.submission.caller == caller.name;

@@ -1,33 +1,33 @@
-//! What a name could have meant: told to a caller whose name fits nothing, or several things.
+//! What a name could have meant: shown to a caller whose name is unknown or ambiguous.
 //!
-//! Guarantees: no more are told than somebody chooses from, in an order that does not change.
+//! Guarantees: no more are shown than a person can choose from, in a stable order.
 //!
-//! It deliberately does not decide who may see them: that is policy's, asked by the gateway.
+//! It deliberately does not decide who may see them: policy does, asked by the gateway.
 
 use crate::{
     domain::Configuration,
     graph::{AssignmentFilter, Group},
 };
 
-/// Things of one name that are told.
+/// The most candidates with the same name.
 pub(super) const SEVERAL_MAX: usize = 20;
-/// Things of a similar name that are told.
+/// The most candidates with a similar name.
 pub(super) const ALIKE_MAX: usize = 5;
 
 /// Something that a name could mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// JSON pointer to the name in the caller's body; empty if it stood elsewhere.
+    /// JSON pointer to the name in the caller's body; empty if it was not in the body.
     pub pointer: String,
     /// The id to give instead.
     pub id: String,
-    /// The name that it has.
+    /// The name or alias that matches.
     pub name: String,
     /// A kind of configuration, `group`, `mail-only-group` or `filter`.
     pub kind: &'static str,
 }
 
-/// Whether a caller may see what Graph has that its names do not mean.
+/// Whether a caller may see candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hints {
     Given,
@@ -50,7 +50,7 @@ impl Candidate {
     }
 }
 
-/// Whether one name could be meant by the other: the same but for case and spaces, or containing one another.
+/// Whether one name could be meant by the other: ignoring case, spaces, hyphens and underscores, one contains the other.
 pub(super) fn alike(wanted: &str, name: &str) -> bool {
     let plain = |text: &str| text.to_lowercase().replace([' ', '-', '_'], "");
     let (wanted, name) = (plain(wanted), plain(name));

@@ -1,36 +1,35 @@
 //! The gateway in force: policies and catalogue change while it runs, together or not at all.
 //!
-//! Guarantees: whoever asks for it holds one version for as long as it likes, so a call is resolved and decided by the same
-//! policies and the same names from its beginning to its end; the next call sees the next version. There is no moment
-//! without one.
+//! Guarantees: a version that was handed out does not change, so a call is resolved and decided by the same policies and
+//! the same names from beginning to end; the next call sees the next version. There is always one in force.
 //!
-//! It deliberately does not judge what it is given; the root has checked it.
+//! It deliberately does not check the versions that it is given; `reload` has done so.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Gateway, resolve::Directory};
 use crate::{config::Catalogue, policy::Policies};
 
-/// Where the gateway in force is.
+/// Holds the gateway in force.
 #[derive(Debug)]
 pub struct Current(RwLock<Arc<Gateway>>);
 
 impl Current {
-    /// The first version.
+    /// Starts with this version.
     pub fn new(gateway: Arc<Gateway>) -> Self {
         Self(RwLock::new(gateway))
     }
 
     /// The version in force now.
     pub fn gateway(&self) -> Arc<Gateway> {
-        // Nothing can fail while the lock is held, so what is behind it is whole.
+        // Nothing panics while the lock is held, so the value behind it is intact.
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts others in force. Calls under way go on as they began, and what was accepted keeps its permit.
+    /// Puts another version in force. Calls in flight keep theirs, and accepted changes keep their permits.
     pub fn take_up(&self, policies: Policies, catalogue: Catalogue) {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        // What Graph said is remembered.
+        // What Graph said stays cached.
         let names = current.directory.names().clone();
         let directory = Directory::new(catalogue, names, current.settings.targets_max);
         *current = Arc::new(Gateway { policies, directory, ..Gateway::clone(&current) });

@@ -1,9 +1,9 @@
-//! What becomes of calls that are denied or refused, and of those that prove nobody.
+//! What becomes of calls that are denied or refused, and of those that fail to authenticate.
 //!
-//! Guarantees: such a call is on record before it is answered, up to so many of a kind in a minute. Beyond that, calls are
-//! counted, and the count is recorded when the minute is over or the gateway stops; so nobody fills the disk with denials. A
-//! kind is a caller or an issuer with an action or a class of bad tokens, all from closed lists, so nobody fills the
-//! memory either. A process that is killed loses what it has counted of the last minute.
+//! Guarantees: such a call is recorded before it is answered, up to a number of each kind per minute. Beyond that, calls
+//! are counted, and the count is recorded when the minute is over or the gateway stops; so nobody fills the disk with
+//! denials. A kind is a caller or an issuer with an action or a class of bad tokens, all from closed lists, so nobody fills
+//! the memory either. A process that is killed loses the counts of the last minute.
 //!
 //! It deliberately keeps no part of a token: reasons are the gateway's own sentences.
 
@@ -26,15 +26,15 @@ use crate::{
     policy::Denial,
 };
 
-/// For how long calls of a kind are counted together.
+/// How long calls of a kind are counted together.
 const WINDOW: Duration = Duration::from_mins(1);
-/// How often it is looked whether a count is complete.
+/// How often it is checked which counts are complete.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Who, or nobody, and what they were denied.
 type Kind = (String, String);
 
-/// Calls of a kind since a moment.
+/// The calls of a kind since a point in time.
 #[derive(Debug)]
 struct Window {
     /// By the clock's `elapsed`.
@@ -43,17 +43,17 @@ struct Window {
     counted: Option<Counted>,
 }
 
-/// Calls that were not recorded one by one.
+/// Calls that were counted instead of recorded one by one.
 #[derive(Clone, Debug)]
 struct Counted {
     actor: Option<Actor>,
-    /// What was denied; none for changes that were refused.
+    /// The denied action; none for refused changes.
     action: Option<String>,
     reason: String,
     repeated: Repeated,
 }
 
-/// The calls denied of late.
+/// Recent denials.
 #[derive(Debug)]
 pub(super) struct Denials {
     per_window: u64,
@@ -64,7 +64,7 @@ pub(super) struct Denials {
 struct Denied<'a> {
     kind: Kind,
     actor: Option<Actor>,
-    /// What was denied; none for a change that is refused.
+    /// The denied action; none for a refused change.
     action: Option<&'a str>,
     about: Subject,
     reason: String,
@@ -87,7 +87,7 @@ impl From<About<'_>> for Subject {
     }
 }
 
-/// The record of one call, or of many that were alike.
+/// The record of one call, or of many similar ones.
 fn event(actor: Option<Actor>, action: Option<String>, about: Subject, why: (String, Option<Repeated>)) -> Event {
     let Subject { configuration, asked, change, ticket } = about;
     let (reason, repeated) = why;
@@ -106,7 +106,7 @@ impl Denials {
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a call is one too many; then it is counted.
+    /// Whether a call exceeds the limit; if so, it is counted.
     fn counts(&self, denied: &Denied<'_>, now: Duration, at: Timestamp) -> bool {
         let mut windows = self.windows();
         let window = match windows.entry(denied.kind.clone()) {
@@ -122,7 +122,7 @@ impl Denials {
             return false;
         }
         let counted = window.counted.get_or_insert_with(|| Counted {
-            // One token of many would mislead.
+            // The id of one token out of many would mislead.
             actor: denied.actor.clone().map(|actor| Actor { token_id: None, ..actor }),
             action: denied.action.map(str::to_owned),
             reason: String::new(),
@@ -139,7 +139,7 @@ impl Denials {
         self.windows().extract_if(.., |_, window| now.saturating_sub(window.began) >= WINDOW).collect()
     }
 
-    /// Takes out all.
+    /// Takes out all windows.
     fn all(&self) -> Vec<(Kind, Window)> {
         std::mem::take(&mut *self.windows()).into_iter().collect()
     }
@@ -170,12 +170,12 @@ impl Window {
 }
 
 impl Gateway {
-    /// Puts a denial on record, and is the error that tells of it.
+    /// Records a denial, and returns the error that reports it.
     pub(super) async fn denied(&self, caller: &Caller, about: About<'_>, denial: &Denial) -> Error {
         self.refused(caller, about, (denial.action, denial.to_string())).await
     }
 
-    /// Puts on record that a caller was refused for a reason that is not a policy's, and is the error that tells of it.
+    /// Records that a caller was refused for a reason other than policy, and returns the error that reports it.
     pub(super) async fn refused(&self, caller: &Caller, about: About<'_>, (action, reason): (&str, String)) -> Error {
         let kind = (caller.name.clone(), action.to_owned());
         let (actor, action, about) = (Some(actor(caller)), Some(action), about.into());
@@ -185,8 +185,8 @@ impl Gateway {
         }
     }
 
-    /// Puts on record that a change is not accepted as it was asked, and is the error that tells of it. What policy denies is on record
-    /// already, and where Graph or the store cannot be reached nothing was decided.
+    /// Records that a change is refused, and returns the error that reports it. What policy denies is recorded already, and
+    /// where Graph or the store cannot be reached nothing was decided.
     pub(super) async fn unmade(&self, caller: &Caller, asked: Asked, error: Error) -> Error {
         let Some(reason) = error.refusal() else { return error };
         let Asked { of, ticket } = asked;
@@ -210,7 +210,7 @@ impl Gateway {
         }
     }
 
-    /// Puts a call on record that proved an identity which is no known caller.
+    /// Records a call with an authenticated identity that is no configured caller.
     pub async fn unknown_caller(&self, stranger: Stranger) -> Result<(), Error> {
         let Stranger { issuer, subject, token_id, reason } = stranger;
         let kind = (issuer.clone(), "authenticate".to_owned());
@@ -219,15 +219,15 @@ impl Gateway {
         self.note_denied(Denied { kind, actor, action, about, reason }).await
     }
 
-    /// Puts on record that an event could not be made into changes.
+    /// Records that an event could not be turned into changes.
     pub async fn unmapped(&self, caller: &Caller, reason: String) -> Result<(), Error> {
         let kind = (caller.name.clone(), "map".to_owned());
         let (actor, action, about) = (Some(actor(caller)), Some("map"), Subject::default());
         self.note_denied(Denied { kind, actor, action, about, reason }).await
     }
 
-    /// Puts a call on record that proved nobody: its token is `missing`, `malformed` or `invalid`, or it is a message to a
-    /// source of webhooks whose `signature` does not fit.
+    /// Records a call that failed to authenticate: its token is `missing`, `malformed` or `invalid`, or it is a message to
+    /// a webhook source whose `signature` does not match.
     pub async fn unproven(&self, source: &str, class: &'static str, reason: String) -> Result<(), Error> {
         let kind = (source.to_owned(), class.to_owned());
         let (action, about) = (Some("authenticate"), Subject::default());
@@ -254,7 +254,7 @@ impl Gateway {
         }
     }
 
-    /// Records all counts. To be called when no more calls come.
+    /// Records all counts. Call this when no more calls can come.
     pub async fn end_counts(&self) {
         self.record_counts(self.denials.all()).await;
     }
@@ -296,7 +296,7 @@ mod tests {
         assert_eq!([0, 1, 2, 30].map(|second| call(&denials, "a", second)), [false, false, true, true]);
         assert!(!call(&denials, "b", 3), "others are not affected");
         assert!(denials.over(Duration::from_secs(59)).is_empty());
-        // The minute is over, but its count is not yet on record.
+        // The minute is over, but its count is not recorded yet.
         assert!(call(&denials, "a", 61));
         let over = denials.over(Duration::from_secs(62));
         assert_eq!(over.len(), 1);
@@ -305,7 +305,7 @@ mod tests {
         let moment = |second| Timestamp::from_second(second).unwrap();
         assert_eq!((counted.repeated.first, counted.repeated.last), (moment(2), moment(61)));
         assert!(!call(&denials, "a", 63), "a new minute has begun");
-        // The store was away: the count joins that of the new minute.
+        // The store was down: the count is added to that of the new minute.
         assert_eq!([64, 65].map(|second| call(&denials, "a", second)), [false, true]);
         denials.put_back(over);
         let all = denials.all();

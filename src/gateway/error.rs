@@ -1,7 +1,7 @@
-//! Why a verb did not do what was asked, by what the caller can do about it.
+//! Why a verb failed, by what the caller can do about it.
 //!
-//! One enum for all verbs; `api` makes problems of it, without an arm that catches the rest, so a new way to fail must
-//! be given an answer.
+//! One enum for all verbs; `api` turns it into problems without a catch-all arm, so a new way to fail must be given an
+//! answer.
 
 use std::time::Duration;
 
@@ -12,77 +12,77 @@ use crate::{
     store,
 };
 
-/// Why a verb did not do what was asked, by what the caller can do about it.
+/// Why a verb failed. Each variant says what the caller can do about it.
 #[derive(Debug)]
 pub enum Error {
     /// Name another configuration.
     UnknownConfiguration {
-        /// What was named.
+        /// The name that was given.
         reference: String,
         /// What could be meant.
         candidates: Vec<Candidate>,
     },
-    /// Name other groups or filters; what could be meant.
+    /// Name other groups or filters; with what could be meant.
     UnknownTarget(Vec<Fault>, Vec<Candidate>),
-    /// Name another group; what could be meant.
+    /// Name another group; with what could be meant.
     UnknownGroup(String, Vec<Candidate>),
-    /// Give the id of the one that is meant; what could be.
+    /// Give the id of the one that is meant; with the candidates.
     AmbiguousName(Vec<Fault>, Vec<Candidate>),
-    /// Ask for other targets.
+    /// Request other targets.
     NotAssignable(Vec<Fault>),
-    /// Mend the change.
+    /// Correct the change.
     InvalidChange(Vec<Fault>),
     /// Ask the security officer; the sentence names the policy.
     Denied(String),
-    /// Use another idempotency key.
+    /// Use another idempotency key; this one belongs to another request, for this operation.
     KeyReused(OperationId),
-    /// Ask again when some of the configuration's changes have ended; this is its name.
+    /// Retry when some of the configuration's changes have ended; this is its name.
     TooManyPending(String),
-    /// Ask again when some changes have ended.
+    /// Retry when some changes have ended.
     Full,
-    /// Go on from the end of a page of this trail.
+    /// Continue from the end of a page of this trail.
     UnknownCursor,
     /// Name another operation.
     UnknownOperation,
-    /// Revert it after its end: the operation, as it stands, can no longer be cancelled.
+    /// Revert it after its end: the operation, in its current state, can no longer be cancelled.
     TooLate(Box<Operation>),
     /// Revert the operation, or leave it as it is: it has no end that is still ahead.
     UntilOver(Box<Operation>),
-    /// Do nothing, or wait for its end: the operation, as it stands, did nothing that could be undone.
+    /// Do nothing, or wait for its end: the operation, in its current state, has done nothing that could be undone.
     NothingToRevert(Box<Operation>),
-    /// Wait for the end of the operation, or for that of the attempts to tell it; or it has no callback.
+    /// Wait for the end of the operation, or of the attempts to report it; or it has no callback.
     NothingToResend(Box<Operation>),
-    /// Look at the set again, and say for which it is meant now.
+    /// Read the set again, and make the change conditional on the present one.
     PreconditionFailed {
         /// Digest of the present set.
         found: Digest,
     },
-    /// Look at the operation: it awaits no approval, any longer or at all.
+    /// Read the operation: it does not await approval, or no longer.
     NotAwaiting(Box<Operation>),
-    /// Ask again later.
+    /// Retry later.
     GraphUnavailable {
         /// What happened.
         detail: String,
-        /// When, if Graph said so.
+        /// How long to wait, if Graph said so.
         pause: Option<Duration>,
     },
-    /// Tell the gateway's operators.
+    /// Contact the gateway's operators.
     GraphNotAuthorised(String),
-    /// Tell the administrators of the tenant; the sentence names the permission.
+    /// Contact the administrators of the tenant; the sentence names the permission.
     GraphPermissionMissing(String),
-    /// What Graph says and why stands in it.
+    /// Read in the failure what Graph refuses, and why.
     GraphRefused(Box<Failure>),
-    /// Graph's answer makes no sense.
+    /// Contact the gateway's operators: Graph's answer cannot be understood.
     GraphUnusable(String),
-    /// Ask again later; nothing was recorded.
+    /// Retry later; nothing was stored.
     Store(store::Error),
 }
 
-/// Faults of one change that its record names.
+/// Faults of one change that its record lists.
 const FAULTS_TOLD: usize = 10;
 
 impl Error {
-    /// Why a change is not accepted as it was asked, if that is decided; none for what policy denies, which has a record of its own.
+    /// Why a change is refused, for its record; none if undecided, or if denied by policy, which has a record of its own.
     pub(super) fn refusal(&self) -> Option<String> {
         Some(match self {
             Self::UnknownConfiguration { reference, .. } => format!("there is no configuration {reference:?}"),

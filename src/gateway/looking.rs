@@ -1,10 +1,10 @@
-//! The verbs that look at Graph: which configurations there are, what is assigned to one, and what reaches a group.
+//! The verbs that read from Graph: which configurations exist, what is assigned to one, and what reaches a group.
 //!
-//! Guarantees: a caller sees the configurations that policy lets it read, and no other; what is shown was read to its last
-//! page, or nothing is shown. What is assigned to one configuration is read anew for every question.
+//! Guarantees: a caller sees the configurations that policy lets it read, and no others; what is shown was read to the last
+//! page, or nothing is shown. The assignments of a single configuration are read anew for every request.
 //!
-//! It deliberately follows no membership: whether a group is reached through another that it belongs to, only Entra can
-//! tell. Names are shown where they can be had; ids always.
+//! It deliberately follows no memberships: whether a group is reached through another that it belongs to, only Entra knows.
+//! Names are shown where they are available, ids always.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,17 +26,17 @@ use crate::{
     policy::Denial,
 };
 
-/// Configurations that are listed at most. A tenant has tens.
+/// The most configurations that are listed. A tenant has tens.
 const LISTED_MAX: usize = 1_000;
-/// Sets that one reverse look-up reads at once.
+/// Sets that one reverse lookup reads concurrently.
 const READS_AT_ONCE: usize = 8;
-/// How long reverse look-ups share what they read: whoever repeats one without pause must not use up the calls that
-/// changes need.
+/// How long reverse lookups share what they read: a caller that repeats one without pause must not use up the calls to
+/// Graph that changes need.
 const SHARED: Duration = Duration::from_secs(5);
-/// How long an answer waits for names that it can do without.
+/// How long an answer waits for names, which it can do without.
 const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A configuration with what the catalogue says of it.
+/// A configuration with its tags.
 #[derive(Clone, Debug)]
 pub struct Described {
     /// The configuration.
@@ -48,7 +48,7 @@ pub struct Described {
 /// Configurations, by kind and priority.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    /// Those that were looked for.
+    /// Those that match the search.
     pub configurations: Vec<Described>,
     /// Whether there are more than are listed.
     pub more: bool,
@@ -59,22 +59,22 @@ pub struct Listed {
 pub struct Assigned {
     /// The configuration.
     pub configuration: Configuration,
-    /// What a change can change.
+    /// Assignments that changes can change.
     pub direct: AssignmentSet,
-    /// What comes from policy sets.
+    /// Assignments that come from policy sets.
     pub from_policy_sets: Vec<Assignment>,
-    /// Display names by ids, where they are known.
+    /// Display names by id, where known.
     pub names: BTreeMap<String, String>,
 }
 
-/// An assignment of some configuration.
+/// An assignment, and its configuration.
 #[derive(Clone, Debug)]
 pub struct Reaching {
     /// What it assigns.
     pub configuration: Configuration,
     /// Whom it reaches, and what narrows it.
     pub assignment: Assignment,
-    /// Whether it is direct, or else comes from a policy set.
+    /// Whether it is direct; if not, it comes from a policy set.
     pub direct: bool,
 }
 
@@ -85,17 +85,17 @@ pub struct Reach {
     pub group: GroupId,
     /// Assignments that name the group.
     pub of_group: Vec<Reaching>,
-    /// Assignments to all users or all devices, its members among them.
+    /// Assignments to all users or all devices, which include the group's members.
     pub of_everyone: Vec<Reaching>,
-    /// Assignments of which this version cannot tell whom they reach.
+    /// Assignments whose targets this version does not understand.
     pub unclear: Vec<Reaching>,
-    /// Whether the caller may read all configurations of the tenant; if not, more may reach the group.
+    /// Whether the caller may read all configurations of the tenant; if not, there may be more that reach the group.
     pub complete: bool,
-    /// Display names by ids, where they are known.
+    /// Display names by id, where known.
     pub names: BTreeMap<String, String>,
 }
 
-/// Sets that reverse look-ups share for moments. Nothing else may: they can be old.
+/// Sets that reverse lookups share for seconds. Nothing else may use them: they can be stale.
 #[derive(Clone, Debug)]
 pub(super) struct SharedSets(Cache<ConfigurationId, Arc<Present>>);
 
@@ -107,7 +107,7 @@ impl SharedSets {
 }
 
 impl Gateway {
-    /// The configurations that the caller may read and whose names contain this, whatever their case.
+    /// The configurations that the caller may read and whose names contain this text, ignoring case.
     pub async fn configurations(&self, caller: &Caller, search: Option<&str>) -> Result<Listed, Error> {
         let all = self.in_time(async { Ok(self.names().configurations().await?) }).await?;
         let search = search.map(str::to_lowercase).unwrap_or_default();
@@ -139,7 +139,7 @@ impl Gateway {
         Ok(Assigned { configuration, direct, from_policy_sets, names })
     }
 
-    /// What reaches a group: of all configurations that the caller may read, or an error.
+    /// What reaches a group, from all configurations that the caller may read; all of them are read, or it is an error.
     pub async fn reach(&self, caller: &Caller, reference: &str) -> Result<Reach, Error> {
         match self.in_time(self.look_for_reach(caller, reference)).await? {
             Ok(reach) => Ok(reach),
@@ -162,7 +162,7 @@ impl Gateway {
         }
         let complete = denied.is_none();
         if let Some(denied) = denied.filter(|_| readable.is_empty()) {
-            // Not even whether there is such a group.
+            // Not even whether such a group exists is revealed.
             return Ok(Err(denied));
         }
         let (group, name) =
@@ -190,7 +190,7 @@ impl Gateway {
         let read = async { self.upstream.read_assignments(id).await.map(Arc::new) };
         match self.shared_sets.0.try_get_with(id.clone(), read).await.map_err(|error| graph::Error::clone(&error)) {
             Err(graph::Error::Missing(refusal)) => {
-                // It was deleted since the list was read. Asked again, the list will say so.
+                // It was deleted after the list was read. A retry reads the list anew.
                 self.names().forget_configurations().await;
                 Err(graph::Error::Unavailable(refusal.to_string()))
             }
@@ -199,12 +199,12 @@ impl Gateway {
     }
 }
 
-/// The order of a listing: by kind, there by priority.
+/// The order of a listing: by kind, then by priority.
 fn rank(configuration: &Configuration) -> (&'static str, i64, ConfigurationId) {
     (configuration.kind.name(), configuration.priority, configuration.id.clone())
 }
 
-/// Assignments by what they have to do with a group.
+/// Sorts assignments by how they concern a group.
 fn sorted(group: GroupId, sets: &[(Configuration, Arc<Present>)]) -> Reach {
     let (of_group, of_everyone, unclear, names) = Default::default();
     let mut reach = Reach { group, of_group, of_everyone, unclear, complete: true, names };
@@ -225,8 +225,8 @@ fn sorted(group: GroupId, sets: &[(Configuration, Arc<Present>)]) -> Reach {
     reach
 }
 
-/// Display names of what these targets and filters are, as far as they can be had soon. They are for people: what cannot be told
-/// now goes without.
+/// Display names of these targets and filters, as far as they are available soon. They are for people: a name that cannot
+/// be looked up now is left out.
 pub(super) async fn called<'a>(
     names: &Names,
     targets: impl Iterator<Item = (&'a Target, Option<Filter>)>,

@@ -1,9 +1,9 @@
-//! How long what Graph said is remembered, and collections that are remembered whole.
+//! The cache of Graph's answers: for how long, and collections that are cached whole.
 //!
-//! Guarantees: one look-up at a time for one thing; memory is bounded; what was found and is unmistakable is remembered
-//! for as long as the settings say, anything else for moments, since somebody may be about to mend it.
+//! Guarantees: one lookup at a time for one key; memory is bounded; a unique match is cached for as long as the settings
+//! say, anything else only briefly, since somebody may be about to correct it.
 //!
-//! It deliberately knows nothing of Graph: what is asked is handed in. Called by [`super::names`].
+//! It deliberately knows nothing of Graph: lookups are passed in. Called by [`super::names`].
 
 use std::{
     fmt,
@@ -18,21 +18,21 @@ use moka::{Expiry, future::Cache};
 use super::candidates::{ALIKE_MAX, SEVERAL_MAX, alike};
 use crate::graph;
 
-/// How long something that was not found is taken as absent, and how long a whole collection is taken as it was read.
+/// How long unknown and ambiguous names are cached, and how long a whole collection is.
 pub(super) const MOMENT: Duration = Duration::from_secs(15);
-/// Names of one collection that are remembered.
+/// Names of one collection that are cached.
 const CALLED_MAX: u64 = 10_000;
 
-/// What bears a name.
+/// What has a certain name.
 #[derive(Debug)]
 pub(super) struct Called<T> {
-    /// All that bear exactly it.
+    /// Those with exactly this name, up to `SEVERAL_MAX`.
     pub(super) exact: Vec<T>,
-    /// If none does: some that could be meant.
+    /// If there is none: some that could be meant.
     pub(super) near: Vec<T>,
 }
 
-/// What is found lasts; what is not, or is found several times, does not.
+/// A unique match is cached for the full time; none, or several, only briefly.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ByFinding {
     pub(super) ttl: Duration,
@@ -56,10 +56,10 @@ impl<K: Hash, V> Expiry<K, Arc<Called<V>>> for ByFinding {
     }
 }
 
-/// Names, and what bears them.
+/// Names, and what has them.
 pub(super) type ByName<T> = Cache<String, Arc<Called<T>>>;
 
-/// A memory of names.
+/// A cache of names.
 pub(super) fn by_name<T: Send + Sync + 'static>(ttl: Duration) -> ByName<T> {
     Cache::builder().max_capacity(CALLED_MAX).expire_after(ByFinding { ttl }).build()
 }
@@ -79,13 +79,13 @@ impl<T> fmt::Debug for Listing<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Listing<T> {
-    /// A memory of a collection whose rows have names.
+    /// A cache for a collection whose rows have names.
     pub(super) fn new(ttl: Duration, name: fn(&T) -> &str) -> Self {
         let whole = Cache::builder().max_capacity(1).time_to_live(MOMENT.min(ttl)).build();
         Self { whole, called: by_name(ttl), name }
     }
 
-    /// All of it, read by `read` if it is not known.
+    /// All of it; read by `read` if it is not cached.
     pub(super) async fn all<F>(&self, read: F) -> Result<Arc<[T]>, graph::Error>
     where
         F: Future<Output = Result<Vec<T>, graph::Error>>,
@@ -94,7 +94,7 @@ impl<T: Clone + Send + Sync + 'static> Listing<T> {
         self.whole.try_get_with((), ask).await.map_err(|error| graph::Error::clone(&error))
     }
 
-    /// What bears this name in it.
+    /// What has this name in the collection.
     pub(super) async fn called<F>(&self, name: &str, read: F) -> Result<Arc<Called<T>>, graph::Error>
     where
         F: Future<Output = Result<Vec<T>, graph::Error>>,
@@ -112,12 +112,12 @@ impl<T: Clone + Send + Sync + 'static> Listing<T> {
             .map_err(|error: Arc<graph::Error>| graph::Error::clone(&error))
     }
 
-    /// What bears this name, if that is remembered.
+    /// What has this name, if that is cached.
     pub(super) async fn remembered(&self, name: &str) -> Option<Arc<Called<T>>> {
         self.called.get(name).await
     }
 
-    /// Has it read anew next time.
+    /// Drops the whole collection, so that it is read anew next time.
     pub(super) async fn forget(&self) {
         self.whole.invalidate(&()).await;
     }

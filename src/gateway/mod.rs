@@ -1,13 +1,13 @@
-//! The verbs that callers have: submit, plan, cancel, revert, approve, reject, one operation, many operations, wait;
-//! configurations, what is assigned to one, and what reaches a group; audit records.
+//! The verbs that callers have: submit, plan, cancel, revert, approve, reject, read one operation or many, wait for an end;
+//! configurations, the assignments of one, and what reaches a group; audit records.
 //!
-//! Every verb takes a proven [`Caller`] and asks policy before it does anything; storing a change takes the [`Permit`]
-//! that only policy makes. REST handlers and webhooks end here.
+//! Every verb takes an authenticated [`Caller`] and asks policy first; storing a change takes the [`Permit`] that only
+//! policy makes. REST handlers and webhooks both end here.
 //!
-//! Guarantees: a change is accepted wholly or not at all; what was denied or refused is in the audit trail before it is answered, or counted there;
-//! after acceptance nothing is left to do that a crash could undo.
+//! Guarantees: a change is accepted wholly or not at all; a denied or refused call is in the audit trail, or counted for
+//! it, before it is answered; acceptance leaves nothing to do that a crash could prevent.
 //!
-//! It deliberately writes nothing to Graph. It reads there, to resolve names and to plan.
+//! It deliberately writes nothing to Graph. It reads from Graph: to resolve names, to plan, and to show assignments.
 
 mod approval;
 mod callback;
@@ -72,10 +72,10 @@ use crate::{
     telemetry,
 };
 
-/// Lanes whose pauses are remembered; more than a tenant has configurations.
+/// Lanes whose pauses are cached; more than a tenant has configurations.
 const PAUSES_MAX: u64 = 1_000;
 
-/// A proven identity that is no known caller.
+/// An authenticated identity that is no configured caller.
 #[derive(Clone, Debug)]
 pub struct Stranger {
     /// The configured name of its issuer.
@@ -84,11 +84,11 @@ pub struct Stranger {
     pub subject: String,
     /// The token's own id.
     pub token_id: Option<String>,
-    /// Why it is no known caller.
+    /// Why it is no configured caller.
     pub reason: String,
 }
 
-/// The caller's name for this attempt, and what it asked under it.
+/// The caller's key for an attempt, and what it requested under that key.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The value of `Idempotency-Key`.
@@ -100,9 +100,9 @@ pub struct Attempt {
 /// An accepted change.
 #[derive(Clone, Debug)]
 pub struct Submitted {
-    /// Its operation, as it stands.
+    /// Its operation, in its current state.
     pub operation: Operation,
-    /// Whether an earlier attempt under the same key made it.
+    /// Whether it was accepted by an earlier attempt under the same key.
     pub replayed: bool,
 }
 
@@ -113,42 +113,42 @@ pub struct Planned {
     pub configuration: Configuration,
     /// The difference it would make.
     pub difference: Difference,
-    /// Display names by ids.
+    /// Display names by id.
     pub names: BTreeMap<String, String>,
     /// Digest of the present set.
     pub before: Digest,
-    /// Digest of the set it would leave.
+    /// Digest of the set after the change.
     pub after: Digest,
-    /// The policies that would permit it, or why policy would not.
+    /// The policies that would permit it, or why policy would deny it.
     pub decision: Result<Vec<String>, String>,
 }
 
-/// What the gateway is made of.
+/// What the gateway is built from.
 #[derive(Debug)]
 pub struct Parts {
-    /// Where operations are kept.
+    /// Where operations are stored.
     pub store: Arc<dyn Store>,
-    /// Where names and sets are read.
+    /// Where names and assignment sets are read.
     pub upstream: Arc<dyn Upstream>,
     /// Who may do what.
     pub policies: Policies,
-    /// The operator's names.
+    /// The operator's names and tags.
     pub catalogue: config::Catalogue,
-    /// Where the ends of callers' operations may be told.
+    /// Where the ends of callers' operations may be reported.
     pub callable: Callable,
-    /// Limits and times.
+    /// Limits and durations.
     pub settings: config::Operations,
-    /// How long names are remembered.
+    /// How long names are cached.
     pub names_ttl: Duration,
-    /// How many denied or refused calls of a kind are recorded one by one in a minute.
+    /// How many denied or refused calls of a kind are recorded one by one per minute.
     pub denied_per_minute: u64,
     /// The time.
     pub clock: Clock,
-    /// Cancelled when the process is about to stop: then nobody is kept waiting.
+    /// Cancelled when the process is about to stop: from then on no caller is kept waiting.
     pub stopping: CancellationToken,
 }
 
-/// The gate, under one version of policies and catalogue; [`Current`] has the one in force.
+/// The gateway under one version of policies and catalogue; [`Current`] holds the version in force.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     store: Arc<dyn Store>,
@@ -161,7 +161,7 @@ pub struct Gateway {
     settings: config::Operations,
     denials: Arc<Denials>,
     pauses: Cache<ConfigurationId, Option<Parked>>,
-    /// Since when the configurations of due ends are not to be found.
+    /// Since when the configurations of due ends cannot be found.
     ends_nowhere: Cache<OperationId, Timestamp>,
     clock: Clock,
     stopping: CancellationToken,
@@ -188,7 +188,7 @@ impl<'a> About<'a> {
 }
 
 impl Gateway {
-    /// A gateway of these parts; needs a running runtime.
+    /// A gateway built from these parts; needs a running Tokio runtime.
     pub fn new(parts: Parts) -> Self {
         let Parts { store, upstream, policies, catalogue, callable, settings, .. } = parts;
         let Parts { names_ttl, denied_per_minute, clock, stopping, .. } = parts;
@@ -214,7 +214,7 @@ impl Gateway {
         }
     }
 
-    /// What a change would do at present, and what policy would say of it; nothing is written.
+    /// What a change would do at present, and what policy would decide about it; nothing is written.
     pub async fn plan(&self, caller: &Caller, request: ChangeRequest) -> Result<Planned, Error> {
         self.check_until(request.until)?;
         let resolved = self.resolved(caller, &request).await?;
@@ -245,7 +245,7 @@ impl Gateway {
         Ok(Planned { configuration, difference, names, before, after, decision })
     }
 
-    /// How long a caller waits who does not say how long.
+    /// How long a caller waits if it does not say how long.
     pub fn wait_default(&self) -> Duration {
         self.settings.wait_default
     }
@@ -255,17 +255,17 @@ impl Gateway {
         self.settings.wait_max
     }
 
-    /// Why this gateway cannot accept changes at present, if it cannot.
+    /// Whether this gateway can accept changes at present; the error says why not.
     pub async fn ready(&self) -> Result<(), store::Error> {
         self.store.probe().await
     }
 
-    /// The present moment, for times in answers.
+    /// The current time, for times in answers.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// Asks Graph for no longer than a caller may wait: its retries add up to more than callers have patience for.
+    /// Limits work on Graph to the longest time that a caller may wait: Graph's retries can add up to more.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let longest = self.settings.wait_max;
         let late = |_elapsed| {
@@ -296,8 +296,8 @@ impl Gateway {
         })
     }
 
-    /// Stores a permitted change. Takes nothing but a permit, so nothing is stored that policy has not seen. One that carries
-    /// out the end of another operation (`ends`) is stored however much is pending.
+    /// Stores a permitted change. It takes nothing but a permit, so nothing is stored that policy has not decided on. A
+    /// change that carries out the end of another operation (`ends`) is stored however many are pending.
     async fn accept(
         &self,
         actor: Actor,

@@ -1,9 +1,9 @@
-//! What Graph says about configurations, groups and filters, by id and by name, remembered for a while.
+//! What Graph says about configurations, groups and filters, by id and by name, cached for a while.
 //!
-//! Guarantees: one look-up at a time for one thing; groups that are asked for by id while a look-up is under way share the
-//! next one, up to Graph's limit. What was not found is asked for again sooner than what was.
+//! Guarantees: one lookup at a time for one key; groups that are looked up by id while a lookup is in flight share the next
+//! one, up to Graph's limit. What was not found is looked up again sooner than what was.
 //!
-//! It deliberately never answers from memory what decides a write: the present set is always read anew.
+//! It deliberately never answers from the cache what decides a write: the present set is always read anew.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,16 +22,16 @@ use crate::{
     telemetry,
 };
 
-/// Configurations remembered; a tenant has tens.
+/// Configurations that are cached; a tenant has tens.
 const CONFIGURATIONS_MAX: u64 = 1_000;
-/// Groups remembered.
+/// Groups that are cached.
 const GROUPS_REMEMBERED_MAX: u64 = 50_000;
-/// Look-ups that wait for their call; more wait at the door.
+/// Lookups that wait for the next call to Graph; any more wait to enter the queue.
 const QUEUE_MAX: usize = 1_024;
 
-/// Entra and Intune allow no longer names, so a longer one is asked of nobody.
+/// Entra and Intune allow no longer names, so no more than the beginning of a longer one is looked up.
 const NAME_MAX: usize = 256;
-/// Letters that a name must have before groups are looked for that begin so: with fewer, any would do.
+/// Letters that a name must have before groups are looked up that begin with it: with fewer, any would match.
 const BEGINNING_MIN: usize = 3;
 
 /// What is known of a group.
@@ -39,11 +39,11 @@ const BEGINNING_MIN: usize = 3;
 pub(super) enum KnownGroup {
     /// It exists, under this name.
     Named(String),
-    /// Graph does not let us look; the id is taken as it is.
+    /// Graph does not allow the lookup; the id is taken as it is.
     Unchecked,
 }
 
-/// The memory.
+/// The cached names, and how to look up others.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     upstream: Arc<dyn Upstream>,
@@ -55,16 +55,16 @@ pub(super) struct Names {
     questions: mpsc::Sender<Question>,
 }
 
-/// A group that somebody waits for.
+/// A group that a request waits for.
 struct Question {
     id: GroupId,
-    /// The trace of whoever asks.
+    /// The trace of that request.
     traceparent: Option<String>,
     answer: oneshot::Sender<Result<Option<KnownGroup>, graph::Error>>,
 }
 
 impl Names {
-    /// A memory of what this Graph says; needs a running runtime.
+    /// A cache of what this Graph says; needs a running Tokio runtime.
     pub(super) fn new(upstream: Arc<dyn Upstream>, ttl: Duration) -> Self {
         let (questions, asked) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(answer(Arc::clone(&upstream), asked));
@@ -80,17 +80,17 @@ impl Names {
         self.listed.all(self.upstream.configurations()).await
     }
 
-    /// Has the list of configurations read anew next time, since it has turned out to be old.
+    /// Drops the list of configurations, which turned out to be stale, so that it is read anew next time.
     pub(super) async fn forget_configurations(&self) {
         self.listed.forget().await;
     }
 
-    /// The configurations of this display name.
+    /// The configurations with this display name.
     pub(super) async fn configurations_called(&self, name: &str) -> Result<Arc<Called<Configuration>>, graph::Error> {
         self.listed.called(shortened(name), self.upstream.configurations()).await
     }
 
-    /// The configurations of this display name, if they are remembered.
+    /// The configurations with this display name, if they are cached.
     pub(super) async fn remembered(&self, name: &str) -> Option<Arc<Called<Configuration>>> {
         self.listed.remembered(shortened(name)).await
     }
@@ -100,18 +100,18 @@ impl Names {
         self.filters.all(self.upstream.filters()).await
     }
 
-    /// The assignment filters of this display name.
+    /// The assignment filters with this display name.
     pub(super) async fn filters_called(&self, name: &str) -> Result<Arc<Called<AssignmentFilter>>, graph::Error> {
         self.filters.called(shortened(name), self.upstream.filters()).await
     }
 
-    /// The groups of this display name.
+    /// The groups with this display name.
     pub(super) async fn groups_called(&self, name: &str, share: &Share) -> Result<Arc<Called<Group>>, graph::Error> {
         let name = shortened(name);
         if let Some(known) = self.groups_called.get(name).await {
             return Ok(known);
         }
-        // Its share is waited for before the look-up that others may share, so that they wait for nobody's but their own.
+        // The share is awaited outside the lookup that others may join, so that they wait only for their own.
         let look_up = self.groups_called.try_get_with(name.to_owned(), self.look_for_groups(name));
         share.ask(look_up).await.map_err(|error| graph::Error::clone(&error))
     }
@@ -121,7 +121,7 @@ impl Names {
         let (mut exact, mut near): (Vec<_>, Vec<_>) = found.into_iter().partition(|group| group.name == name);
         if exact.is_empty() {
             if name.chars().count() >= BEGINNING_MIN {
-                // Only to be of help: that the name fits nothing is known already.
+                // Only a hint: that no group has this name is known already.
                 near.extend(self.upstream.groups_beginning(name).await.unwrap_or_default());
             }
         } else {
@@ -139,7 +139,7 @@ impl Names {
         Ok(Arc::new(Called { exact, near }))
     }
 
-    /// What is remembered of the configuration of this id: that there is none, as well.
+    /// What is cached of the configuration of this id, including that there is none.
     pub(super) async fn known_configuration(&self, id: &ConfigurationId) -> Option<Option<Configuration>> {
         self.configurations.get(id).await
     }
@@ -169,22 +169,22 @@ impl Names {
     }
 }
 
-/// A name as far as it is looked at: one that was too long before fits nothing after, either.
+/// A name, cut to one more character than names can have: a longer name matches nothing, and nor does what is left of it.
 fn shortened(name: &str) -> &str {
     name.char_indices().nth(NAME_MAX.saturating_add(1)).and_then(|(end, _)| name.get(..end)).unwrap_or(name)
 }
 
-/// Answers questions about groups, all that are waiting at once, until nobody can ask any more.
+/// Looks up groups, all that wait in one call, until no sender is left.
 async fn answer(upstream: Arc<dyn Upstream>, mut asked: mpsc::Receiver<Question>) {
     let mut questions = Vec::with_capacity(GROUPS_MAX);
     while asked.recv_many(&mut questions, GROUPS_MAX).await > 0 {
         let ids: Vec<_> = questions.iter().map(|question| question.id).collect();
-        // One look-up answers several requests, so it belongs to none of their traces and links to all.
+        // One lookup serves several requests, so it belongs to none of their traces and links to all.
         let span = tracing::info_span!("look up groups", otel.kind = "internal", groups = ids.len());
         for question in &questions {
             telemetry::link(&span, question.traceparent.as_deref());
         }
-        // In a task of its own: a fault of ours in one look-up must not end all later ones.
+        // In a task of its own: a panic in one lookup must not end all later ones.
         let upstream = Arc::clone(&upstream);
         let look_up = tokio::spawn(async move { upstream.groups(&ids).await }.instrument(span));
         let found = look_up.await.unwrap_or_else(|ended| {
@@ -199,7 +199,7 @@ async fn answer(upstream: Arc<dyn Upstream>, mut asked: mpsc::Receiver<Question>
                 Err(graph::Error::Forbidden(_)) => Ok(Some(KnownGroup::Unchecked)),
                 Err(error) => Err(error.clone()),
             };
-            // Whoever asked may have hung up meanwhile.
+            // The caller may have hung up meanwhile.
             drop(answer.send(known));
         }
     }

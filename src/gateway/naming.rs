@@ -1,6 +1,6 @@
-//! What callers mean by their names, and what they are told if that is nothing, or several things.
+//! What callers mean by their names, and what they learn if a name is unknown or ambiguous.
 //!
-//! Guarantees: what else there is in the tenant is told only to callers whom policy lets look at the configuration in
+//! Guarantees: what else exists in the tenant is revealed only to callers whom policy lets look at the configuration in
 //! question, so that nobody learns the tenant's names by guessing.
 //!
 //! It deliberately resolves nothing itself: [`super::resolve`] does.
@@ -18,14 +18,14 @@ use crate::{
 };
 
 impl Gateway {
-    /// The change that a request asks for, or all that is wrong with its names and targets.
+    /// The change that a request asks for, or everything that is wrong with its names and targets.
     pub(super) async fn resolved(&self, caller: &Caller, request: &ChangeRequest) -> Result<Resolved, Error> {
         self.directory.bound(&request.wish)?;
         let resolve = async {
-            // One after the other: what is meant for no configuration is not worth a question to Graph.
+            // Sequentially: targets of an unknown configuration are not worth a question to Graph.
             let configuration = self.named(caller, &request.configuration, "/configuration").await?;
             let targets = self.directory.targets(&request.wish, &self.shares.of(caller)).await?;
-            // Where nothing was missed there is nothing to tell, so nobody is asked.
+            // If every name was found, there is nothing to hint at, so policy is not asked.
             let told = !targets.missed.is_empty() && self.may_look(caller, &configuration);
             let hints = if told { Hints::Given } else { Hints::Withheld };
             self.directory.resolve(configuration, request, targets, hints)
@@ -33,7 +33,7 @@ impl Gateway {
         self.in_time(resolve).await
     }
 
-    /// The configuration that a reference means. What it could have meant is told as far as the caller may read it.
+    /// The configuration that a reference means; an error lists the candidates that the caller may read.
     pub(super) async fn named(&self, caller: &Caller, reference: &str, at: &str) -> Result<Configuration, Error> {
         let candidates = |them: Vec<(String, Configuration)>, most| {
             let seen = them.into_iter().filter(|(_, configuration)| self.may_look(caller, configuration));

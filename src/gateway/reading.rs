@@ -1,7 +1,7 @@
-//! The verbs that look: one operation, many, and the wait for an end.
+//! The verbs that read: one operation, many, and waiting for an end.
 //!
-//! Guarantees: a caller sees what policy lets it read and cannot tell the rest from what is not there. Waiting holds no
-//! connection of the store and no lock; a caller that hangs up changes nothing.
+//! Guarantees: a caller sees what policy lets it read and cannot distinguish the rest from what does not exist. Waiting
+//! holds neither a connection of the store nor a lock; a caller that hangs up changes nothing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,42 +14,42 @@ use crate::{
     store::{Query, notices::Gaps},
 };
 
-/// How long reading about an operation waits for Graph to say what its configuration is like.
+/// How long reading an operation waits for Graph to describe its configuration.
 const LOOK_UP_MAX: Duration = Duration::from_secs(1);
 /// Operations that a search reads from the store at once.
 pub(super) const SEEN_AT_ONCE: usize = 200;
-/// How often it does before it answers, so that a caller who may read few of many does not have the whole store read.
+/// The most such reads of one search, so that a caller who may read few of many does not have the whole store read.
 pub(super) const SEARCH_ROUNDS: usize = 10;
-/// How old may be what is told of lanes that are parked.
+/// How old the pauses of lanes may be when they are reported.
 pub(super) const PAUSES_KNOWN: Duration = Duration::from_secs(1);
-/// How often whoever waits asks whether news may have been missed.
+/// How often a waiting call checks whether notices may have been missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-/// An operation; if it has not ended, what holds it up, and if it has, what came after it.
+/// An operation; what holds it up if it has not ended, and what came after it if it has.
 #[derive(Clone, Debug)]
 pub struct Standing {
     /// The operation.
     pub operation: Operation,
-    /// Its lane's pause, if it is parked.
+    /// The pause of its lane, if the lane is parked.
     pub parked: Option<Parked>,
-    /// What came after it, as far as one cares to know.
+    /// What came after it, where that was looked up.
     pub sequel: Sequel,
 }
 
-/// Which operations a caller looks for: those that fit everything given, newest first.
+/// Which operations a caller searches for: those that match everything given, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
-    /// Of this ticket.
+    /// With this ticket.
     pub ticket: Option<String>,
     /// On the configuration of this id, alias or display name.
     pub configuration: Option<String>,
-    /// Of the caller of this name.
+    /// Requested by the caller of this name.
     pub caller: Option<String>,
     /// In the state of this name.
     pub state: Option<String>,
     /// Older than this one.
     pub after: Option<OperationId>,
-    /// At most so many.
+    /// At most this many.
     pub limit: usize,
 }
 
@@ -63,7 +63,7 @@ pub struct Page {
 }
 
 impl Gateway {
-    /// One operation, if the caller may read it. One that it may not read is as unknown as one that is not there.
+    /// One operation, if the caller may read it. One that it may not read is as unknown as one that does not exist.
     pub async fn operation(&self, caller: &Caller, id: OperationId) -> Result<Standing, Error> {
         let operation = self.readable(caller, id).await?;
         let mut standing = self.standing(operation).await?;
@@ -73,7 +73,7 @@ impl Gateway {
         Ok(standing)
     }
 
-    /// One operation, as [`Gateway::operation`] finds it.
+    /// One operation, found as by [`Gateway::operation`].
     pub(super) async fn readable(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
         let operation = self.store.operation(id).await?.ok_or(Error::UnknownOperation)?;
         match self.may_read(caller, &operation).await {
@@ -85,8 +85,8 @@ impl Gateway {
         }
     }
 
-    /// Waits for the end of an operation that was submitted or read before, for so long at most. If the store cannot be
-    /// read meanwhile, the operation is answered as it was known: it was accepted, and nothing that fails later may deny it.
+    /// Waits for the end of an operation that was submitted or read before, for no longer than `up_to`. If the store cannot
+    /// be read meanwhile, the operation is returned as it was known: it was accepted, and no later failure may deny that.
     pub async fn wait(&self, operation: Operation, up_to: Duration) -> Standing {
         let up_to = up_to.min(self.settings.wait_max);
         if operation.state.has_ended() && !has_a_sequel(&operation) {
@@ -106,13 +106,13 @@ impl Gateway {
         let deadline = self.clock.elapsed().saturating_add(up_to);
         loop {
             let notices = self.store.notices();
-            // It may have ended before we registered; from here on no end goes unnoticed while news are heard.
+            // It may have ended before this registration; from here on no end is missed while notices arrive.
             let (heard, mut end) = (notices.gaps(), notices.end_of(operation.id));
             let latest = self.reread(operation.id).await?;
             if latest.state.has_ended() || self.clock.elapsed() >= deadline || self.stopping.is_cancelled() {
                 return self.standing(latest).await;
             }
-            // In this order, so that a run can be repeated; all of them lead to the same look.
+            // In a fixed order, so that a run can be repeated exactly; every branch leads to the same next read.
             tokio::select! {
                 biased;
                 () = end.notice() => {}
@@ -122,7 +122,7 @@ impl Gateway {
         }
     }
 
-    /// Waits until news may have been missed, or for the deadline.
+    /// Waits until notices may have been missed, or for the deadline.
     async fn missed_or_over(&self, heard: Gaps, deadline: Duration) {
         loop {
             let left = deadline.saturating_sub(self.clock.elapsed());
@@ -133,8 +133,8 @@ impl Gateway {
         }
     }
 
-    /// Operations that fit a search and that the caller may read. A page can be short, even empty, and have a next one:
-    /// one call looks at so many operations and no more.
+    /// Operations that match a search and that the caller may read. A page can be short, even empty, and still have a next
+    /// one: one call examines a limited number of operations.
     pub async fn operations(&self, caller: &Caller, search: Search) -> Result<Page, Error> {
         let Search { ticket, configuration, caller: of_caller, state, after, limit: wanted } = search;
         let configuration = match configuration {
@@ -142,10 +142,10 @@ impl Gateway {
             None => None,
         };
         let mut query = Query { ticket, configuration, caller: of_caller, state, after, limit: SEEN_AT_ONCE };
-        // A page goes on behind the last operation that its reader has seen, and only if there is another that it may see: how many
-        // others there are is nobody's business.
+        // A page continues after the last operation that its reader has seen, and only if there is another that it may
+        // read: how many others exist is not revealed.
         let (mut operations, mut end) = (Vec::new(), None);
-        // Policy judges an operation by these two, so one decision and one look-up serve all that agree in them.
+        // Policy decides by these two values, so one decision and one lookup serve all operations that share them.
         let mut decided = BTreeMap::new();
         for _ in 0..SEARCH_ROUNDS {
             let found = self.store.operations(&query).await?;
@@ -174,7 +174,7 @@ impl Gateway {
         Ok(Page { operations, next: query.after })
     }
 
-    /// The id of the configuration that a search means. One that is gone can still be searched for by id or alias.
+    /// The id of the configuration that a search means. A deleted one can still be searched for by id or alias.
     async fn meant(&self, caller: &Caller, reference: &str) -> Result<ConfigurationId, Error> {
         match self.directory.configuration_id(reference) {
             Some(id) => Ok(id),
@@ -182,17 +182,17 @@ impl Gateway {
         }
     }
 
-    /// Whether policy lets the caller read about this operation.
+    /// Whether policy lets the caller read this operation.
     async fn may_read(&self, caller: &Caller, operation: &Operation) -> Result<(), Denial> {
         let own = operation.submission.caller == caller.name;
         let Submission { configuration: id, configuration_name: name, .. } = &operation.submission;
-        // One that is gone, or that Graph cannot tell of now, is judged by what the operation knows of it.
+        // A configuration that is gone, or that Graph cannot describe now, is judged by what the operation says of it.
         let (configuration, _) = self.as_known(id, Some(name), LOOK_UP_MAX).await;
         self.decide(caller, Action::Read { own }, &configuration).map(drop)
     }
 
-    /// The permit for something that is to be done with an operation; a denial is on record. Unlike reading, this is not decided
-    /// on half the facts: if Graph cannot tell now what policies look at, it can be done later.
+    /// The permit for an action on an operation; a denial is recorded. Unlike reading, this is not decided on incomplete
+    /// facts: if Graph cannot provide now what policies look at, the action can be retried later.
     pub(super) async fn permitted(
         &self,
         caller: &Caller,
@@ -208,7 +208,7 @@ impl Gateway {
         }
     }
 
-    /// What policy says of something that is to be done about a configuration.
+    /// What policy decides about an action on a configuration.
     pub(super) fn decide(
         &self,
         caller: &Caller,
@@ -219,8 +219,8 @@ impl Gateway {
         self.policies.decide(caller, action, resource)
     }
 
-    /// What is known of a configuration, and what of that is a guess since Graph cannot tell now. One that is gone is what is
-    /// left of it here.
+    /// What is known of a configuration, and which of that is a guess because Graph cannot answer now. A deleted
+    /// configuration is described by what is still known of it here.
     pub(super) async fn as_known(
         &self,
         id: &ConfigurationId,
@@ -240,7 +240,7 @@ impl Gateway {
         (Configuration { id: id.clone(), name: name.unwrap_or_default().to_owned(), kind, priority: -1 }, missing)
     }
 
-    /// Refuses to decide where policies look at what is missing: a `forbid` must not end with an outage of Graph.
+    /// Refuses to decide where policies look at missing facts: a `forbid` must not lapse during an outage of Graph.
     pub(super) fn decidable(&self, caller: &Caller, action: Action, missing: &[Facet]) -> Result<(), Error> {
         if self.policies.look_at(missing, caller, action) {
             let detail = "Graph does not tell at present what policies look at in the configuration".to_owned();
@@ -253,7 +253,7 @@ impl Gateway {
         self.store.operation(id).await?.ok_or(Error::UnknownOperation)
     }
 
-    /// Why and until when a lane is parked, as of a moment ago: most answers say that it is not, and must not cost a look each.
+    /// Why and until when a lane is parked, as of a moment ago: most are not, which must not cost a query each time.
     async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
         let known = self.pauses.try_get_with_by_ref(configuration, self.store.parked(configuration)).await;
         known.map_err(|error| error.as_ref().clone().into())
@@ -262,7 +262,7 @@ impl Gateway {
     async fn standing(&self, mut operation: Operation) -> Result<Standing, Error> {
         let sequel = if has_a_sequel(&operation) { self.store.sequel(operation.id).await? } else { Sequel::default() };
         if (sequel.until.is_some() || sequel.callback.is_some()) && !operation.state.has_ended() {
-            // An end settles, and a callback tells, what has happened to the operation by then, so the operation is to be read after it.
+            // Ends and callbacks are settled by the operation's state, so the operation is read again after them.
             operation = self.reread(operation.id).await?;
         }
         let parked =
@@ -271,7 +271,7 @@ impl Gateway {
     }
 }
 
-/// Whether it was asked for with the change that something comes after its end.
+/// Whether the change was submitted with an `until` or a callback.
 fn has_a_sequel(operation: &Operation) -> bool {
     operation.submission.until.is_some() || operation.submission.callback.is_some()
 }

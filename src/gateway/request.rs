@@ -1,13 +1,13 @@
-//! What callers ask for, in the words in which they ask: names are not ids yet.
+//! What callers request, as they put it: names are not ids yet.
 //!
-//! `api` makes these from JSON that was checked for form; `resolve` turns them into the domain's change. A
-//! [`Fault`] points at the place in the caller's own body, so every layer can say where something is wrong.
+//! `api` makes these from JSON whose form was checked; `resolve` turns them into the domain's change. A [`Fault`] points to
+//! the place in the caller's own body, so every layer can say where something is wrong.
 
 use jiff::Timestamp;
 
 use crate::domain::{Digest, FilterMode, OperationId, change::List};
 
-/// A change, as a caller words it.
+/// A change, as a caller puts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeRequest {
     /// Id, alias or display name of the configuration.
@@ -16,39 +16,39 @@ pub struct ChangeRequest {
     pub wish: Wish,
     /// The ticket.
     pub ticket: Option<String>,
-    /// The person for whom it is asked.
+    /// The person for whom it is requested.
     pub requested_for: Option<String>,
     /// Why.
     pub comment: Option<String>,
-    /// Digest of the only set on which it shall have effect; none for any.
+    /// Digest of the only set to which it may be applied; none for any.
     pub only_on: Option<Digest>,
     /// When it is to be undone, if ever.
     pub until: Option<Timestamp>,
-    /// Where its end is to be told.
+    /// Where its end is reported.
     pub callback: Option<CallbackRequest>,
 }
 
-/// Where an end is to be told.
+/// Where an end is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallbackRequest {
     /// The URL; none for the caller's usual one.
     pub url: Option<String>,
-    /// What the caller wants to have back, as JSON.
+    /// What is sent back to the caller with it, as JSON.
     pub context: Option<String>,
 }
 
-/// What goes with the undoing of an operation. What is left out is as it was with the operation, but for the comment.
+/// Details of a reversal. Ticket and person, if left out, are those of the operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RevertRequest {
     /// The ticket.
     pub ticket: Option<String>,
-    /// The person for whom it is asked.
+    /// The person for whom it is requested.
     pub requested_for: Option<String>,
     /// Why.
     pub comment: Option<String>,
-    /// Digest of the only set on which it shall have effect; none for any.
+    /// Digest of the only set to which it may be applied; none for any.
     pub only_on: Option<Digest>,
-    /// Where its end is to be told.
+    /// Where its end is reported.
     pub callback: Option<CallbackRequest>,
 }
 
@@ -67,7 +67,7 @@ pub enum Wish {
 }
 
 impl Wish {
-    /// All targets, with the list and the place in which they stand.
+    /// All targets, with the list and the index of each.
     pub fn targets(&self) -> impl Iterator<Item = (List, usize, &Named)> {
         let lists: [(List, &[Named]); 2] = match self {
             Self::Amend { add, remove } => [(List::Add, add), (List::Remove, remove)],
@@ -93,7 +93,7 @@ pub struct Named {
 pub enum Whom {
     /// The group of this id, alias or display name.
     Group(String),
-    /// Everyone but that group. Understood, so that its refusal can say why.
+    /// Everyone but that group. Parsed only so that its refusal can say why.
     ExcludedGroup(String),
     /// All devices.
     AllDevices,
@@ -106,21 +106,21 @@ pub enum Whom {
 pub struct NamedFilter {
     /// Its id, alias or display name.
     pub reference: String,
-    /// How it narrows.
+    /// Whether it includes or excludes.
     pub mode: FilterMode,
 }
 
-/// What a record of a change that is not accepted names of it.
+/// What the record of a refused change says about the request.
 pub(super) struct Asked {
     pub(super) of: Of,
     pub(super) ticket: Option<String>,
 }
 
-/// What a change is asked of.
+/// What a change was requested of.
 pub(super) enum Of {
     /// A configuration, as it was named.
     Configuration(String),
-    /// An operation, which is to be reverted.
+    /// An operation that was to be reverted.
     Operation(OperationId),
 }
 
@@ -135,11 +135,11 @@ impl From<&ChangeRequest> for Asked {
 pub struct Fault {
     /// JSON pointer (RFC 6901) into the body.
     pub pointer: String,
-    /// What is wrong and what to do, for a person.
+    /// What is wrong and what to do, for people.
     pub detail: String,
 }
 
-/// The JSON pointer of a place in a list of a change.
+/// The JSON pointer to an entry in a list of a change.
 pub fn pointer(list: List, index: usize) -> String {
     format!("/{}/{index}", list_name(list))
 }

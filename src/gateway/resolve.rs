@@ -1,10 +1,10 @@
-//! From the caller's names to the domain's ids: a request becomes a change, or a list of all that is wrong with it.
+//! From the caller's names to the domain's ids: a request becomes a change, or a list of its faults.
 //!
-//! Guarantees: nothing is skipped. A configuration, group or filter that cannot be resolved refuses the whole request,
-//! as does a target that the configuration's kind does not take. All faults are told at once.
+//! Guarantees: nothing is skipped. A configuration, group or filter that cannot be resolved refuses the whole request, as
+//! does a target that the configuration's kind does not accept. All faults of one kind are reported at once.
 //!
-//! It deliberately decides no permission; policy does, over what comes out here. Nor whether a caller may see what else is
-//! there: it is told so ([`Hints`]).
+//! It deliberately decides no permission; policy does, about what comes out here. Nor does it decide whether a caller may
+//! see what else exists: that is passed in ([`Hints`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ use crate::{
     graph,
 };
 
-/// A request whose names are ids.
+/// A request whose names were resolved to ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
     /// The configuration, as Graph describes it.
@@ -35,7 +35,7 @@ pub(super) struct Resolved {
     pub tags: BTreeSet<String>,
     /// What to do to it.
     pub change: Change,
-    /// Display names by ids.
+    /// Display names by id.
     pub names: BTreeMap<String, String>,
 }
 
@@ -51,9 +51,9 @@ pub(super) struct Directory {
 /// What a reference to a configuration means.
 pub(super) enum Sought {
     One(Configuration),
-    /// All bear the name.
+    /// All have this name.
     Several(Vec<Configuration>),
-    /// Nothing does; these could be meant, by these names.
+    /// None has it; these could be meant, each with the name that is similar.
     Nothing(Vec<(String, Configuration)>),
 }
 
@@ -62,12 +62,12 @@ impl Directory {
         Self { tags: Tags::of(&catalogue), catalogue, names, targets_max }
     }
 
-    /// What Graph says.
+    /// The names that Graph knows.
     pub(super) fn names(&self) -> &Names {
         &self.names
     }
 
-    /// Refuses a request that is too large before anything is asked of Graph.
+    /// Refuses a request that is too large before Graph is asked anything.
     pub(super) fn bound(&self, wish: &Wish) -> Result<(), Error> {
         let found = wish.targets().count();
         if found > self.targets_max {
@@ -77,7 +77,7 @@ impl Directory {
         Ok(())
     }
 
-    /// The change that a request asks of this configuration, its targets being these.
+    /// The change that a request makes to this configuration, with its targets resolved to these.
     pub(super) fn resolve(
         &self,
         configuration: Configuration,
@@ -97,13 +97,13 @@ impl Directory {
         Ok(Resolved { configuration, tags, change, names: targets.names })
     }
 
-    /// The id that a reference is, or is an alias of.
+    /// The id that a reference is, or is an alias for.
     pub(super) fn configuration_id(&self, reference: &str) -> Option<ConfigurationId> {
         let catalogued = self.catalogue.configurations.get(reference).map(|catalogued| catalogued.id.clone());
         catalogued.or_else(|| reference.parse().ok())
     }
 
-    /// The configuration that a reference means, as far as it can be told without asking Graph.
+    /// The configuration that a reference means, as far as that is known without asking Graph.
     pub(super) async fn remembered(&self, reference: &str) -> Option<ConfigurationId> {
         match self.configuration_id(reference) {
             Some(id) => Some(id),
@@ -114,7 +114,7 @@ impl Directory {
         }
     }
 
-    /// The configuration that a reference means: by alias, by id, or by display name. A name never wins over the others.
+    /// The configuration that a reference means: by alias, by id, or by display name. Alias and id come before names.
     pub(super) async fn sought(&self, reference: &str, share: &Share) -> Result<Sought, graph::Error> {
         if let Some(id) = self.configuration_id(reference) {
             let known = match self.names.known_configuration(&id).await {
@@ -131,7 +131,7 @@ impl Directory {
         })
     }
 
-    /// Configurations whose alias or display name is like this.
+    /// Configurations whose alias or display name is similar.
     async fn alike(&self, reference: &str) -> Result<Vec<(String, Configuration)>, graph::Error> {
         let mut found = BTreeMap::new();
         let all = self.names.configurations().await?;
@@ -148,7 +148,7 @@ impl Directory {
         Ok(found)
     }
 
-    /// What the catalogue and Graph say of a configuration, for deciding who may read about it.
+    /// The configuration as Graph describes it, for deciding who may read about it; none if it does not exist.
     pub(super) async fn configuration(&self, id: &ConfigurationId) -> Result<Option<Configuration>, graph::Error> {
         self.names.configuration(id).await
     }
@@ -170,7 +170,7 @@ impl Directory {
     }
 }
 
-/// The refusal of a request some of whose names mean nothing, or several things.
+/// The refusal of a request with names that are unknown or ambiguous.
 fn missed(missed: Vec<Miss>, hints: Hints) -> Error {
     let several = missed.iter().all(|miss| miss.several);
     let (mut faults, mut candidates) = (Vec::new(), Vec::new());
@@ -181,7 +181,7 @@ fn missed(missed: Vec<Miss>, hints: Hints) -> Error {
     if several { Error::AmbiguousName(faults, candidates) } else { Error::UnknownTarget(faults, candidates) }
 }
 
-/// What the configuration's kind does not take.
+/// Targets that cannot be assigned to the configuration, because of its kind or because it is a default one.
 fn not_assignable(configuration: &Configuration, targets: &[Placed]) -> Vec<Fault> {
     if configuration.is_default() {
         let detail = format!(
@@ -190,7 +190,7 @@ fn not_assignable(configuration: &Configuration, targets: &[Placed]) -> Vec<Faul
         );
         return vec![Fault { pointer: "/configuration".to_owned(), detail }];
     }
-    // What stands there wrongly may always be removed.
+    // An assignment that should not be there may always be removed.
     let wanted = targets.iter().filter(|placed| placed.list != List::Remove);
     let fault = |Placed { list, index, wanted }: &Placed| {
         let detail = configuration.kind.takes(wanted).err()?;

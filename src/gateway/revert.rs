@@ -1,7 +1,7 @@
 //! Undoing what an operation did.
 //!
 //! A reversal is an operation like any other: accepted durably, merged with others, applied to the set that its lane then
-//! finds. What it can undo is decided there, target by target; here it is only looked whether there is anything to undo,
+//! finds. What it can undo is decided there, target by target; here it is only checked whether there is anything to undo,
 //! and whether the caller may.
 
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Gateway {
-    /// Accepts the undoing of an operation. One that the caller may not read is as unknown as one that is not there.
+    /// Accepts the reversal of an operation. One that the caller may not read is as unknown as one that does not exist.
     pub async fn revert(
         &self,
         caller: &Caller,
@@ -79,7 +79,7 @@ impl Gateway {
         }
     }
 
-    /// The submission that undoes an operation, with everything that it takes over: it is about the same matter.
+    /// The submission that undoes an operation; it inherits the rest, since it is about the same matter.
     pub(super) fn undoing(&self, original: &Operation, resolved: &Resolved) -> Submission {
         let Resolved { configuration, change, names, .. } = resolved;
         Submission {
@@ -97,8 +97,8 @@ impl Gateway {
 }
 
 impl Directory {
-    /// What an operation's undoing may still do: a group that the directory no longer has is not assigned again, nor is what
-    /// the configuration does not take.
+    /// What a reversal may still do: a group that no longer exists in the directory is not assigned again, nor is a target
+    /// that the configuration does not accept.
     pub(super) async fn resolve_reversal(&self, operation: &Operation, reversal: Reversal) -> Result<Resolved, Error> {
         let Submission { configuration, configuration_name, names, .. } = &operation.submission;
         let gone = || {

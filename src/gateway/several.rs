@@ -1,10 +1,10 @@
-//! Several changes that one message asks for.
+//! Several changes requested by one message.
 //!
-//! Guarantees: all of them are resolved and permitted before the first is accepted, so what is wrong with one refuses all.
-//! Each is accepted under a key of its own that is made of the message's id, so a message that comes again finds what it
-//! did the first time and takes up only what is missing; under the same id, other content is refused.
+//! Guarantees: all of them are resolved and permitted before the first is accepted, so a fault in one refuses all. Each is
+//! accepted under a key of its own, made from the message's id, so a message that is sent again finds the changes it made
+//! the first time and adds only those that are missing; other content under the same id is refused.
 //!
-//! What can still part them is the store: it may be full or fail between two of them. Then those before are accepted, and
+//! The store can still separate them: it may be full or fail between two changes. Then those before are accepted, and
 //! [`Broken`] names them.
 
 use std::time::Duration;
@@ -21,36 +21,36 @@ use crate::{
     store::IdempotencyKey,
 };
 
-/// What names a message, and for how long it is known again.
+/// What identifies a message, and for how long it is recognised.
 #[derive(Clone, Debug)]
 pub struct MessageName {
     /// Different for any two messages of a caller.
     pub name: String,
     /// Digest of its content.
     pub fingerprint: Digest,
-    /// For so long.
+    /// How long the message is recognised when it is sent again.
     pub remember: Duration,
 }
 
-/// Not all changes were accepted.
+/// Not all changes of a message were accepted.
 #[derive(Debug)]
 pub struct Broken {
-    /// Which of them was not, counted from zero.
+    /// Index of the change that failed, from zero.
     pub at: usize,
     /// Why.
     pub error: Error,
-    /// The operations of those that are accepted, now or by the same message before.
+    /// The operations of the accepted changes, whether accepted now or when the message came before.
     pub accepted: Vec<OperationId>,
 }
 
-/// What is to be done about one of the changes.
+/// What is left to do about one of the changes.
 enum Step {
     Known(Box<Submitted>),
     Open(Box<ChangeRequest>, Option<IdempotencyKey>),
 }
 
 impl Gateway {
-    /// Accepts the changes of one message: when this returns, all are durable. The one that cannot be made is on record.
+    /// Accepts the changes of one message: when this returns `Ok`, all are durable. A refused change is recorded.
     pub async fn submit_all(
         &self,
         caller: &Caller,
@@ -121,7 +121,7 @@ impl Gateway {
         Ok(Step::Open(Box::new(request), key))
     }
 
-    /// Resolves what is not known yet, all at once: a sender does not wait for long.
+    /// Resolves the changes that are not known yet, concurrently: a sender does not wait for long.
     async fn resolve_open(&self, caller: &Caller, steps: &[Step]) -> Vec<(usize, Result<super::Resolved, Error>)> {
         let open = steps.iter().enumerate().filter_map(|(at, step)| match step {
             Step::Open(request, _) => Some((at, &**request)),

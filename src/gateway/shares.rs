@@ -1,10 +1,10 @@
-//! How many questions to Graph each caller may have under way at once.
+//! How many lookups in Graph each caller may have in flight.
 //!
-//! Guarantees: whoever waits for Graph is let through in the order of coming, so nobody waits behind more than so many
-//! questions of each other caller, however many names one of them sends that nothing bears. Memory does not grow, since
-//! callers are those of the settings.
+//! Guarantees: lookups that wait for Graph are let through in the order in which they came, so none waits behind more than
+//! a few of each other caller, however many unknown names one of them sends. Memory does not grow, since callers come from
+//! the settings.
 //!
-//! It deliberately does not count what is remembered: that is answered whatever else waits.
+//! It deliberately does not count what is cached: that is answered whatever else waits.
 
 use std::{
     collections::BTreeMap,
@@ -15,14 +15,14 @@ use tokio::sync::Semaphore;
 
 use crate::domain::Caller;
 
-/// Fewer than the calls that may be under way to Graph when a process starts, so one caller never has them all then.
+/// Fewer than the calls to Graph that may be in flight when a process starts, so one caller never takes them all then.
 const QUESTIONS_AT_ONCE: usize = 3;
 
 /// The shares of all callers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shares(Arc<Mutex<BTreeMap<String, Share>>>);
 
-/// What one caller may ask at once.
+/// What one caller may have in flight.
 #[derive(Clone, Debug)]
 pub(super) struct Share(Arc<Semaphore>);
 
@@ -37,9 +37,9 @@ impl Shares {
 }
 
 impl Share {
-    /// Asks when fewer of the caller's questions are under way.
+    /// Runs a lookup as soon as fewer than the caller's share are in flight.
     pub(super) async fn ask<T>(&self, question: impl Future<Output = T>) -> T {
-        // Nobody closes it; if somebody did, there would be no bound, and answers all the same.
+        // Nobody closes the semaphore; if somebody did, there would be no limit, but still answers.
         let _place = self.0.acquire().await;
         question.await
     }

@@ -1,8 +1,8 @@
-//! The verb `submit`: from a request to an accepted change, or to what an earlier attempt under the same key was answered.
+//! The verb `submit`: from a request to an accepted change, or to the answer of an earlier attempt under the same key.
 //!
-//! Guarantees: what an earlier attempt was answered holds, even if a name has since gone or a policy has changed.
+//! Guarantees: the answer to an earlier attempt holds, even if a name is gone or a policy has changed since.
 //!
-//! It deliberately looks for an earlier attempt only where there may be one: the store does so with the acceptance anyway,
+//! It deliberately looks for an earlier attempt only where there may be one: the store looks for it anyway when it accepts,
 //! and most requests come once.
 
 use std::{future::poll_fn, pin::Pin, task::Poll};
@@ -19,16 +19,16 @@ use crate::{
     store::{Accepted, IdempotencyKey},
 };
 
-/// Why a change is not permitted; nobody has been told yet.
+/// Why a change is not permitted; not recorded yet.
 enum Refused {
-    /// It cannot be asked so.
+    /// The request is invalid.
     Invalid(Error),
     /// Policy does not allow it.
     Denied { denial: Denial, ticket: Option<String> },
 }
 
 impl Gateway {
-    /// Accepts a change: when this returns, it is durable. One that cannot be made is on record.
+    /// Accepts a change: when this returns `Ok`, it is durable. A refused change is recorded.
     pub async fn submit(
         &self,
         caller: &Caller,
@@ -51,8 +51,7 @@ impl Gateway {
         let key = attempt.map(|attempt| self.key(attempt));
         let resolved = {
             let mut resolving = Box::pin(self.valid(caller, &request));
-            // Names that are known take no time. Others may take as long as Graph does, which whoever repeats a request need
-            // not wait for.
+            // Cached names take no time. Others may take as long as Graph does, and a retry need not wait for that.
             match at_once(resolving.as_mut()).await {
                 Some(Ok(resolved)) => resolved,
                 unresolved => match self.recalled(caller, key.as_ref()).await? {
@@ -73,7 +72,7 @@ impl Gateway {
         }
     }
 
-    /// The change that a request asks for, if it can be asked so.
+    /// The change that a request asks for, if it is valid.
     async fn valid(&self, caller: &Caller, request: &ChangeRequest) -> Result<Resolved, Error> {
         self.check_until(request.until)?;
         self.resolved(caller, request).await
@@ -84,7 +83,7 @@ impl Gateway {
         IdempotencyKey { key, fingerprint, used_at, expires_at: clock::after(used_at, self.settings.idempotency_ttl) }
     }
 
-    /// What a key stands for, if there is one and it was used before.
+    /// What a key stands for, if one was given and was used before.
     pub(super) async fn recalled(
         &self,
         caller: &Caller,
@@ -101,12 +100,12 @@ impl Gateway {
                 Ok(Submitted { operation, replayed: true })
             }
             Accepted::KeyReused(operation) => Err(Error::KeyReused(operation)),
-            // A key stands for none of these.
+            // A key never stands for one of these.
             Accepted::New | Accepted::Full(_) | Accepted::Over => Err(Error::UnknownOperation),
         }
     }
 
-    /// Has policy decide every target of a change.
+    /// Has policy decide on every target of a change.
     fn decided(
         &self,
         caller: &Caller,
@@ -120,7 +119,7 @@ impl Gateway {
         permit.map_err(|denial| Refused::Denied { denial, ticket })
     }
 
-    /// The same, and a refusal is on record when this returns.
+    /// As `decided`, but a denial is recorded before this returns.
     pub(super) async fn permit(
         &self,
         caller: &Caller,
@@ -133,7 +132,7 @@ impl Gateway {
         }
     }
 
-    /// Puts a refusal on record, if it is policy's, and is the error that tells of it.
+    /// Records a refusal if it is policy's, and returns the error that reports it.
     async fn refusal(&self, caller: &Caller, resolved: &Resolved, refused: Refused) -> Error {
         match refused {
             Refused::Invalid(error) => error,
@@ -145,7 +144,7 @@ impl Gateway {
     }
 }
 
-/// What a future gives if it need not wait for anything.
+/// What a future returns if it need not wait for anything.
 async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|context| match future.as_mut().poll(context) {
         Poll::Ready(given) => Poll::Ready(Some(given)),

@@ -1,15 +1,15 @@
-//! The tags of configurations, as the catalogue gives them.
+//! The tags of configurations, from the catalogue.
 //!
-//! Guarantees: a configuration has the tags of every entry that names its id, in whatever letters: the catalogue may spell it in another
-//! case than Graph, and a `forbid` by tag must apply all the same.
+//! Guarantees: a configuration has the tags of every entry that names its id, whatever its case: the catalogue may spell it
+//! differently from Graph, and a `forbid` by tag must apply all the same.
 //!
-//! It deliberately decides nothing by them; policy does.
+//! It deliberately decides nothing by tags; policy does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{config::Catalogue, domain::ConfigurationId};
 
-/// Tags by ids in small letters.
+/// Tags by id in lower case.
 #[derive(Clone, Debug)]
 pub(super) struct Tags(BTreeMap<String, BTreeSet<String>>);
 
@@ -22,7 +22,7 @@ impl Tags {
         Self(tags)
     }
 
-    /// Those of one configuration.
+    /// The tags of one configuration.
     pub(super) fn get(&self, id: &ConfigurationId) -> BTreeSet<String> {
         self.0.get(&known_by(id)).cloned().unwrap_or_default()
     }

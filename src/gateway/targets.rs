@@ -1,8 +1,8 @@
 //! What the targets of a request mean: groups and filters by alias, by id, or by display name.
 //!
-//! Guarantees: nothing is skipped, and all that means nothing, or several things, is told at once.
+//! Guarantees: nothing is skipped, and all names that are unknown or ambiguous are reported at once.
 //!
-//! It deliberately does not judge whether a configuration takes such targets: [`super::resolve`] does.
+//! It deliberately does not judge whether a configuration accepts such targets: [`super::resolve`] does.
 
 use std::collections::BTreeMap;
 
@@ -18,21 +18,21 @@ use crate::{
     graph,
 };
 
-/// Whether a group must be there.
+/// Whether a group must exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
-    /// To be assigned it must exist in the directory: Graph would store an id of no group.
+    /// To be assigned, it must exist in the directory: Graph would store the id of a group that does not.
     Required,
-    /// A group that was deleted leaves its assignments behind.
+    /// A deleted group leaves its assignments behind.
     NotRequired,
 }
 
-/// A name that means nothing, or several things.
+/// A name that is unknown or ambiguous.
 #[derive(Debug)]
 pub(super) struct Miss {
     pub(super) fault: Fault,
     pub(super) candidates: Vec<Candidate>,
-    /// Whether it means several things.
+    /// Whether it is ambiguous.
     pub(super) several: bool,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Targets {
     pub(super) missed: Vec<Miss>,
 }
 
-/// An id and the display name that goes with it.
+/// An id and its display name.
 pub(super) type Name = Option<(String, String)>;
 /// A target and the names of what it refers to.
 type Found = (Wanted, Vec<(String, String)>);
@@ -86,7 +86,7 @@ impl Directory {
         Ok(targets)
     }
 
-    /// One target with the names of what it refers to, or all that is missed in it.
+    /// One target with the names of what it refers to, or all misses in it.
     async fn target(
         &self,
         named: &Named,
@@ -201,7 +201,7 @@ impl Directory {
                 let why = format!("without the permission {permission} the gateway cannot look it up as a name");
                 return Ok(Err(closed(&why)));
             }
-            // This version of Graph has none.
+            // This version of Graph has no filters.
             Err(graph::Error::Refused(refusal)) => return Ok(Err(closed(&refusal.to_string()))),
             Err(error) => return Err(error),
         };

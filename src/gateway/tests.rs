@@ -1,4 +1,4 @@
-//! A gateway over a store in a file and a Graph that counts what it is asked.
+//! A gateway over a store in a file and a Graph that counts its calls.
 
 use std::{
     collections::BTreeSet,
@@ -79,7 +79,7 @@ struct World {
 }
 
 impl World {
-    /// The catalogue spells the id in capitals; names are not remembered.
+    /// The catalogue spells the id with capitals; names are not cached.
     async fn new(policies: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/config/policies/schema.cedarschema");

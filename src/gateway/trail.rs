@@ -1,11 +1,11 @@
 //! Reading the audit trail: the records that a caller may read, oldest first.
 //!
 //! Guarantees: each record is decided on, by the configuration that it names; one that names none is about the gateway,
-//! which needs a permit of its own. Whoever goes on from a page's end reads every record after it that it may read, once,
-//! however many were written meanwhile. What is no place of this trail is refused as one.
+//! which needs a permit of its own. A reader that continues from the end of a page gets every later record that it may
+//! read, once, however many were written meanwhile. A cursor that is not a place in this trail is refused.
 //!
-//! It deliberately records no reading, and tells nobody that there are records that it may not read: a page ends with the last
-//! record that its reader has seen. Only where one call's work ends among thousands that it may not read does the page end there.
+//! It deliberately does not record reads, and reveals to nobody that there are records they may not read: a page ends with
+//! the last record that its reader has seen, except where one call reaches its limit among thousands that it may not read.
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
@@ -23,27 +23,27 @@ use crate::{
     store::{AuditQuery, Filed},
 };
 
-/// How long deciding on records waits for Graph to say what their configurations are like, all together.
+/// How long deciding on records waits for Graph to describe their configurations, in total.
 const LOOK_UP_MAX: Duration = Duration::from_secs(2);
-/// How much of a record's hash a cursor repeats.
+/// How many digits of a record's hash a cursor repeats.
 const HASH_DIGITS: usize = 16;
 
-/// Which records a caller looks for: those that fit everything given.
+/// Which records a caller searches for: those that match everything given.
 #[derive(Clone, Debug, Default)]
 pub struct AuditSearch {
-    /// Of this ticket.
+    /// With this ticket.
     pub ticket: Option<String>,
     /// Of this operation.
     pub operation: Option<OperationId>,
-    /// Of the caller of this name.
+    /// Of the caller with this name.
     pub caller: Option<String>,
-    /// Of this time or later.
+    /// At this time or later.
     pub from: Option<Timestamp>,
-    /// Of before this time.
+    /// Before this time.
     pub to: Option<Timestamp>,
     /// After this one.
     pub after: Option<Cursor>,
-    /// At most so many.
+    /// At most this many.
     pub limit: usize,
 }
 
@@ -52,14 +52,14 @@ pub struct AuditSearch {
 pub struct Records {
     /// The texts of those that the caller may read.
     pub texts: Vec<String>,
-    /// Where the page ends; none if it has no record and begins with the trail.
+    /// Where the page ends; none if it has no record and starts where the trail does.
     pub end: Option<Cursor>,
-    /// Whether there is more after it at present that the caller may read, as far as one call looks.
+    /// Whether more records follow that the caller may read, or may follow beyond what one call examines.
     pub more: bool,
 }
 
-/// A place in the trail, as callers hold it: a position, and a part of the hash of the record there, so that nobody makes
-/// one up and none outlives its trail.
+/// A place in the trail, as callers hold it: a position, and part of the hash of the record there, so that a cursor cannot
+/// be made up, and is not valid for another trail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     position: i64,
@@ -87,7 +87,7 @@ impl FromStr for Cursor {
             let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
             let (position, hash) = plain.split_once('.')?;
             let cursor = Self { position: position.parse().ok()?, hash: hash.to_owned() };
-            // One text for one cursor.
+            // Each cursor has exactly one text.
             (cursor.hash.len() == HASH_DIGITS && cursor.to_string() == text).then_some(cursor)
         };
         read().ok_or("is not the end of a page")
@@ -95,8 +95,8 @@ impl FromStr for Cursor {
 }
 
 impl Gateway {
-    /// Records that fit a search and that the caller may read. A page can be short, even empty, with more to come: one call
-    /// looks at so many records and no more.
+    /// Records that match a search and that the caller may read. A page can be short, even empty, with more to come: one
+    /// call examines a limited number of records.
     pub async fn records(&self, caller: &Caller, search: AuditSearch) -> Result<Records, Error> {
         let AuditSearch { ticket, operation, caller: of_caller, from, to, after, limit: wanted } = search;
         let position = match &after {
@@ -137,7 +137,7 @@ impl Gateway {
         Ok(Records { texts, end: seen, more: true })
     }
 
-    /// The position that a cursor names, if the record there is the one it was made of.
+    /// The position that a cursor names, if the record there is the one that it was made from.
     async fn position(&self, cursor: &Cursor) -> Result<i64, Error> {
         let query = AuditQuery { after: cursor.position.checked_sub(1), limit: 1, ..AuditQuery::default() };
         let found = self.store.records(&query).await?;
@@ -150,8 +150,8 @@ impl Gateway {
         let Some(id) = configuration.and_then(|id| id.parse::<ConfigurationId>().ok()) else {
             return Ok(self.policies.decide_audit_of_gateway(caller).is_ok());
         };
-        // One that is gone is judged by its id and its tags. One that Graph cannot tell of now, too, if that is enough: else
-        // a reader who goes on from here would never see what it may.
+        // A deleted configuration is judged by its id and its tags. So is one that Graph cannot describe now, if that is
+        // enough: if not, this fails, since a reader that continued from here would never see what it may read.
         let left = deadline.saturating_sub(self.clock.elapsed());
         let (configuration, missing) = self.as_known(&id, None, left).await;
         self.decidable(caller, Action::Audit, &missing)?;

@@ -1,11 +1,11 @@
-//! Ends that callers set for what their changes do: carrying them out when they are due, and calling them off.
+//! Ends that callers set for their changes: carrying them out when they are due, and calling them off.
 //!
-//! Guarantees: what is due is undone once, however many replicas look, since the store settles the end in the transaction
-//! that accepts the reversal. What cannot be done now (Graph or the store is away, the operation is running) stays due and
-//! is looked at again. No bound on pending operations keeps a due reversal out: it was promised when the change was accepted.
+//! Guarantees: what is due is undone once, however many replicas try, since the store settles the end in the transaction
+//! that accepts the reversal. What cannot be done now (Graph or the store is down, the operation is running) stays due and
+//! is tried again. No limit on pending operations keeps a due reversal out: it was promised when the change was accepted.
 //!
-//! It deliberately asks policy nothing when an end comes. What it implies was decided with the change, and the names of the
-//! policies that permitted it were kept; `policy` makes the permit out of them and nothing else.
+//! It deliberately does not ask policy when an end is due. What the end implies was decided with the change, and the ids of
+//! the policies that permitted it were stored; `policy` makes the permit from them and from nothing else.
 
 use std::time::Duration;
 
@@ -25,19 +25,19 @@ use crate::{
     telemetry,
 };
 
-/// The time between two looks, on average; replicas drift apart by chance.
+/// The average time between two checks; random differences keep replicas apart.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Ends that are looked at in one go.
+/// Due ends that are read at once.
 const STEP_MAX: usize = 100;
-/// For so long Graph must know nothing of an end's configuration before that counts as gone: an answer of that kind has been seen to pass.
+/// How long an end's configuration must be missing from Graph before it counts as gone: such answers can be temporary.
 const GONE_AFTER: Duration = Duration::from_hours(1);
-/// Ends of which that is remembered.
+/// Ends whose configuration is missing and for which that time is measured.
 pub(super) const NOWHERE_MAX: u64 = 10_000;
-/// How far ahead an end may be: longer is as good as never, and keeps its operation from being removed.
+/// How far ahead an end may be: later is as good as never, and keeps its operation from being removed.
 const AHEAD_MAX: Duration = Duration::from_hours(24 * 366 * 5);
 
 impl Gateway {
-    /// Carries out what is due, again and again, until it is stopped.
+    /// Carries out due ends, again and again, until it is stopped.
     pub async fn keep_ends(&self, stop: CancellationToken) {
         loop {
             let round = async {
@@ -54,7 +54,7 @@ impl Gateway {
         }
     }
 
-    /// Looks once at everything that is due.
+    /// Goes once through everything that is due.
     pub async fn end_what_is_due(&self) -> Result<(), Error> {
         let mut due = Due { by: self.clock.now(), after: None, limit: STEP_MAX };
         loop {
@@ -71,8 +71,8 @@ impl Gateway {
         }
     }
 
-    /// Brings one operation to its end: one that waits is cancelled, one that runs is left to end, and what it did is
-    /// undone, unless somebody has had it undone before.
+    /// Carries out the end of one operation: one that has not begun is cancelled, one that is running is left to finish,
+    /// and what it did is undone unless it has been reverted already.
     async fn end(&self, operation: &Operation) -> Result<(), Error> {
         match &operation.state {
             State::AwaitingApproval | State::Queued => self.cancel_at_its_end(operation).await,
@@ -83,11 +83,11 @@ impl Gateway {
                 if reversals.iter().any(|it| matches!(it.state, State::Succeeded(_))) {
                     return self.let_go(operation).await;
                 }
-                // One that waits for a person may wait longer than the end can.
+                // A reversal that awaits approval may wait longer than the end can.
                 if reversals.iter().any(|it| matches!(it.state, State::Queued | State::Running { .. })) {
                     return Ok(());
                 }
-                // What undid it later than this could undo what somebody wants by then.
+                // If such a reversal were approved later, it could undo what somebody wants by then.
                 for waiting in reversals.iter().filter(|it| it.state == State::AwaitingApproval) {
                     self.cancel_at_its_end(waiting).await?;
                 }
@@ -116,13 +116,13 @@ impl Gateway {
                 telemetry::count_until("reverted");
                 Ok(())
             }
-            // Another replica was first, or it was called off.
+            // Another replica was first, or the end was called off.
             Err(Error::UntilOver(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Lets an end go whose configuration is gone, since its assignments went with it; before that has shown to last, the end stays due.
+    /// Settles an end as moot whose configuration is gone, and its assignments too; until that has lasted, it stays due.
     async fn wait_for_configuration(&self, operation: &Operation) -> Result<(), Error> {
         let now = self.clock.now();
         let since = self.ends_nowhere.get_with(operation.id, async { now }).await;
@@ -136,7 +136,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// It has not begun: then it need not.
+    /// The operation has not begun, so it need not.
     async fn cancel_at_its_end(&self, operation: &Operation) -> Result<(), Error> {
         let until = operation.submission.until.as_ref();
         let policies = until.map(|until| until.policies.clone()).unwrap_or_default();
@@ -147,7 +147,7 @@ impl Gateway {
             policies,
         };
         let entry = self.entry(event);
-        // If it begins just now, it is running when it is looked at next. What is cancelled is let go then.
+        // If it has just begun or was cancelled by somebody else, the next check deals with that.
         let cancelled = self.store.cancel(Cancellation { operation: operation.id, at: entry.at, entry }).await?;
         if let Cancelled::Done(operation) = cancelled {
             tracing::info!(operation.id = %operation.id, "its end has come before it has begun; it is cancelled");
@@ -157,7 +157,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// There is nothing to undo.
+    /// Settles an end as moot: there is nothing to undo.
     async fn let_go(&self, operation: &Operation) -> Result<(), Error> {
         let release = Release { operation: operation.id, state: UntilState::Moot, entry: None };
         if self.store.release(release).await? {
@@ -192,7 +192,7 @@ impl Gateway {
         }
     }
 
-    /// What is wrong with an end that a caller sets, if it sets one.
+    /// Refuses an end that is not in the future, or too far ahead.
     pub(super) fn check_until(&self, until: Option<jiff::Timestamp>) -> Result<(), Error> {
         let now = self.clock.now();
         let detail = match until {
@@ -205,7 +205,7 @@ impl Gateway {
     }
 }
 
-/// Who acts when an end comes: the gateway, on behalf of whoever set it.
+/// Who acts when an end is due: the gateway, on behalf of the caller that set it.
 fn of_the_gateway(operation: &Operation) -> Actor {
     Actor {
         caller: Some(operation.submission.caller.clone()),
