@@ -17,12 +17,12 @@ pub struct Permit<T> {
     approvals: Vec<String>,
 }
 
-/// What policy says of one target of a change, or of clearing.
+/// What policy decides about one target of a change, or about clearing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The action as policies name it.
     pub action: &'static str,
-    /// The target; none of a change that clears.
+    /// The target; none if it is not about a target.
     pub target: Option<Target>,
     /// What permits it, or why nothing does.
     pub decision: Result<Allowed, Reason>,
@@ -33,7 +33,7 @@ pub struct Verdict {
 pub struct Allowed {
     /// The ids of the policies that permit it.
     pub policies: BTreeSet<String>,
-    /// The approvals that these policies ask for.
+    /// The approvals that these policies require.
     pub approvals: BTreeSet<String>,
 }
 
@@ -49,7 +49,7 @@ impl Allowed {
     }
 }
 
-/// Policy does not allow it.
+/// A denial by policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
     /// The action as policies name it.
@@ -63,9 +63,9 @@ pub struct Denial {
 /// The target that was denied; others may be denied, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// The list of the change in which it stands.
+    /// The list of the change that it is in.
     pub list: List,
-    /// Its place there, counted from zero.
+    /// Its index in that list.
     pub index: usize,
     /// The target.
     pub target: Target,
@@ -78,7 +78,7 @@ pub enum Reason {
     Forbidden(Vec<String>),
     /// No policy permits it.
     NotPermitted,
-    /// It cannot be decided, which denies; the text is for the operator of the gateway.
+    /// It cannot be decided, which denies; the text is for the gateway's operator.
     Undecided(String),
 }
 
@@ -88,7 +88,7 @@ impl<T> Permit<T> {
         &self.policies
     }
 
-    /// The names of the approvals without which it may not begin, sorted; none if it may at once.
+    /// The names of the approvals without which it may not begin, sorted; none if it may begin at once.
     pub fn approvals(&self) -> &[String] {
         &self.approvals
     }
@@ -104,7 +104,7 @@ impl<T> Permit<T> {
         (Allowed { policies: policies.into_iter().collect(), approvals: approvals.into_iter().collect() }, inner)
     }
 
-    /// What is permitted. The permit is used up.
+    /// What is permitted; uses up the permit.
     pub fn into_inner(self) -> T {
         self.inner
     }
@@ -132,7 +132,7 @@ impl fmt::Display for Denial {
 
 impl std::error::Error for Denial {}
 
-/// A denial that its caller cannot help: the operator must learn of it.
+/// Logs a denial about which its caller can do nothing: the operator must learn of it.
 pub(super) fn broken(denial: Denial) -> Denial {
     if let Reason::Undecided(why) = &denial.reason {
         tracing::error!(policy.action = denial.action, error = %why, "policies cannot be evaluated, so it is denied");

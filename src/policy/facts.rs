@@ -1,7 +1,7 @@
-//! Callers and configurations in Cedar's terms. With [`told`](super::told), the one place that knows the words of `schema.cedarschema`.
+//! Callers and configurations in Cedar's terms; with [`told`](super::told), all that `schema.cedarschema` describes.
 //!
-//! Guarantees: what is built here is checked against the schema before anything is decided on it, so a slip on either
-//! side denies and is told, when the policies are loaded already ([`rehearsal`]).
+//! Guarantees: what is built here is checked against the schema before anything is decided on it, so a mismatch on either
+//! side denies, and is reported as early as when the policies are loaded ([`rehearsal`]).
 //!
 //! It deliberately decides nothing. Called by `policy` only.
 
@@ -14,7 +14,7 @@ use crate::domain::{
     Caller, Change, Configuration, Digest, Filter, FilterMode, Kind, Role, Target, Wanted, operation::Submission,
 };
 
-/// A configuration and what the catalogue says of it.
+/// A configuration with its tags from the catalogue.
 #[derive(Clone, Copy, Debug)]
 pub struct Resource<'a> {
     /// The configuration.
@@ -23,15 +23,15 @@ pub struct Resource<'a> {
     pub tags: &'a BTreeSet<String>,
 }
 
-/// All that policies can ask of a caller and of a resource. Entities are made of this and of nothing else, so those of its
-/// equal are the same.
+/// Everything that policies can ask about a caller and a resource. Entities are made from this and nothing else, so equal
+/// parties have the same entities.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Parties {
     caller: String,
     issuer: String,
     roles: Vec<Role>,
     certificate: Option<Digest>,
-    /// The configuration and its tags; none of the gateway itself.
+    /// The configuration and its tags; none for the gateway itself.
     configuration: Option<(Configuration, BTreeSet<String>)>,
 }
 
@@ -44,7 +44,7 @@ impl Parties {
     }
 }
 
-/// The types of the schema.
+/// The entity types of the schema.
 #[derive(Clone, Debug)]
 pub(super) struct Vocabulary {
     caller: EntityTypeName,
@@ -104,7 +104,7 @@ impl Vocabulary {
     }
 }
 
-/// What policies can ask of a resource.
+/// The attributes of a resource.
 fn described((id, name): (&str, &str), kind: &str, priority: i64, tags: &BTreeSet<String>) -> HashMap<String, Value> {
     HashMap::from([
         ("configurationId".to_owned(), text(id)),
@@ -123,7 +123,7 @@ pub(super) fn text(text: &str) -> Value {
     Value::new_string(text.to_owned())
 }
 
-/// Somebody, something and changes of which every word of the schema is needed to speak.
+/// A caller, a configuration and changes that together use every name of the schema.
 #[expect(clippy::type_complexity, reason = "the parts of one rehearsal, taken apart where it is asked for")]
 pub(super) fn rehearsal() -> Result<(Caller, Configuration, BTreeSet<String>, Vec<Submission>), String> {
     const ID: &str = "00000000-0000-4000-8000-000000000001";

@@ -1,10 +1,10 @@
-//! What policies name that cannot exist: callers, issuers and tags that the settings do not have, kinds, words of the schema.
+//! Names in policies that nothing has: callers, issuers and tags that the settings lack, kinds and words that do not exist.
 //!
-//! Cedar's validation knows types, not values: `resource.tags.contains("slaes")` is as good to it as any other text, and a
-//! policy with it never applies. Guarantees: each unknown name is told once for each policy, with what could be meant.
+//! Cedar's validation checks types, not values: it accepts `resource.tags.contains("slaes")` like any other text, and a
+//! policy with it never applies. Guarantees: each unknown name is reported once per policy, with what it was taken for.
 //!
-//! It deliberately says nothing of what only others know: roles are the issuer's, ids and names Graph's. And it only looks:
-//! a policy that is told of here decides as it stands. Called by `policy`, for `postern check`.
+//! It deliberately says nothing about what only others know: roles are the issuer's, ids and names Graph's. And it only
+//! reports: such a policy still decides as it is written. Called by `policy`, for `postern check`.
 
 use std::collections::BTreeSet;
 
@@ -13,18 +13,18 @@ use serde_json::Value;
 
 use crate::domain::{ConfigurationId, Kind};
 
-/// The names that the settings have.
+/// The names in the settings.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// Of callers, those that are sources of webhooks among them.
+    /// Of callers, including webhook sources.
     pub callers: BTreeSet<String>,
-    /// Of issuers, and of sources as policies call them.
+    /// Of issuers, and of webhook sources as policies name them.
     pub issuers: BTreeSet<String>,
     /// Tags in the catalogue.
     pub tags: BTreeSet<String>,
 }
 
-/// What policies compare with words of ours: the attribute, by its path.
+/// What policies compare with the gateway's own words: the attribute, by its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Compared {
     Tags,
@@ -38,7 +38,7 @@ enum Compared {
 
 const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 const TARGETS: [&str; 5] = ["group", "all-devices", "all-users", "excluded-group", "foreign"];
-/// The kind of the gateway itself, of which policies decide who may read its records.
+/// The kind of the gateway itself, for policies about who may read its records.
 const GATEWAY: &str = "gateway";
 const CHANGES: [&str; 5] = ["add", "remove", "replace", "clear", "revert"];
 /// Operators whose two sides are compared.
@@ -129,7 +129,7 @@ fn compared(path: &str) -> Option<Compared> {
     })
 }
 
-/// An attribute as policies write it; empty if it is something else.
+/// An attribute's path as policies write it; empty if it is something else.
 fn path(tree: &Value) -> String {
     if let Some(variable) = tree.get("Var").and_then(Value::as_str) {
         return variable.to_owned();
@@ -140,7 +140,7 @@ fn path(tree: &Value) -> String {
     if of.is_empty() { String::new() } else { format!("{of}.{attribute}") }
 }
 
-/// The texts that are written out in an expression.
+/// The text literals in an expression.
 fn texts<'a>(tree: &'a Value, found: &mut Vec<&'a str>) {
     if let Some(text) = tree.get("Value").and_then(Value::as_str) {
         found.push(text);

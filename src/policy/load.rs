@@ -1,8 +1,8 @@
-//! The folder of policies: read, parsed and validated, with every fault at once.
+//! The folder of policies: read, parsed and validated, with all faults at once.
 //!
-//! Guarantees: what is handed out passed Cedar's strict validation without a warning (a policy that can never apply is
-//! one, and a `forbid` that never applies protects nobody), and each policy goes by its own `@id`, which is the name that
-//! refusals and audit records show. Each fault tells its file and, where there is one, its line.
+//! Guarantees: what is returned passed Cedar's strict validation without a warning (a policy that can never apply causes
+//! one, and a `forbid` that never applies protects nobody), and each policy is named by its own `@id`, which is the name
+//! that refusals and audit records show. Each fault has its file and, where there is one, its line.
 //!
 //! It deliberately does not watch the folder. Called by `policy`.
 
@@ -56,7 +56,7 @@ impl Source {
     }
 }
 
-/// A policy and where it stands.
+/// A policy and where it is.
 struct Found<'a> {
     policy: Policy,
     source: &'a Source,
@@ -67,13 +67,13 @@ pub(super) fn schema_path(dir: &Path) -> PathBuf {
     dir.join("schema.cedarschema")
 }
 
-/// What a folder holds.
+/// The contents of a folder.
 pub(super) struct Loaded {
     pub(super) schema: Schema,
     pub(super) set: PolicySet,
     /// The file and the line in which each policy begins.
     pub(super) places: BTreeMap<PolicyId, (String, Option<usize>)>,
-    /// The approvals that policies ask for.
+    /// The approvals that policies require.
     pub(super) approvals: BTreeMap<PolicyId, String>,
 }
 
@@ -95,7 +95,7 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Vec<Fault>> {
     if let Some(schema) = &schema {
         faults.extend(validate(schema, &set, &places));
     }
-    // Cedar tells of one fault once for each action, in any order.
+    // Cedar reports a fault once for each action, in any order.
     faults.sort_by(|a, b| (&a.place, a.line, &a.what).cmp(&(&b.place, b.line, &b.what)));
     faults.dedup();
     match schema {
@@ -120,7 +120,7 @@ fn unreadable(place: String, error: &io::Error) -> Fault {
     Fault { place, line: None, what: format!("cannot be read: {error}"), hint }
 }
 
-/// The files of policies, in the order of their names.
+/// The policy files, sorted by name.
 fn names(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "cedar"));
@@ -159,10 +159,10 @@ fn parse<'a>(source: &'a Source, faults: &mut Vec<Fault>) -> Vec<Found<'a>> {
     policies
 }
 
-/// Where a policy stands.
+/// Where a policy is.
 type At<'a> = (&'a Source, Option<usize>);
 
-/// The policies by their `@id`, and where each stands. Those without an id of their own are numbered, so that they are
+/// The policies by their `@id`, and where each is. Those without an id of their own are numbered, so that they are
 /// validated all the same.
 fn named<'a>(found: Vec<Found<'a>>, faults: &mut Vec<Fault>) -> (PolicySet, BTreeMap<PolicyId, At<'a>>) {
     let (mut set, mut places) = (PolicySet::new(), BTreeMap::<PolicyId, At<'_>>::new());

@@ -1,12 +1,12 @@
-//! Who may do what: Cedar policies, deny by default, a `forbid` wins.
+//! Who may do what: Cedar policies; deny by default, and a `forbid` wins.
 //!
-//! Guarantees: a [`Permit`] is made here and nowhere else, only for what every target of it was decided on, and it
-//! cannot be copied, so whatever wants one was authorised. Cedar skips a policy that errs, which would turn an erring
-//! `forbid` into consent; here any error denies. Nothing panics.
+//! Guarantees: a [`Permit`] is made here and nowhere else, only after every target in it was decided on, and it cannot be
+//! copied, so code that takes one runs only for what was authorised. Cedar skips a policy whose evaluation fails, which
+//! would turn a failing `forbid` into consent; here any error denies. Nothing panics.
 //!
-//! It deliberately does not look anything up: names and tags are handed in. Cedar needs about
-//! 100 KB of stack and denies if it has less, so decide on threads whose stack is known. Called by `gateway`; the folder
-//! is loaded by the root and by `postern check`.
+//! It deliberately does not look anything up: names and tags are passed in. Cedar needs about 100 KB of stack and denies if
+//! it has less, so decide on threads whose stack size is known. Called by `gateway`; the folder is loaded by the root and
+//! by `postern check`.
 
 mod answer;
 mod facts;
@@ -59,35 +59,35 @@ pub struct Policies {
     set: PolicySet,
     slices: Slices,
     schema: Schema,
-    /// The file and the line of each.
+    /// The file and line of each policy.
     places: BTreeMap<PolicyId, (String, Option<usize>)>,
-    /// Read once: Cedar takes longer to find an annotation than to decide.
+    /// The approvals that policies require, read once: Cedar takes longer to find an annotation than to decide.
     approvals: BTreeMap<PolicyId, String>,
     vocabulary: Vocabulary,
     authorizer: Authorizer,
     casts: Casts,
 }
 
-/// What a caller wants to do that is not a change.
+/// What a caller wants to do other than a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// See what a change would do.
     Plan,
-    /// See a configuration and what is assigned at present: a kind of reading.
+    /// See a configuration and its present assignments: a kind of reading.
     Look,
     /// See operations.
     Read {
-        /// Whether it is an operation that the caller asked for itself.
+        /// Whether the caller requested the operation itself.
         own: bool,
     },
-    /// Take an operation back before it begins.
+    /// Cancel an operation before it begins.
     Cancel {
-        /// Whether the caller asked for it itself.
+        /// Whether the caller requested it itself.
         own: bool,
     },
-    /// Ask for the opposite of an operation.
+    /// Revert an operation.
     Revert {
-        /// Whether the caller asked for it itself.
+        /// Whether the caller requested it itself.
         own: bool,
     },
     /// Read the audit trail.
@@ -95,11 +95,11 @@ pub enum Action {
 }
 
 impl Policies {
-    /// Loads `schema.cedarschema` and `*.cedar` of a folder, or tells every fault of them.
+    /// Loads `schema.cedarschema` and `*.cedar` of a folder.
     ///
     /// # Errors
-    /// Faults are: a file that cannot be read or parsed, no policy at all, a policy without `@id` or with the `@id` of
-    /// another, a template, and whatever Cedar's strict validation complains or warns of.
+    /// All faults at once: a file that cannot be read or parsed, no policy at all, no `@id` or that of another, a misplaced
+    /// `@approval`, a template, an error or warning of Cedar's strict validation, a schema that does not fit.
     pub fn load(dir: &Path) -> Result<Self, Vec<Fault>> {
         Self::new(load::load(dir)?).map_err(|what| {
             let hint = Some("take the schema.cedarschema of this version of the gateway".to_owned());
@@ -115,7 +115,7 @@ impl Policies {
         Ok(policies)
     }
 
-    /// What the policies name and nothing is called, each with its place: they are good, but there they never apply.
+    /// What policies name that does not exist, each with its place: such policies are valid, but there they never apply.
     pub fn unknown(&self, known: &Known) -> Vec<Fault> {
         let mut faults = Vec::new();
         for policy in self.set.policies() {
@@ -132,7 +132,7 @@ impl Policies {
 
     /// Decides on each target of a change that is about to be accepted.
     ///
-    /// What is decided on is taken from the submission alone, so the permit cannot be for another change.
+    /// The decision is about the submission alone, so the permit cannot be for another change.
     pub fn decide_change(
         &self,
         caller: &Caller,
@@ -146,8 +146,8 @@ impl Policies {
         self.decide_targets(caller, resource, submission)
     }
 
-    /// The permit for carrying out an end that was set: it rests on what permitted the change whose end it is, and is for the
-    /// undoing of that and nothing else.
+    /// The permit for carrying out an end that was set: it rests on what permitted the change that is undone, and covers
+    /// undoing that change and nothing else.
     pub fn permit_end(&self, original: &Operation, submission: Submission) -> Result<Permit<Submission>, Denial> {
         let asked = &original.submission;
         let same = asked.caller == submission.caller && asked.configuration == submission.configuration;
@@ -165,8 +165,8 @@ impl Policies {
         }
     }
 
-    /// Decides on a reversal: on the right to revert the original, and on each target as on one that is added or removed.
-    /// So nobody does by reverting what it may not do otherwise.
+    /// Decides on a reversal: on the right to revert the original, and on each target as if it were added or removed. So
+    /// reverting allows nothing that the caller may not do otherwise.
     pub fn decide_reversal(
         &self,
         caller: &Caller,
@@ -217,8 +217,8 @@ impl Policies {
         Ok(allowed.permit(Submission { until: ends, ..submission }))
     }
 
-    /// Decides whether a caller may give its word, for or against, on a change that waits for approvals of these names: on
-    /// each target and each name. That nobody does so on a change of its own is not policy's to permit, and not asked here.
+    /// Decides whether a caller may answer, for or against, a change that awaits approvals of these names: on each target
+    /// and each name. That nobody answers for their own change is not up to policy, and not checked here.
     pub fn decide_word(
         &self,
         caller: &Caller,
@@ -230,7 +230,7 @@ impl Policies {
         let undecided = |why: String| broken(Denial { action: APPROVE, target: None, reason: Reason::Undecided(why) });
         let mut questions = questions(&submission.change);
         if questions.is_empty() && submission.change.reversal().is_some() {
-            // All that it is about is gone by now.
+            // Everything that it is about is gone by now.
             questions.push(("revert", None, None));
         }
         if questions.is_empty() || names.is_empty() || submission.configuration != resource.configuration.id {
@@ -247,7 +247,7 @@ impl Policies {
         Ok(Allowed { approvals: BTreeSet::new(), ..allowed }.permit(()))
     }
 
-    /// What would be decided about each target of a change, those of its end included, and by which policies; for those who write policies.
+    /// What would be decided about each target of a change and of its end, and by which policies; for authors of policies.
     pub fn explain(
         &self,
         caller: &Caller,
@@ -270,12 +270,12 @@ impl Policies {
         Ok(verdicts)
     }
 
-    /// Decides on what is not a change.
+    /// Decides on an action that is not a change.
     pub fn decide(&self, caller: &Caller, action: Action, resource: Resource<'_>) -> Result<Permit<()>, Denial> {
         self.decide_on(caller, action, Some(resource))
     }
 
-    /// Whether what is decided for this caller can hang on one of these: policies that may apply look at it.
+    /// Whether a decision for this caller can depend on one of these: policies that may apply look at it.
     pub fn look_at(&self, facets: &[Facet], caller: &Caller, action: Action) -> bool {
         let caller = self.vocabulary.caller(&facts::Parties::new(caller, None));
         let action = self.vocabulary.action(action.name());
@@ -283,7 +283,7 @@ impl Policies {
         parts.any(|part| facets.iter().any(|facet| part.sight.sees(*facet)))
     }
 
-    /// Decides on reading those records of the audit trail that are about the gateway itself.
+    /// Decides on reading the audit records that are about the gateway itself.
     pub fn decide_audit_of_gateway(&self, caller: &Caller) -> Result<Permit<()>, Denial> {
         self.decide_on(caller, Action::Audit, None)
     }
@@ -295,7 +295,7 @@ impl Policies {
         scene.decide(action, None, Told::of(of)).map(|allowed| allowed.permit(()))
     }
 
-    /// Asks everything the gateway can ask, to see that the schema knows it all.
+    /// Builds every question that the gateway can ask, to check that the schema knows it.
     fn rehearse(&self) -> Result<(), String> {
         let (caller, configuration, tags, submissions) = facts::rehearsal()?;
         let scene = Scene::new(self, &caller, Some(Resource { configuration: &configuration, tags: &tags }))?;

@@ -1,11 +1,11 @@
-//! What there is to ask about a change: one question for each target that it names.
+//! What to ask about a change: one question for each target that it names.
 //!
 //! It deliberately answers nothing. Called by `policy` only.
 
 use super::Denied;
 use crate::domain::{Change, Target, Wanted, change::List};
 
-/// What to ask about a change: the action, the target it is about, and how that is wanted.
+/// A question about a change: the action, the target it is about, and the target as it is wanted.
 pub(super) type Question = (&'static str, Option<Denied>, Option<Wanted>);
 
 pub(super) fn questions(change: &Change) -> Vec<Question> {
@@ -38,8 +38,8 @@ pub(super) fn questions(change: &Change) -> Vec<Question> {
     }
 }
 
-/// What to ask about the undoing of a change that nobody has made yet. Of what a replacement will remove nobody knows, so
-/// nobody is asked about it, as with the replacement itself.
+/// What to ask about undoing a change that is not made yet. Which targets a replacement will remove is unknown, so no
+/// question is asked about those, just as for the replacement itself.
 pub(super) fn opposite(change: &Change) -> Vec<Question> {
     let named = |list, index, target: &Target| Some(Denied { list, index, target: target.clone() });
     let remove = change.wanted().iter().cloned().enumerate();

@@ -1,10 +1,10 @@
-//! A caller and what it is about, set before Cedar; and what Cedar says.
+//! A caller and a resource, prepared for Cedar; and Cedar's decisions about them.
 //!
-//! Guarantees: entities were checked against the schema before anything is decided on them. They are remembered by all that they
-//! are made of, so whatever changes makes others. What was decided is remembered with them, by all that Cedar was told: so what is
-//! remembered is what Cedar would say again. With the policies all of it is forgotten.
+//! Guarantees: entities are checked against the schema before anything is decided on them. They are cached by everything
+//! that they are made from, so a difference makes new ones. Decisions are cached with them, by everything that Cedar was
+//! given, so a cached decision is what Cedar would decide again. When the policies are replaced, all of it is dropped.
 //!
-//! It deliberately asks what it is told to. Called by `policy` only.
+//! It deliberately does not choose what to ask. Called by `policy` only.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,12 +24,12 @@ use crate::{
     telemetry,
 };
 
-/// Callers with a configuration that are remembered: some kilobytes each, and as much again for what was decided about them.
+/// Callers with a resource that are cached: some kilobytes each, and as much again for the decisions about them.
 const CASTS_MAX: u64 = 1_000;
-/// Decisions that are remembered about each of them. Where policies look at tickets or ids, no number would do.
+/// Decisions that are cached for each of them. Where policies look at tickets or ids, no number would be enough.
 const DECIDED_MAX: usize = 16;
 
-/// Those that were set before Cedar of late.
+/// Those that were used lately.
 pub(super) type Casts = Cache<Parties, Arc<Cast>>;
 
 /// One caller, and one configuration or the gateway, in Cedar's terms.
@@ -41,12 +41,12 @@ pub(super) struct Cast {
     decided: Mutex<HashMap<Asked, Answer>>,
 }
 
-/// A question about them: the action, and what is told of it.
+/// A question about them: the action, and the values of its context.
 type Asked = (&'static str, Told);
-/// What Cedar says to it.
+/// Cedar's answer to it.
 type Answer = Result<Allowed, Reason>;
 
-/// One caller, and one configuration or the gateway, about whom several things are asked.
+/// One caller, and one configuration or the gateway, for several questions.
 pub(super) struct Scene<'a> {
     policies: &'a Policies,
     cast: Arc<Cast>,
@@ -57,7 +57,7 @@ pub(super) fn casts() -> Casts {
 }
 
 impl<'a> Scene<'a> {
-    /// About a configuration; about the gateway where there is none.
+    /// For a configuration; for the gateway if there is none.
     pub(super) fn new(policies: &'a Policies, caller: &Caller, resource: Option<Resource<'_>>) -> Result<Self, String> {
         let parties = Parties::new(caller, resource);
         if let Some(cast) = policies.casts.get(&parties) {
@@ -81,8 +81,8 @@ impl<'a> Scene<'a> {
         Request::new(principal, action, resource, told.context()?, schema).map_err(|why| why.to_string())
     }
 
-    /// What permits what the end of a change implies: that its caller reverts it, and that each target
-    /// is removed that it adds, and added that it removes.
+    /// What permits what the end of a change implies: that its caller reverts it, that the targets it adds are removed, and
+    /// that those it removes are added.
     pub(super) fn decide_end(&self, submission: &Submission, now: Timestamp) -> Result<Allowed, Denial> {
         let mut allowed = self.decide("revert", None, Told::of(Action::Revert { own: true }))?;
         for (action, denied, wanted) in opposite(&submission.change) {
@@ -91,15 +91,15 @@ impl<'a> Scene<'a> {
         Ok(allowed)
     }
 
-    /// What permits it. Of the policies that do, each that asks for an approval is heeded: consent without asking by one
-    /// does not outweigh the caution of another.
+    /// What permits an action. If several policies do, every approval that one of them requires is required: consent by one
+    /// that requires none does not override another.
     pub(super) fn decide(&self, action: &'static str, target: Option<Denied>, told: Told) -> Result<Allowed, Denial> {
         let decided = self.decided(action, told).map_err(|reason| broken(Denial { action, target, reason }));
         telemetry::count_decision(action, if decided.is_ok() { "permit" } else { "deny" });
         decided
     }
 
-    /// What Cedar says, or has said to the same question.
+    /// What Cedar decides, or has decided about the same question.
     fn decided(&self, name: &'static str, told: Told) -> Answer {
         let action = self.policies.vocabulary.action(name);
         let parts = self.policies.slices.of(&action, &self.cast.principal);
@@ -112,7 +112,7 @@ impl<'a> Scene<'a> {
         }
         let put = self.put(action.clone(), &question.1).map_err(Reason::Undecided);
         let answer = put.and_then(|put| self.evaluate(&put, parts));
-        // What cannot be decided now, for want of stack, may be decided the next time.
+        // What cannot be decided now, for lack of stack, may be decidable the next time.
         if !matches!(answer, Err(Reason::Undecided(_))) {
             let mut decided = decided();
             if decided.len() >= DECIDED_MAX {
@@ -134,7 +134,7 @@ impl<'a> Scene<'a> {
                 Decision::Deny => forbids.extend(reasons.map(ToString::to_string)),
             }
         }
-        // A part of the policies does not know of the others, so what forbids and what errs is looked at before what permits.
+        // One part of the policies does not know the others, so what forbids or fails is looked at before what permits.
         if !errors.is_empty() {
             Err(Reason::Undecided(errors.join("; ")))
         } else if !forbids.is_empty() {

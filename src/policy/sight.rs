@@ -1,17 +1,17 @@
-//! What policies look at in what a question tells and in what it is about: read once from their syntax trees.
+//! Which attributes of a question's context and of its resource policies look at: read once from their syntax trees.
 //!
-//! Guarantees: whatever of the context, and of what Graph says of a configuration, a policy can read is in its sight. A tree
-//! that is not understood sees everything.
+//! Guarantees: whatever a policy can read of the context, and of what Graph says of a configuration, is in its sight. A
+//! tree that is not understood sees everything.
 //!
-//! Whether an attribute is there (`context has ticket`) is no look at its value, and is told in any case. It deliberately evaluates
-//! nothing. Called by `policy` only.
+//! Testing whether an attribute is present (`context has ticket`) is not looking at its value; its presence is always
+//! visible. It deliberately evaluates nothing. Called by `policy` only.
 
 use std::collections::BTreeSet;
 
 use cedar_policy::Policy;
 use serde_json::Value;
 
-/// What may be of no interest: of a context, where the rest has few values, and of a configuration, what Graph says.
+/// What policies may ignore: in a context, whatever can have many values, and in a configuration, what Graph says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Facet {
     /// The id of a target.
@@ -24,7 +24,7 @@ pub enum Facet {
     Targets,
     /// The ticket.
     Ticket,
-    /// The moment.
+    /// The time.
     Now,
     /// The hour.
     Hour,
@@ -38,7 +38,7 @@ pub enum Facet {
     Priority,
 }
 
-/// Where each stands.
+/// The path of each.
 const FACETS: [(Facet, &[&str]); 11] = [
     (Facet::TargetId, &["context", "target", "id"]),
     (Facet::TargetName, &["context", "target", "name"]),
@@ -75,7 +75,7 @@ impl Sight {
         self.0.contains(&facet)
     }
 
-    /// Looks at what stands at this place and at all below it.
+    /// Adds what is at this path and everything below it.
     fn see(&mut self, place: &[&str]) {
         self.0.extend(FACETS.iter().filter(|(_, at)| at.starts_with(place)).map(|(facet, _)| facet));
     }
@@ -99,7 +99,7 @@ impl Sight {
     }
 }
 
-/// The place in the context or in the resource that an expression names; none if it names none.
+/// The path in the context or in the resource that an expression names; none if it names none.
 fn place(tree: &Value) -> Option<Vec<&str>> {
     if let Some(root @ ("context" | "resource")) = tree.get("Var").and_then(Value::as_str) {
         return Some(vec![root]);

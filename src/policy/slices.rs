@@ -1,7 +1,7 @@
-//! Which policies can apply to whom and what: found once by their scopes, for Cedar evaluates every policy it is given.
+//! Which policies can apply to whom and what: found once by their scopes, because Cedar evaluates every policy it is given.
 //!
-//! Guarantees: a policy is left out only where its scope names another action or another caller. Cedar would find that it does
-//! not apply, and without an error, for it looks at conditions after scopes only.
+//! Guarantees: a policy is left out only if its scope names another action or another caller. Cedar would find that it does
+//! not apply, and without an error, because it evaluates conditions only after scopes.
 //!
 //! It deliberately evaluates nothing. Called by `policy` only.
 
@@ -11,12 +11,12 @@ use cedar_policy::{ActionConstraint, EntityUid, PolicySet, PrincipalConstraint, 
 
 use super::sight::Sight;
 
-/// The policies by the action that is asked about.
+/// The policies by action.
 #[derive(Clone, Debug)]
 pub(super) struct Slices(HashMap<EntityUid, Slice>);
 
-/// The policies that can apply to one action. Those of each caller are kept apart, so that they are not kept as often as
-/// there are callers.
+/// The policies that can apply to one action. Those that name a caller are kept apart, so that those for anybody are not
+/// stored once for each caller.
 #[derive(Clone, Debug, Default)]
 struct Slice {
     anybody: Part,

@@ -1,4 +1,4 @@
-//! What the shipped policies decide, and what is told of folders that have faults.
+//! What the shipped policies decide, and what is reported about folders with faults.
 
 use std::{fs, path::PathBuf};
 
@@ -191,7 +191,7 @@ fn a_reversal_takes_the_right_to_revert_and_that_to_each_target() {
     assert_eq!(decided(&policies, &servicenow(), &own).unwrap(), permitted);
     let others = original(&caller("portal", &[]), group(), group_of(2));
     assert_eq!(decided(&policies, &servicenow(), &others).unwrap_err().action, "revert");
-    // Whoever did it: the whole tenant is nothing to put back, and nothing to take out.
+    // Whoever made the original: the whole tenant can be neither put back nor taken out.
     let forbidden = Reason::Forbidden(vec!["no-tenant-wide-targets".to_owned()]);
     for (added, removed, action) in [(group(), Target::AllUsers, "add"), (Target::AllDevices, group(), "remove")] {
         let denied = decided(&policies, &servicenow(), &original(&servicenow(), added, removed)).unwrap_err();
@@ -326,7 +326,7 @@ fn a_caller_or_configuration_that_differs_is_not_taken_for_one_that_is_remembere
     }
 }
 
-/// Policies of every scope, of which each permits, forbids or errs, whatever it looks at.
+/// Policies of every scope that permit, forbid or fail, whatever they look at.
 fn any_policy() -> impl Strategy<Value = String> {
     let callers = [
         "principal",
@@ -369,7 +369,7 @@ fn any_policy() -> impl Strategy<Value = String> {
     })
 }
 
-/// Changes that differ in all that policies can look at.
+/// Changes that differ in everything that policies can look at.
 fn any_submission() -> impl Strategy<Value = Submission> {
     let ticket = prop::sample::select(vec![None, Some("RITM1"), Some("RITM2"), Some("INC1")]);
     let name = prop::sample::select(vec![None, Some("Sales"), Some("Else")]);
@@ -540,7 +540,7 @@ fn no_name_is_taken_for_more_than_a_name() {
     }
 }
 
-/// The shipped policies but the guard, and one of the examples.
+/// The shipped policies without the guard, and one of the examples.
 fn example(name: &str) -> Policies {
     let dir = folder(&[]);
     let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/examples");
@@ -556,10 +556,10 @@ fn groups(number: u128) -> Vec<Target> {
     (1..=number).map(id).collect()
 }
 
-/// Policies, and the approvals that they ask for.
+/// Policies, and the approvals that they require.
 type Answer = (Vec<String>, Vec<String>);
 
-/// What servicenow is answered at a moment, on a sales configuration: the policies and the approvals that they ask for.
+/// The answer to servicenow at a moment, on a sales configuration: the policies and the approvals that they require.
 fn at(policies: &Policies, moment: &str, change: Change) -> Result<Answer, Reason> {
     let (configuration, tags) = (configuration(), BTreeSet::from(["sales".to_owned()]));
     let mut asked = submission(&servicenow(), change, Some("RITM0012345"));
@@ -602,7 +602,7 @@ fn tickets_change_groups_whose_name_begins_as_it_should() {
     for asked in [adding(&[group()]), removing(group())] {
         assert_eq!(change(&policies, &servicenow(), "sales", asked).unwrap(), ["tickets-change-sales-groups"]);
     }
-    // Not called Sales, or without a name that is known.
+    // No known name that begins with Sales, or not a sales configuration.
     assert_eq!(reason(change(&policies, &servicenow(), "sales", adding(&groups(1)))), Reason::NotPermitted);
     assert_eq!(reason(change(&policies, &servicenow(), "kiosk", adding(&[group()]))), Reason::NotPermitted);
     let other = submission(&servicenow(), adding(&[group()]), Some("INC1"));
@@ -640,7 +640,7 @@ fn what_policies_ask_an_approval_for_is_permitted_with_it_and_not_without() {
     assert_eq!(asked(TUESDAY, adding(&[Target::AllDevices])), ["tenant-wide"]);
     assert_eq!(asked(TUESDAY, adding(&[group(), Target::AllUsers])), ["tenant-wide"]);
     assert_eq!(asked(TUESDAY, Change::replace(vec![], 9).unwrap()), ["clearing"]);
-    // A permit that asks for nothing does not outweigh one that does.
+    // A permit that requires no approval does not override one that does.
     assert_eq!(asked(TUESDAY, adding(&groups(10))), [""; 0]);
     let (permitted, approvals) = at(&policies, TUESDAY, adding(&groups(11))).unwrap();
     assert_eq!(permitted, ["many-targets-with-approval", "servicenow-changes-groups"]);

@@ -1,7 +1,7 @@
-//! What is told with a question, beside who asks about what: as plain values, and as Cedar's context.
+//! What a question says besides who asks about what: as plain values, and as Cedar's context.
 //!
-//! Guarantees: a context is made of what is told and of nothing else, so what was told alike is answered alike. What no policy looks at
-//! can be [left aside](Told::seen_by); whether something is there is told all the same.
+//! Guarantees: a context is made from these values and from nothing else, so equal values get equal answers. Values that no
+//! policy looks at can be [blanked](Told::seen_by); whether a value is present is kept all the same.
 //!
 //! It deliberately decides nothing. Called by `policy` only.
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::domain::{Target, Wanted, operation::Submission};
 
-/// What one question tells.
+/// The values of one question.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Told {
     target: Option<Aim>,
@@ -38,7 +38,7 @@ struct Aim {
     filter: Option<String>,
 }
 
-/// A moment, in UTC: what an hour is elsewhere changes twice a year.
+/// A moment, in UTC: in other zones, the hour shifts twice a year.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Moment {
     now: Timestamp,
@@ -47,7 +47,7 @@ struct Moment {
 }
 
 impl Told {
-    /// With a question about one target of a change, or about clearing.
+    /// For a question about one target of a change, or about clearing.
     pub(super) fn of_change(submission: &Submission, now: Timestamp, wanted: Option<&Wanted>) -> Self {
         Self {
             target: wanted.map(|wanted| Aim::of(wanted, submission)),
@@ -58,7 +58,7 @@ impl Told {
         }
     }
 
-    /// With a question about the word that one target waits for.
+    /// For a question about an approval of one target.
     pub(super) fn of_approval(
         submission: &Submission,
         now: Timestamp,
@@ -74,7 +74,7 @@ impl Told {
         }
     }
 
-    /// With a question that is not about a change.
+    /// For a question that is not about a change.
     pub(super) fn of(action: Action) -> Self {
         let (own, about) = match action {
             Action::Plan | Action::Audit => (None, None),
@@ -85,7 +85,7 @@ impl Told {
         Self { own, about, ..Self::default() }
     }
 
-    /// The same, but for what nobody looks at: in its place stands one and the same value, whatever it was.
+    /// The same, but with a fixed value in place of each that no policy looks at.
     pub(super) fn seen_by(mut self, sight: &Sight) -> Self {
         fn blank<T: Default>(told: &mut Option<T>) {
             if let Some(told) = told {
@@ -120,7 +120,7 @@ impl Told {
         self
     }
 
-    /// The same in Cedar's terms.
+    /// The same as Cedar's context.
     pub(super) fn context(&self) -> Result<Context, String> {
         let Self { target, targets, ticket, time, change, approval, asker, own, about } = self;
         let told = [
@@ -179,7 +179,7 @@ impl Moment {
     fn value(&self) -> Result<Value, String> {
         let Self { now, hour, weekday } = self;
         let told = [
-            // Cedar takes milliseconds and no more.
+            // Cedar accepts no more than milliseconds.
             ("now", Value::new_datetime(now.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string())),
             ("hour", Value::new_long((*hour).into())),
             ("weekday", text(weekday)),
