@@ -1,4 +1,4 @@
-//! What must hold for any text that is presented as a token, and for any token that the issuer's key has signed.
+//! What must hold for any text presented as a token, and for any token that the issuer's key has signed.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,8 +17,8 @@ const ISSUER: &str = "https://issuer.test";
 const AUDIENCE: &str = "api://postern";
 const NOW: i64 = 1_800_000_000;
 
-/// As a token, the input is refused, since nobody has signed it. As header and claims, a line each, it is signed: then it
-/// is accepted only if it says what it must, and not once another claim stands in it.
+/// As a token, the input is refused, since nobody has signed it. As header and claims, one per line, it is signed here:
+/// then it is accepted only if it says what it must, and its signature fits no other claims.
 pub(crate) fn tokens(input: &[u8]) {
     let (Some(key), Ok(text)) = (Ed25519KeyPair::from_seed_unchecked(&[7; 32]).ok(), std::str::from_utf8(input)) else {
         return;
@@ -48,7 +48,7 @@ fn says_what_it_must(header: &str, claims: &str, proven: &Proven) {
     assert!(late.is_some_and(|seconds| seconds > Duration::from_secs(NOW.unsigned_abs()).as_secs_f64()));
 }
 
-/// What a token proves, by the steps that a request's takes.
+/// What a token proves, by the same steps as in a request.
 fn proven(token: &str, keys: &KeySet) -> Option<Proven> {
     let claimed = Claimed::read(token).ok()?;
     if claimed.issuer().ok()? != ISSUER {

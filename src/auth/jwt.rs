@@ -1,14 +1,14 @@
 //! The checks of one token (RFC 7519, RFC 8725, RFC 9068; Entra's v1 and v2 access tokens).
 //!
-//! Guarantees: nothing of a token is believed before its signature was verified, by a key of the very issuer it names,
-//! with an algorithm that the configuration allows for that issuer and the key agrees to. [`Claimed`] is a token that
-//! was only read; [`Proven`] can be made from it in one way. Where to find a key is never taken from the token: `jku`,
-//! `x5u`, `jwk` and `x5c` are not even read. Details of a refusal never repeat what the token says.
+//! Guarantees: nothing in a token is believed before its signature was verified, with a key of the very issuer it names and
+//! an algorithm that the configuration allows for that issuer and that fits the key. [`Claimed`] is a token that was only
+//! read; there is one way to make a [`Proven`] from it. Where to find a key is never taken from the token: `jku`, `x5u`,
+//! `jwk` and `x5c` are not even read. Details of a refusal never repeat what the token says.
 //!
-//! The library verifies signatures. Claims are checked here, since the library asks the machine for the time and by
-//! default requires nothing but `exp`.
+//! The library verifies signatures. Claims are checked here, since the library reads the system clock and by default
+//! requires nothing but `exp`.
 //!
-//! It deliberately does not know callers: who a proven token is, is decided by `auth`, which calls this.
+//! It deliberately does not know callers: `auth`, which calls this, decides whom a verified token identifies.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -30,16 +30,16 @@ use crate::{
     domain::Role,
 };
 
-/// The largest token that is looked at, in bytes. Larger ones do not fit the headers that proxies pass on either.
+/// The largest token that is read, in bytes. Larger ones do not fit into the headers that proxies pass on either.
 const TOKEN_MAX: usize = 16 * 1024;
-/// The last second that a claim may name: the end of the year 9999, as RFC 3339 has no later one.
+/// The last second that a claim may name: the end of the year 9999, the latest that RFC 3339 can express.
 const MOMENT_MAX: f64 = 253_402_300_799.0;
 
 /// Claims of ID tokens (`at_hash`, `c_hash`) and of logout tokens and other events (`events`). `nonce` is not among
 /// them: some issuers put it into access tokens.
 const FOREIGN: [&str; 3] = ["at_hash", "c_hash", "events"];
 
-/// What a token by RFC 9068 has besides what every token must have.
+/// What an RFC 9068 token has besides what every token must have.
 const RFC_9068: [&str; 3] = ["iat", "jti", "client_id"];
 
 /// The name in `alg`, and what verifies it. What is not in this table cannot be configured, least of all `none`.
@@ -55,7 +55,7 @@ const ALGORITHMS: [(Algorithm, &str, Signature); 9] = [
     (Algorithm::EdDsa, "EdDSA", Signature::EdDSA),
 ];
 
-/// A token that was read, not verified: whatever it says may be a lie.
+/// A token that was read but not verified: whatever it says may be a lie.
 #[derive(Debug)]
 pub(super) struct Claimed<'a> {
     header: Object,
@@ -79,9 +79,9 @@ pub(super) struct Proven {
     pub(super) client_id: Option<String>,
     pub(super) subject: String,
     pub(super) token_id: Option<String>,
-    /// Roles and scopes, sorted, each once.
+    /// Roles and scopes, sorted, without duplicates.
     pub(super) roles: Vec<Role>,
-    /// When it ends, since 1970.
+    /// When it expires, since 1970.
     pub(super) expires: Duration,
 }
 
@@ -91,7 +91,7 @@ impl Proven {
     }
 }
 
-/// A JSON object in which no name stands twice: of two values, one reader would take the first, another the last.
+/// A JSON object in which no name occurs twice: of two values, one reader would take the first, another the last.
 #[derive(Debug)]
 struct Object(BTreeMap<String, Value>);
 
@@ -100,7 +100,7 @@ impl<'a> Parts<'a> {
         if token.len() > TOKEN_MAX {
             return Err(malformed("the token is larger than 16 KiB"));
         }
-        // RFC 8725bis: anything else must be rejected. Decoders differ in what they skip, and padding is one of them.
+        // RFC 8725bis: anything else must be rejected. Decoders differ in what they skip, for example padding.
         if !token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
             return Err(malformed("a token consists of A-Z, a-z, 0-9, '-', '_' and '.' only"));
         }
@@ -112,7 +112,7 @@ impl<'a> Parts<'a> {
         Ok(Self { header, payload, signed, signature })
     }
 
-    /// Whether the signature was made over this very text, by this key and algorithm.
+    /// Whether the signature was made over exactly this text, with this key and algorithm.
     fn is_signed_by(&self, key: &Key, algorithm: Algorithm) -> bool {
         key.verifier(algorithm).is_some_and(|(verifier, signature)| {
             crypto::verify(self.signature, self.signed.as_bytes(), &verifier, signature).unwrap_or(false)
@@ -138,7 +138,7 @@ impl<'a> Claimed<'a> {
         self.header.required("kid")
     }
 
-    /// Verifies the token, by a key out of the set of `issuer`.
+    /// Verifies the token with a key from the set of `issuer`.
     pub(super) fn verify(self, issuer: &Issuer, key: &Key, now: Timestamp) -> Result<Proven, Rejection> {
         let algorithm = self.algorithm(issuer)?;
         if !self.parts.is_signed_by(key, algorithm) {
@@ -161,12 +161,12 @@ impl<'a> Claimed<'a> {
         Ok(proven)
     }
 
-    /// The header's algorithm, if the issuer may use it and the header asks for nothing that is not understood.
+    /// The header's algorithm, if it is allowed for the issuer and the header requires nothing that is not supported.
     pub(super) fn algorithm(&self, issuer: &Issuer) -> Result<Algorithm, Rejection> {
         self.header.algorithm(issuer)
     }
 
-    /// Most issuers call every token `JWT`, so what is no access token is told by claims that only its kind has.
+    /// Most issuers call every token `JWT`, so other kinds are recognised by claims that no access token has.
     fn check_purpose(&self) -> Result<(), Rejection> {
         match FOREIGN.iter().find(|name| self.payload.0.contains_key(**name)) {
             Some(name) => Err(invalid(format!("the token is no access token, since it has {name}"))),
@@ -174,7 +174,7 @@ impl<'a> Claimed<'a> {
         }
     }
 
-    /// What RFC 9068 asks for, of issuers that keep to it.
+    /// What RFC 9068 requires, for issuers that follow it.
     fn check_profile(&self, issuer: &Issuer) -> Result<(), Rejection> {
         let missing = RFC_9068.iter().find(|name| issuer.keeps_rfc_9068() && !self.payload.0.contains_key(**name));
         missing.map_or(Ok(()), |name| Err(invalid(format!("the token has no {name}, which RFC 9068 asks for"))))
@@ -209,7 +209,7 @@ impl<'a> Claimed<'a> {
         }
     }
 
-    /// The application that got the token: `azp` in Entra's v2 tokens, `appid` in v1, `client_id` by RFC 9068.
+    /// The application to which the token was issued: `azp` in Entra's v2 tokens, `appid` in v1, `client_id` by RFC 9068.
     fn client_id(&self) -> Result<Option<String>, Rejection> {
         let mut found = None;
         for name in ["azp", "appid", "client_id"] {
@@ -234,7 +234,7 @@ impl<'a> Claimed<'a> {
 }
 
 impl Key {
-    /// What verifies signatures of this algorithm by this key; none if the key is for other algorithms.
+    /// What verifies signatures of this algorithm with this key; none if the key is for other algorithms.
     fn verifier(&self, algorithm: Algorithm) -> Option<(DecodingKey, Signature)> {
         if self.algorithm.as_ref().is_some_and(|stated| stated != spelling(algorithm)) {
             return None;
@@ -272,7 +272,7 @@ impl Object {
         })
     }
 
-    /// The algorithm of a header, if the issuer may use it and the header asks for nothing that is not understood.
+    /// The algorithm of a header, if it is allowed for the issuer and the header requires nothing that is not supported.
     fn algorithm(&self, issuer: &Issuer) -> Result<Algorithm, Rejection> {
         let name = self.required("alg")?;
         let known = ALGORITHMS.iter().map(|row| row.0).find(|algorithm| spelling(*algorithm) == name);
@@ -294,7 +294,7 @@ impl Object {
         Ok(algorithm)
     }
 
-    /// A member that is a string, which may be empty.
+    /// A member that is a string, possibly empty.
     fn string(&self, name: &str) -> Result<Option<&str>, Rejection> {
         match self.0.get(name) {
             Some(value) if printable(value).is_none() => {
@@ -304,7 +304,7 @@ impl Object {
         }
     }
 
-    /// A member that is a string and says something.
+    /// A member that is a string and not empty.
     fn text(&self, name: &str) -> Result<Option<&str>, Rejection> {
         match self.string(name)? {
             Some("") => Err(invalid(format!("{name} is empty"))),
@@ -316,7 +316,7 @@ impl Object {
         self.text(name)?.ok_or_else(|| invalid(format!("the token has no {name}")))
     }
 
-    /// A member that is a list of strings; absent, it is empty.
+    /// A member that is a list of strings; empty if it is absent.
     fn texts(&self, name: &str) -> Result<Vec<&str>, Rejection> {
         let Some(value) = self.0.get(name) else { return Ok(Vec::new()) };
         let texts = value.as_array().and_then(|list| list.iter().map(printable).collect::<Option<Vec<_>>>());
@@ -335,7 +335,7 @@ fn printable(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.contains(char::is_control))
 }
 
-/// Whether a token that need not be one of ours was signed by the key of the set that its header names.
+/// Whether a token, not necessarily a valid access token, was signed by the key of the set that its header names.
 #[cfg(test)]
 pub(super) fn is_signed(token: &str, issuer: &Issuer, set: &super::keys::KeySet) -> bool {
     let signed = |parts: Parts<'_>| {

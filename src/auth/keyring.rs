@@ -1,12 +1,13 @@
-//! The key set of one issuer: fetched when it is needed, cached, refreshed, and used on when the issuer is down.
+//! The key set of one issuer: fetched when it is needed, cached, refreshed, and kept in use while the issuer is down.
 //!
-//! Guarantees: the set comes from the configured address and nowhere else, however a token asks. It is cached for
-//! `jwks_ttl` and renewed ahead of that, so that nobody waits for it; one fetch is under way at a time, which all who need
-//! it share and no caller ends by hanging up. Where metadata name the set, they must be of the very issuer. A token whose key is unknown causes a fetch at most once in `jwks_refresh_min`, so nobody can make the gateway hammer an
-//! issuer, and nobody whose key is known waits for it. The last good set stays in force for [`GRACE`] when it cannot be
-//! renewed, and no longer.
+//! Guarantees: the set comes from the configured address and nowhere else, whatever a token says. It is cached for
+//! `jwks_ttl` and renewed before that, so that nobody waits for it; one fetch is in flight at a time, shared by all who
+//! need it, and a caller that hangs up does not end it. If metadata name the set, they must be those of the very issuer. A
+//! token whose key is unknown causes a fetch at most once in `jwks_refresh_min`, so nobody can make the gateway flood an
+//! issuer, and nobody whose key is known waits for it. If renewal fails, the last good set stays in use for [`GRACE`] and
+//! no longer.
 //!
-//! The caching is moka's; [`Past`] is what a cache cannot know. It deliberately judges no key (`keys` does) and no token
+//! moka does the caching; [`Past`] is what a cache cannot know. It deliberately judges no key (`keys` does) and no token
 //! (`jwt` does). Called by `auth` for every token.
 
 use std::{
@@ -27,21 +28,20 @@ use crate::{
     outbound::{Call, Method, Outbound, StatusCode},
 };
 
-/// Into how many parts a set's time is cut: after each it is looked whether the set is to be renewed. Some parts are
-/// left then for trying again.
+/// Parts of a set's lifetime: after each, it is checked whether the set is to be renewed. The last ones are for retries.
 const LOOKS: u32 = 8;
-/// After how many of them it is.
+/// After how many parts the set is to be renewed.
 const RENEWED_AFTER: u32 = 6;
 
-/// How long the last good set is used beyond its time when it cannot be renewed. A day outlasts an issuer's bad night;
+/// How long the last good set is used beyond its lifetime if it cannot be renewed. A day outlasts a bad night of an issuer;
 /// a key withdrawn meanwhile is not trusted for longer.
 const GRACE: Duration = Duration::from_hours(24);
-/// How long a fetch may take, that of metadata before it included.
+/// How long a fetch may take, including that of the metadata before it.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long after the beginning of a fetch that failed none is begun, so that callers of a dead issuer get their answer
-/// at once. Twice [`TIMEOUT`], or one that lets us wait would be asked without a pause.
+/// How long after the start of a failed fetch none is started, so that callers of a dead issuer get their answer at once.
+/// Twice [`TIMEOUT`]: otherwise an issuer that causes timeouts would be asked without a pause.
 const RETRY_MIN: Duration = Duration::from_secs(10);
-/// The largest key set that is read, in bytes, and the largest metadata. Entra's set has about 20 KiB.
+/// The largest key set that is read, and the largest metadata, in bytes. Entra's set has about 20 KiB.
 const DOCUMENT_MAX: usize = 256 * 1024;
 
 /// The keys of one issuer, as far as they are known. Clones share them.
@@ -51,30 +51,30 @@ pub(super) struct Keyring {
     outbound: Outbound,
     /// The set in force.
     current: Cache<(), Arc<KeySet>>,
-    /// Keeps nothing: it lets all who need a fetch share the one that is under way.
+    /// Stores nothing: it lets all who need a fetch share the one in flight.
     flight: Cache<(), Arc<KeySet>>,
     past: Arc<Mutex<Past>>,
 }
 
-/// The issuer's keys cannot be had, and none that were had before may be used any longer.
+/// The issuer's keys cannot be fetched, and none that were fetched before may be used any longer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unavailable;
 
-/// What metadata say, as far as it is of use here.
+/// What metadata say, as far as it is used here.
 #[derive(Debug, Deserialize)]
 struct Metadata {
     issuer: String,
     jwks_uri: String,
 }
 
-/// What was fetched and tried. All times are since the clock was made.
+/// What was fetched and tried. All times are by the clock's `elapsed`.
 #[derive(Debug, Default)]
 struct Past {
-    /// The last good set, and when it was asked for.
+    /// The last good set, and when it was requested.
     good: Option<(Duration, Arc<KeySet>)>,
-    /// When the fetch was begun that is under way, or that failed after the last good one.
+    /// When the fetch began that is in flight, or that failed after the last good one.
     tried: Option<Duration>,
-    /// When a fetch was last begun for the sake of an unknown key.
+    /// When a fetch last began because of an unknown key.
     forced: Option<Duration>,
 }
 
@@ -90,7 +90,7 @@ impl Past {
         usable.then(|| Arc::clone(set))
     }
 
-    /// Notes that a fetch begins, unless it is too soon. `pause` is between those for the sake of unknown keys.
+    /// Notes that a fetch begins, unless it is too soon. `pause` is the time between fetches because of unknown keys.
     fn begins(&mut self, pause: Option<Duration>, now: Duration) -> bool {
         if self.is_resting(now) || pause.is_some_and(|pause| is_recent(self.forced, pause, now)) {
             return false;
@@ -112,20 +112,20 @@ impl Keyring {
         Self { issuer, outbound, current, flight, past: Arc::default() }
     }
 
-    /// The set in which to look for `key`. That it is not there then means that the issuer does not publish it.
+    /// The set in which to look for `key`. If it is not there, the issuer does not publish it.
     pub(super) async fn set_for(&self, key: &str, now: Duration) -> Result<Arc<KeySet>, Unavailable> {
         if let Some(set) = self.current.get(&()).await.filter(|set| set.find(key).is_some()) {
             return Ok(set);
         }
         let bridge = self.past().bridge(key, self.issuer.jwks_ttl.saturating_add(GRACE), now);
         match bridge {
-            // Another is renewing it, or tried in vain.
+            // Another request is renewing it, or tried in vain.
             Some(set) if self.past().is_resting(now) => Ok(set),
             bridge => self.newer(key.to_owned(), now).await.or(bridge.ok_or(Unavailable)),
         }
     }
 
-    /// Renews the set ahead of its end, time and again, once it was needed.
+    /// Renews the set before it expires, again and again, once it has been needed.
     pub(super) async fn keep_fresh(self, clock: Clock, stopping: CancellationToken) {
         while stopping.run_until_cancelled(clock.sleep(self.part())).await.is_some() {
             self.renew(clock.elapsed()).await;
@@ -141,7 +141,7 @@ impl Keyring {
                 let begins = self.past().begins(None, now);
                 if begins { self.bring(now).await } else { Err(Unavailable) }
             };
-            // That it failed is told; it is tried again when it is looked next, or when the set is needed and over.
+            // The failure is logged; the next check tries again, or the next token after the set has expired.
             drop(self.flight.try_get_with((), renewal).await);
         }
     }
@@ -150,10 +150,10 @@ impl Keyring {
         self.issuer.jwks_ttl.checked_div(LOOKS).unwrap_or_default()
     }
 
-    /// The set after the fetch that is under way, or after one that is begun now if it may be.
+    /// The set after the fetch that is in flight, or after one that begins now if it may.
     async fn newer(&self, key: String, now: Duration) -> Result<Arc<KeySet>, Unavailable> {
         let ring = self.clone();
-        // In a task of its own, because a caller who hangs up would end the fetch for all who share it.
+        // In a task of its own: otherwise a caller that hangs up would end the fetch for all who share it.
         let flight = async move { ring.flight.try_get_with((), ring.land(&key, now)).await };
         match tokio::spawn(flight.in_current_span()).await {
             Ok(Ok(set)) => Ok(set),
@@ -163,12 +163,12 @@ impl Keyring {
 
     async fn land(&self, key: &str, now: Duration) -> Result<Arc<KeySet>, Unavailable> {
         let current = self.current.get(&()).await;
-        // Another may have landed while this one was on its way.
+        // Another fetch may have succeeded while this one was on its way.
         if let Some(set) = current.clone().filter(|set| set.find(key).is_some()) {
             return Ok(set);
         }
         if !self.past().begins(current.as_ref().map(|_| self.issuer.jwks_refresh_min), now) {
-            // If the last fetch failed, the key may well be in the set that could not be had.
+            // If the last fetch failed, the key may well be in the set that could not be fetched.
             return current.filter(|_| self.past().tried.is_none()).ok_or(Unavailable);
         }
         self.bring(now).await
@@ -195,12 +195,12 @@ impl Keyring {
         KeySet::read(&document, &self.issuer.issuer).map_err(|error| format!("the answer is no key set: {error}"))
     }
 
-    /// Where the metadata say that the set is.
+    /// The address of the set, by the metadata.
     async fn discover(&self, url: &Url, timeout: Duration) -> Result<Url, String> {
         let document = self.document(url, timeout).await.map_err(|why| format!("of the metadata: {why}"))?;
         let metadata: Metadata =
             serde_json::from_slice(&document).map_err(|error| format!("the answer is no metadata: {error}"))?;
-        // Otherwise whoever can publish anything at that host could lend its keys to this issuer.
+        // Otherwise anybody who can publish something at that host could pass off their keys as this issuer's.
         if metadata.issuer != self.issuer.issuer {
             return Err("the metadata are of another issuer than the configured one".to_owned());
         }
@@ -229,7 +229,7 @@ impl Keyring {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As if `jwks_ttl` had passed.
+    /// Acts as if `jwks_ttl` had passed.
     #[cfg(test)]
     pub(super) async fn expire(&self) {
         self.current.invalidate(&()).await;

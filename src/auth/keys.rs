@@ -1,20 +1,20 @@
-//! An issuer's published key set (RFC 7517), read down to the keys that may prove a caller.
+//! An issuer's published key set (RFC 7517), reduced to the keys that may authenticate callers.
 //!
-//! Guarantees: a [`Key`] has one kind, one id, is public and is strong enough; a key that is none of this stays known by
-//! its id together with the reason, so that the developer of a caller learns why a token is refused. What is not meant
-//! for signatures, is symmetric, or belongs to another issuer is as if it were not there.
+//! Guarantees: a [`Key`] has one kind and one id, is public and is strong enough; a key that falls short of this stays
+//! known by its id together with the reason, so that the developer of a caller learns why a token is refused. A key that is
+//! not meant for signatures, is symmetric, or belongs to another issuer is treated as absent.
 //!
-//! It deliberately fetches nothing (`keyring` does) and never looks at certificates (`x5c`, `x5u`): an issuer is trusted
-//! because the configuration names its address. Called by `keyring`; used by `jwt`.
+//! It deliberately fetches nothing (`keyring` does) and ignores certificates (`x5c`, `x5u`): an issuer is trusted because
+//! the configuration names its address. Called by `keyring`; used by `jwt`.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, de::IgnoredAny};
 
-/// Bits of the smallest RSA modulus: RFC 7518 section 3.3 asks for no less.
+/// Bits of the smallest RSA modulus, as RFC 7518 section 3.3 requires.
 const RSA_BITS_MIN: usize = 2048;
-/// Bits of the largest RSA modulus: larger ones make a check slow and cannot be verified by the library.
+/// Bits of the largest RSA modulus: larger ones make verification slow, and the library cannot verify them.
 const RSA_BITS_MAX: usize = 8192;
 /// The smallest RSA exponent, 2¹⁶ + 1 (FIPS 186-5).
 const RSA_EXPONENT_MIN: u64 = 65_537;
@@ -28,7 +28,7 @@ pub(super) struct KeySet(BTreeMap<String, Result<Key, &'static str>>);
 pub(super) struct Key {
     /// The key itself.
     pub(super) material: Material,
-    /// The one algorithm it may be used with, if the issuer says so. Entra does not.
+    /// The only algorithm it may be used with, if the issuer says so. Entra does not.
     pub(super) algorithm: Option<String>,
 }
 
@@ -50,7 +50,7 @@ struct Document {
     keys: Vec<serde_json::Value>,
 }
 
-/// A key as it is published; members that decide nothing are left out.
+/// A key as it is published, without the members that are not used.
 #[derive(Deserialize)]
 struct Published {
     kty: String,
@@ -70,17 +70,17 @@ struct Published {
 }
 
 impl KeySet {
-    /// The usable keys of a published document, for the issuer whose tokens say `issuer`.
+    /// The keys of a published document, for the issuer whose tokens name `issuer`.
     pub(super) fn read(document: &[u8], issuer: &str) -> Result<Self, serde_json::Error> {
         let document: Document = serde_json::from_slice(document)?;
         let mut keys = BTreeMap::new();
-        // A key that cannot be read is of a kind that this version does not know; RFC 7517 section 5 says to go on.
+        // A key that cannot be read is of a kind that this version does not know; RFC 7517 section 5 says to ignore it.
         for key in document.keys.into_iter().filter_map(|key| serde_json::from_value::<Published>(key).ok()) {
             if !key.is_meant_for_signatures_of(issuer) {
                 continue;
             }
             match keys.entry(key.kid.clone().unwrap_or_default()) {
-                // Which of the two is meant cannot be known, so neither is.
+                // Which of the two is meant cannot be known, so neither is used.
                 Entry::Occupied(mut twice) => {
                     *twice.get_mut() = Err("the issuer publishes two keys of this id");
                 }
@@ -121,14 +121,14 @@ impl Published {
         Ok(Key { material, algorithm: self.alg })
     }
 
-    /// An uncompressed point: a marker and both coordinates. That it lies on the curve is checked at each use.
+    /// An uncompressed point: a marker and both coordinates. Each use checks that it lies on the curve.
     fn point(&self, length: usize) -> Result<Vec<u8>, &'static str> {
         let (x, y) = (coordinate(self.x.as_deref(), length)?, coordinate(self.y.as_deref(), length)?);
         Ok([vec![4], x, y].concat())
     }
 }
 
-/// Whether the issuer that a key names is `issuer`. Entra writes a literal or, in documents for many tenants, a template.
+/// Whether the issuer that a key names is `issuer`. Entra gives the name or, in documents for many tenants, a template.
 fn fits(stated: &str, issuer: &str) -> bool {
     let template = stated.split_once("{tenantid}").or_else(|| stated.split_once("{tenantId}"));
     let Some((before, after)) = template else { return stated == issuer };
@@ -140,7 +140,7 @@ fn bytes(text: Option<&str>) -> Result<Vec<u8>, &'static str> {
     text.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).ok_or("a member is missing or not base64url")
 }
 
-/// A whole number, most significant byte first, without zeros before it.
+/// A whole number, most significant byte first, without leading zeros.
 fn number(text: Option<&str>) -> Result<Vec<u8>, &'static str> {
     Ok(bytes(text)?.into_iter().skip_while(|byte| *byte == 0).collect())
 }
@@ -172,8 +172,8 @@ fn leading_zeros(byte: u8) -> usize {
     usize::try_from(byte.leading_zeros()).unwrap_or(8)
 }
 
-/// Whether a modulus was made by the faulty generator of CVE-2017-15361: its residues then are powers of 65537 modulo
-/// every small prime. The primes are those of the finders' own detector; a sound modulus passes by a chance of 2⁻²⁷.
+/// Whether a modulus was made by the faulty generator of CVE-2017-15361: its residues modulo every small prime are then
+/// powers of 65537. The primes are those of the discoverers' own detector; the chance of a false alarm is 2⁻²⁷.
 fn is_roca(n: &[u8]) -> bool {
     const PRIMES: [u32; 17] = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
     PRIMES.iter().all(|prime| {

@@ -1,9 +1,9 @@
-//! Tokens that were verified before, so that a caller who sends the same one again costs no second verification.
+//! A cache of verified tokens, so that a caller that sends the same one again costs no second verification.
 //!
-//! Guarantees: a token is known by the digest of all of it and by nothing else; what is kept is bounded, whatever is sent.
+//! Guarantees: a token is recognised by the digest of all of it and nothing else; the cache is bounded, whatever is sent.
 //!
-//! It deliberately does not judge whether a token still holds, nor which of the callers whom it may be it is, which depends on more
-//! than the token: `auth` does both anew each time.
+//! It deliberately does not judge whether a token is still valid, nor which of its possible callers it identifies, which
+//! depends on more than the token: `auth` decides both anew each time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,30 +12,30 @@ use moka::future::Cache;
 use super::{jwt::Proven, keys::Key};
 use crate::domain::Digest;
 
-/// How much is kept, in bytes: about ten thousand tokens of the usual size.
+/// The size of the cache, in bytes: about ten thousand tokens of the usual size.
 const SIZE_MAX: u64 = 16 * 1024 * 1024;
-/// What an entry takes besides what its token says.
+/// The size of an entry besides its token and callers.
 const ENTRY_SIZE: usize = 1024;
-/// How long a token is known at most. It is verified again then, however long it is good for.
+/// How long a token stays cached at most. Then it is verified again, however long it is valid.
 const TTL: Duration = Duration::from_hours(1);
 
-/// The tokens.
+/// The cached tokens.
 #[derive(Debug)]
 pub(super) struct Known(Cache<Digest, Arc<Verified>>);
 
 /// A token that was verified.
 #[derive(Debug)]
 pub(super) struct Verified {
-    /// The place of its issuer.
+    /// The index of its issuer.
     pub(super) issuer: usize,
     pub(super) key_id: String,
     /// The key that verified it.
     pub(super) key: Key,
     pub(super) proven: Proven,
-    /// The places of the configured callers whom it may be: looking through all of them for each call would cost the more
-    /// the more there are.
+    /// The indexes of the configured callers that it may identify: a search through all of them for each call would cost
+    /// more the more there are.
     pub(super) callers: Vec<usize>,
-    /// Of the whole token, in bytes.
+    /// Length of the whole token, in bytes.
     pub(super) length: usize,
 }
 
@@ -48,7 +48,7 @@ impl Known {
         Self(Cache::builder().max_capacity(SIZE_MAX).weigher(size).time_to_live(TTL).build())
     }
 
-    /// The token of this digest. Whether it still holds is to be looked at by whoever asks.
+    /// The token of this digest. Whoever calls this must check whether it is still valid.
     pub(super) async fn find(&self, digest: &Digest) -> Option<Arc<Verified>> {
         self.0.get(digest).await
     }

@@ -1,10 +1,11 @@
-//! Who asks: from the `Authorization` header to a [`Caller`].
+//! Who is calling: from the `Authorization` header to a [`Caller`].
 //!
-//! Guarantees: a caller is whom a configured issuer vouched for with a token that is meant for this gateway, and whom
-//! `[[callers]]` names; a valid token alone is nobody, since Entra hands one to any application of a tenant. A refusal
-//! says what its reader can do, and never repeats the token.
+//! Guarantees: a caller is somebody for whom a configured issuer vouched with a token meant for this gateway, and whom
+//! `[[callers]]` names; a valid token alone identifies nobody, since Entra gives one to any application of a tenant. A
+//! refusal says what its reader can do, and never repeats the token.
 //!
-//! It deliberately decides no permission (`policy` does), and reads no token from anywhere but that header. Called by `api::extract` for every request under `/v1`.
+//! It deliberately decides no permission (`policy` does), and reads tokens from nowhere but that header. Called by
+//! `api::extract` for every request under `/v1`.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -36,7 +37,7 @@ use self::{
     known::{Known, Verified},
 };
 
-/// Proves callers.
+/// Authenticates callers.
 #[derive(Debug)]
 pub struct Authenticator {
     issuers: Vec<Trusted>,
@@ -52,19 +53,19 @@ struct Trusted {
     keys: Keyring,
 }
 
-/// Why nobody is proven, by what the reader can do about it. The sentences are for the developer of a caller.
+/// Why nobody is authenticated, by what the reader can do about it. The sentences are for developers of callers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// There is no token: get one.
     #[error("the request has no bearer token")]
     Missing,
-    /// What was sent is not a token: mend the program that sends it.
+    /// What was sent is not a token: correct the program that sends it.
     #[error("{0}")]
     Malformed(String),
-    /// The token proves nothing here: get another.
+    /// The token is not valid here: get another.
     #[error("{0}")]
     Invalid(String),
-    /// The token is good, and nobody whom this gateway knows: ask its operator, or the issuer for the missing role.
+    /// The token is valid, but no caller is configured for it: ask the operator, or the issuer for the missing role.
     #[error("{detail}")]
     UnknownCaller {
         /// The configured name of the issuer.
@@ -75,10 +76,10 @@ pub enum Rejection {
         subject: String,
         /// The token's own id.
         token_id: Option<String>,
-        /// What does not fit.
+        /// What does not match.
         detail: String,
     },
-    /// The token cannot be checked now: try again.
+    /// The token cannot be verified now: retry.
     #[error("the keys of issuer {issuer} cannot be fetched at present, so its tokens cannot be checked")]
     KeysUnavailable {
         /// The configured name of the issuer.
@@ -87,7 +88,7 @@ pub enum Rejection {
 }
 
 impl Authenticator {
-    /// An authenticator that trusts these issuers and knows these callers. Keys are fetched when the first token comes.
+    /// An authenticator that trusts these issuers and knows these callers. Keys are fetched when the first token arrives.
     pub fn new(issuers: Vec<Issuer>, callers: Vec<CallerRule>, outbound: &Outbound, clock: Clock) -> Self {
         let trusted = |issuer: Arc<Issuer>| {
             let keys = Keyring::new(Arc::clone(&issuer), outbound.clone());
@@ -97,7 +98,7 @@ impl Authenticator {
         Self { issuers, callers, known: Known::new(), clock }
     }
 
-    /// Renews key sets ahead of their end, until the process stops.
+    /// Renews key sets before they expire, until the process stops.
     pub fn keep_keys_fresh(&self, stopping: &CancellationToken) -> impl Future<Output = ()> + Send + use<> {
         let fresh = |trusted: &Trusted| trusted.keys.clone().keep_fresh(self.clock, stopping.clone());
         let rings = self.issuers.iter().map(fresh);
@@ -105,8 +106,7 @@ impl Authenticator {
         async move { drop(all.await) }
     }
 
-    /// The caller that the value of an `Authorization` header proves, together with the certificate that the client showed
-    /// for its connection, if it did.
+    /// The caller that an `Authorization` header and the client certificate of the connection, if any, identify.
     pub async fn authenticate(
         &self,
         authorization: Option<&str>,
@@ -116,7 +116,7 @@ impl Authenticator {
         self.recognise(&verified, certificate)
     }
 
-    /// What the token in a header says, who vouches for it, and whom it may be.
+    /// What the token in a header says, which issuer vouches for it, and which callers it may identify.
     async fn prove(
         &self,
         authorization: Option<&str>,
@@ -133,8 +133,8 @@ impl Authenticator {
         Ok(verified)
     }
 
-    /// What a token that was verified before says, if it has not expired and the very key that verified it is still its
-    /// issuer's.
+    /// What a token that was verified before says, if it has not expired and its issuer still publishes the very key that
+    /// verified it.
     async fn seen(&self, digest: &Digest, now: Timestamp, elapsed: Duration) -> Option<Arc<Verified>> {
         let known = self.known.find(digest).await?;
         let Trusted { issuer, keys } = self.issuers.get(known.issuer)?;
@@ -147,14 +147,14 @@ impl Authenticator {
         None
     }
 
-    /// Verifies a token by the keys of the issuer that it names.
+    /// Verifies a token with the keys of the issuer that it names.
     async fn verify(&self, token: &str, now: Timestamp, elapsed: Duration) -> Result<Verified, Rejection> {
         let length = token.len();
         let token = Claimed::read(token)?;
         let claimed = token.issuer()?;
         let place = self.issuers.iter().position(|trusted| trusted.issuer.issuer == claimed).ok_or_else(distrusted)?;
         let Trusted { issuer, keys } = self.issuers.get(place).ok_or_else(distrusted)?;
-        // A token that is refused anyway shall not cause a fetch.
+        // A token that is refused anyway must not cause a fetch.
         token.algorithm(issuer)?;
         let key_id = token.key_id()?.to_owned();
         let Ok(set) = keys.set_for(&key_id, elapsed).await else {
@@ -176,7 +176,7 @@ impl Authenticator {
         }
     }
 
-    /// The configured caller that a proven token is, together with a certificate.
+    /// The configured caller that a verified token identifies, together with a certificate.
     fn recognise(&self, token: &Verified, certificate: Option<&Digest>) -> Result<Caller, Rejection> {
         let issuer = self.issuers.get(token.issuer).ok_or_else(distrusted)?.issuer.name.clone();
         let mut fitting = token.callers.iter().filter_map(|place| self.callers.get(*place));
@@ -219,7 +219,7 @@ fn credentials(authorization: Option<&str>) -> Result<&str, Rejection> {
     Ok(token.trim_start_matches(' '))
 }
 
-/// Whether a rule is about the token's application and subject. One that names neither is about nobody.
+/// Whether a rule matches the token's application and subject. One that names neither matches nobody.
 fn fits(rule: &CallerRule, token: &Proven) -> bool {
     let client_id = rule.client_id.as_ref().is_none_or(|id| token.client_id.as_ref() == Some(id));
     let subject = rule.subject.as_ref().is_none_or(|subject| *subject == token.subject);

@@ -1,4 +1,4 @@
-//! An authenticator against issuers that answer over HTTP, with time handed in: tokens, and who they prove. Issuers' keys are in [`keys`].
+//! An authenticator against issuers that answer over HTTP, with time passed in. Tests of issuers' keys are in [`keys`].
 
 mod keys;
 
@@ -42,7 +42,7 @@ fn p256() -> &'static EcdsaKeyPair {
     KEY.get_or_init(|| EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
 }
 
-/// The public half of an RSA key as Entra publishes it: without `alg`.
+/// The public part of an RSA key as Entra publishes it: without `alg`.
 fn rsa_jwk(which: usize, kid: &str) -> Value {
     let public = rsa(which).public_key();
     let n = URL_SAFE_NO_PAD.encode(public.modulus().big_endian_without_leading_zero());
@@ -56,7 +56,7 @@ fn ec_jwk(kid: &str) -> Value {
     json!({ "kty": "EC", "crv": "P-256", "kid": kid, "alg": "ES256", "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y) })
 }
 
-/// The object with these members instead of its own; those that are `"absent"` are taken out.
+/// The object with these members replaced; those that are `"absent"` are removed.
 fn with(mut object: Value, members: Value) -> Value {
     let (Some(object_members), Value::Object(members)) = (object.as_object_mut(), members) else { return object };
     for (name, value) in members {
@@ -96,12 +96,12 @@ fn honest() -> String {
     signed(0, &header(json!({})), &claims(json!({})))
 }
 
-/// An issuer's HTTP end.
+/// An issuer's HTTP server.
 struct Published {
     url: String,
     answer: Arc<Mutex<(u16, String)>>,
     asked: Arc<AtomicUsize>,
-    /// Whether it lets those wait who ask.
+    /// Whether it keeps its clients waiting.
     slow: Arc<AtomicBool>,
 }
 
@@ -181,7 +181,7 @@ fn rule(name: &str, issuer: &str, required_role: Option<&str>) -> CallerRule {
     }
 }
 
-/// A gateway that trusts the issuers `entra` and `other`, and time as the test wants it.
+/// A gateway that trusts the issuers `entra` and `other`, and the time, which the test sets.
 struct World {
     entra: Published,
     other: Published,
@@ -194,7 +194,7 @@ impl World {
         Self::with(|_| ())
     }
 
-    /// A world in which something about `entra` is as the test wants it.
+    /// A world with other settings for `entra`.
     fn with(set_up: impl FnOnce(&mut Issuer)) -> Self {
         let published = Published::new(&[rsa_jwk(0, "a"), ec_jwk("ec")]);
         let other = Published::new(&[rsa_jwk(1, "a")]);
@@ -209,7 +209,7 @@ impl World {
         Self { entra: published, other, authenticator, elapsed: Duration::ZERO }
     }
 
-    /// Lets an hour pass, and with it the time of the key sets.
+    /// Lets an hour pass, and with it the lifetime of the key sets.
     async fn an_hour_later(&mut self) {
         self.elapsed = self.elapsed.saturating_add(HOUR);
         for trusted in &self.authenticator.issuers {
@@ -227,7 +227,7 @@ impl World {
         self.header(Some(&format!("Bearer {token}"))).await
     }
 
-    /// The token proves nothing, nothing of it is repeated, and it harms nobody who comes after it.
+    /// The token proves nothing, the refusal repeats nothing of it, and it affects no later token.
     async fn refused(&self, token: &str) -> String {
         let rejection = self.token(token).await.unwrap_err();
         let (Rejection::Malformed(detail) | Rejection::Invalid(detail)) = rejection else { panic!("{rejection}") };
@@ -491,7 +491,7 @@ async fn a_token_that_was_verified_is_known_by_its_digest_until_it_expires() {
     assert!(!known().await);
     world.token(&token).await.unwrap();
     assert!(known().await);
-    // What differs in one letter is another token, and what was refused is not kept.
+    // A token that differs anywhere is another token, and refused ones are not cached.
     let (message, signature) = token.rsplit_once('.').unwrap();
     let forged = format!("{message}.{}", signature.chars().rev().collect::<String>());
     for _ in 0..2 {

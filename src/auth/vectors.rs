@@ -1,6 +1,6 @@
-//! Wycheproof's vectors for signatures and key sets, which were made to break verifiers.
+//! Wycheproof's test vectors for signatures and key sets, which were made to break verifiers.
 //!
-//! They are no access tokens, so what is tried here is what stands before the claims: the form, the header, the key, the
+//! They are not access tokens, so only what comes before the claims is tested: the form, the header, the key, the
 //! signature.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -39,7 +39,7 @@ fn issuer() -> Issuer {
     }
 }
 
-/// How many invalid vectors were refused and valid ones accepted, and which valid ones were refused.
+/// How many invalid vectors were refused, how many valid ones were accepted, and which valid ones were refused.
 fn judged(groups: &[Group]) -> (usize, usize, BTreeSet<u32>) {
     let (mut refused, mut accepted, mut strict) = (0_usize, 0_usize, BTreeSet::new());
     for Group { keys, tests } in groups {
@@ -57,8 +57,8 @@ fn judged(groups: &[Group]) -> (usize, usize, BTreeSet<u32>) {
     (refused, accepted, strict)
 }
 
-/// Valid vectors that are refused all the same: by shared keys, the empty payload (no access token has one), a key that
-/// states another algorithm, and an algorithm that this version does not know (ES512, misspelt besides).
+/// Valid vectors that are refused all the same: shared keys, the empty payload (no access token has one), a key that states
+/// another algorithm, and an algorithm that this version does not know (ES512, which is also misspelt).
 const STRICT: [(&str, &[u32]); 4] = [
     ("shared keys", &[1, 348, 352, 357, 358, 359, 372, 373, 376, 377]),
     ("an empty payload", &[259, 264, 268, 272, 320, 325]),
@@ -73,7 +73,7 @@ fn wycheproofs_forgeries_are_refused() {
     let (refused, accepted, strict) = judged(&signatures);
     assert_eq!((refused, accepted), (355, 26));
     assert_eq!(strict, STRICT.iter().flat_map(|(_, numbers)| *numbers).copied().collect());
-    // Of the sets with good keys all but one have shared ones.
+    // All sets with good keys but one have shared keys.
     let (refused, accepted, strict) = judged(&keys);
     assert_eq!((refused, accepted, strict), (21, 1, BTreeSet::from([2, 13, 14, 15])));
 }

@@ -1,12 +1,12 @@
-//! From an event to changes, by expressions of the settings.
+//! From an event to changes, by expressions in the settings.
 //!
 //! An expression sees `event` (the message), `data` (its field of that name, if it has one), `catalogue` (the operator's
-//! names) and, in a rule with `each`, `item`. What comes out is the body of a change as callers write it, and is checked
-//! as theirs are.
+//! names) and, in a rule with `each`, `item`. The result is the body of a change as callers write it, and is checked as
+//! theirs are.
 //!
 //! Guarantees: expressions come from the settings and never from a message; what a message lacks is a fault, not an empty
-//! text; each evaluation has a bounded amount of work and memory; an event makes a bounded number of changes. A fault
-//! names rule and field and repeats nothing of the message.
+//! text; each evaluation is limited in work and memory; an event makes a limited number of changes. A fault names rule and
+//! field and repeats nothing of the message.
 //!
 //! It deliberately skips nothing that went wrong: one fault refuses the whole event.
 
@@ -20,16 +20,16 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{Catalogue, Fault, Webhook, WebhookRule as Rule, Written};
 
-/// What one evaluation may cost: about as many steps, or 64 bytes each.
+/// What one evaluation may cost: about this many steps, or 64 bytes each.
 const FUEL: u64 = 20_000;
 /// Changes that one event may make.
 const CHANGES_MAX: usize = 20;
 /// Names that an expression can use.
 const NAMES: [&str; 4] = ["event", "data", "item", "catalogue"];
-/// Functions that come with the language; the others it has make text for people, or take long.
+/// Functions of the language that are kept; its others make text for people, or take long.
 const FUNCTIONS: [&str; 2] = ["dict", "range"];
 
-/// A change that a rule makes of an event.
+/// A change that a rule makes from an event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draft {
     /// The rule.
@@ -42,17 +42,17 @@ pub struct Draft {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {detail}")]
 pub struct Unmapped {
-    /// The rule and its field, like `rule joiner, add`.
+    /// The rule and its field, such as `rule joiner, add`.
     pub place: String,
     /// What went wrong.
     pub detail: String,
 }
 
-/// How expressions are read, and the operator's names for them to look up.
+/// How expressions are evaluated, and the operator's names that they can look up.
 #[derive(Clone, Debug)]
 pub(super) struct Language {
     environment: Arc<Environment<'static>>,
-    /// One for all rules, so that another takes its place in all of them.
+    /// One for all rules, so that replacing it takes effect in all of them.
     catalogue: Arc<RwLock<Term>>,
 }
 
@@ -87,7 +87,7 @@ impl Language {
         }
     }
 
-    /// What is wrong with an expression whatever the event is like.
+    /// What is wrong with an expression, whatever the event.
     fn fault(&self, expression: &Written) -> Option<Fault> {
         let compiled = match self.environment.compile_expression_owned(expression.text.clone()) {
             Ok(compiled) => compiled,
@@ -104,14 +104,14 @@ impl Language {
             let hint = format!("an expression can use {}", known().collect::<Vec<_>>().join(", "));
             return Some(expression.fault(&format!("there is no {name:?}"), Some(hint)));
         }
-        // What it calls is found by calling it; that it does not like this event is no fault.
+        // Whether what it calls exists is found by calling it; failing for this empty event is no fault.
         let error = compiled.eval(Scope::new(&Value::Null).names(self.catalogue())).err()?;
         matches!(error.kind(), ErrorKind::UnknownFilter | ErrorKind::UnknownTest | ErrorKind::UnknownFunction)
             .then(|| expression.fault(&told(&error), None))
     }
 }
 
-/// The error's own words, without the expression around it, which may hold the event.
+/// The error's own words, without the expression around it, which may contain parts of the event.
 fn told(error: &minijinja::Error) -> String {
     match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
@@ -119,7 +119,7 @@ fn told(error: &minijinja::Error) -> String {
     }
 }
 
-/// The catalogue, as expressions see it: ids by alias.
+/// The catalogue as expressions see it: ids by alias.
 fn term(catalogue: &Catalogue) -> Term {
     let configurations: BTreeMap<_, _> =
         catalogue.configurations.iter().map(|(alias, it)| (alias, it.id.to_string())).collect();
@@ -128,7 +128,7 @@ fn term(catalogue: &Catalogue) -> Term {
     Term::from(Serde(json!({"configurations": configurations, "groups": groups, "filters": filters})))
 }
 
-/// What the names of an expression stand for.
+/// The values of the names in an expression.
 #[derive(Clone)]
 struct Scope {
     event: Term,
@@ -157,7 +157,7 @@ pub(super) struct Rules {
     message_id: Option<Written>,
 }
 
-/// All that is wrong with the expressions of a source.
+/// All faults in the expressions of a source.
 pub(super) fn examine(webhook: &Webhook, language: &Language) -> Vec<Fault> {
     let of_rule = |rule: &Rule| {
         let Rule { name: _, when, each, configuration, add, remove, ticket, requested_for, comment, until } = rule;
@@ -175,7 +175,7 @@ impl Rules {
         Self { language, all: webhook.rules.clone(), message_id: webhook.message_id.clone() }
     }
 
-    /// What names the message, if the settings say what does.
+    /// The message's id, if the settings say where it is.
     pub(super) fn message_id(&self, event: &Value) -> Result<Option<String>, Unmapped> {
         let Some(expression) = &self.message_id else { return Ok(None) };
         let failed = |detail| Unmapped { place: "message_id".to_owned(), detail };
@@ -199,7 +199,7 @@ impl Rules {
     }
 }
 
-/// One rule at work.
+/// One rule, applied to an event.
 struct Turn<'a> {
     language: &'a Language,
     rule: &'a Rule,
@@ -268,7 +268,7 @@ impl Turn<'_> {
         Ok(Draft { rule: name.clone(), body: Value::Object(body) })
     }
 
-    /// A text is a group; a map is a target as callers write it; a list is several; none is nobody.
+    /// A text is a group; a map is a target as callers write it; a list is several; none adds nothing.
     fn targets(&self, field: &str, term: &Term, targets: &mut Vec<Value>) -> Result<(), Unmapped> {
         let value = serde_json::to_value(term)
             .map_err(|_unwritable| self.failed(field, "it comes to something that is no target".to_owned()))?;
@@ -293,7 +293,7 @@ impl Turn<'_> {
     }
 }
 
-/// A text; numbers are one, since many systems number their tickets. None stands for nothing.
+/// A text; whole numbers count as one, since many systems number their tickets. None stands for nothing.
 fn text(term: &Term) -> Result<Option<String>, String> {
     if term.is_none() {
         return Ok(None);

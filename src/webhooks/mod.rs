@@ -1,14 +1,14 @@
-//! Events from other systems: what proves where one comes from, which message it is, and what becomes of it.
+//! Events from other systems: what proves where an event comes from, which message it is, and what becomes of it.
 //!
-//! A [`Source`] is a caller like any other. [`Source::prove`] makes one of a message that its proof fits, and
-//! [`Source::draft`] makes changes of the event, by the rules in the settings.
+//! A [`Source`] is a caller like any other. [`Source::prove`] verifies the proof of a message, and [`Source::draft`] turns
+//! its event into changes, by the rules in the settings.
 //!
-//! Guarantees: nothing of a message is interpreted before it is proven; a message has an id that only its sender could
-//! have given it, so that sent again, by whomever, it is the same message; secrets are read anew for each message, so that
-//! a rotated one is taken up.
+//! Guarantees: nothing in a message is interpreted before it is proven; the id of a message can only have come from its
+//! sender, so that sent again, by anybody, it is the same message; secrets are read anew for each message, so that a
+//! rotated one takes effect.
 //!
-//! It deliberately remembers no message: the id is the idempotency key under which the gateway stores what was asked, and
-//! that outlives a crash. It decides no permission and resolves no name.
+//! It deliberately remembers no message: the id is the idempotency key under which the gateway stores what was requested,
+//! and that survives a crash. It decides no permission and resolves no name.
 
 mod mapping;
 #[cfg(test)]
@@ -29,7 +29,7 @@ use crate::{
     signing::{self, Key, KeyForm, Message, Piece, Scheme},
 };
 
-/// An id longer than this is none in a header, and goes by its digest elsewhere.
+/// The longest id, in bytes: a longer one is refused in a header, and replaced by its digest elsewhere.
 const ID_MAX: usize = 256;
 
 /// All sources, by name.
@@ -46,7 +46,7 @@ pub struct Source {
     rules: Rules,
 }
 
-/// What the headers of a message say, before anything of it is proven.
+/// What the headers of a message say, before anything is proven.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     /// The signature, or the credentials.
@@ -55,14 +55,14 @@ pub struct Presented<'a> {
     timestamp: &'a str,
 }
 
-/// A message that its source's proof fits.
+/// A message whose proof was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proven {
-    /// What names it, as far as its proof covers that; none if anybody with the proof could give it any name.
+    /// Its id, if the proof covers one; none if anybody with the proof could give it any id.
     id: Option<String>,
 }
 
-/// Why a message is not taken, by what its sender can do about it.
+/// Why a message is not accepted, by what its sender can do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// Send what is missing.
@@ -73,26 +73,26 @@ pub enum Rejection {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// Compare the secret, and sign the body as it is sent.
+    /// Compare the secret, and sign the body exactly as it is sent.
     #[error("the proof does not fit: compare the secret, and that the body is sent as it was signed")]
     Unproven,
-    /// Use the connection that shows the certificate which the settings name.
+    /// Connect with the client certificate that the settings name.
     #[error("it did not come with a client certificate of this source")]
     NoCertificate,
-    /// Set the clock.
+    /// Correct the clock.
     #[error("the message says that it was sent at {0}, which is too far from now")]
     Stale(String),
-    /// Tell the gateway's operators.
+    /// Contact the gateway's operators.
     #[error("the secret of this source cannot be read at present")]
     KeysUnavailable,
 }
 
-/// What of a message a proof covers.
+/// How much of a message its proof covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Covered {
-    /// The body; headers could have been put there by anybody.
+    /// The body; anybody could have put the headers there.
     Body,
-    /// The whole: it comes from whoever holds the secret.
+    /// All of it: it comes from whoever holds the secret.
     Everything,
 }
 
@@ -110,23 +110,23 @@ impl Webhooks {
         Self { sources: settings.into_iter().map(source).collect(), language }
     }
 
-    /// Rules look things up in this catalogue from now on.
+    /// From now on, rules look things up in this catalogue.
     pub fn take_up(&self, catalogue: &Catalogue) {
         self.language.take_up(catalogue);
     }
 
-    /// The source of that name.
+    /// The source with this name.
     pub fn source(&self, name: &str) -> Option<&Source> {
         self.sources.get(name)
     }
 }
 
-/// A source where issuers are named. No issuer's name has a colon: a policy that asks for one is never answered by a source.
+/// The issuer that stands for a source. Issuers' names have no colon, so a policy that names one never matches a source.
 pub fn issuer(source: &str) -> String {
     format!("webhook:{source}")
 }
 
-/// All that is wrong with secrets and expressions of the settings.
+/// All faults in the secrets and expressions of the settings.
 pub fn examine(settings: &[Webhook], catalogue: &Catalogue) -> Vec<Fault> {
     let language = Language::new(catalogue);
     let of_one = |webhook: &Webhook| {
@@ -136,7 +136,7 @@ pub fn examine(settings: &[Webhook], catalogue: &Catalogue) -> Vec<Fault> {
     settings.iter().flat_map(of_one).collect()
 }
 
-/// What is weaker than it could be, for those who set it up.
+/// Warnings about settings that are weaker than they could be.
 pub fn warnings(settings: &[Webhook]) -> impl Iterator<Item = String> {
     let weak = settings.iter().filter(|webhook| !matches!(webhook.proof, WebhookProof::Signature { .. }));
     weak.map(|webhook| {
@@ -148,7 +148,7 @@ pub fn warnings(settings: &[Webhook]) -> impl Iterator<Item = String> {
     })
 }
 
-/// What is wrong with a secret that can be read; one that cannot is told by whoever looks at secrets.
+/// What is wrong with a secret that can be read; one that cannot is reported elsewhere.
 fn secret_fault(proof: &WebhookProof, named: &Named) -> Option<Fault> {
     let secret = named.source.read().ok()?;
     let fault = match proof {
@@ -179,12 +179,12 @@ impl Source {
         &self.settings.source
     }
 
-    /// For how long its messages are known again.
+    /// How long its messages are recognised when they are sent again.
     pub fn remember(&self) -> std::time::Duration {
         self.settings.remember
     }
 
-    /// What of a message its proof covers.
+    /// How much of a message its proof covers.
     pub fn covered(&self) -> Covered {
         match self.settings.proof {
             WebhookProof::Signature { .. } => Covered::Body,
@@ -192,24 +192,24 @@ impl Source {
         }
     }
 
-    /// The origin to which a subscription handshake consents, if it does.
+    /// The origin, if a subscription handshake may consent to it.
     pub fn consents<'a>(&self, origin: &'a str) -> Option<&'a str> {
         let origins = &self.settings.origins;
         (origins.contains("*") || origins.iter().any(|known| known.eq_ignore_ascii_case(origin))).then_some(origin)
     }
 
-    /// Whether its vendor tries out the address by a call without proof.
+    /// Whether its vendor tests the address with a call without proof.
     pub fn has_ping(&self) -> bool {
         matches!(self.settings.proof, WebhookProof::Signature { ping: Some(_), .. })
     }
 
-    /// Whether a body is only its vendor's way to try out the address. It asks for nothing and needs no proof.
+    /// Whether a body is only its vendor's test of the address. It asks for nothing and needs no proof.
     pub fn is_ping(&self, body: &[u8]) -> bool {
         let WebhookProof::Signature { ping: Some(ping), .. } = &self.settings.proof else { return false };
         body.trim_ascii() == ping.as_bytes() || body.trim_ascii() == format!("{ping:?}").as_bytes()
     }
 
-    /// How a caller that lacks its proof is told what is wanted.
+    /// The challenge (`WWW-Authenticate`) for a message that lacks proof.
     pub fn challenge(&self) -> &'static str {
         match self.settings.proof {
             WebhookProof::Signature { .. } => "Signature realm=\"postern\"",
@@ -219,7 +219,7 @@ impl Source {
         }
     }
 
-    /// The headers that its proof is made of. This costs next to nothing, so that a call without them does, too.
+    /// The headers that its proof consists of. This costs next to nothing, and so does a call without them.
     pub fn present<'a>(&self, header: impl Fn(&str) -> Header<'a>) -> Result<Presented<'a>, Rejection> {
         let named = |name: &str| header(name).map_err(|what| Rejection::Header { header: name.to_owned(), what });
         let scheme = match &self.settings.proof {
@@ -238,7 +238,7 @@ impl Source {
         Ok(Presented { proof: named(&scheme.signature_header)?, id, timestamp })
     }
 
-    /// Whether a connection that showed this certificate, or none, may bring its messages.
+    /// Whether a connection with this client certificate, or with none, may carry its messages.
     pub fn admits(&self, certificate: Option<&Digest>) -> Result<(), Rejection> {
         let asked_for = &self.settings.certificates;
         // Where a certificate is the only proof, none that is asked for admits nobody.
@@ -247,7 +247,7 @@ impl Source {
         if shown { Ok(()) } else { Err(Rejection::NoCertificate) }
     }
 
-    /// Whether the proof fits the body. Reads the secrets, which is a short blocking read.
+    /// Verifies the proof of a body. Reads the secrets, which is a short blocking read.
     pub fn prove(&self, presented: Presented<'_>, body: &[u8], now: Timestamp) -> Result<Proven, Rejection> {
         let secrets: Vec<_> = self.settings.secrets.iter().filter_map(|named| self.secret(named)).collect();
         match &self.settings.proof {
@@ -260,7 +260,7 @@ impl Source {
                 if !scheme.verify(&keys, message, proof) {
                     return Err(Rejection::Unproven);
                 }
-                // Only now, so that nobody learns of the clock who holds no key.
+                // Only now, so that only holders of a key learn anything about the clock.
                 let sent = scheme.timestamp_header.is_some().then(|| signing::moment(timestamp));
                 if sent.is_some_and(|sent| sent.is_none_or(|sent| !signing::is_fresh(sent, now, *tolerance))) {
                     return Err(Rejection::Stale(timestamp.to_owned()));
@@ -288,7 +288,7 @@ impl Source {
         if fits { Ok(Proven { id: None }) } else { Err(Rejection::Unproven) }
     }
 
-    /// A secret, or none if it cannot be read: the other one may do.
+    /// A secret; none if it cannot be read: the other one may do.
     fn secret(&self, named: &Named) -> Option<SecretString> {
         named
             .source
@@ -297,8 +297,7 @@ impl Source {
             .ok()
     }
 
-    /// What names a proven message: by the rule that the settings have for it, by its proof, or by what whoever holds the
-    /// proof calls it.
+    /// The id of a proven message: by the rule in the settings, by its proof, or as given by whoever holds the proof.
     pub fn message_id(
         &self,
         proven: Proven,
@@ -306,11 +305,11 @@ impl Source {
         called: Option<String>,
     ) -> Result<Option<String>, Unmapped> {
         let id = self.rules.message_id(event)?.or(proven.id).or(called);
-        // Some of these come from a body, and all go to the audit trail.
+        // Some of these come from a body, and all go to the audit trail, so long ones are shortened.
         Ok(id.map(|id| if id.len() > ID_MAX { Digest::of(id.as_bytes()).to_string() } else { id }))
     }
 
-    /// The caller that a proven message makes of its source.
+    /// The caller of a proven message.
     pub fn caller(&self, message_id: Option<String>, certificate: Option<&Digest>) -> Caller {
         let Webhook { source, caller, roles, proof, .. } = &self.settings;
         let proof = match proof {
@@ -329,7 +328,7 @@ impl Source {
         }
     }
 
-    /// The changes that an event asks for, each as the body of a change. None if no rule wants it.
+    /// The changes that an event asks for, each as the body of a change; none if no rule wants it.
     pub fn draft(&self, event: &Value) -> Result<Vec<Draft>, Unmapped> {
         self.rules.draft(event)
     }

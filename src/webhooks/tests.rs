@@ -1,4 +1,4 @@
-//! What rules make of events, and what is told when they cannot.
+//! What rules make of events, and what is reported when they cannot.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config;
 
-/// The sources of a file with these webhooks.
+/// The sources in a file with these webhooks.
 fn settings(webhooks: &str) -> Result<Vec<Webhook>, Vec<Fault>> {
     const ID: &str = "8b0a7c52-1f6e-4f0e-a9a4-2d9c5e7f3b20";
     let folder = tempfile::tempdir().unwrap();
@@ -37,7 +37,7 @@ fn drafted(rule: &str, event: &Value) -> Result<Vec<Value>, String> {
     Ok(drafts.into_iter().map(|draft| draft.body).collect())
 }
 
-/// What is told about a rule when settings are checked.
+/// What is reported about a rule when settings are checked.
 fn told(rule: &str) -> String {
     let faults = match settings(&source_with(rule)) {
         Ok(settings) => examine(&settings, &catalogue()),

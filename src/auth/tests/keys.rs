@@ -62,7 +62,7 @@ async fn an_issuer_that_is_down_is_bridged_by_its_last_good_keys_for_a_day() {
     world.elapsed = 25 * HOUR;
     let down = Err(Rejection::KeysUnavailable { issuer: "entra".to_owned() });
     assert_eq!(world.token(&honest()).await, down);
-    // A dead issuer is not asked for each token, and makes up for it as soon as it is back.
+    // A dead issuer is not asked for each token, and is used again as soon as it is back.
     assert_eq!(world.token(&honest()).await, down);
     assert_eq!(world.entra.asked(), 6);
     world.entra.publish(&[rsa_jwk(0, "a")]);
@@ -112,7 +112,7 @@ async fn whoever_has_a_known_key_waits_for_no_fetch_of_another() {
         assert_eq!((&mut waiting).now_or_never(), None);
         world.entra.go_on();
         assert_eq!(waiting.await.is_ok(), kid == "a");
-        // The next round is about a set whose time is over.
+        // The next round has a set whose lifetime is over.
         world.an_hour_later().await;
     }
 }
@@ -148,7 +148,7 @@ async fn a_known_token_ends_with_its_key_even_if_another_key_takes_its_id() {
     world.entra.publish(&[rsa_jwk(1, "a")]);
     world.an_hour_later().await;
     assert!(matches!(world.token(&honest()).await, Err(Rejection::Invalid(_))));
-    // The key is back, and nothing is remembered against the token.
+    // The key is back, and nothing was remembered against the token.
     world.entra.publish(&[rsa_jwk(0, "a")]);
     world.an_hour_later().await;
     world.token(&honest()).await.unwrap();
@@ -166,7 +166,7 @@ async fn a_set_that_is_used_is_renewed_ahead_of_its_end_and_one_that_is_not_is_l
     assert_eq!(renew(0).await, (0, 0));
     world.token(&honest()).await.unwrap();
     assert_eq!(renew(44).await, (1, 0));
-    // Before its hour is over the set is renewed, and the token of a key that was withdrawn is refused.
+    // The set is renewed before its hour is over, and the token of a withdrawn key is refused.
     world.entra.publish(&[rsa_jwk(1, "b")]);
     assert_eq!(renew(45).await, (2, 0));
     assert_eq!(renew(46).await, (2, 0));
@@ -174,7 +174,7 @@ async fn a_set_that_is_used_is_renewed_ahead_of_its_end_and_one_that_is_not_is_l
     let rotated = signed(1, &header(json!({ "kid": "b" })), &claims(json!({})));
     world.token(&rotated).await.unwrap();
     assert!(world.token(&honest()).await.is_err());
-    // A renewal that fails costs nobody anything, and is tried again.
+    // A failed renewal affects nobody, and is tried again.
     let asked = world.entra.asked();
     assert_eq!(renew(90).await, (asked.saturating_add(1), 0));
     world.token(&rotated).await.unwrap();
