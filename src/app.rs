@@ -1,14 +1,14 @@
-//! The composition root: settings in, running parts out, and the order in which they stop.
+//! The composition root: settings in, running parts out, and the order in which they start and stop.
 //!
-//! Start: policies, store (its first audit record opens this run's chain), Graph, executor, callbacks, retention, then the doors. Nothing
-//! answers before everything behind it works.
+//! Start: policies, store (its first audit record opens this run's chain), Graph, executor, callbacks, retention, then the
+//! doors (API and admin servers). Nothing answers before everything behind it works.
 //!
-//! Stop: not ready any more, while calls are taken as before until whoever sends them has heard of it; then, under one
-//! deadline: no new connections, and waiting callers get their 202; the executor ends the turns that are under way, and
-//! callbacks the attempts; denials that were counted are recorded, a checkpoint ends the audit trail, and the sinks get what
-//! is left of it; the store closes. Whatever the deadline cuts off stands in the store and is taken up at the next start.
+//! Stop: not ready any more, while requests are accepted as before until whoever routes them has noticed; then, under one
+//! deadline: no new connections, and waiting callers get their 202; the executor ends the turns in flight, and callbacks
+//! their attempts; counted denials are recorded, a checkpoint ends the audit trail, and the sinks get the rest of it; the
+//! store closes. Whatever the deadline cuts off is in the store and is resumed at the next start.
 //!
-//! It deliberately decides nothing else; every part is made here and knows only what it is given.
+//! It deliberately decides nothing else; every part is built here and knows only what it is given.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -46,7 +46,7 @@ use crate::{
     webhooks::Webhooks,
 };
 
-/// Where callers and probes come in.
+/// Where callers and probes connect.
 #[derive(Debug)]
 struct Doors {
     scheme: &'static str,
@@ -56,7 +56,7 @@ struct Doors {
     admin: ServerHandle,
 }
 
-/// Something of the gateway that runs by itself.
+/// A part of the gateway that runs by itself.
 type Part = JoinHandle<()>;
 
 /// A gateway that is running.
@@ -74,17 +74,17 @@ pub struct Running {
     clock: Clock,
 }
 
-/// The steps of a stop, each begun by cancelling its token, and how long they take.
+/// The steps of a shutdown, each begun by cancelling its token, and how long they take.
 #[derive(Debug)]
 struct Steps {
-    /// Not ready any more; calls are still taken, for the delay.
+    /// Not ready any more; requests are still accepted during the delay.
     leaving: CancellationToken,
     delay: Duration,
-    /// The doors close, and those who wait are let go.
+    /// The doors close, and waiting callers are answered.
     stopping: CancellationToken,
     /// The executor begins no more turns.
     working: CancellationToken,
-    /// For all that comes after the delay.
+    /// For everything after the delay.
     deadline: Duration,
 }
 
@@ -95,7 +95,7 @@ impl Steps {
     }
 }
 
-/// The audit trail on its way to its sinks; they stop last.
+/// The delivery of the audit trail to its sinks, which stops last.
 #[derive(Debug)]
 struct Streams {
     stop: CancellationToken,
@@ -104,10 +104,10 @@ struct Streams {
 
 /// Starts a gateway.
 pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
-    // Looked at first: what changes after this is taken up later.
+    // Read first: what changes after this is reloaded later.
     let in_force = Content::at_start(&config.origin, &config.policy.dir);
     let policies = Policies::load(&config.policy.dir).map_err(|faults| anyhow!(listed(&faults)))?;
-    // Before anything is opened: an address in use must not cost the store a run.
+    // Before the store is opened: an address in use must not leave a run in it.
     let listener = listen(config.server.listen, "server.listen")?;
     let admin_listener = listen(config.server.admin_listen, "server.admin_listen")?;
     let certificate = config.server.tls.clone().map(api::Certificate::open).transpose()?;
@@ -172,7 +172,7 @@ fn callers(config: &Config) -> Vec<String> {
     by_token.chain(config.webhooks.iter().map(|webhook| webhook.caller.clone())).collect()
 }
 
-/// What the gateway and the lanes reach.
+/// What the gateway and the lanes work with.
 type Ports<'a> = (&'a Arc<dyn Store>, &'a Arc<dyn Upstream>);
 
 fn lanes(config: &Config, (store, upstream): Ports<'_>, clock: Clock, owner: &str) -> executor::Parts {
@@ -205,7 +205,7 @@ fn gateway(
     }))
 }
 
-/// Whoever tells ends of operations.
+/// The sender of callbacks.
 fn callbacks(
     config: &Config,
     store: &Arc<dyn Store>,
@@ -223,7 +223,7 @@ fn callbacks(
     callbacks::Callbacks::new(&parts).context("callbacks cannot be sent")
 }
 
-/// What is looked after for as long as the gateway runs.
+/// What runs in the background for as long as the gateway.
 fn keepers(
     gateway: &Arc<Gateway>,
     retention: Retention,
@@ -262,7 +262,7 @@ async fn serve(server: Server) {
     }
 }
 
-/// Opens the store as a new run, whose first records say what holds from now on.
+/// Opens the store as a new run, whose first records say what is in force from now on.
 async fn begin(
     config: &Config,
     clock: Clock,
@@ -279,27 +279,27 @@ async fn begin(
 }
 
 impl Running {
-    /// Where the API is.
+    /// The address of the API.
     pub fn url(&self) -> String {
         format!("{}://{}", self.doors.scheme, self.doors.address)
     }
 
-    /// Where the probes are.
+    /// The address of the probes.
     pub fn admin_url(&self) -> String {
         format!("http://{}", self.doors.admin_address)
     }
 
-    /// The store, for those who look at the audit trail from within.
+    /// The store, for reading the audit trail within the process.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// Takes up changed policies and catalogue now, without waiting for the next look at them.
+    /// Reloads changed policies and catalogue now, without waiting for the next check.
     pub fn reload(&self) {
         self.asked.notify_one();
     }
 
-    /// Stops in order. What does not end within the deadline is left to the next start.
+    /// Shuts down in order. What does not end within the deadline is left to the next start.
     pub async fn stop(self) {
         tracing::info!("stopping");
         self.steps.leaving.cancel();
@@ -309,7 +309,7 @@ impl Running {
         let left = |clock: Clock| deadline.saturating_sub(clock.elapsed());
         let unfinished = self.executor.abort_handle();
         let drained = async {
-            // At the same time: a client that keeps its request to itself must not cost a lane the time to end its turn.
+            // Concurrently: a client that does not finish its request must not cost a lane the time to end its turn.
             self.steps.working.cancel();
             self.doors.api.stop(true).await;
             for task in self.tasks {
@@ -335,13 +335,13 @@ impl Running {
             tracing::warn!("the deadline cuts off the delivery of audit records; the next start goes on with it");
             unfinished.iter().for_each(tokio::task::AbortHandle::abort);
         }
-        // Last, so that whoever asks until the end hears that this one is not ready, and not that it is gone.
+        // Last, so that a probe hears until the end that this process is not ready, and not that it is gone.
         self.doors.admin.stop(false).await;
         self.store.close().await;
     }
 }
 
-/// Streams the audit trail to the sinks of the settings.
+/// Streams the audit trail to the configured sinks.
 fn streams(
     settings: &config::Audit,
     outbound: &Outbound,
@@ -373,7 +373,7 @@ fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).with_context(|| format!("cannot listen on {address} ({key})"))
 }
 
-/// The way out that the settings name.
+/// The HTTP client for outgoing calls, by the settings.
 pub(crate) fn outbound(settings: &config::Outbound, clock: Clock) -> anyhow::Result<Outbound> {
     let read =
         |path: &Path| std::fs::read(path).with_context(|| format!("outbound.ca_file: cannot read {}", path.display()));

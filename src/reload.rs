@@ -1,12 +1,12 @@
-//! Takes up policies, catalogue and log filter when their files change, without a restart.
+//! Reloads policies, catalogue and log filter when their files change, without a restart.
 //!
-//! The files are looked at every few seconds, by content: a mounted `ConfigMap` changes by a link that is swapped, which no
-//! date tells. Guarantees: all or nothing, and only what is checked as at start; what is refused is told once, by log, audit
-//! trail and count, and the version in force stays. Something is taken up only if two looks in a row see the same, so that a
-//! file that is being written is not read by half: half a file of policies can be a good one that lacks its last `forbid`.
-//! Whoever asks by signal says that it is whole. A version is in force only once that is on record.
+//! The files are compared by content every few seconds: a mounted `ConfigMap` changes by swapping a link, which no
+//! timestamp shows. Guarantees: all or nothing, and only what passes the checks of startup; a refusal is reported once, by
+//! log, audit trail and metric, and the version in force stays. A change takes effect only if two reads in a row see the
+//! same: half a file of policies, still being written, can be valid and lack its last `forbid`. A signal skips that: its
+//! sender vouches that the files are complete. A version is in force only once that is recorded.
 //!
-//! It deliberately leaves every other setting alone: who listens where, callers and issuers need a restart, as the log says.
+//! It deliberately leaves every other setting alone: addresses, callers and issuers need a restart, as the log says.
 //! Secrets are read where they are used. Started by `app`.
 
 use std::{path::Path, sync::Arc};
@@ -26,17 +26,17 @@ use crate::{
     webhooks::{self, Webhooks},
 };
 
-/// Faults that are put on record at once; the log has all.
+/// Faults that the audit record lists; the log has all.
 const FAULTS_MAX: usize = 20;
 
-/// What the files hold, whatever it is worth.
+/// What the files contain, valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Content {
     settings: Digest,
     policies: Digest,
 }
 
-/// What is taken up from where.
+/// What is reloaded, and from where.
 #[derive(Debug)]
 pub(crate) struct Reload {
     pub(crate) current: Arc<Current>,
@@ -45,7 +45,7 @@ pub(crate) struct Reload {
     pub(crate) clock: Clock,
     pub(crate) origin: Origin,
     pub(crate) policy: config::Policy,
-    /// Rung by whoever wants it done at once.
+    /// Notified to reload at once.
     pub(crate) asked: Arc<Notify>,
     pub(crate) in_force: Content,
     pub(crate) callers: Vec<String>,
@@ -58,20 +58,20 @@ struct New {
     log_filter: String,
 }
 
-/// Why the files were looked at.
+/// Why the files were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Because {
     Time,
     Asked,
 }
 
-/// What was made of a look.
+/// What to do about what was found.
 enum Look {
-    /// Nothing is to be done about it.
+    /// Nothing.
     Known,
-    /// It is new: look again before it is believed.
+    /// It is new: read it again before it counts.
     New,
-    /// It is to be taken up.
+    /// Put it in force.
     Whole,
 }
 
@@ -81,7 +81,7 @@ impl Content {
         Self { settings: origin.digest_now(), policies: policies_digest(policies) }
     }
 
-    /// What settings that were read hold, and the files of policies that are about to be.
+    /// The settings as they were read, and the policy files before they are loaded.
     pub(crate) fn at_start(origin: &Origin, policies: &Path) -> Self {
         Self { settings: origin.digest().clone(), policies: policies_digest(policies) }
     }
@@ -94,7 +94,7 @@ impl Content {
 }
 
 impl Reload {
-    /// Looks again and again, until it is stopped.
+    /// Checks the files again and again, until it is stopped.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let (mut seen, mut refused) = (None, None);
         loop {
@@ -127,18 +127,18 @@ impl Reload {
         }
     }
 
-    /// Reading files can take as long as their disk likes.
+    /// On a thread for blocking calls: reading can take as long as the disk does.
     async fn look(&self) -> Result<Content, tokio::task::JoinError> {
         let (origin, dir) = (self.origin.clone(), self.policy.dir.clone());
         tokio::task::spawn_blocking(move || Content::found(&origin, &dir)).await
     }
 
-    /// Puts what was found in force; what is refused is handed back.
+    /// Puts what was found in force; what is refused is returned as the error.
     async fn take_up(&mut self, found: Content) -> Result<(), Option<Content>> {
         let (origin, dir) = (self.origin.clone(), self.policy.dir.clone());
         let checked = tokio::task::spawn_blocking(move || checked(&origin, &dir)).await;
         let again = self.look().await;
-        // It changed while it was read: what was read is neither the one nor the other.
+        // They changed while they were read: what was read is neither the old content nor the new.
         if again.ok().as_ref() != Some(&found) {
             return Err(None);
         }
@@ -166,7 +166,7 @@ impl Reload {
             settings = %found.settings,
             "policies and catalogue are taken up, and the log filter; other settings need a restart"
         );
-        // Only now, so that the line above is told by the filter that was in force.
+        // Only now, so that the line above is logged under the filter that was in force.
         if let Err(error) = telemetry::refilter(&log_filter) {
             tracing::warn!(%error, "the log filter stays as it was");
         }
@@ -192,7 +192,7 @@ fn entry(event: Event, clock: Clock) -> Entry {
     Entry { at: clock.now(), trace_id: None, event }
 }
 
-/// What is in the files, checked as at start.
+/// What is in the files, checked as at startup.
 fn checked(origin: &Origin, dir: &Path) -> Result<New, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut keep = |found: Vec<Fault>| faults.extend(found);
@@ -206,7 +206,7 @@ fn checked(origin: &Origin, dir: &Path) -> Result<New, Vec<Fault>> {
     new.map(|(policies, (catalogue, log_filter))| New { policies, catalogue, log_filter }).ok_or(faults)
 }
 
-/// A fingerprint of all policy files, by name and content. What cannot be read has one, too.
+/// A digest of all policy files, by name and content. Files that cannot be read have one, too.
 fn policies_digest(dir: &Path) -> Digest {
     let text = |path: &Path| match std::fs::read(path) {
         Ok(bytes) => format!("{:?}", String::from_utf8_lossy(&bytes)),
