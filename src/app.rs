@@ -258,7 +258,7 @@ fn open(
 
 async fn serve(server: Server) {
     if let Err(error) = server.await {
-        tracing::error!(%error, "a server ended badly");
+        tracing::error!(%error, "an HTTP server ended with an error");
     }
 }
 
@@ -318,7 +318,7 @@ impl Running {
             ended(self.executor.await);
         };
         if tokio::time::timeout(left(self.clock), drained).await.is_err() {
-            tracing::warn!("the deadline cuts off what is under way; it is in the store");
+            tracing::warn!("the deadline cuts off unfinished work; it is in the store");
             unfinished.abort();
         }
         self.gateway.end_counts().await;
@@ -332,7 +332,7 @@ impl Running {
         let unfinished: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
         let delivered = futures_util::future::join_all(tasks);
         if tokio::time::timeout(left(self.clock), delivered).await.is_err() {
-            tracing::warn!("the deadline cuts off the delivery of audit records; the next start goes on with it");
+            tracing::warn!("the deadline cuts off the delivery of audit records; it continues at the next start");
             unfinished.iter().for_each(tokio::task::AbortHandle::abort);
         }
         // Last, so that a probe hears until the end that this process is not ready, and not that it is gone.
@@ -365,7 +365,7 @@ fn streams(
 
 fn ended(outcome: Result<(), tokio::task::JoinError>) {
     if let Err(error) = outcome {
-        tracing::error!(%error, "a part of the gateway ended badly");
+        tracing::error!(%error, "a part of the gateway ended unexpectedly");
     }
 }
 

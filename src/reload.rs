@@ -146,7 +146,7 @@ impl Reload {
             Ok(Ok(new)) => self.put_in_force(found, new).await,
             Ok(Err(faults)) => Err(self.refuse(found, &faults).await),
             Err(broken) => {
-                tracing::error!(error = %broken, "the settings cannot be read");
+                tracing::error!(error = %broken, "checking the changed settings and policies failed unexpectedly");
                 Err(None)
             }
         }
@@ -155,7 +155,7 @@ impl Reload {
     async fn put_in_force(&mut self, found: Content, new: New) -> Result<(), Option<Content>> {
         let New { policies, catalogue, log_filter } = new;
         if let Err(error) = self.store.record(vec![found.loaded(self.callers.clone(), self.clock)]).await {
-            tracing::warn!(%error, "new policies and catalogue cannot be put on record, so they wait");
+            tracing::warn!(%error, "new policies and catalogue cannot be recorded, so they are not in force yet");
             return Err(None);
         }
         self.webhooks.take_up(&catalogue);
@@ -164,11 +164,11 @@ impl Reload {
         tracing::info!(
             policies = %found.policies,
             settings = %found.settings,
-            "policies and catalogue are taken up, and the log filter; other settings need a restart"
+            "policies, catalogue and log filter are reloaded; other settings need a restart"
         );
         // Only now, so that the line above is logged under the filter that was in force.
         if let Err(error) = telemetry::refilter(&log_filter) {
-            tracing::warn!(%error, "the log filter stays as it was");
+            tracing::warn!(%error, "the log filter cannot be changed and stays as it was");
         }
         self.in_force = found;
         Ok(())
@@ -182,7 +182,7 @@ impl Reload {
         let faults = faults.into_iter().take(FAULTS_MAX).collect();
         let event = Event::ConfigurationRefused { policies, settings, faults };
         if let Err(error) = self.store.record(vec![entry(event, self.clock)]).await {
-            tracing::warn!(%error, "that they are refused cannot be put on record");
+            tracing::warn!(%error, "the refusal cannot be recorded in the audit trail");
         }
         Some(found)
     }

@@ -136,7 +136,7 @@ impl Gateway {
     pub async fn end_unanswered(self: Arc<Self>, every: Duration, stop: CancellationToken) {
         loop {
             if let Err(error) = self.end_unanswered_now().await {
-                tracing::warn!(%error, "approvals that nobody gave cannot be ended at present");
+                tracing::warn!(%error, "unanswered approvals cannot be expired at present");
             }
             tokio::select! {
                 () = self.clock.sleep(every) => {}
@@ -154,7 +154,7 @@ impl Gateway {
                 let answer = Answer { word: Word::Expired, at, by: None, comment: None };
                 let entry = self.entry(Event::ApprovalExpired { operation, configuration });
                 if let Answered::Done(operation) = self.store.answer(Reply { operation, answer, entry }).await? {
-                    tracing::info!(operation.id = %operation.id, "nobody answered its approval in time");
+                    tracing::info!(operation.id = %operation.id, "nobody answered the approval in time");
                     tell_end(&operation);
                 }
             }

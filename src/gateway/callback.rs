@@ -87,7 +87,7 @@ impl Gateway {
         if !self.store.resend_callback(Resending { operation: id, at: entry.at, entry }).await? {
             return Err(Error::NothingToResend(Box::new(operation)));
         }
-        tracing::info!(operation.id = %id, caller.name = caller.name, "its end is told again");
+        tracing::info!(operation.id = %id, caller.name = caller.name, "the callback is sent again");
         telemetry::count_callback("resent");
         Ok(operation)
     }

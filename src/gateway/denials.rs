@@ -266,7 +266,7 @@ impl Gateway {
             return;
         }
         if let Err(error) = self.store.record(entries).await {
-            tracing::warn!(%error, "denied or refused calls were counted, and the counts cannot be recorded at present");
+            tracing::warn!(%error, "counts of denied or refused calls cannot be recorded at present");
             self.denials.put_back(taken);
         }
     }

@@ -188,7 +188,7 @@ async fn answer(upstream: Arc<dyn Upstream>, mut asked: mpsc::Receiver<Question>
         let upstream = Arc::clone(&upstream);
         let look_up = tokio::spawn(async move { upstream.groups(&ids).await }.instrument(span));
         let found = look_up.await.unwrap_or_else(|ended| {
-            tracing::error!(error = %ended, "a look-up of groups broke off");
+            tracing::error!(error = %ended, "a lookup of groups failed unexpectedly");
             Err(graph::Error::Unavailable("the look-up of groups broke off".to_owned()))
         });
         for Question { id, answer, .. } in questions.drain(..) {

@@ -153,7 +153,7 @@ impl Directory {
         let called = match self.names().groups_called(name, share).await {
             Ok(called) => called,
             Err(graph::Error::Forbidden(refusal)) => {
-                tracing::warn!(error = %refusal, "Graph does not let the gateway look for groups by name");
+                tracing::warn!(error = %refusal, "Graph does not let the gateway look up groups by name");
                 let detail = format!(
                     "{name:?} is neither an object id nor an alias, and without the permission {} the gateway cannot \
                      look it up as a name: give the group's object id{}",
@@ -196,7 +196,7 @@ impl Directory {
         let called = match self.names().filters_called(reference).await {
             Ok(called) => called,
             Err(graph::Error::Forbidden(refusal)) => {
-                tracing::warn!(error = %refusal, "Graph does not let the gateway look for filters by name");
+                tracing::warn!(error = %refusal, "Graph does not let the gateway look up filters by name");
                 let permission = graph::FILTERS_PERMISSION.least;
                 let why = format!("without the permission {permission} the gateway cannot look it up as a name");
                 return Ok(Err(closed(&why)));

@@ -42,7 +42,7 @@ impl Gateway {
         loop {
             let round = async {
                 if let Err(error) = self.end_what_is_due().await {
-                    tracing::warn!(?error, "ends that are due cannot be carried out at present");
+                    tracing::warn!(?error, "due ends cannot be carried out at present");
                 }
                 self.clock.sleep(INTERVAL.mul_f64(0.5 + self.clock.chance())).await;
             };
@@ -62,7 +62,7 @@ impl Gateway {
             for operation in &found {
                 due.after = operation.submission.until.as_ref().map(|until| (until.at, operation.id));
                 if let Err(error) = self.end(operation).await {
-                    tracing::warn!(operation.id = %operation.id, ?error, "what it did cannot be undone at present");
+                    tracing::warn!(operation.id = %operation.id, ?error, "the end cannot be carried out at present");
                 }
             }
             if found.len() < STEP_MAX {
@@ -112,7 +112,7 @@ impl Gateway {
         let permit = permit.map_err(|denial| Error::Denied(denial.to_string()))?;
         match self.accept(of_the_gateway(operation), permit, None, Some(operation.id)).await {
             Ok(submitted) => {
-                tracing::info!(operation.id = %operation.id, by = %submitted.operation.id, "its end has come");
+                tracing::info!(operation.id = %operation.id, by = %submitted.operation.id, "the end is carried out");
                 telemetry::count_until("reverted");
                 Ok(())
             }
@@ -127,11 +127,11 @@ impl Gateway {
         let now = self.clock.now();
         let since = self.ends_nowhere.get_with(operation.id, async { now }).await;
         if clock::until(since, now) >= GONE_AFTER {
-            tracing::warn!(operation.id = %operation.id, "its end has come, and its configuration is gone");
+            tracing::warn!(operation.id = %operation.id, "the end is due, but the configuration is gone");
             return self.let_go(operation).await;
         }
         if since == now {
-            tracing::warn!(operation.id = %operation.id, "its end has come, and Graph does not know its configuration");
+            tracing::warn!(operation.id = %operation.id, "the end is due, but Graph does not know the configuration");
         }
         Ok(())
     }
@@ -150,7 +150,7 @@ impl Gateway {
         // If it has just begun or was cancelled by somebody else, the next check deals with that.
         let cancelled = self.store.cancel(Cancellation { operation: operation.id, at: entry.at, entry }).await?;
         if let Cancelled::Done(operation) = cancelled {
-            tracing::info!(operation.id = %operation.id, "its end has come before it has begun; it is cancelled");
+            tracing::info!(operation.id = %operation.id, "the end was due before the operation began; it is cancelled");
             telemetry::count_end(operation.state.name(), None);
             self.let_go(&operation).await?;
         }
@@ -180,7 +180,7 @@ impl Gateway {
         };
         let release = Release { operation: id, state: UntilState::CalledOff, entry: Some(self.entry(event)) };
         if self.store.release(release).await? {
-            tracing::info!(operation.id = %id, caller.name = caller.name, "its end is called off");
+            tracing::info!(operation.id = %id, caller.name = caller.name, "the end is called off");
             telemetry::count_until(UntilState::CalledOff.name());
             return Ok(operation);
         }

@@ -135,7 +135,7 @@ impl std::error::Error for Denial {}
 /// Logs a denial about which its caller can do nothing: the operator must learn of it.
 pub(super) fn broken(denial: Denial) -> Denial {
     if let Reason::Undecided(why) = &denial.reason {
-        tracing::error!(policy.action = denial.action, error = %why, "policies cannot be evaluated, so it is denied");
+        tracing::error!(policy.action = denial.action, error = %why, "policies cannot be evaluated; access is denied");
     }
     denial
 }

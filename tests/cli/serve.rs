@@ -79,7 +79,7 @@ fn on_a_hangup_it_takes_up_what_has_changed_and_refuses_what_is_faulty() {
     running.err.until("the gateway is ready");
     std::fs::write(policies.join("own.cedar"), "@id(\"own\") forbid (principal, action, resource);").unwrap();
     running.signal("HUP");
-    let line = running.err.until("policies and catalogue are taken up");
+    let line = running.err.until("policies, catalogue and log filter are reloaded");
     assert!(line.contains("\"level\":\"INFO\""), "{line}");
     std::fs::write(policies.join("own.cedar"), "forbid").unwrap();
     running.signal("HUP");
@@ -111,7 +111,7 @@ fn on_a_hangup_other_events_are_logged_if_the_settings_say_so_without_fault() {
         running.err.until("the gateway is ready");
         write(last);
         running.signal("HUP");
-        running.err.until("and the log filter");
+        running.err.until("log filter are reloaded");
         write("postern=loud");
         running.signal("HUP");
         let line = running.err.until("those in force stay");
