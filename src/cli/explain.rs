@@ -126,11 +126,12 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
         traceparent: None,
     };
     let resource = Resource { configuration: &configuration, tags: &tags };
+    let not_assignable = not_assignable(&configuration, &submission.change);
     let mut all = Explanation { text: String::new(), accepted: false };
     for caller in askers {
         submission.caller.clone_from(&caller.name);
         let verdicts = policies.explain(&caller, resource, &submission).map_err(|why| vec![fault(why)])?;
-        let Explanation { text, accepted } = tell(&caller, resource, &submission, &verdicts);
+        let Explanation { text, accepted } = tell(&caller, resource, &submission, &verdicts, &not_assignable);
         let apart = if all.text.is_empty() { "" } else { "\n\n" };
         all = Explanation { text: all.text + apart + &text, accepted: all.accepted || accepted };
     }
@@ -235,7 +236,24 @@ fn target(catalogue: &Catalogue, named: &Named, called: &mut BTreeMap<String, St
     Ok(Wanted { target, filter: filter.transpose()? })
 }
 
-fn tell(caller: &Caller, resource: Resource<'_>, submission: &Submission, verdicts: &[Verdict]) -> Explanation {
+/// What the configuration does not accept, whatever policies say. Of a kind that the catalogue does not show, only what no kind
+/// accepts.
+fn not_assignable(configuration: &Configuration, change: &Change) -> Vec<String> {
+    if configuration.is_default() {
+        return vec!["the assignments of a default configuration cannot be changed".to_owned()];
+    }
+    let known = configuration.kind != Kind::Unknown;
+    let looked_at = change.wanted().iter().filter(|it| known || matches!(it.target, Target::ExcludedGroup(_)));
+    looked_at.filter_map(|wanted| configuration.kind.takes(wanted).err()).collect()
+}
+
+fn tell(
+    caller: &Caller,
+    resource: Resource<'_>,
+    submission: &Submission,
+    verdicts: &[Verdict],
+    not_assignable: &[String],
+) -> Explanation {
     let none = |listed: String| if listed.is_empty() { "none".to_owned() } else { listed };
     let roles = none(caller.roles.iter().map(Role::as_str).collect::<Vec<_>>().join(", "));
     let tags = none(resource.tags.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
@@ -270,7 +288,11 @@ fn tell(caller: &Caller, resource: Resource<'_>, submission: &Submission, verdic
         // A text takes all that is written to it.
         let _written = writeln!(text, "{line}: {said}");
     }
-    let accepted = !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.decision.is_ok());
+    for why in not_assignable {
+        let _written = writeln!(text, "not assignable: {why}");
+    }
+    let permitted = !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.decision.is_ok());
+    let accepted = permitted && not_assignable.is_empty();
     let approvals = approvals.into_iter().collect::<Vec<_>>().join(", ");
     text.push_str(if accepted { "the change would be accepted" } else { "the change would be refused" });
     if accepted && !approvals.is_empty() {

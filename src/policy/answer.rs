@@ -115,7 +115,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Forbidden(policies) => write!(f, "forbidden by policy {}", policies.join(", ")),
             Self::NotPermitted => f.write_str("no policy permits it"),
-            Self::Undecided(_) => f.write_str("the policies cannot be evaluated, which denies"),
+            Self::Undecided(_) => f.write_str("the policies cannot be evaluated, so it is denied"),
         }
     }
 }

@@ -3,15 +3,16 @@
 //! Cedar's validation checks types, not values: it accepts `resource.tags.contains("slaes")` like any other text, and a
 //! policy with it never applies. Guarantees: each unknown name is reported once per policy, with what it was taken for.
 //!
-//! It deliberately says nothing about what only others know: roles are the issuer's, ids and names Graph's. And it only
+//! It deliberately says nothing about what only others know: roles are the issuer's, ids and names Graph's; of an id it says
+//! only whether the gateway spells it so. And it only
 //! reports: such a policy still decides as it is written. Called by `policy`, for `postern check`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, str::FromStr};
 
 use cedar_policy::Policy;
 use serde_json::Value;
 
-use crate::domain::{ConfigurationId, Kind};
+use crate::domain::{ConfigurationId, FilterId, FilterMode, GroupId, Kind};
 
 /// The names in the settings.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,10 @@ enum Compared {
     Issuer,
     Asker,
     Targets,
+    GroupId,
+    FilterId,
+    Mode,
+    ConfigurationId,
     Changes,
     Weekday,
 }
@@ -51,7 +56,14 @@ pub(super) fn unknown(policy: &Policy, known: &Known) -> BTreeSet<String> {
         let (kind, id) = (literal.type_name().basename().to_owned(), literal.id().unescaped().to_owned());
         let what = match kind.as_str() {
             "Caller" if !known.callers.contains(&id) => "caller: no [[callers]] or [[webhooks]] has that name",
-            "Configuration" if id.parse::<ConfigurationId>().is_err() => "configuration: that is not an id of Graph's",
+            "Configuration" => match spelt::<ConfigurationId>(&id) {
+                Some(Spelling::NoId) => "configuration: that is not an id of Graph's",
+                Some(Spelling::Other(ours)) => {
+                    found.insert(misspelt(&id, &ours));
+                    continue;
+                }
+                None => continue,
+            },
             _ => continue,
         };
         found.insert(format!("{id:?} is no {what}"));
@@ -60,6 +72,25 @@ pub(super) fn unknown(policy: &Policy, known: &Known) -> BTreeSet<String> {
         walk(&tree, known, &mut found);
     }
     found
+}
+
+/// What keeps an id from ever being equal to one that the gateway has.
+enum Spelling {
+    NoId,
+    /// The gateway writes it so.
+    Other(String),
+}
+
+/// Cedar compares texts letter by letter, and the gateway has one spelling for each id.
+fn spelt<T: FromStr + ToString>(id: &str) -> Option<Spelling> {
+    match id.parse::<T>().map(|parsed| parsed.to_string()) {
+        Err(_) => Some(Spelling::NoId),
+        Ok(ours) => (ours != id).then_some(Spelling::Other(ours)),
+    }
+}
+
+fn misspelt(id: &str, ours: &str) -> String {
+    format!("{id:?} is never equal to an id: write {ours:?}")
 }
 
 /// Looks at every comparison in a policy's syntax tree.
@@ -86,7 +117,20 @@ fn compare(attribute: &Value, words: &Value, known: &Known, found: &mut BTreeSet
     let mut named = Vec::new();
     texts(words, &mut named);
     for word in named {
+        let spelling = match compared {
+            Compared::GroupId => spelt::<GroupId>(word),
+            Compared::FilterId => spelt::<FilterId>(word),
+            Compared::ConfigurationId => spelt::<ConfigurationId>(word),
+            _ => None,
+        };
+        if let Some(Spelling::Other(ours)) = &spelling {
+            found.insert(misspelt(word, ours));
+            continue;
+        }
         let what = match compared {
+            Compared::GroupId if spelling.is_some() => "object id of a group".to_owned(),
+            Compared::FilterId if spelling.is_some() => "id of a filter".to_owned(),
+            Compared::ConfigurationId if spelling.is_some() => "id of a configuration".to_owned(),
             Compared::Tags if !known.tags.contains(word) => "tag of the catalogue".to_owned(),
             Compared::Kind if word != GATEWAY && Kind::named(word).is_none() => {
                 one_of("kind", &Kind::names().chain([GATEWAY]).collect::<Vec<_>>())
@@ -99,8 +143,13 @@ fn compare(attribute: &Value, words: &Value, known: &Known, found: &mut BTreeSet
             }
             Compared::Targets if !TARGETS.contains(&word) => one_of("kind of target", &TARGETS),
             Compared::Changes if !CHANGES.contains(&word) => one_of("change", &CHANGES),
+            Compared::Mode if FilterMode::named(word).is_none() => one_of("mode of a filter", &["include", "exclude"]),
             Compared::Weekday if !WEEKDAYS.contains(&word) => one_of("weekday", &WEEKDAYS),
-            Compared::Tags
+            Compared::GroupId
+            | Compared::FilterId
+            | Compared::ConfigurationId
+            | Compared::Mode
+            | Compared::Tags
             | Compared::Kind
             | Compared::Issuer
             | Compared::Asker
@@ -122,7 +171,11 @@ fn compared(path: &str) -> Option<Compared> {
         "resource.kind" => Compared::Kind,
         "principal.issuer" => Compared::Issuer,
         "context.asker" => Compared::Asker,
+        "resource.configurationId" => Compared::ConfigurationId,
         "context.target.kind" => Compared::Targets,
+        "context.target.id" => Compared::GroupId,
+        "context.target.filter" => Compared::FilterId,
+        "context.target.filter_mode" => Compared::Mode,
         "context.change" => Compared::Changes,
         "context.time.weekday" => Compared::Weekday,
         _ => return None,

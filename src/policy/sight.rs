@@ -20,6 +20,8 @@ pub enum Facet {
     TargetName,
     /// Its filter.
     TargetFilter,
+    /// Its filter's mode.
+    TargetFilterMode,
     /// How many targets there are.
     Targets,
     /// The ticket.
@@ -39,10 +41,11 @@ pub enum Facet {
 }
 
 /// The path of each.
-const FACETS: [(Facet, &[&str]); 11] = [
+const FACETS: [(Facet, &[&str]); 12] = [
     (Facet::TargetId, &["context", "target", "id"]),
     (Facet::TargetName, &["context", "target", "name"]),
     (Facet::TargetFilter, &["context", "target", "filter"]),
+    (Facet::TargetFilterMode, &["context", "target", "filter_mode"]),
     (Facet::Targets, &["context", "targets"]),
     (Facet::Ticket, &["context", "ticket"]),
     (Facet::Now, &["context", "time", "now"]),
@@ -132,11 +135,11 @@ mod tests {
             [Facet::Hour, Facet::Weekday]
         );
         assert_eq!(sight(r#"context.time.now.toDate() == datetime("2027-01-04")"#), [Facet::Now]);
-        let of_target = [Facet::TargetId, Facet::TargetName, Facet::TargetFilter];
+        let of_target = [Facet::TargetId, Facet::TargetName, Facet::TargetFilter, Facet::TargetFilterMode];
         assert_eq!(sight(r#"context.target == {"kind": "group"}"#), of_target);
         assert_eq!(sight("(if principal.a then context.target else resource.b).name == resource.c"), of_target);
-        assert_eq!(sight("context == resource.everything").len(), 8);
-        assert_eq!(sight(r#"{"a": context}.a.ticket == "x""#).len(), 8);
+        assert_eq!(sight("context == resource.everything").len(), 9);
+        assert_eq!(sight(r#"{"a": context}.a.ticket == "x""#).len(), 9);
         assert_eq!(
             sight(r#"{"Var": context.ticket, ".": context.targets, "has": {"left": context.target.id}} == resource.a"#),
             [Facet::TargetId, Facet::Targets, Facet::Ticket]
@@ -156,6 +159,6 @@ mod tests {
         assert_eq!(sight("context has ticket && context.target has name"), []);
         assert_eq!(sight(r#"context has ticket && context.ticket == "x""#), [Facet::Ticket]);
         assert_eq!(sight("context has target.name"), []);
-        assert_eq!(sight("(if principal.a then context.target else resource.b) has name").len(), 3);
+        assert_eq!(sight("(if principal.a then context.target else resource.b) has name").len(), 4);
     }
 }

@@ -268,6 +268,7 @@ fn policies_see_name_id_filter_and_number_of_targets() {
     let policies = policies(
         r#"@id("all") permit (principal, action == Postern::Action::"add", resource) when {
             context.targets == 2 && context.target has id && context.target has name && context.target has filter &&
+            context.target has filter_mode && context.target.filter_mode == "include" &&
             context.target.name like "Sales *" && resource.priority == 3 && resource.kind == "device-limit" &&
             resource.configurationId like "*_Limit" && resource.name == "Five devices" && principal.issuer == "sandbox" &&
             principal.roles.contains("Assignments.Change") };
@@ -275,9 +276,13 @@ fn policies_see_name_id_filter_and_number_of_targets() {
             when { context.target.kind == "foreign" };"#,
     );
     let filter = Filter { id: GROUP.parse().unwrap(), mode: FilterMode::Include };
-    let add = vec![Wanted { target: group(), filter: Some(filter) }];
-    let asked = Change::amend(add, vec![Target::Foreign(Unread::new("{}".to_owned()))], 9).unwrap();
-    assert_eq!(change(&policies, &servicenow(), "sales", asked).unwrap(), ["all", "remove"]);
+    let asked = |mode| {
+        let add = vec![Wanted { target: group(), filter: Some(Filter { mode, ..filter }) }];
+        Change::amend(add, vec![Target::Foreign(Unread::new("{}".to_owned()))], 9).unwrap()
+    };
+    let decided = |mode| change(&policies, &servicenow(), "sales", asked(mode));
+    assert_eq!(decided(FilterMode::Include).unwrap(), ["all", "remove"]);
+    assert!(decided(FilterMode::Exclude).is_err(), "who may spare some devices may not reach them instead");
 }
 
 #[test]

@@ -36,6 +36,7 @@ struct Aim {
     id: Option<String>,
     name: Option<String>,
     filter: Option<String>,
+    filter_mode: Option<&'static str>,
 }
 
 /// A moment, in UTC: in other zones, the hour shifts twice a year.
@@ -99,11 +100,14 @@ impl Told {
         if unseen(Facet::Ticket) {
             blank(&mut self.ticket);
         }
-        if let Some(Aim { kind: _, id, name, filter }) = &mut self.target {
+        if let Some(Aim { kind: _, id, name, filter, filter_mode }) = &mut self.target {
             for (facet, told) in [(Facet::TargetId, id), (Facet::TargetName, name), (Facet::TargetFilter, filter)] {
                 if unseen(facet) {
                     blank(told);
                 }
+            }
+            if unseen(Facet::TargetFilterMode) {
+                blank(filter_mode);
             }
         }
         if let Some(Moment { now, hour, weekday }) = &mut self.time {
@@ -149,13 +153,19 @@ impl Aim {
             Target::Foreign(_) => ("foreign", None),
         };
         let name = id.as_ref().and_then(|id| submission.names.get(id)).cloned();
-        Self { kind, id, name, filter: filter.map(|filter| filter.id.to_string()) }
+        let filter_mode = filter.map(|filter| filter.mode.name());
+        Self { kind, id, name, filter: filter.map(|filter| filter.id.to_string()), filter_mode }
     }
 
     fn value(&self) -> Result<Value, String> {
-        let Self { kind, id, name, filter } = self;
-        let told =
-            [("kind", Some(*kind)), ("id", id.as_deref()), ("name", name.as_deref()), ("filter", filter.as_deref())];
+        let Self { kind, id, name, filter, filter_mode } = self;
+        let told = [
+            ("kind", Some(*kind)),
+            ("id", id.as_deref()),
+            ("name", name.as_deref()),
+            ("filter", filter.as_deref()),
+            ("filter_mode", *filter_mode),
+        ];
         let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?))));
         Value::new_record(told).map_err(|why| why.to_string())
     }

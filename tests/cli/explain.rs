@@ -38,6 +38,18 @@ fn each_target_is_told_with_the_policies_that_decide_on_it() {
     let ended = explain(folder.path(), &fine, &servicenow);
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
     assert!(ended.out.ends_with("the change would be accepted\n"), "{}", ended.out);
+    // What no policy decides is refused all the same.
+    let ended = explain(folder.path(), &fine, &[&servicenow[..], &["--priority", "0"]].concat());
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.out.contains("\nnot assignable: the assignments of a default configuration"), "{}", ended.out);
+    let narrowed = fine.replace(
+        "\"Sales Laptops\"",
+        "\"Sales Laptops\", \"filter\": {\"name\": \"Corporate Windows\", \"mode\": \"include\"}",
+    );
+    let limit = ["--caller", "servicenow", "--role", "Assignments.Change", "--kind", "device-limit"];
+    let ended = explain(folder.path(), &narrowed, &limit);
+    assert_eq!(ended.code, Some(1), "{}{}", ended.out, ended.err);
+    assert!(ended.out.ends_with("the change would be refused\n"), "{}", ended.out);
     let ended = explain(folder.path(), &fine, &["--caller", "servicenow"]);
     assert_eq!(ended.code, Some(1));
     assert!(ended.out.contains("roles: none)") && ended.out.contains("\"Sales Laptops\": no policy permits it"));
@@ -136,12 +148,24 @@ fn with_policy(text: &str) -> tempfile::TempDir {
 fn what_policies_name_and_the_settings_do_not_have_is_a_warning() {
     let folder = with_policy(
         "@id(\"own\")\npermit (principal == Postern::Caller::\"servicenou\", action, resource)\n\
-         when { resource.tags.contains(\"slaes\") };\n",
+         when { resource.tags.contains(\"slaes\") };\n\
+         @id(\"spelt\")\nforbid (principal, action == Postern::Action::\"add\",\n\
+         resource == Postern::Configuration::\"A0000000-0000-4000-8000-000000000001_Limit\")\n\
+         when { context.target has id && context.target.id == \"B0000000-0000-4000-8000-000000000001\" &&\n\
+         context.target has filter_mode && context.target.filter_mode == \"includes\" };\n",
     );
     let ended = run(folder.path(), &["check", "--config", "sandbox.toml"]);
     assert_eq!(ended.code, Some(0));
     let expected = "warning: policies/own.cedar:1: policy own: \"servicenou\" is no caller: no [[callers]] or [[webhooks]] has that name\n\
-                    warning: policies/own.cedar:1: policy own: \"slaes\" is no tag of the catalogue\n";
+                    warning: policies/own.cedar:1: policy own: \"slaes\" is no tag of the catalogue\n\
+                    warning: policies/own.cedar:4: policy spelt: \
+                    \"A0000000-0000-4000-8000-000000000001_Limit\" is never equal to an id: \
+                    write \"a0000000-0000-4000-8000-000000000001_Limit\"\n\
+                    warning: policies/own.cedar:4: policy spelt: \
+                    \"B0000000-0000-4000-8000-000000000001\" is never equal to an id: \
+                    write \"b0000000-0000-4000-8000-000000000001\"\n\
+                    warning: policies/own.cedar:4: policy spelt: \
+                    \"includes\" is no mode of a filter: one of include, exclude\n";
     assert_eq!(ended.err, expected);
 }
 
