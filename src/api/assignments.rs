@@ -21,7 +21,7 @@ use crate::{
     gateway::{Gateway, Planned, Standing, Submitted, request::ChangeRequest},
 };
 
-/// Accepts a change and, unless told otherwise, waits for its end.
+/// Accepts a change and, unless the caller prefers otherwise, waits for it to end.
 pub(super) async fn submit(
     Proven(caller): Proven,
     request: HttpRequest,
@@ -38,7 +38,7 @@ pub(super) async fn submit(
     Ok(conclude((&gateway, &state.limits), &caller.name, request.headers(), begun, submitted).await)
 }
 
-/// Waits for the end of what was accepted, for as long as the caller prefers, and answers.
+/// Waits for the accepted operation to end, for as long as the caller prefers, and makes the response.
 pub(super) async fn conclude(
     (gateway, limits): (&Gateway, &Limits),
     caller: &str,
@@ -53,11 +53,11 @@ pub(super) async fn conclude(
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
         Preference::Unsaid => gateway.wait_default(),
     };
-    // Nobody waits for a person: that can take days.
+    // An approval is not waited for: it can take days.
     let waits = operation.state != Fate::AwaitingApproval;
     let place = if wait.is_zero() || !waits { None } else { limits.place(caller) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
-    // The caller counts from when it asked.
+    // The time to wait counts from when the request arrived.
     let left = wait.saturating_sub(clock::until(begun, gateway.now()));
     let standing = gateway.wait(operation, left).await;
     let mut response = answer(&standing, gateway.now());
@@ -71,7 +71,7 @@ pub(super) async fn conclude(
     response
 }
 
-/// The answer to a caller who waited: the ended operation, the problem that it ended in, or the operation so far.
+/// The response after waiting: the ended operation, the problem that it failed with, or its current state.
 fn answer(standing: &Standing, now: jiff::Timestamp) -> HttpResponse {
     let operation = &standing.operation;
     if let Fate::Failed { failure, .. } = &operation.state {
@@ -86,7 +86,7 @@ fn answer(standing: &Standing, now: jiff::Timestamp) -> HttpResponse {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Plan)]
 pub(super) struct PlanView {
-    /// What it is about.
+    /// The configuration that it is about.
     configuration: ConfigurationView,
     /// Whether it would change anything.
     #[schema(value_type = schemas::Effect)]
@@ -99,13 +99,13 @@ pub(super) struct PlanView {
     etag: String,
     /// Digest of the present set.
     digest_before: String,
-    /// Digest of the set that it would leave.
+    /// Digest of the set after the change.
     digest_after: String,
     /// Whether policy would permit it.
     permission: PermissionView,
 }
 
-/// What policy would say of the change.
+/// Whether policy would permit the change, and why.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Permission)]
 struct PermissionView {
@@ -114,7 +114,7 @@ struct PermissionView {
     /// The policies that would permit it.
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<Vec<String>>,
-    /// Why it would not be.
+    /// Why it would not be permitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     because: Option<String>,
 }
@@ -128,7 +128,7 @@ impl From<Result<Vec<String>, String>> for PermissionView {
     }
 }
 
-/// Answers what a change would do.
+/// Returns what a change would do.
 pub(super) async fn plan(
     Proven(caller): Proven,
     request: HttpRequest,

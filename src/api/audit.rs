@@ -16,23 +16,23 @@ use crate::gateway::{AuditSearch, Records, request::Fault};
 #[derive(Serialize, ToSchema)]
 #[schema(as = AuditPage)]
 pub(super) struct PageView {
-    /// The records of this page that the caller may read, as they stand in the trail.
+    /// The records of this page that the caller may read, as they are in the trail.
     #[schema(value_type = Vec<Object>)]
     records: Vec<Value>,
-    /// Where more is that is there already; null if there is none.
+    /// The path of the next page, if there are more records already; otherwise null.
     #[schema(required)]
     next: Option<String>,
-    /// Where to go on when more has been written, as `after`; null if nothing was found so far.
+    /// The value of `after` with which to continue later, when there are more records; null if nothing was found so far.
     #[schema(required)]
     cursor: Option<String>,
 }
 
-/// Answers records of the audit trail, oldest first.
+/// Returns records of the audit trail, oldest first.
 pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let gateway = extract::gateway(&request)?;
     let asked = request.query_string();
     let search =
-        search(asked).map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
+        search(asked).map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query is not valid", faults))?;
     let Records { texts, end, more } = gateway.records(&caller, search).await?;
     let next = end.as_ref().filter(|_| more).map(|end| query::going_on("/v1/audit", asked, end));
     // Records are canonical JSON, and what is written here keeps their form.
@@ -52,13 +52,13 @@ pub(super) fn search(query: &str) -> Result<AuditSearch, Vec<Fault>> {
         "to" => moment(&mut search.to, &value),
         "after" => query::parsed(&mut search.after, &value),
         "limit" => query::limit(&mut limit, &value),
-        _ => Err("is not known; known are ticket, operation, caller, from, to, after, limit".to_owned()),
+        _ => Err("is not a known parameter; known: ticket, operation, caller, from, to, after, limit".to_owned()),
     })?;
     search.limit = limit.unwrap_or(query::LIMIT_DEFAULT);
     Ok(search)
 }
 
 fn moment(place: &mut Option<jiff::Timestamp>, value: &str) -> Result<(), String> {
-    let moment = value.parse().map_err(|_error| "is not a time like 2026-03-01T08:00:00Z".to_owned())?;
+    let moment = value.parse().map_err(|_error| "must be a timestamp like 2026-03-01T08:00:00Z".to_owned())?;
     query::once(place, moment)
 }

@@ -1,7 +1,7 @@
-//! Callbacks: the message that tells a caller's system of the end of an operation, an event by CloudEvents 1.0 in JSON; what
-//! operations tell of theirs; and `POST /v1/operations/{id}/callback`.
+//! Callbacks: the message that reports the end of an operation to a caller's system, a CloudEvents 1.0 event in JSON; how
+//! operations show the state of their callback; and `POST /v1/operations/{id}/callback`.
 //!
-//! Guarantees: a message is made of what does not change after the end, so every attempt sends the same bytes.
+//! Guarantees: a message contains only what does not change after the end, so every attempt sends the same bytes.
 //!
 //! It deliberately neither signs nor sends; `callbacks` does.
 
@@ -46,11 +46,11 @@ struct Event<'a> {
 struct Ended {
     /// The operation as `GET /v1/operations/{id}` shows it, without what can still change.
     operation: OperationView,
-    /// What the caller wanted to have back.
+    /// What the caller wanted to get back.
     context: Option<Value>,
 }
 
-/// The message about an operation's end, from a gateway that calls itself so.
+/// The message about an operation's end; `source` is what the gateway calls itself.
 pub(crate) fn message(operation: &Operation, source: &str) -> Vec<u8> {
     let submission = &operation.submission;
     let event = Event {
@@ -67,36 +67,36 @@ pub(crate) fn message(operation: &Operation, source: &str) -> Vec<u8> {
             context: submission.callback.as_ref().and_then(context),
         },
     };
-    // Nothing in it can fail to be written: names of members are texts.
+    // It cannot fail: all keys are strings.
     serde_json::to_vec(&event).unwrap_or_default()
 }
 
-/// Where an operation's end is told, and how far that has got.
+/// Where an operation's end is reported, and the state of that.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Callback)]
 pub(super) struct CallbackView {
-    /// The URL, without what may be secret in it.
+    /// The URL, without its query, which may contain secrets.
     url: String,
-    /// What the caller wanted to have back.
+    /// What is sent back to the caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     context: Option<Value>,
-    /// How far that has got, once the operation has ended.
+    /// Its state, once the operation has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schemas::CallbackState>)]
     state: Option<&'static str>,
-    /// How often it was sent.
+    /// The number of attempts so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<i64>,
-    /// When it was sent last, if it was.
+    /// When the last attempt was made, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_attempt_at: Option<Timestamp>,
-    /// The HTTP status of the last answer, if there was one.
+    /// The HTTP status of the last response, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_status: Option<u16>,
-    /// Why it was not delivered last, if it was not.
+    /// Why the last attempt failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
-    /// When it is sent next, if it is.
+    /// When the next attempt is due, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<Timestamp>,
     /// When it was delivered, if it was.
@@ -121,12 +121,12 @@ impl CallbackView {
     }
 }
 
-/// What the caller wanted to have back.
+/// What the caller wanted to get back.
 fn context(callback: &Callback) -> Option<Value> {
     serde_json::from_str(callback.context.as_deref()?).ok()
 }
 
-/// Has the end of an operation told again.
+/// Sends the callback of an operation again.
 pub(super) async fn resend(
     Proven(caller): Proven,
     request: HttpRequest,

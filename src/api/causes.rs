@@ -1,7 +1,7 @@
-//! What became of the house's errors as callers see it: to each its problem.
+//! Maps internal errors to the problems that callers see.
 //!
-//! Guarantees: every way to fail has an answer, since no match has an arm that catches the rest; what is for operators only
-//! goes to the log, once, here.
+//! Guarantees: every error has a problem, since no match has a catch-all arm; what is for operators only is logged, once,
+//! here.
 //!
 //! It deliberately knows neither statuses nor titles; the catalogue in `problem` does.
 
@@ -14,7 +14,7 @@ use crate::{
     gateway::{self, request::Fault},
 };
 
-/// How long a caller should leave the gateway alone where changes must end first: several turns of a lane.
+/// `Retry-After` where pending changes must end first: several turns of a lane.
 const RETRY_AFTER_FULL: Duration = Duration::from_secs(30);
 
 impl From<FailureCode> for Code {
@@ -42,9 +42,9 @@ impl From<&Failure> for Problem {
 }
 
 fn no_such_page() -> Problem {
-    let detail = "is not the end of a page of this audit trail".to_owned();
+    let detail = "is not a cursor of this audit trail".to_owned();
     let fault = Fault { pointer: "/after".to_owned(), detail };
-    Problem::with_errors(Code::InvalidQuery, "The query cannot be used", vec![fault])
+    Problem::with_errors(Code::InvalidQuery, "The query is not valid", vec![fault])
 }
 
 impl From<gateway::Error> for Problem {
@@ -66,12 +66,12 @@ impl From<gateway::Error> for Problem {
             Error::KeyReused(operation) => key_reused(operation),
             Error::TooManyPending(configuration) => {
                 let detail = format!(
-                    "Nothing was changed: too many changes of {configuration:?} are waiting already. Ask again later."
+                    "Nothing was changed: too many changes of {configuration:?} are pending already. Retry later."
                 );
                 Self::new(Code::TooManyPending, detail).retry_after(RETRY_AFTER_FULL)
             }
             Error::Full => {
-                let detail = "Nothing was changed: too many changes are waiting already. Ask again later.";
+                let detail = "Nothing was changed: too many changes are pending already. Retry later.";
                 Self::new(Code::GatewayFull, detail).retry_after(RETRY_AFTER_FULL)
             }
             Error::UnknownCursor => no_such_page(),
@@ -83,7 +83,7 @@ impl From<gateway::Error> for Problem {
             Error::NothingToResend(operation) => nothing_to_resend(&operation),
             Error::NothingToRevert(operation) => nothing_to_revert(&operation),
             Error::PreconditionFailed { found } => {
-                let detail = format!("The assignments are not those that If-Match names: their ETag is \"{found}\".");
+                let detail = format!("The assignments do not match If-Match: their ETag is \"{found}\".");
                 Self::new(Code::PreconditionFailed, detail)
             }
             Error::NotAwaiting(operation) => not_awaiting(&operation),
@@ -91,15 +91,15 @@ impl From<gateway::Error> for Problem {
                 tracing::warn!(error = detail, "Graph is not available");
                 match pause {
                     Some(pause) => {
-                        let detail = "Graph or its login service asks for a pause. Ask again after it.";
+                        let detail = "Graph or its login service throttles requests. Retry as Retry-After says.";
                         Self::new(Code::GraphThrottled, detail).retry_after(pause)
                     }
-                    None => Self::new(Code::GraphUnavailable, "Graph cannot be asked at present. Ask again later."),
+                    None => Self::new(Code::GraphUnavailable, "Graph is not available at present. Retry later."),
                 }
             }
             Error::GraphNotAuthorised(detail) => {
                 tracing::error!(error = detail, "Graph or its login service refuses the gateway");
-                let detail = "Graph does not let the gateway do this. Its operators find the reason in the log.";
+                let detail = "Graph does not authorise the gateway for this. Ask the gateway's operators.";
                 Self::new(Code::GraphNotAuthorised, detail)
             }
             Error::GraphPermissionMissing(detail) => {
@@ -112,7 +112,7 @@ impl From<gateway::Error> for Problem {
                 tracing::error!(%error, "the store failed");
                 Self::new(
                     Code::StoreUnavailable,
-                    "The gateway cannot use its store at present. Ask again; under the same Idempotency-Key nothing is done twice.",
+                    "The gateway cannot use its store at present. Retry; with the same Idempotency-Key nothing is done twice.",
                 )
             }
         }
@@ -120,28 +120,32 @@ impl From<gateway::Error> for Problem {
 }
 
 fn too_late(Operation { id, state, .. }: &Operation) -> Problem {
-    let how = if state.has_ended() { "has already ended: it" } else { "has begun: it is" };
-    let detail = format!("The operation {how} {}. When it has ended, revert it to undo what it did.", state.name());
+    let (how, then) = match state {
+        State::Succeeded(_) => ("ended", " It can be reverted."),
+        state if state.has_ended() => ("ended", ""),
+        _ => ("begun", " Once it has ended, it can be reverted."),
+    };
+    let detail = format!("The operation has already {how}: its state is {}.{then}", state.name());
     Problem::new(Code::TooLateToCancel, detail).about(*id)
 }
 
 fn until_over(Operation { id, submission, .. }: &Operation) -> Problem {
     let detail = match submission.until {
-        Some(_) => "The operation's end has come already, or there was nothing to undo.",
-        None => "No end is set for what the operation does.",
+        Some(_) => "The end that was set for the operation has already come, or there was nothing to undo.",
+        None => "No end is set for the operation.",
     };
     Problem::new(Code::NoUntilAhead, detail).about(*id)
 }
 
 fn key_reused(operation: OperationId) -> Problem {
-    let detail = "This Idempotency-Key was used before for a different body. Use a new key for a new change.";
+    let detail = "This Idempotency-Key was used before for a different request. Use a new key for a new change.";
     Problem::new(Code::KeyReused, detail).about(operation)
 }
 
 fn nothing_to_resend(Operation { id, submission, .. }: &Operation) -> Problem {
     let detail = match submission.callback {
-        Some(_) => "The operation's callback is still to be delivered: it is sent without being asked for.",
-        None => "Nobody is to be told of the operation's end: it has no callback.",
+        Some(_) => "The operation's callback is still pending: the gateway sends it by itself.",
+        None => "The operation has no callback.",
     };
     Problem::new(Code::NothingToResend, detail).about(*id)
 }
@@ -150,13 +154,13 @@ fn nothing_to_revert(Operation { id, state, .. }: &Operation) -> Problem {
     let name = state.name();
     let (code, detail) = match state {
         State::AwaitingApproval | State::Queued | State::Running { .. } => {
-            (Code::NotEnded, format!("The operation has not ended: it is {name}. Ask again after its end."))
+            (Code::NotEnded, format!("The operation has not ended: its state is {name}. Retry once it has ended."))
         }
         State::Succeeded(_) => {
             (Code::NothingToRevert, "The operation changed nothing, so there is nothing to undo.".to_owned())
         }
         State::Failed { .. } | State::Cancelled { .. } => {
-            (Code::NothingToRevert, format!("The operation had no effect, so there is nothing to undo: it is {name}."))
+            (Code::NothingToRevert, format!("The operation is in state {name}, so there is nothing to undo."))
         }
     };
     Problem::new(code, detail).about(*id)
@@ -164,9 +168,9 @@ fn nothing_to_revert(Operation { id, state, .. }: &Operation) -> Problem {
 
 fn not_awaiting(Operation { id, state, .. }: &Operation) -> Problem {
     let detail = if *state == State::AwaitingApproval {
-        "The time to approve the operation is over.".to_owned()
+        "The time to approve or reject the operation has passed.".to_owned()
     } else {
-        format!("The operation awaits no approval: it is {}.", state.name())
+        format!("The operation is not awaiting approval: its state is {}.", state.name())
     };
     Problem::new(Code::NotAwaitingApproval, detail).about(*id)
 }

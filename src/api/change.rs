@@ -1,9 +1,9 @@
 //! The body of a change, checked for form: from JSON to a [`ChangeRequest`], or all its faults at once.
 //!
-//! Guarantees: every wrong, missing or unknown field is told in one answer, each with its JSON pointer. Texts are bounded
-//! and hold no control characters, so they can stand in logs and tickets.
+//! Guarantees: every wrong, missing or unknown field is reported in one response, each with its JSON pointer. Texts are
+//! bounded and contain no control characters, so they are safe in logs and tickets.
 //!
-//! It deliberately looks nothing up: whether names exist and targets fit is told by the gateway.
+//! It deliberately looks nothing up: whether names exist and targets are accepted is checked by the gateway.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -19,13 +19,13 @@ pub(super) const NAME_MAX: usize = 256;
 pub(super) const TICKET_MAX: usize = 128;
 /// A comment.
 pub(super) const COMMENT_MAX: usize = 1_000;
-/// A moment, with offset and fractions of a second.
+/// A timestamp, with offset and fractions of a second.
 const MOMENT_MAX: usize = 64;
 /// A URL to call back.
 pub(super) const URL_MAX: usize = 2_048;
 /// What is sent back with a callback, in bytes.
 pub(super) const CONTEXT_MAX: usize = 4_096;
-/// Faults that are told at once: a body of nothing else would make an answer many times its size.
+/// Faults reported at once: a body full of them would otherwise make a response many times its size.
 const FAULTS_MAX: usize = 100;
 
 const FIELDS: [&str; 9] =
@@ -41,7 +41,7 @@ pub(super) fn read(body: &Value) -> Result<ChangeRequest, Vec<Fault>> {
     }
 }
 
-/// Reads what goes with a reversal.
+/// Reads the body of a reversal.
 pub(super) fn read_revert(body: &Value) -> Result<RevertRequest, Vec<Fault>> {
     let mut faults = Faults::default();
     let request = faults.revert(body);
@@ -51,7 +51,7 @@ pub(super) fn read_revert(body: &Value) -> Result<RevertRequest, Vec<Fault>> {
     }
 }
 
-/// Reads what somebody says about an approval: at most a comment.
+/// Reads the body of an approval or a rejection: at most a comment.
 pub(super) fn read_comment(body: &Value) -> Result<Option<String>, Vec<Fault>> {
     let mut faults = Faults::default();
     let comment =
@@ -89,16 +89,16 @@ impl Faults {
         })
     }
 
-    /// A moment that may be missing, to the microsecond.
+    /// An optional timestamp, to the microsecond.
     fn moment(&mut self, fields: &Map<String, Value>, key: &str) -> Option<Timestamp> {
         let moment: Result<Timestamp, _> = self.text(fields, "", key, MOMENT_MAX)?.parse();
         if moment.is_err() {
-            self.note(&format!("/{key}"), "must be a moment as 2026-12-24T18:00:00Z (RFC 3339)");
+            self.note(&format!("/{key}"), "must be a timestamp like 2026-12-24T18:00:00Z (RFC 3339)");
         }
         Timestamp::from_microsecond(moment.ok()?.as_microsecond()).ok()
     }
 
-    /// Where the end is to be told. What the caller wants to have back is its own business, and as such bounded.
+    /// Where the end is to be reported. What the caller wants to get back is not interpreted, only bounded.
     fn callback(&mut self, fields: &Map<String, Value>) -> Option<CallbackRequest> {
         const AT: &str = "/callback";
         let fields = self.object(fields.get("callback")?, AT, &["url", "context"])?;
@@ -126,7 +126,7 @@ impl Faults {
         match (add, remove, replace) {
             (None, None, Some(replace)) => replace.map(Wish::Replace),
             (None, None, None) => {
-                self.note("", "says nothing to do: give add or remove, or replace for the whole set");
+                self.note("", "the change is empty: give add and/or remove, or replace with the whole set");
                 None
             }
             (add, remove, None) => {
@@ -135,7 +135,7 @@ impl Faults {
                 Some(Wish::Amend { add, remove })
             }
             (_, _, Some(_)) => {
-                self.note("/replace", "cannot stand beside add or remove: it names the whole set");
+                self.note("/replace", "cannot be combined with add or remove: it states the whole set");
                 None
             }
         }
@@ -156,7 +156,7 @@ impl Faults {
         let fields = self.object(item, at, &["group", "all", "filter", "exclude"])?;
         let filter = fields.get("filter").map(|filter| self.filter(filter, &format!("{at}/filter")));
         if filter.is_some() && list == "remove" {
-            self.note(&format!("{at}/filter"), "has no place here: a target is removed whatever its filter");
+            self.note(&format!("{at}/filter"), "is not allowed here: a target is removed whatever its filter");
         }
         let excluded = match fields.get("exclude") {
             None => false,
@@ -190,12 +190,12 @@ impl Faults {
             (None, None) => {
                 self.note(
                     at,
-                    "names nobody: give {\"group\": \"…\"} or {\"all\": \"devices\"} or {\"all\": \"users\"}",
+                    "names no target: give {\"group\": \"…\"} or {\"all\": \"devices\"} or {\"all\": \"users\"}",
                 );
                 None
             }
             (Some(_), Some(_)) => {
-                self.note(at, "names both a group and everyone; a target is one of them");
+                self.note(at, "has both group and all: give one of them");
                 None
             }
         }
@@ -205,7 +205,7 @@ impl Faults {
         let fields = self.object(filter, at, &["id", "name", "mode"])?;
         let (id, name) = (self.text(fields, at, "id", NAME_MAX), self.text(fields, at, "name", NAME_MAX));
         if fields.contains_key("id") == fields.contains_key("name") {
-            self.note(at, "needs either id or name");
+            self.note(at, "must have either id or name");
         }
         let mode = fields.get("mode").and_then(Value::as_str).and_then(FilterMode::named);
         if mode.is_none() {
@@ -217,17 +217,18 @@ impl Faults {
     /// An object, with its unknown fields noted.
     fn object<'a>(&mut self, value: &'a Value, at: &str, known: &[&str]) -> Option<&'a Map<String, Value>> {
         let Value::Object(fields) = value else {
-            self.note(at, format!("must be an object, not {}", kind_of(value)));
+            let what = if at.is_empty() { "the body must" } else { "must" };
+            self.note(at, format!("{what} be an object, not {}", kind_of(value)));
             return None;
         };
         for key in fields.keys().filter(|key| !known.contains(&key.as_str())) {
             let pointer = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
-            self.note(&pointer, format!("is not a known field; known are {}", known.join(", ")));
+            self.note(&pointer, format!("is not a known field; known fields: {}", known.join(", ")));
         }
         Some(fields)
     }
 
-    /// A text field that may be missing.
+    /// An optional text field.
     fn text(&mut self, fields: &Map<String, Value>, at: &str, key: &str, longest: usize) -> Option<String> {
         let at = format!("{at}/{key}");
         match fields.get(key)? {
@@ -238,19 +239,19 @@ impl Faults {
             Value::String(text)
                 if text.chars().any(|letter| is_unseemly(letter) && !(key == "comment" && letter == '\n')) =>
             {
-                self.note(&at, "holds control characters");
+                self.note(&at, "contains control characters");
             }
             Value::String(text) => return Some(text.clone()),
             other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-                self.note(&at, format!("must be a text, not {}", kind_of(other)));
+                self.note(&at, format!("must be a string, not {}", kind_of(other)));
             }
         }
         None
     }
 }
 
-/// Whether a letter makes a text look like another one, or like several lines, where it is shown: control characters,
-/// line and paragraph separators, and what turns the direction of writing.
+/// Whether a character can make a text look like another one, or like several lines: control characters, line and paragraph
+/// separators, and characters that change the direction of writing.
 pub(super) fn is_unseemly(letter: char) -> bool {
     letter.is_control() || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -258,9 +259,9 @@ pub(super) fn is_unseemly(letter: char) -> bool {
 fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
-        Value::Bool(_) => "true or false",
+        Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
+        Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }

@@ -1,4 +1,4 @@
-//! How what an operation waits for looks to callers: the consent of a second person, and the end that was set for it.
+//! How approvals and ends that were set for operations look to callers.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -10,14 +10,14 @@ use crate::domain::{
     operation::UntilState,
 };
 
-/// What became of the end that was set for an operation.
+/// The state of the end that was set for an operation.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Ends)]
 pub(super) struct EndsView {
     /// Still to come, carried out, called off, or moot since there was nothing to undo.
     #[schema(value_type = schemas::EndState)]
     state: &'static str,
-    /// The operation that undoes it.
+    /// The reversal, if the end was carried out.
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<String>,
 }
@@ -29,34 +29,34 @@ impl From<UntilState> for EndsView {
     }
 }
 
-/// The consent that an operation waits or waited for.
+/// The approval that an operation waits or waited for.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Approval)]
 pub(super) struct ApprovalView {
-    /// What the policies that ask for it call it.
+    /// The names that the policies that require it give it.
     names: Vec<String>,
-    /// When it was asked for.
+    /// When it was requested.
     asked_at: Timestamp,
-    /// When it is too late to give it.
+    /// When it expires.
     expires_at: Timestamp,
-    /// What was answered, if anything was.
+    /// The answer, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<AnswerView>,
 }
 
-/// The answer to a question for consent.
+/// The answer to a required approval.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ApprovalAnswer)]
 struct AnswerView {
-    /// What was said, or that the time passed.
+    /// Whether it was approved or rejected, or expired.
     #[schema(value_type = schemas::ApprovalWord)]
     word: &'static str,
-    /// When.
+    /// When it was answered or expired.
     at: Timestamp,
-    /// The caller that said it; null if nobody did.
+    /// The caller that answered; null if it expired.
     #[schema(required)]
     by: Option<String>,
-    /// The reason that it gave.
+    /// The comment of that caller.
     #[schema(required)]
     comment: Option<String>,
 }

@@ -17,10 +17,10 @@ use crate::{
     gateway::{Assigned, Described, Listed, request::Fault},
 };
 
-/// Letters of a search at most; no name has more.
+/// The longest search, in characters; no name is longer.
 pub(super) const SEARCH_MAX: usize = 256;
 
-/// A configuration as it is listed.
+/// A configuration in a list.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Configuration)]
 struct ListedView {
@@ -35,7 +35,7 @@ struct ListedView {
     priority: i64,
     /// Its tags in the catalogue.
     tags: Vec<String>,
-    /// Whether it is the default of its kind, which is never written.
+    /// Whether it is the default of its kind, whose assignments cannot be changed.
     default: bool,
     /// What its kind can be assigned to.
     #[schema(value_type = Vec<schemas::Taken>)]
@@ -46,7 +46,7 @@ struct ListedView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = ConfigurationList)]
 pub(super) struct ManyView {
-    /// Those that the caller may read.
+    /// The configurations that the caller may read.
     configurations: Vec<ListedView>,
     /// Whether there are more than are listed.
     more: bool,
@@ -56,47 +56,47 @@ impl ListedView {
     fn of(Described { configuration, tags }: Described) -> Self {
         let default = configuration.is_default();
         let Configuration { id, name, kind, priority } = configuration;
-        // A default is never assigned, whatever its kind takes.
+        // A default is never assigned, whatever its kind accepts.
         let takes = kind.taken().filter(|_| !default).collect();
         let (id, kind, tags) = (id.to_string(), kind.name(), tags.into_iter().collect());
         Self { id, name, kind, priority, tags, default, takes }
     }
 }
 
-/// Answers the configurations that the caller may read.
+/// Returns the configurations that the caller may read.
 pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let gateway = extract::gateway(&request)?;
     let search = search(request.query_string())
-        .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
+        .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query is not valid", faults))?;
     let Listed { configurations, more } = gateway.configurations(&caller, search.as_deref()).await?;
     let configurations = configurations.into_iter().map(ListedView::of).collect();
     Ok(HttpResponse::Ok().json(ManyView { configurations, more }))
 }
 
-/// Reads the query of a listing; all its faults at once.
+/// Reads the query of a list; all its faults at once.
 pub(super) fn search(query: &str) -> Result<Option<String>, Vec<Fault>> {
     let mut search = None;
     query::read(query, |key, value| match key {
         "search" if value.chars().count() > SEARCH_MAX => Err(format!("is longer than {SEARCH_MAX} characters")),
         "search" => query::once(&mut search, value),
-        _ => Err("is not known; known is search".to_owned()),
+        _ => Err("is not a known parameter; known: search".to_owned()),
     })?;
     Ok(search)
 }
 
-/// An assignment in the words of a change, and where it comes from.
+/// An assignment, in the same form as in a change, and where it comes from.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Assignment)]
 pub(super) struct AssignmentView {
     #[serde(flatten)]
     target: TargetView,
-    /// Whether it is direct, which changes can change, or comes from a policy set.
+    /// Whether it is direct, so that changes can affect it, or comes from a policy set.
     #[schema(value_type = schemas::Source)]
     source: &'static str,
 }
 
 impl AssignmentView {
-    /// One that a change can change.
+    /// One that a change can affect.
     pub(super) fn direct(assignment: &Assignment, names: &Names) -> Self {
         Self::of(assignment, names, "direct")
     }
@@ -111,7 +111,7 @@ impl AssignmentView {
     }
 }
 
-/// What is assigned to a configuration at present.
+/// The present assignments of a configuration.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Assigned)]
 pub(super) struct AssignedView {
@@ -123,7 +123,7 @@ pub(super) struct AssignedView {
     assignments: Vec<AssignmentView>,
 }
 
-/// Answers what is assigned to a configuration at present, or that it is what the caller knows.
+/// Returns the present assignments of a configuration, or 304 if the caller knows them already.
 pub(super) async fn assignments(
     Proven(caller): Proven,
     request: HttpRequest,
@@ -149,7 +149,7 @@ pub(super) async fn assignments(
     Ok(response)
 }
 
-/// Whether `If-None-Match` names this tag (RFC 9110: compared weakly, `*` is any).
+/// Whether `If-None-Match` names this tag (RFC 9110: compared weakly, `*` matches any).
 fn knows(headers: &HeaderMap, tag: &str) -> bool {
     let named = headers.get_all("if-none-match").filter_map(|value| value.to_str().ok());
     let mut named = named.flat_map(|value| value.split(',')).map(str::trim);

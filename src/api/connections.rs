@@ -1,10 +1,10 @@
-//! The open connections, and the end of those on which nothing is asked.
+//! The open connections; closes idle ones.
 //!
-//! Guarantees: a connection that has no call under way is ended after [`KEEP_ALIVE`] and the time that a request may take
-//! to arrive, whatever it sends or leaves unread meanwhile. The web server sees to that for a connection's first head only.
-//! Once the gateway is not ready any more, an answer is the last on its connection and says so.
+//! Guarantees: a connection that has no request in flight is closed after [`KEEP_ALIVE`] plus the time that a request may take
+//! to arrive, whatever it sends or leaves unread meanwhile. The web server enforces that for a connection's first head only.
+//! Once the gateway is no longer ready, each response is the last on its connection and says so.
 //!
-//! It deliberately leaves calls alone that are under way: each has an end of its own.
+//! It deliberately leaves requests in flight alone: each has a timeout of its own.
 
 use std::{
     any::Any,
@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 use super::State;
 use crate::clock::Clock;
 
-/// How long a connection is kept for the next call.
+/// How long a connection is kept open for the next request.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// How often connections are looked at.
+/// How often connections are checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// All open connections.
@@ -42,10 +42,10 @@ pub(super) struct Connections {
     clock: Clock,
 }
 
-/// One of them; it lives as long as the server has it.
+/// One of them; it lives as long as the server keeps it.
 #[derive(Debug)]
 struct Connection {
-    /// A second hold on its socket, by which it can be ended.
+    /// A second handle of its socket, by which it can be closed.
     socket: TcpStream,
     standing: Mutex<Standing>,
     clock: Clock,
@@ -53,13 +53,13 @@ struct Connection {
 
 #[derive(Debug)]
 struct Standing {
-    /// Calls under way.
+    /// Requests in flight.
     calls: usize,
-    /// Since when there are as many.
+    /// When that number last changed, by the clock's `elapsed`.
     since: Duration,
 }
 
-/// A call under way.
+/// A request in flight.
 struct Call(Arc<Connection>);
 
 impl Connections {
@@ -68,7 +68,7 @@ impl Connections {
         Arc::new(Self { open: Mutex::default(), idle_max, clock })
     }
 
-    /// Notes a connection that was made.
+    /// Registers a new connection.
     pub(super) fn note(&self, connection: &dyn Any, notes: &mut Extensions) {
         let secured = connection.downcast_ref::<TlsStream<net::TcpStream>>().map(|stream| stream.get_ref().0);
         let Some(stream) = secured.or_else(|| connection.downcast_ref()) else { return };
@@ -83,7 +83,7 @@ impl Connections {
         }
     }
 
-    /// Ends idle connections, until the process stops.
+    /// Closes idle connections, until the process stops.
     pub(super) async fn keep_clear(self: Arc<Self>, stopping: CancellationToken) {
         while stopping.run_until_cancelled(self.clock.sleep(LOOK)).await.is_some() {
             let now = self.clock.elapsed();
@@ -117,7 +117,7 @@ impl Drop for Call {
     }
 }
 
-/// Notes a call for as long as it is under way.
+/// Counts a request as in flight until it is answered.
 pub(super) async fn attend(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
@@ -131,7 +131,7 @@ pub(super) async fn attend(
     let mut answered = next.call(request).await?;
     drop(call);
     if leaving.is_some_and(|leaving| leaving.is_cancelled()) {
-        // The client takes its next call elsewhere, before this door closes.
+        // So the client sends its next request elsewhere, before this server stops.
         answered.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(answered)

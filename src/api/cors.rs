@@ -1,11 +1,11 @@
-//! Which web pages may call the API from a browser: those of `server.cors_origins`, each in exactly its letters.
+//! Which web pages may call the API from a browser: those of `server.cors_origins`, compared exactly.
 //!
-//! A browser asks first (a preflight, by the Fetch standard) and shows a page nothing that is not shared with its origin.
+//! A browser asks first (a preflight request, by the Fetch standard) and shows a page only what is shared with its origin.
 //!
-//! Guarantees: without origins in the settings no answer has a header of this kind; another origin, `null` included, gets
-//! what any program gets, and shares nothing of it; credentials of the browser (cookies, certificates) are never asked for.
+//! Guarantees: without origins in the settings no response has a CORS header; any other origin, `null` included, gets the
+//! response that any program gets, but it is not shared; the browser's credentials (cookies, certificates) are never allowed.
 //!
-//! It deliberately decides nothing about callers: a page proves itself by its token, as everybody does.
+//! It deliberately decides nothing about callers: a page authenticates by its token, like every caller.
 
 use std::collections::BTreeSet;
 
@@ -27,20 +27,20 @@ use actix_web::{
 
 use super::State;
 
-/// What pages may do.
+/// The methods that pages may use.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
-/// What they may say, besides what every page may.
+/// The request headers that they may send, besides those that every page may.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, idempotency-key, if-match, if-none-match, prefer, traceparent, tracestate",
 );
-/// What they may read, besides what every page may.
+/// The response headers that they may read, besides those that every page may.
 const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
     "etag, idempotency-replayed, location, preference-applied, ratelimit, ratelimit-policy, retry-after, www-authenticate",
 );
-/// How many seconds a browser may remember an answer to its question; an origin that is taken out is heard for as long.
+/// How many seconds a browser may cache the response to a preflight; a removed origin can send requests for as long.
 const REMEMBERED: HeaderValue = HeaderValue::from_static("600");
 
-/// Answers the questions of browsers, and shares answers with the pages that may have them.
+/// Answers preflight requests, and shares responses with the pages that may have them.
 pub(super) async fn share<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -61,7 +61,7 @@ pub(super) async fn share<B: MessageBody + 'static>(
         next.call(request).await?.map_into_left_body()
     };
     let headers = response.headers_mut();
-    // Also for others: whoever keeps answers must not show to one origin what was meant for another.
+    // For other origins, too: a cache must not serve one origin what was meant for another.
     headers.append(VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -70,20 +70,20 @@ pub(super) async fn share<B: MessageBody + 'static>(
     Ok(response)
 }
 
-/// The origin that a request comes from, if it stands there once and is one of these.
+/// The origin of a request, if it is sent once and is one of these.
 fn shared_with(headers: &HeaderMap, origins: &BTreeSet<String>) -> Option<HeaderValue> {
     let mut given = headers.get_all(ORIGIN);
     let origin = given.next().filter(|_| given.next().is_none())?;
     origins.contains(origin.to_str().ok()?).then(|| origin.clone())
 }
 
-/// What is weaker than it could be, for those who set it up.
+/// Warnings about weak settings, for operators.
 pub(crate) fn warnings(origins: &BTreeSet<String>) -> impl Iterator<Item = String> {
     let plain = origins.iter().filter(|origin| origin.starts_with("http://"));
     plain.map(|origin| {
         format!(
-            "warning: server.cors_origins has {origin:?}: whoever is on the way to that page can put a page of their own in \
-             its place, and take its tokens. Serve it by https."
+            "warning: server.cors_origins has {origin:?}: anyone on the network path to that page can replace it with a \
+             page of their own, and take its tokens. Serve it over https."
         )
     })
 }

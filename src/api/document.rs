@@ -1,6 +1,6 @@
 //! How a problem looks to callers (RFC 9457): the members of its document.
 //!
-//! The shapes here are the API's promise and change only by addition. It deliberately decides nothing; `problem` fills them.
+//! These shapes are the API's contract and change only by addition. It deliberately decides nothing; `problem` fills them.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -8,13 +8,13 @@ use utoipa::ToSchema;
 use super::reference::schemas;
 use crate::domain::operation::GraphAnswer;
 
-/// Why something was not done: a document by RFC 9457.
+/// Why a request or an operation failed: a problem document (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct Document<'a> {
     /// The page that says what the code means, relative to the gateway.
     pub(super) r#type: String,
-    /// The code's meaning in a few words; always the same for one code.
+    /// What the code means, in a few words; always the same for one code.
     pub(super) title: &'static str,
     /// The HTTP status.
     pub(super) status: u16,
@@ -23,12 +23,12 @@ pub(super) struct Document<'a> {
     /// The stable code.
     #[schema(value_type = schemas::ProblemCode)]
     pub(super) code: &'static str,
-    /// The trace of the call; null if there is none.
+    /// The trace id of the request; null if there is none.
     #[schema(required)]
     pub(super) trace_id: Option<String>,
-    /// Whether the same call may succeed later.
+    /// Whether the same request may succeed later.
     pub(super) retryable: bool,
-    /// All faults of the body or the query at once.
+    /// All faults in the body or the query.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) errors: Vec<ErrorView<'a>>,
     /// What a name could have meant, as far as the caller may see it.
@@ -37,7 +37,7 @@ pub(super) struct Document<'a> {
     /// The operation that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) operation: Option<OperationView>,
-    /// Graph's own words, for whoever asks Microsoft about them.
+    /// Graph's own answer, for questions to Microsoft.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) graph: Option<GraphView<'a>>,
 }
@@ -46,7 +46,7 @@ pub(super) struct Document<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Fault)]
 pub(super) struct ErrorView<'a> {
-    /// A JSON pointer into the body, or the parameter of the query after a slash; empty for the whole.
+    /// A JSON pointer into the body, or a slash and the name of the query parameter; empty for the whole.
     pub(super) pointer: &'a str,
     /// What is wrong with it.
     pub(super) detail: &'a str,
@@ -56,12 +56,12 @@ pub(super) struct ErrorView<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Candidate)]
 pub(super) struct CandidateView<'a> {
-    /// The name in the body that it could stand for.
+    /// A JSON pointer to the name in the body that it could replace.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) pointer: &'a str,
     /// The id to give instead.
     pub(super) id: &'a str,
-    /// The name that it has.
+    /// Its name.
     pub(super) name: &'a str,
     /// A kind of configuration, `group`, `mail-only-group` or `filter`.
     pub(super) kind: &'static str,
@@ -73,7 +73,7 @@ pub(super) struct CandidateView<'a> {
 pub(super) struct OperationView {
     /// Its id.
     pub(super) id: String,
-    /// Where it is.
+    /// Its path.
     pub(super) href: String,
 }
 
@@ -87,10 +87,10 @@ pub(super) struct GraphView<'a> {
     code: &'a str,
     /// Graph's message; empty if it gave none.
     message: &'a str,
-    /// Graph's id of the call.
+    /// Graph's id of the request.
     #[schema(required)]
     request_id: Option<&'a str>,
-    /// Our id of the call.
+    /// The gateway's id of the request.
     #[schema(required)]
     client_request_id: Option<&'a str>,
 }

@@ -1,9 +1,9 @@
 //! The event in a message: from its body, and for CloudEvents in binary mode its headers, to one JSON value.
 //!
 //! Guarantees: JSON is read as strictly as the bodies of changes; a CloudEvents envelope is complete. Called after the
-//! message is proven, never before.
+//! message is authenticated, never before.
 //!
-//! It deliberately reads no header that says what an event means unless the proof covers it: a signature covers the body
+//! It deliberately takes nothing of an event from headers that the authentication does not cover: a signature covers the body
 //! only.
 
 use std::collections::BTreeMap;
@@ -22,14 +22,14 @@ use crate::webhooks::Covered;
 /// The media type of a structured CloudEvent.
 const CLOUD_EVENT: &str = "application/cloudevents+json";
 
-/// An event, and what it calls itself if it is a CloudEvent.
+/// An event, and its id if it is a CloudEvent.
 #[derive(Debug)]
 pub(super) struct Event {
     pub(super) value: Value,
     pub(super) id: Option<String>,
 }
 
-/// Reads the event of a message; `covered` says what of the message its proof covers.
+/// Reads the event of a message; `covered` says which part of the message is authenticated.
 pub(super) fn read(headers: &HeaderMap, body: &[u8], covered: Covered) -> Result<Event, Problem> {
     let binary = headers.contains_key("ce-specversion");
     if binary && covered == Covered::Body {
@@ -52,7 +52,7 @@ fn content(essence: &str, body: &[u8]) -> Result<Value, Problem> {
     match essence {
         "application/x-www-form-urlencoded" => Ok(form(body)),
         "text/plain" => text(body),
-        // A body that is not there says nothing, which some senders do.
+        // Some senders send no body.
         _ if is_json(essence) && body.trim_ascii().is_empty() => Ok(Value::Null),
         _ if is_json(essence) => json::parse(body),
         _ => {
@@ -71,10 +71,10 @@ fn is_json(essence: &str) -> bool {
 fn text(body: &[u8]) -> Result<Value, Problem> {
     std::str::from_utf8(body)
         .map(Value::from)
-        .map_err(|_other| Problem::new(Code::MalformedJson, "The body is not text in UTF-8."))
+        .map_err(|_other| Problem::new(Code::MalformedJson, "The body is not UTF-8 text."))
 }
 
-/// The fields of a form; one that stands there more than once is a list.
+/// The fields of a form; one that occurs more than once becomes a list.
 fn form(body: &[u8]) -> Value {
     let mut fields: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for (key, value) in form_urlencoded::parse(body) {
@@ -98,12 +98,13 @@ fn envelope(headers: &HeaderMap, data: Value) -> Value {
     Value::Object(fields)
 }
 
-/// Checks an envelope and unpacks what it carries in base64.
+/// Checks an envelope and decodes data in base64.
 fn cloud_event(mut value: Value) -> Result<Event, Problem> {
-    let refused = |what: &str| Problem::new(Code::MalformedJson, format!("The body is no CloudEvent: {what}."));
+    let refused =
+        |what: &str| Problem::new(Code::MalformedJson, format!("The body is not a valid CloudEvent: {what}."));
     let attribute = |name: &str| {
         let text = value.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        text.map(str::to_owned).ok_or_else(|| refused(&format!("the attribute {name} is missing or no text")))
+        text.map(str::to_owned).ok_or_else(|| refused(&format!("the attribute {name} is missing or not a string")))
     };
     let (version, id, source) = (attribute("specversion")?, attribute("id")?, attribute("source")?);
     attribute("type")?;
@@ -112,7 +113,7 @@ fn cloud_event(mut value: Value) -> Result<Event, Problem> {
     }
     if let Some(packed) = value.get("data_base64") {
         let bytes = packed.as_str().and_then(|text| STANDARD.decode(text).ok());
-        let data = json::parse(&bytes.ok_or_else(|| refused("data_base64 is not in base64"))?)?;
+        let data = json::parse(&bytes.ok_or_else(|| refused("data_base64 is not valid base64"))?)?;
         if let Some(fields) = value.as_object_mut() {
             fields.insert("data".to_owned(), data);
         }

@@ -1,7 +1,7 @@
-//! What handlers take out of a request: the proven caller, a checked body, the caller's preferences.
+//! What handlers take out of a request: the authenticated caller, a checked body, the caller's preferences.
 //!
-//! Guarantees: a handler that takes a [`Proven`] cannot run without one; no body is read before the caller is proven, and
-//! none beyond the limit. Every refusal is a [`Problem`].
+//! Guarantees: a handler that takes a [`Proven`] cannot run without one; no body is read before the caller is
+//! authenticated, and none beyond the limit. Every refusal is a [`Problem`].
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -20,10 +20,10 @@ use crate::{
     gateway::{self, Attempt, Gateway, Stranger},
 };
 
-/// A key longer than this is not a key.
+/// The longest idempotency key, in bytes.
 const KEY_MAX: usize = 255;
 
-/// The caller of a request, proven.
+/// The authenticated caller of a request.
 #[derive(Debug)]
 pub(super) struct Proven(pub(super) Caller);
 
@@ -37,7 +37,7 @@ impl FromRequest for Proven {
     }
 }
 
-/// The fingerprint of the certificate that the connection showed, if it showed one.
+/// The fingerprint of the client certificate that the connection presented, if it did.
 pub(super) fn certificate(request: &HttpRequest) -> Option<&Digest> {
     request.conn_data::<Shown>().map(|shown| &shown.0)
 }
@@ -45,7 +45,7 @@ pub(super) fn certificate(request: &HttpRequest) -> Option<&Digest> {
 async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
     let state = state(request)?;
     let mut headers = request.headers().get_all("authorization");
-    // Which letters a token may have is looked at where it is read, once for each token; that this is text is enough here.
+    // Which characters a token may have is checked where it is parsed; here it only must be text.
     let authorization = headers.next().map(|value| str::from_utf8(value.as_bytes()).unwrap_or_default());
     if headers.next().is_some() {
         let why = "There is more than one Authorization header.";
@@ -64,7 +64,7 @@ async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
     }
 }
 
-/// Counts the call, and notes what is left to its caller for the answer.
+/// Counts the call against its caller's limit, and keeps what is left for the headers of the response.
 pub(super) fn count(state: &State, request: &HttpRequest, caller: &Caller) -> Result<(), Problem> {
     let (left, outcome) = match state.limits.count(&caller.name) {
         Ok(left) => (left, Ok(())),
@@ -81,7 +81,7 @@ pub(super) fn gateway(request: &HttpRequest) -> Result<Arc<Gateway>, Problem> {
     Ok(state(request)?.gateway.gateway())
 }
 
-/// Puts a call on record that is nobody's. Keys that cannot be fetched are no fault of the caller's.
+/// Records a call that is not authenticated, unless keys cannot be fetched: that is not the caller's fault.
 async fn note(gateway: &Gateway, rejection: &Rejection) -> Result<(), gateway::Error> {
     let why = rejection.to_string();
     match rejection {
@@ -109,7 +109,7 @@ pub(super) async fn body(request: &HttpRequest, payload: web::Payload) -> Result
     json::parse(&bytes(request, payload).await?)
 }
 
-/// Reads a JSON body where there may be none, which is as good as an empty object.
+/// Reads an optional JSON body; a missing one counts as an empty object.
 pub(super) async fn body_if_any(request: &HttpRequest, payload: web::Payload) -> Result<Value, Problem> {
     let bytes = bytes(request, payload).await?;
     match bytes.as_ref() {
@@ -120,7 +120,7 @@ pub(super) async fn body_if_any(request: &HttpRequest, payload: web::Payload) ->
 }
 
 fn not_json() -> Problem {
-    Problem::new(Code::UnsupportedMediaType, "Send the body as Content-Type: application/json.")
+    Problem::new(Code::UnsupportedMediaType, "Send the body with Content-Type: application/json.")
 }
 
 /// Reads a body of any kind up to the limit.
@@ -132,9 +132,9 @@ pub(super) async fn bytes(request: &HttpRequest, payload: web::Payload) -> Resul
     };
     match read {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(Problem::new(Code::MalformedJson, format!("The body did not arrive whole: {error}."))),
+        Ok(Err(error)) => Err(Problem::new(Code::MalformedJson, format!("The body is incomplete: {error}."))),
         Err(_exceeded) => {
-            Err(Problem::new(Code::BodyTooLarge, format!("The body is larger than the {limit} bytes accepted.")))
+            Err(Problem::new(Code::BodyTooLarge, format!("The body is larger than the limit of {limit} bytes.")))
         }
     }
 }
@@ -148,29 +148,27 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// The set that a change is bound to, from `If-Match` (RFC 9110): the `ETag` of the assignments. `*` is any set, which there
-/// is wherever there is a configuration.
+/// The set that a change is bound to, from `If-Match` (RFC 9110): the `ETag` of the assignments. `*` matches any set, and
+/// every configuration has one.
 pub(super) fn only_on(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
     let mut values = headers.get_all("if-match");
     let Some(value) = values.next() else { return Ok(None) };
     let value = value.to_str().unwrap_or_default().trim();
     let unquoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match unquoted.and_then(Digest::spelt) {
-        _ if values.next().is_some() => {
-            Err(Problem::new(Code::InvalidHeader, "If-Match stands in the request more than once."))
-        }
+        _ if values.next().is_some() => Err(Problem::new(Code::InvalidHeader, "If-Match is sent more than once.")),
         None if value == "*" => Ok(None),
         Some(digest) => Ok(Some(digest)),
         None => {
-            let detail = "If-Match must be one ETag of the configuration's assignments, with its quotes, or *. Weak ETags, and \
-                          lists of them, are not accepted.";
+            let detail = "If-Match must be one ETag of the configuration's assignments, including its quotes, or *. Weak \
+                          ETags and lists of ETags are not accepted.";
             Err(Problem::new(Code::InvalidHeader, detail))
         }
     }
 }
 
-/// The idempotency key of a request, with what was asked under it: the body, and `beside` what else tells one request from
-/// another.
+/// The idempotency key of a request, with a fingerprint of what is requested under it: the body, and in `beside` whatever
+/// else distinguishes one request from another.
 pub(super) fn attempt(headers: &HeaderMap, body: &Value, beside: &[&str]) -> Result<Option<Attempt>, Problem> {
     let asked = beside.iter().fold(canonical::text(body), |asked, more| format!("{asked}\n{more}"));
     let fingerprint = Digest::of(asked.as_bytes());
@@ -183,28 +181,28 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all("idempotency-key");
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(invalid("stands in the request more than once"));
+        return Err(invalid("is sent more than once"));
     }
-    let value = value.to_str().map_err(|_opaque| invalid("holds characters other than visible ASCII"))?.trim();
+    let value = value.to_str().map_err(|_opaque| invalid("contains characters other than visible ASCII"))?.trim();
     let key = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
     if key.is_empty() || key.len() > KEY_MAX || key.contains(['"', '\\', '\t']) {
-        return Err(invalid("must have 1 to 255 characters, without quotes, backslashes and tabs inside"));
+        return Err(invalid("must have 1 to 255 characters, and no quotes, backslashes or tabs inside"));
     }
     Ok(Some(key.to_owned()))
 }
 
-/// What a caller wants to wait, from `Prefer` (RFC 7240).
+/// How long a caller wants to wait, from `Prefer` (RFC 7240).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Preference {
-    /// Answer at once.
+    /// Respond at once.
     RespondAsync,
-    /// Wait so long.
+    /// Wait for up to this long.
     Wait(Duration),
-    /// Not said.
+    /// No preference.
     Unsaid,
 }
 
-/// Reads `Prefer`. Unknown preferences are ignored, as the RFC has it; `respond-async` wins over `wait`.
+/// Reads `Prefer`. Unknown preferences are ignored, as the RFC requires; `respond-async` takes precedence over `wait`.
 pub(super) fn preference(headers: &HeaderMap) -> Preference {
     let preferences = headers.get_all("prefer").filter_map(|value| value.to_str().ok());
     let mut wait = Preference::Unsaid;
@@ -218,7 +216,7 @@ pub(super) fn preference(headers: &HeaderMap) -> Preference {
             && let Ok(seconds) = value.trim().trim_matches('"').parse()
         {
             wait = match wait {
-                // The first counts.
+                // The first one counts.
                 Preference::Unsaid => Preference::Wait(Duration::from_secs(seconds)),
                 Preference::Wait(_) | Preference::RespondAsync => wait,
             };

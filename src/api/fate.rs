@@ -1,7 +1,6 @@
-//! How an operation and its fate look to callers.
+//! How an operation and its state look to callers.
 //!
-//! The shapes here are the API's promise and change only by addition. They are made from the domain, never the other way
-//! round.
+//! These shapes are the API's contract and change only by addition. They are made from the domain, never the other way round.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -27,48 +26,48 @@ use crate::{
     telemetry,
 };
 
-/// The writes to Graph that carried an operation.
+/// How an operation was written to Graph.
 #[derive(Serialize, ToSchema)]
 #[schema(as = GraphWrites)]
 struct GraphView {
-    /// How many there were: none if nothing had to be written.
+    /// The number of writes: 0 if nothing had to be written.
     writes: u32,
-    /// How many other operations the same write carried.
+    /// How many other operations the same write included.
     merged_with: usize,
     /// Graph's id of the write, if it gave one.
     #[schema(required)]
     request_id: Option<String>,
-    /// Our id of the write.
+    /// The gateway's id of the write.
     #[schema(required)]
     client_request_id: Option<String>,
 }
 
-/// What holds an operation up.
+/// Why an operation cannot go on at present.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Parked)]
 struct ParkedView {
-    /// Why, in a sentence.
+    /// The reason, in a sentence.
     because: String,
-    /// When it is tried again.
+    /// When the gateway tries again.
     until: Timestamp,
-    /// How often it was tried.
+    /// The number of attempts so far.
     attempts: u32,
 }
 
-/// Where to go on.
+/// The paths of further calls.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Links)]
 struct LinksView {
-    /// Where the operation is.
+    /// The operation itself.
     #[serde(rename = "self")]
     own: String,
-    /// Where what it did can be undone; none if it did nothing.
+    /// Reverts what it did; absent if it changed nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     revert: Option<String>,
-    /// Where it can be approved, while it awaits that.
+    /// Approves it; present while it awaits approval.
     #[serde(skip_serializing_if = "Option::is_none")]
     approve: Option<String>,
-    /// Where it can be rejected, while it awaits approval.
+    /// Rejects it; present while it awaits approval.
     #[serde(skip_serializing_if = "Option::is_none")]
     reject: Option<String>,
 }
@@ -87,13 +86,13 @@ impl LinksView {
     }
 }
 
-/// An accepted change and its fate.
+/// An accepted change and its state.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Operation)]
 pub(super) struct OperationView {
-    /// Its id: `op_` and 26 letters and digits, in the order of acceptance.
+    /// Its id: `op_` and 26 letters and digits. Ids sort in the order of acceptance.
     id: String,
-    /// Where it stands.
+    /// Its state.
     #[schema(value_type = schemas::OperationState)]
     state: &'static str,
     /// Whether it changed anything, once it has succeeded.
@@ -103,46 +102,46 @@ pub(super) struct OperationView {
     /// What it did, as one sentence for a ticket, once it has succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<String>,
-    /// What it is about.
+    /// The configuration that it changes.
     configuration: ConfigurationView,
-    /// The operation that it undoes.
+    /// The operation that it undoes, if it is a reversal.
     #[serde(skip_serializing_if = "Option::is_none")]
     reverts: Option<String>,
-    /// `until`, if it undoes that because its end has come.
+    /// `until` if it is a reversal that nobody requested, because the end of the other operation has come.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schemas::Cause>)]
     cause: Option<&'static str>,
-    /// The newest operation that undoes it, failures excepted.
+    /// The newest reversal of it that was not cancelled and has not failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     reverted_by: Option<String>,
-    /// When what it does is to be undone.
+    /// When what it does is to be undone, if an end is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<Timestamp>,
-    /// How that end stands.
+    /// The state of that end.
     #[serde(skip_serializing_if = "Option::is_none")]
     ends: Option<EndsView>,
-    /// What was asked for.
+    /// What was requested.
     change: ChangeView,
     /// What it did, once it has succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     difference: Option<DifferenceView>,
-    /// The set that the change is bound to, as `If-Match` named it.
+    /// The `ETag` of the set that the change is bound to, from `If-Match`.
     #[serde(skip_serializing_if = "Option::is_none")]
     if_match: Option<String>,
     /// The ticket, as it was sent.
     #[schema(required)]
     ticket: Option<String>,
-    /// The person for whom it was asked, as it was sent.
+    /// The person for whom it was requested, as it was sent.
     #[schema(required)]
     requested_for: Option<String>,
     /// The comment, as it was sent.
     #[schema(required)]
     comment: Option<String>,
-    /// The caller that asked for it, by its configured name.
+    /// The configured name of the caller that requested it.
     caller: String,
-    /// When it was made durable.
+    /// When it was accepted and stored.
     accepted_at: Timestamp,
-    /// The consent that it waits or waited for, if policy asked for one.
+    /// The approval that it waits or waited for, if policy requires one.
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<ApprovalView>,
     /// When work on it began; null before.
@@ -151,23 +150,23 @@ pub(super) struct OperationView {
     /// When it ended; null before.
     #[schema(required)]
     ended_at: Option<Timestamp>,
-    /// The writes that carried it, once it has succeeded.
+    /// How it was written to Graph, once it has succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     graph: Option<GraphView>,
     /// Why it failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<document::Document<'static>>)]
     problem: Option<Value>,
-    /// What holds it up, if anything does.
+    /// Why it cannot go on at present, if that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     parked: Option<ParkedView>,
-    /// Where its end is told, and how far that has got.
+    /// Where its end is reported, and the state of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     callback: Option<CallbackView>,
-    /// The trace of the call that asked for it.
+    /// The trace id of the request that created it.
     #[schema(required)]
     trace_id: Option<String>,
-    /// Where to go on.
+    /// The paths of further calls.
     links: LinksView,
 }
 
@@ -238,7 +237,7 @@ fn graph(success: &Success) -> GraphView {
     }
 }
 
-/// Why an operation failed. Its trace id is that of the call that asked for it, not of the one that looks.
+/// Why an operation failed. The trace id is that of the request that created it, not of the one that reads it.
 fn problem(operation: &Operation) -> Option<Value> {
     let State::Failed { failure, .. } = &operation.state else { return None };
     let mut problem = Problem::of_failure(failure, operation.id).to_value();

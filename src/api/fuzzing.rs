@@ -25,8 +25,8 @@ fn source() -> Option<&'static Source> {
     source
 }
 
-/// What is read as JSON is what any reader of JSON reads, and has one canonical text; a change that is read holds no text
-/// that is longer than allowed; a body that is none is told at least one fault, each at a place in the body.
+/// What is parsed as JSON is what any JSON parser reads, and has one canonical text; a change that is read contains no text
+/// that is longer than allowed; for a body that is no change at least one fault is reported, each at a place in the body.
 pub(crate) fn bodies(input: &[u8]) {
     let Ok(value) = json::parse(input) else { return };
     assert_eq!(serde_json::from_slice::<Value>(input).ok().as_ref(), Some(&value));
@@ -54,13 +54,13 @@ fn is_seemly(request: &ChangeRequest) {
 fn are_told(body: &Value, faults: &[Fault]) {
     assert!(!faults.is_empty() && faults.len() <= 100);
     for Fault { pointer, .. } in faults {
-        // What is missing is told where it would stand.
+        // A missing field is reported where it would be.
         let above = pointer.rsplit_once('/').map_or("", |(above, _)| above);
         assert!(body.pointer(above).is_some(), "{pointer} is no place in {body}");
     }
 }
 
-/// A query is read or told at least one fault; and the one that goes on after a page differs from it in that alone.
+/// A query is read, or at least one fault is reported; and the query for the next page differs from it in `after` alone.
 pub(crate) fn queries(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     for faults in [operations::search(text).err(), audit::search(text).err(), configurations::search(text).err()]
@@ -78,8 +78,8 @@ pub(crate) fn queries(input: &[u8]) {
     assert_eq!(pairs(next), expected);
 }
 
-/// The input is a media type, as many lines of `name: value` as there are, an empty line and a body. What is read of it is
-/// the same again, and so is what the rules make of it, which is never more than they may.
+/// The input is a media type, any number of lines `name: value`, an empty line and a body. The rules make the same number of
+/// changes of an event each time, and never more than allowed.
 pub(crate) fn events(input: &[u8]) {
     let (head, body) = split(input);
     let mut headers = HeaderMap::new();

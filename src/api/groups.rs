@@ -39,11 +39,11 @@ struct ByView {
     priority: i64,
 }
 
-/// An assignment of some configuration.
+/// An assignment and the configuration that it belongs to.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ReachingAssignment)]
 struct ReachingView {
-    /// What it assigns.
+    /// The configuration that it assigns.
     configuration: ByView,
     #[serde(flatten)]
     assignment: AssignmentView,
@@ -57,9 +57,9 @@ pub(super) struct ReachView {
     group: GroupView,
     /// Assignments that name the group.
     assignments: Vec<ReachingView>,
-    /// Assignments to all users or all devices, its members among them.
+    /// Assignments to all users or all devices, which include the group's members.
     everyone: Vec<ReachingView>,
-    /// Assignments of which this version cannot tell whom they reach.
+    /// Assignments to targets of a type that this version does not know.
     unclear: Vec<ReachingView>,
     /// Whether the caller may read all configurations of the tenant; if not, more may reach the group.
     complete: bool,
@@ -78,7 +78,7 @@ fn views(all: Vec<Reaching>, names: &Names) -> Vec<ReachingView> {
     all.into_iter().map(view).collect()
 }
 
-/// Answers which configurations reach a group, of those that the caller may read.
+/// Returns which of the configurations that the caller may read reach a group.
 pub(super) async fn assignments(
     Proven(caller): Proven,
     request: HttpRequest,

@@ -1,7 +1,7 @@
-//! Bodies as JSON, strictly: a key that stands twice in one object is an error, not a choice.
+//! Strict JSON parsing of bodies: a key that occurs twice in one object is an error.
 //!
-//! Two readers of one body must not see two bodies: what a proxy or an auditor reads first could otherwise differ from
-//! what is done. It deliberately builds a plain value; what the fields mean is checked by [`super::change`].
+//! Two readers of one body must not see different contents: what a proxy or an auditor reads could otherwise differ from what
+//! is done. It deliberately builds a plain value; what the fields mean is checked by [`super::change`].
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, Problem> {
     let parsed: Result<Strict, _> = serde_json::from_slice(body);
     parsed
         .map(|Strict(value)| value)
-        .map_err(|error| Problem::new(Code::MalformedJson, format!("The body cannot be read as JSON: {error}.")))
+        .map_err(|error| Problem::new(Code::MalformedJson, format!("The body is not valid JSON: {error}.")))
 }
 
 impl<'de> Deserialize<'de> for Strict {
@@ -77,7 +77,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
         while let Some(key) = map.next_key::<String>()? {
             let Strict(value) = map.next_value()?;
             if fields.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("the key {key:?} stands twice in one object")));
+                return Err(A::Error::custom(format_args!("the key {key:?} occurs twice in one object")));
             }
             fields.insert(key, value);
         }

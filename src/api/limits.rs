@@ -1,9 +1,9 @@
-//! How much one caller may ask: calls in a minute, and calls that wait at once.
+//! Limits for each caller: calls per minute, and calls that wait at the same time.
 //!
-//! Guarantees: what one caller asks takes nothing from another; what is kept does not grow, since callers are those of
-//! the settings. Every answer to a proven caller tells what is left to it (draft-ietf-httpapi-ratelimit-headers-10).
+//! Guarantees: one caller's calls take nothing from another; memory does not grow, since callers are those of the settings.
+//! Every response to an authenticated caller says how many calls it has left (draft-ietf-httpapi-ratelimit-headers-10).
 //!
-//! It deliberately counts nothing of those who prove nothing: they cost one look at a token, and have no name to count by.
+//! It deliberately does not count calls that are not authenticated: they cost one look at a token, and have no name.
 
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -41,17 +41,17 @@ struct Allowance {
     waits: Arc<Semaphore>,
 }
 
-/// What is left to a caller.
+/// How many calls a caller has left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Left {
     calls_max: NonZeroU32,
     remaining: u32,
-    /// Until there is more.
+    /// The time until there are more.
     pause: Duration,
 }
 
 impl Limits {
-    /// The limits of these callers and sources, by what the settings say. A source shares those of the caller that it is.
+    /// The limits of these callers and sources, from the settings. A source shares the limits of its caller.
     pub fn new(
         callers: &[config::CallerRule],
         sources: &[config::Webhook],
@@ -65,12 +65,12 @@ impl Limits {
             (name.clone(), Allowance { calls_max, calls, waits })
         };
         let by_webhook = sources.iter().map(|source| (&source.caller, None));
-        // The later of two entries holds: what is set for a caller is set for its source, too.
+        // The later of two entries wins: what is set for a caller applies to its source, too.
         let all = by_webhook.chain(callers.iter().map(|caller| (&caller.name, caller.calls_max)));
         Self { callers: all.map(allowance).collect(), clock }
     }
 
-    /// Counts a call of a caller; how long it should wait if it has none left.
+    /// Counts a call of a caller; if it has none left, the problem says how long it should wait.
     pub(super) fn count(&self, caller: &str) -> Result<Option<Left>, (Left, Problem)> {
         let Some(Allowance { calls_max, calls, .. }) = self.callers.get(caller) else { return Ok(None) };
         let calls_max = *calls_max;
@@ -81,21 +81,20 @@ impl Limits {
             }
             Err(refused) => {
                 let pause = refused.wait_time_from(governor::clock::Clock::now(&self.clock));
-                let detail =
-                    format!("More calls came from this caller than the {calls_max} a minute that it may make.");
+                let detail = format!("This caller has exceeded its limit of {calls_max} calls per minute.");
                 let problem = Problem::new(Code::RateLimited, detail).retry_after(pause);
                 Err((Left { calls_max, remaining: 0, pause }, problem))
             }
         }
     }
 
-    /// A place among the caller's calls that wait; none if as many wait as may.
+    /// A place among the caller's calls that wait; none if the limit is reached.
     pub(super) fn place(&self, caller: &str) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.callers.get(caller)?.waits).try_acquire_owned().ok()
     }
 }
 
-/// Tells in the answer what is left to its caller.
+/// Adds the headers that say how many calls the caller has left.
 pub(super) async fn tell(
     request: ServiceRequest,
     next: Next<impl MessageBody>,

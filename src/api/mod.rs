@@ -1,9 +1,8 @@
-//! The REST API: routes, middleware, and the two servers that answer.
+//! The REST API: routes, middleware, and the two HTTP servers.
 //!
-//! Guarantees: every route of `/v1` takes a proven caller, because its handler cannot be written without one, or for
-//! webhooks, proves the message itself; every
-//! failure, the framework's own included, is a problem document; each request has one span, continued from its caller's
-//! `traceparent`.
+//! Guarantees: every route of `/v1` takes an authenticated caller, because its handler cannot be written without one, or,
+//! for webhooks, authenticates the message itself; every failure, the framework's own included, is a problem document; each
+//! request has one span, which continues its caller's `traceparent`.
 //!
 //! It deliberately reaches neither store nor Graph: a handler can do what [`Gateway`](crate::gateway::Gateway) offers and no more.
 
@@ -68,22 +67,22 @@ use crate::{
     webhooks::Webhooks,
 };
 
-/// What handlers work with.
+/// What handlers share.
 #[derive(Debug)]
 pub struct State {
     /// The verbs.
     pub gateway: Arc<Current>,
-    /// Who asks.
+    /// Authenticates callers.
     pub authenticator: Authenticator,
-    /// Who sends events.
+    /// The sources of events.
     pub webhooks: Arc<Webhooks>,
-    /// How much each of them may ask.
+    /// The limits of each of them.
     pub limits: Limits,
-    /// What is accepted at the door: how large, how slow.
+    /// The server's settings: sizes, timeouts, origins.
     pub settings: config::Server,
-    /// Cancelled when the gateway is not ready any more: connections end with the answer to their next call.
+    /// Cancelled when the gateway is no longer ready: each connection is closed after its next response.
     pub leaving: CancellationToken,
-    /// Cancelled when the doors close.
+    /// Cancelled when the servers stop.
     pub stopping: CancellationToken,
     /// The time.
     pub clock: Clock,
@@ -140,14 +139,14 @@ pub fn admin_server(listener: TcpListener, state: web::Data<State>) -> io::Resul
     Ok(HttpServer::new(app).disable_signals().workers(1).shutdown_timeout(0).listen(listener)?.run())
 }
 
-/// Reads a change as the body of `POST /v1/assignments` is read, for those who have it in a file.
+/// Reads a change from the contents of a file, as the body of `POST /v1/assignments` is read.
 pub fn read_change(body: &[u8]) -> Result<ChangeRequest, Vec<Fault>> {
     let whole = |problem: Problem| vec![Fault { pointer: String::new(), detail: problem.to_string() }];
     change::read(&json::parse(body).map_err(whole)?)
 }
 
-/// The page of routes. Answers that may be long are compressed for whoever takes that; to compress a short one costs more than it
-/// saves.
+/// All routes. Responses that may be long are compressed if the client accepts that; compressing a short one costs more than
+/// it saves.
 fn routes(config: &mut web::ServiceConfig) {
     let resource = |path: &str, allowed: &'static str| {
         let wrong = move |request: HttpRequest| std::future::ready(wrong_method(&request, allowed));
@@ -198,13 +197,13 @@ async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, Problem> {
 }
 
 fn wrong_method(request: &HttpRequest, allowed: &str) -> HttpResponse {
-    let detail = format!("{} is not possible at {}; possible: {allowed}.", request.method(), shown(request.path()));
+    let detail = format!("{} is not supported at {}; supported: {allowed}.", request.method(), shown(request.path()));
     let mut response = Problem::new(Code::MethodNotAllowed, detail).error_response();
     operations::header(response.headers_mut(), "allow", allowed);
     response
 }
 
-/// Answers a request within a span of its own, and measures how long that takes, whatever becomes of it.
+/// Handles a request in a span of its own, and measures how long that takes, whatever the outcome.
 async fn observe<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -213,7 +212,7 @@ async fn observe<B: MessageBody + 'static>(
         return next.call(request).await;
     };
     let (method, begun) = (request.method().clone(), clock.elapsed());
-    // Paths that nobody serves would be a series each.
+    // Each unknown path would otherwise be a time series of its own.
     let route = request.match_pattern().unwrap_or_else(|| UNMATCHED.to_owned());
     let (scheme, span) = (scheme_of(&request), span_of(&request, &route));
     let outcome = async { next.call(request).await }.instrument(span.clone()).await;
@@ -229,7 +228,7 @@ async fn observe<B: MessageBody + 'static>(
     outcome
 }
 
-/// By which scheme the request came to this process, whatever a proxy says of its way there.
+/// The scheme by which the request reached this process, whatever a proxy says.
 fn scheme_of(request: &ServiceRequest) -> &'static str {
     if request.app_config().secure() { "https" } else { "http" }
 }
@@ -241,7 +240,7 @@ fn status_of<B>(outcome: &Result<ServiceResponse<B>, actix_web::Error>) -> Statu
     }
 }
 
-/// The version of HTTP as the conventions write it.
+/// The HTTP version, as OpenTelemetry's conventions write it.
 fn version_of(request: &ServiceRequest) -> &'static str {
     match request.version() {
         Version::HTTP_2 => "2",
@@ -255,8 +254,8 @@ fn version_of(request: &ServiceRequest) -> &'static str {
 /// The route of a request for which there is none.
 const UNMATCHED: &str = "unmatched";
 
-/// A path as it may be told and logged: somebody may have written a token into it, and no name of ours is that long or
-/// has as many dots.
+/// A path as it may be shown and logged: without segments that could be a token, since they are longer or have more dots than
+/// the gateway's own paths.
 fn shown(path: &str) -> String {
     const SEGMENT_MAX: usize = 48;
     let hidden = |segment: &str| segment.len() > SEGMENT_MAX || segment.matches('.').count() >= 2;
@@ -264,7 +263,7 @@ fn shown(path: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// The span of a request, by OpenTelemetry's conventions for HTTP servers, as a part of its caller's trace.
+/// The span of a request, by OpenTelemetry's conventions for HTTP servers, as part of its caller's trace.
 fn span_of(request: &ServiceRequest, route: &str) -> Span {
     let method = telemetry::known_method(request.method().as_str());
     let local = request.app_config().local_addr();
@@ -290,7 +289,7 @@ fn span_of(request: &ServiceRequest, route: &str) -> Span {
     span
 }
 
-/// Writes down how a request was answered.
+/// Records how a request was answered.
 fn end(span: &Span, status: StatusCode) {
     span.record("http.response.status_code", status.as_u16());
     if status.is_server_error() {

@@ -1,4 +1,4 @@
-//! `GET` and `DELETE /v1/operations/{id}`, the word on one that awaits approval, and `GET /v1/operations`.
+//! `GET` and `DELETE /v1/operations/{id}`, approving and rejecting, and `GET /v1/operations`.
 
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ use crate::{
     gateway::{self, Page, Say, Search, Sequel, Standing, request::Fault},
 };
 
-/// When a caller that did not wait should ask again.
+/// When a caller should look again.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Answers one operation, after its end if the caller prefers to wait.
+/// Returns one operation, after its end if the caller prefers to wait.
 pub(super) async fn one(
     Proven(caller): Proven,
     request: HttpRequest,
@@ -42,7 +42,7 @@ pub(super) async fn one(
     };
     let place = if wait.is_zero() { None } else { state.limits.place(&caller.name) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
-    if place.is_some() {
+    if place.is_some() && !standing.operation.state.has_ended() {
         standing = gateway.wait(standing.operation, wait).await;
     }
     let mut response = respond(HttpResponse::Ok(), &standing, gateway.now());
@@ -74,7 +74,7 @@ pub(super) async fn call_off(
     Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
 }
 
-/// Agrees to one operation that awaits approval.
+/// Approves one operation that awaits approval.
 pub(super) async fn approve(
     proven: Proven,
     request: HttpRequest,
@@ -84,7 +84,7 @@ pub(super) async fn approve(
     answer(proven, &request, &id, (Say::Approve, payload)).await
 }
 
-/// Does not agree to one operation that awaits approval.
+/// Rejects one operation that awaits approval.
 pub(super) async fn reject(
     proven: Proven,
     request: HttpRequest,
@@ -103,12 +103,12 @@ async fn answer(
     let gateway = extract::gateway(request)?;
     let body = extract::body_if_any(request, payload).await?;
     let comment = change::read_comment(&body)
-        .map_err(|faults| Problem::with_errors(Code::InvalidChange, "Nothing was answered", faults))?;
+        .map_err(|faults| Problem::with_errors(Code::InvalidChange, "Nothing was approved or rejected", faults))?;
     let operation = gateway.answer(&caller, named(id)?, (say, comment)).await?;
     Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
 }
 
-/// The id in a path. One that is none names no operation.
+/// The id in a path. One that is malformed counts as unknown.
 pub(super) fn named(id: &str) -> Result<OperationId, Problem> {
     id.parse().map_err(|_malformed| gateway::Error::UnknownOperation.into())
 }
@@ -117,18 +117,18 @@ pub(super) fn named(id: &str) -> Result<OperationId, Problem> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = OperationPage)]
 pub(super) struct PageView {
-    /// Those of this page that the caller may read; there can be none and still be a next page.
+    /// The operations of this page; it can be empty and still have a next page.
     operations: Vec<OperationView>,
-    /// Where the next page is; null if this is the last.
+    /// The path of the next page; null if this is the last.
     #[schema(required)]
     next: Option<String>,
 }
 
-/// Answers operations, newest first.
+/// Returns operations, newest first.
 pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let gateway = extract::gateway(&request)?;
     let search = search(request.query_string())
-        .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query cannot be used", faults))?;
+        .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query is not valid", faults))?;
     let Page { operations, next } = gateway.operations(&caller, search).await?;
     let next = next.map(|after| query::going_on("/v1/operations", request.query_string(), &after));
     let operations =
@@ -136,7 +136,7 @@ pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result
     Ok(HttpResponse::Ok().json(PageView { operations, next }))
 }
 
-/// An operation as an answer. One that has not ended says where and when to look again.
+/// An operation as a response. If it has not ended, headers say where and when to look again.
 pub(super) fn respond(
     mut response: actix_web::HttpResponseBuilder,
     standing: &Standing,
@@ -150,12 +150,12 @@ pub(super) fn respond(
     response.json(OperationView::of(operation, parked.as_ref(), sequel))
 }
 
-/// How long whoever waits for an operation should leave it alone.
+/// How long a caller should wait before it looks at an operation again.
 pub(super) fn pause(standing: &Standing, now: Timestamp) -> Duration {
     standing.parked.as_ref().map_or(POLL, |parked| clock::until(now, parked.until).max(POLL))
 }
 
-/// What of a preference was honoured.
+/// The part of a preference that was applied.
 pub(super) fn applied(preference: Preference, wait: Duration) -> Option<String> {
     match preference {
         Preference::RespondAsync => Some("respond-async".to_owned()),
@@ -164,14 +164,14 @@ pub(super) fn applied(preference: Preference, wait: Duration) -> Option<String> 
     }
 }
 
-/// Sets a header to a text of our own making.
+/// Sets a header to a text that the gateway made.
 pub(super) fn header(headers: &mut HeaderMap, name: &'static str, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(HeaderName::from_static(name), value);
     }
 }
 
-/// Reads the query of a listing; all its faults at once.
+/// Reads the query of a list; all its faults at once.
 pub(super) fn search(query: &str) -> Result<Search, Vec<Fault>> {
     let mut search = Search::default();
     let mut limit = None;
@@ -180,10 +180,10 @@ pub(super) fn search(query: &str) -> Result<Search, Vec<Fault>> {
         "configuration" => query::text(&mut search.configuration, value),
         "caller" => query::text(&mut search.caller, value),
         "state" if Fate::NAMES.contains(&value.as_str()) => query::once(&mut search.state, value),
-        "state" => Err(format!("is one of {}", Fate::NAMES.join(", "))),
+        "state" => Err(format!("must be one of {}", Fate::NAMES.join(", "))),
         "after" => query::parsed(&mut search.after, &value),
         "limit" => query::limit(&mut limit, &value),
-        _ => Err("is not known; known are ticket, configuration, caller, state, after, limit".to_owned()),
+        _ => Err("is not a known parameter; known: ticket, configuration, caller, state, after, limit".to_owned()),
     })?;
     search.limit = limit.unwrap_or(query::LIMIT_DEFAULT);
     Ok(search)

@@ -1,7 +1,7 @@
-//! What anybody may read: the API's document, the page that shows it, and what each problem means.
+//! Public pages: the API's document, the viewer for it, and what each problem means.
 //!
-//! Guarantees: the page has all that it needs from the gateway and may load nothing from elsewhere, nor run what is written
-//! into it.
+//! Guarantees: the viewer gets all that it needs from the gateway, may load nothing from elsewhere, and may run no inline
+//! scripts.
 
 use std::sync::{Arc, LazyLock};
 
@@ -15,11 +15,11 @@ use super::{
     reference,
 };
 
-/// What the page may load and ask: the gateway, and pictures that stand in its own style sheet.
+/// What the viewer may load and call: the gateway, and images that are inlined in its own style sheet.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// How the page is set up: forms open, nothing asked of a validator elsewhere, no token kept.
+/// The viewer's settings: forms open, no external validator, no token kept.
 static SET_UP: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
     let config = Config::from("/openapi.json").use_base_layout().validator_url("none").try_it_out_enabled(true);
     Arc::new(config.doc_expansion("list").default_models_expand_depth(0).display_request_duration(true))
@@ -27,7 +27,7 @@ static SET_UP: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
 
 /// The page behind a problem's `type`.
 pub(super) async fn problem(code: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let code = Code::named(&code).ok_or_else(|| Problem::new(Code::NotFound, "There is no problem of this code."))?;
+    let code = Code::named(&code).ok_or_else(|| Problem::new(Code::NotFound, "There is no problem with this code."))?;
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(code.page()))
 }
 
@@ -36,15 +36,15 @@ pub(super) async fn document() -> HttpResponse {
     HttpResponse::Ok().content_type("application/json").body(reference::document())
 }
 
-/// Leads to the page: its files are found beside it only with the slash at the end.
+/// Redirects to the viewer: it finds its files only with the slash at the end.
 pub(super) async fn door() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header(("location", "/docs/")).finish()
 }
 
-/// The page that shows the document; the files beside it are the library's.
+/// The viewer's page; the files beside it are the library's.
 const PAGE: &str = include_str!("docs.html");
 
-/// The page that shows the document, and the files that it is made of.
+/// The viewer's page, and its files.
 pub(super) async fn docs(request: HttpRequest) -> Result<HttpResponse, Problem> {
     let name = request.match_info().get("file").unwrap_or_default();
     let mut response = if name.is_empty() {

@@ -1,11 +1,11 @@
-//! The catalogue of problems: every failure a caller can be told of, once.
+//! The catalogue of problems: every failure that callers can see, once.
 //!
 //! A problem is a document by RFC 9457 with a stable code, one sentence that a service desk understands, the trace id,
-//! and whether trying again can help. Status, title and advice of a code stand in one table, from which the page behind
-//! `type` is made too.
+//! and whether a retry can help. Status, title and advice of a code are in one table, from which the page behind `type` is
+//! generated, too.
 //!
-//! It deliberately shows no internals: the store's own words go to the log, and what a caller can use of them is in
-//! `detail`. Graph's words of a refusal stand in `graph`, for whoever asks Microsoft about them.
+//! It deliberately shows no internals: the store's error messages go to the log, and `detail` says what a caller can use of
+//! them. Graph's own message about a refusal is in `graph`, for questions to Microsoft.
 
 use std::{fmt, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     telemetry,
 };
 
-/// Writes the enum and its table from one list.
+/// Generates the enum and its table from one list.
 macro_rules! catalogue {
     ($($(#[doc = $doc:literal])+ $code:ident = $name:literal, $status:literal, $retry:ident, $title:literal;)+) => {
         /// The code of a problem.
@@ -54,127 +54,127 @@ struct Row {
 }
 
 catalogue! {
-    /// The body is not JSON, or a key stands in it twice.
+    /// The body is not valid JSON, or an object in it has a key twice; `detail` says what is wrong.
     MalformedJson = "malformed-json", 400, Never, "The body is not valid JSON";
-    /// A header has a value that cannot be used; `detail` names it.
-    InvalidHeader = "invalid-header", 400, Never, "A header cannot be used";
-    /// The query has a parameter that is unknown or has a wrong value; `errors` lists them.
-    InvalidQuery = "invalid-query", 400, Never, "The query cannot be used";
-    /// The call has no credentials, or they are not of the form `Bearer TOKEN`.
+    /// A header has an invalid value, or is sent more than once; `detail` names it.
+    InvalidHeader = "invalid-header", 400, Never, "A header is not valid";
+    /// A query parameter is unknown or has an invalid value; `errors` lists all of them.
+    InvalidQuery = "invalid-query", 400, Never, "The query is not valid";
+    /// The request has no credentials, or they are not of the form `Bearer TOKEN`.
     Unauthenticated = "unauthenticated", 401, Never, "Credentials are missing";
-    /// The token is expired, not yet valid, wrongly signed, or made for somebody else; get a new one.
+    /// The token has expired, is not yet valid, has an invalid signature, or was issued for another audience; get a new one.
     InvalidToken = "invalid-token", 401, Never, "The token is not accepted";
-    /// The message comes without the proof that its source is set up with, or the proof does not fit; compare the secret,
-    /// and sign the body as it is sent.
-    InvalidSignature = "invalid-signature", 401, Never, "The message is not proven to come from its source";
-    /// The message is signed, but says that it was sent too long ago, or in the future; set the sender's clock, and sign a
-    /// repeated message anew.
-    StaleMessage = "stale-message", 401, Never, "The message is too old";
-    /// The token is good, but belongs to no caller that this gateway knows; its operators must add one.
-    UnknownCaller = "unknown-caller", 403, Never, "The caller is not known here";
-    /// No policy permits the call, or one forbids it; `detail` names the policy.
+    /// The message lacks the signature, credentials or client certificate that its source is configured with, or they do not
+    /// match. Compare the secret on both sides, and sign the body exactly as it is sent.
+    InvalidSignature = "invalid-signature", 401, Never, "The message is not authenticated";
+    /// The signature is valid, but the message's timestamp is too old or in the future. Check the sender's clock, and sign a
+    /// message again before sending it again.
+    StaleMessage = "stale-message", 401, Never, "The message's timestamp is too old or in the future";
+    /// The token is valid, but does not identify a caller that this gateway knows; the gateway's operators must add it.
+    UnknownCaller = "unknown-caller", 403, Never, "The caller is not known to the gateway";
+    /// No policy permits the request, or a policy forbids it; `detail` names that policy.
     NotPermitted = "not-permitted", 403, Never, "Policy does not permit this";
-    /// The change needed the approval of somebody else, who rejected it; `detail` says who and why.
+    /// The change required the approval of a second person, who rejected it; `detail` says who and why.
     ApprovalRejected = "approval-rejected", 403, Never, "The change was rejected";
-    /// The change needed the approval of somebody else, and nobody gave it in time. Ask again if it is still wanted.
+    /// The change required the approval of a second person, and nobody approved it in time. Request it again if it is still
+    /// wanted.
     ApprovalExpired = "approval-expired", 403, Later, "Nobody approved the change in time";
-    /// There is nothing at this path.
-    NotFound = "not-found", 404, Never, "There is nothing here";
+    /// Nothing is served at this path; `/openapi.json` lists all paths.
+    NotFound = "not-found", 404, Never, "There is nothing at this path";
     /// Neither the catalogue nor Graph has this configuration; `candidates` lists similar names that the caller may see.
     UnknownConfiguration = "unknown-configuration", 404, Never, "The configuration does not exist";
     /// Neither the catalogue nor the directory has this group; `candidates` lists similar names.
     UnknownGroup = "unknown-group", 404, Never, "The group does not exist";
     /// There is no such operation, or the caller may not see it.
     UnknownOperation = "unknown-operation", 404, Never, "The operation does not exist";
-    /// The path exists, but not for this method.
-    MethodNotAllowed = "method-not-allowed", 405, Never, "The method does not fit the path";
+    /// The path exists, but does not support this method; the header `Allow` lists those that it supports.
+    MethodNotAllowed = "method-not-allowed", 405, Never, "The path does not support this method";
     /// The body arrived too slowly; nothing was done.
     RequestTimeout = "request-timeout", 408, Later, "The request did not arrive in time";
-    /// The operation is running or has ended, so it cannot be cancelled; revert it after its end instead.
+    /// The operation is running or has ended, so it cannot be cancelled. Once it has ended, it can be reverted instead.
     TooLateToCancel = "too-late-to-cancel", 409, Never, "The operation can no longer be cancelled";
-    /// The operation has no `until` that is still to come, so there is nothing to call off.
-    NoUntilAhead = "no-until-ahead", 409, Never, "The operation has no end ahead";
-    /// The operation failed, was cancelled or found everything as it wanted it, so there is nothing to undo.
+    /// The operation has no `until` that is still ahead, so there is nothing to call off.
+    NoUntilAhead = "no-until-ahead", 409, Never, "The operation has no end to call off";
+    /// The operation failed, was cancelled, or found everything already as requested, so there is nothing to undo.
     NothingToRevert = "nothing-to-revert", 409, Never, "The operation changed nothing";
-    /// The operation has no callback, or its callback is still to be delivered; `callback` of the operation says which.
+    /// The operation has no callback, or its callback is still pending; `callback` in the operation shows which.
     NothingToResend = "nothing-to-resend", 409, Never, "There is no callback to send again";
-    /// What an operation did can be undone when it has ended; ask again then. One that is queued can be cancelled.
+    /// An operation can be reverted only after it has ended; retry then. One that has not begun can be cancelled instead.
     NotEnded = "operation-not-ended", 409, Later, "The operation has not ended";
-    /// The assignments are not those that `If-Match` names, so the change had no effect; look at them again.
-    PreconditionFailed = "precondition-failed", 412, Never, "The assignments are not those that If-Match names";
-    /// The operation awaits no approval: none was asked for, somebody has answered, or the time for it is over.
-    NotAwaitingApproval = "not-awaiting-approval", 409, Never, "The operation awaits no approval";
+    /// The present assignments do not match `If-Match`, so the change had no effect. Read them again, then send a new request.
+    PreconditionFailed = "precondition-failed", 412, Never, "The assignments do not match If-Match";
+    /// The operation is not awaiting approval: none was required, somebody has answered, or the time to answer has passed.
+    NotAwaitingApproval = "not-awaiting-approval", 409, Never, "The operation is not awaiting approval";
     /// The body is larger than the gateway accepts.
     BodyTooLarge = "body-too-large", 413, Never, "The body is too large";
-    /// The body must be sent as `application/json`.
-    UnsupportedMediaType = "unsupported-media-type", 415, Never, "The body is not sent as JSON";
-    /// The change has wrong, unknown or contradictory fields; `errors` lists all of them.
+    /// The body must be sent as `application/json`. Webhooks accept other types, too; `detail` says what is expected.
+    UnsupportedMediaType = "unsupported-media-type", 415, Never, "The media type of the body is not supported";
+    /// The change has invalid, unknown or contradictory fields; `errors` lists all of them.
     InvalidChange = "invalid-change", 422, Never, "The change is not valid";
     /// A group or filter of the change does not exist; `errors` names each, and `candidates` lists similar names that the
-    /// caller may see, each with the `pointer` of the name it could stand for.
+    /// caller may see, each with the `pointer` of the name that it could replace.
     UnknownTarget = "unknown-target", 422, Never, "A group or filter does not exist";
-    /// A display name fits several things, which Graph allows; `candidates` lists those that the caller may see. Give the id
-    /// of the one that is meant, or have the gateway's operators give it an alias.
-    AmbiguousName = "ambiguous-name", 422, Never, "A name fits several things";
-    /// The configuration cannot be assigned as asked; `errors` says why.
-    NotAssignable = "not-assignable", 422, Never, "The configuration cannot be assigned so";
-    /// A rule of the webhook's source wants the event, and cannot make a change of it; `detail` or `errors` name the rule and
-    /// its field. The gateway's operators find out by `postern check --explain-webhook`.
-    EventNotMapped = "event-not-mapped", 422, Never, "The event cannot be made into a change";
-    /// The idempotency key, or the id of a webhook's message, was used before for a different body; use a new one for
-    /// something new.
-    KeyReused = "idempotency-key-reused", 422, Never, "The idempotency key was used for something else";
-    /// The caller made more calls than it may for a while; `Retry-After` says when there is room for the next. Nothing was
-    /// done.
+    /// Several objects have this display name, which Graph allows; `candidates` lists those that the caller may see. Give the
+    /// id of the one that is meant, or ask the gateway's operators to give it an alias.
+    AmbiguousName = "ambiguous-name", 422, Never, "A name is ambiguous";
+    /// The configuration does not accept a target or filter of the change, or is a default configuration; `errors` says why.
+    NotAssignable = "not-assignable", 422, Never, "The configuration cannot be assigned as requested";
+    /// A rule of the webhook's source matches the event, but cannot turn it into a valid change; `detail` or `errors` name the
+    /// rule and its field. The gateway's operators can test it with `postern check --explain-webhook`.
+    EventNotMapped = "event-not-mapped", 422, Never, "The event cannot be turned into a change";
+    /// The idempotency key, or the id of a webhook's message, was used before for a different request; use a new one for a
+    /// new change.
+    KeyReused = "idempotency-key-reused", 422, Never, "The idempotency key was used for a different request";
+    /// The caller exceeded its limit of calls per minute; `Retry-After` says when it may make the next one. Nothing was done.
     RateLimited = "rate-limited", 429, Later, "Too many calls from this caller";
-    /// As many changes of this configuration are pending as may be. The change was not accepted, and its `Idempotency-Key`
-    /// was not used; ask again when some have ended.
+    /// The limit of pending changes of this configuration is reached. The change was not accepted, and its `Idempotency-Key`
+    /// is still unused; retry when some of them have ended.
     TooManyPending = "too-many-pending", 429, Later, "Too many changes of this configuration are pending";
-    /// Intune does not take a group of the change as a valid one: it may have been deleted, or be of a kind that cannot be
-    /// assigned. `graph` holds Intune's words, which name it.
+    /// Intune does not accept a group of the change as valid: it may have been deleted, or be of a kind that cannot be
+    /// assigned. `graph` contains Intune's message, which names the group.
     InvalidGroup = "invalid-group", 422, Never, "Intune does not accept a group";
-    /// Something in the gateway broke; its log has the trace id.
+    /// The gateway failed unexpectedly; its operators find the cause in the log by the trace id.
     Internal = "internal", 500, Later, "The gateway failed";
-    /// Graph refused the change; `detail` holds its reason.
+    /// Graph refused the change; `detail` gives its reason.
     GraphRefused = "graph-refused", 502, Never, "Graph refused the change";
-    /// Intune lets applications change enrollment restrictions only with an administrator's role. Users of real tenants report
-    /// that the Entra role Intune Administrator, given to the gateway's application, helps, and others that it does not;
-    /// otherwise an administrator makes the change in the portal.
-    GraphRoleMissing = "graph-role-missing", 502, Never, "Intune wants an administrator's role";
-    /// The tenant protects such changes by Multi Admin Approval: a second administrator must approve each. The gateway asks
-    /// for no approval and changed nothing. Ask the Intune administrators to exempt enrollment configurations from the
-    /// access policy, or to make the change in the portal.
-    IntuneApprovalRequired = "intune-approval-required", 502, Never, "Intune wants a second administrator's approval";
+    /// Intune lets applications change enrollment restrictions only with an administrator role. Some users of real tenants
+    /// report that giving the gateway's application the Entra role Intune Administrator helps, others that it does not. If it
+    /// does not, an administrator must make the change in the portal.
+    GraphRoleMissing = "graph-role-missing", 502, Never, "Intune requires an administrator role";
+    /// The tenant protects such changes with Multi Admin Approval: a second administrator must approve each. The gateway does
+    /// not request that approval and changed nothing. Ask the Intune administrators to exempt enrollment configurations from
+    /// the access policy, or to make the change in the portal.
+    IntuneApprovalRequired = "intune-approval-required", 502, Never, "Intune requires a second administrator's approval";
     /// The configuration was deleted before the change could be applied.
-    ConfigurationGone = "configuration-gone", 502, Never, "The configuration is gone";
-    /// The present assignments cannot be understood, so nothing was written on top of them.
+    ConfigurationGone = "configuration-gone", 502, Never, "The configuration no longer exists";
+    /// Graph's answer about the present assignments cannot be interpreted safely, so nothing was written.
     PresentSetUnreadable = "present-set-unreadable", 502, Later, "The present assignments cannot be read safely";
-    /// The assignments read as empty though they were not before; nothing was written. If they were cleared on purpose,
-    /// a `replace` of the whole set says so; changes are possible again after it.
+    /// Graph returned no assignments although there were some before, so nothing was written. If they were removed on
+    /// purpose, confirm that with a `replace`, which states the whole set; after it, other changes are possible again.
     PresentSetVanished = "present-set-vanished", 502, Never, "The present assignments have vanished";
-    /// Graph kept the change from being applied for as long as it may wait; `detail` says why. Ask again when Graph is
-    /// back.
+    /// Graph kept the change from being applied until its deadline had passed; `detail` says why. Request it again when
+    /// Graph is available.
     DeadlinePassed = "deadline-passed", 504, Later, "The change could not be applied in time";
-    /// Graph does not accept the gateway's own credentials; its operators must act.
+    /// Graph does not accept the gateway's own credentials; the gateway's operators must act.
     GraphNotAuthorised = "graph-not-authorised", 502, Later, "The gateway is not authorised in Graph";
-    /// The gateway's application lacks a permission in Microsoft Graph; `detail` names the least that does. An administrator
-    /// of the tenant must grant it. The change was not accepted. What was accepted before waits, and goes on by itself a
-    /// minute or two after the permission is granted.
+    /// The gateway's application lacks a permission in Microsoft Graph; `detail` names the least privileged one that suffices.
+    /// An administrator of the tenant must grant it. The change was not accepted. Changes that were accepted before wait, and
+    /// continue by themselves a minute or two after the permission is granted.
     GraphPermissionMissing = "graph-permission-missing", 502, Later, "The gateway lacks a permission in Graph";
-    /// Graph or its login service throttles the gateway or the tenant. The change was not accepted; ask again after
-    /// `Retry-After`.
-    GraphThrottled = "graph-throttled", 503, Later, "Graph asks for a pause";
-    /// Graph does not answer, or is in trouble. The change was not accepted; ask again.
+    /// Graph or its login service throttles the gateway or the tenant. The change was not accepted; retry after the time
+    /// in `Retry-After`.
+    GraphThrottled = "graph-throttled", 503, Later, "Graph is throttling requests";
+    /// Graph does not answer, or answers with errors. The change was not accepted; retry later.
     GraphUnavailable = "graph-unavailable", 503, Later, "Graph is not available";
-    /// The store could not record or read what this call needs. Repeat a change under the same `Idempotency-Key`: if it
-    /// was recorded after all, that finds it.
+    /// The gateway's store could not be read or written. Retry a change with the same `Idempotency-Key`: if it was stored
+    /// after all, the retry returns its operation.
     StoreUnavailable = "store-unavailable", 503, Later, "The store is not available";
-    /// As many changes are pending in the gateway as may be, which mostly means that Graph has not let it work for long.
-    /// The change was not accepted, and its `Idempotency-Key` was not used; ask again when some have ended.
+    /// The limit of pending changes in the gateway is reached, usually because Graph has been unavailable for a long time.
+    /// The change was not accepted, and its `Idempotency-Key` is still unused; retry when some changes have ended.
     GatewayFull = "gateway-full", 503, Later, "Too many changes are pending";
-    /// The keys to check the token with cannot be fetched from its issuer, or the secret of a webhook's source cannot be
-    /// read.
-    KeysUnavailable = "keys-unavailable", 503, Later, "The proof cannot be checked at present";
+    /// The keys that verify the token cannot be fetched from its issuer, or the secret of the webhook's source cannot be read;
+    /// retry later.
+    KeysUnavailable = "keys-unavailable", 503, Later, "The credentials cannot be checked at present";
 }
 
 impl Code {
@@ -198,7 +198,7 @@ impl Code {
         format!("{name} (HTTP {status})\n{title}.\n\n{}\n{retry}\n", meaning.trim())
     }
 
-    /// What it means in a few words; and at length, with what helps.
+    /// Its title; and what it means, with advice.
     pub(super) fn words(self) -> (&'static str, &'static str) {
         (self.row().title, self.row().meaning.trim())
     }
@@ -209,13 +209,13 @@ impl Code {
     }
 }
 
-/// How long a caller should leave the gateway alone when it is not said more exactly.
+/// `Retry-After` where nothing more exact is known.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The longest detail, in bytes: some repeat what the caller sent, and all go to the log.
 const DETAIL_MAX: usize = 2_000;
 
-/// A problem, ready to be answered.
+/// A problem, ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Problem(Box<Content>);
 
@@ -248,13 +248,13 @@ impl Problem {
         }))
     }
 
-    /// A problem with places in the body or the query.
+    /// A problem with faults at places in the body or the query.
     pub(crate) fn with_errors(code: Code, what: &str, errors: Vec<Fault>) -> Self {
-        // The sentence for the ticket: the first fault itself, or how many there are.
+        // The sentence for the ticket: the only fault itself, or how many there are.
         let detail = match errors.as_slice() {
             [Fault { pointer, detail }] if pointer.is_empty() => format!("{what}: {detail}"),
             [Fault { pointer, detail }] => format!("{what}: {pointer}: {detail}"),
-            many => format!("{what}: {} faults, see errors", many.len()),
+            many => format!("{what}: {} faults, listed in errors", many.len()),
         };
         let mut problem = Self::new(code, detail);
         problem.0.errors = errors;
@@ -266,7 +266,7 @@ impl Problem {
         Self::from(failure).about(operation)
     }
 
-    /// A name that fits several things. One that stood in the path has no place in a body.
+    /// An ambiguous name. One in the path or the query has no place in a body.
     pub(super) fn ambiguous(faults: Vec<Fault>) -> Self {
         match faults.as_slice() {
             [Fault { pointer, detail }] if pointer.is_empty() => Self::new(Code::AmbiguousName, detail),
@@ -274,33 +274,33 @@ impl Problem {
         }
     }
 
-    /// About this operation.
+    /// Names the operation that it is about.
     pub(super) fn about(mut self, operation: OperationId) -> Self {
         self.0.operation = Some(operation);
         self
     }
 
-    /// With Graph's own words.
+    /// Adds Graph's own answer.
     pub(super) fn with_words(mut self, answer: Option<&GraphAnswer>) -> Self {
         self.0.graph = answer.cloned();
         self
     }
 
-    /// Which code it has.
+    /// Its code.
     pub(crate) fn code(&self) -> Code {
         self.0.code
     }
 
-    /// What the caller is told to prove itself by, if it is a matter of proof.
+    /// Sets the `WWW-Authenticate` challenge, which is sent if the status is 401.
     pub(crate) fn challenging(mut self, challenge: &'static str) -> Self {
         self.0.challenge = Some(challenge);
         self
     }
 
-    /// The same about a change of a webhook's message; `context` is put before the end of the sentence.
+    /// The same for a change of a webhook's message; `context` is inserted before the final full stop.
     pub(crate) fn of_message(self, context: &str) -> Self {
         let detail = if self.0.code == Code::KeyReused {
-            "A message of this id was accepted before, with another content"
+            "A message with this id was accepted before, with different content"
         } else {
             self.0.detail.trim_end_matches('.')
         };
@@ -308,13 +308,13 @@ impl Problem {
         Self(Box::new(Content { detail, ..*self.0 }))
     }
 
-    /// With names that could be meant.
+    /// Adds what a name could have meant.
     pub(super) fn candidates(mut self, candidates: Vec<Candidate>) -> Self {
         self.0.candidates = candidates;
         self
     }
 
-    /// With a pause of its own.
+    /// Sets the pause in `Retry-After`.
     pub(super) fn retry_after(mut self, pause: Duration) -> Self {
         self.0.retry_after = Some(pause);
         self
@@ -343,7 +343,7 @@ impl Problem {
         }
     }
 
-    /// As JSON, for the operation that it ended.
+    /// As JSON, to be shown in the failed operation.
     pub(crate) fn to_value(&self) -> serde_json::Value {
         serde_json::to_value(self.document()).unwrap_or_default()
     }
@@ -390,7 +390,7 @@ impl ResponseError for Problem {
     }
 }
 
-/// A pause as `Retry-After` wants it, rounded up.
+/// A pause in whole seconds for `Retry-After`, rounded up.
 pub(crate) fn whole_seconds(pause: Duration) -> String {
     let begun = u64::from(pause.subsec_nanos() > 0);
     pause.as_secs().saturating_add(begun).max(1).to_string()

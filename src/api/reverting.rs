@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{domain::Digest, gateway::request::RevertRequest};
 
-/// Accepts the undoing of what an operation did and, unless told otherwise, waits for its end.
+/// Accepts the reversal of an operation and, unless the caller prefers otherwise, waits for it to end.
 pub(super) async fn revert(
     Proven(caller): Proven,
     request: HttpRequest,

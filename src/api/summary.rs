@@ -1,12 +1,12 @@
 //! One sentence about a difference, for a ticket.
 //!
-//! Guarantees: it is short, however many targets there are; whom it does not name it counts. The structured difference
-//! beside it is what programs read.
+//! Guarantees: it is short, however many targets there are; those that it does not name are counted. Programs read the
+//! structured difference instead.
 
 use super::view::Names;
 use crate::domain::{Difference, Filter, Target};
 
-/// Targets that one part of the sentence names at most.
+/// Targets named in one part of the sentence at most.
 const NAMED_MAX: usize = 5;
 
 /// Whether it is about something that has happened.

@@ -1,9 +1,9 @@
-//! TLS on the API's address: the gateway's certificate, and those of clients who show one.
+//! TLS on the API's address: the gateway's certificate, and those that clients present.
 //!
-//! Guarantees: TLS 1.2 or newer; a certificate and its key are taken up when both files fit each other, and until then
-//! the ones before stay in force; a client's certificate that was shown was checked, and belongs to its connection.
+//! Guarantees: TLS 1.2 or newer; a new certificate and its key are used once both files match, and until then the previous
+//! ones stay in use; a client certificate that was presented was verified, and belongs to its connection.
 //!
-//! It deliberately proves no caller: a certificate is asked for besides a token, never instead of it (`auth` decides).
+//! It deliberately authenticates nobody: what a client certificate counts for is decided by `auth` and `webhooks`.
 
 use std::{
     any::Any,
@@ -31,10 +31,10 @@ use crate::{
     domain::Digest,
 };
 
-/// How often the files are looked at.
+/// How often the files are checked.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The gateway's certificate, as it stands in its files.
+/// The gateway's certificate, as it is in its files.
 #[derive(Debug)]
 pub struct Certificate {
     settings: Tls,
@@ -43,12 +43,12 @@ pub struct Certificate {
     current: RwLock<Arc<CertifiedKey>>,
 }
 
-/// The fingerprint of the certificate that a client showed for its connection.
+/// The fingerprint of the certificate that a client presented for its connection.
 #[derive(Debug)]
 pub(super) struct Shown(pub(super) Digest);
 
 impl Certificate {
-    /// Reads the certificate and its key, and whose certificates clients may show.
+    /// Reads the certificate and its key, and the authorities whose client certificates are accepted.
     pub fn open(settings: Tls) -> io::Result<Arc<Self>> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let clients = settings.clients.as_ref().map(|clients| verifier(clients, &provider)).transpose()?;
@@ -57,7 +57,7 @@ impl Certificate {
         Ok(Arc::new(Self { settings, provider, clients, current }))
     }
 
-    /// Takes up what is put into the files, until the process stops.
+    /// Reloads the certificate when its files change, until the process stops.
     pub async fn keep_fresh(self: Arc<Self>, clock: Clock, stopping: CancellationToken) {
         let mut refused = None;
         while stopping.run_until_cancelled(clock.sleep(LOOK)).await.is_some() {
@@ -80,7 +80,7 @@ impl Certificate {
         }
     }
 
-    /// How the API's address speaks TLS.
+    /// The TLS configuration of the API's address.
     pub(super) fn server(self: &Arc<Self>) -> io::Result<ServerConfig> {
         let config = ServerConfig::builder_with_provider(Arc::clone(&self.provider));
         let config = config.with_protocol_versions(&[&TLS13, &TLS12]).map_err(io::Error::other)?;
@@ -99,7 +99,7 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-/// Notes the certificate that was shown for a connection.
+/// Notes the certificate that was presented for a connection.
 pub(super) fn note(connection: &dyn Any, notes: &mut Extensions) {
     let stream = connection.downcast_ref::<TlsStream<TcpStream>>();
     let certificates = stream.and_then(|stream| stream.get_ref().1.peer_certificates());
@@ -127,14 +127,14 @@ fn verifier(clients: &Clients, provider: &Arc<CryptoProvider>) -> io::Result<Arc
     verifier.build().map_err(|error| unusable(named, &clients.authorities, &error))
 }
 
-/// The certificates of a file, of which there must be one.
+/// The certificates in a file; there must be at least one.
 fn certificates(path: &Path, named: &str) -> io::Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let found = found.map_err(|error| unusable(named, path, &error))?;
     if found.is_empty() { Err(unusable(named, path, &"there is no certificate in it")) } else { Ok(found) }
 }
 
-/// A fault of a file; nothing of what stands in it is told.
+/// A fault of a file; nothing of its contents is shown.
 fn unusable(named: &str, path: &Path, why: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(format!("{named}: {} cannot be used: {why}", path.display()))
 }

@@ -1,7 +1,7 @@
 //! How targets, changes and differences look to callers.
 //!
-//! The shapes here are the API's promise and change only by addition. They are made from the domain, never the other way
-//! round; groups and filters carry the display names that were known when the change was accepted.
+//! These shapes are the API's contract and change only by addition. They are made from the domain, never the other way round;
+//! groups and filters have the display names that were known when the change was accepted.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::domain::{
     change::{Changed, Kept, Why},
 };
 
-/// Display names by ids.
+/// Display names by id.
 pub(super) type Names = BTreeMap<String, String>;
 
-/// A configuration, as far as one must know it to speak of it.
+/// A configuration, by id and display name.
 #[derive(Serialize, ToSchema)]
 #[schema(as = NamedConfiguration)]
 pub(super) struct ConfigurationView {
@@ -27,7 +27,7 @@ pub(super) struct ConfigurationView {
     pub(super) name: String,
 }
 
-/// What narrows a target.
+/// An assignment filter that narrows a target.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AssignmentFilter)]
 struct FilterView {
@@ -36,12 +36,12 @@ struct FilterView {
     /// Its display name, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// Whether those that it matches are meant, or all others.
+    /// Whether only the devices that it matches are included, or whether they are excluded.
     #[schema(value_type = schemas::FilterMode)]
     mode: &'static str,
 }
 
-/// Whom an assignment reaches, in the words of a change.
+/// Whom an assignment reaches, in the same form as in a change.
 #[derive(Default, Serialize, ToSchema)]
 #[schema(as = AssignmentTarget)]
 pub(super) struct TargetView {
@@ -51,17 +51,17 @@ pub(super) struct TargetView {
     /// The group's display name, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// Everyone, instead of a group.
+    /// All devices or all users, instead of a group.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schemas::Everyone>)]
     all: Option<&'static str>,
-    /// True if the group is left out rather than reached.
+    /// True if the group is excluded.
     #[serde(skip_serializing_if = "Option::is_none")]
     exclude: Option<bool>,
-    /// A target that this version does not know, as Graph has it.
+    /// A target of a type that this version does not know, as Graph returned it.
     #[serde(skip_serializing_if = "Option::is_none")]
     other: Option<String>,
-    /// What narrows it, if anything does.
+    /// The filter that narrows it, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     filter: Option<FilterView>,
 }
@@ -102,26 +102,26 @@ struct ChangedView {
     filter_before: Option<FilterView>,
 }
 
-/// A target that a reversal leaves alone, because somebody has touched it since.
+/// A target that a reversal leaves as it is.
 #[derive(Serialize, ToSchema)]
 #[schema(as = KeptTarget)]
 struct KeptView {
     /// The target.
     target: TargetView,
-    /// Why, as a stable word.
+    /// The reason, as a stable code.
     #[schema(value_type = schemas::KeptBecause)]
     because: &'static str,
-    /// Why, as a sentence.
+    /// The reason, as a sentence.
     detail: &'static str,
 }
 
 fn sentence(why: Why) -> &'static str {
     match why {
-        Why::FilterChanged => "Its filter was changed since.",
-        Why::AssignedAgain => "It was assigned again since, with another filter.",
-        Why::Removed => "It was removed since.",
-        Why::GroupGone => "The directory has no such group any more.",
-        Why::NotAssignable => "The configuration does not take it.",
+        Why::FilterChanged => "Its filter has been changed since.",
+        Why::AssignedAgain => "It has been assigned again since, with another filter.",
+        Why::Removed => "It has been removed since.",
+        Why::GroupGone => "The group no longer exists in the directory.",
+        Why::NotAssignable => "The configuration does not accept it.",
     }
 }
 
@@ -131,11 +131,11 @@ fn sentence(why: Why) -> &'static str {
 pub(super) struct DifferenceView {
     /// Targets that were not there before.
     added: Vec<TargetView>,
-    /// Targets that are there no longer.
+    /// Targets that are no longer there.
     removed: Vec<TargetView>,
     /// Targets whose filter changed.
     changed: Vec<ChangedView>,
-    /// Targets that a reversal leaves alone.
+    /// Targets that a reversal leaves as they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kept: Vec<KeptView>,
     /// How many targets there were before.
@@ -166,33 +166,33 @@ impl DifferenceView {
     }
 }
 
-/// A set's `ETag`: what `If-Match` takes.
+/// The `ETag` of a set, as `If-Match` takes it.
 pub(super) fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
-/// Whether a difference is one.
+/// Whether a difference changes anything.
 pub(super) fn effect(difference: &Difference) -> &'static str {
     if difference.is_empty() { "unchanged" } else { "changed" }
 }
 
-/// A change, with all names resolved: `add` and `remove`, or `replace`, or those of a reversal.
+/// A change, with all names resolved: `add` and `remove`, or `replace`, or the fields of a reversal.
 #[derive(Default, Serialize, ToSchema)]
 #[schema(as = ResolvedChange)]
 pub(super) struct ChangeView {
-    /// The operation that it undoes, if it undoes one.
+    /// The operation that it undoes, if it is a reversal.
     #[serde(skip_serializing_if = "Option::is_none")]
     revert: Option<String>,
-    /// Targets to add; of a reversal, those to put back.
+    /// Targets to add; in a reversal, those to put back.
     #[serde(skip_serializing_if = "Option::is_none")]
     add: Option<Vec<TargetView>>,
     /// Targets to remove.
     #[serde(skip_serializing_if = "Option::is_none")]
     remove: Option<Vec<TargetView>>,
-    /// Targets whose former filter a reversal sets again.
+    /// Targets whose former filter a reversal restores.
     #[serde(skip_serializing_if = "Option::is_none")]
     set_back: Option<Vec<TargetView>>,
-    /// The whole wanted set.
+    /// The complete wanted set.
     #[serde(skip_serializing_if = "Option::is_none")]
     replace: Option<Vec<TargetView>>,
 }

@@ -1,13 +1,13 @@
-//! `POST /v1/webhooks/{source}`: a proven message, made into changes by the rules of its source; and the handshake by which
-//! senders of CloudEvents ask first.
+//! `POST /v1/webhooks/{source}`: an authenticated message, turned into changes by the rules of its source; and the handshake
+//! by which senders of CloudEvents ask for permission.
 //!
-//! Senders wait a few seconds and repeat what does not get 2xx. So the answer does not wait for the end of operations unless
-//! the sender prefers to; an accepted message is answered 2xx however its operations ended, since sending it again does
-//! nothing more; and what no rule wants is answered 200.
+//! Senders wait a few seconds and resend what is not answered with 2xx. So the response does not wait for operations to end
+//! unless the sender prefers that; an accepted message gets 2xx however its operations ended, since sending it again does
+//! nothing more; and an event that no rule matches gets 200.
 //!
-//! Guarantees: no body is read without the headers that a proof is made of, and none is interpreted before it is proven.
+//! Guarantees: except for a vendor's ping, no body is read without the headers that authenticate it, or used before that.
 //!
-//! It deliberately puts nothing on record about messages without proof: whoever sends them must not fill the store.
+//! It deliberately stores nothing of messages that are not authenticated but a bounded number of audit records.
 
 use std::time::Duration;
 
@@ -37,18 +37,18 @@ use crate::{
     webhooks::{Draft, Header, Proven, Rejection, Source, Unmapped},
 };
 
-/// The answer to a message.
+/// The response to a message.
 #[derive(Serialize, ToSchema)]
 #[schema(as = WebhookAnswer)]
 pub(super) struct Answer {
-    /// Whether changes were accepted, or no rule wants the event.
+    /// Whether changes were accepted, or the event was ignored because no rule matches it.
     #[schema(value_type = schemas::WebhookResult)]
     result: &'static str,
     /// Its operations, in the order of the rules.
     operations: Vec<OperationView>,
 }
 
-/// Takes a message.
+/// Receives a message.
 pub(super) async fn receive(
     request: HttpRequest,
     payload: web::Payload,
@@ -70,7 +70,7 @@ fn nothing_at(request: &HttpRequest) -> Problem {
     Problem::new(Code::NotFound, format!("There is nothing at {}.", super::shown(request.path())))
 }
 
-/// Proves a message and has its changes accepted; none if nothing is asked for.
+/// Authenticates a message and has its changes accepted; none if it requests nothing.
 async fn take(
     request: &HttpRequest,
     payload: web::Payload,
@@ -88,7 +88,7 @@ async fn take(
         return Err(unproven(&state.gateway.gateway(), source, rejection).await);
     }
     let body = extract::bytes(request, payload).await?;
-    // Not before: a body may take its time, and the rules go by the catalogue that is in force when they are applied.
+    // Not earlier: a body may arrive slowly, and rules use the catalogue that is in force when they are applied.
     let gateway = &*state.gateway.gateway();
     if source.is_ping(&body) {
         return Ok(None);
@@ -126,7 +126,7 @@ async fn take(
     let place = if wait.is_zero() { None } else { state.limits.place(&caller.name) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     for one in submitted {
-        // The sender counts from when it sent.
+        // The time to wait counts from when the message arrived.
         let left = wait.saturating_sub(clock::until(begun, gateway.now()));
         standings.push(gateway.wait(one.operation, left).await);
     }
@@ -140,18 +140,18 @@ async fn take(
     Ok(Some(response))
 }
 
-/// A header that stands in the request once and is plain text.
+/// A header that is sent exactly once and is plain text.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Header<'a> {
     let mut values = headers.get_all(name);
     let value = values.next().ok_or("is missing")?;
     if values.next().is_some() {
-        return Err("stands in the request more than once");
+        return Err("is sent more than once");
     }
-    value.to_str().map_err(|_opaque| "holds characters other than visible ASCII")
+    value.to_str().map_err(|_opaque| "contains characters other than visible ASCII")
 }
 
-/// Puts on record that a message proves nothing, and is the problem that tells of it. Secrets that cannot be read are no
-/// fault of its sender's.
+/// Records that a message is not authenticated, and returns the problem. That secrets cannot be read is not recorded: it is not
+/// the sender's fault.
 async fn unproven(gateway: &Gateway, source: &Source, rejection: &Rejection) -> Problem {
     if *rejection != Rejection::KeysUnavailable {
         let name = format!("webhooks {}", source.name());
@@ -172,7 +172,7 @@ async fn unproven(gateway: &Gateway, source: &Source, rejection: &Rejection) -> 
 
 type Mapped = Result<(Vec<Draft>, Option<MessageName>), Unmapped>;
 
-/// What a proven message asks for, and by which name it is known again.
+/// What an authenticated message requests, and the name by which it is recognised when it is sent again.
 fn map(source: &Source, proven: Proven, event: &Event, given: Option<String>) -> (Option<String>, Mapped) {
     let id = match source.message_id(proven, &event.value, given) {
         Ok(id) => id,
@@ -187,7 +187,7 @@ fn map(source: &Source, proven: Proven, event: &Event, given: Option<String>) ->
     (id, source.draft(&event.value).map(|drafts| (drafts, name)))
 }
 
-/// Puts on record that an event could not be mapped, and is the problem that says so.
+/// Records that an event could not be mapped, and returns the problem.
 async fn unmapped(gateway: &Gateway, caller: &Caller, reason: &Unmapped) -> Problem {
     let Unmapped { place, detail } = reason;
     match gateway.unmapped(caller, reason.to_string()).await {
@@ -196,7 +196,7 @@ async fn unmapped(gateway: &Gateway, caller: &Caller, reason: &Unmapped) -> Prob
     }
 }
 
-/// The changes of drafts, checked as those that callers write themselves; or all their faults.
+/// The changes of drafts, checked like those that callers send themselves; or all their faults.
 pub(super) fn requests(drafts: &[Draft]) -> Result<Vec<ChangeRequest>, Vec<Fault>> {
     let (mut requests, mut faults) = (Vec::new(), Vec::new());
     for Draft { rule, body } in drafts {
@@ -219,14 +219,14 @@ fn part(broken: Broken, drafts: &[Draft]) -> Problem {
     if !accepted.is_empty() {
         let ids = accepted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         context = format!(
-            "{context}. Of the {} changes of this message these are accepted: {ids}. Sent again, it takes up the rest",
+            "{context}. Of the {} changes of this message, these were accepted: {ids}. Sending it again takes up the rest",
             drafts.len()
         );
     }
     Problem::from(error).of_message(&context)
 }
 
-/// How long the answer may wait for the end of operations: not at all, unless the sender prefers to.
+/// How long the response may wait for operations to end: not at all, unless the sender prefers that.
 fn patience(headers: &HeaderMap, gateway: &Gateway) -> Duration {
     match extract::preference(headers) {
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
@@ -256,7 +256,7 @@ pub(super) async fn handshake(request: HttpRequest, source: web::Path<String>) -
     let asked = |name| single(request.headers(), name).ok();
     if let Some(origin) = asked("webhook-request-origin").and_then(|origin| source.consents(origin)) {
         response.insert_header(("webhook-allowed-origin", origin));
-        // Messages are not rationed beyond what holds for every caller, so what is asked for is granted.
+        // Messages have no limits beyond those of every caller, so the requested rate is granted.
         if let Some(rate) = asked("webhook-request-rate").and_then(|rate| rate.parse::<u32>().ok()) {
             response.insert_header(("webhook-allowed-rate", rate.max(1).to_string()));
         }
@@ -264,7 +264,7 @@ pub(super) async fn handshake(request: HttpRequest, source: web::Path<String>) -
     Ok(response.finish())
 }
 
-/// What would come out of an event, as text: the changes that it makes, or why it makes none.
+/// What the rules would make of an event, as text: the changes, or why there are none.
 pub(crate) fn rehearse(source: &Source, event: &[u8]) -> Result<String, String> {
     let value: Value = super::json::parse(event).map_err(|problem| problem.to_string())?;
     let drafts = source.draft(&value).map_err(|unmapped| unmapped.to_string())?;
@@ -273,7 +273,7 @@ pub(crate) fn rehearse(source: &Source, event: &[u8]) -> Result<String, String> 
         return Err(told.join("\n"));
     }
     if drafts.is_empty() {
-        return Ok("ignored: no rule wants this event".to_owned());
+        return Ok("ignored: no rule matches this event".to_owned());
     }
     let told = drafts.iter().map(|Draft { rule, body }| format!("rule {rule}: {body}"));
     Ok(told.collect::<Vec<_>>().join("\n"))

@@ -142,7 +142,7 @@ impl<'a> Claimed<'a> {
     pub(super) fn verify(self, issuer: &Issuer, key: &Key, now: Timestamp) -> Result<Proven, Rejection> {
         let algorithm = self.algorithm(issuer)?;
         if !self.parts.is_signed_by(key, algorithm) {
-            return Err(invalid("the signature does not fit the token, its algorithm and its key"));
+            return Err(invalid("the token's signature does not match its content, algorithm and key"));
         }
         self.check_purpose()?;
         self.check_start(issuer.leeway, now)?;
@@ -169,7 +169,7 @@ impl<'a> Claimed<'a> {
     /// Most issuers call every token `JWT`, so other kinds are recognised by claims that no access token has.
     fn check_purpose(&self) -> Result<(), Rejection> {
         match FOREIGN.iter().find(|name| self.payload.0.contains_key(**name)) {
-            Some(name) => Err(invalid(format!("the token is no access token, since it has {name}"))),
+            Some(name) => Err(invalid(format!("the token is not an access token, since it has {name}"))),
             None => Ok(()),
         }
     }
@@ -177,7 +177,7 @@ impl<'a> Claimed<'a> {
     /// What RFC 9068 requires, for issuers that follow it.
     fn check_profile(&self, issuer: &Issuer) -> Result<(), Rejection> {
         let missing = RFC_9068.iter().find(|name| issuer.keeps_rfc_9068() && !self.payload.0.contains_key(**name));
-        missing.map_or(Ok(()), |name| Err(invalid(format!("the token has no {name}, which RFC 9068 asks for"))))
+        missing.map_or(Ok(()), |name| Err(invalid(format!("the token has no {name}, which RFC 9068 requires"))))
     }
 
     fn expires(&self) -> Result<Duration, Rejection> {
@@ -268,7 +268,7 @@ impl Object {
     fn read(part: &str, encoded: &str) -> Result<Self, Rejection> {
         let json = URL_SAFE_NO_PAD.decode(encoded).ok();
         json.and_then(|json| serde_json::from_slice(&json).ok()).ok_or_else(|| {
-            malformed(format!("the token's {part} is not the base64url of a JSON object that has each name once"))
+            malformed(format!("the token's {part} is not a JSON object in base64url that has each name once"))
         })
     }
 
@@ -278,7 +278,7 @@ impl Object {
         let known = ALGORITHMS.iter().map(|row| row.0).find(|algorithm| spelling(*algorithm) == name);
         let Some(algorithm) = known.filter(|algorithm| issuer.algorithms.contains(algorithm)) else {
             let allowed: Vec<_> = issuer.algorithms.iter().map(|algorithm| spelling(*algorithm)).collect();
-            return Err(invalid(format!("the token's algorithm is not allowed: {}", allowed.join(", "))));
+            return Err(invalid(format!("the token's algorithm is not allowed; allowed: {}", allowed.join(", "))));
         };
         let kind = self.text("typ")?.unwrap_or("JWT");
         let is_one_of = |spellings: &[&str]| spellings.iter().any(|ours| ours.eq_ignore_ascii_case(kind));
@@ -286,10 +286,10 @@ impl Object {
         let access =
             issuer.token_types.contains(&TokenType::AccessToken) && is_one_of(&["at+jwt", "application/at+jwt"]);
         if !plain && !access {
-            return Err(invalid("the token is of another type (typ) than the access tokens of this issuer"));
+            return Err(invalid("the token's type (typ) is not that of this issuer's access tokens"));
         }
         if self.0.contains_key("crit") {
-            return Err(invalid("the token asks for extensions (crit) that are not supported"));
+            return Err(invalid("the token requires extensions (crit) that are not supported"));
         }
         Ok(algorithm)
     }

@@ -82,7 +82,7 @@ impl KeySet {
             match keys.entry(key.kid.clone().unwrap_or_default()) {
                 // Which of the two is meant cannot be known, so neither is used.
                 Entry::Occupied(mut twice) => {
-                    *twice.get_mut() = Err("the issuer publishes two keys of this id");
+                    *twice.get_mut() = Err("the issuer publishes two keys with this id");
                 }
                 Entry::Vacant(free) => {
                     free.insert(key.check());
@@ -116,7 +116,7 @@ impl Published {
             ("EC", Some("P-256")) => Material::P256(self.point(32)?),
             ("EC", Some("P-384")) => Material::P384(self.point(48)?),
             ("OKP", Some("Ed25519")) => Material::Ed25519(coordinate(self.x.as_deref(), 32)?),
-            _ => return Err("it is of a kind or on a curve that is not supported"),
+            _ => return Err("its type or curve is not supported"),
         };
         Ok(Key { material, algorithm: self.alg })
     }

@@ -196,9 +196,9 @@ impl Authenticator {
                 format!("the token is valid, but came without the client certificate of caller {}", rule.name)
             }
             Some(rule) => {
-                format!("the token is valid, but lacks the role without which it is not caller {}", rule.name)
+                format!("the token is valid, but lacks the role that caller {} requires", rule.name)
             }
-            None => "the token is valid, but its application and subject are no configured caller".to_owned(),
+            None => "the token is valid, but its application and subject match no configured caller".to_owned(),
         };
         Err(Rejection::UnknownCaller { issuer, client_id: client_id.clone(), subject, token_id, detail })
     }

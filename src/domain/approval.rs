@@ -89,9 +89,7 @@ fn failure_of(answer: &Answer) -> Option<Failure> {
             let by = answer.by.as_deref().unwrap_or("nobody");
             (FailureCode::ApprovalRejected, format!("{by} rejected the change{because}"))
         }
-        Word::Expired => {
-            (FailureCode::ApprovalExpired, "nobody approved the change before its time was over".to_owned())
-        }
+        Word::Expired => (FailureCode::ApprovalExpired, "nobody approved the change in time".to_owned()),
     };
     Some(Failure { code, detail, graph: None })
 }

@@ -108,8 +108,8 @@ const KINDS: [Takes; 9] = [
         kind: Kind::CoManagement,
         name: "co-management",
         groups: Ok(()),
-        all_users: Err("Microsoft does not say that it can be assigned to all users"),
-        all_devices: Err("Microsoft does not say that it can be assigned to all devices"),
+        all_users: Err("Microsoft does not document that it can be assigned to all users"),
+        all_devices: Err("Microsoft does not document that it can be assigned to all devices"),
         filters: NO_FILTERS,
         in_v1: false,
     },
@@ -135,9 +135,9 @@ const KINDS: [Takes; 9] = [
         kind: Kind::Unknown,
         name: "unknown",
         groups: Ok(()),
-        all_users: Err("this version does not know the kind"),
-        all_devices: Err("this version does not know the kind"),
-        filters: Err("this version does not know the kind"),
+        all_users: Err("this version of the gateway does not know the kind"),
+        all_devices: Err("this version of the gateway does not know the kind"),
+        filters: Err("this version of the gateway does not know the kind"),
         in_v1: false,
     },
 ];
@@ -177,7 +177,7 @@ impl Kind {
     /// Whether this kind can be assigned as `wanted` says; the error is a sentence that says why not.
     pub fn takes(self, wanted: &Wanted) -> Result<(), String> {
         let row = self.row();
-        let refused = |what: &str, why: &str| format!("a {} configuration does not take {what}: {why}", row.name);
+        let refused = |what: &str, why: &str| format!("a {} configuration does not accept {what}: {why}", row.name);
         match wanted.target {
             Target::Group(_) => row.groups.map_err(|why| refused("groups", why))?,
             Target::AllUsers => row.all_users.map_err(|why| refused("all users", why))?,
@@ -185,7 +185,7 @@ impl Kind {
             Target::ExcludedGroup(_) => {
                 return Err(refused("exclusions", "Graph would store the excluded group as an included one"));
             }
-            Target::Foreign(_) => return Err(refused("this target", "only Microsoft's own tools can make it")),
+            Target::Foreign(_) => return Err(refused("this target", "only Microsoft's own tools can create it")),
         }
         if wanted.filter.is_some() { row.filters.map_err(|why| refused("filters", why)) } else { Ok(()) }
     }

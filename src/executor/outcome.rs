@@ -238,7 +238,7 @@ pub(super) fn takes_any_set(Operation { submission, .. }: &Operation) -> bool {
 /// The failure of an operation that is bound to another set.
 fn unmet(operation: &Operation, found: &Digest) -> Failure {
     let only_on = operation.submission.only_on.as_ref().map_or("", Digest::as_str);
-    let detail = format!("the assignments are not those that If-Match names: \"{found}\", not \"{only_on}\"");
+    let detail = format!("the assignments do not match If-Match: their ETag is \"{found}\", not \"{only_on}\"");
     Failure { code: FailureCode::PreconditionFailed, detail, graph: None }
 }
 

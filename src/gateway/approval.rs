@@ -167,13 +167,14 @@ impl Gateway {
 
 /// Why a caller may not answer for this operation, whatever policy permits.
 fn partiality(caller: &Caller, operation: &Operation, approval: &Approval) -> Option<&'static str> {
+    const FOR_ITSELF: &str = "the person for whom a change was requested cannot approve or reject it";
     let submission = &operation.submission;
     let is_subject = |subject: &str| !subject.is_empty() && caller.subject == subject;
     let is_named = |person: &String| [&caller.subject, &caller.name].iter().any(|it| it.eq_ignore_ascii_case(person));
     if caller.name == submission.caller || is_subject(&approval.asker) {
-        return Some("whoever asked for a change cannot answer for it");
+        return Some("the caller that requested a change cannot approve or reject it");
     }
-    submission.requested_for.as_ref().is_some_and(is_named).then_some("nobody can answer for what is meant for itself")
+    submission.requested_for.as_ref().is_some_and(is_named).then_some(FOR_ITSELF)
 }
 
 fn tell_end(operation: &Operation) {

@@ -53,12 +53,12 @@ impl Callable {
         let rights = self.callers.get(caller);
         let usual = rights.and_then(|rights| rights.usual.as_ref()).map(Url::as_str);
         let Some(url) = asked.and_then(|asked| asked.url.as_deref()).or(usual) else {
-            return if asked.is_some() { Err("is missing: no usual one is set up for you") } else { Ok(None) };
+            return if asked.is_some() { Err("is missing: no default URL is configured for you") } else { Ok(None) };
         };
         let mut own =
             self.destinations.iter().filter(|it| rights.is_some_and(|own| own.destinations.contains(&it.name)));
         let admitted = own.find_map(|it| it.admits(url).map(|url| (it, url)));
-        let (destination, url) = admitted.ok_or("lies under no destination that is set up for you")?;
+        let (destination, url) = admitted.ok_or("is not under a destination that is configured for you")?;
         let (url, destination) = (url.to_string(), destination.name.clone());
         Ok(Some(Callback { url, destination, context: asked.and_then(|asked| asked.context.clone()) }))
     }

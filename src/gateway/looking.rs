@@ -17,7 +17,7 @@ use moka::future::Cache;
 
 use super::{
     About, Error, Gateway,
-    names::{KnownGroup, Names},
+    names::{KnownGroup, NAMES_PATIENCE, Names},
     targets::{Miss, Presence},
 };
 use crate::{
@@ -33,8 +33,6 @@ const READS_AT_ONCE: usize = 8;
 /// How long reverse lookups share what they read: a caller that repeats one without pause must not use up the calls to
 /// Graph that changes need.
 const SHARED: Duration = Duration::from_secs(5);
-/// How long an answer waits for names, which it can do without.
-const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A configuration with its tags.
 #[derive(Clone, Debug)]
@@ -168,10 +166,12 @@ impl Gateway {
         let (group, name) =
             match self.directory.group(reference, Presence::NotRequired, "", &self.shares.of(caller)).await? {
                 Ok(found) => found,
-                Err(Miss { fault, candidates, several: true }) => {
+                Err(Miss { fault, candidates, several: true, .. }) => {
                     return Err(Error::AmbiguousName(vec![fault], candidates));
                 }
-                Err(Miss { fault, candidates, .. }) => return Err(Error::UnknownGroup(fault.detail, candidates)),
+                Err(Miss { fault, candidates, question, .. }) => {
+                    return Err(Error::UnknownGroup(fault.detail + &question, candidates));
+                }
             };
         readable.sort_by_key(rank);
         let sets = stream::iter(readable).map(|configuration| async move {
@@ -247,8 +247,7 @@ pub(super) async fn called<'a>(
         if filters.is_empty() {
             return Vec::new();
         }
-        let known = tokio::time::timeout(NAMES_PATIENCE, names.filters()).await;
-        let known = known.ok().and_then(Result::ok);
+        let known = names.filters_soon().await;
         let known = known.iter().flat_map(|all| all.iter()).filter(|filter| filters.contains(&filter.id));
         known.map(|filter| (filter.id.to_string(), filter.name.clone())).collect()
     };

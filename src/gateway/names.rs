@@ -17,7 +17,7 @@ use super::{
     shares::Share,
 };
 use crate::{
-    domain::{Configuration, ConfigurationId, GroupId},
+    domain::{Configuration, ConfigurationId, FilterId, GroupId},
     graph::{self, AssignmentFilter, GROUPS_MAX, Group, Upstream},
     telemetry,
 };
@@ -34,12 +34,24 @@ const NAME_MAX: usize = 256;
 /// Letters that a name must have before groups are looked up that begin with it: with fewer, any would match.
 const BEGINNING_MIN: usize = 3;
 
+/// How long an answer waits for names that it can do without.
+pub(super) const NAMES_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What is known of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KnownGroup {
     /// It exists, under this name.
     Named(String),
     /// Graph does not allow the lookup; the id is taken as it is.
+    Unchecked,
+}
+
+/// What is known of an assignment filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum KnownFilter {
+    /// It exists, under this name.
+    Named(String),
+    /// Graph cannot be asked, or does not allow it; the id is taken as it is, and a wrong one is refused with the write.
     Unchecked,
 }
 
@@ -96,13 +108,36 @@ impl Names {
     }
 
     /// All assignment filters of the tenant.
-    pub(super) async fn filters(&self) -> Result<Arc<[AssignmentFilter]>, graph::Error> {
+    async fn filters(&self) -> Result<Arc<[AssignmentFilter]>, graph::Error> {
         self.filters.all(self.upstream.filters()).await
     }
 
     /// The assignment filters with this display name.
     pub(super) async fn filters_called(&self, name: &str) -> Result<Arc<Called<AssignmentFilter>>, graph::Error> {
         self.filters.called(shortened(name), self.upstream.filters()).await
+    }
+
+    /// The assignment filter of this id; none if Intune has none.
+    pub(super) async fn filter(&self, id: FilterId, share: &Share) -> Option<KnownFilter> {
+        let named = |all: &[AssignmentFilter]| {
+            let found = all.iter().find(|filter| filter.id == id)?;
+            Some(KnownFilter::Named(found.name.clone()))
+        };
+        let Some(all) = self.filters_soon().await else { return Some(KnownFilter::Unchecked) };
+        if let Some(known) = named(&all) {
+            return Some(known);
+        }
+        // It may be newer than what is cached.
+        let anew = async {
+            self.filters.forget().await;
+            self.filters_soon().await
+        };
+        share.ask(anew).await.map_or(Some(KnownFilter::Unchecked), |all| named(&all))
+    }
+
+    /// All assignment filters, if Graph lists them soon.
+    pub(super) async fn filters_soon(&self) -> Option<Arc<[AssignmentFilter]>> {
+        tokio::time::timeout(NAMES_PATIENCE, self.filters()).await.ok()?.ok()
     }
 
     /// The groups with this display name.
@@ -146,14 +181,31 @@ impl Names {
 
     /// The configuration of this id; none if Graph has none.
     pub(super) async fn configuration(&self, id: &ConfigurationId) -> Result<Option<Configuration>, graph::Error> {
-        let ask = async {
-            match self.upstream.configuration(id).await {
-                Ok(configuration) => Ok(Some(configuration)),
-                Err(graph::Error::Missing(_)) => Ok(None),
-                Err(error) => Err(error),
-            }
+        if let Some(known) = self.known_configuration(id).await {
+            return Ok(known);
+        }
+        // In a task of its own: a caller who does not wait for as long as Graph takes still leaves the answer to the next.
+        let (this, id) = (self.clone(), id.clone());
+        let lookup = async move {
+            let ask = async {
+                match this.upstream.configuration(&id).await {
+                    Ok(configuration) => Ok(Some(configuration)),
+                    Err(graph::Error::Missing(_)) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            };
+            this.configurations.try_get_with(id.clone(), ask).await.map_err(|error| graph::Error::clone(&error))
         };
-        self.configurations.try_get_with(id.clone(), ask).await.map_err(|error| graph::Error::clone(&error))
+        let broke_off = |_ended| Err(graph::Error::Unavailable("the lookup of a configuration broke off".to_owned()));
+        tokio::spawn(lookup.in_current_span()).await.unwrap_or_else(broke_off)
+    }
+
+    /// The group of this id, looked up within its caller's share if it is not cached.
+    pub(super) async fn group_for(&self, id: GroupId, share: &Share) -> Result<Option<KnownGroup>, graph::Error> {
+        match self.groups.get(&id).await {
+            Some(known) => Ok(known),
+            None => share.ask_for_group(self.group(id)).await,
+        }
     }
 
     /// The group of this id; none if the directory has none.
@@ -178,7 +230,12 @@ fn shortened(name: &str) -> &str {
 async fn answer(upstream: Arc<dyn Upstream>, mut asked: mpsc::Receiver<Question>) {
     let mut questions = Vec::with_capacity(GROUPS_MAX);
     while asked.recv_many(&mut questions, GROUPS_MAX).await > 0 {
+        // Nobody waits for these any more.
+        questions.retain(|question| !question.answer.is_closed());
         let ids: Vec<_> = questions.iter().map(|question| question.id).collect();
+        if ids.is_empty() {
+            continue;
+        }
         // One lookup serves several requests, so it belongs to none of their traces and links to all.
         let span = tracing::info_span!("look up groups", otel.kind = "internal", groups = ids.len());
         for question in &questions {

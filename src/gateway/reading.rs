@@ -16,6 +16,8 @@ use crate::{
 
 /// How long reading an operation waits for Graph to describe its configuration.
 const LOOK_UP_MAX: Duration = Duration::from_secs(1);
+/// The same for all lookups of one search.
+const LOOK_UPS_MAX: Duration = Duration::from_secs(2);
 /// Operations that a search reads from the store at once.
 pub(super) const SEEN_AT_ONCE: usize = 200;
 /// The most such reads of one search, so that a caller who may read few of many does not have the whole store read.
@@ -76,7 +78,7 @@ impl Gateway {
     /// One operation, found as by [`Gateway::operation`].
     pub(super) async fn readable(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
         let operation = self.store.operation(id).await?.ok_or(Error::UnknownOperation)?;
-        match self.may_read(caller, &operation).await {
+        match self.may_read(caller, &operation, LOOK_UP_MAX).await {
             Ok(()) => Ok(operation),
             Err(denial) => {
                 let recorded = self.denied(caller, About::of(&operation), &denial).await;
@@ -145,18 +147,22 @@ impl Gateway {
         // A page continues after the last operation that its reader has seen, and only if there is another that it may
         // read: how many others exist is not revealed.
         let (mut operations, mut end) = (Vec::new(), None);
-        // Policy decides by these two values, so one decision and one lookup serve all operations that share them.
+        // Policy decides by these three values, so one decision and one lookup serve all operations that share them.
         let mut decided = BTreeMap::new();
+        let deadline = self.clock.elapsed().saturating_add(LOOK_UPS_MAX);
         for _ in 0..SEARCH_ROUNDS {
             let found = self.store.operations(&query).await?;
             let last_page = found.len() < query.limit;
             for operation in found {
                 query.after = Some(operation.id);
-                let Submission { configuration, caller: theirs, .. } = &operation.submission;
-                let alike = (configuration.clone(), *theirs == caller.name);
+                let Submission { configuration, configuration_name, caller: theirs, .. } = &operation.submission;
+                let alike = (configuration.clone(), configuration_name.clone(), *theirs == caller.name);
                 let readable = match decided.get(&alike) {
                     Some(readable) => *readable,
-                    None => *decided.entry(alike).or_insert(self.may_read(caller, &operation).await.is_ok()),
+                    None => {
+                        let left = deadline.saturating_sub(self.clock.elapsed());
+                        *decided.entry(alike).or_insert(self.may_read(caller, &operation, left).await.is_ok())
+                    }
                 };
                 if !readable {
                     continue;
@@ -183,11 +189,11 @@ impl Gateway {
     }
 
     /// Whether policy lets the caller read this operation.
-    async fn may_read(&self, caller: &Caller, operation: &Operation) -> Result<(), Denial> {
+    async fn may_read(&self, caller: &Caller, operation: &Operation, up_to: Duration) -> Result<(), Denial> {
         let own = operation.submission.caller == caller.name;
         let Submission { configuration: id, configuration_name: name, .. } = &operation.submission;
         // A configuration that is gone, or that Graph cannot describe now, is judged by what the operation says of it.
-        let (configuration, _) = self.as_known(id, Some(name), LOOK_UP_MAX).await;
+        let (configuration, _) = self.as_known(id, Some(name), up_to).await;
         self.decide(caller, Action::Read { own }, &configuration).map(drop)
     }
 

@@ -174,9 +174,12 @@ impl Directory {
 fn missed(missed: Vec<Miss>, hints: Hints) -> Error {
     let several = missed.iter().all(|miss| miss.several);
     let (mut faults, mut candidates) = (Vec::new(), Vec::new());
-    for Miss { fault, candidates: meant, .. } in missed {
+    for Miss { mut fault, candidates: meant, question, several: _ } in missed {
+        if hints == Hints::Given {
+            fault.detail.push_str(&question);
+            candidates.extend(meant);
+        }
         faults.push(fault);
-        candidates.extend(meant.into_iter().filter(|_| hints == Hints::Given));
     }
     if several { Error::AmbiguousName(faults, candidates) } else { Error::UnknownTarget(faults, candidates) }
 }

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::try_join_all;
+
 use super::{
     About, Attempt, Error, Gateway, Submitted, actor,
     names::KnownGroup,
@@ -17,6 +19,7 @@ use crate::{
         Assignment, Caller, Change, Operation, OperationId, Reversal, Target, Wanted, change::Why,
         operation::Submission, reversal::Cause,
     },
+    graph,
     policy::Resource,
     telemetry,
 };
@@ -108,9 +111,15 @@ impl Directory {
         let configuration = self.names().configuration(configuration).await?.ok_or_else(gone)?;
         let mut names = names.clone();
         let mut gone = BTreeSet::new();
-        for Assignment { target, .. } in reversal.put_back() {
-            let Target::Group(id) = target else { continue };
-            match self.names().group(*id).await? {
+        // All at once, because lookups that are waiting at the same time share calls to Graph.
+        let groups = reversal.put_back().iter().filter_map(|Assignment { target, .. }| match target {
+            Target::Group(id) => {
+                Some(async move { Ok::<_, graph::Error>((target, id, self.names().group(*id).await?)) })
+            }
+            Target::ExcludedGroup(_) | Target::AllDevices | Target::AllUsers | Target::Foreign(_) => None,
+        });
+        for (target, id, known) in try_join_all(groups).await? {
+            match known {
                 Some(KnownGroup::Named(name)) => drop(names.insert(id.to_string(), name)),
                 Some(KnownGroup::Unchecked) => {}
                 None => drop(gone.insert(target.clone())),

@@ -13,10 +13,10 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use crate::domain::Caller;
+use crate::{domain::Caller, graph::GROUPS_MAX};
 
 /// Fewer than the calls to Graph that may be in flight when a process starts, so one caller never takes them all then.
-const QUESTIONS_AT_ONCE: usize = 3;
+const LOOKUPS_MAX: usize = 3;
 
 /// The shares of all callers.
 #[derive(Clone, Debug, Default)]
@@ -24,23 +24,35 @@ pub(super) struct Shares(Arc<Mutex<BTreeMap<String, Share>>>);
 
 /// What one caller may have in flight.
 #[derive(Clone, Debug)]
-pub(super) struct Share(Arc<Semaphore>);
+pub(super) struct Share(Arc<Places>);
+
+#[derive(Debug)]
+struct Places {
+    lookups: Semaphore,
+    /// Of groups by id, of which one call takes many.
+    groups: Semaphore,
+}
 
 impl Shares {
     /// The share of a caller.
     pub(super) fn of(&self, caller: &Caller) -> Share {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let share =
-            shares.entry(caller.name.clone()).or_insert_with(|| Share(Arc::new(Semaphore::new(QUESTIONS_AT_ONCE))));
-        share.clone()
+        let places = || Places { lookups: Semaphore::new(LOOKUPS_MAX), groups: Semaphore::new(GROUPS_MAX) };
+        shares.entry(caller.name.clone()).or_insert_with(|| Share(Arc::new(places()))).clone()
     }
 }
 
 impl Share {
     /// Runs a lookup as soon as fewer than the caller's share are in flight.
-    pub(super) async fn ask<T>(&self, question: impl Future<Output = T>) -> T {
+    pub(super) async fn ask<T>(&self, lookup: impl Future<Output = T>) -> T {
         // Nobody closes the semaphore; if somebody did, there would be no limit, but still answers.
-        let _place = self.0.acquire().await;
-        question.await
+        let _place = self.0.lookups.acquire().await;
+        lookup.await
+    }
+
+    /// The same for the lookup of one group by its id: as many at once as one call can take.
+    pub(super) async fn ask_for_group<T>(&self, lookup: impl Future<Output = T>) -> T {
+        let _place = self.0.groups.acquire().await;
+        lookup.await
     }
 }

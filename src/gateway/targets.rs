@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::{
     candidates::{Candidate, suggestion},
-    names::KnownGroup,
+    names::{KnownFilter, KnownGroup},
     request::{Fault, Named, NamedFilter, Whom, Wish, pointer},
     resolve::Directory,
     shares::Share,
@@ -34,6 +34,8 @@ pub(super) struct Miss {
     pub(super) candidates: Vec<Candidate>,
     /// Whether it is ambiguous.
     pub(super) several: bool,
+    /// The aliases that could be meant, as a question: only for callers who may know them.
+    pub(super) question: String,
 }
 
 /// A resolved target and its place in the request.
@@ -58,11 +60,21 @@ type Found = (Wanted, Vec<(String, String)>);
 
 impl Miss {
     fn nothing(pointer: &str, detail: String, candidates: Vec<Candidate>) -> Self {
-        Self { fault: Fault { pointer: pointer.to_owned(), detail }, candidates, several: false }
+        Self {
+            fault: Fault { pointer: pointer.to_owned(), detail },
+            candidates,
+            several: false,
+            question: String::new(),
+        }
     }
 
     fn several(pointer: &str, detail: String, candidates: Vec<Candidate>) -> Self {
         Self { several: true, ..Self::nothing(pointer, detail, candidates) }
+    }
+
+    /// The same, which could mean one of these aliases.
+    fn asking<'a>(self, wanted: &str, aliases: impl Iterator<Item = &'a String>) -> Self {
+        Self { question: suggestion(wanted, aliases), ..self }
     }
 }
 
@@ -105,7 +117,7 @@ impl Directory {
             Whom::AllUsers => Ok((Target::AllUsers, None)),
         };
         let filter = match &named.filter {
-            Some(filter) => self.filter(filter, &format!("{at}/filter")).await?.map(Some),
+            Some(filter) => self.filter(filter, &format!("{at}/filter"), share).await?.map(Some),
             None => Ok(None),
         };
         Ok(match (target, filter) {
@@ -135,7 +147,7 @@ impl Directory {
                 Err(_) => return self.group_called(reference, at, share).await,
             },
         };
-        Ok(match self.names().group(id).await? {
+        Ok(match self.names().group_for(id, share).await? {
             Some(KnownGroup::Named(name)) => Ok((id, Some((id.to_string(), name)))),
             Some(KnownGroup::Unchecked) => Ok((id, None)),
             None if presence == Presence::NotRequired => Ok((id, None)),
@@ -149,18 +161,18 @@ impl Directory {
         at: &str,
         share: &Share,
     ) -> Result<Result<(GroupId, Name), Miss>, graph::Error> {
-        let meant = || suggestion(name, self.catalogue.groups.keys());
+        let nothing =
+            |detail, candidates| Miss::nothing(at, detail, candidates).asking(name, self.catalogue.groups.keys());
         let called = match self.names().groups_called(name, share).await {
             Ok(called) => called,
             Err(graph::Error::Forbidden(refusal)) => {
                 tracing::warn!(error = %refusal, "Graph does not let the gateway look up groups by name");
                 let detail = format!(
                     "{name:?} is neither an object id nor an alias, and without the permission {} the gateway cannot \
-                     look it up as a name: give the group's object id{}",
+                     look it up as a name: give the group's object id",
                     graph::GROUPS_PERMISSION.least,
-                    meant()
                 );
-                return Ok(Err(Miss::nothing(at, detail, Vec::new())));
+                return Ok(Err(nothing(detail, Vec::new())));
             }
             Err(error) => return Err(error),
         };
@@ -168,9 +180,8 @@ impl Directory {
         Ok(match called.exact.as_slice() {
             [one] => Ok((one.id, Some((one.id.to_string(), one.name.clone())))),
             [] => {
-                let detail =
-                    format!("no group is called {name:?}, neither in the catalogue nor in the directory{}", meant());
-                Err(Miss::nothing(at, detail, candidates(&called.near)))
+                let detail = format!("no group is called {name:?}, neither in the catalogue nor in the directory");
+                Err(nothing(detail, candidates(&called.near)))
             }
             several => {
                 let detail = format!("several groups are called {name:?}: give the object id of the one that is meant");
@@ -180,18 +191,27 @@ impl Directory {
     }
 
     /// A filter by alias, id or display name.
-    async fn filter(&self, named: &NamedFilter, at: &str) -> Result<Result<(Filter, Name), Miss>, graph::Error> {
+    async fn filter(
+        &self,
+        named: &NamedFilter,
+        at: &str,
+        share: &Share,
+    ) -> Result<Result<(Filter, Name), Miss>, graph::Error> {
         let NamedFilter { reference, mode } = named;
         let alias = self.catalogue.filters.get(reference).copied();
         if let Some(id) = alias.or_else(|| reference.parse().ok()) {
-            let name = alias.map(|id| (id.to_string(), reference.clone()));
-            return Ok(Ok((Filter { id, mode: *mode }, name)));
+            let filter = Filter { id, mode: *mode };
+            return Ok(match self.names().filter(id, share).await {
+                Some(KnownFilter::Named(name)) => Ok((filter, Some((id.to_string(), name)))),
+                Some(KnownFilter::Unchecked) => Ok((filter, alias.map(|id| (id.to_string(), reference.clone())))),
+                None => Err(Miss::nothing(at, format!("Intune has no filter {reference:?}; check its id"), Vec::new())),
+            });
         }
-        let meant = || suggestion(reference, self.catalogue.filters.keys());
+        let nothing =
+            |detail, candidates| Miss::nothing(at, detail, candidates).asking(reference, self.catalogue.filters.keys());
         let closed = |why: &str| {
-            let detail =
-                format!("{reference:?} is neither an id nor an alias, and {why}: give the filter's id{}", meant());
-            Miss::nothing(at, detail, Vec::new())
+            let detail = format!("{reference:?} is neither an id nor an alias, and {why}: give the filter's id");
+            nothing(detail, Vec::new())
         };
         let called = match self.names().filters_called(reference).await {
             Ok(called) => called,
@@ -210,9 +230,8 @@ impl Directory {
         Ok(match called.exact.as_slice() {
             [one] => Ok((Filter { id: one.id, mode: *mode }, Some((one.id.to_string(), one.name.clone())))),
             [] => {
-                let detail =
-                    format!("no filter is called {reference:?}, neither in the catalogue nor in Intune{}", meant());
-                Err(Miss::nothing(at, detail, candidates(&called.near)))
+                let detail = format!("no filter is called {reference:?}, neither in the catalogue nor in Intune");
+                Err(nothing(detail, candidates(&called.near)))
             }
             several => {
                 let detail = format!("several filters are called {reference:?}: give the id of the one that is meant");

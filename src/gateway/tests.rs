@@ -26,6 +26,8 @@ const ID: &str = "a0000000-0000-4000-8000-000000000001_Limit";
 struct Tenant {
     asked: AtomicUsize,
     down: std::sync::atomic::AtomicBool,
+    /// The groups that each call asked for.
+    groups: std::sync::Mutex<Vec<Vec<GroupId>>>,
 }
 
 #[async_trait]
@@ -42,7 +44,9 @@ impl Upstream for Tenant {
         Ok(vec![self.configuration(&ID.parse().unwrap()).await?])
     }
 
-    async fn groups(&self, _ids: &[GroupId]) -> Result<Vec<Group>, graph::Error> {
+    async fn groups(&self, ids: &[GroupId]) -> Result<Vec<Group>, graph::Error> {
+        self.groups.lock().unwrap().push(ids.to_vec());
+        tokio::task::yield_now().await;
         Ok(Vec::new())
     }
 
@@ -164,6 +168,30 @@ async fn a_configuration_has_one_lane_and_one_set_of_tags_however_its_id_is_spel
     for spelt in [ID, &ID.to_lowercase(), &ID.to_uppercase(), "limit"] {
         assert!(matches!(world.submit(spelt).await, Err(Error::Denied(_))), "{spelt}");
     }
+}
+
+#[tokio::test]
+async fn groups_that_one_caller_names_by_id_keep_nobody_elses_waiting() {
+    let tenant = Arc::new(Tenant::default());
+    let (names, shares) = (Names::new(Arc::<Tenant>::clone(&tenant), Duration::from_secs(60)), Shares::default());
+    let id = |number: u32| format!("b0000000-0000-4000-8000-{number:012}").parse::<GroupId>().unwrap();
+    let (flooding, other) = (shares.of(&caller("flooding")), shares.of(&caller("other")));
+    let flood = futures_util::future::join_all((0..100).map(|number| names.group_for(id(number), &flooding)));
+    let (_, found) = tokio::join!(flood, names.group_for(id(100), &other));
+    assert_eq!(found.unwrap(), None);
+    let calls = tenant.groups.lock().unwrap().clone();
+    assert_eq!(calls.iter().flatten().collect::<BTreeSet<_>>().len(), 101);
+    assert!(calls.iter().take(2).flatten().any(|asked| *asked == id(100)), "{calls:?}");
+    assert!(calls.len() <= 8, "and many share a call: {calls:?}");
+    // Nobody is asked about what nobody waits for.
+    let (hung_up, kept) = (names.group_for(id(200), &flooding), names.group_for(id(201), &other));
+    tokio::select! {
+        biased;
+        _ = hung_up => panic!("answered at once"),
+        () = std::future::ready(()) => {}
+    }
+    kept.await.unwrap();
+    assert_eq!(*tenant.groups.lock().unwrap().last().unwrap(), [id(201)]);
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ impl FromStr for Cursor {
             // Each cursor has exactly one text.
             (cursor.hash.len() == HASH_DIGITS && cursor.to_string() == text).then_some(cursor)
         };
-        read().ok_or("is not the end of a page")
+        read().ok_or("is not a cursor: use the cursor of an earlier page")
     }
 }
 

@@ -81,7 +81,7 @@ impl Language {
             self.environment.compile_expression_owned(expression.text.clone()).map_err(|error| told(&error))?;
         let term = compiled.eval(scope.names(self.catalogue())).map_err(|error| told(&error))?;
         if term.is_undefined() {
-            Err("it comes to something that the event does not have".to_owned())
+            Err("it evaluates to something that the event does not have".to_owned())
         } else {
             Ok(term)
         }
@@ -93,7 +93,7 @@ impl Language {
             Ok(compiled) => compiled,
             Err(error) => {
                 let hint = "docs/webhooks.md shows how expressions are written";
-                return Some(expression.fault(&format!("no expression: {}", told(&error)), Some(hint.to_owned())));
+                return Some(expression.fault(&format!("invalid expression: {}", told(&error)), Some(hint.to_owned())));
             }
         };
         let known = || NAMES.iter().chain(&FUNCTIONS).copied();
@@ -217,7 +217,7 @@ impl Turn<'_> {
     fn draft(&self, mut scope: Scope, drafts: &mut Vec<Draft>) -> Result<(), Unmapped> {
         let wanted = self.evaluate("when", &self.rule.when, &scope)?;
         let Ok(wanted) = bool::try_from(wanted) else {
-            return Err(self.failed("when", "it comes to neither true nor false".to_owned()));
+            return Err(self.failed("when", "it evaluates to neither true nor false".to_owned()));
         };
         if !wanted {
             return Ok(());
@@ -227,7 +227,7 @@ impl Turn<'_> {
             return Ok(());
         };
         let items = self.evaluate("each", each, &scope)?;
-        let no_list = || self.failed("each", "it comes to no list".to_owned());
+        let no_list = || self.failed("each", "it does not evaluate to a list".to_owned());
         if items.as_str().is_some() || items.kind() == minijinja::value::ValueKind::Map {
             return Err(no_list());
         }
@@ -271,7 +271,7 @@ impl Turn<'_> {
     /// A text is a group; a map is a target as callers write it; a list is several; none adds nothing.
     fn targets(&self, field: &str, term: &Term, targets: &mut Vec<Value>) -> Result<(), Unmapped> {
         let value = serde_json::to_value(term)
-            .map_err(|_unwritable| self.failed(field, "it comes to something that is no target".to_owned()))?;
+            .map_err(|_unwritable| self.failed(field, "it does not evaluate to a target".to_owned()))?;
         let listed = match value {
             Value::Array(listed) => listed,
             other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
@@ -284,7 +284,7 @@ impl Turn<'_> {
                 Value::String(group) => targets.push(json!({"group": group})),
                 target @ Value::Object(_) => targets.push(target),
                 Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
-                    let what = "it comes to something that is neither the name of a group nor a target";
+                    let what = "it evaluates to something that is neither the name of a group nor a target";
                     return Err(self.failed(field, what.to_owned()));
                 }
             }
@@ -301,6 +301,6 @@ fn text(term: &Term) -> Result<Option<String>, String> {
     match term.as_str() {
         Some(text) => Ok(Some(text.to_owned())),
         None if term.is_integer() => Ok(Some(term.to_string())),
-        None => Err("it comes to something that is no text".to_owned()),
+        None => Err("it does not evaluate to a text".to_owned()),
     }
 }

@@ -74,13 +74,13 @@ pub enum Rejection {
         what: &'static str,
     },
     /// Compare the secret, and sign the body exactly as it is sent.
-    #[error("the proof does not fit: compare the secret, and that the body is sent as it was signed")]
+    #[error("the signature or credentials do not match: compare the secret, and send the body as it was signed")]
     Unproven,
     /// Connect with the client certificate that the settings name.
-    #[error("it did not come with a client certificate of this source")]
+    #[error("the connection did not present a client certificate of this source")]
     NoCertificate,
     /// Correct the clock.
-    #[error("the message says that it was sent at {0}, which is too far from now")]
+    #[error("its timestamp {0} is too far from the present time")]
     Stale(String),
     /// Contact the gateway's operators.
     #[error("the secret of this source cannot be read at present")]
@@ -141,8 +141,8 @@ pub fn warnings(settings: &[Webhook]) -> impl Iterator<Item = String> {
     let weak = settings.iter().filter(|webhook| !matches!(webhook.proof, WebhookProof::Signature { .. }));
     weak.map(|webhook| {
         format!(
-            "warning: webhooks of {:?} are not signed: whoever sees the secret of one can send any other, and its \
-             content can be altered on the way. Let the sender sign, if it can.",
+            "warning: webhooks of {:?} are not signed: anyone who sees the secret of one can send any other, and its \
+             content can be altered on the way. Have the sender sign them, if it can.",
             webhook.source
         )
     })
@@ -153,7 +153,7 @@ fn secret_fault(proof: &WebhookProof, named: &Named) -> Option<Fault> {
     let secret = named.source.read().ok()?;
     let fault = match proof {
         WebhookProof::Signature { scheme, .. } => match key(scheme, &secret) {
-            Ok(key) => key.is_private().then(|| "it is the sender's private key: whpk_ is what verifies".to_owned()),
+            Ok(key) => key.is_private().then(|| "it is the sender's private key: use whpk_ instead".to_owned()),
             Err(fault) => Some(fault.to_string()),
         },
         WebhookProof::Bearer => {

@@ -76,16 +76,16 @@ fn what_an_event_lacks_is_a_fault_and_never_an_empty_text() {
         ("when = \"event.kind.x\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]", "rule r, when: undefined value"),
         (
             "when = \"event.kind\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]",
-            "rule r, when: it comes to something that the event",
+            "rule r, when: it evaluates to something that the event",
         ),
         ("when = \"data.kind == 1\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]", "rule r, when: undefined value"),
         (
             "when = \"event.list\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]",
-            "rule r, when: it comes to neither true nor false",
+            "rule r, when: it evaluates to neither true nor false",
         ),
         (
             "when = \"true\"\nconfiguration = \"event.name\"\nadd = [\"'g'\"]",
-            "rule r, configuration: it comes to something that",
+            "rule r, configuration: it evaluates to something that",
         ),
         (
             "when = \"true\"\nconfiguration = \"'a' ~ event.name\"\nadd = [\"'g'\"]",
@@ -93,24 +93,24 @@ fn what_an_event_lacks_is_a_fault_and_never_an_empty_text() {
         ),
         (
             "when = \"true\"\nconfiguration = \"event.map\"\nadd = [\"'g'\"]",
-            "rule r, configuration: it comes to something that is no text",
+            "rule r, configuration: it does not evaluate to a text",
         ),
         (
             "when = \"true\"\nconfiguration = \"'c'\"\nadd = [\"event.list\"]",
-            "rule r, add: it comes to something that is neither",
+            "rule r, add: it evaluates to something that is neither",
         ),
         ("when = \"true\"\nconfiguration = \"'c'\"\nadd = [\"'g' if false\"]", "rule r, add: "),
         (
             "when = \"true\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]\nticket = \"event.half\"",
-            "rule r, ticket: it comes to",
+            "rule r, ticket: it does not evaluate to a text",
         ),
         (
             "when = \"true\"\neach = \"event.type\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]",
-            "rule r, each: it comes to no list",
+            "rule r, each: it does not evaluate to a list",
         ),
         (
             "when = \"true\"\neach = \"event.map\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]",
-            "rule r, each: it comes to no list",
+            "rule r, each: it does not evaluate to a list",
         ),
         (
             "when = \"true\"\neach = \"range(21)\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]",
@@ -144,7 +144,7 @@ fn expressions_are_checked_when_settings_are() {
     for (rule, fault) in [
         (
             "when = \"event.type ==\"\nconfiguration = \"'c'\"\nadd = [\"'g'\"]",
-            "15: webhooks.rules.when: no expression: ",
+            "15: webhooks.rules.when: invalid expression: ",
         ),
         (
             "when = \"true\"\nconfiguration = \"evnt.x\"\nadd = [\"'g'\"]",

@@ -127,7 +127,7 @@ async fn nobody_approves_its_own_change_whatever_policy_permits() {
         for word in ["approve", "reject"] {
             let token = approver(&world, caller, subject).await;
             let denied = say(&world, &token, &id, word).await.problem(403, "not-permitted");
-            assert!(denied.body["detail"].as_str().unwrap().contains("answer for"), "{}", denied.text);
+            assert!(denied.body["detail"].as_str().unwrap().contains("cannot approve or reject it"), "{}", denied.text);
         }
     }
     let denied = world.events("denied").await;

@@ -204,6 +204,13 @@ async fn a_name_never_wins_over_an_id_or_an_alias() {
     let answer = world.change(&add(LIMIT, "Sales Laptops")).await;
     answer.succeeded("changed");
     assert_eq!(answer.body["configuration"]["id"], LIMIT);
+    for mode in ["include", "exclude"] {
+        let filter = json!({"id": "f0000000-0000-4000-8000-000000000099", "mode": mode});
+        let body = json!({"configuration": "Sales ESP", "add": [{"group": group(2), "filter": filter}]});
+        let of_no_filter = world.change(&body).await.problem(422, "unknown-target");
+        assert_eq!(of_no_filter.pointers(), ["/add/0/filter"]);
+        assert!(of_no_filter.text.contains("Intune has no filter"), "{}", of_no_filter.text);
+    }
     // An id of nothing is not looked up as a name either, nor is a stand-in for everyone.
     let of_nothing = world.change(&add("Sales ESP", &group(98))).await.problem(422, "unknown-target");
     assert!(of_nothing.text.contains("check its id"), "{}", of_nothing.text);
@@ -294,15 +301,23 @@ async fn graph_that_cannot_be_asked_for_a_name_refuses_the_change_for_now() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_caller_may_not_look_at_is_not_told_by_its_mistakes() {
     let world = World::start().await;
-    for body in [add("Kiosk ESP", "Berlin Sta"), add("Welcome", "Sales Laptops"), add("kiosk esp", "Sales Laptops")] {
+    let alias = add("Kiosk ESP", "sales_laptop");
+    let names = [add("Kiosk ESP", "Berlin Sta"), add("Welcome", "Sales Laptops"), add("kiosk esp", "Sales Laptops")];
+    for body in names.into_iter().chain([alias.clone()]) {
         let problem = world.post("portal", ASSIGNMENTS, &body, &[]).await;
         assert!([404, 422].contains(&problem.status), "{}", problem.text);
         assert!(problem.body.get("candidates").is_none(), "{}", problem.text);
-        for secret in ["Berlin Staff", "Welcome notice", &group(7), NOTICE, KIOSK_ESP] {
+        for secret in ["Berlin Staff", "Welcome notice", &group(7), NOTICE, KIOSK_ESP, "did you mean"] {
             assert!(!problem.text.contains(secret), "{secret} in {}", problem.text);
         }
     }
     let problem = world.post("servicenow", ASSIGNMENTS, &add("Kiosk ESP", "Berlin Sta"), &[]).await;
     assert_eq!(candidates(&problem.problem(422, "unknown-target")), [(group(7).as_str(), "Berlin Staff", "group")]);
+    let told = world.post("servicenow", ASSIGNMENTS, &alias, &[]).await.problem(422, "unknown-target");
+    assert!(
+        told.body["errors"][0]["detail"].as_str().unwrap().contains("did you mean Sales Laptops?"),
+        "{}",
+        told.text
+    );
     world.end().await;
 }

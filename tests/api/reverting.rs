@@ -36,6 +36,11 @@ async fn reverting_undoes_exactly_what_the_operation_did() {
     let undone = revert(&world, "servicenow", &id, &json!({"comment": "the wrong floor"})).await;
     let by = undone.succeeded("changed");
     assert_eq!((&undone.body["reverts"], &undone.body["change"]["revert"]), (&json!(id), &json!(id)));
+    for prefer in ["wait=0", "wait=5"] {
+        let looked = world.request("servicenow", "GET", &format!("/v1/operations/{id}")).await;
+        let looked = world.send(looked.header("prefer", prefer)).await.expect(200);
+        assert_eq!(looked.body["reverted_by"], json!(by), "{prefer}: {}", looked.text);
+    }
     for (field, value) in
         [("ticket", "RITM0010023"), ("requested_for", "jane.doe@contoso.com"), ("comment", "the wrong floor")]
     {

@@ -134,7 +134,7 @@ fn what_becomes_of_an_event_is_explained_without_a_signature() {
     let expected = serde_json::json!({"configuration": "Sales ESP", "add": [{"group": "Sales Laptops"}]});
     assert_eq!((ended.code, change, ended.err.as_str()), (Some(0), expected, ""));
     let ended = explained("event.type == 'left'", "hr");
-    assert_eq!((ended.code, ended.out.trim()), (Some(0), "ignored: no rule wants this event"));
+    assert_eq!((ended.code, ended.out.trim()), (Some(0), "ignored: no rule matches this event"));
     let ended = explained("event.kind.x", "hr");
     assert_eq!(ended.code, Some(1));
     assert!(ended.err.starts_with("postern: rule joiner, when: undefined value"), "{}", ended.err);

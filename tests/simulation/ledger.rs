@@ -335,7 +335,7 @@ impl Ledger {
         let only_on = self.accepted[&id].only_on.as_ref();
         let written = self.announced.values().filter(|it| it.by == *by).map(|it| it.intent.before.clone());
         let mut found = read.map(|read| read.set.digest()).into_iter().chain(written);
-        let told = |found: &Digest| failure.detail.contains(&format!("names: \"{found}\""));
+        let told = |found: &Digest| failure.detail.contains(&format!("ETag is \"{found}\""));
         must!(
             only_on.is_some() && found.any(|found| Some(&found) != only_on && told(&found)),
             "{id} is for {only_on:?} and fails over another set than was read: {failure:?}"

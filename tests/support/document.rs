@@ -19,8 +19,8 @@ const PLAIN: [&str; 7] =
     ["connection", "content-length", "content-type", "content-encoding", "date", "vary", "transfer-encoding"];
 /// What is wrong with a change that no schema can tell: the time, the gateway's settings, or names that mean the same.
 const BEYOND_FORM: [&str; 8] = [
-    "no usual one is set up",
-    "lies under no destination",
+    "no default URL is configured",
+    "is not under a destination",
     "is longer than 4096 bytes",
     "is not in the future",
     "is more than five years ahead",

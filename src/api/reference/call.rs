@@ -1,19 +1,19 @@
-//! What is said of a call: what it takes, what it answers, and the problems that calls of a sort have in common.
+//! How a call is described: what it takes, what it returns, and the problems that several calls share.
 
 use crate::api::problem::Code;
 
-/// By what whoever calls proves itself.
+/// How a call is authenticated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Proof {
-    /// A caller's token.
+    /// By a caller's token.
     Token,
-    /// What the source of a webhook is set up with.
+    /// By what the source of a webhook is configured with.
     Message,
-    /// Nothing.
+    /// Not at all.
     None,
 }
 
-/// What is sent.
+/// The body of a request.
 pub(super) enum Body {
     /// Nothing.
     None,
@@ -21,11 +21,11 @@ pub(super) enum Body {
     Json(&'static str),
     /// JSON of this schema, or nothing.
     Optional(&'static str),
-    /// An event in any form that webhooks have.
+    /// An event in any form that webhooks accept.
     Event,
 }
 
-/// What comes with an answer.
+/// The body of a response.
 pub(super) enum Content {
     /// Nothing.
     None,
@@ -37,7 +37,7 @@ pub(super) enum Content {
     Text,
 }
 
-/// An answer that is no problem.
+/// A response that is not a problem.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) text: &'static str,
@@ -62,11 +62,11 @@ pub(super) struct Call {
     /// Names of examples of the body.
     pub(super) examples: &'static [&'static str],
     pub(super) answers: &'static [Answer],
-    /// The problems of its own, beside those of its proof.
+    /// Its own problems, besides those of authentication.
     pub(super) problems: &'static [&'static [Code]],
 }
 
-/// A call of which nothing is said yet.
+/// The defaults of a call.
 pub(super) const CALL: Call = Call {
     method: "get",
     path: "",
@@ -82,11 +82,11 @@ pub(super) const CALL: Call = Call {
     problems: &[],
 };
 
-/// An answer of which nothing is said yet.
+/// The defaults of a response.
 pub(super) const ANSWER: Answer = Answer { status: 200, text: "", content: Content::None, headers: &[], examples: &[] };
 
 impl Call {
-    /// All problems that it can end in, in the order of the catalogue.
+    /// All problems that it can return, in the order of the catalogue.
     pub(super) fn codes(&self) -> impl Iterator<Item = Code> {
         let proof: &[Code] = match self.proof {
             Proof::Token => &PROVEN,
@@ -98,7 +98,7 @@ impl Call {
     }
 }
 
-/// Of whoever proves itself by a token.
+/// Problems of calls with a token.
 const PROVEN: [Code; 7] = [
     Code::Unauthenticated,
     Code::InvalidToken,
@@ -108,7 +108,7 @@ const PROVEN: [Code; 7] = [
     Code::StoreUnavailable,
     Code::KeysUnavailable,
 ];
-/// Of messages.
+/// Problems of messages.
 const MESSAGE: [Code; 7] = [
     Code::NotFound,
     Code::InvalidSignature,
@@ -118,13 +118,13 @@ const MESSAGE: [Code; 7] = [
     Code::StoreUnavailable,
     Code::KeysUnavailable,
 ];
-/// Of bodies.
+/// Problems of bodies.
 pub(super) const BODY: [Code; 5] =
     [Code::MalformedJson, Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::InvalidChange];
-/// Of the names in a change.
+/// Problems of the names in a change.
 pub(super) const NAMES: [Code; 4] =
     [Code::UnknownConfiguration, Code::UnknownTarget, Code::AmbiguousName, Code::NotAssignable];
-/// Of whatever is read in Graph.
+/// Problems of reading from Graph.
 pub(super) const GRAPH: [Code; 8] = [
     Code::GraphRefused,
     Code::GraphRoleMissing,
@@ -135,10 +135,10 @@ pub(super) const GRAPH: [Code; 8] = [
     Code::GraphThrottled,
     Code::GraphUnavailable,
 ];
-/// Of accepting an operation.
+/// Problems of accepting an operation.
 pub(super) const ACCEPTING: [Code; 5] =
     [Code::InvalidHeader, Code::NotPermitted, Code::KeyReused, Code::TooManyPending, Code::GatewayFull];
-/// Of the end of an operation, for whoever waits for it.
+/// Problems with which an operation can end, for callers that wait for it.
 pub(super) const ENDED: [Code; 11] = [
     Code::ApprovalRejected,
     Code::ApprovalExpired,

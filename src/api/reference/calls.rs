@@ -1,12 +1,12 @@
-//! The calls of the API, one after the other: what each takes, what it answers, and which problems it can end in.
+//! The table of calls: what each takes, what it returns, and which problems it can end in.
 //!
-//! A new route is a new entry here; a test compares this table with the page of routes, and every call of the black-box
-//! tests is held against what this table says of it.
+//! A new route is a new entry here; a test compares this table with the routes, and the black-box tests check every call of
+//! theirs against it.
 
 use super::call::{ACCEPTING, ANSWER, Answer, BODY, Body, CALL, Call, Content, ENDED, GRAPH, NAMES, Proof};
 use crate::api::problem::Code;
 
-/// Answers of a call that accepts an operation.
+/// The responses of a call that accepts an operation.
 const ACCEPTED: [Answer; 2] = [
     Answer {
         text: "The operation has ended, and did not fail.",
@@ -17,23 +17,23 @@ const ACCEPTED: [Answer; 2] = [
     },
     Answer {
         status: 202,
-        text: "The operation is accepted and has not ended. Nothing that is accepted is lost: ask for it at `Location`.",
+        text: "The operation is accepted and stored, and has not ended. Read it at `Location`.",
         content: Content::Json("Operation"),
         headers: &["Location", "Retry-After", "Preference-Applied", "Idempotency-Replayed"],
         examples: &["operation-queued"],
     },
 ];
 
-/// The answer of a call that answers an operation.
+/// The response of a call that returns an operation.
 const OPERATION: [Answer; 1] = [Answer {
-    text: "The operation as it stands. One that failed is answered like any other, with its `problem` in it.",
+    text: "The operation in its current state. One that failed is returned like any other, with its `problem` inside.",
     content: Content::Json("Operation"),
     headers: &["Location", "Retry-After", "Preference-Applied"],
     examples: &["operation", "operation-queued"],
     ..ANSWER
 }];
 
-/// All calls, in the order in which they are read.
+/// All calls, in the order in which they are shown.
 pub(super) const ALL: &[&Call] = &[
     &SUBMIT,
     &PLAN,
@@ -60,10 +60,10 @@ const SUBMIT: Call = Call {
     path: "/v1/assignments",
     id: "submitChange",
     tag: CHANGES,
-    summary: "Change what a configuration is assigned to",
-    text: "Accepts a change, makes it durable, and waits up to 10 seconds for its end unless `Prefer` says otherwise. A change \
-           that fails while the call waits is answered by the problem that it failed with; `operation` in it says which \
-           operation that was. Repeating a call is safe with `Idempotency-Key`.",
+    summary: "Change the assignments of a configuration",
+    text: "Accepts a change, stores it durably, and waits up to 10 seconds for it to end unless `Prefer` says otherwise. If \
+           the change fails while the request waits, the response is the problem that it failed with, whose `operation` \
+           identifies the operation. Retries are safe with `Idempotency-Key`.",
     parameters: &["Idempotency-Key", "If-Match", "Prefer"],
     body: Body::Json("Change"),
     examples: &["change", "change-replace", "change-until"],
@@ -78,13 +78,13 @@ const PLAN: Call = Call {
     id: "planChange",
     tag: CHANGES,
     summary: "See what a change would do",
-    text: "Takes what `POST /v1/assignments` takes, reads the present assignments, and answers the difference that the change \
-           would make, and what policy would say of it. Changes nothing.",
+    text: "A dry run: takes the same body as `POST /v1/assignments`, reads the present assignments, and returns the difference \
+           that the change would make and whether policy would permit it. Changes nothing.",
     parameters: &["If-Match"],
     body: Body::Json("Change"),
     examples: &["change", "change-replace"],
     answers: &[Answer {
-        text: "What the change would do. Whether policy would permit it stands in `permission`.",
+        text: "What the change would do; `permission` says whether policy would permit it.",
         content: Content::Json("Plan"),
         headers: &["ETag"],
         examples: &["plan"],
@@ -98,9 +98,9 @@ const OPERATIONS: Call = Call {
     path: "/v1/operations",
     id: "listOperations",
     tag: OPERATION_TAG,
-    summary: "Look for operations",
-    text: "Those that fit everything that is given and that the caller may read, newest first. Follow `next` until it is null; \
-           a page may be short, even empty, and have a next one.",
+    summary: "List operations",
+    text: "The operations that match all given parameters and that the caller may read, newest first. Follow `next` until it \
+           is null; a page can be short, or even empty, and still have a next one.",
     parameters: &["ticket", "configuration", "caller", "state", "after", "limit"],
     answers: &[Answer {
         text: "A page of operations.",
@@ -116,8 +116,8 @@ const ONE_OPERATION: Call = Call {
     path: "/v1/operations/{id}",
     id: "getOperation",
     tag: OPERATION_TAG,
-    summary: "See what became of a change",
-    text: "Answers at once, or waits for the operation's end with `Prefer: wait=N`.",
+    summary: "Read an operation",
+    text: "Returns at once, or waits for the operation to end with `Prefer: wait=N`.",
     parameters: &["id", "Prefer"],
     answers: &OPERATION,
     problems: &[&[Code::UnknownOperation]],
@@ -129,8 +129,8 @@ const CANCEL: Call = Call {
     path: "/v1/operations/{id}",
     id: "cancelOperation",
     tag: OPERATION_TAG,
-    summary: "Take a change back before it begins",
-    text: "What is answered as cancelled has not reached Graph and never will. Cancelling what is cancelled changes nothing.",
+    summary: "Cancel a change before it begins",
+    text: "A cancelled operation has not reached Graph and never will. Cancelling it again changes nothing.",
     parameters: &["id"],
     answers: &OPERATION,
     problems: &[&[Code::UnknownOperation, Code::NotPermitted, Code::TooLateToCancel, Code::GraphUnavailable]],
@@ -143,8 +143,8 @@ const REVERT: Call = Call {
     id: "revertOperation",
     tag: OPERATION_TAG,
     summary: "Undo what an operation did",
-    text: "Accepts an operation of its own that undoes exactly the difference which that one made. What somebody has changed \
-           since is left alone, and listed in `difference.kept`. The body may be left out.",
+    text: "Accepts a new operation that undoes exactly the difference that this one made, except for what somebody has changed \
+           since; that is left as it is, and listed in `difference.kept`. The body is optional.",
     parameters: &["id", "Idempotency-Key", "If-Match", "Prefer"],
     body: Body::Optional("Revert"),
     examples: &["revert"],
@@ -177,8 +177,8 @@ const RESEND: Call = Call {
     path: "/v1/operations/{id}/callback",
     id: "resendCallback",
     tag: OPERATION_TAG,
-    summary: "Have the end of an operation told again",
-    text: "Sends the message of the operation's `callback` once more, after it was delivered or given up.",
+    summary: "Send the callback of an operation again",
+    text: "Sends the message again after it was delivered or parked.",
     parameters: &["id"],
     answers: &[Answer {
         status: 202,
@@ -191,7 +191,7 @@ const RESEND: Call = Call {
     ..CALL
 };
 
-/// What an answer to a question for consent can end in.
+/// Problems of approving and rejecting.
 const ANSWERING: [Code; 3] = [Code::UnknownOperation, Code::NotPermitted, Code::NotAwaitingApproval];
 
 const APPROVE: Call = Call {
@@ -199,9 +199,9 @@ const APPROVE: Call = Call {
     path: "/v1/operations/{id}/approve",
     id: "approveOperation",
     tag: OPERATION_TAG,
-    summary: "Consent to a change that awaits it",
-    text: "Only where policy asks for another person's consent, and never by the caller that asked for the change. The same word \
-           again changes nothing. The body may be left out.",
+    summary: "Approve a change that awaits approval",
+    text: "Only where policy requires the approval of a second person, and never by the caller that requested the change. \
+           Giving the same answer again changes nothing. The body is optional.",
     parameters: &["id"],
     body: Body::Optional("Word"),
     examples: &["word"],
@@ -213,8 +213,8 @@ const APPROVE: Call = Call {
 const REJECT: Call = Call {
     path: "/v1/operations/{id}/reject",
     id: "rejectOperation",
-    summary: "Refuse a change that awaits consent",
-    text: "The operation fails as `approval-rejected`. Otherwise as consenting is.",
+    summary: "Reject a change that awaits approval",
+    text: "The operation fails as `approval-rejected`. Otherwise like approving.",
     ..APPROVE
 };
 
@@ -239,12 +239,12 @@ const ASSIGNED: Call = Call {
     path: "/v1/configurations/{ref}/assignments",
     id: "getAssignments",
     tag: PRESENT,
-    summary: "See what is assigned to a configuration",
-    text: "Read from Graph for every call. `ETag` is that of the direct assignments, for `If-Match` of a change.",
+    summary: "Read the assignments of a configuration",
+    text: "Read from Graph at every call. `ETag` identifies the direct assignments, for `If-Match` of a change.",
     parameters: &["configuration-ref", "If-None-Match"],
     answers: &[
         Answer {
-            text: "What is assigned at present.",
+            text: "The present assignments.",
             content: Content::Json("Assigned"),
             headers: &["ETag", "Cache-Control"],
             examples: &["assigned"],
@@ -252,7 +252,7 @@ const ASSIGNED: Call = Call {
         },
         Answer {
             status: 304,
-            text: "The direct assignments are those that `If-None-Match` names.",
+            text: "The direct assignments match `If-None-Match`.",
             headers: &["ETag", "Cache-Control"],
             ..ANSWER
         },
@@ -265,9 +265,9 @@ const REACH: Call = Call {
     path: "/v1/groups/{ref}/assignments",
     id: "getGroupAssignments",
     tag: PRESENT,
-    summary: "See what reaches a group",
-    text: "Which of the configurations that the caller may read reach the group, up to 5 seconds late. Groups that the group is \
-           itself a member of are not followed.",
+    summary: "Read which configurations reach a group",
+    text: "Which of the configurations that the caller may read reach the group; the answer can be up to 5 seconds old. Groups \
+           of which the group is a member are not considered.",
     parameters: &["group-ref"],
     answers: &[Answer {
         text: "What reaches the group.",
@@ -285,8 +285,8 @@ const WEBHOOK: Call = Call {
     id: "receiveWebhook",
     tag: WEBHOOKS,
     summary: "Send an event",
-    text: "A signed event of a ticketing or HR system, made into changes by rules in the gateway's settings. How it must be \
-           proven depends on its source. A message that comes again finds its operations and does nothing more.",
+    text: "Receives an event of a ticketing or HR system, which rules in the gateway's settings turn into changes. How it must \
+           be authenticated depends on its source. A message that is sent again returns its operations and does nothing more.",
     proof: Proof::Message,
     parameters: &["source", "Idempotency-Key", "Prefer"],
     body: Body::Event,
@@ -300,7 +300,7 @@ const WEBHOOK: Call = Call {
         },
         Answer {
             status: 202,
-            text: "Operations are accepted, and some have not ended.",
+            text: "Changes were accepted, and some of their operations have not ended.",
             content: Content::Json("WebhookAnswer"),
             headers: &["Location", "Retry-After", "Preference-Applied", "Idempotency-Replayed"],
             examples: &["webhook-accepted"],
@@ -320,7 +320,7 @@ const HANDSHAKE: Call = Call {
     proof: Proof::None,
     parameters: &["source", "WebHook-Request-Origin", "WebHook-Request-Rate"],
     answers: &[Answer {
-        text: "The source is known. Only with `WebHook-Allowed-Origin` is it consent.",
+        text: "The source exists. Events may be sent only if `WebHook-Allowed-Origin` is present.",
         headers: &["Allow", "WebHook-Allowed-Origin", "WebHook-Allowed-Rate"],
         ..ANSWER
     }],
@@ -333,8 +333,8 @@ const AUDIT: Call = Call {
     id: "listAuditRecords",
     tag: AUDIT_TAG,
     summary: "Read the audit trail",
-    text: "Records that fit everything that is given and that the caller may read, oldest first. Follow `next` until it is null; \
-           later, go on with `after` set to `cursor`.",
+    text: "The records that match all given parameters and that the caller may read, oldest first. Follow `next` until it is \
+           null; later, continue with `after` set to `cursor`.",
     parameters: &["ticket", "audit-operation", "caller", "from", "to", "audit-after", "limit"],
     answers: &[Answer {
         text: "A page of records.",
@@ -354,7 +354,7 @@ const PROBLEM: Call = Call {
     text: "The page behind a problem's `type`.",
     proof: Proof::None,
     parameters: &["code"],
-    answers: &[Answer { text: "What the problem means, and what helps.", content: Content::Text, ..ANSWER }],
+    answers: &[Answer { text: "What the problem means, and what to do about it.", content: Content::Text, ..ANSWER }],
     problems: &[&[Code::NotFound]],
     ..CALL
 };
@@ -364,7 +364,7 @@ const DOCUMENT: Call = Call {
     id: "getDocument",
     tag: PAGES,
     summary: "Read this document",
-    text: "The document that you read, by OpenAPI 3.1. `/docs/` shows it, with forms to try it out.",
+    text: "This document, in OpenAPI 3.1. `/docs/` displays it, with forms to try it out.",
     proof: Proof::None,
     answers: &[Answer { text: "The document.", content: Content::Document, ..ANSWER }],
     ..CALL
@@ -379,10 +379,10 @@ const PAGES: &str = "Pages";
 
 /// The groups in which calls are shown, and what each is about.
 pub(super) const TAGS: [(&str, &str); 6] = [
-    (CHANGES, "Asking for a change, and seeing beforehand what it would do."),
-    (OPERATION_TAG, "What became of changes: looking, waiting, taking back, undoing."),
+    (CHANGES, "Requesting a change, and seeing beforehand what it would do."),
+    (OPERATION_TAG, "Accepted changes: reading, waiting, cancelling, reverting, approving."),
     (PRESENT, "What Graph holds at present."),
-    (WEBHOOKS, "Events of other systems, made into changes."),
+    (WEBHOOKS, "Events from other systems, turned into changes."),
     (AUDIT_TAG, "What happened, who asked for it, and on whose authority."),
-    (PAGES, "What can be read about the gateway."),
+    (PAGES, "Reference pages about the API."),
 ];

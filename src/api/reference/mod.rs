@@ -1,8 +1,8 @@
-//! The API's document by `OpenAPI` 3.1: made of the table of calls, the catalogue of problems, the types that are answered,
+//! The API's document in `OpenAPI` 3.1: built from the table of calls, the catalogue of problems, the types that are returned,
 //! and what bodies are checked for.
 //!
-//! Guarantees: it is made once and never changes while the program runs. That it says what the gateway does is shown by the
-//! black-box tests, which hold every call and every answer of theirs against it.
+//! Guarantees: it is built once and never changes while the process runs. The black-box tests check every call and every
+//! response of theirs against it, so it says what the gateway does.
 //!
 //! It deliberately knows nothing of the framework: it is a text, which `pages` serves.
 
@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use self::call::{Answer, Body, Call, Content, ENDED, Proof};
 use super::problem::{Code, Problem};
 
-/// Examples of bodies and answers, by the names by which calls refer to them.
+/// Examples of requests and responses, by the names by which calls refer to them.
 const EXAMPLES: &str = include_str!("examples.json");
 
 /// The document.
@@ -58,10 +58,10 @@ fn about() -> String {
     let codes =
         Code::ALL.iter().map(|code| format!("[`{0}`](/problems/{0})", code.name())).collect::<Vec<_>>().join(", ");
     format!(
-        "The guarded gate in front of Microsoft Graph's Intune `assign` action. Callers ask for changes of what a \
-         configuration is assigned to; each accepted change is an operation, which ends for certain.\n\nCallers prove \
-         themselves by a token. Every failure is a problem document (RFC 9457) with a stable `code`, one sentence in `detail`, \
-         and `retryable`. A path or method that does not exist is answered by the problem `not-found` (404) or \
+        "A gateway in front of Microsoft Graph's Intune `assign` action. Callers request changes to the assignments of a \
+         configuration; each accepted change is an operation, which is guaranteed to end.\n\nCallers authenticate with a \
+         bearer token. Every failure is a problem document (RFC 9457) with a stable `code`, one sentence in `detail`, and \
+         `retryable`. A path or method that does not exist is answered with the problem `not-found` (404) or \
          `method-not-allowed` (405). The codes, each with a page of its own: {codes}."
     )
 }
@@ -148,14 +148,14 @@ fn answered(call: &Call, Answer { text, content, headers, examples, .. }: &Answe
     json!({"description": text, "headers": told(call, headers), "content": content})
 }
 
-/// The headers of an answer, and those that every proven caller gets.
+/// The headers of a response, and those that every authenticated caller gets.
 fn told(call: &Call, own: &[&'static str]) -> Value {
     let rationed: &[&'static str] = if call.proof == Proof::None { &[] } else { &["RateLimit", "RateLimit-Policy"] };
     let all = own.iter().chain(rationed).map(|name| ((*name).to_owned(), reference("headers", name)));
     all.collect::<Map<_, _>>().into()
 }
 
-/// The answer of all problems of one status, each with an example of its own.
+/// The response for all problems of one status, each with an example of its own.
 fn failed(call: &Call, status: u16, codes: &[Code]) -> Value {
     let names: Vec<_> = codes.iter().map(|code| code.name()).collect();
     let listed = codes.iter().map(|code| format!("- [`{0}`](/problems/{0}): {1}.", code.name(), code.words().0));
@@ -217,7 +217,7 @@ mod tests {
         for kind in ["schemas", "parameters", "headers", "examples"] {
             for name in document["components"][kind].as_object().unwrap().keys() {
                 let referred = found.contains(format!("#/components/{kind}/{name}").as_str());
-                // No call has these: they are the answers to calls that there are not.
+                // No call has these: they answer calls that do not exist.
                 assert!(referred || ["method-not-allowed"].contains(&name.as_str()), "{kind}/{name}");
             }
         }

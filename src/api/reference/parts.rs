@@ -1,4 +1,4 @@
-//! Parameters, headers and ways of proof, each described once.
+//! Parameters, headers and security schemes, each described once.
 
 use serde_json::{Map, Value, json};
 
@@ -51,72 +51,81 @@ fn in_query() -> [Part; 11] {
     let search = json!({"type": "string", "maxLength": configurations::SEARCH_MAX});
     let moment = || json!({"type": "string", "format": "date-time"});
     let line = |shortest: u8| json!({"type": "string", "minLength": shortest, "pattern": format!("^[^{UNSEEMLY}]*$")});
-    let cursor = "After this place in the trail: `cursor`, or what `next` of the page before has.";
-    let configuration = "On the configuration of this id, alias or display name.";
+    let cursor = "Only records after this place in the trail: the `cursor` of an earlier page.";
+    let configuration = "Only operations on the configuration with this id, alias or display name.";
     [
-        part("ticket", "Of this ticket.", line(0)),
+        part("ticket", "Only those with this ticket.", line(0)),
         part("configuration", configuration, line(1)),
-        part("caller", "Of the caller of this configured name.", line(0)),
-        part("state", "In this state.", json!({"type": "string", "enum": State::NAMES})),
-        part("after", "Older than this operation: what `next` of the page before has.", id.clone()),
-        part("limit", "At most so many on a page.", limit),
-        ("audit-operation", parameter("query", "operation", "Of this operation.", &id)),
-        part("from", "Not older than this (RFC 3339).", moment()),
-        part("to", "Older than this (RFC 3339).", moment()),
+        part("caller", "Only those of the caller with this configured name.", line(0)),
+        part("state", "Only operations in this state.", json!({"type": "string", "enum": State::NAMES})),
+        part("after", "Only operations older than this one; `next` of the previous page contains it.", id.clone()),
+        part("limit", "The maximum number of entries per page.", limit),
+        ("audit-operation", parameter("query", "operation", "Only records of this operation.", &id)),
+        part("from", "Only records of this time or later (RFC 3339).", moment()),
+        part("to", "Only records before this time (RFC 3339).", moment()),
         ("audit-after", parameter("query", "after", cursor, &json!({"type": "string"}))),
-        part("search", "Only those whose names contain this, whatever its case.", search),
+        part("search", "Only configurations whose names contain this, ignoring case.", search),
     ]
 }
 
 fn in_header() -> [Part; 6] {
     let part = |name: &'static str, text: &str, schema: Value| (name, parameter("header", name, text, &schema));
-    let key = "Makes a repetition safe: the same key with the same body is the same operation, for as long as the gateway keeps \
-               keys (7 days unless set otherwise). A new change needs a new key. Quoted or bare.";
-    let prefer = "`wait=N` waits up to N seconds for the operation's end, within the gateway's limit; `respond-async` does not \
+    let key = "Makes retries safe: the same key with the same body returns the same operation, for as long as the gateway \
+               keeps keys (7 days by default). A new change needs a new key. With or without quotes.";
+    let prefer = "`wait=N` waits up to N seconds for the operation to end, within the gateway's limit; `respond-async` does not \
                   wait. Other preferences are ignored (RFC 7240).";
-    let only_on = "The `ETag` of the assignments on which alone the change shall have effect; `*` is any.";
-    let known = "An `ETag` that is known, or several. If the assignments are still those, the answer has no body.";
+    let only_on = "Applies the change only if the assignments have this `ETag`; `*` matches any.";
+    let known = "One or more known `ETag`s. If the assignments still have one of them, the response is 304.";
     let tag = json!({"anyOf": [{"type": "string", "pattern": format!("^{TAG}$")}, {"type": "string", "enum": ["*"]}]});
     [
         part("Idempotency-Key", key, json!({"type": "string", "pattern": KEY, "examples": ["RITM0010023-1"]})),
         part("If-Match", only_on, tag),
         part("If-None-Match", known, json!({"type": "string"})),
         part("Prefer", prefer, json!({"type": "string", "examples": ["wait=20", "respond-async"]})),
-        part("WebHook-Request-Origin", "Who asks whether it may send.", json!({"type": "string"})),
-        part("WebHook-Request-Rate", "How many messages a minute it would send.", json!({"type": "string"})),
+        part("WebHook-Request-Origin", "The origin that asks whether it may send events.", json!({"type": "string"})),
+        part("WebHook-Request-Rate", "How many messages per minute it would send.", json!({"type": "string"})),
     ]
 }
 
-/// All headers of answers.
+/// All headers of responses.
 pub(super) fn headers() -> Value {
     let text = |text: &str| json!({"description": text, "schema": {"type": "string"}});
     let always = |text: &str, pattern: &str| json!({"description": text, "required": true, "schema": {"type": "string", "pattern": pattern}});
-    let seconds = "How many seconds to leave the gateway alone before asking again.";
+    let seconds = "How many seconds to wait before trying again.";
     let headers = [
-        ("Allow", text("The methods that the path has.")),
-        ("Cache-Control", text("That the answer is for its caller only, and must be asked for anew.")),
-        ("ETag", always("The present direct assignments, for `If-Match` and `If-None-Match`.", &format!("^{TAG}$"))),
-        ("Idempotency-Replayed", text("`true` if an earlier call under the same key made the operation.")),
-        ("Location", text("Where the operation is, if it has not ended.")),
-        ("Preference-Applied", text("What of `Prefer` was heeded.")),
-        ("RateLimit", text("How many calls are left to the caller (`r`) and when there are more, in seconds (`t`).")),
+        ("Allow", text("The methods that the path supports.")),
+        (
+            "Cache-Control",
+            text("The response is for its caller only, and must be revalidated before it is used again."),
+        ),
+        (
+            "ETag",
+            always(
+                "Identifies the present direct assignments, for `If-Match` and `If-None-Match`.",
+                &format!("^{TAG}$"),
+            ),
+        ),
+        ("Idempotency-Replayed", text("`true` if an earlier request with the same key created the operation.")),
+        ("Location", text("The path of the operation, if it has not ended.")),
+        ("Preference-Applied", text("The part of `Prefer` that was applied.")),
+        ("RateLimit", text("How many calls the caller has left (`r`), and in how many seconds there are more (`t`).")),
         ("RateLimit-Policy", text("How many calls the caller may make (`q`) in how many seconds (`w`).")),
         ("Retry-After", json!({"description": seconds, "schema": {"type": "integer", "minimum": 1}})),
         (
             "WWW-Authenticate",
-            always("By what to prove oneself (RFC 6750).", "^(Bearer|Basic|Certificate|Signature) realm=\"postern\""),
+            always("How to authenticate (RFC 6750).", "^(Bearer|Basic|Certificate|Signature) realm=\"postern\""),
         ),
-        ("WebHook-Allowed-Origin", text("Whose events are taken.")),
-        ("WebHook-Allowed-Rate", text("How many messages a minute are taken.")),
+        ("WebHook-Allowed-Origin", text("The origin whose events are accepted.")),
+        ("WebHook-Allowed-Rate", text("How many messages per minute are accepted.")),
     ];
     headers.map(|(name, header)| (name.to_owned(), header)).into_iter().collect::<Map<_, _>>().into()
 }
 
-/// How callers prove themselves.
+/// How callers authenticate.
 pub(super) fn proofs() -> Value {
     json!({"token": {
         "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
-        "description": "A token of one of the issuers that the gateway's settings name, made out for the gateway. With the \
-                        sandbox: `postern token --caller servicenow`.",
+        "description": "A token for the gateway, issued by one of the issuers in its settings. With the sandbox: \
+                        `postern token --caller servicenow`.",
     }})
 }

@@ -1,7 +1,7 @@
-//! The schemas of what is answered, from the types that are answered, and the words that stand in them.
+//! Response schemas, from the types that are returned, and the enumerations that they use.
 //!
-//! Guarantees: a field that may be missing is never null, and one that may be null is never missing. So callers need one
-//! test for each.
+//! Guarantees: a field that can be absent is never null, and one that can be null is never absent. So callers need only one
+//! check for each.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ use crate::{
     domain::{self, State},
 };
 
-/// Writes types that stand for sets of words: they have a schema and no values.
+/// Generates types for enumerations of strings: they have a schema and no values.
 macro_rules! words {
     ($($(#[doc = $doc:literal])+ $name:ident = $words:expr;)+) => { $(
         $(#[doc = $doc])+
@@ -37,29 +37,29 @@ macro_rules! words {
 }
 
 words! {
-    /// Where an operation stands.
+    /// The state of an operation.
     OperationState = State::NAMES;
     /// The stable code of a problem; each has a page at `/problems/{code}`.
     ProblemCode = Code::ALL.iter().map(|code| code.name());
     /// Whether something changes.
     Effect = ["changed", "unchanged"];
-    /// Whether those that a filter matches are meant, or all others.
+    /// Whether only the devices that a filter matches are included, or whether they are excluded.
     FilterMode = ["include", "exclude"];
-    /// Everyone of a sort.
+    /// All devices or all users.
     Everyone = ["devices", "users"];
-    /// Why a reversal leaves a target alone.
+    /// Why a reversal leaves a target as it is.
     KeptBecause = ["filter-changed", "assigned-again", "removed", "group-gone", "not-assignable"];
-    /// Whether an end is still to come, was carried out, was called off, or is moot since there was nothing to undo.
+    /// Whether an end is still to come, was carried out, was called off, or is moot because there was nothing to undo.
     EndState = ["ahead", "called-off", "reverted", "moot"];
-    /// What was said when somebody else's consent was asked for, or that the time for it passed.
+    /// Whether a required approval was given or refused, or expired.
     ApprovalWord = ["approved", "rejected", "expired"];
-    /// Whether a message is still to be delivered, is delivered, or is given up until somebody asks for it again.
+    /// Whether a message is still to be delivered, was delivered, or was given up until somebody requests it again.
     CallbackState = ["pending", "delivered", "parked"];
-    /// Why an operation undoes another, if nobody asked for it.
+    /// Why an operation undoes another one although nobody requested that.
     Cause = ["until"];
-    /// Whether an assignment is direct, which changes can change, or comes from a policy set.
+    /// Whether an assignment is direct, so that changes can affect it, or comes from a policy set.
     Source = ["direct", "policy-set"];
-    /// Whether changes were accepted, or no rule wants the event.
+    /// Whether changes were accepted, or the event was ignored because no rule matches it.
     WebhookResult = ["accepted", "ignored"];
     /// What configurations can be assigned to.
     Taken = ["groups", "all-users", "all-devices", "filters"];
@@ -71,7 +71,7 @@ pub(in crate::api) enum Kind {}
 impl PartialSchema for Kind {
     fn schema() -> RefOr<Schema> {
         let known = domain::Kind::names().collect::<Vec<_>>().join("`, `");
-        let text = format!("What a configuration configures. Known are `{known}`; more may come.");
+        let text = format!("The kind of a configuration. Known kinds are `{known}`; more may be added.");
         ObjectBuilder::new().schema_type(Type::String).description(Some(text)).build().into()
     }
 }
@@ -82,7 +82,7 @@ impl ToSchema for Kind {
     }
 }
 
-/// All schemas of answers, by name.
+/// All response schemas, by name.
 pub(super) fn of_answers() -> Map<String, Value> {
     let mut found = Vec::new();
     collect::<fate::OperationView>(&mut found);
@@ -107,7 +107,7 @@ fn collect<T: ToSchema>(found: &mut Vec<(String, RefOr<Schema>)>) {
     T::schemas(found);
 }
 
-/// Takes the null out of every field that is left out instead.
+/// Removes null from the schema of every field that is absent instead.
 fn without_null(schema: &mut Value) {
     let required = schema.get("required").cloned().unwrap_or_default();
     let is_required = |name: &str| required.as_array().is_some_and(|all| all.iter().any(|it| it == name));
