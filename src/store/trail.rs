@@ -54,6 +54,14 @@ impl AuditPage {
     }
 }
 
+/// The events with which operations end: none of them is in a turn after that.
+const ENDS: [&str; 4] = ["settled", "cancelled", "rejected", "approval-expired"];
+
+/// The condition, in SQL, that a record is that of an operation's end.
+pub(super) fn is_an_end() -> String {
+    ENDS.map(|event| format!(r#"text LIKE '%"event":"{event}"%'"#)).join(" OR ")
+}
+
 /// A sink's turn: taken, kept, or given back.
 #[derive(Clone, Debug)]
 pub struct Following {

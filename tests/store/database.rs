@@ -6,14 +6,15 @@ use futures_util::future::join_all;
 use postern::{
     clock::Clock,
     config,
+    domain::approval::Word,
     store::{AuditQuery, Error, Postgres, Run, Settlement, Store},
 };
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 
 use crate::{
     fixture::{
-        Fixture, Kind, accept, acceptance, all, at, cancellation, claim, id, ids, lane, minutes, operation, settlement,
-        state, trail, turn,
+        Fixture, Kind, accept, acceptance, all, at, awaiting, cancellation, claim, id, ids, lane, minutes, operation,
+        reply, settlement, state, trail, turn,
     },
     postgres::eventually,
     server,
@@ -221,15 +222,44 @@ async fn a_search_by_time_looks_at_that_time_only() {
         assert_eq!(store.records(&query).await.unwrap().len(), query.limit);
     }
     store.close().await;
+    let read = read_of("audit", &mut connection).await;
+    assert!(read < all / 2, "{read} entries and rows were read, of {all}");
+}
+
+/// How many rows and entries of indexes were read of a table by stores that are closed.
+async fn read_of(table: &str, connection: &mut PgConnection) -> i64 {
     // A connection that ends has told what it read.
     let gone = "SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND application_name = 'postern' AND backend_type = 'client backend'";
     eventually("its connections end", async || {
-        sqlx::query_scalar::<_, i64>(gone).fetch_one(&mut connection).await.unwrap() == 0
+        sqlx::query_scalar::<_, i64>(gone).fetch_one(&mut *connection).await.unwrap() == 0
     })
     .await;
-    let told = "SELECT (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'audit')
-                     + (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE relname = 'audit')";
-    let read: i64 = sqlx::query_scalar(told).fetch_one(&mut connection).await.unwrap();
-    assert!(read < all / 2, "{read} entries and rows were read, of {all}");
+    let told = "SELECT (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = $1)
+                     + (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE relname = $1)";
+    sqlx::query_scalar(told).bind(table).fetch_one(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_search_by_an_operation_looks_at_no_turn_after_its_end() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    for (number, word, now) in [(1, Word::Rejected, 1), (2, Word::Expired, 100)] {
+        store.accept(acceptance(awaiting(number, &lane(1), 100))).await.unwrap();
+        store.answer(reply(number, word, now)).await.unwrap();
+    }
+    let mut connection = fixture.connection().await;
+    let turns: i64 = 20_000;
+    let sql = "INSERT INTO audit (chain, sequence, text, at, configuration)
+               SELECT 'later', turn, '{}', 0, $1 FROM generate_series(1, $2) AS later (turn)";
+    let sql = sqlx::query(sql).bind(lane(1).to_string()).bind(turns);
+    sql.execute(&mut connection).await.unwrap();
+    sqlx::raw_sql("VACUUM ANALYZE audit").execute(&mut connection).await.unwrap();
+    for number in [1, 2] {
+        let query = AuditQuery { operation: Some(id(number)), limit: 10, ..AuditQuery::default() };
+        assert_eq!(store.records(&query).await.unwrap().len(), 2);
+    }
+    store.close().await;
+    let read = read_of("audit", &mut connection).await;
+    assert!(read < turns / 2, "{read} entries and rows were read, of {turns} turns");
 }

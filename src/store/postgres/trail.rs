@@ -9,6 +9,7 @@ use super::{
         AuditQuery, Error, Filed, Following,
         ledger::{Ledger, head_after},
         rows::{count, micros as moment},
+        trail::is_an_end,
         writer::Failed,
     },
     failed,
@@ -163,7 +164,7 @@ fn turns_of(sql: &mut QueryBuilder<Postgres>, operation: &str) {
     );
     own(sql, ") AND position > (SELECT min(position)");
     own(sql, ") AND position < (SELECT coalesce(min(position), 9223372036854775807)");
-    sql.push(" AND (text LIKE '%\"event\":\"settled\"%' OR text LIKE '%\"event\":\"cancelled\"%'))");
+    sql.push(" AND (").push(is_an_end()).push("))");
     sql.push(" AND strpos(text, ").push_bind(operation.to_owned()).push(") > 0)");
 }
 

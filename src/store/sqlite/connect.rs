@@ -74,6 +74,16 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
+/// The tables of this version, in memory, for tests.
+#[cfg(test)]
+pub(super) fn in_memory() -> Connection {
+    let connection = Connection::open_in_memory().unwrap();
+    for migration in sqlx::migrate!("migrations/sqlite").migrations.iter() {
+        connection.execute_batch(migration.sql.as_str()).unwrap();
+    }
+    connection
+}
+
 fn open(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     // Each connection is used by one thread at a time, so SQLite need not lock it.
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
