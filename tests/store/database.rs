@@ -7,7 +7,7 @@ use postern::{
     clock::Clock,
     config,
     domain::approval::Word,
-    store::{AuditQuery, Error, Postgres, Run, Settlement, Store},
+    store::{AuditQuery, Error, Postgres, Query, Run, Settlement, Store},
 };
 use sqlx::{Connection, PgConnection};
 
@@ -238,6 +238,45 @@ async fn read_of(table: &str, connection: &mut PgConnection) -> i64 {
     let told = "SELECT (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = $1)
                      + (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE relname = $1)";
     sqlx::query_scalar(told).bind(table).fetch_one(connection).await.unwrap()
+}
+
+/// Operations of the past, of which the server knows, but for the ends that are set for them.
+async fn past(operations: i64, until: Option<i64>, connection: &mut PgConnection) {
+    let sql = "INSERT INTO operations (id, configuration, caller, state, submission, fate, ended_at, until_at)
+               SELECT 'past-' || past, $1, 'servicenow', 'succeeded', '{}', '{}', $2, $3
+               FROM generate_series(1, $4) AS past";
+    let sql = sqlx::query(sql).bind(lane(1).to_string()).bind(at(0).as_microsecond()).bind(until).bind(operations);
+    sql.execute(&mut *connection).await.unwrap();
+    sqlx::raw_sql("VACUUM ANALYZE operations").execute(connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_search_by_state_looks_at_what_is_in_it_only() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    for number in [1, 2] {
+        store.accept(acceptance(awaiting(number, &lane(1), 100))).await.unwrap();
+    }
+    store.answer(reply(2, Word::Rejected, 1)).await.unwrap();
+    accept(&*store, &lane(1), [3, 4]).await;
+    store.cancel(cancellation(3, 1)).await.unwrap();
+    accept(&*store, &lane(2), [5]).await;
+    drop(turn(&*store, claim(&lane(2), "a", 1)).await);
+    let (mut connection, all) = (fixture.connection().await, 20_000);
+    past(all, None, &mut connection).await;
+    for (state, number) in [("awaiting_approval", 1), ("failed", 2), ("cancelled", 3), ("queued", 4), ("running", 5)] {
+        let query = Query { state: Some(state.to_owned()), limit: 100, ..Query::default() };
+        let of_caller = Query { caller: Some("servicenow".to_owned()), ..query.clone() };
+        // The server plans for any values after some times.
+        for _ in 0..8 {
+            for query in [&query, &of_caller] {
+                assert_eq!(ids(&store.operations(query).await.unwrap()), [id(number)], "{query:?}");
+            }
+        }
+    }
+    store.close().await;
+    let read = read_of("operations", &mut connection).await;
+    assert!(read < all / 2, "{read} entries and rows were read, of {all}");
 }
 
 #[tokio::test]

@@ -28,26 +28,42 @@ pub(super) async fn operation(connection: &mut PgConnection, id: OperationId) ->
 pub(super) async fn operations(connection: &mut PgConnection, query: &Query) -> Result<Vec<Operation>, Error> {
     let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(format!("SELECT {OPERATION} FROM operations WHERE true"));
     let configuration = query.configuration.as_ref().map(ConfigurationId::as_str);
-    let equals = [
-        ("ticket", query.ticket.as_deref()),
-        ("configuration", configuration),
-        ("caller", query.caller.as_deref()),
-        ("state", query.state.as_deref()),
-    ];
+    let equals =
+        [("ticket", query.ticket.as_deref()), ("configuration", configuration), ("caller", query.caller.as_deref())];
     for (column, value) in equals {
         if let Some(value) = value {
             sql.push(format!(" AND {column} = ")).push_bind(value);
         }
     }
+    let order = query.state.as_deref().map_or("position", |state| in_state(&mut sql, state));
     if let Some(after) = query.after {
         // If that one was removed since, the list continues at the next older id; ids are nearly in order of acceptance.
         sql.push(" AND position < coalesce((SELECT position FROM operations WHERE id = ").push_bind(after.to_string());
         sql.push("), (SELECT position + 1 FROM operations WHERE id < ").push_bind(after.to_string());
         sql.push(" ORDER BY id DESC LIMIT 1), 0)");
     }
-    sql.push(" ORDER BY position DESC LIMIT ").push_bind(count(query.limit));
+    sql.push(format!(" ORDER BY {order} DESC LIMIT ")).push_bind(count(query.limit));
     let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;
     found.iter().map(rows::operation).collect()
+}
+
+/// The condition of a state, and by what to order what is in it. A state in which few operations are stands in the statement itself: the
+/// server takes the index of these few only then, once it plans for any values. By the mere position it would still go through all
+/// that ever was, in that order, where it takes what is pending to be much; sorted is what is pending at once.
+fn in_state(sql: &mut QueryBuilder<Postgres>, state: &str) -> &'static str {
+    let (condition, order) = match state {
+        "awaiting_approval" => ("state = 'awaiting_approval'", "position + 0"),
+        "queued" => ("state = 'queued'", "position + 0"),
+        "running" => ("state = 'running'", "position + 0"),
+        "failed" => ("state = 'failed'", "position"),
+        "cancelled" => ("state = 'cancelled'", "position"),
+        other => {
+            sql.push(" AND state = ").push_bind(other.to_owned());
+            return "position";
+        }
+    };
+    sql.push(" AND ").push(condition);
+    order
 }
 
 /// What a key stands for, if it is known and has not expired.

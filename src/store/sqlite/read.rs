@@ -1,7 +1,7 @@
 //! The SQL of the reading verbs.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, params, params_from_iter};
+use rusqlite::{Connection, Row, params, params_from_iter, types::Value};
 
 use super::{
     super::{
@@ -22,6 +22,12 @@ pub(super) fn operation(connection: &Connection, id: OperationId) -> Result<Opti
 }
 
 pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<Operation>, Error> {
+    let (sql, values) = search_for(query);
+    all(connection, &sql, params_from_iter(values), rows::operation)
+}
+
+/// The statement that searches, and its values.
+fn search_for(query: &Query) -> (String, Vec<Value>) {
     let Query { ticket, configuration, caller, state, after, limit } = query;
     let mut search = Search::default();
     let looked_for_by = [
@@ -40,12 +46,11 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
     for (_, column, value) in &marks {
         and(format!("operations.{column} = {value}"));
     }
-    let running = "EXISTS (SELECT 1 FROM running WHERE running.position = operations.position)";
-    match state.as_deref() {
-        Some("running") => and(format!("state = 'queued' AND {running}")),
-        Some("queued") => and(format!("state = 'queued' AND NOT {running}")),
-        Some(state) => and(format!("state = {}", search.bind(state.to_owned()))),
-        None => {}
+    let few = state.as_deref().and_then(of_few);
+    match (few, state) {
+        (Some((_, condition)), _) => and(condition.to_owned()),
+        (None, Some(state)) => and(format!("state = {}", search.bind(state.clone()))),
+        (None, None) => {}
     }
     // If that one was removed since, the list continues at the next older id; ids are nearly in order of acceptance.
     let after = after.map(|id| {
@@ -60,16 +65,16 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
         and(format!("operations.position < {after}"));
         go_on = format!(" AND marks.position < {after}");
     }
-    // Otherwise SQLite would scan all operations ever accepted for the few that have not ended.
-    let pending = matches!(state.as_deref(), Some("queued" | "running")) && ticket.is_none() && caller.is_none();
-    let found = match marks.first() {
-        _ if pending => format!(
-            "SELECT operations.position AS position, {OPERATION} FROM operations INDEXED BY operations_pending
-             WHERE state = 'queued'{conditions}"
+    // There are even fewer of a ticket.
+    let found = match (few.filter(|_| ticket.is_none()), marks.first()) {
+        (Some((index, _)), _) => format!(
+            "SELECT operations.position AS position, {OPERATION} FROM operations INDEXED BY {index} WHERE 1{conditions}"
         ),
-        None => format!("SELECT operations.position AS position, {OPERATION} FROM operations WHERE 1{conditions}"),
-        // Each half comes in order, so no more is read than needed; with the position from `operations`, SQLite would sort.
-        Some((kind, what, value)) => format!(
+        (None, None) => {
+            format!("SELECT operations.position AS position, {OPERATION} FROM operations WHERE 1{conditions}")
+        }
+        // Each half comes in its order, so no more is read than is asked for; by the position in the rows, SQLite would sort.
+        (None, Some((kind, what, value))) => format!(
             "SELECT marks.position AS position, {OPERATION} FROM operations_index AS marks
              CROSS JOIN operations ON operations.position = marks.position
              WHERE marks.what = '{what}' AND marks.value = {value}{go_on}{conditions}
@@ -79,8 +84,22 @@ pub(super) fn operations(connection: &Connection, query: &Query) -> Result<Vec<O
         ),
     };
     let limit = search.bind(count(*limit));
-    let sql = format!("{found} ORDER BY position DESC LIMIT {limit}");
-    all(connection, &sql, params_from_iter(search.values), rows::operation)
+    (format!("{found} ORDER BY position DESC LIMIT {limit}"), search.values)
+}
+
+/// The index of a state in which few operations are, and the condition of that state. SQLite uses such an index only if the state stands in
+/// the statement, and surely only if the index is named: otherwise it goes through all that ever was, in the order that is asked for.
+fn of_few(state: &str) -> Option<(&'static str, &'static str)> {
+    let taken_up = "state = 'queued' AND operations.position IN (SELECT position FROM running)";
+    let waiting = "state = 'queued' AND operations.position NOT IN (SELECT position FROM running)";
+    Some(match state {
+        "awaiting_approval" => ("operations_awaiting", "state = 'awaiting_approval'"),
+        "queued" => ("operations_pending", waiting),
+        "running" => ("operations_pending", taken_up),
+        "failed" => ("operations_unsuccessful", "state = 'failed'"),
+        "cancelled" => ("operations_unsuccessful", "state = 'cancelled'"),
+        _ => return None,
+    })
 }
 
 /// The oldest operations of a configuration that its lane has taken up.
@@ -196,4 +215,56 @@ pub(super) fn unanswered(connection: &Connection, at: Timestamp, limit: usize) -
     let sql =
         format!("SELECT {OPERATION} FROM operations WHERE state = 'awaiting_approval' AND approval_until <= ? LIMIT ?");
     all(connection, &sql, params![micros(at), count(limit)], rows::operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::{
+        super::{connect, indexing::Indexing},
+        *,
+    };
+
+    const OPERATIONS: i64 = 20_000;
+    const CONFIGURATION: &str = "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit";
+
+    /// Operations that succeeded, and before them two that wait, two that run and two of each other state.
+    fn filled() -> Connection {
+        let mut connection = connect::in_memory();
+        let sql = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?2)
+             INSERT INTO operations (id, configuration, caller, ticket, state, submission, fate)
+             SELECT 'op_' || n, ?1, 'caller', 'T' || (n / 20),
+                 CASE (n + 1) / 2 WHEN 1 THEN 'awaiting_approval' WHEN 2 THEN 'failed' WHEN 3 THEN 'cancelled'
+                     WHEN 4 THEN 'queued' WHEN 5 THEN 'queued' ELSE 'succeeded' END, '', ''
+             FROM n";
+        connection.execute(sql, params![CONFIGURATION, OPERATIONS]).unwrap();
+        connection.execute("INSERT INTO running VALUES (9, 0), (10, 0)", []).unwrap();
+        Indexing::begin(&mut connection);
+        connection
+    }
+
+    #[test]
+    fn a_search_by_state_looks_through_little_however_much_there_is() {
+        let connection = filled();
+        let (configuration, caller) = (CONFIGURATION.parse().ok(), Some("caller".to_owned()));
+        for state in ["awaiting_approval", "queued", "running", "failed", "cancelled"] {
+            let few = Query { state: Some(state.to_owned()), limit: 100, ..Query::default() };
+            let queries = [
+                few.clone(),
+                Query { caller: caller.clone(), ..few.clone() },
+                Query { configuration: configuration.clone(), ..few.clone() },
+                Query { ticket: Some("T0".to_owned()), caller: caller.clone(), ..few.clone() },
+            ];
+            for query in queries {
+                let (sql, values) = search_for(&query);
+                let mut statement = connection.prepare(&sql).unwrap();
+                let found = statement.query_map(params_from_iter(values), |_| Ok(())).unwrap().count();
+                assert_eq!(found, 2, "{query:?}");
+                // Each operation that is looked at takes some.
+                let steps = statement.get_status(StatementStatus::VmStep);
+                assert!(i64::from(steps) < OPERATIONS / 2, "{query:?} takes {steps} steps");
+            }
+        }
+    }
 }
