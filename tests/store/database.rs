@@ -7,7 +7,7 @@ use postern::{
     clock::Clock,
     config,
     domain::approval::Word,
-    store::{AuditQuery, Error, Postgres, Query, Run, Settlement, Store},
+    store::{AuditQuery, Error, Forgetting, Postgres, Query, Run, Settlement, Store},
 };
 use sqlx::{Connection, PgConnection};
 
@@ -240,7 +240,7 @@ async fn read_of(table: &str, connection: &mut PgConnection) -> i64 {
     sqlx::query_scalar(told).bind(table).fetch_one(connection).await.unwrap()
 }
 
-/// Operations of the past, of which the server knows, but for the ends that are set for them.
+/// Operations of the past, of which the server knows; the end of each is ahead until then.
 async fn past(operations: i64, until: Option<i64>, connection: &mut PgConnection) {
     let sql = "INSERT INTO operations (id, configuration, caller, state, submission, fate, ended_at, until_at)
                SELECT 'past-' || past, $1, 'servicenow', 'succeeded', '{}', '{}', $2, $3
@@ -277,6 +277,21 @@ async fn a_search_by_state_looks_at_what_is_in_it_only() {
     store.close().await;
     let read = read_of("operations", &mut connection).await;
     assert!(read < all / 2, "{read} entries and rows were read, of {all}");
+}
+
+#[tokio::test]
+async fn forgetting_looks_at_little_however_much_is_kept() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    accept(&*store, &lane(1), [1]).await;
+    store.cancel(cancellation(1, 1)).await.unwrap();
+    let (mut connection, kept) = (fixture.connection().await, 20_000);
+    past(kept, Some(at(1_000).as_microsecond()), &mut connection).await;
+    let forgetting = Forgetting { ended_before: at(10), keys_expired_by: at(0), limit: 100 };
+    assert_eq!([store.forget(forgetting).await.unwrap(), store.forget(forgetting).await.unwrap()], [1, 0]);
+    store.close().await;
+    let read = read_of("operations", &mut connection).await;
+    assert!(read < kept / 2, "{read} entries and rows were read, while {kept} are kept");
 }
 
 #[tokio::test]

@@ -138,7 +138,8 @@ async fn update(connection: &mut PgConnection, Operation { id, submission, state
         .map_err(failed)
 }
 
-/// Keys go first: an operation that one stands for is still needed. Rows that another replica has locked are left to it.
+/// Keys go first: an operation that one stands for is still needed. What another replica has locked is left to it. The first conditions are
+/// those of the index `operations_ended`, so that what is kept for longer is not looked at.
 pub(super) async fn forget(connection: &mut PgConnection, forgetting: &Forgetting) -> Result<usize, Failed> {
     let keys = sqlx::query(
         "WITH expired AS (

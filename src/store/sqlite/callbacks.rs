@@ -14,7 +14,7 @@ use super::{
 };
 use crate::clock;
 
-/// The index is named, since without statistics SQLite picks the one over all operations that ever ended.
+/// The index is named, since SQLite has no statistics to choose it by.
 pub(super) fn claim(connection: &Connection, now: Timestamp, claim: &Claim) -> Result<Vec<Attempt>, Error> {
     let mut values: Vec<Value> = vec![micros(clock::after(now, claim.ttl)).into()];
     let mut whose = String::new();

@@ -75,7 +75,17 @@ pub(super) fn settle_until(connection: &Connection, operation: OperationId, stat
     Ok(settled == 1)
 }
 
-/// Keys go first: an operation that one stands for is still needed.
+/// Removes operations that ended long ago. The first conditions are those of the index `operations_ended`, so that what is kept for longer
+/// is not looked at.
+const FORGET: &str = "DELETE FROM operations WHERE position IN (
+         SELECT position FROM operations
+         WHERE ended_at < ? AND until_at IS NULL AND callback_state IS NOT 'pending'
+             AND (key_expires_at IS NULL OR key_expires_at <= ?)
+             AND (reverts IS NULL OR NOT EXISTS (
+                 SELECT 1 FROM operations AS undone WHERE undone.id = operations.reverts AND undone.until_at IS NOT NULL))
+         ORDER BY ended_at LIMIT ?)";
+
+/// Keys go first. An operation that one stands for is still needed.
 pub(super) fn forget(connection: &Connection, forgetting: &Forgetting) -> Result<usize, Error> {
     let keys = change(
         connection,
@@ -85,13 +95,7 @@ pub(super) fn forget(connection: &Connection, forgetting: &Forgetting) -> Result
     )?;
     let operations = change(
         connection,
-        "DELETE FROM operations WHERE position IN (
-             SELECT position FROM operations
-             WHERE ended_at < ? AND until_at IS NULL AND callback_state IS NOT 'pending'
-                 AND (key_expires_at IS NULL OR key_expires_at <= ?)
-                 AND (reverts IS NULL OR NOT EXISTS (
-                     SELECT 1 FROM operations AS undone WHERE undone.id = operations.reverts AND undone.until_at IS NOT NULL))
-             ORDER BY ended_at LIMIT ?)",
+        FORGET,
         params![
             micros(forgetting.ended_before),
             micros(forgetting.keys_expired_by),
@@ -99,4 +103,35 @@ pub(super) fn forget(connection: &Connection, forgetting: &Forgetting) -> Result
         ],
     )?;
     Ok(keys.saturating_add(operations))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use rusqlite::StatementStatus;
+
+    use super::{super::connect, *};
+
+    const KEPT: i64 = 20_000;
+
+    #[test]
+    fn forgetting_looks_at_little_however_much_is_kept() {
+        let connection = connect::in_memory();
+        // Some have an end ahead, some a callback to deliver; the last five are not kept.
+        let sql = "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < ?1 + 4)
+             INSERT INTO operations (id, configuration, caller, state, submission, fate, ended_at, until_at, callback_state)
+             SELECT 'op_' || n, 'c', 'caller', 'succeeded', '', '', n, iif(n < ?1 AND n % 2, 9, NULL),
+                 iif(n < ?1 AND n % 2 = 0, 'pending', 'delivered') FROM n";
+        connection.execute(sql, [KEPT]).unwrap();
+        let forgetting =
+            Forgetting { ended_before: Timestamp::MAX, keys_expired_by: Timestamp::UNIX_EPOCH, limit: 100 };
+        assert_eq!(forget(&connection, &forgetting).unwrap(), 5);
+        let steps = connection.prepare_cached(FORGET).unwrap().get_status(StatementStatus::VmStep);
+        // Each operation that is looked at takes some.
+        assert!(i64::from(steps) < KEPT / 2, "it takes {steps} steps");
+        // As soon as nothing keeps them, they are removed.
+        connection.execute("UPDATE operations SET until_at = NULL WHERE ended_at = 1", []).unwrap();
+        connection.execute("UPDATE operations SET callback_state = 'parked' WHERE ended_at = 2", []).unwrap();
+        assert_eq!(forget(&connection, &forgetting).unwrap(), 2);
+    }
 }
