@@ -87,9 +87,8 @@ impl Checkpoints {
 
     /// The number of records of this run since its newest checkpoint, which itself is not counted.
     async fn new_records(&self) -> Result<u64, Error> {
-        let ends = self.store.ends().await?;
-        // If our chain is not among them, another run's opening has named its end.
-        let end = ends.iter().find(|end| end.chain == self.chain).map_or(0, |end| end.sequence);
+        // If there is none, another run's opening has named its end.
+        let end = self.store.end(&self.chain).await?.map_or(0, |end| end.sequence);
         let Last { sequence, .. } = *self.last.lock().await;
         Ok(end.saturating_sub(sequence).saturating_sub(u64::from(sequence > 0)))
     }

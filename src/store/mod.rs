@@ -347,6 +347,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// The ends of all chains that have grown since an opening named them: with those that openings name, the whole trail.
     async fn ends(&self) -> Result<Vec<Head>, Error>;
 
+    /// The end of this chain, if it has grown since an opening named it.
+    async fn end(&self, chain: &str) -> Result<Option<Head>, Error> {
+        Ok(self.ends().await?.into_iter().find(|end| end.chain == chain))
+    }
+
     /// Checks that the store can be written to.
     async fn probe(&self) -> Result<(), Error>;
 

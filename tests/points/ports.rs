@@ -142,6 +142,10 @@ impl Store for Kept {
         self.store.ends().await
     }
 
+    async fn end(&self, chain: &str) -> Result<Option<Head>, Error> {
+        self.store.end(chain).await
+    }
+
     async fn probe(&self) -> Result<(), Error> {
         self.store.probe().await
     }

@@ -1,9 +1,11 @@
 //! PostgreSQL as its operators have it: it is restarted, locked and backed up, passwords are rotated, tables grow.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use postern::{
+    audit::Signer,
+    checkpoints::Checkpoints,
     clock::Clock,
     config,
     domain::approval::Word,
@@ -19,6 +21,8 @@ use crate::{
     postgres::eventually,
     server,
 };
+
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
 
 /// In a young database, whose statements were planned while it held one, ten or twenty operations, of which the server did and did not know.
 #[tokio::test(flavor = "multi_thread")]
@@ -292,6 +296,42 @@ async fn forgetting_looks_at_little_however_much_is_kept() {
     store.close().await;
     let read = read_of("operations", &mut connection).await;
     assert!(read < kept / 2, "{read} entries and rows were read, while {kept} are kept");
+}
+
+/// Nobody removes the chains of earlier runs.
+#[tokio::test]
+async fn whether_there_is_something_to_vouch_for_is_looked_for_in_the_own_chain_only() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let run = Run { chain: "own".to_owned(), clock: fixture.clock };
+    let store = postern::store::open(&fixture.settings(), run).await.unwrap();
+    // This names the end of the other chain, so there is nothing to vouch for.
+    let other = fixture.open().await;
+    let (mut connection, runs) = (fixture.connection().await, 20_000);
+    let past = "WITH past AS (
+                    INSERT INTO chains (chain, named)
+                    SELECT 'past-' || run, 1 FROM generate_series(1, $1) AS past (run) RETURNING chain)
+                INSERT INTO audit (chain, sequence, text) SELECT chain, 1, '{}' FROM past";
+    sqlx::query(past).bind(runs).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql("VACUUM ANALYZE audit, chains").execute(&mut connection).await.unwrap();
+    let settings = config::Audit {
+        key: None,
+        checkpoint_every: minutes(5),
+        checkpoint_records: 1_000,
+        sinks: Vec::new(),
+        format: config::AuditFormat::Jsonl,
+        denied_per_minute: 1,
+    };
+    let signer = Signer::from_pem(KEY).unwrap();
+    let checkpoints = Checkpoints::new(Arc::clone(&store), fixture.clock, signer, ("own".to_owned(), &settings));
+    for _ in 0..10 {
+        checkpoints.sign().await.unwrap();
+    }
+    store.close().await;
+    other.close().await;
+    for table in ["audit", "chains"] {
+        let read = read_of(table, &mut connection).await;
+        assert!(read < runs / 2, "{read} entries and rows of {table} were read, after {runs} runs");
+    }
 }
 
 #[tokio::test]

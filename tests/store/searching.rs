@@ -76,7 +76,7 @@ async fn records_are_found_by_time_and_read_on_from_a_position() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_chain_is_told() {
+async fn the_end_of_the_chain_is_told_until_an_opening_names_it() {
     each(async |fixture| {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1]).await;
@@ -84,9 +84,13 @@ async fn the_end_of_the_chain_is_told() {
         let newest = trail(&*store).await.pop().unwrap();
         assert_eq!((ends.len(), ends[0].sequence), (1, 2));
         assert_eq!(newest["hash"], ends[0].hash);
+        let former = ends[0].chain.clone();
+        assert_eq!(store.end(&former).await.unwrap().as_ref(), ends.first());
         let store = fixture.reopen(store).await;
         let ends = store.ends().await.unwrap();
         assert_eq!((ends.len(), ends[0].sequence), (1, 1), "the opening has named the end of the chain before");
+        assert_eq!(store.end(&former).await.unwrap(), None);
+        assert_eq!(store.end(&ends[0].chain).await.unwrap().as_ref(), ends.first());
     })
     .await;
 }

@@ -238,6 +238,10 @@ impl Store for Postgres {
         self.access.in_time(async { trail::ends(&mut *self.reader().await?).await }).await
     }
 
+    async fn end(&self, chain: &str) -> Result<Option<Head>, Error> {
+        self.access.in_time(async { trail::end(&mut *self.reader().await?, chain).await }).await
+    }
+
     async fn probe(&self) -> Result<(), Error> {
         self.verbs.probe().await
     }

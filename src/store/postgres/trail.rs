@@ -61,15 +61,28 @@ fn number(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX)
 }
 
-/// The ends of all chains that no opening has named, that of the newest record first.
+/// The ends of all chains that no opening has named, the newest record's first. This looks at every chain there ever was.
 pub(super) async fn ends(connection: &mut PgConnection) -> Result<Vec<Head>, Error> {
-    let newest = sqlx::query_scalar(
+    newest(connection, None).await
+}
+
+/// The end of one chain, if no opening has named it. This looks at no other.
+pub(super) async fn end(connection: &mut PgConnection, chain: &str) -> Result<Option<Head>, Error> {
+    Ok(newest(connection, Some(chain)).await?.pop())
+}
+
+async fn newest(connection: &mut PgConnection, chain: Option<&str>) -> Result<Vec<Head>, Error> {
+    let mut sql = QueryBuilder::new(
         "SELECT newest.text FROM chains CROSS JOIN LATERAL (
              SELECT position, sequence, text FROM audit WHERE audit.chain = chains.chain ORDER BY sequence DESC LIMIT 1
          ) AS newest
-         WHERE newest.sequence > chains.named ORDER BY newest.position DESC",
+         WHERE newest.sequence > chains.named",
     );
-    let newest: Vec<String> = newest.fetch_all(connection).await.map_err(unavailable)?;
+    if let Some(chain) = chain {
+        sql.push(" AND chains.chain = ").push_bind(chain);
+    }
+    sql.push(" ORDER BY newest.position DESC");
+    let newest: Vec<String> = sql.build_query_scalar().fetch_all(connection).await.map_err(unavailable)?;
     newest.iter().map(|text| head_after(text)).collect()
 }
 
