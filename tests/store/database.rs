@@ -244,6 +244,28 @@ async fn read_of(table: &str, connection: &mut PgConnection) -> i64 {
     sqlx::query_scalar(told).bind(table).fetch_one(connection).await.unwrap()
 }
 
+/// Records of the trail are read up to where all is decided, and somebody writes for long.
+#[tokio::test]
+async fn reads_of_the_trail_that_wait_keep_no_other_read_waiting() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let store = fixture.open().await;
+    accept(&*store, &lane(1), [1]).await;
+    let mut connection = fixture.connection().await;
+    let mut writing = connection.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE audit IN ROW EXCLUSIVE MODE").execute(&mut *writing).await.unwrap();
+    let query = AuditQuery { limit: 10, ..AuditQuery::default() };
+    // They ask for connections before the others do, and more are not given.
+    let searches = join_all((0..8).map(|_| store.records(&query)));
+    let others = async {
+        for _ in 0..8 {
+            assert_eq!(state(&*store, 1).await, "queued");
+        }
+        writing.rollback().await.unwrap();
+    };
+    let (found, ()) = tokio::join!(searches, others);
+    assert!(found.iter().any(|found| found.as_ref().is_ok_and(|found| found.len() == 2)), "{found:?}");
+}
+
 /// Operations of the past, of which the server knows; the end of each is ahead until then.
 async fn past(operations: i64, until: Option<i64>, connection: &mut PgConnection) {
     let sql = "INSERT INTO operations (id, configuration, caller, state, submission, fate, ended_at, until_at)

@@ -19,6 +19,8 @@ use crate::config;
 
 /// Concurrent readers.
 const READERS: u32 = 4;
+/// Concurrent readers of the audit trail. They wait for writing transactions, so nobody else must wait for them.
+const OF_TRAIL: u32 = 2;
 /// How long opening a connection, or waiting for a free one, may take.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How long one verb's statements may take, connection included.
@@ -33,21 +35,32 @@ const BOUNDS: &str =
 pub(super) struct Access {
     settings: config::Postgres,
     readers: PgPool,
+    of_trail: PgPool,
 }
 
 impl Access {
     /// Opens no connection yet.
     pub(super) fn new(settings: config::Postgres) -> Result<Self, Error> {
-        let readers = pool(READERS, options(&settings)?);
-        Ok(Self { settings, readers })
+        let options = options(&settings)?;
+        let (readers, of_trail) = (pool(READERS, options.clone()), pool(OF_TRAIL, options));
+        Ok(Self { settings, readers, of_trail })
     }
 
     /// A connection that reads.
     pub(super) async fn reader(&self) -> Result<PoolConnection<sqlx::Postgres>, Error> {
-        let acquired = match self.readers.acquire().await {
+        self.acquire(&self.readers).await
+    }
+
+    /// A connection that reads the audit trail.
+    pub(super) async fn trail_reader(&self) -> Result<PoolConnection<sqlx::Postgres>, Error> {
+        self.acquire(&self.of_trail).await
+    }
+
+    async fn acquire(&self, pool: &PgPool) -> Result<PoolConnection<sqlx::Postgres>, Error> {
+        let acquired = match pool.acquire().await {
             Err(error) if is_refused(&error) => {
                 self.renewed()?;
-                self.readers.acquire().await
+                pool.acquire().await
             }
             acquired => acquired,
         };
@@ -62,7 +75,9 @@ impl Access {
     /// Reads the password anew, for all connections opened from now on.
     fn renewed(&self) -> Result<PgConnectOptions, Error> {
         let options = options(&self.settings)?;
-        self.readers.set_connect_options(options.clone());
+        for pool in [&self.readers, &self.of_trail] {
+            pool.set_connect_options(options.clone());
+        }
         Ok(options)
     }
 
@@ -89,7 +104,8 @@ impl Access {
 
     pub(super) async fn close(&self) {
         // A connection whose server is gone must not hold up a shutdown.
-        if tokio::time::timeout(CONNECT_MAX, self.readers.close()).await.is_err() {
+        let closing = async { tokio::join!(self.readers.close(), self.of_trail.close()) };
+        if tokio::time::timeout(CONNECT_MAX, closing).await.is_err() {
             tracing::warn!("the database does not say goodbye");
         }
     }

@@ -5,8 +5,8 @@
 //! fail soon and nothing hangs; when it is back, they work again. A verb that failed as `Unavailable` may have been committed
 //! all the same, if the connection broke during its commit (see `desk`).
 //!
-//! Each process has one connection that writes (`desk`), a few that read, and one that listens (`news`). Opening leaves other
-//! owners' leases to expire.
+//! Each process has one connection that writes (`desk`), a few that read, two of them the audit trail only, and one that listens
+//! (`news`). Opening leaves other owners' leases to expire.
 //!
 //! It deliberately decides nothing differently from the SQLite store: one suite tests both.
 
@@ -227,7 +227,7 @@ impl Store for Postgres {
 
     async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
         let clock = self.verbs.clock;
-        self.access.in_time(async { trail::records(&mut *self.reader().await?, clock, query).await }).await
+        self.access.in_time(async { trail::records(&mut *self.access.trail_reader().await?, clock, query).await }).await
     }
 
     async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
