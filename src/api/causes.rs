@@ -123,7 +123,11 @@ fn too_late(Operation { id, state, .. }: &Operation) -> Problem {
     let (how, then) = match state {
         State::Succeeded(_) => ("ended", " It can be reverted."),
         state if state.has_ended() => ("ended", ""),
-        _ => ("begun", " Once it has ended, it can be reverted."),
+        State::AwaitingApproval
+        | State::Queued
+        | State::Running { .. }
+        | State::Failed { .. }
+        | State::Cancelled { .. } => ("begun", " Once it has ended, it can be reverted."),
     };
     let detail = format!("The operation has already {how}: its state is {}.{then}", state.name());
     Problem::new(Code::TooLateToCancel, detail).about(*id)

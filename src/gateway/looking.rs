@@ -139,7 +139,8 @@ impl Gateway {
 
     /// What reaches a group, from all configurations that the caller may read; all of them are read, or it is an error.
     pub async fn reach(&self, caller: &Caller, reference: &str) -> Result<Reach, Error> {
-        match self.in_time(self.look_for_reach(caller, reference)).await? {
+        // On the heap: it holds several lookups at once.
+        match Box::pin(self.in_time(self.look_for_reach(caller, reference))).await? {
             Ok(reach) => Ok(reach),
             Err((id, denial)) => Err(self.denied(caller, About::looking(&id), &denial).await),
         }

@@ -157,12 +157,11 @@ impl Gateway {
                 query.after = Some(operation.id);
                 let Submission { configuration, configuration_name, caller: theirs, .. } = &operation.submission;
                 let alike = (configuration.clone(), configuration_name.clone(), *theirs == caller.name);
-                let readable = match decided.get(&alike) {
-                    Some(readable) => *readable,
-                    None => {
-                        let left = deadline.saturating_sub(self.clock.elapsed());
-                        *decided.entry(alike).or_insert(self.may_read(caller, &operation, left).await.is_ok())
-                    }
+                let readable = if let Some(readable) = decided.get(&alike) {
+                    *readable
+                } else {
+                    let left = deadline.saturating_sub(self.clock.elapsed());
+                    *decided.entry(alike).or_insert(self.may_read(caller, &operation, left).await.is_ok())
                 };
                 if !readable {
                     continue;

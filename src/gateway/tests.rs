@@ -173,7 +173,7 @@ async fn a_configuration_has_one_lane_and_one_set_of_tags_however_its_id_is_spel
 #[tokio::test]
 async fn groups_that_one_caller_names_by_id_keep_nobody_elses_waiting() {
     let tenant = Arc::new(Tenant::default());
-    let (names, shares) = (Names::new(Arc::<Tenant>::clone(&tenant), Duration::from_secs(60)), Shares::default());
+    let (names, shares) = (Names::new(Arc::<Tenant>::clone(&tenant), Duration::from_mins(1)), Shares::default());
     let id = |number: u32| format!("b0000000-0000-4000-8000-{number:012}").parse::<GroupId>().unwrap();
     let (flooding, other) = (shares.of(&caller("flooding")), shares.of(&caller("other")));
     let flood = futures_util::future::join_all((0..100).map(|number| names.group_for(id(number), &flooding)));

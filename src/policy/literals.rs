@@ -121,7 +121,14 @@ fn compare(attribute: &Value, words: &Value, known: &Known, found: &mut BTreeSet
             Compared::GroupId => spelt::<GroupId>(word),
             Compared::FilterId => spelt::<FilterId>(word),
             Compared::ConfigurationId => spelt::<ConfigurationId>(word),
-            _ => None,
+            Compared::Tags
+            | Compared::Kind
+            | Compared::Issuer
+            | Compared::Asker
+            | Compared::Targets
+            | Compared::Mode
+            | Compared::Changes
+            | Compared::Weekday => None,
         };
         if let Some(Spelling::Other(ours)) = &spelling {
             found.insert(misspelt(word, ours));
