@@ -2,23 +2,27 @@
 //!
 //! Guarantees: where a URL leads is checked for each attempt, against the settings now in force; redirects are not
 //! followed, no cookie is kept, and of an answer only its status and `Retry-After` count. A call is started only if it
-//! can end within the time for which the attempt was claimed.
+//! can end within the time for which the attempt was claimed. A token endpoint that gave no token is left alone for as
+//! long as it asks for, or for the first pause, however many messages are due.
 //!
 //! It deliberately does not decide when to retry; `verdict` does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
-use url::form_urlencoded;
+use url::{Url, form_urlencoded};
 
 use super::{Parts, proof, verdict::PAUSE_MAX};
 use crate::{
     clock::Clock,
     config::{self, Authentication, Network},
     domain::{Callback, Operation, callback::message_id},
-    outbound::{self, Call, Error, HeaderName, HeaderValue, Method, Outbound, Reach, header::AUTHORIZATION},
+    outbound::{
+        self, Answer, Call, Error, HeaderMap, HeaderName, HeaderValue, Method, Outbound, Reach,
+        header::{AUTHORIZATION, RETRY_AFTER},
+    },
     signing::Message,
 };
 
@@ -43,9 +47,9 @@ pub(super) struct Delivered {
 }
 
 /// It does not have it, or that is unknown.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Refusal {
-    /// The status of the answer.
+    /// The status of the answer: of the destination, or of its token endpoint.
     pub(super) status: Option<u16>,
     /// What happened.
     pub(super) why: String,
@@ -53,7 +57,7 @@ pub(super) struct Refusal {
     pub(super) is_final: bool,
     /// The pause that it names.
     pub(super) pause: Option<Duration>,
-    /// How long it wants no messages at all.
+    /// How long no messages at all are sent to it.
     pub(super) closed: Option<Duration>,
 }
 
@@ -71,9 +75,25 @@ pub(super) struct Way {
     clock: Clock,
     source: String,
     timeout: Duration,
+    /// How long the token endpoint is left alone at least after it gave no token.
+    pause_first: Duration,
     message: fn(&Operation, &str) -> Vec<u8>,
-    /// The current token, and until when it is used, by [`Clock::elapsed`].
-    token: Mutex<Option<(SecretString, Duration)>>,
+    tokens: Mutex<Tokens>,
+}
+
+/// What is known of the token endpoint.
+#[derive(Debug, Default)]
+struct Tokens {
+    present: Option<Arc<Token>>,
+    /// Why it gave no token, and until when it is left alone, by [`Clock::elapsed`].
+    rest: Option<(Refusal, Duration)>,
+}
+
+#[derive(Debug)]
+struct Token {
+    value: SecretString,
+    /// Until when it is used, by [`Clock::elapsed`].
+    until: Duration,
 }
 
 impl Way {
@@ -87,8 +107,16 @@ impl Way {
             Network::Loopback => outbound.within(Reach::Loopback)?,
             Network::Proxy => outbound.proxied(&settings.url)?,
         };
-        let (source, timeout) = (times.source.clone(), times.timeout);
-        Ok(Self { settings, outbound, clock: *clock, source, timeout, message: *message, token: Mutex::default() })
+        Ok(Self {
+            settings,
+            outbound,
+            clock: *clock,
+            source: times.source.clone(),
+            timeout: times.timeout,
+            pause_first: times.pauses.0,
+            message: *message,
+            tokens: Mutex::default(),
+        })
     }
 
     pub(super) fn calls_at_once_max(&self) -> usize {
@@ -107,7 +135,8 @@ impl Way {
         let url = url.ok_or_else(|| failed("its URL no longer lies under its destination".to_owned()))?;
         let body = (self.message)(operation, &self.source);
         let mut headers = self.signed(&message_id(operation.id), &body).map_err(failed)?;
-        headers.extend(self.authorised(&body, end_by).await.map_err(failed)?);
+        let token = self.token(end_by).await?;
+        headers.extend(self.authorised(&body, token.as_deref()).map_err(failed)?);
         let call = Call {
             method: Method::POST,
             url: url.to_string(),
@@ -117,26 +146,29 @@ impl Way {
             end_by: Some(end_by),
             answer_max: ANSWER_MAX,
         };
-        let (status, pause) = match self.outbound.send(call).await {
-            Ok(answer) => {
-                let pause = answer.header("retry-after");
-                let pause = pause.and_then(|text| outbound::retry_after(text, self.clock.now()));
-                (answer.status.as_u16(), pause.map(|pause| pause.min(PAUSE_MAX)))
-            }
+        let (status, headers) = match self.outbound.send(call).await {
+            Ok(Answer { status, headers, .. }) => (status.as_u16(), headers),
             // Only its status matters.
-            Err(Error::TooLarge { status, .. }) => (status.as_u16(), None),
+            Err(Error::TooLarge { status, .. }) => (status.as_u16(), HeaderMap::new()),
             Err(error) => return Err(failed(error.to_string())),
         };
         if self.settings.is_delivered(status) {
             return Ok(Delivered { status });
         }
-        if status == 401 {
-            // The next attempt requests a new one.
-            *self.token.lock().await = None;
+        if let Some(token) = token.filter(|_| status == 401) {
+            // The next attempt requests a new one, unless another attempt did so meanwhile.
+            self.tokens.lock().await.present.take_if(|present| Arc::ptr_eq(present, &token));
         }
+        let pause = self.named_pause(&headers);
         let closed = pause.filter(|_| matches!(status, 429 | 503)).map(|pause| pause.min(CLOSED_MAX));
         let why = told(status);
         Err(Refusal { status: Some(status), why, is_final: status == 410, pause, closed })
+    }
+
+    /// The pause that an answer asks for.
+    fn named_pause(&self, headers: &HeaderMap) -> Option<Duration> {
+        let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+        outbound::retry_after(text, self.clock.now()).map(|pause| pause.min(PAUSE_MAX))
     }
 
     /// The headers of Standard Webhooks: the time is that of the attempt, the id that of the message.
@@ -152,35 +184,50 @@ impl Way {
     }
 
     /// The header by which the gateway authenticates, if the destination requires one besides the signature.
-    async fn authorised(&self, body: &[u8], end_by: Duration) -> Result<Option<Header>, String> {
-        let value = match &self.settings.authentication {
-            Authentication::None => return Ok(None),
-            Authentication::ServiceNowHmac(secret) => {
+    fn authorised(&self, body: &[u8], token: Option<&Token>) -> Result<Option<Header>, String> {
+        let value = match (&self.settings.authentication, token) {
+            (Authentication::None, _) => return Ok(None),
+            (Authentication::ServiceNowHmac(secret), _) => {
                 let value =
                     HeaderValue::from_str(&proof::servicenow(secret, body)?).map_err(|error| error.to_string())?;
                 return Ok(Some((HeaderName::from_static("x-sn-hmac-signature-256"), value)));
             }
-            Authentication::Bearer(secret) => proof::bearer(&proof::read(secret)?)?,
-            Authentication::Basic(secret) => proof::basic(&proof::read(secret)?)?,
-            Authentication::OAuth { .. } => proof::bearer(&self.token(end_by).await?)?,
+            (Authentication::Bearer(secret), _) => proof::bearer(&proof::read(secret)?)?,
+            (Authentication::Basic(secret), _) => proof::basic(&proof::read(secret)?)?,
+            (Authentication::OAuth { .. }, Some(token)) => proof::bearer(&token.value)?,
+            (Authentication::OAuth { .. }, None) => return Err("there is no token".to_owned()),
         };
         Ok(Some((AUTHORIZATION, value)))
     }
 
-    /// A token by client credentials: the current one, or a new one. Other attempts wait for it meanwhile.
-    async fn token(&self, end_by: Duration) -> Result<SecretString, String> {
+    /// A token, if the destination requires one: the current one, or a new one. Other attempts wait for it meanwhile.
+    async fn token(&self, end_by: Duration) -> Result<Option<Arc<Token>>, Refusal> {
         let Authentication::OAuth { token_url, client_id, secret, scope } = &self.settings.authentication else {
-            return Err("no token is used here".to_owned());
+            return Ok(None);
         };
-        let mut known = self.token.lock().await;
-        if let Some((token, _)) = known.as_ref().filter(|(_, until)| self.clock.elapsed() < *until) {
-            return Ok(token.clone());
+        let mut tokens = self.tokens.lock().await;
+        let now = self.clock.elapsed();
+        if let Some(token) = tokens.present.as_ref().filter(|token| now < token.until) {
+            return Ok(Some(Arc::clone(token)));
         }
-        let form = client_credentials(client_id, &proof::read(secret)?, scope.as_deref());
+        if let Some((refusal, until)) = tokens.rest.as_ref().filter(|(_, until)| now < *until) {
+            let left = Some(until.saturating_sub(now));
+            return Err(Refusal { pause: left, closed: left, ..refusal.clone() });
+        }
+        let secret = proof::read(secret).map_err(|why| Refusal::failed(None, why))?;
+        let form = client_credentials(client_id, &secret, scope.as_deref());
+        let token = self.request_token(token_url, form, end_by).await.inspect_err(|refusal| {
+            let until = refusal.closed.map(|pause| self.clock.elapsed().saturating_add(pause));
+            tokens.rest = until.map(|until| (refusal.clone(), until));
+        })?;
+        Ok(Some(Arc::clone(tokens.present.insert(Arc::new(token)))))
+    }
+
+    async fn request_token(&self, url: &Url, form: String, end_by: Duration) -> Result<Token, Refusal> {
         let begun = self.clock.elapsed();
         let call = Call {
             method: Method::POST,
-            url: token_url.to_string(),
+            url: url.to_string(),
             headers: Vec::new(),
             body: Some(("application/x-www-form-urlencoded", form.into_bytes())),
             timeout: self.timeout,
@@ -188,16 +235,30 @@ impl Way {
             end_by: Some(end_by.saturating_sub(self.timeout)),
             answer_max: ANSWER_MAX,
         };
-        let answer = self.outbound.send(call).await.map_err(|error| format!("the token endpoint: {error}"))?;
-        if !answer.status.is_success() {
-            return Err(format!("the token endpoint answered {}", answer.status.as_u16()));
-        }
-        let given: Given = serde_json::from_slice(&answer.body)
-            .map_err(|_not_a_token| "the token endpoint's answer holds no token".to_owned())?;
-        let ttl = given.expires_in.map_or(TOKEN_TTL, Duration::from_secs);
-        let until = begun.saturating_add(ttl.saturating_sub(TOKEN_MARGIN));
-        *known = Some((given.access_token.clone(), until));
-        Ok(given.access_token)
+        let (status, headers, body) = match self.outbound.send(call).await {
+            Ok(Answer { status, headers, body }) => (status, headers, body),
+            Err(Error::TooLarge { status, .. }) => (status, HeaderMap::new(), Vec::new()),
+            // The endpoint was not called.
+            Err(Error::Late) => return Err(Refusal::failed(None, format!("the token endpoint: {}", Error::Late))),
+            Err(error) => return Err(self.tokenless(None, format!("the token endpoint: {error}"), None)),
+        };
+        let why = match serde_json::from_slice::<Given>(&body) {
+            Ok(given) if status.is_success() => {
+                let ttl = given.expires_in.map_or(TOKEN_TTL, Duration::from_secs);
+                let until = begun.saturating_add(ttl.saturating_sub(TOKEN_MARGIN));
+                return Ok(Token { value: given.access_token, until });
+            }
+            // The text of an error could quote the answer.
+            Err(_quoting) if status.is_success() => "the token endpoint's answer holds no token".to_owned(),
+            _refused => format!("the token endpoint answered {}", status.as_u16()),
+        };
+        Err(self.tokenless(Some(status.as_u16()), why, self.named_pause(&headers)))
+    }
+
+    /// No token was given. Nothing can be delivered without one, so no message is sent until the endpoint is asked again.
+    fn tokenless(&self, status: Option<u16>, why: String, named: Option<Duration>) -> Refusal {
+        let pause = named.unwrap_or_default().max(self.pause_first);
+        Refusal { status, why, is_final: false, pause: Some(pause), closed: Some(pause.min(CLOSED_MAX)) }
     }
 }
 

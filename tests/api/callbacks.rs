@@ -1,5 +1,7 @@
 //! Callbacks: the end of an operation is told to its caller's system, signed, whatever fails, and nowhere else.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -7,7 +9,7 @@ use crate::{
     process::{Process, traceparent},
     receivers::{Desk, Receiver, with_callback},
     senders::STANDARD_SECRET,
-    world::{ASSIGNMENTS, SALES_ESP, TRIES, World, add, group},
+    world::{ASSIGNMENTS, SALES_ESP, TRIES, World, add, group, remove},
 };
 
 /// A second signing secret.
@@ -196,19 +198,23 @@ async fn a_receiver_that_names_a_pause_is_not_called_before_it_is_over() {
     let first = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
     desk.receiver.received(1).await;
     let second = desk.world.change(&desk.told(add("Sales ESP", &group(2)), 2)).await.expect(200).id();
-    let callback = desk.callback(&first, "pending").await;
-    let now = postern::clock::Clock::system().now();
-    let mut next = callback["next_attempt_at"].as_str().map(str::to_owned);
-    while next.is_none() {
-        next = desk.callback(&first, "pending").await["next_attempt_at"].as_str().map(str::to_owned);
-    }
-    let pause = postern::clock::until(now, next.unwrap().parse().unwrap());
-    assert!(pause.as_secs() > 3_500, "{pause:?}");
+    assert!(pause_before_the_next(&desk, &first).await.as_secs() > 3_500);
     // The pause holds for all that it would get.
     let waiting = desk.world.operation(&second).await.body["callback"].clone();
     assert_eq!((&waiting["state"], &waiting["attempts"]), (&json!("pending"), &json!(0)));
     assert_eq!(desk.receiver.taken().len(), 1);
     desk.end().await;
+}
+
+/// How long it is until the callback of an operation is attempted again, once an attempt was in vain.
+async fn pause_before_the_next(desk: &Desk, id: &str) -> Duration {
+    let now = postern::clock::Clock::system().now();
+    loop {
+        let callback = desk.callback(id, "pending").await;
+        if let (Some(next), Some(_)) = (callback["next_attempt_at"].as_str(), callback["last_error"].as_str()) {
+            return postern::clock::until(now, next.parse().unwrap());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -330,14 +336,19 @@ async fn a_destination_gets_the_proof_that_it_asks_for() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_is_asked_for_once_and_again_when_it_is_refused() {
+/// A destination that is called with tokens of its receiver's endpoint, four times at once at most.
+async fn by_token() -> Desk {
     let receiver = Receiver::start();
     let url = receiver.url.clone();
     let more = format!(
-        "authentication = \"oauth\"\ncredential_file = \"SECRETS/credential\"\ntoken_url = \"{url}/token\"\nclient_id = \"postern\"\nscope = \"useraccount\""
+        "authentication = \"oauth\"\ncredential_file = \"SECRETS/credential\"\ntoken_url = \"{url}/token\"\nclient_id = \"postern\"\nscope = \"useraccount\"\ncalls_at_once_max = 4"
     );
-    let desk = Desk::of(&url, &more, &[], receiver).await;
+    Desk::of(&url, &more, &[("CALLBACKS__TIMEOUT", "1m")], receiver).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_asked_for_once_and_again_when_it_is_refused() {
+    let desk = by_token().await;
     for number in [1, 2] {
         let id = desk.world.change(&desk.told(add("Sales ESP", &group(number)), number)).await.expect(200).id();
         desk.callback(&id, "delivered").await;
@@ -350,6 +361,63 @@ async fn a_token_is_asked_for_once_and_again_when_it_is_refused() {
     assert_eq!(tokens, ["Bearer token-1", "Bearer token-1", "Bearer token-1", "Bearer token-2"]);
     let expected = "grant_type=client_credentials&client_id=postern&client_secret=a+credential+of+32+characters+at+least&scope=useraccount";
     assert_eq!(desk.receiver.asked_for_tokens(), [expected; 2]);
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_endpoint_that_names_a_pause_is_not_asked_by_every_callback_that_is_due() {
+    let desk = by_token().await;
+    desk.receiver.give_no_token((429, Some(("retry-after", "3600"))));
+    desk.receiver.hold_tokens();
+    let mut ids = Vec::new();
+    let end = async |number: usize| {
+        let group = group(1 + number % 2);
+        let change = if number % 4 < 2 { add("Sales ESP", &group) } else { remove("Sales ESP", &group) };
+        desk.world.change(&desk.told(change, number)).await.expect(200).id()
+    };
+    // All that are attempted at once wait for the same token.
+    for number in 0..4 {
+        let id = end(number).await;
+        while desk.callback(&id, "pending").await["attempts"] == 0 {}
+        ids.push(id);
+    }
+    desk.receiver.release_tokens();
+    for id in &ids {
+        assert!(pause_before_the_next(&desk, id).await.as_secs() > 3_500);
+        let callback = desk.callback(id, "pending").await;
+        assert_eq!((&callback["attempts"], &callback["last_status"]), (&json!(1), &json!(429)), "{callback}");
+        assert_eq!(callback["last_error"], "the token endpoint answered 429");
+    }
+    for number in 4..20 {
+        let id = end(number).await;
+        assert_eq!(desk.callback(&id, "pending").await["attempts"], 0);
+    }
+    assert_eq!(desk.receiver.asked_for_tokens().len(), 1);
+    assert!(desk.receiver.taken().is_empty());
+    desk.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_of_an_old_token_does_not_cost_the_new_one() {
+    let desk = by_token().await;
+    desk.receiver.hold();
+    desk.receiver.answer(&[(401, None), (401, None)]);
+    let mut ids = Vec::new();
+    for number in [1, 2] {
+        ids.push(desk.world.change(&desk.told(add("Sales ESP", &group(number)), number)).await.expect(200).id());
+        desk.receiver.received(number).await;
+    }
+    // The first is refused and sent again with a new token, while the second still waits for its answer.
+    desk.receiver.hold_after(1);
+    desk.receiver.received(3).await;
+    desk.receiver.release();
+    for id in &ids {
+        desk.callback(id, "delivered").await;
+    }
+    let taken = desk.receiver.taken();
+    let tokens: Vec<_> = taken.iter().map(|taken| taken.headers["authorization"].as_str()).collect();
+    assert_eq!(tokens, ["Bearer token-1", "Bearer token-1", "Bearer token-2", "Bearer token-2"]);
+    assert_eq!(desk.receiver.asked_for_tokens().len(), 2);
     desk.end().await;
 }
 

@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, dev::ServerHandle, http::StatusCode, web};
-use serde_json::Value;
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer, dev::ServerHandle, http::StatusCode, web,
+};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -59,10 +61,14 @@ struct State {
     answers: Mutex<VecDeque<Answer>>,
     /// What was asked of the token endpoint.
     asked: Mutex<Vec<String>>,
+    /// What is answered there instead of a token.
+    no_token: Mutex<Option<Answer>>,
+    tokens_held: watch::Sender<bool>,
     /// What is answered when nothing else was ordered.
     usual: Mutex<Option<u16>>,
     count: watch::Sender<usize>,
-    held: watch::Sender<bool>,
+    /// After how many messages the others wait for their answer.
+    held: watch::Sender<Option<usize>>,
 }
 
 pub(crate) struct Receiver {
@@ -95,13 +101,32 @@ impl Receiver {
         *self.state.usual.lock().unwrap() = Some(status);
     }
 
+    /// The answer to every request for a token from now on.
+    pub(crate) fn give_no_token(&self, answer: Answer) {
+        *self.state.no_token.lock().unwrap() = Some(answer);
+    }
+
+    /// Keeps requests for tokens waiting for their answer.
+    pub(crate) fn hold_tokens(&self) {
+        self.state.tokens_held.send_replace(true);
+    }
+
+    pub(crate) fn release_tokens(&self) {
+        self.state.tokens_held.send_replace(false);
+    }
+
     /// Keeps messages waiting for their answer.
     pub(crate) fn hold(&self) {
-        self.state.held.send_replace(true);
+        self.hold_after(0);
+    }
+
+    /// Keeps all messages but the first ones waiting for their answer.
+    pub(crate) fn hold_after(&self, messages: usize) {
+        self.state.held.send_replace(Some(messages));
     }
 
     pub(crate) fn release(&self) {
-        self.state.held.send_replace(false);
+        self.state.held.send_replace(None);
     }
 
     /// The bodies that came to its token endpoint, `/token`.
@@ -128,10 +153,17 @@ impl Receiver {
 
 async fn take(request: HttpRequest, body: web::Bytes, state: web::Data<State>) -> HttpResponse {
     if request.path() == "/token" {
-        let mut asked = state.asked.lock().unwrap();
-        asked.push(String::from_utf8(body.to_vec()).unwrap());
-        let token = format!("token-{}", asked.len());
-        return HttpResponse::Ok().json(serde_json::json!({"access_token": token, "expires_in": 3600}));
+        let number = {
+            let mut asked = state.asked.lock().unwrap();
+            asked.push(String::from_utf8(body.to_vec()).unwrap());
+            asked.len()
+        };
+        state.tokens_held.subscribe().wait_for(|held| !held).await.unwrap();
+        let no_token = *state.no_token.lock().unwrap();
+        return match no_token {
+            Some(answer) => response(answer).finish(),
+            None => response((200, None)).json(json!({"access_token": format!("token-{number}"), "expires_in": 3600})),
+        };
     }
     let text = |value: &actix_web::http::header::HeaderValue| value.to_str().unwrap().to_owned();
     let taken = Taken {
@@ -141,19 +173,23 @@ async fn take(request: HttpRequest, body: web::Bytes, state: web::Data<State>) -
     };
     let answer = state.answers.lock().unwrap().pop_front();
     let usual = state.usual.lock().unwrap().unwrap_or(204);
-    {
+    let number = {
         let mut all = state.taken.lock().unwrap();
         all.push(taken);
         state.count.send_replace(all.len());
-    }
+        all.len()
+    };
     let mut held = state.held.subscribe();
-    held.wait_for(|held| !held).await.unwrap();
-    let (status, header) = answer.unwrap_or((usual, None));
+    held.wait_for(|held| held.is_none_or(|after| number <= after)).await.unwrap();
+    response(answer.unwrap_or((usual, None))).finish()
+}
+
+fn response((status, header): Answer) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap());
     if let Some(header) = header {
         response.insert_header(header);
     }
-    response.finish()
+    response
 }
 
 /// A world whose servicenow may be called back at a receiver.
@@ -203,7 +239,7 @@ impl Desk {
 
     /// A change whose end is to be told.
     pub(crate) fn told(&self, change: Value, context: impl Into<Value>) -> Value {
-        with_callback(change, serde_json::json!({"url": self.url(), "context": context.into()}))
+        with_callback(change, json!({"url": self.url(), "context": context.into()}))
     }
 
     /// The callback of an operation, once it is in this state.
