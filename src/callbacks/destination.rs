@@ -147,9 +147,10 @@ impl Way {
             answer_max: ANSWER_MAX,
         };
         let (status, headers) = match self.outbound.send(call).await {
-            Ok(Answer { status, headers, .. }) => (status.as_u16(), headers),
-            // Only its status matters.
-            Err(Error::TooLarge { status, .. }) => (status.as_u16(), HeaderMap::new()),
+            // What it says at length does not matter.
+            Ok(Answer { status, headers, .. }) | Err(Error::TooLarge { status, headers, .. }) => {
+                (status.as_u16(), headers)
+            }
             Err(error) => return Err(failed(error.to_string())),
         };
         if self.settings.is_delivered(status) {
@@ -237,7 +238,7 @@ impl Way {
         };
         let (status, headers, body) = match self.outbound.send(call).await {
             Ok(Answer { status, headers, body }) => (status, headers, body),
-            Err(Error::TooLarge { status, .. }) => (status, HeaderMap::new(), Vec::new()),
+            Err(Error::TooLarge { status, headers, .. }) => (status, headers, Vec::new()),
             // The endpoint was not called.
             Err(Error::Late) => return Err(Refusal::failed(None, format!("the token endpoint: {}", Error::Late))),
             Err(error) => return Err(self.tokenless(None, format!("the token endpoint: {error}"), None)),

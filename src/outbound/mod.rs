@@ -142,6 +142,8 @@ pub enum Error {
         most: usize,
         /// Its status.
         status: StatusCode,
+        /// Its headers.
+        headers: HeaderMap,
     },
     /// It was too late to start; nothing was sent.
     #[error("there was no time left to send it")]
@@ -351,7 +353,7 @@ async fn exchange(client: Client, call: Call, clock: Clock, discretion: Discreti
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(classify)? {
         if body.len().saturating_add(chunk.len()) > call.answer_max {
-            return Err(Error::TooLarge { most: call.answer_max, status });
+            return Err(Error::TooLarge { most: call.answer_max, status, headers });
         }
         body.extend_from_slice(&chunk);
     }

@@ -193,17 +193,21 @@ async fn a_receiver_that_wants_no_more_is_left_alone_until_somebody_asks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_names_a_pause_is_not_called_before_it_is_over() {
-    let desk = Desk::start().await;
-    desk.receiver.answer(&[(429, Some(("retry-after", "3600")))]);
-    let first = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
-    desk.receiver.received(1).await;
-    let second = desk.world.change(&desk.told(add("Sales ESP", &group(2)), 2)).await.expect(200).id();
-    assert!(pause_before_the_next(&desk, &first).await.as_secs() > 3_500);
-    // The pause holds for all that it would get.
-    let waiting = desk.world.operation(&second).await.body["callback"].clone();
-    assert_eq!((&waiting["state"], &waiting["attempts"]), (&json!("pending"), &json!(0)));
-    assert_eq!(desk.receiver.taken().len(), 1);
-    desk.end().await;
+    // However much it says besides.
+    for (status, length) in [(429, 0), (503, 20 * 1024)] {
+        let desk = Desk::start().await;
+        desk.receiver.answer(&[(status, Some(("retry-after", "3600")))]);
+        desk.receiver.answer_at_length(length);
+        let first = desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200).id();
+        desk.receiver.received(1).await;
+        let second = desk.world.change(&desk.told(add("Sales ESP", &group(2)), 2)).await.expect(200).id();
+        assert!(pause_before_the_next(&desk, &first).await.as_secs() > 3_500, "{status}");
+        // The pause holds for all that it would get.
+        let waiting = desk.world.operation(&second).await.body["callback"].clone();
+        assert_eq!((&waiting["state"], &waiting["attempts"]), (&json!("pending"), &json!(0)));
+        assert_eq!(desk.receiver.taken().len(), 1);
+        desk.end().await;
+    }
 }
 
 /// How long it is until the callback of an operation is attempted again, once an attempt was in vain.

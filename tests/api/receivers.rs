@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::TcpListener,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -66,6 +69,8 @@ struct State {
     tokens_held: watch::Sender<bool>,
     /// What is answered when nothing else was ordered.
     usual: Mutex<Option<u16>>,
+    /// How many bytes each answer has.
+    length: AtomicUsize,
     count: watch::Sender<usize>,
     /// After how many messages the others wait for their answer.
     held: watch::Sender<Option<usize>>,
@@ -99,6 +104,11 @@ impl Receiver {
     /// The answer to every message from now on.
     pub(crate) fn answer_always(&self, status: u16) {
         *self.state.usual.lock().unwrap() = Some(status);
+    }
+
+    /// So many bytes come with every answer from now on.
+    pub(crate) fn answer_at_length(&self, bytes: usize) {
+        self.state.length.store(bytes, Ordering::SeqCst);
     }
 
     /// The answer to every request for a token from now on.
@@ -181,7 +191,7 @@ async fn take(request: HttpRequest, body: web::Bytes, state: web::Data<State>) -
     };
     let mut held = state.held.subscribe();
     held.wait_for(|held| held.is_none_or(|after| number <= after)).await.unwrap();
-    response(answer.unwrap_or((usual, None))).finish()
+    response(answer.unwrap_or((usual, None))).body("x".repeat(state.length.load(Ordering::SeqCst)))
 }
 
 fn response((status, header): Answer) -> HttpResponseBuilder {
