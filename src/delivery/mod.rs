@@ -11,11 +11,12 @@
 
 mod sink;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 pub use self::sink::Outlet;
+use self::sink::SEND_MAX;
 use crate::{
     audit::{Form, Marks},
     clock::{Backoff, Clock, until},
@@ -31,6 +32,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_mins(1);
 /// How long a turn is held before it is renewed.
 const KEEP_AFTER: Duration = Duration::from_secs(20);
+/// How long a send must take before its turn is asked for again; until then, the turn has lapsed for long enough that a
+/// replica whose own sink accepts records has taken it.
+const LAPSED: Duration = TURN.saturating_add(KEEP_AFTER.saturating_mul(2));
 /// Pauses while a sink does not accept records.
 const PAUSES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_mins(1) };
 
@@ -116,19 +120,47 @@ impl Delivery {
         if turn.is_none_or(|turn| self.clock.elapsed() >= turn.keep_at) {
             *turn = self.take(turn.map(|turn| turn.position)).await?;
         }
-        let Some(Turn { position, .. }) = *turn else { return Ok(Round::Elsewhere) };
+        let Some(Turn { position, .. }) = *turn else {
+            // The replica that has the turn shows how late the sink is.
+            telemetry::note_audit_lag(self.outlet.name(), Duration::ZERO);
+            return Ok(Round::Elsewhere);
+        };
         let query = AuditQuery { after: Some(position), limit: BATCH_MAX, ..AuditQuery::default() };
         let batch = self.store.records(&query).await?;
         telemetry::note_audit_lag(self.outlet.name(), self.lag(&batch));
         if batch.is_empty() {
             return Ok(Round::Nothing);
         }
-        let taken = self.outlet.send(&batch, self.form).await.map_err(Failed::Sink)?;
+        let taken = self.send(&batch).await.map_err(Failed::Sink)?;
         let Some(last) = batch.get(..taken).and_then(<[_]>::last) else { return Ok(Round::Nothing) };
         telemetry::count_delivered(self.outlet.name(), taken);
         // Until this is stored, a crash causes the batch to be sent again.
         *turn = self.take(Some(last.position)).await?;
         Ok(Round::Delivered)
+    }
+
+    /// Sends a batch, however long the sink takes for it, and shows meanwhile how late the sink is.
+    async fn send(&self, batch: &[Filed]) -> Result<usize, String> {
+        let mut sending = pin!(self.outlet.send(batch, self.form));
+        let (sink, begun) = (self.outlet.name(), self.clock.elapsed());
+        let (mut warn_at, mut ask_at) = (Some(begun.saturating_add(SEND_MAX)), begun.saturating_add(LAPSED));
+        let mut elsewhere = false;
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => return sent,
+                () = self.clock.sleep(LOOK) => {}
+            }
+            let now = self.clock.elapsed();
+            if warn_at.take_if(|at| now >= *at).is_some() {
+                tracing::warn!(sink, "the sink does not finish taking audit records; those after them wait");
+            }
+            if now >= ask_at {
+                ask_at = now.saturating_add(LAPSED);
+                elsewhere = matches!(self.take(None).await, Ok(None));
+            }
+            telemetry::note_audit_lag(sink, if elsewhere { Duration::ZERO } else { self.lag(batch) });
+        }
     }
 
     /// How long the first of these has been waiting.

@@ -25,8 +25,8 @@ use crate::{
     store::Filed,
 };
 
-/// How long a sink may take for a batch; much less than a turn lasts.
-const SEND_MAX: Duration = Duration::from_secs(20);
+/// How long a sink may take for a batch; much less than a turn lasts. A file or standard output cannot be held to it.
+pub(super) const SEND_MAX: Duration = Duration::from_secs(20);
 /// How many bytes of a collector's answer are read.
 const ANSWER_MAX: usize = 64 * 1024;
 /// A body size in bytes that every collector should accept. If one does not, records wait until its setup is fixed.
