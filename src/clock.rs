@@ -9,7 +9,7 @@
 //! It deliberately does not schedule anything: [`Backoff`] computes when to retry, and the caller waits.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -33,6 +33,8 @@ struct Simulated {
     origin: tokio::time::Instant,
     /// The time shown at `origin`.
     start: Timestamp,
+    /// By how many microseconds the time shown was set forward since.
+    set_forward: AtomicI64,
     /// State of the random number generator (`SplitMix64`).
     seed: AtomicU64,
     /// How many identifiers were made so far.
@@ -71,8 +73,17 @@ impl Clock {
     /// identifiers come from `seed`. For simulations: each clock leaks a few bytes.
     pub fn simulated(start: Timestamp, seed: u64) -> Self {
         let origin = tokio::time::Instant::now();
-        let simulated = Simulated { origin, start, seed: AtomicU64::new(seed), made: AtomicU64::new(0) };
+        let (seed, made, set_forward) = (AtomicU64::new(seed), AtomicU64::new(0), AtomicI64::new(0));
+        let simulated = Simulated { origin, start, set_forward, seed, made };
         Self(Source::Simulated(Box::leak(Box::new(simulated))))
+    }
+
+    /// Sets the time that a simulated clock shows forward, or back, as NTP does with a machine's.
+    #[cfg(test)]
+    pub(crate) fn set_forward(&self, by: SignedDuration) {
+        if let Source::Simulated(simulated) = self.0 {
+            simulated.set_forward.fetch_add(i64::try_from(by.as_micros()).unwrap(), Ordering::Relaxed);
+        }
     }
 
     /// The current time in UTC, truncated to the whole microseconds that the stores keep.
@@ -80,7 +91,10 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         let now = match self.0 {
             Source::Machine { .. } => Timestamp::now(),
-            Source::Simulated(simulated) => after(simulated.start, simulated.origin.elapsed()),
+            Source::Simulated(simulated) => {
+                let set = SignedDuration::from_micros(simulated.set_forward.load(Ordering::Relaxed));
+                after(simulated.start, simulated.origin.elapsed()).saturating_add(set).unwrap_or(Timestamp::MAX)
+            }
         };
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }

@@ -369,3 +369,33 @@ impl Upstream for Graph {
         Ok(Receipt { request_id: answer.header("request-id").map(str::to_owned) })
     }
 }
+
+/// What tests of several parts need.
+#[cfg(test)]
+mod fixture {
+    use std::{num::NonZeroU32, path::Path, time::Duration};
+
+    use crate::{
+        config::{Credential, Graph, Pace, Proof, SecretSource},
+        domain::ids::{ApiVersion, Cloud},
+    };
+
+    /// Settings with the client secret in this file, for a Graph and a login service that cannot be reached.
+    pub(super) fn settings(secret: &Path) -> Graph {
+        let (nowhere, many) = ("http://127.0.0.1:1".to_owned(), NonZeroU32::new(1_000).unwrap());
+        let proof = Proof::Secret(SecretSource::File(secret.to_path_buf()));
+        Graph {
+            cloud: Cloud::Sandbox,
+            endpoint: nowhere.clone(),
+            authority: nowhere,
+            scope: "scope".to_owned(),
+            api_version: ApiVersion::Beta,
+            tenant_id: "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa".parse().unwrap(),
+            credential: Credential::Application { client_id: "client".to_owned(), proof },
+            call_timeout: Duration::from_secs(10),
+            attempts_max: 1,
+            pace: Pace { writes_max: many, calls_max: many, calls_at_once_max: 4 },
+            names_ttl: Duration::ZERO,
+        }
+    }
+}

@@ -74,13 +74,13 @@ pub struct Tokens {
     source: Arc<Source>,
     cache: Cache<(), Arc<Token>>,
     refreshing: Arc<AtomicBool>,
-    refused: Arc<Mutex<Refused>>,
+    refused: Arc<tokio::sync::Mutex<Refused>>,
 }
 
-/// How often Graph refused a token, and since when this is counted.
+/// How many tokens Graph refused, and since when they are counted, by [`Clock::elapsed`].
 #[derive(Debug, Default)]
 struct Refused {
-    since: Timestamp,
+    since: Duration,
     number: u32,
 }
 
@@ -89,8 +89,9 @@ struct Source {
     settings: config::Graph,
     outbound: Outbound,
     clock: Clock,
-    /// Until when the login service is left alone, and why.
-    rest: Mutex<Option<(Timestamp, Error)>>,
+    /// Until when the login service is left alone, by [`Clock::elapsed`], and why. A machine's clock may be set back, not
+    /// least because its wrong time was the reason.
+    rest: Mutex<Option<(Duration, Error)>>,
 }
 
 #[derive(Deserialize)]
@@ -124,24 +125,20 @@ impl Tokens {
 
     /// Drops a token that Graph did not accept, unless many were dropped for that reason just now.
     pub(super) async fn refuse(&self, token: &Arc<Token>) {
-        if self.may_refuse() {
-            self.forget(token).await;
+        // Of several calls that one token was refused to, one counts: held until the token is dropped.
+        let mut refused = self.refused.lock().await;
+        if self.is_cached(token).await && refused.may_go_on(self.source.clock.elapsed()) {
+            self.cache.invalidate(&()).await;
         }
     }
 
-    fn may_refuse(&self) -> bool {
-        let now = self.source.clock.now();
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if clock::after(refused.since, REFUSED_WITHIN) <= now {
-            *refused = Refused { since: now, number: 0 };
-        }
-        refused.number = refused.number.saturating_add(1);
-        refused.number <= REFUSED_MAX
+    async fn is_cached(&self, token: &Arc<Token>) -> bool {
+        self.cache.get(&()).await.is_some_and(|cached| Arc::ptr_eq(&cached, token))
     }
 
     /// Drops a token, unless another has already replaced it.
     async fn forget(&self, token: &Arc<Token>) {
-        if self.cache.get(&()).await.is_some_and(|cached| Arc::ptr_eq(&cached, token)) {
+        if self.is_cached(token).await {
             self.cache.invalidate(&()).await;
         }
     }
@@ -151,6 +148,14 @@ impl Tokens {
         if token.is_outgrown(self.source.clock.now()) {
             self.forget(token).await;
         }
+    }
+
+    /// Keeps a token for an hour as if it had been fetched just now.
+    #[cfg(test)]
+    pub(super) async fn hold(&self, value: &str) -> Arc<Token> {
+        let token = Arc::new(Token::new(value.into(), self.source.clock.now(), Duration::from_hours(1)));
+        self.cache.insert((), Arc::clone(&token)).await;
+        token
     }
 
     /// Fetches the next token in the background, once at a time.
@@ -170,6 +175,17 @@ impl Tokens {
                 }
             }
         });
+    }
+}
+
+impl Refused {
+    /// Counts one more, and says whether it is still among the few.
+    fn may_go_on(&mut self, now: Duration) -> bool {
+        if now.saturating_sub(self.since) >= REFUSED_WITHIN {
+            *self = Self { since: now, number: 0 };
+        }
+        self.number = self.number.saturating_add(1);
+        self.number <= REFUSED_MAX
     }
 }
 
@@ -195,23 +211,23 @@ impl Source {
 
     /// Asks for no token for a while, unless a longer pause applies already.
     fn leave_alone(&self, pause: Duration, why: &Error) {
-        let until = clock::after(self.clock.now(), pause);
+        let until = self.clock.elapsed().saturating_add(pause);
         let mut rest = self.rest();
         if rest.as_ref().is_none_or(|(present, _)| *present < until) {
             *rest = Some((until, why.clone()));
         }
     }
 
-    fn rest(&self) -> MutexGuard<'_, Option<(Timestamp, Error)>> {
+    fn rest(&self) -> MutexGuard<'_, Option<(Duration, Error)>> {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn resting(&self) -> Option<Error> {
-        let now = self.clock.now();
+        let now = self.clock.elapsed();
         let rest = self.rest();
         let (until, error) = rest.as_ref().filter(|(until, _)| now < *until)?;
         let throttled = matches!(error, Error::Throttled { .. });
-        Some(if throttled { Error::Throttled { pause: clock::until(now, *until) } } else { error.clone() })
+        Some(if throttled { Error::Throttled { pause: until.saturating_sub(now) } } else { error.clone() })
     }
 
     async fn ask(&self) -> Result<Arc<Token>, NoToken> {
@@ -303,7 +319,43 @@ impl Drop for Flight {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use jiff::SignedDuration;
+
+    use super::{super::fixture, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_is_over_in_time_though_the_clock_was_set_back() {
+        let clock = Clock::simulated("2026-03-01T11:00:00Z".parse().unwrap(), 1);
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        let settings = fixture::settings(secret.path());
+        let tokens = Tokens::new(settings, Outbound::new(clock).unwrap(), clock);
+        let why = async || tokens.token().await.unwrap_err().to_string();
+        let empty = why().await;
+        assert!(empty.contains("is empty"), "{empty}");
+        secret.close().unwrap();
+        assert_eq!(why().await, empty, "the file is not read again at once");
+        clock.set_forward(SignedDuration::from_hours(-3));
+        clock.sleep(Duration::from_secs(3)).await;
+        assert!(why().await.contains("cannot read the secret"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_is_refused_to_many_calls_counts_once() {
+        let clock = Clock::simulated("2026-03-01T11:00:00Z".parse().unwrap(), 1);
+        let settings = fixture::settings("none".as_ref());
+        let tokens = Tokens::new(settings, Outbound::new(clock).unwrap(), clock);
+        for number in 1..=REFUSED_MAX + 1 {
+            let token = tokens.hold("t").await;
+            for _ in 0..10 {
+                tokens.refuse(&token).await;
+            }
+            assert_eq!(tokens.is_cached(&token).await, number > REFUSED_MAX, "{number}");
+        }
+        clock.sleep(REFUSED_WITHIN).await;
+        let token = tokens.hold("t").await;
+        tokens.refuse(&token).await;
+        assert!(!tokens.is_cached(&token).await);
+    }
 
     #[tokio::test]
     async fn a_refresh_that_breaks_off_does_not_bar_the_next() {
