@@ -31,6 +31,8 @@ use Then::{Again, Mend, Rest};
 const LOOP_REST: Duration = Duration::from_mins(2);
 /// The pause after throttling that names none: short, because it often passes at once, and each further answer starts it anew.
 const THROTTLED_REST: Duration = Duration::from_secs(1);
+/// The pause after a failure that may pass at once: short for those who wait, but callers do not set our rate of calls.
+const AGAIN_REST: Duration = Duration::from_secs(1);
 /// The shortest time from a refusal to the next call, so that callers cannot set our rate of calls, and a fixed setting
 /// still takes effect soon.
 const MEND_REST: Duration = Duration::from_secs(2);
@@ -100,21 +102,26 @@ const CODES: [(u32, Then, &str); 29] = [
     (90_090, Again, "a transient error of the login service"),
 ];
 
-/// Why there is no token, and how long not to ask again; if no time is given, the caller decides.
+/// Why there is no token, and how long not to ask again.
 #[derive(Clone, Debug)]
 pub(super) struct NoToken {
     pub(super) error: Error,
-    pub(super) rest: Option<Duration>,
+    pub(super) rest: Duration,
 }
 
 impl NoToken {
     /// Something on our side is wrong.
     pub(super) fn unauthorised(error: Error) -> Self {
-        Self { error, rest: Some(MEND_REST) }
+        Self { error, rest: MEND_REST }
+    }
+
+    /// Whether a retry can help.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self.error, Error::Throttled { .. } | Error::Unavailable(_))
     }
 
     pub(super) fn unavailable(words: String) -> Self {
-        Self { error: Error::Unavailable(words), rest: None }
+        Self { error: Error::Unavailable(words), rest: AGAIN_REST }
     }
 }
 
@@ -140,12 +147,12 @@ pub(super) fn judged(answer: &Answer, way: Way, pause: Option<Duration>) -> NoTo
     };
     match then {
         Mend => NoToken::unauthorised(Error::Unauthorised(words)),
-        Again => NoToken { error: Error::Unavailable(words), rest: pause },
+        Again => NoToken { error: Error::Unavailable(words), rest: pause.unwrap_or(AGAIN_REST) },
         Rest(usual) => {
             // The error keeps only the pause, so the words are logged here.
             tracing::warn!(words, "no token for now");
             let pause = pause.unwrap_or(usual);
-            NoToken { error: Error::Throttled { pause }, rest: Some(pause) }
+            NoToken { error: Error::Throttled { pause }, rest: pause }
         }
     }
 }
@@ -197,15 +204,15 @@ mod tests {
         assert_eq!(codes.len(), CODES.len());
         let wrong = entra(401, 7_000_215).error.to_string();
         assert!(wrong.contains("AADSTS7000215: the client secret is wrong") && wrong.contains("t-1"), "{wrong}");
-        assert!(matches!(entra(400, 90_033), NoToken { error: Error::Unavailable(_), rest: None }));
-        assert_eq!(entra(400, 50_196).rest, Some(LOOP_REST));
+        assert!(matches!(entra(400, 90_033), NoToken { error: Error::Unavailable(_), rest: AGAIN_REST }));
+        assert_eq!(entra(400, 50_196).rest, LOOP_REST);
         assert!(matches!(entra(400, 50_196).error, Error::Throttled { pause: LOOP_REST }));
     }
 
     #[test]
     fn an_unknown_code_is_judged_by_its_status() {
         assert!(matches!(entra(400, 1).error, Error::Unauthorised(_)));
-        assert!(matches!(entra(503, 1), NoToken { error: Error::Unavailable(_), rest: None }));
-        assert_eq!(entra(429, 1).rest, Some(THROTTLED_REST));
+        assert!(matches!(entra(503, 1), NoToken { error: Error::Unavailable(_), rest: AGAIN_REST }));
+        assert_eq!(entra(429, 1).rest, THROTTLED_REST);
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Guarantees: one fetch at a time, however many wait; after three quarters of its life a token is refreshed in the background
 //! while the old one is still used, so an outage of the login service is not noticed until the token really expires. After a
-//! refusal that somebody must act on, or that names a pause, the login service is left alone for a while.
+//! fetch that failed, the login service is left alone for a while, however many callers come.
 //!
-//! It deliberately does not retry; its callers know how long they may wait. `credential` makes the request, and `refusal` says
+//! It deliberately does not retry; its callers know how long they may wait, and learn how long the rest lasts. `credential` makes the request, and `refusal` says
 //! what a refusal means.
 
 use std::{
@@ -46,8 +46,6 @@ const OUTGROWN_AFTER: Duration = Duration::from_mins(1);
 /// How many times within [`REFUSED_WITHIN`] a token is dropped because Graph refuses it: few, for the same reason.
 const REFUSED_MAX: u32 = 6;
 const REFUSED_WITHIN: Duration = Duration::from_mins(1);
-/// How long a failed refresh is not retried while the present token is still used.
-const REFRESH_REST: Duration = Duration::from_secs(1);
 
 /// A token and its times.
 #[derive(Debug)]
@@ -109,7 +107,7 @@ impl Tokens {
     }
 
     /// A token that is valid now.
-    pub(super) async fn token(&self) -> Result<Arc<Token>, Error> {
+    pub(super) async fn token(&self) -> Result<Arc<Token>, NoToken> {
         let now = self.source.clock.now();
         match self.cache.get(&()).await {
             Some(token) if now < token.refresh_at => return Ok(token),
@@ -120,7 +118,7 @@ impl Tokens {
             Some(ended) => self.forget(&ended).await,
             None => {}
         }
-        self.cache.try_get_with((), self.source.fetch()).await.map_err(|error| Error::clone(&error))
+        self.cache.try_get_with((), self.source.fetch()).await.map_err(|none| NoToken::clone(&none))
     }
 
     /// Drops a token that Graph did not accept, unless many were dropped for that reason just now.
@@ -169,9 +167,8 @@ impl Tokens {
             let _flight = flight;
             match source.fetch().await {
                 Ok(token) => cache.insert((), token).await,
-                Err(error) => {
+                Err(NoToken { error, .. }) => {
                     tracing::warn!(%error, "cannot refresh the token for Graph yet; the present one is still used");
-                    source.leave_alone(REFRESH_REST, &error);
                 }
             }
         });
@@ -190,10 +187,10 @@ impl Refused {
 }
 
 impl Source {
-    /// A new token, unless the last refusal asks for more time.
-    async fn fetch(&self) -> Result<Arc<Token>, Error> {
-        if let Some(error) = self.resting() {
-            return Err(error);
+    /// A new token, unless the login service is left alone at present.
+    async fn fetch(&self) -> Result<Arc<Token>, NoToken> {
+        if let Some(none) = self.resting() {
+            return Err(none);
         }
         let asked = self.ask().await;
         telemetry::count_token_fetch(match &asked {
@@ -201,12 +198,7 @@ impl Source {
             Err(NoToken { error: Error::Unauthorised(_), .. }) => telemetry::Fetch::Refused,
             Err(_passing) => telemetry::Fetch::Unavailable,
         });
-        asked.map_err(|NoToken { error, rest }| {
-            if let Some(rest) = rest {
-                self.leave_alone(rest, &error);
-            }
-            error
-        })
+        asked.inspect_err(|NoToken { error, rest }| self.leave_alone(*rest, error))
     }
 
     /// Asks for no token for a while, unless a longer pause applies already.
@@ -222,12 +214,14 @@ impl Source {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn resting(&self) -> Option<Error> {
+    fn resting(&self) -> Option<NoToken> {
         let now = self.clock.elapsed();
         let rest = self.rest();
         let (until, error) = rest.as_ref().filter(|(until, _)| now < *until)?;
+        let pause = until.saturating_sub(now);
         let throttled = matches!(error, Error::Throttled { .. });
-        Some(if throttled { Error::Throttled { pause: until.saturating_sub(now) } } else { error.clone() })
+        let error = if throttled { Error::Throttled { pause } } else { error.clone() };
+        Some(NoToken { error, rest: pause })
     }
 
     async fn ask(&self) -> Result<Arc<Token>, NoToken> {
@@ -329,7 +323,7 @@ mod tests {
         let secret = tempfile::NamedTempFile::new().unwrap();
         let settings = fixture::settings(secret.path());
         let tokens = Tokens::new(settings, Outbound::new(clock).unwrap(), clock);
-        let why = async || tokens.token().await.unwrap_err().to_string();
+        let why = async || tokens.token().await.unwrap_err().error.to_string();
         let empty = why().await;
         assert!(empty.contains("is empty"), "{empty}");
         secret.close().unwrap();

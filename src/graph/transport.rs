@@ -15,6 +15,7 @@ use super::{
     pace::{Effect, PAUSE_MAX, Pace, Went},
     permission::{self, Permission},
     reason::{APPROVAL_CODE, Reason},
+    refusal::NoToken,
     token::Token,
 };
 use crate::{
@@ -87,16 +88,15 @@ impl Transport {
     pub(super) async fn token(&self) -> Result<Arc<Token>, Error> {
         let mut failed = 0_u32;
         loop {
-            let (error, pause) = match self.tokens.token().await {
-                Err(error @ Error::Unavailable(_)) => (error, BACKOFF.pause(failed, self.clock.chance())),
-                Err(Error::Throttled { pause }) => (Error::Throttled { pause }, pause),
-                ended => return ended,
+            let none = match self.tokens.token().await {
+                Ok(token) => return Ok(token),
+                Err(none) => none,
             };
             failed = failed.saturating_add(1);
-            if failed >= self.settings.attempts_max || pause > PAUSE_MAX {
-                return Err(error);
+            if !none.is_passing() || failed >= self.settings.attempts_max || none.rest > PAUSE_MAX {
+                return Err(none.error);
             }
-            self.clock.sleep(pause).await;
+            self.clock.sleep(none.rest).await;
         }
     }
 
@@ -238,12 +238,9 @@ impl Transport {
     }
 }
 
-/// What to do about a call that was not made for lack of a token.
-fn tokenless(error: Error) -> Next {
-    if let Error::Throttled { pause } = error {
-        return Next::Retry(Some(pause), error);
-    }
-    if matches!(error, Error::Unavailable(_)) { Next::Retry(None, error) } else { Next::Fail(error) }
+/// What to do about a call that was not made for lack of a token. Before the rest is over, there would be none either.
+fn tokenless(none: NoToken) -> Next {
+    if none.is_passing() { Next::Retry(Some(none.rest), none.error) } else { Next::Fail(none.error) }
 }
 
 /// What to do about a call without an answer.

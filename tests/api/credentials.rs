@@ -110,6 +110,30 @@ async fn a_login_service_that_sees_a_loop_is_left_alone_though_callers_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_service_that_is_down_is_asked_once_a_second_though_callers_go_on() {
+    let settings = vec![("GRAPH__ATTEMPTS_MAX", "1"), ("SERVER__CALLS_MAX", "100000")];
+    let world = World::with(Setup { settings, ..Setup::default() }).await;
+    world.fault(json!({"path_ends": "/token", "effect": {"kind": "answer", "status": 503}})).await;
+    while logins(&world).await.len() < 3 {
+        let answer = world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await;
+        assert_eq!(answer.body["code"], "graph-unavailable", "{}", answer.text);
+    }
+    let calls = world.journal().await;
+    let of_login = calls.iter().filter(|call| call["path"].as_str().unwrap().ends_with("/token"));
+    let times: Vec<jiff::Timestamp> = of_login.map(|call| call["time"].as_str().unwrap().parse().unwrap()).collect();
+    for pair in times.windows(2) {
+        let pause = pair[1].duration_since(pair[0]);
+        assert!(pause.as_millis() > 900, "asked again after {pause:?}");
+    }
+    // A call outlasts the rest, if it may be repeated.
+    world.end().await;
+    let world = World::with(Setup { settings: vec![("GRAPH__ATTEMPTS_MAX", "2")], ..Setup::default() }).await;
+    world.fault(json!({"path_ends": "/token", "times": 1, "effect": {"kind": "answer", "status": 503}})).await;
+    world.change(&add("Sales ESP", "Sales Laptops")).await.succeeded("changed");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_federated_token_is_read_for_each_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");

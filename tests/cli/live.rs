@@ -93,6 +93,9 @@ fn fails(ended: &Ended, what: &str, hint: &str) {
 #[test]
 fn a_secret_that_works_is_proven_and_one_that_does_not_is_explained() {
     let stage = Stage::start(SECRET);
+    // Once in vain is not for good.
+    let effect = json!({"kind": "answer", "status": 503});
+    stage.post("faults", &json!({"path_ends": "/token", "times": 1, "effect": effect}));
     works(&stage.checked());
     fs::write(stage.folder().join("sandbox.secret"), "guess").unwrap();
     fails(
