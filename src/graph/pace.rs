@@ -172,6 +172,12 @@ impl Pace {
         None
     }
 
+    /// How many calls have failed in a row.
+    #[cfg(test)]
+    pub(super) fn failures(&self) -> u32 {
+        self.regime().failures
+    }
+
     fn regime(&self) -> MutexGuard<'_, Regime> {
         // Each change of it is a few assignments that cannot panic halfway.
         self.regime.lock().unwrap_or_else(PoisonError::into_inner)

@@ -178,9 +178,12 @@ impl Transport {
         let answer = match self.outbound.send(call).await {
             Ok(answer) => answer,
             Err(error) => {
-                // An error in the call itself says nothing about Graph.
-                let failed = matches!(error, outbound::Error::Unreached(_) | outbound::Error::Unanswered(_));
-                pass.went(if failed { Went::Failed } else { Went::Answered });
+                match error {
+                    outbound::Error::Unreached(_) | outbound::Error::Unanswered(_) => pass.went(Went::Failed),
+                    outbound::Error::TooLarge { .. } => pass.went(Went::Answered),
+                    // Nothing was sent, which says nothing about Graph.
+                    outbound::Error::Late | outbound::Error::Impossible(_) => drop(pass),
+                }
                 return Err(unanswered(asked.effect, &error));
             }
         };
@@ -293,5 +296,27 @@ fn went(answer: &Answer, named: Option<Duration>) -> Went {
         503 if named.is_some() => Went::Throttled(named),
         500.. => Went::Failed,
         _ => Went::Answered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::fixture, *};
+
+    #[tokio::test]
+    async fn a_call_that_was_not_sent_does_not_end_an_outage() {
+        let clock = Clock::system();
+        let transport = Transport::new(fixture::settings("none".as_ref()), Outbound::new(clock).unwrap(), clock);
+        transport.tokens.hold("t").await;
+        for failures in 1..=3 {
+            assert!(transport.read("x", &permission::READING).await.is_err());
+            assert_eq!(transport.pace.failures(), failures);
+        }
+        let late = Clearance { client_request_id: "id".to_owned(), until: Duration::ZERO };
+        let error = transport.write("x", Vec::new(), &late).await.unwrap_err();
+        assert!(error.to_string().contains("no time left"), "{error}");
+        assert_eq!(transport.pace.failures(), 3);
+        assert!(transport.read_at("no URL", &permission::READING).await.is_err());
+        assert_eq!(transport.pace.failures(), 3);
     }
 }
