@@ -1,8 +1,8 @@
-//! Chance that a seed decides.
+//! Pseudo-random choices, determined by a seed.
 
 use std::time::Duration;
 
-/// Numbers that look random and are the same for the same seed (`SplitMix64`).
+/// Pseudo-random numbers, identical for the same seed (`SplitMix64`).
 #[derive(Debug)]
 pub(crate) struct Chance(u64);
 
@@ -22,12 +22,12 @@ impl Chance {
         usize::try_from(self.draw() % u64::try_from(bound).unwrap()).unwrap()
     }
 
-    /// Both ends included.
+    /// Both bounds included.
     pub(crate) fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.draw() % (most - least + 1)
     }
 
-    /// Yes, so many times in a thousand.
+    /// True with this probability, in thousandths.
     pub(crate) fn hits(&mut self, per_mille: u64) -> bool {
         self.draw() % 1000 < per_mille
     }

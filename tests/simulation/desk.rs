@@ -1,4 +1,4 @@
-//! A replica's way to the model store: it takes time, breaks before and after the commit, and tells the ledger.
+//! A replica's access to the model store: adds latency, fails before or after the commit, and reports commits to the ledger.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    /// One verb: `seen` is told what the commit brought, whether or not the replica ever hears of it.
+    /// Runs one verb; `seen` receives the result of the commit, even if the replica never does.
     async fn verb<T>(
         &self,
         name: &'static str,
@@ -145,7 +145,7 @@ impl Store for Desk {
         self.model.note_policy_sets(seen).await
     }
 
-    /// Nobody in the simulation asks for approval.
+    /// No policy in the simulation requires approval.
     async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
         self.model.answer(reply).await
     }
@@ -199,7 +199,7 @@ impl Store for Desk {
         };
         let ttl = claim.ttl;
         let mut claimed = self.verb("claim", self.model.claim(claim), seen).await?;
-        // A store reckons from before it was asked.
+        // A store counts the lease from before the call.
         if let Claimed::Turn(turn) = &mut claimed {
             turn.lease.extend(asked + ttl);
         }

@@ -1,4 +1,4 @@
-//! What changes make of a set, told a second time: written from the definition, without a line of the house's `merge`.
+//! The effect of changes on a set, computed independently from the definition, without any code of the gateway's `merge`.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use postern::domain::{
     change::Changed,
 };
 
-/// Filter, and what nobody understands.
+/// The filter, and the fields that the gateway does not know.
 type Rest = (Option<Filter>, Option<Unread>);
 
-/// A set by targets.
+/// A set, by target.
 pub(crate) type Held = BTreeMap<Target, Rest>;
 
 pub(crate) fn held(set: &AssignmentSet) -> Held {
@@ -34,7 +34,7 @@ pub(crate) fn apply(held: &mut Held, change: &Change) {
     }
 }
 
-/// Target by target: what stands as the operation left it is as it was before; anything else stays.
+/// Target by target: what is still as the operation left it goes back to what it was before; anything else stays.
 fn undo(held: &mut Held, reversal: &Reversal) {
     for target in reversal.targets() {
         let filter = held.get(target).map(|(filter, _)| *filter);
@@ -54,7 +54,7 @@ fn undo(held: &mut Held, reversal: &Reversal) {
     }
 }
 
-/// Whether `told` is exactly what lies between two sets.
+/// Whether `told` is exactly the difference between two sets.
 pub(crate) fn is_between(before: &Held, after: &Held, told: &Difference) -> bool {
     let wanted = |(target, (filter, _)): (&Target, &Rest)| Wanted { target: target.clone(), filter: *filter };
     let only = |one: &Held, other: &Held| -> Vec<Wanted> {
@@ -78,14 +78,14 @@ pub(crate) fn is_between(before: &Held, after: &Held, told: &Difference) -> bool
         && before.iter().filter_map(changed).collect::<Vec<_>>() == found
 }
 
-/// Whether all of one difference stands in another.
+/// Whether one difference is contained in another.
 pub(crate) fn is_part(part: &Difference, whole: &Difference) -> bool {
     part.added.iter().all(|it| whole.added.contains(it))
         && part.removed.iter().all(|it| whole.removed.contains(it))
         && part.changed.iter().all(|it| whole.changed.contains(it))
 }
 
-/// A difference in pieces, one for each target.
+/// Splits a difference into one per target.
 pub(crate) fn parts(whole: &Difference) -> Vec<Difference> {
     let added = whole.added.iter().map(|it| Difference { added: vec![it.clone()], ..Difference::default() });
     let removed = whole.removed.iter().map(|it| Difference { removed: vec![it.clone()], ..Difference::default() });

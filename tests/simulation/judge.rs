@@ -1,4 +1,4 @@
-//! The oracles that judge when all is over: every version of every set, every operation, the whole trail.
+//! The oracles that check a finished run: every version of every set, every operation, the whole trail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,20 +19,20 @@ use crate::{
     world::World,
 };
 
-/// Everything that is looked at.
+/// Everything that the oracles check.
 pub(crate) struct Evidence<'a> {
     pub(crate) world: &'a World,
     pub(crate) tenant: &'a Tenant,
     pub(crate) store: &'a dyn Store,
 }
 
-/// What the trail says.
+/// Counts and writes read from the trail.
 #[derive(Default)]
 struct Trail {
     accepted: BTreeMap<OperationId, usize>,
     settled: BTreeMap<OperationId, usize>,
     cancelled: BTreeMap<OperationId, usize>,
-    /// How each write is known, by our id of the call.
+    /// How each write's effect became known (`known_by`), by client request id.
     written: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -63,7 +63,7 @@ impl Evidence<'_> {
         verdicts
     }
 
-    /// What is kept is what was seen to be committed.
+    /// The store must hold exactly the ends that were seen to be committed.
     async fn kept(&self) {
         let (accepted, ended): (Vec<_>, BTreeMap<_, _>) = {
             let ledger = self.world.ledger.lock().unwrap();
@@ -100,7 +100,7 @@ impl Evidence<'_> {
     }
 }
 
-/// One configuration, from its first version to its last.
+/// All versions of one configuration's set.
 struct History<'a> {
     ledger: &'a Ledger,
     lane: &'a ConfigurationId,
@@ -124,8 +124,8 @@ impl<'a> History<'a> {
         &self.versions[number].set
     }
 
-    /// One version after another: a write is the fold of the changes that it carried, those that failed excepted, over
-    /// what it was built on. What it overwrites unseen, it may overwrite.
+    /// Checks one version: a write must be the fold of the changes that it carried, except those that failed, over the
+    /// version it was built on. Versions that it overwrites unseen must be excused by a documented race.
     fn step(&self, number: usize, world: &World) -> Verdict {
         let By::Write(landed) = &self.versions[number].by else { return Ok(()) };
         let announced = self.announced(landed);
@@ -150,7 +150,7 @@ impl<'a> History<'a> {
         self.named(number, landed)
     }
 
-    /// The races that are documented, and no others.
+    /// Allows the documented races, and no others.
     fn may_overwrite(&self, landed: &Landed, unseen: usize, world: &World) -> Verdict {
         match &self.versions[unseen].by {
             By::Administrator => world.count("edits overwritten"),
@@ -164,7 +164,7 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    /// A write that took effect stands in the trail, unless it looked unsent to everyone who looked.
+    /// A write that took effect must be in the trail, unless it looked unsent to every later read.
     fn named(&self, number: usize, landed: &Landed) -> Verdict {
         let named = self.trail.written.contains_key(&landed.client_request_id);
         let carried = &self.announced(landed).intent.carried;
@@ -177,8 +177,8 @@ impl<'a> History<'a> {
         )
     }
 
-    /// Whether Graph told of an older version after this write, and something was built on that: then the write looked
-    /// unsent, and a later announcement, which may never have been sent, took the place of its own.
+    /// Whether Graph returned an older version after this write and something was built on that: the write then looked
+    /// unsent, and a later announcement, which may never have been sent, replaced its own.
     fn was_hidden(&self, landed: &Landed) -> bool {
         let from = self.announced(landed).lasts.0;
         let later = |it: &&Announced| it.lane == *self.lane && it.lasts.0 > from && it.built_on == Some(Source::Stale);
@@ -206,7 +206,7 @@ impl<'a> History<'a> {
             Some(State::Failed { failure, .. }) => {
                 world.count("failed");
                 let told = failure.code == FailureCode::GraphRefused;
-                // Added and replaced in one batch it never reaches Graph, and can be put back by a reversal.
+                // If one batch both adds and replaces it, it never reaches Graph, and a reversal may put it back.
                 let put_back = |reversal: &Reversal| reversal.put_back().iter().any(|it| it.target == poison());
                 let culprit = asked.change.wanted().iter().any(|wanted| wanted.target == poison())
                     || asked.change.reversal().is_some_and(put_back);
@@ -227,12 +227,12 @@ impl<'a> History<'a> {
         }
     }
 
-    /// What ends as if nothing had been done for it, none of its writes has done, as far as the set showed that it ended on.
+    /// If an operation ends as if none of its writes took effect, the set that it ended on must show no trace of one.
     fn unnoticed(&self, id: OperationId, success: &Success, writes: &[(usize, &Landed)]) -> Verdict {
         for (number, landed) in writes {
             let (own, others): (Vec<_>, Vec<_>) =
                 self.announced(landed).intent.carried.iter().partition(|it| it.operation == id);
-            // What several changed in one write is the work of them all.
+            // What several changes did in one write belongs to all of them.
             let shared = others.iter().flat_map(|it| it.difference.targets()).collect();
             let shown = |version: &&Version| {
                 let still = own.iter().any(|it| !it.difference.without(&shared).still_in(&version.set).is_empty());
@@ -245,7 +245,7 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    /// What has an end is undone by then, by whoever it was, or there was nothing to undo.
+    /// An operation with an `until` must have been undone by then, by anyone, or have left nothing to undo.
     fn has_ended(&self, id: OperationId, world: &World) -> Verdict {
         let Some(until) = self.ledger.untils.get(&id) else { return Ok(()) };
         let of = |asked: &Asked| asked.change.reversal().map(Reversal::operation) == Some(id);
@@ -265,13 +265,13 @@ impl<'a> History<'a> {
         carried.iter().any(|it| it.operation == id && !it.difference.is_empty())
     }
 
-    /// The effect of an operation is written a second time only where the first was not to be seen.
+    /// An operation's effect is written twice only if the first write was not visible.
     fn once(&self, id: OperationId) -> Verdict {
         let writes: Vec<_> = self.landed().filter(|(_, landed)| self.changes(landed, id)).collect();
         for pair in writes.windows(2) {
             let [(first, one), (_, two)] = pair else { continue };
             let race = one.is_late() || two.is_late() || self.was_hidden(one);
-            // Exactly, so that it looked unsent to whoever looked then.
+            // An exact match, so the write looked unsent to whoever read it then.
             let between = self.versions.get(*first..=two.base).unwrap_or_default();
             let undone = between.iter().any(|it| it.set.digest() == self.announced(one).intent.before);
             let told = self.trail.written.get(&one.client_request_id).is_some_and(|it| it.contains("undecided"));

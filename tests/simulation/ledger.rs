@@ -1,7 +1,7 @@
-//! The oracles that judge while it happens: leases, pauses, announcements, writes and ends.
+//! The oracles that check during a run: leases, pauses, announcements, writes and ends.
 //!
-//! The ledger sees every commit of every replica at its moment, by the database's time, and keeps books of its own; it
-//! believes neither the store nor the executor.
+//! The ledger sees every replica's commits as they happen, by the database's time, and keeps its own account; it trusts
+//! neither the store nor the executor.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ use postern::{
 
 use crate::fold::{self, Held};
 
-/// What an oracle says: nothing, or why what happened must not happen.
+/// An oracle's result: an error says what went wrong.
 pub(crate) type Verdict = Result<(), String>;
 
 /// A lease's owner and fencing number.
@@ -26,20 +26,20 @@ pub(crate) type Holder = (String, i64);
 pub(crate) struct Ledger {
     pub(crate) accepted: BTreeMap<OperationId, Asked>,
     pub(crate) ended: BTreeMap<OperationId, State>,
-    /// How the ends stand of those operations that have one.
+    /// State of each operation's `until`, if it has one.
     pub(crate) untils: BTreeMap<OperationId, UntilState>,
     pub(crate) announced: BTreeMap<String, Announced>,
     lanes: BTreeMap<ConfigurationId, Watch>,
     reads: BTreeMap<(String, ConfigurationId), Read>,
 }
 
-/// An operation, and its place in the order of acceptance.
+/// An accepted operation, and its place in the order of acceptance.
 #[derive(Debug)]
 pub(crate) struct Asked {
     place: usize,
     pub(crate) lane: ConfigurationId,
     pub(crate) change: Change,
-    /// The only set for it.
+    /// The set that `If-Match` requires.
     only_on: Option<Digest>,
 }
 
@@ -49,17 +49,17 @@ impl Asked {
     }
 }
 
-/// A write that was announced.
+/// An announced write.
 #[derive(Debug)]
 pub(crate) struct Announced {
     pub(crate) lane: ConfigurationId,
     pub(crate) by: Holder,
     pub(crate) intent: Intent,
-    /// The database's time of the announcement, and the end of the lease that came with it.
+    /// By the database's time: when it was announced, and when the lease granted with it expires.
     pub(crate) lasts: (Duration, Duration),
-    /// What it was built on; none if nobody has read for it.
+    /// What it was built on; none if nothing was read for it.
     pub(crate) built_on: Option<Source>,
-    /// Whether it was handed over.
+    /// Whether it was handed to Graph.
     sent: bool,
 }
 
@@ -70,13 +70,13 @@ pub(crate) enum Source {
     Stale,
 }
 
-/// What a replica has read last, and not yet built a write on.
+/// A replica's latest read, on which no write has been built yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Read {
-    /// Which version of the set, counted from zero.
+    /// The version of the set, counted from zero.
     pub(crate) version: usize,
     pub(crate) set: AssignmentSet,
-    /// Whether Graph told of an older version than there was.
+    /// Whether Graph returned an older version than the newest.
     pub(crate) stale: bool,
 }
 
@@ -84,16 +84,16 @@ pub(crate) struct Read {
 struct Watch {
     holder: Option<(Holder, Duration)>,
     fencing: i64,
-    /// The newest number of each owner.
+    /// The newest fencing number of each owner.
     grants: BTreeMap<String, i64>,
-    /// What has ended so far in a settlement of several parts.
+    /// Operations ended so far in a settlement of several parts.
     settling: Vec<(OperationId, State)>,
     parked_until: Option<Duration>,
-    /// For how long Graph last asked to be left alone.
+    /// The pause that Graph last asked for.
     asked_pause: Option<Duration>,
 }
 
-/// What must be so, and what is said otherwise.
+/// Asserts a condition; the message is used if it fails.
 macro_rules! must {
     ($so:expr, $($why:tt)+) => {
         if $so { Ok(()) } else { Err(format!($($why)+)) }
@@ -106,13 +106,13 @@ impl Ledger {
         self.lanes.entry(lane.clone()).or_default()
     }
 
-    /// An end is settled, and was not before.
+    /// An `until` is settled at most once.
     pub(crate) fn settled_until(&mut self, id: OperationId, state: UntilState) -> Verdict {
         let before = self.untils.insert(id, state);
         must!(before == Some(UntilState::Ahead), "the end of {id} is {before:?} and settled as {state:?}")
     }
 
-    /// A reversal that nobody asks for carries out an end, once.
+    /// A reversal that no caller asked for carries out an `until`, once.
     fn carries_out(&mut self, by: OperationId, submission: &Submission) -> Verdict {
         if submission.until.is_some() {
             self.untils.insert(by, UntilState::Ahead);
@@ -148,7 +148,7 @@ impl Ledger {
         lane.holder = Some(((claim.owner.clone(), number), now + claim.ttl));
         (lane.fencing, lane.parked_until) = (number, None);
         lane.grants.insert(claim.owner.clone(), number);
-        // What was read before does not count any more.
+        // Earlier reads no longer count.
         self.reads.remove(&(claim.owner.clone(), claim.configuration.clone()));
         self.lane(&claim.configuration).settling.clear();
         let pending =
@@ -160,13 +160,13 @@ impl Ledger {
         must!(given == due, "a turn with {given:?} where {due:?} are pending")
     }
 
-    /// Whether this is the newest lease of the lane, not given back.
+    /// Whether this is the lane's newest lease and has not been released.
     fn held(&self, lane: &ConfigurationId, by: &Holder) -> Verdict {
         let holder = self.lanes.get(lane).and_then(|watch| watch.holder.as_ref()).map(|(holder, _)| holder);
         must!(holder == Some(by), "{by:?} acts on {lane}, which {holder:?} holds")
     }
 
-    /// Whether this holder's lease has not ended.
+    /// Whether this holder's lease has not expired.
     pub(crate) fn holds(&self, lane: &ConfigurationId, by: &Holder, now: Duration) -> bool {
         let watch = self.lanes.get(lane).and_then(|watch| watch.holder.as_ref());
         watch.is_some_and(|(holder, until)| holder == by && *until > now)
@@ -208,13 +208,13 @@ impl Ledger {
         must!(heard, "{lane} is parked for {:?} where Graph asks for {asked:?}", parking.pause)
     }
 
-    /// Graph asks to be left alone.
+    /// Graph throttles the lane.
     pub(crate) fn throttled(&mut self, lane: &ConfigurationId, pause: Duration) {
         self.lane(lane).asked_pause = Some(pause);
     }
 
-    /// A lane's call goes out to Graph. A former owner that does not know yet that it is one may still call: it cannot
-    /// know of the pause of its successor.
+    /// Checks a call of the lane to Graph. A former owner that has not noticed its loss may still call, as it cannot
+    /// know its successor's pause.
     pub(crate) fn called(&self, owner: &str, lane: &ConfigurationId, now: Duration) -> Verdict {
         let Some(watch) = self.lanes.get(lane) else {
             return Err(format!("{lane} is called, and nobody has claimed it"));
@@ -228,8 +228,8 @@ impl Ledger {
         self.reads.insert((owner.to_owned(), lane.clone()), read);
     }
 
-    /// A write is handed over: it must be announced, for the first time, and be the fold of what it carries over what
-    /// was read for it, in this turn.
+    /// Checks a write as it is handed to Graph: it must be announced, not sent before, and be the fold of the changes
+    /// it carries over the set read for it in this turn.
     pub(crate) fn written(
         &mut self,
         owner: &str,
@@ -250,7 +250,7 @@ impl Ledger {
             let asked = &self.accepted[operation];
             must!(before < Some(asked.place), "{id} carries {operation} out of order")?;
             before = Some(asked.place);
-            // What was done before is not judged again, and stands beside the others only.
+            // Changes that were already done are not checked again; they only accompany the others.
             if done.is_some() && difference.is_empty() && !asked.may_meet(&held) {
                 continue;
             }
@@ -269,7 +269,7 @@ impl Ledger {
         Ok(read)
     }
 
-    /// What no change names must stand as it stood, with everything in it.
+    /// Everything that no carried change names must be preserved in full.
     fn untouched(&self, intent: &Intent, before: &Held, after: &Held) -> Verdict {
         let changes: Vec<_> = intent.carried.iter().map(|it| &self.accepted[&it.operation].change).collect();
         if changes.iter().any(|change| matches!(change, Change::Replace(_))) {
@@ -325,8 +325,8 @@ impl Ledger {
         self.ends(operation.id, &operation.state, &operation.submission.configuration)
     }
 
-    /// An operation that is for another set fails over what was read, not over what is only planned: that set was read last,
-    /// or a write of this turn was built on it.
+    /// An operation whose `If-Match` fails must fail on a set that was read, not merely planned: the latest read, or
+    /// one that a write of this turn was built on.
     fn unmet(&self, id: OperationId, state: &State, by: &Holder, read: Option<&Read>) -> Verdict {
         let State::Failed { failure, .. } = state else { return Ok(()) };
         if failure.code != FailureCode::PreconditionFailed {
@@ -342,7 +342,7 @@ impl Ledger {
         )
     }
 
-    /// What an operation tells of a write must be what was announced for it, and besides what writes before that were announced to do.
+    /// An operation must report exactly what was announced for its write, plus what earlier writes announced for it.
     fn put_down(&self, id: OperationId, state: &State) -> Verdict {
         let State::Succeeded(success) = state else { return Ok(()) };
         let Some(write) = &success.write else { return Ok(()) };
@@ -351,12 +351,12 @@ impl Ledger {
         let same = told.is_some_and(|told| pieces.iter().any(|piece| fold::is_part(piece, &told.difference)));
         let announced: Vec<_> = self.announced.values().filter_map(|it| carried_by(&it.intent, id)).collect();
         let told = |piece: &Difference| announced.iter().any(|it| fold::is_part(piece, &it.difference));
-        // What changes of one merge do to each other comes to nothing, and is announced nowhere.
+        // What the changes of one merge undo in each other cancels out and is announced nowhere.
         let all = success.before == success.after || pieces.iter().all(told);
         must!(same && all && !success.difference.is_empty(), "{id} is put down to another write: {success:?}")
     }
 
-    /// Operations that end after a read and no write: the read must show that nothing was to be written.
+    /// Operations that end after a read without a write: the read must show that there was nothing to write.
     fn looked(&self, ended: &[(OperationId, State)], set: &AssignmentSet) -> Verdict {
         let (start, found) = (fold::held(set), set.digest());
         let successes = || ended.iter().filter(|(_, state)| matches!(state, State::Succeeded(_)));
@@ -378,7 +378,7 @@ impl Ledger {
         must!(held == start, "{ended:?} ends what has no effect on {set:?}")
     }
 
-    /// Operations that end after a write: those that it did not change anything for stood beside others in it.
+    /// Operations that end with a write: those it changed nothing for must have been merged with others.
     fn carried(&self, ended: &[(OperationId, State)]) -> Verdict {
         for (id, state) in ended {
             let State::Succeeded(success) = state else { continue };
@@ -391,7 +391,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Of which operations the failure says that they may have taken effect all the same.
+    /// Whether the operation's failure says that it may have taken effect.
     pub(crate) fn may_have_taken_effect(&self, id: OperationId) -> bool {
         let Some(State::Failed { failure, .. }) = self.ended.get(&id) else { return false };
         failure.detail.contains("may have taken effect")

@@ -1,14 +1,14 @@
-//! The deterministic simulation: replicas, callers, an administrator and all that can go wrong, in one thread and in
-//! virtual time, decided by a seed.
+//! The deterministic simulation: replicas, callers, an administrator and every kind of fault, in one thread and in
+//! virtual time, determined by a seed.
 //!
 //! ```text
-//! cargo test --test simulation                          the seeds that every commit is tried with
-//! cargo test --test simulation -- --seeds 5000 --from 1 as many as one likes
-//! cargo test --test simulation -- --seed 42             one, told line by line
+//! cargo test --test simulation                          the seeds that every commit is tested with
+//! cargo test --test simulation -- --seeds 5000 --from 1 as many as you like
+//! cargo test --test simulation -- --seed 42             one seed, logging every step
 //! ```
 //!
-//! Gateways and executors are the real ones; store and tenant are models. The store's model goes through the suite of
-//! the real stores. What must hold is in `ledger` (while it happens) and `judge` (when all is over).
+//! Gateways and executors are the real ones; store and tenant are models. The model store passes the real stores'
+//! suite. The invariants are in `ledger` (checked during a run) and `judge` (checked at the end).
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -45,29 +45,29 @@ use crate::{
     world::{Counts, Telling},
 };
 
-/// Seeds that are tried when nobody says which.
+/// Seeds run by default.
 const SEEDS: u64 = 300;
-/// Of how many of them it is tried whether they repeat themselves.
+/// How many of them are run twice, to check that runs are reproducible.
 const REPEATED: u64 = 10;
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
-/// The seed that is being tried.
+/// The seed being run.
 static SEED: AtomicU64 = AtomicU64::new(0);
 
-/// What is asked on the command line.
+/// The command line.
 enum Asked {
     Seeds {
         from: u64,
         count: u64,
     },
-    /// One, told line by line.
+    /// One seed, logging every step.
     Seed(u64),
     List,
-    /// Other tests than this one.
+    /// A filter for other tests: nothing to run.
     Nothing,
 }
 
-/// Everybody may do everything: policy is tried elsewhere.
+/// Permits everything: policy is tested elsewhere.
 fn policies() -> Policies {
     let folder = tempfile::tempdir().unwrap();
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policies/schema.cedarschema");
@@ -76,7 +76,7 @@ fn policies() -> Policies {
     Policies::load(folder.path()).unwrap()
 }
 
-/// Our own words, and those that `cargo test` hands to every test binary.
+/// Parses our own options and those that `cargo test` passes to every test binary.
 fn asked() -> Result<Asked, String> {
     let (mut from, mut count, mut other) = (1, SEEDS, None);
     let mut words = std::env::args().skip(1);
@@ -91,7 +91,7 @@ fn asked() -> Result<Asked, String> {
             "--seed" => other = Some(Asked::Seed(number()?)),
             "--list" => other = Some(Asked::List),
             "--ignored" => other = Some(Asked::Nothing),
-            // Words of the test harness that mean nothing here, some with a word after them.
+            // Options of the test harness that have no meaning here, some with a value.
             "--test-threads" | "--format" | "--color" | "--skip" | "-Z" => drop(words.next()),
             flag if flag.starts_with('-') => {}
             filter if "simulation".contains(filter) => {}
@@ -103,7 +103,7 @@ fn asked() -> Result<Asked, String> {
 
 #[expect(clippy::print_stdout, reason = "it tells how it went")]
 fn main() -> ExitCode {
-    // The executor survives a lane that panics; here it must not go unnoticed.
+    // The executor survives a lane's panic; here a panic must fail the run.
     std::panic::set_hook(Box::new(|panic| {
         println!("{panic}\nreplay: cargo test --test simulation -- --seed {}", SEED.load(Ordering::Relaxed));
         PANICS.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Callers, the administrator in the portal, and whoever pulls plugs.
+//! Callers, the administrator in the portal, and replica failures.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     world::{Seat, World},
 };
 
-/// How often a caller asks before it calls that an end of its patience.
+/// Attempts before a caller gives up.
 const TRIES_MAX: usize = 400;
 
 fn filter(chance: &mut Chance) -> Option<Filter> {
@@ -40,7 +40,7 @@ fn unread(chance: &mut Chance) -> Option<Unread> {
     chance.hits(400).then(|| Unread::new(format!("{{\"hint\":\"{}\"}}", chance.below(100))))
 }
 
-/// What the tenant holds at first.
+/// The tenant's initial set.
 pub(crate) fn first_set(chance: &mut Chance) -> fold::Held {
     let mut held = fold::Held::new();
     for _ in 0..chance.below(7) {
@@ -49,7 +49,7 @@ pub(crate) fn first_set(chance: &mut Chance) -> fold::Held {
     held
 }
 
-/// Edits in the portal, some of them the exact undoing of what was done last.
+/// Edits in the portal, some of which exactly undo the latest version.
 pub(crate) async fn administrate(world: Arc<World>, tenant: Arc<Tenant>) {
     for _ in 0..world.weather.edits {
         let pause = world.weather.span / u32::try_from(world.weather.edits).unwrap();
@@ -82,7 +82,7 @@ pub(crate) async fn administrate(world: Arc<World>, tenant: Arc<Tenant>) {
     }
 }
 
-/// Kills and freezes replicas at any moment.
+/// Kills and freezes replicas at arbitrary times.
 pub(crate) async fn pull_plugs(world: Arc<World>) {
     let mut plugs: Vec<(Duration, bool)> = Vec::new();
     {
@@ -102,30 +102,30 @@ pub(crate) async fn pull_plugs(world: Arc<World>) {
     }
 }
 
-/// One change that somebody wants, under its own key.
+/// One change that a caller wants, under its own key.
 pub(crate) struct Wanted {
     pub(crate) number: usize,
     pub(crate) world: Arc<World>,
     pub(crate) tenant: Arc<Tenant>,
 }
 
-/// What is asked for.
+/// A caller's request.
 #[derive(Debug)]
 enum Ask {
     Change(Box<ChangeRequest>),
     Undo(OperationId),
 }
 
-/// Why a caller has no answer.
+/// Why a caller has no operation.
 enum Unanswered {
-    /// It may ask again.
+    /// Retryable.
     Again(String),
-    /// It must not happen.
+    /// A fault in the gateway.
     Wrong(String),
 }
 
 impl Wanted {
-    /// Asks until it is answered, perhaps once more, and waits for the end.
+    /// Submits until accepted, sometimes once more, and waits for the end.
     pub(crate) async fn pursue(self) {
         let world = &self.world;
         let start = world.chance().millis(0, u64::try_from(world.weather.span.as_millis()).unwrap());
@@ -163,7 +163,7 @@ impl Wanted {
         }
     }
 
-    /// Has undone what was done, whoever has touched it since.
+    /// Reverts the operation, whatever others have changed since.
     async fn undo(&self, caller: &Caller, id: OperationId) {
         let changed = matches!(
             self.world.ledger.lock().unwrap().ended.get(&id),
@@ -175,7 +175,7 @@ impl Wanted {
         }
     }
 
-    /// Takes the change back, if it is not too late and somebody hears it.
+    /// Cancels the change, if it is not too late and a replica responds.
     async fn cancel(&self, caller: &Caller, operation: &Operation) {
         let world = &self.world;
         let Some(seat) = world.any_seat() else { return };
@@ -249,7 +249,7 @@ impl Wanted {
         }
     }
 
-    /// When the change is to be undone, if ever: in the future of every replica, however wrong its clock is.
+    /// The change's `until`, if any: in the future by every replica's clock, however wrong.
     fn end(&self) -> Option<jiff::Timestamp> {
         let world = &self.world;
         let mut chance = world.chance();
@@ -262,7 +262,7 @@ impl Wanted {
         Some(clock::after(world.clock.now(), ahead))
     }
 
-    /// The set that the caller has seen, if it cares: mostly the newest.
+    /// The set for `If-Match`, if the caller sends one: usually the newest.
     fn seen(&self, configuration: &str) -> Option<Digest> {
         let mut chance = self.world.chance();
         if !chance.hits(200) {
@@ -276,7 +276,7 @@ impl Wanted {
         versions.iter().rev().nth(back).map(|version| version.set.digest())
     }
 
-    /// Repeats the call under its key until somebody answers.
+    /// Retries the request under its key until it is answered.
     async fn insist(&self, caller: &Caller, request: &Ask) -> Option<Operation> {
         let world = &self.world;
         for _ in 0..TRIES_MAX {
@@ -335,7 +335,7 @@ impl Wanted {
         })
     }
 
-    /// What was answered must be in the books, and what has ended stays as it ended.
+    /// The returned operation must be in the ledger, and an ended one must stay as it ended.
     fn known(&self, operation: &Operation) {
         let ledger = self.world.ledger.lock().unwrap();
         let known = ledger.accepted.contains_key(&operation.id);
@@ -368,7 +368,7 @@ impl Wanted {
     }
 }
 
-/// The same wish, and a group that Graph refuses.
+/// The same wish plus a group that Graph refuses.
 fn poisoned(wish: Wish) -> Wish {
     let poison = Named { whom: Whom::Group(Uuid::from_u128(666).to_string()), filter: None };
     match wish {

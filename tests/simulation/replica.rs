@@ -1,4 +1,4 @@
-//! Replicas: real gateways and real executors, life after life.
+//! Replicas: real gateways and executors, through many lives.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     world::{Life, Seat, World},
 };
 
-/// What a replica is made of.
+/// The parts of a replica.
 #[derive(Clone)]
 pub(crate) struct Replica {
     pub(crate) world: Arc<World>,
@@ -30,7 +30,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Starts, dies or stops, and starts again, until all is over.
+    /// Starts, dies or stops, and restarts, until the run is over.
     pub(crate) async fn run(self) {
         let world = Arc::clone(&self.world);
         world.pause(0, 2_000).await;
@@ -100,7 +100,7 @@ impl Replica {
         life.dead.cancel();
     }
 
-    /// A clock of its own, which may be wrong about the time of day.
+    /// The replica's own clock, whose time of day may be wrong.
     fn clock(&self) -> Clock {
         let mut chance = self.world.chance();
         let wrong = jiff::SignedDuration::from_millis(i64::try_from(chance.below(1_200_000)).unwrap() - 600_000);

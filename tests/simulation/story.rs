@@ -1,4 +1,4 @@
-//! One run, from its seed to its verdict.
+//! One run, from seed to verdict.
 
 use std::{
     collections::BTreeMap,
@@ -26,15 +26,15 @@ use crate::{
     world::{Counts, Telling, World},
 };
 
-/// How long it may take until everything has ended, once nothing goes wrong any more.
+/// Time within which everything must end once nothing goes wrong any more.
 const LONG: Duration = Duration::from_hours(4);
 
-/// What became of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Story {
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<String>,
-    /// Of everything that happened.
+    /// Digest of the log of everything that happened.
     pub(crate) digest: Digest,
 }
 
@@ -75,7 +75,7 @@ async fn live_through(seed: u64, policies: Policies, telling: Telling) -> Story 
     world.calm_down();
     let ended = async {
         while people.join_next().await.is_some() {}
-        // What is still on its way arrives.
+        // Lets calls in flight arrive.
         while !all_ended(&world) || Arc::strong_count(&tenant.under_way) > 1 {
             world.clock.sleep(Duration::from_secs(1)).await;
         }

@@ -1,6 +1,6 @@
-//! The model tenant: Graph's assignments, every version of them, and all the ways in which a call can go wrong.
+//! The model tenant: Graph's assignments, all their versions, and every way in which a call can fail.
 //!
-//! A write that was sent goes its own way: neither the death nor the impatience of its sender calls it back.
+//! Once sent, a write proceeds on its own: neither its sender's death nor its timeout stops it.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::{
     world::{Life, World},
 };
 
-/// A state of one configuration's assignments, and where it came from.
+/// One version of a configuration's assignments, and its origin.
 #[derive(Debug)]
 pub(crate) struct Version {
     pub(crate) set: AssignmentSet,
@@ -40,14 +40,14 @@ pub(crate) enum By {
 #[derive(Debug)]
 pub(crate) struct Landed {
     pub(crate) client_request_id: String,
-    /// The version that it was built on.
+    /// The version it was built on.
     pub(crate) base: usize,
-    /// Graph did not tell of the newest version then.
+    /// Whether Graph had returned an older version than the newest.
     pub(crate) stale: bool,
     pub(crate) arrival: Arrival,
 }
 
-/// Whether the sender of a write held its lane, and still waited for the answer, when the write took effect.
+/// Whether the sender still held its lane and still waited for the response when the write took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
     InTime,
@@ -64,7 +64,7 @@ impl Landed {
 pub(crate) struct Tenant {
     pub(crate) world: Arc<World>,
     pub(crate) sets: Mutex<BTreeMap<ConfigurationId, Vec<Version>>>,
-    /// One for each write that may still take effect, and one.
+    /// One clone per write that may still take effect, plus this one.
     pub(crate) under_way: Arc<()>,
 }
 
@@ -73,12 +73,12 @@ pub(crate) fn group(number: u128) -> Target {
     Target::Group(Uuid::from_u128(number).to_string().parse().unwrap())
 }
 
-/// The group that Graph refuses to have assigned.
+/// The group whose assignment Graph refuses.
 pub(crate) fn poison() -> Target {
     group(666)
 }
 
-/// One replica's way to the tenant.
+/// One replica's access to the tenant.
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) tenant: Arc<Tenant>,
@@ -87,16 +87,16 @@ pub(crate) struct Door {
     pub(crate) clock: Clock,
 }
 
-/// A write under way.
+/// A write in flight.
 struct Sent {
     lane: ConfigurationId,
     set: AssignmentSet,
     id: String,
     read: Read,
-    /// Held while it may take effect.
+    /// Held while the write may take effect.
     _under_way: Arc<()>,
     clock: Clock,
-    /// Until when the whole call must be over.
+    /// Deadline of the whole call.
     until: Duration,
 }
 
@@ -113,13 +113,13 @@ impl Tenant {
         self.sets.lock().unwrap().get_mut(lane).unwrap().push(version);
     }
 
-    /// The way there or back.
+    /// Network latency, one way.
     async fn way(&self) {
         let slow = self.world.fails("slow calls", |faults| faults.graph_slow);
         self.world.pause(5, if slow { 15_000 } else { 400 }).await;
     }
 
-    /// What keeps Graph from doing anything.
+    /// A reason for Graph to refuse the call, if any.
     fn refusal(&self, lane: &ConfigurationId) -> Option<Error> {
         let world = &self.world;
         if world.fails("throttled", |faults| faults.throttled) {
@@ -196,7 +196,7 @@ impl Tenant {
     }
 }
 
-/// Enough of a digest to tell sets apart.
+/// Enough of the digest to tell sets apart.
 fn short(set: &AssignmentSet) -> String {
     set.digest().as_str().chars().take(8).collect()
 }

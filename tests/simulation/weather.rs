@@ -1,4 +1,4 @@
-//! What one seed lets happen: sizes, settings, and how often each thing goes wrong.
+//! What a seed decides about a run: sizes, settings, and fault rates.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use postern::config;
 
 use crate::chance::Chance;
 
-/// Per mille of the calls that go wrong in each way.
+/// Fault rates, per mille of calls.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) store_before: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Faults {
     pub(crate) graph_slow: u64,
     pub(crate) poison: u64,
     pub(crate) hang_up: u64,
-    /// Not a fault, but as rare.
+    /// Not a fault, but just as rare.
     pub(crate) cancel: u64,
 }
 
@@ -37,17 +37,17 @@ pub(crate) struct Weather {
     pub(crate) lanes: usize,
     pub(crate) changes: usize,
     pub(crate) edits: usize,
-    /// From the first change to the last, and as long as anything goes wrong.
+    /// From the first change to the last; faults occur throughout.
     pub(crate) span: Duration,
     pub(crate) kills: usize,
     pub(crate) freezes: usize,
     pub(crate) stops: usize,
     pub(crate) faults: Faults,
     pub(crate) settings: config::Executor,
-    /// How long one call to Graph may take.
+    /// Timeout of one call to Graph.
     pub(crate) call_timeout: Duration,
     pub(crate) pending_max: usize,
-    /// Per mille of the changes that have an end.
+    /// Changes with an `until`, per mille.
     pub(crate) ends: u64,
 }
 

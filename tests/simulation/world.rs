@@ -1,4 +1,4 @@
-//! What all parts of one run share: time, chance, what goes wrong, and the log.
+//! State shared by all parts of a run: time, chance, faults, and the log.
 
 use std::{
     collections::BTreeMap,
@@ -25,21 +25,21 @@ pub(crate) type Counts = BTreeMap<&'static str, u64>;
 #[derive(Debug)]
 pub(crate) struct World {
     chance: Mutex<Chance>,
-    /// The database's time, which is nobody's but the oracles'.
+    /// The database's time, which only the oracles read.
     pub(crate) clock: Clock,
     pub(crate) weather: Weather,
     pub(crate) lanes: Vec<ConfigurationId>,
     pub(crate) log: Mutex<Log>,
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) seats: Mutex<Vec<Option<Arc<Seat>>>>,
-    /// Orderly stops that are still to come.
+    /// Orderly shutdowns still to come.
     stops: Mutex<usize>,
-    /// Nothing goes wrong any more.
+    /// Set once nothing goes wrong any more.
     calm: AtomicBool,
     pub(crate) over: CancellationToken,
 }
 
-/// Whether the log is told while it is written.
+/// Whether the log is printed as it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Telling {
     #[default]
@@ -55,7 +55,7 @@ pub(crate) struct Log {
     telling: Telling,
 }
 
-/// A replica that is running.
+/// A running replica.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) life: Arc<Life>,
@@ -91,7 +91,7 @@ impl World {
         self.chance.lock().unwrap()
     }
 
-    /// Whether this goes wrong now.
+    /// Decides whether this fault occurs now.
     pub(crate) fn fails(&self, name: &'static str, rate: impl Fn(&Faults) -> u64) -> bool {
         let fails = !self.calm.load(Ordering::Relaxed) && self.chance().hits(rate(&self.weather.faults));
         if fails {
@@ -120,7 +120,7 @@ impl World {
         writeln!(log.text, "{line}").unwrap();
     }
 
-    /// Notes what an oracle found.
+    /// Records an oracle's verdict.
     pub(crate) fn judge(&self, verdict: Verdict) {
         if let Err(why) = verdict {
             self.tell(format_args!("VIOLATION: {why}"));
@@ -132,26 +132,26 @@ impl World {
         self.clock.elapsed()
     }
 
-    /// Lets so many milliseconds pass.
+    /// Sleeps for a random number of milliseconds in this range.
     pub(crate) async fn pause(&self, least: u64, most: u64) {
         let pause = self.chance().millis(least, most);
         self.clock.sleep(pause).await;
     }
 
-    /// After how long a replica that starts now is told to stop, if it is.
+    /// When a replica that starts now is to shut down, if at all.
     pub(crate) fn next_stop(&self) -> Option<Duration> {
         let mut left = self.stops.lock().unwrap();
         *left = left.checked_sub(1)?;
         Some(self.chance().millis(1_000, 200_000))
     }
 
-    /// A replica that is running, if any is.
+    /// A random running replica, if there is one.
     pub(crate) fn any_seat(&self) -> Option<Arc<Seat>> {
         let seats: Vec<_> = self.seats.lock().unwrap().iter().flatten().cloned().collect();
         if seats.is_empty() { None } else { Some(self.chance().pick(&seats)) }
     }
 
-    /// Tells the boards of all replicas; some do not hear it.
+    /// Notifies all replicas; some miss it.
     pub(crate) fn spread(&self, own: &str, tell: impl Fn(&Notices)) {
         let seats: Vec<_> = self.seats.lock().unwrap().iter().flatten().cloned().collect();
         for seat in seats {
@@ -162,7 +162,7 @@ impl World {
     }
 }
 
-/// One life of a replica, from start to stop or death.
+/// One life of a replica, from start to shutdown or death.
 #[derive(Debug)]
 pub(crate) struct Life {
     pub(crate) owner: String,
@@ -175,7 +175,7 @@ impl Life {
         Self { owner, dead: CancellationToken::new(), frozen_until: Mutex::default() }
     }
 
-    /// Goes on when the process does: after its freeze, and never if it is dead.
+    /// Waits out a freeze; never returns if the process is dead.
     pub(crate) async fn pass(&self, world: &World) {
         loop {
             if self.dead.is_cancelled() {
@@ -203,7 +203,7 @@ impl Life {
         self.dead.cancel();
     }
 
-    /// A place where the process may die or stall.
+    /// A point where the process may die or freeze.
     pub(crate) async fn step(&self, world: &World) {
         if world.fails("kills at a call", |faults| faults.kill_at_call) {
             self.kill(world);

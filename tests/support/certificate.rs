@@ -1,17 +1,17 @@
-//! Certificates made for a test: nothing that proves anybody lies in the repository.
+//! Certificates generated for tests, so that no real key material lies in the repository.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{ToSpan as _, tz::TimeZone};
 use postern::clock::Clock;
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 
-/// A certificate with its key, in PEM.
+/// A certificate and its key, in PEM.
 pub(crate) struct Made {
     pub(crate) certificate: String,
     pub(crate) key: String,
 }
 
-/// A certificate that signs itself, with an RSA key, and ends in so many days from now.
+/// A self-signed certificate with an RSA key, valid for this many days from now.
 pub(crate) fn made(days: i64) -> Made {
     let pair = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
     let mut params = CertificateParams::new(vec!["postern.test".to_owned()]).unwrap();
@@ -23,7 +23,7 @@ pub(crate) fn made(days: i64) -> Made {
     Made { certificate: pem("CERTIFICATE", certificate.der()), key: pem("PRIVATE KEY", pair.serialized_der()) }
 }
 
-/// DER in its armour.
+/// DER encoded as PEM.
 pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();

@@ -1,24 +1,24 @@
-//! Calls to Graph and their answers, checked against what Microsoft says of them: `contract.txt`.
+//! Checks calls to Graph and their responses against Microsoft's own descriptions, kept in `contract.txt`.
 //!
-//! [`faults`] judges one call as the sandbox's journal shows it. Three things are told apart from Microsoft's own schemas,
-//! because they would hide mistakes or refuse the real service: an object may have no property that its type does not have,
-//! a target is judged as the type that it names, and an answer may leave `@odata.type` out and write moments without a zone.
+//! [`faults`] checks one call from the sandbox's journal. In three ways it departs from Microsoft's schemas, which
+//! would hide mistakes or reject the real service: an object may have only properties that its type declares, a target
+//! is checked as the type that it names, and a response may omit `@odata.type` and write times without a zone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
 const TABLE: &str = include_str!("contract.txt");
-/// Properties that no contract knows, made up by the sandbox's tenant and by tests to see that unknown ones are kept.
+/// Properties in no contract: invented by the sandbox's tenant and by tests to check that unknown ones are preserved.
 const INVENTED: [&str; 1] = ["ownerHint"];
 
-/// The contract of one version.
+/// The contract of one Graph version.
 #[derive(Debug, Default)]
 pub(crate) struct Contract {
     pub(crate) calls: Vec<Operation>,
     pub(crate) types: BTreeMap<String, Type>,
     pub(crate) enums: BTreeMap<String, Members>,
-    /// Types, enums and calls that Microsoft's extract does not have.
+    /// Types, enums and calls missing from Microsoft's extract.
     pub(crate) outside: BTreeSet<String>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Operation {
 #[derive(Debug, Default)]
 pub(crate) struct Type {
     pub(crate) base: Option<String>,
-    /// Own properties and their kinds as written: `string?`, `[group]`.
+    /// The type's own properties and their kinds as written in the table: `string?`, `[group]`.
     pub(crate) properties: BTreeMap<String, String>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Members {
 }
 
 impl Contract {
-    /// What the table says of a version.
+    /// Reads the table's entries for one Graph version.
     pub(crate) fn of(version: &str) -> Self {
         let mut contract = Self::default();
         let mut outside = false;
@@ -74,7 +74,7 @@ impl Contract {
         contract
     }
 
-    /// Takes up a line that begins something; its name.
+    /// Parses a line that opens a definition; returns the definition's name.
     fn begin(&mut self, words: &[&str]) -> String {
         match words {
             ["call", method, path, rest @ ..] => {
@@ -103,7 +103,7 @@ impl Contract {
         }
     }
 
-    /// Takes up an indented line.
+    /// Parses an indented line.
     fn fill(&mut self, open: &str, words: &[&str]) {
         if let Some(members) = self.enums.get_mut(open) {
             members.names.extend(words.iter().map(|word| (*word).to_owned()));
@@ -114,7 +114,7 @@ impl Contract {
         }
     }
 
-    /// The type and those that it is made of, nearest first.
+    /// The type and its base types, nearest first.
     fn line<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         std::iter::successors(Some(name), |name| self.types.get(*name)?.base.as_deref())
     }
@@ -132,7 +132,7 @@ impl Contract {
         own.filter(|(_, kind)| kind.ends_with('!')).map(|(name, _)| name.as_str())
     }
 
-    /// The operation that a path without its version names.
+    /// The operation that a path (without its version) matches.
     fn operation(&self, method: &str, path: &str) -> Option<&Operation> {
         let fits = |pattern: &str| {
             let (wanted, found): (Vec<_>, Vec<_>) = (pattern.split('/').collect(), path.split('/').collect());
@@ -142,22 +142,22 @@ impl Contract {
     }
 }
 
-/// Which way an object goes.
+/// Whether an object is sent or received.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Request,
     Answer,
 }
 
-/// One object with what is wrong in it.
+/// Checks one object and collects its faults.
 struct Judge<'c> {
     contract: &'c Contract,
     way: Way,
     faults: Vec<String>,
 }
 
-/// What is wrong with a call of the journal; nothing if it was not to Graph. A request is judged only if it is `ours`: others
-/// try things out. What an ordered fault made an answer of says nothing of the sandbox.
+/// Faults in a journalled call; none if it did not go to Graph. Requests are checked only if they are the gateway's:
+/// other clients send wrong ones on purpose. A response shaped by an injected fault says nothing about the sandbox.
 pub(crate) fn faults(call: &Value, ours: Ours) -> Vec<String> {
     let text = |name: &str| call[name].as_str().unwrap_or_default();
     let path = text("path").replace("('", "/").replace("')", "");
@@ -178,7 +178,7 @@ pub(crate) fn faults(call: &Value, ours: Ours) -> Vec<String> {
     judge.faults
 }
 
-/// Whether a call is the gateway's.
+/// Whether the gateway made the call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ours {
     Yes,
@@ -221,11 +221,11 @@ impl Judge<'_> {
     fn answer(&mut self, call: &Value, operation: Option<&Operation>) {
         let (status, body) = (call["status"].as_u64().unwrap_or_default(), &call["answer"]);
         match (status, operation, body) {
-            // Something in between may answer without Graph's form.
+            // A proxy in between may answer in another form than Graph's.
             (400.., _, Value::Null | Value::String(_)) => {}
             (400.., _, body) => self.value("error", body, "ODataErrors.ODataError"),
             (200..300, Some(Operation { gives, .. }), body) => match gives.as_str() {
-                // Documented as 204; whether it is 200 with something is not known, and nobody reads it.
+                // Documented as 204. Whether Graph sends 200 with a body is unknown; nobody reads it.
                 "nothing" => {}
                 list if list.starts_with('[') => self.page(body, list),
                 one => self.value("answer", body, one),
@@ -300,11 +300,11 @@ impl Judge<'_> {
         }
         for (name, value) in fields.iter().filter(|(name, _)| !name.contains('@') && !INVENTED.contains(&name.as_str()))
         {
-            // Some services write it so.
+            // Some services spell it this way.
             let name = if name == "innererror" { "innerError" } else { name };
             match self.contract.property(kind, name).map(str::to_owned) {
                 Some(of) => self.value(&format!("{place}.{name}"), value, &of),
-                // Without its type nobody can tell which of its kinds an object is.
+                // Without a type name the object's derived type cannot be determined.
                 None if named.is_none() && derived(self.contract) => {}
                 None => self.fault(format!("{place}: a {kind} has no {name}")),
             }
@@ -312,7 +312,7 @@ impl Judge<'_> {
     }
 }
 
-/// A moment by RFC 3339; Graph's errors leave the zone out.
+/// An RFC 3339 timestamp; Graph's errors omit the zone.
 fn is_moment(text: &str, way: Way) -> bool {
     let zoneless = way == Way::Answer && text.parse::<jiff::civil::DateTime>().is_ok() && !text.ends_with('Z');
     zoneless || text.parse::<jiff::Timestamp>().is_ok()

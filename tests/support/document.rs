@@ -1,7 +1,7 @@
-//! The API's document, and whether a call and its answer are as it says.
+//! Checks calls and responses against the API's OpenAPI document.
 //!
-//! [`faults`] is asked about every call that a test makes. It is stricter than the document is to callers: an answer may
-//! hold nothing that is not described, since nobody would know of it, while callers must be ready for more to come.
+//! [`faults`] runs on every call that a test makes. It is stricter than callers have to be: a response may contain nothing
+//! undescribed, since an omission from the document would otherwise go unnoticed; callers must tolerate additions.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 
 use crate::answers::Got;
 
-/// Headers of the transport and of its content, which need no description.
+/// Transport and content headers, which need no description.
 const PLAIN: [&str; 7] =
     ["connection", "content-length", "content-type", "content-encoding", "date", "vary", "transfer-encoding"];
-/// What is wrong with a change that no schema can tell: the time, the gateway's settings, or names that mean the same.
+/// Faults in a change that no schema can express: they depend on the time, the settings, or names with the same meaning.
 const BEYOND_FORM: [&str; 8] = [
     "no default URL is configured",
     "is not under a destination",
@@ -29,17 +29,17 @@ const BEYOND_FORM: [&str; 8] = [
     "is to be both added and removed",
 ];
 
-/// The document, as it is served.
+/// The OpenAPI document as served.
 pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(postern::api::openapi()).unwrap());
-/// Its schemas, with answers that hold nothing else.
+/// Its schemas, closed: no properties beyond those described.
 static SCHEMAS: LazyLock<Value> = LazyLock::new(|| {
     let open = DOCUMENT["components"]["schemas"].as_object().unwrap();
     open.iter().map(|(name, schema)| (name.clone(), closed(schema, open))).collect::<Map<_, _>>().into()
 });
-/// Each schema is read once.
+/// Compiled validators, one per schema.
 static READ: Mutex<BTreeMap<String, Arc<Validator>>> = Mutex::new(BTreeMap::new());
 
-/// A schema that is made of parts as one, that allows nothing else.
+/// Flattens a schema's `allOf` into one schema that allows no further properties.
 fn closed(schema: &Value, all: &Map<String, Value>) -> Value {
     let mut whole = schema.clone();
     for part in schema["allOf"].as_array().into_iter().flatten() {
@@ -63,7 +63,7 @@ fn closed(schema: &Value, all: &Map<String, Value>) -> Value {
     whole
 }
 
-/// What is wrong with a value, by a schema of the document.
+/// Violations of a schema by a value.
 pub(crate) fn misfits(schema: &Value, value: &Value) -> Vec<String> {
     let known = READ.lock().unwrap().get(&schema.to_string()).cloned();
     let validator = known.unwrap_or_else(|| {
@@ -77,7 +77,7 @@ pub(crate) fn misfits(schema: &Value, value: &Value) -> Vec<String> {
     validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
 
-/// A part of the document, or what it refers to.
+/// A part of the document, with a `$ref` resolved.
 pub(crate) fn meant(part: &Value) -> &Value {
     match part["$ref"].as_str() {
         Some(reference) => DOCUMENT.pointer(reference.trim_start_matches('#')).unwrap(),
@@ -85,10 +85,10 @@ pub(crate) fn meant(part: &Value) -> &Value {
     }
 }
 
-/// What stands in the places of a path, by their names.
+/// Values of a path's parameters, by name.
 type Places = BTreeMap<&'static str, String>;
 
-/// What was asked.
+/// A request as sent.
 #[derive(Debug)]
 pub(crate) struct Asked {
     method: String,
@@ -99,7 +99,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// A request, if it goes to the API and its body is there to be read.
+    /// Captures a request to the API; none if it goes elsewhere or its body cannot be read.
     pub(crate) fn of(request: &Request) -> Option<Self> {
         let url = request.url();
         if !["/v1/", "/problems/", "/openapi.json"].iter().any(|begin| url.path().starts_with(begin)) {
@@ -116,7 +116,7 @@ impl Asked {
         })
     }
 
-    /// The path of the document that this one is of, with what stands in its places.
+    /// The documented path that this request matches, with the values of its parameters.
     fn route(&self) -> Option<(&'static Value, Places)> {
         let found: Vec<_> = self.path.split('/').collect();
         DOCUMENT["paths"].as_object().unwrap().iter().find_map(|(path, methods)| {
@@ -138,21 +138,21 @@ fn decoded(segment: &str) -> String {
     url::form_urlencoded::parse(escaped.as_bytes()).next().map(|(key, _)| key.into_owned()).unwrap_or_default()
 }
 
-/// What the document does not say of a call and its answer.
+/// Everything about a call and its response that the document does not allow.
 pub(crate) fn faults(asked: &Asked, answer: &Got) -> Vec<String> {
     let code = answer.body["code"].as_str().unwrap_or_default();
     let Some((methods, places)) = asked.route() else {
         return if code == "not-found" { Vec::new() } else { vec![format!("{} is not described", asked.path)] };
     };
-    // Methods are written in capitals, and the document's names of them are not.
+    // HTTP methods are upper case; the document's names for them are lower case.
     let listed = asked.method.chars().all(|letter| letter.is_ascii_uppercase());
     let call = if listed { &methods[asked.method.to_lowercase()] } else { &Value::Null };
     if call.is_null() {
-        // An answer to HEAD has no body to look into, and CONNECT has a host where others have a path.
+        // A response to HEAD has no body to inspect, and CONNECT has a host instead of a path.
         let refused = match asked.method.as_str() {
             "HEAD" => answer.status == 405,
             "CONNECT" => code == "not-found",
-            // What browsers ask before a page's call, which no client does of itself.
+            // A CORS preflight; API clients send none.
             "OPTIONS" if asked.headers.contains_key("access-control-request-method") => {
                 answer.status == 204 || code == "method-not-allowed"
             }
@@ -209,14 +209,14 @@ fn answer_faults(described: &Value, answer: &Got) -> Vec<String> {
             None => {}
         }
     }
-    // What answers say to browsers only is the middleware's, of any call.
+    // CORS headers come from middleware, for any call.
     let plain = |name: &str| PLAIN.contains(&name) || name.starts_with("access-control-");
     let known = |name: &str| plain(name) || headers.keys().any(|known| known.eq_ignore_ascii_case(name));
     faults.extend(answer.headers.keys().filter(|name| !known(name)).map(|name| format!("{name} is not described")));
     faults
 }
 
-/// A text as the value that a schema wants to see.
+/// Converts a header or parameter to the JSON type that its schema expects.
 fn spelt(text: &str, schema: &Value) -> Value {
     let number = (schema["type"] == "integer").then(|| text.parse::<i64>().ok()).flatten();
     number.map_or_else(|| text.into(), Value::from)
@@ -248,7 +248,7 @@ fn parameter_faults(call: &Value, places: &Places, asked: &Asked) -> Vec<String>
 fn body_faults(call: &Value, asked: &Asked) -> Vec<String> {
     let body = &call["requestBody"];
     if body.is_null() {
-        // What is sent all the same is not looked at.
+        // A body sent although none is described is ignored.
         return Vec::new();
     }
     if asked.body.is_empty() {

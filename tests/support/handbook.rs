@@ -1,4 +1,4 @@
-//! The commands of `docs/operations.md`, run as they stand there.
+//! Runs the commands of `docs/operations.md` as written there.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-/// Runs the block of this name in a shell, with the program on its path; whatever it says is told if it fails.
+/// Runs the named block in a shell with the program on its path; on failure, panics with its output.
 #[track_caller]
 pub(crate) fn follow(block: &str, folder: &Path, variables: &[(&str, &str)]) -> String {
     let handbook = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");

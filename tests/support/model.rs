@@ -1,11 +1,11 @@
-//! The model store: what the verbs mean, in memory, short enough to be seen to be right.
+//! The model store: the store's verbs in memory, short enough to be checked by reading.
 //!
-//! One [`Database`] is shared by any number of stores, as replicas share a PostgreSQL: leases and pauses end by its time
-//! alone, a restart voids no lease, and every store hears of every commit. Each verb is one step that nothing interrupts.
-//! It goes through the same suite as the real stores (`tests/store`), so what is tried against it is tried against what
-//! they promise.
+//! Any number of stores share one [`Database`], as replicas share a PostgreSQL: leases and pauses end by its time
+//! alone, a restart voids no lease, and every store is notified of every commit. Each verb is one atomic step. It
+//! passes the same suite as the real stores (`tests/store`), so what is tested against it is tested against their
+//! contract.
 //!
-//! It deliberately fails never and takes no time; the simulation puts both around it.
+//! It deliberately never fails and takes no time; the simulation adds both.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,37 +33,37 @@ use postern::{
     },
 };
 
-/// What all stores of it share.
+/// The state shared by all stores on it.
 #[derive(Debug)]
 pub(crate) struct Database {
     clock: Clock,
-    /// Time that a test lets pass beside the clock.
+    /// Time that a test adds to the clock's.
     pub(crate) passed: Mutex<Duration>,
-    /// How often a lane was asked for.
+    /// Number of claims so far.
     pub(crate) claims: AtomicUsize,
     tables: Mutex<Tables>,
 }
 
 #[derive(Debug, Default)]
 struct Tables {
-    /// In the order of their acceptance.
+    /// In order of acceptance.
     operations: Vec<Operation>,
     keys: BTreeMap<(String, String), Key>,
-    /// How the ends stand of those operations that have one.
+    /// State of each operation's `until`, if it has one.
     untils: BTreeMap<OperationId, UntilState>,
-    /// Those of operations whose end is to be told.
+    /// Callbacks, by operation.
     callbacks: BTreeMap<OperationId, Outgoing>,
     lanes: BTreeMap<ConfigurationId, Lane>,
     trail: Vec<String>,
     ends: BTreeMap<String, Head>,
-    /// Chains that went on since an opening named their end.
+    /// Chains with records written since an opening last recorded their heads.
     unnamed: BTreeSet<String>,
     policy_sets: BTreeMap<ConfigurationId, Vec<String>>,
     deliveries: BTreeMap<String, Delivery>,
     boards: Vec<Weak<Notices>>,
 }
 
-/// How far the trail was delivered to a sink, and whose turn it is until when.
+/// How far the trail was delivered to a sink, and who holds the delivery until when.
 #[derive(Debug, Default)]
 struct Delivery {
     position: i64,
@@ -83,7 +83,7 @@ struct Outgoing {
     state: CallbackState,
     attempts: i64,
     under_way: bool,
-    /// By the database's time: when the next attempt is due; while one is under way, when the right to it ends.
+    /// By the database's time: when the next attempt is due, or while one is in flight, when its claim expires.
     due: Duration,
     progress: Progress,
 }
@@ -108,7 +108,7 @@ impl Lane {
     }
 }
 
-/// A store on the database.
+/// One replica's store on the database.
 #[derive(Debug)]
 pub(crate) struct Model {
     database: Arc<Database>,
@@ -118,12 +118,12 @@ pub(crate) struct Model {
 }
 
 impl Database {
-    /// An empty database whose time is this clock's.
+    /// An empty database that reads the time from this clock.
     pub(crate) fn new(clock: Clock) -> Arc<Self> {
         Arc::new(Self { clock, passed: Mutex::default(), claims: AtomicUsize::default(), tables: Mutex::default() })
     }
 
-    /// Begins a run.
+    /// Starts a run.
     pub(crate) fn open(self: &Arc<Self>, run: Run) -> Model {
         let Run { chain, clock } = run;
         let notices = Arc::new(Notices::default());
@@ -145,7 +145,7 @@ impl Database {
 }
 
 impl Tables {
-    /// Opens a chain: names the ends of all that went on since they were named last, the newest record's first.
+    /// Opens a chain: records the heads of all chains that have grown since the last opening, the newest record's first.
     fn begin_run(&mut self, chain: &str, at: Timestamp) {
         let newest = self.trail.last().and_then(|text| Head::after(text)).map(|head| head.chain);
         let others = self.unnamed.iter().filter(|name| Some(*name) != newest.as_ref());
@@ -172,18 +172,18 @@ impl Tables {
         self.operations.iter().find(|operation| operation.id == id)
     }
 
-    /// What has not ended, whether it may begin or not.
+    /// Operations that have not ended, including those awaiting approval.
     fn open<'a>(&'a self, lane: &'a ConfigurationId) -> impl Iterator<Item = &'a Operation> {
         let of_lane = self.operations.iter().filter(move |operation| operation.submission.configuration == *lane);
         of_lane.filter(|operation| !operation.state.has_ended())
     }
 
-    /// What a lane may take up.
+    /// Operations that a lane may start.
     fn pending<'a>(&'a self, lane: &'a ConfigurationId) -> impl Iterator<Item = &'a Operation> {
         self.open(lane).filter(|operation| operation.state != State::AwaitingApproval)
     }
 
-    /// Whether a record is one that is looked for.
+    /// Whether a record matches the query.
     fn fits(&self, text: &str, query: &AuditQuery) -> bool {
         let AuditQuery { ticket, operation, caller, from, to, .. } = query;
         let marks = Marks::read(text).unwrap();
@@ -199,7 +199,7 @@ impl Tables {
             && to.is_none_or(|it| marks.at < it)
     }
 
-    /// Which bound one more operation would break.
+    /// The bound that one more operation would exceed, if any.
     fn full(&self, lane: &ConfigurationId, bounds: Bounds) -> Option<Full> {
         let all = self.operations.iter().filter(|operation| !operation.state.has_ended()).count();
         if self.open(lane).count() >= bounds.of_configuration {
@@ -208,7 +208,7 @@ impl Tables {
         (all >= bounds.in_all).then_some(Full::Everything)
     }
 
-    /// Ends operations that are running on this lane, with their records, or changes nothing.
+    /// Ends running operations of this lane and writes their records; all or nothing.
     fn end(&mut self, lane: &ConfigurationId, ended: &[(OperationId, State)]) -> Result<(), Error> {
         let running: BTreeSet<_> = self.pending(lane).map(|it| (it.id, it.state.name())).collect();
         if ended.iter().any(|(id, _)| !running.contains(&(*id, "running"))) {
@@ -230,13 +230,13 @@ impl Tables {
         Some(if same { Accepted::Replayed(Box::new(operation.clone())) } else { Accepted::KeyReused(operation.id) })
     }
 
-    /// Settles an end if it is still ahead, and says whether it was.
+    /// Settles an `until` that is still ahead; returns whether it was.
     fn settle_until(&mut self, operation: OperationId, state: UntilState) -> bool {
         let ahead = self.untils.get_mut(&operation).filter(|state| **state == UntilState::Ahead);
         ahead.map(|ahead| *ahead = state).is_some()
     }
 
-    /// The lane, if this lease is still the newest on it and was not given back.
+    /// The lane, if this lease is still its newest and has not been released.
     fn held(&mut self, lease: &Lease) -> Result<&mut Lane, Error> {
         let lost = || Error::LeaseLost(lease.configuration().clone());
         let lane = self.lanes.get_mut(lease.configuration()).ok_or_else(lost)?;

@@ -1,8 +1,8 @@
-//! Private PostgreSQL servers for tests, from the machine's installation.
+//! Private PostgreSQL servers for tests, run from the machine's installation.
 //!
-//! A server lives in a folder of its own and is reached by the Unix socket there, without a password; over TCP it asks
-//! for one. It ends with whoever holds its handle, however that ends: a shell waits for the end of a pipe and then kills
-//! the server, by its id. It promises what a real one does: `fsync` is on.
+//! Each server has its own folder and is reached by a Unix socket there, without a password; over TCP it requires one.
+//! It ends when the process that holds its handle ends, however that happens: a shell waits for end of file on a pipe
+//! and then kills the server by its process id. It is as durable as a real one: `fsync` is on.
 
 use std::{
     fs,
@@ -22,32 +22,32 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// Far longer than a start takes, crash recovery included.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Runs a server until its standard input ends; then ends it as a power cut would, and removes all of it if it was not
-/// stopped on purpose.
+/// Runs a server until its standard input closes; then kills it as a power cut would, and removes its folder unless it
+/// was stopped on purpose.
 const WATCH: &str = r#""$1" -D "$2/data" -k "$2" -p "$3" >>"$2/log" 2>&1 & server=$!
 cat; kill -QUIT "$server"; wait "$server"; [ -e "$2/stopped" ] || rm -rf "$2""#;
 
-/// A server with databases of its own.
+/// A server that holds its own databases.
 #[derive(Debug)]
 pub(crate) struct Server {
     folder: PathBuf,
-    /// Where it listens on TCP.
+    /// The TCP port that it listens on.
     pub(crate) port: u16,
     running: Option<(Child, ChildStdin)>,
 }
 
-/// The one server of this test binary.
+/// The server shared by all tests of this binary.
 pub(crate) fn shared() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(Server::begin)
 }
 
 impl Server {
-    /// A server of one's own, to be stopped and started again.
+    /// A private server, which the test can stop and restart.
     pub(crate) fn begin() -> Self {
         let folder = tempfile::Builder::new().prefix("postern-pg-").tempdir().unwrap().keep();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        // Clients of the socket need not be the server's user.
+        // Clients of the socket may run as a different user from the server's.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         if let Some((user, group)) = other_user().map(|name| (number(name, "-u"), number(name, "-g"))) {
             chown(&folder, Some(user), Some(group)).unwrap();
@@ -68,7 +68,7 @@ impl Server {
         server
     }
 
-    /// Starts the server, for the first time or again.
+    /// Starts or restarts the server.
     pub(crate) fn start(&mut self) {
         let mut command = as_server_user(Path::new("sh"));
         command.args(["-c", WATCH, "sh"]).arg(installed("postgres")).arg(&self.folder).arg(self.port.to_string());
@@ -92,7 +92,7 @@ impl Server {
         asked.unwrap().success()
     }
 
-    /// Ends the server at once, as a power cut would.
+    /// Kills the server at once, as a power cut would.
     pub(crate) fn stop(&mut self) {
         if let Some((mut child, handle)) = self.running.take() {
             fs::write(self.folder.join("stopped"), "").unwrap();
@@ -101,7 +101,7 @@ impl Server {
         }
     }
 
-    /// A new, empty database: its URL.
+    /// Creates an empty database; returns its URL.
     pub(crate) async fn database(&self) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -123,7 +123,7 @@ impl Drop for Server {
     }
 }
 
-/// A program of the installation: on the path, or where Debian puts it, the newest first.
+/// Path of an installed program: from `PATH`, or else where Debian puts it, newest version first.
 fn installed(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().collect();
@@ -137,7 +137,7 @@ fn installed(program: &str) -> PathBuf {
     })
 }
 
-/// PostgreSQL refuses to run as root: then it runs as this user.
+/// The user to run as when the tests run as root, which PostgreSQL refuses.
 fn other_user() -> Option<&'static str> {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         return None;

@@ -1,7 +1,7 @@
 //! The real binary as a child process that never outlives its test.
 //!
-//! Tests know what the program does by the lines it writes; nothing here waits for time to pass. A child that says
-//! nothing for [`PATIENCE`] fails its test.
+//! Tests follow the program by the lines it writes; nothing here sleeps. A child that is silent for [`PATIENCE`] fails
+//! its test.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -14,14 +14,14 @@ use std::{
 /// Far longer than anything takes here.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The program, not yet started, with nothing in its environment but a folder for what it leaves behind.
+/// The program, not yet started, with an environment that holds only a folder for its output.
 pub(crate) fn postern(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
     command.args(arguments).current_dir(folder).env_clear().env("TMPDIR", folder);
     command
 }
 
-/// How a program ended, and all that it said and was not read before.
+/// A program's exit code and its output that has not been read yet.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// None if a signal ended it.
@@ -30,7 +30,7 @@ pub(crate) struct Ended {
     pub(crate) err: String,
 }
 
-/// A program that was started; dropping it kills it.
+/// A started program; dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Program {
     child: Child,
@@ -38,7 +38,7 @@ pub(crate) struct Program {
     pub(crate) err: Lines,
 }
 
-/// What a program writes to one of its streams.
+/// The lines that a program writes to one of its streams.
 #[derive(Debug)]
 pub(crate) struct Lines(Receiver<String>);
 
@@ -52,7 +52,7 @@ impl Lines {
         Self(read)
     }
 
-    /// The next line; none at the end.
+    /// The next line; none at end of file.
     fn next(&self) -> Option<String> {
         match self.0.recv_timeout(PATIENCE) {
             Ok(line) => Some(line),
@@ -61,7 +61,7 @@ impl Lines {
         }
     }
 
-    /// Reads on to the line that has this in it.
+    /// Reads up to and including the line that contains `needle`.
     pub(crate) fn until(&self, needle: &str) -> String {
         let mut seen = String::new();
         while let Some(line) = self.next() {
@@ -87,24 +87,24 @@ impl Program {
         Self { child, out: Lines::of(out), err: Lines::of(err) }
     }
 
-    /// Asks it to stop, as an operator would.
+    /// Sends SIGTERM, as an operator would.
     pub(crate) fn terminate(&self) {
         self.signal("TERM");
     }
 
-    /// Has the system send it a signal.
+    /// Sends it this signal.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
-    /// Ends it at once, as a power cut would, and waits until it is gone.
+    /// Kills it at once, as a power cut would, and waits for it to exit.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for it to exit.
     pub(crate) fn ended(mut self) -> Ended {
         let (out, err) = (self.out.rest(), self.err.rest());
         Ended { code: self.child.wait().unwrap().code(), out, err }
