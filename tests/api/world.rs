@@ -1,8 +1,8 @@
-//! A sandbox, a gateway in front of it with a store of its own, and callers.
+//! A sandbox, a gateway in front of it with its own store, and callers.
 //!
-//! [`World::end`] is how every test ends; a world that is dropped without it fails its test. There the audit chain must
+//! Every test finishes with [`World::end`]; a world dropped without it fails its test. There the audit chain must
 //! verify, every accepted operation must have ended, every write that reached Graph must be on record, and Graph must
-//! have seen nothing that no correct client does.
+//! have seen nothing that a correct client would not send.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,23 +41,23 @@ pub(crate) const FILTER: &str = "f0000000-0000-4000-8000-000000000001";
 /// The gateway's own application in the shipped settings.
 pub(crate) const CLIENT: &str = "99999999-8888-4777-8666-555555555555";
 pub(crate) const ASSIGNMENTS: &str = "/v1/assignments";
-/// How often a condition is asked for before it is taken as never coming.
+/// How often a condition is polled before it is given up.
 pub(crate) const TRIES: usize = 20_000;
-/// Whatever servicenow asks for is permitted, unless a policy forbids it.
+/// Permits everything to servicenow, unless another policy forbids it.
 pub(crate) const EVERYTHING: (&str, &str) = (
     "everything.cedar",
     "@id(\"everything\")\npermit (principal == Postern::Caller::\"servicenow\", action, resource);",
 );
 
-/// What is not as shipped.
+/// Deviations from the shipped settings.
 #[derive(Default)]
 pub(crate) struct Setup {
     pub(crate) seed: Option<Value>,
     /// Policy files by name; an empty text leaves a shipped one out.
     pub(crate) policies: Vec<(&'static str, &'static str)>,
-    /// Settings by their environment variables, without prefix.
+    /// Settings as environment variables, without the prefix.
     pub(crate) settings: Vec<(&'static str, &'static str)>,
-    /// Pieces of the configuration file and what to write in their place.
+    /// Replacements in the configuration file: text and new text.
     pub(crate) edits: Vec<(&'static str, String)>,
 }
 
@@ -111,12 +111,12 @@ impl World {
         self.folder.path().join("postern.toml")
     }
 
-    /// The settings that are not in the file, as variables of the environment.
+    /// The settings that are not in the file, as environment variables.
     pub(crate) fn environment(&self) -> &[(String, String)] {
         &self.settings
     }
 
-    /// The folder of policies.
+    /// The policy folder.
     pub(crate) fn policies(&self) -> PathBuf {
         self.folder.path().join("policies")
     }
@@ -129,7 +129,7 @@ impl World {
     pub(crate) async fn start_gateway(&mut self) {
         static TELEMETRY: Once = Once::new();
         let config = self.config();
-        // Trace ids come from it; it sends nothing anywhere.
+        // Needed for trace ids; it exports nothing.
         let telemetry = telemetry::Settings { otlp_endpoint: None, ..config.telemetry.clone() };
         TELEMETRY.call_once(|| drop(telemetry::start(&telemetry, "tests").unwrap()));
         self.gateway = Some(app::start(config, Clock::system()).await.unwrap());
@@ -151,7 +151,7 @@ impl World {
 
     // Callers.
 
-    /// The caller's token; always the same.
+    /// The caller's token, cached.
     pub(crate) async fn token(&self, caller: &str) -> String {
         let known = self.tokens.lock().unwrap().get(caller).cloned();
         if let Some(token) = known {
@@ -162,7 +162,7 @@ impl World {
         token
     }
 
-    /// A token with some claims and header fields set otherwise; null leaves one out.
+    /// A token with some claims and header fields changed; null removes one.
     pub(crate) async fn forge(&self, caller: &str, claims: Value, header: Value) -> String {
         let order = json!({"caller": caller, "claims": claims, "header": header});
         let got = self.control("POST", "token", Some(order)).await.expect(200);
@@ -178,7 +178,7 @@ impl World {
         self.bare(method, path).bearer_auth(self.token(caller).await)
     }
 
-    /// Sends, and remembers the code of a problem.
+    /// Sends a request, and records the code of a problem.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Got {
         let answer = got(request).await;
         if let Some(code) = answer.body["code"].as_str() {
@@ -196,12 +196,12 @@ impl World {
         self.send(self.request(caller, "GET", path).await).await
     }
 
-    /// Asks servicenow's way for a change and waits as long as possible.
+    /// Submits a change as servicenow and waits for its end as long as possible.
     pub(crate) async fn change(&self, body: &Value) -> Got {
         self.post("servicenow", ASSIGNMENTS, body, &[("prefer", "wait=25")]).await
     }
 
-    /// Asks for a change without waiting; the operation's id.
+    /// Submits a change without waiting; returns the operation's id.
     pub(crate) async fn begin(&self, body: &Value) -> String {
         self.post("servicenow", ASSIGNMENTS, body, &[("prefer", "respond-async")]).await.expect(202).id()
     }
@@ -210,7 +210,7 @@ impl World {
         self.get("servicenow", &format!("/v1/operations/{id}")).await.expect(200)
     }
 
-    /// The operation after its end.
+    /// The operation once it has ended.
     pub(crate) async fn end_of(&self, id: &str) -> Got {
         for _ in 0..4 {
             let request = self.request("servicenow", "GET", &format!("/v1/operations/{id}")).await;
@@ -222,7 +222,7 @@ impl World {
         panic!("operation {id} does not end");
     }
 
-    /// Waits until an operation is parked, and says why.
+    /// Waits until an operation is parked; returns the reason.
     pub(crate) async fn parked(&self, id: &str) -> String {
         for _ in 0..60 {
             let request = self.request("servicenow", "GET", &format!("/v1/operations/{id}")).await;
@@ -254,7 +254,7 @@ impl World {
         self.control("POST", "faults", Some(order)).await.expect(201);
     }
 
-    /// Holds every call whose path ends so.
+    /// Holds every call whose path ends like this.
     pub(crate) async fn hold(&self, path_ends: &str) {
         self.fault(json!({"path_ends": path_ends, "effect": {"kind": "hold"}})).await;
     }
@@ -263,7 +263,7 @@ impl World {
         self.control("DELETE", "faults", None).await.expect(204);
     }
 
-    /// Waits until the sandbox holds so many calls.
+    /// Waits until the sandbox holds this many calls.
     pub(crate) async fn held(&self, calls: u64) {
         for _ in 0..TRIES {
             if self.control("GET", "faults", None).await.body["held"] == calls {
@@ -297,14 +297,14 @@ impl World {
         found["assignments"].as_array().unwrap().clone()
     }
 
-    /// The groups that are assigned directly.
+    /// The directly assigned groups.
     pub(crate) async fn groups(&self, configuration: &str) -> BTreeSet<String> {
         let assigned = self.assigned(configuration).await;
         let direct = assigned.iter().filter(|it| it["source"] == "direct");
         direct.filter_map(|it| it["target"]["groupId"].as_str().map(str::to_owned)).collect()
     }
 
-    /// An administrator's own assign, past the gateway.
+    /// An administrator's own assign, bypassing the gateway.
     pub(crate) async fn administrator_assigns(&self, configuration: &str, groups: &[String]) {
         let config = self.config().graph;
         let (root, scope) = (self.sandbox.url(), config.scope);
@@ -332,7 +332,7 @@ impl World {
         page.records.iter().map(|record| serde_json::from_str(record).unwrap()).collect()
     }
 
-    /// The audit records of one event.
+    /// The audit records with this event.
     pub(crate) async fn events(&self, event: &str) -> Vec<Value> {
         let mut audit = self.audit().await;
         audit.retain(|record| record["event"] == event);
@@ -384,7 +384,7 @@ pub(crate) fn has_ended(operation: &Value) -> bool {
     ["succeeded", "failed", "cancelled"].contains(&operation["state"].as_str().unwrap())
 }
 
-/// The built-in tenant, to be changed and begun with.
+/// The built-in tenant, as a seed to modify.
 pub(crate) fn tenant() -> Value {
     serde_json::from_str(include_str!("../../src/sandbox/default_tenant.json")).unwrap()
 }

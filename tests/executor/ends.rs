@@ -1,4 +1,4 @@
-//! Ends of changes, which nobody would ask for again: what they wait for, and for how long.
+//! Changes that carry out an `until`, which no caller would retry: what they wait for, and for how long.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     work::{World, has_succeeded, id, lane},
 };
 
-/// What the first operation did is to be undone.
+/// The change that undoes what operation 1 did.
 async fn end_of_one(world: &World) -> Change {
     world.accept(1, &lane(1)).await;
     has_succeeded(&world.end_of(1).await);
@@ -30,11 +30,11 @@ async fn the_end_of_a_change_waits_until_the_set_can_be_read_and_other_changes_d
     world.accept(3, &lane(1)).await;
     let State::Failed { failure, .. } = world.end_of(3).await else { panic!("the set cannot be read") };
     assert_eq!(failure.code, FailureCode::PresentSetUnreadable);
-    // Of the simulation's time, in which the lane is tried again and again.
+    // In virtual time; the lane retries again and again.
     world.clock.sleep(Duration::from_mins(5)).await;
     assert!(!world.state(2).await.has_ended());
     assert!(world.store.parked(&lane(1)).await.unwrap().is_some());
-    // Nor when it can be read, and shows nothing of what was left.
+    // Nor does it end when the set can be read but everything the lane left has vanished.
     let left = world.tenant.sets.lock().unwrap().remove(&lane(1)).unwrap();
     world.tenant.recovers(&lane(1));
     world.accept(4, &lane(1)).await;

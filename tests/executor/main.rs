@@ -1,4 +1,4 @@
-//! The executor, between a real store and a Graph that does as it is told.
+//! The executor, between a real store and a scripted Graph.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

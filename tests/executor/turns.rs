@@ -1,4 +1,4 @@
-//! What the executor promises, whatever store and Graph do.
+//! What the executor guarantees whatever store and Graph do.
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
@@ -32,11 +32,11 @@ async fn changes_that_wait_together_cost_one_write() {
 async fn the_sweep_finds_work_though_notices_never_cease() {
     let world = World::with(Tenant::new()).await;
     world.accept(1, &lane(1)).await;
-    // Another replica that will not come back: nobody gives notice when its lease ends.
+    // Another replica that will not come back: nobody gives notice when its lease expires.
     drop(world.taken_by_another(Duration::from_millis(300)).await);
     drop(world.store.notices().work().await);
     let _running = world.run();
-    // Other lanes have news more often than the sweep has its turn.
+    // Notices for another lane come more often than the sweep interval.
     let drummed = async {
         let mut drum = tokio::time::interval(Duration::from_millis(20));
         loop {
@@ -50,7 +50,7 @@ async fn the_sweep_finds_work_though_notices_never_cease() {
     }
 }
 
-/// What a replica that is stopped leaves of its turn.
+/// How a replica that shuts down parks its lane.
 fn unfinished() -> Parking {
     Parking {
         pause: Duration::ZERO,
@@ -69,7 +69,7 @@ async fn a_lane_that_another_replica_gives_up_is_taken_up_soon_though_it_was_tol
     world.accept(1, &lane(1)).await;
     let turn = world.taken_by_another(Duration::from_mins(10)).await;
     let _running = world.run();
-    // Longer than the lane is left alone at a time.
+    // Longer than the executor ignores a busy lane at a time.
     world.clock.sleep(Duration::from_secs(2)).await;
     world.store.park(turn.lease, unfinished()).await.unwrap();
     let given_up = world.clock.elapsed();
@@ -87,7 +87,7 @@ async fn a_lane_that_was_taken_up_since_is_left_alone_no_longer() {
     let _running = world.run();
     world.clock.sleep(Duration::from_millis(100)).await;
     world.store.park(turn.lease, unfinished()).await.unwrap();
-    // By a sweep, before it is looked at again.
+    // By a sweep, before the lane's own wait is over.
     has_succeeded(&world.end_of(1).await);
     let accepted = world.clock.elapsed();
     world.accept(2, &lane(1)).await;
@@ -117,7 +117,7 @@ async fn a_short_lease_leaves_time_to_write() {
     let mut tenant = Tenant::new();
     tenant.gate = Semaphore::new(0);
     let mut world = World::with(tenant).await;
-    // What settings allow that give one call two seconds.
+    // The shortest TTL that the settings allow; it leaves one call two seconds.
     world.settings.lease_ttl = Duration::from_secs(5);
     world.accept(1, &lane(1)).await;
     let _running = world.run();
@@ -126,7 +126,7 @@ async fn a_short_lease_leaves_time_to_write() {
     world.clock.sleep(Duration::from_millis(200)).await;
     world.tenant.gate.add_permits(1);
     has_succeeded(&world.end_of(1).await);
-    // Writes that are given up stay counted as under way.
+    // Abandoned writes would stay counted as in flight.
     assert_eq!((world.tenant.written(), world.tenant.under_way_max.load(Ordering::SeqCst)), (1, 1));
 }
 
@@ -155,7 +155,7 @@ async fn a_condition_is_not_broken_by_a_change_that_graph_refuses() {
     let world = World::with(tenant).await;
     let (now, seen) = (world.clock.now(), world.tenant.set(&lane(1)).digest());
     world.accept(1, &lane(1)).await;
-    // Together with the first they are for another set; without it they are for this one, but for the last.
+    // All require the initial set: merged with the first none of them finds it; without the first, only operation 2 does.
     for number in 2..=4 {
         world.accept_on(number, &lane(1), now, Some(seen.clone())).await;
     }
@@ -224,7 +224,7 @@ async fn the_store_is_usable_while_a_write_is_under_way_and_a_stop_waits_for_it(
     world.accept(1, &lane(1)).await;
     let running = world.run();
     world.until(async || world.tenant.under_way_max.load(Ordering::SeqCst) == 1).await;
-    // One connection writes; it is not waiting for Graph.
+    // The one connection that writes is not waiting for Graph.
     world.accept(2, &lane(1)).await;
     world.store.probe().await.unwrap();
     running.tell_to_stop();
@@ -264,7 +264,7 @@ async fn graph_is_left_alone_for_as_long_as_it_asks_though_nothing_waits_any_mor
     assert!(parked.until >= world.clock.now() + Duration::from_secs(55), "{parked:?}");
 }
 
-/// The trail's records of one event.
+/// Number of audit records with this event.
 async fn records_of(world: &World, event: &str) -> usize {
     let page = world.store.audit(None, 1_000).await.unwrap();
     page.records.iter().filter(|record| record.contains(&format!("\"event\":\"{event}\""))).count()
@@ -299,8 +299,8 @@ async fn one_drift_is_recorded_once_however_often_the_lane_is_parked() {
     assert_eq!(records_of(&world, "drift-seen").await, 1);
 }
 
-/// The set was left full and reads as empty. What states the whole set confirms that, but it comes to nothing, and must not have confirmed
-/// it for what comes after.
+/// The lane left a full set, which now reads as empty. A replace confirms that, but this one fails, so later changes
+/// must not rely on it.
 #[tokio::test(start_paused = true)]
 async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
     let left = Digest::of(b"full");
@@ -337,7 +337,7 @@ async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
     }
 }
 
-/// Graph forbids what the first of two changes wants; the second finds its group there.
+/// Graph forbids the first of two changes; the second finds its group already assigned.
 #[tokio::test(start_paused = true)]
 async fn what_is_there_already_is_not_forbidden() {
     let mut tenant = Tenant::new();

@@ -1,4 +1,4 @@
-//! Writes of which nobody knows whether they took effect.
+//! Writes of which it is unknown whether they took effect.
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     work::{World, group, id, lane},
 };
 
-/// The lane was left full, a write for operation 2 was announced, and it was parked so often.
+/// The lane left a full set, announced a write for operation 2, and was then parked this many times.
 async fn announced(world: &World, attempts: u32) -> Intent {
     let digest = |text: &str| Digest::of(text.as_bytes());
     world.accept(1, &lane(1)).await;
@@ -64,7 +64,7 @@ async fn written(world: &World) -> Vec<(String, String)> {
 
 #[tokio::test(start_paused = true)]
 async fn a_write_that_is_given_up_undecided_stands_in_the_trail() {
-    // The set reads as empty, which nothing of ours explains.
+    // The set reads as empty, which neither digest of the write explains.
     let world = World::simulated(Tenant::new());
     let intent = announced(&world, 3).await;
     let _running = world.run();
@@ -74,8 +74,8 @@ async fn a_write_that_is_given_up_undecided_stands_in_the_trail() {
     assert_eq!(written(&world).await, [(intent.client_request_id, "undecided".to_owned())]);
 }
 
-/// Two changes were carried by a write that was answered; the first has ended by it, and its owner is gone. Reads lag behind: they show
-/// the set as it was before.
+/// An answered write carried two changes; the first has ended by it, and the lane's owner is gone. Reads are stale:
+/// they still show the set before the write.
 #[tokio::test(start_paused = true)]
 async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_read() {
     let world = World::simulated(Tenant::new());
@@ -115,7 +115,7 @@ async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_r
     assert_eq!((world.tenant.written(), written(&world).await), (0, vec![]));
 }
 
-/// A write that was to do these for operations was announced and lost, and the set is neither the one before nor the one after.
+/// A write with these differences was announced and lost, and the set matches neither its before nor its after.
 async fn undecided(world: &World, carried: &[(u128, Difference)]) {
     let Turn { mut lease, .. } = world.taken_by_another(Duration::from_mins(1)).await;
     let carried = carried.iter().map(|(number, difference)| Carried {
@@ -143,14 +143,14 @@ async fn undecided(world: &World, carried: &[(u128, Difference)]) {
     world.store.park(lease, parking).await.unwrap();
 }
 
-/// What adding these groups comes to.
+/// The difference made by adding these groups.
 fn adding(groups: &[u128]) -> Difference {
     let added: Vec<_> = groups.iter().map(|number| Wanted { target: group(*number), filter: None }).collect();
     Difference { after: added.len(), added, ..Difference::default() }
 }
 
-/// Of three changes the third was carried by a write of which nobody knows what became. The second is for another set, which what the
-/// first makes of it is not, so nothing can be said yet of what comes after it.
+/// The third of three changes was carried by a write with unknown outcome. The second requires a set that the first
+/// does not lead to, so nothing can be decided yet about the one after it.
 #[tokio::test(start_paused = true)]
 async fn a_change_that_is_for_any_set_does_not_fail_for_one_that_is_not() {
     let world = World::simulated(Tenant::new());
@@ -168,7 +168,7 @@ async fn a_change_that_is_for_any_set_does_not_fail_for_one_that_is_not() {
     assert_eq!(world.tenant.set(&lane(1)).len(), 2);
 }
 
-/// The first of two changes does now what the write did that is lost, if it did.
+/// The first of two changes now does what the lost write may have done for the second.
 #[tokio::test(start_paused = true)]
 async fn what_another_change_does_now_is_not_put_down_to_a_lost_write() {
     let world = World::simulated(Tenant::new());
@@ -184,14 +184,14 @@ async fn what_another_change_does_now_is_not_put_down_to_a_lost_write() {
     }
 }
 
-/// The groups that an operation has added.
+/// The groups that an operation added.
 async fn added(world: &World, number: u128) -> BTreeSet<Target> {
     let State::Succeeded(success) = world.end_of(number).await else { panic!("{number} succeeds") };
     success.difference.added.into_iter().map(|it| it.target).collect()
 }
 
-/// A lost write carried the second and the third of three changes, and took effect. The first is refused by Graph, so they end later than
-/// it does.
+/// A lost write carried the second and third of three changes, and took effect. Graph refuses the first, so they end
+/// after it.
 #[tokio::test(start_paused = true)]
 async fn what_a_lost_write_did_is_known_after_others_have_ended() {
     let mut tenant = Tenant::new();
@@ -211,7 +211,7 @@ async fn what_a_lost_write_did_is_known_after_others_have_ended() {
     assert_eq!(world.tenant.written(), 0);
 }
 
-/// A lost write added two groups; somebody has taken one out again.
+/// A lost write added two groups; somebody has since removed one of them.
 #[tokio::test(start_paused = true)]
 async fn what_a_lost_write_did_counts_beside_what_is_done_again() {
     let world = World::simulated(Tenant::new());
@@ -255,7 +255,7 @@ async fn a_change_that_is_refused_after_its_write_was_lost_says_what_is_in_doubt
     assert_eq!(added(&world, 2).await, BTreeSet::from([group(2)]));
 }
 
-/// The first of two changes takes a group out, and the second puts it back: together they left it alone. The first is refused.
+/// The first of two changes removes a group and the second adds it again: together they changed nothing. The first is refused.
 #[tokio::test(start_paused = true)]
 async fn what_changes_did_to_each_other_in_a_lost_write_is_put_down_to_none_of_them() {
     let mut tenant = Tenant::new();
@@ -273,7 +273,7 @@ async fn what_changes_did_to_each_other_in_a_lost_write_is_put_down_to_none_of_t
     assert_eq!(added(&world, 2).await, BTreeSet::new());
 }
 
-/// A write that emptied the set was lost, and still on its way when the next could not be sent.
+/// A write that emptied the set was lost, and was still in flight when the next one could not be sent.
 #[tokio::test(start_paused = true)]
 async fn a_lost_write_that_takes_effect_after_the_next_was_throttled_is_read_back() {
     let world = World::simulated(Tenant::new());
@@ -294,7 +294,7 @@ async fn a_lost_write_that_takes_effect_after_the_next_was_throttled_is_read_bac
     assert_eq!(known.collect::<Vec<_>>(), ["answered", "read-back"]);
 }
 
-/// What is bound to a set that is no more, and was done by a lost write, tells the sizes of the sets that were seen.
+/// A change bound to a set that no longer exists was done by a lost write; it reports the sizes of the sets that were read.
 #[tokio::test(start_paused = true)]
 async fn what_a_lost_write_did_for_a_change_that_is_bound_to_a_set_tells_its_sizes() {
     let world = World::simulated(Tenant::new());
@@ -308,7 +308,7 @@ async fn what_a_lost_write_did_for_a_change_that_is_bound_to_a_set_tells_its_siz
     assert_eq!((success.difference.before, success.difference.after), (0, 2));
 }
 
-/// What two changes of a lost write did to each other is put down to none of them, and may have been done all the same.
+/// What two changes of a lost write did to each other is attributed to neither, yet may have been done.
 #[tokio::test(start_paused = true)]
 async fn a_change_that_fails_says_that_a_lost_write_carried_it_whatever_else_that_did() {
     let world = World::simulated(Tenant::new());
@@ -326,7 +326,7 @@ async fn a_change_that_fails_says_that_a_lost_write_carried_it_whatever_else_tha
     }
 }
 
-/// A lost write looked unsent, and what it carried has failed. Later somebody makes the set by hand what it would have made it.
+/// A lost write looked unsent, and its changes failed. Later somebody makes by hand the set that it would have made.
 #[tokio::test(start_paused = true)]
 async fn what_somebody_does_later_is_not_put_down_to_a_lost_write_whose_changes_have_ended() {
     let mut tenant = Tenant::new();

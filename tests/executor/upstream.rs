@@ -1,4 +1,4 @@
-//! A Graph in memory that does as it is told.
+//! A scripted Graph in memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,17 +15,17 @@ use postern::{
 };
 use tokio::sync::Semaphore;
 
-/// What a read of one configuration does.
+/// How reading one configuration fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Unavailable,
     /// For a minute.
     Throttled,
-    /// With what makes no sense.
+    /// With a malformed response.
     Garbled,
-    /// That there is no such configuration.
+    /// With "no such configuration".
     Missing,
-    /// Once; afterwards it answers.
+    /// Once; later reads succeed.
     Panics,
 }
 
@@ -33,17 +33,17 @@ pub(crate) enum Read {
 pub(crate) struct Tenant {
     pub(crate) sets: Mutex<BTreeMap<ConfigurationId, AssignmentSet>>,
     pub(crate) reads: Mutex<BTreeMap<ConfigurationId, Read>>,
-    /// Groups that no write may have in it.
+    /// A write that assigns one of these groups is refused.
     pub(crate) refused: BTreeSet<Target>,
-    /// Groups that are not there, so that no write may have them in it.
+    /// These groups do not exist: a write that assigns one is refused.
     pub(crate) missing: BTreeSet<Target>,
-    /// Groups that the gateway may not put anywhere.
+    /// A write that assigns one of these groups is forbidden.
     pub(crate) forbidden: BTreeSet<Target>,
-    /// So many writes come to nothing before any is taken, and nobody is told.
+    /// How many writes are lost, without effect or response, before one is accepted.
     pub(crate) lost: AtomicUsize,
-    /// So many writes are throttled before any is taken.
+    /// How many writes are throttled before one is accepted.
     pub(crate) throttled: AtomicUsize,
-    /// Writes need one each.
+    /// Each write takes one permit.
     pub(crate) gate: Semaphore,
     pub(crate) writes: AtomicUsize,
     under_way: AtomicUsize,
@@ -83,7 +83,7 @@ impl Tenant {
         self.writes.load(Ordering::SeqCst)
     }
 
-    /// Reads are answered again.
+    /// Ends the failure of reads.
     pub(crate) fn recovers(&self, id: &ConfigurationId) {
         self.reads.lock().unwrap().remove(id);
     }
@@ -142,7 +142,7 @@ impl Upstream for Tenant {
     ) -> Result<Receipt, Error> {
         let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.under_way_max.fetch_max(now, Ordering::SeqCst);
-        // A real call is never answered at once.
+        // A real call never returns at once.
         tokio::task::yield_now().await;
         self.gate.acquire().await.unwrap().forget();
         self.under_way.fetch_sub(1, Ordering::SeqCst);

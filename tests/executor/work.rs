@@ -1,4 +1,4 @@
-//! A store, a Graph, and an executor between them.
+//! A store, a scripted Graph, and an executor between them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -80,7 +80,7 @@ impl World {
         Self { store: Arc::new(store), tenant: Arc::new(tenant), clock, settings: settings(), _folder: Some(folder) }
     }
 
-    /// On the model store, in the runtime's time.
+    /// On the model store, in the runtime's virtual time.
     pub(crate) fn simulated(tenant: Tenant) -> Self {
         Self::beside_database(tenant).0
     }
@@ -93,7 +93,7 @@ impl World {
         (Self { store, tenant, clock, settings: settings(), _folder: None }, database)
     }
 
-    /// Another replica takes the first lane, for so long.
+    /// Another replica claims the first lane for this long.
     pub(crate) async fn taken_by_another(&self, ttl: Duration) -> Turn {
         let claim = Claim {
             configuration: lane(1),
@@ -119,7 +119,7 @@ impl World {
         Running { task: tokio::spawn(executor.run(stop.clone())), stop }
     }
 
-    /// Accepts the change of this number: add the group of this number.
+    /// Accepts change `number`, which adds group `number`.
     pub(crate) async fn accept(&self, number: u128, lane: &ConfigurationId) {
         self.accept_at(number, lane, self.clock.now()).await;
     }
@@ -128,7 +128,7 @@ impl World {
         self.accept_on(number, lane, accepted_at, None).await;
     }
 
-    /// Accepts it for one set only, if one is given.
+    /// The same, bound to one set if one is given.
     pub(crate) async fn accept_on(
         &self,
         number: u128,
@@ -140,7 +140,7 @@ impl World {
         self.accept_change(number, lane, accepted_at, (Change::amend(wanted, vec![], 1).unwrap(), only_on)).await;
     }
 
-    /// Accepts a change, for one set only, if one is given.
+    /// Accepts a change, bound to one set if one is given.
     pub(crate) async fn accept_change(
         &self,
         number: u128,
@@ -201,7 +201,7 @@ impl World {
         self.state(number).await
     }
 
-    /// The same, in the simulation's time, however long that takes.
+    /// The same, in virtual time, however long it takes.
     pub(crate) async fn late_end_of(&self, number: u128) -> State {
         while !self.state(number).await.has_ended() {
             self.clock.sleep(Duration::from_secs(1)).await;
@@ -209,7 +209,7 @@ impl World {
         self.state(number).await
     }
 
-    /// Looks again and again until something is so.
+    /// Polls until the condition holds.
     pub(crate) async fn until(&self, so: impl AsyncFn() -> bool) {
         let looked = async {
             while !so().await {

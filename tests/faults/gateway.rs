@@ -1,4 +1,4 @@
-//! The gateway as its callers and its operators see it: a process, an API, a store.
+//! The gateway as callers and operators see it: a process, an API, a store.
 
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
@@ -16,21 +16,21 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key(pub(crate) String);
 
-/// A change to ask for, under its key.
+/// A change to submit, with its key.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) key: Key,
     pub(crate) body: Value,
 }
 
-/// What a caller was told.
+/// A caller's view of the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// The change is accepted, as this operation.
+    /// Accepted as the operation with this id.
     Accepted(String),
-    /// Later, perhaps.
+    /// 503: retry later.
     NotNow,
-    /// Nobody answered, or not to the end.
+    /// No response, or an incomplete one.
     Nothing,
 }
 
@@ -38,11 +38,11 @@ pub(crate) enum Reply {
 pub(crate) struct Gateway {
     pub(crate) program: Program,
     pub(crate) door: Door,
-    /// Where the probes are.
+    /// URL of the probes.
     pub(crate) admin_url: String,
 }
 
-/// Where callers knock.
+/// Access to the API.
 #[derive(Clone)]
 pub(crate) struct Door {
     url: String,
@@ -54,7 +54,7 @@ fn shipped(name: &str) -> String {
     format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The program on the shipped settings, with the addresses of this tenant and its store in them.
+/// The program on the shipped settings, adapted to this tenant and its store.
 fn command(tenant: &Tenant, arguments: &[&str]) -> Command {
     let text = std::fs::read_to_string(shipped("sandbox.toml")).unwrap();
     let address = tenant.url().trim_start_matches("http://");
@@ -70,16 +70,16 @@ fn command(tenant: &Tenant, arguments: &[&str]) -> Command {
         .env("POSTERN__GRAPH__AUTHORITY", tenant.url())
         .env("POSTERN__GRAPH__CREDENTIAL__SECRET_FILE", shipped("sandbox.secret"))
         .env("POSTERN__POLICY__DIR", shipped("policies"))
-        // After a write under way at its owner's end, a lane is left alone for as long as its lease lasts.
+        // After its owner died with a write in flight, a lane stays locked until its lease expires.
         .env("POSTERN__GRAPH__CALL_TIMEOUT", "1s")
         .env("POSTERN__EXECUTOR__LEASE_TTL", "3s")
         .env("POSTERN__EXECUTOR__SWEEP_INTERVAL", "100ms")
-        // Every statement is a line, so a death can be planned at any.
+        // Logs every statement as a line, so that a kill can be planned at any of them.
         .env("POSTERN__TELEMETRY__LOG_FILTER", "info,sqlx::query=debug,postern::store::sqlite=trace");
     command
 }
 
-/// A process that dies at the n-th line it writes, or once it is ready if that is sooner.
+/// A process that is killed at the n-th line it logs, or once it is ready if that is sooner.
 pub(crate) fn stillborn(tenant: &Tenant, lines: usize) {
     let mut program = Program::start(command(tenant, &["serve"]));
     for _ in 0..lines {
@@ -93,11 +93,11 @@ pub(crate) fn stillborn(tenant: &Tenant, lines: usize) {
 /// Far longer than anything takes here.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What the log says when the doors are open.
+/// Logged once the listeners are open.
 const READY: &str = "the gateway is ready";
 
 impl Gateway {
-    /// The next process on the tenant's store.
+    /// Starts a process on the tenant's store.
     pub(crate) async fn start(tenant: &Tenant) -> Self {
         let program = Program::start(command(tenant, &["serve"]));
         let ready: Value = serde_json::from_str(&program.err.until(READY)).unwrap();
@@ -107,7 +107,7 @@ impl Gateway {
         Self { program, door, admin_url: url("admin_address") }
     }
 
-    /// Kills it when its log has one of these words for the n-th time from now on.
+    /// Kills it when one of these texts appears in its log for the n-th time from now on.
     pub(crate) async fn killed_at(mut self, words: Words, times: usize) -> Self {
         let mark = self.door.marked().await;
         let watch = move || {
@@ -116,7 +116,7 @@ impl Gateway {
             let mut seen = 0;
             while seen < times {
                 assert!(clock.elapsed() < PATIENCE, "the log never says {words:?}");
-                // It looks for work all the time, so there is always a next line.
+                // The gateway polls for work, so there is always a next line.
                 let line = self.program.err.until("");
                 seen += usize::from(words.iter().any(|it| line.contains(it)));
             }
@@ -126,7 +126,7 @@ impl Gateway {
         tokio::task::spawn_blocking(watch).await.unwrap()
     }
 
-    /// Whether it says that it is ready, and its words.
+    /// Status and body of `/readyz`.
     pub(crate) async fn readiness(&self) -> (u16, String) {
         let answer = sent(self.door.client.get(format!("{}/readyz", self.admin_url))).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
@@ -140,7 +140,7 @@ impl Gateway {
 }
 
 impl Door {
-    /// Asks for a change, not waiting for its end.
+    /// Submits a change without waiting for its end.
     pub(crate) async fn submit(&self, change: &Change) -> (Key, Reply) {
         let request = self
             .client
@@ -152,7 +152,7 @@ impl Door {
         let nothing = (change.key.clone(), Reply::Nothing);
         let Ok(response) = sent(request).await else { return nothing };
         let (status, headers) = (response.status(), response.headers().clone());
-        // An answer that broke off says nothing that a caller could rely on.
+        // A truncated response tells a caller nothing it could rely on.
         let Ok(text) = response.text().await else { return nothing };
         let answer: Value = serde_json::from_str(&text).unwrap();
         if status == 503 {
@@ -164,7 +164,7 @@ impl Door {
         (change.key.clone(), Reply::Accepted(answer["id"].as_str().unwrap().to_owned()))
     }
 
-    /// Has something that nobody else has written in the log.
+    /// Writes a unique mark to the log.
     async fn marked(&self) -> String {
         let mark = format!("/mark-{}", Clock::system().identifier());
         sent(self.client.get(format!("{}{mark}", self.url))).await.unwrap();
@@ -179,9 +179,9 @@ impl Door {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Waits until an operation has ended, and well.
+    /// Waits until an operation has succeeded.
     pub(crate) async fn success_of(&self, operation: &str) {
-        // A parked lane tries again within seconds; four waits are more than any plan asks for.
+        // A parked lane retries within seconds; four waits are more than any plan needs.
         for _ in 0..4 {
             let standing = self.get(&format!("/v1/operations/{operation}"), "wait=20").await;
             match standing["state"].as_str().unwrap() {
@@ -201,15 +201,15 @@ impl Door {
     }
 }
 
-/// What the audit trail of a stopped gateway says.
+/// What the audit trail of a stopped gateway holds.
 pub(crate) struct Trail {
-    /// One for each start that came so far.
+    /// One per start of the gateway.
     pub(crate) chains: usize,
-    /// The records of writes.
+    /// Records of the event `written`.
     pub(crate) written: Vec<Value>,
 }
 
-/// Has the program itself verify the trail, and counts in it what was accepted and settled.
+/// Has the program verify the trail, and checks that each operation was accepted once and settled once.
 pub(crate) fn verify(tenant: &Tenant, operations: usize) -> Trail {
     let audit = |verb: &str| {
         let ended = Program::start(command(tenant, &["audit", verb])).ended();

@@ -1,8 +1,8 @@
-//! What survives `kill -9`, and a database that loses power: the real binary on both kinds of store.
+//! What survives `kill -9` and a database that loses power: the real binary on both kinds of store.
 //!
-//! Promise 1 of the design: every change that was answered 2xx ends, whatever happens to the process. Each seed is one
-//! story of several deaths, on SQLite and on PostgreSQL; a failure names its seed, which tells the whole plan.
-//! `POSTERN_FAULTS_SEEDS=100..400 cargo test --test faults` lives through other seeds than the usual.
+//! Tests promise 1 of the design: every change that was answered with 2xx ends, whatever happens to the process. Each
+//! seed is one story with several kills, on SQLite and on PostgreSQL; a failure names its seed, which determines the
+//! whole plan. `POSTERN_FAULTS_SEEDS=100..400 cargo test --test faults` runs other seeds than the default.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,13 +31,13 @@ use plan::{Chance, Cycle, Kill, Trouble};
 use seeds::Tally;
 use tenant::{Store, Tenant};
 
-/// Changes under way at once.
+/// Requests in flight at once.
 const CALLERS: usize = 4;
 
-/// Deaths in one story, besides those of processes that had not yet lived.
+/// Kills per story, not counting processes killed while starting.
 const DEATHS: usize = 3;
 
-/// Every change ever asked, by its key, and its operation once it is known.
+/// Every change submitted so far, by key, with its operation once known.
 #[derive(Default)]
 struct Asked(BTreeMap<Key, Option<String>>);
 
@@ -51,7 +51,7 @@ impl Asked {
         assert!(known.is_none_or(|known| known == operation), "a repeated key is the first operation");
     }
 
-    /// Repeats changes until they are accepted for certain, and waits for the end of all that were ever asked.
+    /// Retries changes until they are accepted, and waits for the end of every change ever submitted.
     async fn brought_to_an_end(&mut self, door: &Door, changes: &[Change]) {
         for change in changes {
             let (key, reply) = door.submit(change).await;
@@ -63,8 +63,8 @@ impl Asked {
         }
     }
 
-    /// What must be so at the end: one operation for each key, all well, and the tenant's set is what they make of the
-    /// start, in the order of their acceptance.
+    /// Checks the final state: one operation per key, all succeeded, and the tenant's set is the initial one with the
+    /// operations applied in order of acceptance.
     async fn check(&self, tenant: &Tenant, door: &Door) {
         let operations = door.operations().await;
         let ids: BTreeSet<_> =
@@ -77,12 +77,12 @@ impl Asked {
     }
 }
 
-/// One story: changes, deaths, and what must be true at the end.
+/// One story: changes, kills, and the final check.
 struct Story {
     tenant: Tenant,
     gateway: Gateway,
     asked: Asked,
-    /// Deaths while a write waited for Graph; the next run must find its effect by reading back.
+    /// Kills while Graph held a write; the next process must find its effect by reading back.
     killed_while_held: usize,
     stillborn: usize,
 }
@@ -94,7 +94,7 @@ impl Story {
         Self { tenant, gateway, asked: Asked::default(), killed_while_held: 0, stillborn: 0 }
     }
 
-    /// Sends changes until the planned moment, kills the gateway, starts it again, and repeats what was not answered.
+    /// Submits changes until the planned moment, kills the gateway, restarts it, and retries what was not answered.
     async fn cycle(mut self, cycle: Cycle) -> Self {
         let Cycle { trouble, kill, changes, stillborn } = cycle;
         self.tenant.order(trouble).await;
@@ -119,7 +119,7 @@ impl Story {
             self.killed_while_held += 1;
         }
         gateway.program.kill();
-        // A write that was under way takes effect before the next run reads: the race that remains is not tried here.
+        // A write in flight takes effect before the next process reads: the race that remains is not tested here.
         if trouble == Trouble::Hold {
             self.tenant.release_held().await;
         }
@@ -146,7 +146,7 @@ impl Story {
     }
 }
 
-/// Sends changes, some at a time; tells after each that is accepted how many these are.
+/// Submits changes, several at a time; calls back after each acceptance with the number accepted so far.
 async fn ask(asked: &mut Asked, door: &Door, changes: &[Change], mut accepted: impl FnMut(usize)) {
     let mut replies = stream::iter(changes).map(|change| door.submit(change)).buffer_unordered(CALLERS);
     let mut count = 0;
@@ -159,7 +159,7 @@ async fn ask(asked: &mut Asked, door: &Door, changes: &[Change], mut accepted: i
     }
 }
 
-/// Tells one story.
+/// Runs one story.
 async fn live_through(seed: u64, kept_in: Store) -> Tally {
     let mut chance = Chance::seeded(seed);
     let mut story = Story::begin(kept_in).await;

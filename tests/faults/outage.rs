@@ -1,4 +1,4 @@
-//! The database loses power in mid-story: callers are told to come again, and work goes on by itself.
+//! The database loses power in the middle of a story: callers are told to retry, and work resumes by itself.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// When the power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
-    /// While callers ask.
+    /// While callers submit changes.
     Asking,
-    /// While a write waits for Graph; it takes effect before the power is back.
+    /// While Graph holds a write, which takes effect before power returns.
     Writing,
-    /// While a write waits for Graph, and for the gateway too, as on one machine.
+    /// The same, and the gateway loses power too, as on one machine.
     WritingOnOneMachine,
 }
 
@@ -36,7 +36,7 @@ struct Story {
 }
 
 impl Story {
-    /// Waits until the gateway says that it is ready, or that it is not.
+    /// Waits until `/readyz` returns this status; returns its body.
     async fn until_ready_is(&self, status: u16) -> String {
         let clock = Clock::system();
         loop {
@@ -49,7 +49,7 @@ impl Story {
         }
     }
 
-    /// Whatever is asked meanwhile is put off, and readiness says why.
+    /// Every change submitted meanwhile is answered with 503, and readiness says why.
     async fn is_put_off(&self, changes: &[Change]) {
         let words = self.until_ready_is(503).await;
         assert!(words.starts_with("not ready: the store is unavailable"), "{words}");
@@ -58,7 +58,7 @@ impl Story {
         assert!(replies.iter().all(|(_, reply)| *reply == Reply::NotNow), "{replies:?}");
     }
 
-    /// One power cut; `changes` are asked around it, `later` while it lasts.
+    /// One power cut; `changes` are submitted around it, `later` while it lasts.
     async fn survive(mut self, moment: Moment, changes: &[Change], later: &[Change]) -> Self {
         self.asked.note(changes);
         self.asked.note(later);

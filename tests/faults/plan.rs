@@ -1,4 +1,4 @@
-//! What happens in a story, decided by its seed alone.
+//! What happens in a story, determined by its seed alone.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     tenant::{Assigned, CONFIGURATIONS, group},
 };
 
-/// Numbers that look random and are the same for the same seed (`SplitMix64`).
+/// Pseudo-random numbers, identical for the same seed (`SplitMix64`).
 pub(crate) struct Chance(u64);
 
 impl Chance {
@@ -46,7 +46,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    /// The order to the sandbox.
+    /// The fault as the sandbox takes it.
     pub(crate) fn order(self) -> Option<Value> {
         let (effect, times) = match self {
             Self::None => return None,
@@ -59,21 +59,21 @@ impl Trouble {
     }
 }
 
-/// What the log says of a step: in SQLite or in PostgreSQL, where they differ.
+/// What the log says of a step: alternatives for SQLite and PostgreSQL where they differ.
 pub(crate) type Words = &'static [&'static str];
 
-/// When the gateway dies.
+/// When the gateway is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kill {
-    /// At the k-th answer; changes are under way then.
+    /// At the k-th response, with changes in flight.
     AfterAnswers(usize),
-    /// When all are answered and a write waits for Graph.
+    /// When all are answered and Graph holds a write.
     WhileHeld,
-    /// When its log has one of these words for the n-th time.
+    /// When one of these texts appears in its log for the n-th time.
     AtWords(Words, usize),
 }
 
-/// Steps by what the log says of them: a statement is logged once it is done, inside its transaction.
+/// Steps by what the log says of them: a statement is logged after it ran, inside its transaction.
 const ACCEPTING: &[Words] = &[&["INTO idempotency_keys"], &["INSERT INTO operations"], &["operation accepted"]];
 const CLAIMING: &[Words] =
     &[&["INSERT INTO lanes"], &["INSERT INTO running", "SET state = 'running'"], &["UPDATE lanes SET intent"]];
@@ -84,7 +84,7 @@ const SETTLING: &[Words] = &[
     &["INSERT INTO audit"],
 ];
 
-/// A start writes about so many lines.
+/// Roughly the number of lines that a start logs.
 const LINES_OF_A_START: u64 = 24;
 
 /// From one start of the gateway to the next.
@@ -93,11 +93,11 @@ pub(crate) struct Cycle {
     pub(crate) trouble: Trouble,
     pub(crate) kill: Kill,
     pub(crate) changes: Vec<Change>,
-    /// Starts that die before one lives: at which line they write, or once they are ready if that is sooner.
+    /// Starts that are killed early: at the n-th line they log, or once ready if that is sooner.
     pub(crate) stillborn: Vec<usize>,
 }
 
-/// Groups that changes are about; others are nobody's business and must stay.
+/// Groups that the changes touch; all others must stay as they are.
 const GROUPS: [u8; 4] = [1, 2, 3, 6];
 
 impl Cycle {
@@ -123,7 +123,7 @@ impl Kill {
         match (chance.below(5), trouble) {
             (0 | 1, Trouble::Hold) => Self::WhileHeld,
             (0, _) => Self::AtWords(chance.words(ACCEPTING), 1 + chance.number(2)),
-            // A write that is held is not settled.
+            // A held write is not settled.
             (1, _) | (2, Trouble::Hold) => Self::AtWords(chance.words(CLAIMING), 1),
             (3, Trouble::Hold) | (4, _) => Self::AfterAnswers(1 + chance.number(u64::try_from(changes).unwrap())),
             _ => Self::AtWords(chance.words(SETTLING), 1),
@@ -131,7 +131,7 @@ impl Kill {
     }
 }
 
-/// A change that no other of its cycle undoes, so that there is a write to be held.
+/// A change that no other of its cycle undoes, so that there is a write to hold.
 fn toggle(number: usize, present: &Assigned) -> Change {
     let quiet = CONFIGURATIONS[0];
     let there = present[quiet].contains_key(&group(5));

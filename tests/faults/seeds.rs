@@ -1,4 +1,4 @@
-//! Many stories at once, each of its own seed, and what they came to.
+//! Runs many stories in parallel, one per seed, and sums up their results.
 
 use std::{
     ops::{Add, Range},
@@ -9,16 +9,16 @@ use std::{
 
 use tokio::runtime::Builder;
 
-/// Stories at once; most of the time each waits for a disk or for a lease to end.
+/// Stories at once; they mostly wait for the disk or for a lease to expire.
 const AT_ONCE: usize = 4;
 
-/// What was lived through.
+/// Sums over the stories.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) stories: usize,
     pub(crate) kills: usize,
     pub(crate) operations: usize,
-    /// Writes of which a later run found by reading that they had taken effect.
+    /// Writes that a later process found to have taken effect by reading back.
     pub(crate) read_back: usize,
 }
 
@@ -35,14 +35,14 @@ impl Add for Tally {
     }
 }
 
-/// The seeds that the environment asks for: `POSTERN_FAULTS_SEEDS=100..400`.
+/// Seeds set in the environment: `POSTERN_FAULTS_SEEDS=100..400`.
 fn asked_for() -> Option<Range<u64>> {
     let text = std::env::var_os("POSTERN_FAULTS_SEEDS")?.into_string().unwrap();
     let (first, end) = text.split_once("..").unwrap_or_else(|| panic!("POSTERN_FAULTS_SEEDS is not like 100..400"));
     Some(first.parse().unwrap()..end.parse().unwrap())
 }
 
-/// Tells the story of each seed. All are told, whatever becomes of one; the end names those that failed.
+/// Runs the story of each seed. A failure stops none of the others; the seeds that failed are reported at the end.
 pub(crate) fn all<Story: Future<Output = Tally>>(usual: Range<u64>, tell: impl Fn(u64) -> Story + Sync) {
     let seeds = Mutex::new(asked_for().unwrap_or(usual));
     let outcomes = Mutex::new(Vec::new());

@@ -1,4 +1,4 @@
-//! The sandbox's tenant: faults on order, what is assigned, and what should be; and where its gateways keep their store.
+//! The sandbox's tenant: injected faults, actual and expected assignments, and the store of its gateways.
 
 use std::collections::BTreeMap;
 
@@ -19,24 +19,24 @@ pub(crate) const CONFIGURATIONS: [&str; 3] = [
     "a0000000-0000-4000-8000-000000000003_SinglePlatformRestriction",
 ];
 
-/// By configuration and group: the target as Graph shows it, and where it comes from.
+/// By configuration and group: the target as Graph shows it, and its source.
 pub(crate) type Assigned = BTreeMap<String, BTreeMap<String, Value>>;
 
 pub(crate) fn group(number: u8) -> String {
     format!("b0000000-0000-4000-8000-0000000000{number:02}")
 }
 
-/// The one place that sends.
+/// The only place that sends requests.
 #[expect(clippy::disallowed_methods, reason = "a test's client needs none of what outbound adds")]
 pub(crate) async fn sent(request: RequestBuilder) -> reqwest::Result<reqwest::Response> {
     request.send().await
 }
 
-/// Where gateways keep what they accept.
+/// The gateways' store.
 #[derive(Clone, Debug)]
 pub(crate) enum Store {
     Sqlite,
-    /// At this address.
+    /// At this URL.
     Postgres(String),
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Tenant {
     sandbox: Sandbox,
     client: Client,
     start: Assigned,
-    /// What the gateway leaves on disk.
+    /// The gateway's files.
     pub(crate) folder: TempDir,
     pub(crate) store: Store,
 }
@@ -106,7 +106,7 @@ impl Tenant {
         }
     }
 
-    /// Lets held writes go, and waits until they have taken effect.
+    /// Releases held writes, and waits until they have taken effect.
     pub(crate) async fn release_held(&self) {
         let held = self.held().await + self.released().await;
         self.clear().await;
@@ -115,7 +115,7 @@ impl Tenant {
         }
     }
 
-    /// Calls that were held once and have taken effect since.
+    /// Calls that were held and have taken effect since.
     async fn released(&self) -> u64 {
         let calls = self.journal().await;
         u64::try_from(calls.iter().filter(|call| call["fault"] == "hold").count()).unwrap()
@@ -125,7 +125,7 @@ impl Tenant {
         self.control(Method::GET, "journal", None).await["calls"].as_array().unwrap().clone()
     }
 
-    /// No call broke Graph's rules, and none tried to write what is not ours.
+    /// No call broke Graph's rules, and none was refused.
     pub(crate) async fn no_call_was_wrong(&self) {
         for call in self.journal().await {
             assert!(call["violation"].is_null(), "{call}");
@@ -148,8 +148,8 @@ impl Tenant {
         CONFIGURATIONS.iter().map(of).collect()
     }
 
-    /// The start, and over it these operations, newest first as the API lists them. Each must say truly whether it
-    /// changed anything, even if the answer to its write died with the gateway.
+    /// The initial assignments with these operations (newest first, as the API lists them) applied. Each must report
+    /// correctly whether it changed anything, even if the response to its write was lost with the gateway.
     pub(crate) fn folded(&self, operations: &[Value]) -> Assigned {
         let mut folded = self.start.clone();
         for operation in operations.iter().rev() {
@@ -167,7 +167,7 @@ impl Tenant {
                     "deviceAndAppManagementAssignmentFilterId": null,
                     "deviceAndAppManagementAssignmentFilterType": "none",
                 }});
-                // What is there stays as it is, unknown fields included.
+                // An existing assignment stays as it is, unknown fields included.
                 set.entry(group).or_insert(plain);
             }
             let effect = if folded == before { "unchanged" } else { "changed" };

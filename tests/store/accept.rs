@@ -1,4 +1,4 @@
-//! Accepting changes, and what idempotency keys stand for.
+//! Accepting changes, and what idempotency keys do.
 
 use futures_util::future::join_all;
 use postern::store::{Accepted, IdempotencyKey};

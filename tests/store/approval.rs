@@ -1,4 +1,4 @@
-//! Operations that wait for approval: they are in no turn, the first answer counts, and silence ends them.
+//! Operations awaiting approval: they are in no turn, the first answer counts, and without one they expire.
 
 use futures_util::future::join_all;
 use postern::{
@@ -65,7 +65,7 @@ async fn of_several_answers_the_first_counts_and_no_other_is_recorded() {
                 [Word::Approved, Word::Rejected, Word::Approved].map(|word| store.answer(reply(number, word, 5)));
             let (answers, taken_back) = tokio::join!(join_all(replies), store.cancel(cancellation(number, 5)));
             let answered = answers.iter().filter(|it| matches!(it, Ok(Answered::Done(_)))).count();
-            // What was approved first can still be taken back.
+            // An approved operation can still be cancelled.
             let approved = answers.iter().any(|it| matches!(it, Ok(Answered::Done(it)) if it.state == State::Queued));
             let taken_back = usize::from(matches!(taken_back, Ok(Cancelled::Done(_))));
             assert!(answered == 1 || (answered, taken_back) == (0, 1), "{answers:?}");
@@ -92,7 +92,7 @@ async fn what_is_rejected_or_unanswered_fails_and_whoever_waits_is_told() {
         late.sort();
         assert_eq!(late, [id(2), id(3)]);
         assert_eq!(store.unanswered(at(100), 1).await.unwrap().len(), 1);
-        // A word that comes too late does not count, whether the end was noticed or not.
+        // An answer that comes too late does not count, whether or not the expiry was noticed.
         let before = trail(&*store).await;
         assert!(matches!(store.answer(reply(2, Word::Approved, 100)).await.unwrap(), Answered::TooLate(_)));
         assert!(matches!(store.answer(reply(2, Word::Expired, 99)).await.unwrap(), Answered::TooLate(_)));

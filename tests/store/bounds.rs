@@ -1,4 +1,4 @@
-//! How much may be pending.
+//! Limits on pending operations.
 
 use futures_util::future::join_all;
 use postern::store::{Acceptance, Accepted, Bounds, Full};
@@ -28,7 +28,7 @@ async fn no_more_than_the_bound_of_a_configuration_is_pending_until_something_en
         assert!(matches!(store.accept(plain(4, 1)).await.unwrap(), Accepted::Full(Full::Configuration)));
         assert_eq!((all(&*store).await.len(), trail(&*store).await), (3, before));
         assert!(matches!(store.accept(plain(5, 2)).await.unwrap(), Accepted::New));
-        // What runs is pending, too; what is cancelled or has ended is not.
+        // A running operation is pending, too; one that was cancelled or has ended is not.
         let held = turn(&*store, postern::store::Claim { batch_max: 2, ..claim(&lane(1), "a", 0) }).await;
         assert!(matches!(store.accept(plain(4, 1)).await.unwrap(), Accepted::Full(Full::Configuration)));
         store.cancel(cancellation(3, 1)).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_refused_change_leaves_its_key_free_and_a_known_key_is_answered_all_th
         for number in 1..=3 {
             store.accept(ask(number, &number.to_string(), "body")).await.unwrap();
         }
-        // Alone, and beside others that share its commit.
+        // Alone, and together with others that share its commit.
         assert!(matches!(store.accept(ask(4, "k", "body")).await.unwrap(), Accepted::Full(Full::Configuration)));
         let burst =
             [ask(5, "k", "body"), ask(6, "2", "body"), ask(7, "k", "body"), ask(8, "3", "another"), plain(9, 2)];
@@ -97,7 +97,7 @@ async fn a_refused_change_leaves_its_key_free_and_a_known_key_is_answered_all_th
         assert!(matches!(elsewhere, Accepted::New));
         assert!(store.recall("servicenow", &used("k", "body", 0)).await.unwrap().is_none());
         store.cancel(cancellation(1, 1)).await.unwrap();
-        // For something else, even: nothing is remembered of it.
+        // Even with another body: nothing about it was stored.
         assert!(matches!(store.accept(ask(10, "k", "another")).await.unwrap(), Accepted::New));
         assert!(matches!(store.accept(ask(11, "k", "another")).await.unwrap(), Accepted::Replayed(_)));
     })
@@ -111,7 +111,7 @@ async fn a_key_that_is_over_stays_so_when_its_second_use_is_refused() {
         for number in 1..=3 {
             store.accept(bounded(keyed(operation(number, &lane(1)), &number.to_string(), "body", 0))).await.unwrap();
         }
-        // The first use is remembered for an hour.
+        // The first use is kept for an hour.
         let later = || bounded(keyed(operation(4, &lane(1)), "1", "another", 3_600));
         assert!(matches!(store.accept(later()).await.unwrap(), Accepted::Full(Full::Configuration)));
         assert!(store.recall("servicenow", &used("1", "another", 3_600)).await.unwrap().is_none());

@@ -1,4 +1,4 @@
-//! Commits of which PostgreSQL's answer does not come, or comes late.
+//! Commits to which PostgreSQL's response is lost or late.
 
 use postern::{
     audit::{Entry, Event, Head},
@@ -11,7 +11,7 @@ use crate::fixture::{
     Fixture, Kind, accept, acceptance, announced, at, claim, is_about, lane, minutes, operation, state, trail, turn,
 };
 
-/// Ends the connection that announces a write, in its commit and before that takes effect.
+/// Kills the connection that announces a write, during its commit and before that takes effect.
 const DIES: &str = "
     CREATE FUNCTION die() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
         PERFORM pg_terminate_backend(pg_backend_pid());
@@ -45,7 +45,7 @@ async fn a_commit_that_takes_place_after_it_was_given_up_ends_no_chain() {
     let digest = postern::domain::Digest::of(b"");
     let stopped = Event::ConfigurationLoaded { policies: digest.clone(), settings: digest, callers: vec![] };
     let late = head.append(&Entry { at: at(0), trace_id: None, event: stopped });
-    // As its own connection would that broke while the server was at the commit.
+    // Simulates a connection that broke while the server was committing.
     let mut connection = fixture.connection().await;
     let row = sqlx::query("INSERT INTO audit (chain, sequence, text) VALUES ($1, $2, $3)");
     let row = row.bind(&late.chain).bind(i64::try_from(late.sequence).unwrap()).bind(&late.text);

@@ -1,4 +1,4 @@
-//! Callbacks: due with the end of their operation, claimed by one, noted by whoever claimed them last.
+//! Callbacks: due when their operation ends, claimed by one process, recorded only by the latest claimant.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::fixture::{
     records_of, settle, succeeded, turn,
 };
 
-/// The operation of this number, whose end is told to this destination.
+/// The operation of this number, with a callback to this destination.
 fn told(number: u128, destination: &str) -> Operation {
     let operation = operation(number, &lane(1));
     let callback = Some(Callback {
@@ -112,7 +112,7 @@ async fn what_is_claimed_is_nobody_elses_until_its_time_is_over() {
         fixture.pass(6).await;
         let again = store.claim_callbacks(of("desk", 9)).await.unwrap();
         assert!(again.len() == 3 && again.iter().all(|it| it.number == 2), "{again:?}");
-        // Whoever was first is too late.
+        // The first claimant is too late.
         let late = Attempt { number: 1, ..again[0].clone() };
         assert!(!store.note_attempt(noted(&late, Next::Delivered)).await.unwrap());
         assert!(store.note_attempt(noted(&again[0], Next::Delivered)).await.unwrap());
@@ -184,7 +184,7 @@ async fn the_backlog_counts_ends_that_were_not_told_and_dates_the_first_of_those
         }
         assert_eq!(undelivered().await, Undelivered::default(), "nothing has ended yet");
         let turn = turn(&*store, claim(&lane(1), "a", 1)).await;
-        // The fourth runs on.
+        // The fourth is still running.
         let ends = [(0, 3), (1, 7), (2, 5), (3, 6)];
         let ended = ends.map(|(place, minute)| succeeded(&turn.operations[place], minute)).into();
         store.park(turn.lease, Parking { ended, ..parking(1) }).await.unwrap();
@@ -244,7 +244,7 @@ async fn an_operation_is_kept_while_its_callback_is_pending() {
 
 #[tokio::test]
 async fn a_restart_gives_back_what_the_run_before_had_claimed() {
-    // Of several processes nobody knows who is over, so there the time decides.
+    // With several processes nobody knows which of them is dead, so time decides.
     let fixture = Fixture::new(Kind::Sqlite).await;
     let store = fixture.open().await;
     ended(&*store, "desk", [1]).await;

@@ -1,4 +1,4 @@
-//! Taking operations back, and the race of that against lanes that take them up.
+//! Cancelling operations, and races with lanes that claim them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::fixture::{
     accept, all, at, cancellation, claim, each, id, ids, lane, operation, records_of, settle, state, trail, turn,
 };
 
-/// Nothing that is told at once takes that long.
+/// Far longer than any notice takes.
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn what_has_begun_or_ended_is_told_as_it_stands_and_nothing_is_stored() {
         }
         assert!(matches!(store.cancel(cancellation(4, 9)).await.unwrap(), Cancelled::Unknown));
         assert_eq!(trail(&*store).await, before);
-        // Its lane still has it.
+        // Its lane still holds it.
         settle(&*store, held.lease, &held.operations).await;
         assert_eq!(state(&*store, 1).await, "succeeded");
     })
@@ -76,7 +76,7 @@ async fn whoever_waits_for_an_operation_is_told_that_it_is_cancelled() {
         tokio::time::timeout(LONG, end.notice()).await.unwrap();
         drop(turn(&*store, claim(&lane(1), "a", 1)).await);
         store.cancel(cancellation(2, 1)).await.unwrap();
-        // The first registration, and the one that nothing was said to.
+        // Only the registration that was never notified is left.
         drop(end);
         assert_eq!(store.notices().waiting(), 1);
         drop(still);
@@ -96,13 +96,13 @@ async fn an_operation_is_cancelled_or_in_a_turn_and_never_both() {
     .await;
 }
 
-/// Operations on four lanes, all of them cancelled at one store while the other takes them up, a few at a time.
+/// Operations on four lanes, all cancelled through one store while the other claims them, a few at a time.
 pub(crate) async fn race(stores: [&dyn Store; 2], round: u128) {
     let numbers = || (1..=80_u128).map(move |number| 1_000 * round + number);
     let lanes: Vec<_> = (0..4).map(lane).collect();
     let lane_of = |number: u128| &lanes[usize::try_from(number % 4).unwrap()];
     join_all(numbers().map(|number| accept(stores[0], lane_of(number), [number]))).await;
-    // In another order than they were accepted and are taken up in.
+    // In a different order from that of acceptance and of claims.
     let cancels = numbers().rev().map(|number| async move {
         yield_for(number % 7).await;
         (id(number), stores[0].cancel(cancellation(number, 1)).await.unwrap())
@@ -129,7 +129,7 @@ pub(crate) async fn race(stores: [&dyn Store; 2], round: u128) {
     }
 }
 
-/// What must be so after any number of races.
+/// What must hold after any number of races.
 pub(crate) async fn check(store: &dyn Store) {
     let ended = all(store).await;
     let of = |name: &str| ended.iter().filter(|it| it.state.name() == name).count();

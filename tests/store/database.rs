@@ -1,4 +1,4 @@
-//! PostgreSQL as its operators have it: it is restarted, locked and backed up, passwords are rotated, tables grow.
+//! PostgreSQL as operators run it: it is restarted, locked and backed up, passwords are rotated, tables grow.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
 
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
 
-/// In a young database, whose statements were planned while it held one, ten or twenty operations, of which the server did and did not know.
+/// In a young database: statements were planned when it held one, ten or twenty operations, with and without statistics.
 #[tokio::test(flavor = "multi_thread")]
 async fn ending_a_part_of_what_a_lane_does_looks_at_that_part_only() {
     for (at_first, is_known) in [(10, false), (10, true), (20, true), (1, true)] {
@@ -49,7 +49,7 @@ async fn ending_a_part_of_what_a_lane_does_looks_at_that_part_only() {
         }
         let mut read = 0;
         eventually("all updates are told", async || {
-            // A connection tells what it has done after something else that it does a second later, and all of it at once.
+            // A connection reports its statistics with a statement that comes at least a second later.
             store.probe().await.unwrap();
             let told = sqlx::query_as(
                 "SELECT n_tup_upd, seq_tup_read + (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes AS indexes
@@ -62,7 +62,7 @@ async fn ending_a_part_of_what_a_lane_does_looks_at_that_part_only() {
             updates >= 2 * all
         })
         .await;
-        // Some times for claims, keys and counts, and not for each of thirty parts.
+        // A few reads each for claims, keys and counts, not for each of thirty parts.
         assert!(read <= 10 * all, "{read} rows were read, of {all} operations, {at_first} at first");
     }
 }
@@ -77,7 +77,7 @@ async fn verbs_fail_soon_while_the_server_is_away_and_work_when_it_is_back() {
     eventually("it hears", async || !store.notices().may_have_missed(store.notices().gaps())).await;
     let (mut accepted, mut number) = (Vec::new(), 0_u128);
     for round in 0..3 {
-        // Under load: the server goes while commits are under way.
+        // Under load: the server stops while commits are in flight.
         let burst = join_all((1..=200).map(|offset| store.accept(acceptance(operation(number + offset, &lane(1))))));
         let (outcomes, mut gone) = tokio::join!(burst, async {
             clock.sleep(Duration::from_millis(5 * round)).await;
@@ -96,7 +96,7 @@ async fn verbs_fail_soon_while_the_server_is_away_and_work_when_it_is_back() {
         }
         number += 200;
         let began = Clock::system();
-        // In whose words depends on whether a connection of before is tried first.
+        // The wording depends on whether a pooled connection is tried first.
         let why = store.probe().await.unwrap_err();
         assert!(matches!(&why, Error::Unavailable(_)), "{why:?}");
         assert!(matches!(store.accept(acceptance(operation(9_998, &lane(1)))).await, Err(Error::Unavailable(_))));
@@ -161,7 +161,7 @@ async fn a_password_comes_from_its_file_and_is_in_no_message() {
     std::fs::write(&file, "correct horse\n").unwrap();
     let store = Postgres::open(&settings, run()).await.unwrap();
     assert!(!format!("{store:?}").contains("correct"), "{store:?}");
-    // It becomes another before anything was read.
+    // The password changes before anything was read.
     sqlx::raw_sql("ALTER ROLE keeper PASSWORD 'correct zebra'").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     std::fs::write(&file, "correct zebra\n").unwrap();
@@ -170,13 +170,13 @@ async fn a_password_comes_from_its_file_and_is_in_no_message() {
     store.close().await;
 }
 
-/// Somebody holds a table for long, as a backup and a VACUUM do: whoever begins waits for that, and those that work do not wait with it.
+/// A table is locked for long, as by a backup or VACUUM: a starting process waits for it, running ones do not queue behind that.
 #[tokio::test]
 async fn a_beginning_that_waits_for_tables_keeps_nobody_waiting() {
     let fixture = Fixture::new(Kind::Postgres).await;
     let store = fixture.open().await;
     let mut connection = fixture.connection().await;
-    // As the version before left them.
+    // As the previous version left them.
     let last = "ALTER TABLE lanes DROP COLUMN doubts; DELETE FROM _sqlx_migrations WHERE version = 10";
     sqlx::raw_sql(last).execute(&mut connection).await.unwrap();
     for held in ["SELECT FROM lanes", "LOCK TABLE audit IN SHARE UPDATE EXCLUSIVE MODE"] {
@@ -188,7 +188,7 @@ async fn a_beginning_that_waits_for_tables_keeps_nobody_waiting() {
             let mut other = fixture.connection().await;
             eventually("it waits", async || sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut other).await.unwrap() > 0)
                 .await;
-            // Behind it in the server's queue.
+            // Queued behind it in the server.
             let works = async {
                 store.probe().await.unwrap();
                 store.parked(&lane(1)).await.unwrap();
@@ -221,7 +221,7 @@ async fn a_search_by_time_looks_at_that_time_only() {
         limit: 100,
         ..AuditQuery::default()
     };
-    // As much as the server would not look for one by one.
+    // Too many for the server to fetch them one by one.
     for query in [hours(all * 15 / 16, 0), hours(all / 16, all / 8)] {
         assert_eq!(store.records(&query).await.unwrap().len(), query.limit);
     }
@@ -232,7 +232,7 @@ async fn a_search_by_time_looks_at_that_time_only() {
 
 /// How many rows and entries of indexes were read of a table by stores that are closed.
 async fn read_of(table: &str, connection: &mut PgConnection) -> i64 {
-    // A connection that ends has told what it read.
+    // A connection reports its statistics when it closes.
     let gone = "SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND application_name = 'postern' AND backend_type = 'client backend'";
     eventually("its connections end", async || {

@@ -1,4 +1,4 @@
-//! Delivering the trail of a store that several use: nothing is left out, and as a rule nothing comes twice.
+//! Delivering the trail of a store that several processes use: nothing is skipped, and normally nothing is delivered twice.
 
 use std::{fs, sync::Arc};
 
@@ -70,7 +70,7 @@ async fn a_record_that_is_committed_late_is_not_passed_over() {
     written.execute(&mut *transaction).await.unwrap();
     accept(&*store, &lane(1), [1]).await;
     let committed = async {
-        // The delivery has read by now, or waits for this.
+        // By now the delivery has read, or is waiting for this transaction.
         tokio::task::yield_now().await;
         transaction.commit().await.unwrap();
     };

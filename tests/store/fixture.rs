@@ -1,6 +1,6 @@
-//! Stores to try the verbs on, and what goes into them.
+//! Stores to run the verbs on, and sample data.
 //!
-//! Another kind of store joins the suite by a variant of [`Kind`] and an arm in [`Fixture::try_open`].
+//! To add another kind of store to the suite, add a variant to [`Kind`] and an arm to [`Fixture::try_open`].
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -39,19 +39,19 @@ pub(crate) enum Kind {
 
 pub(crate) const KINDS: [Kind; 3] = [Kind::Sqlite, Kind::Postgres, Kind::Model];
 
-/// A place for one store, empty at first, that can be opened again and again.
+/// The place of one store, initially empty, which can be opened repeatedly.
 pub(crate) struct Fixture {
     pub(crate) kind: Kind,
     folder: TempDir,
-    /// Of the database, where it is not a file.
+    /// Of the database, if the store is in one.
     url: String,
-    /// The one that is neither file nor server.
+    /// The model's database.
     model: Arc<Database>,
-    /// The time of every store that is opened here.
+    /// The clock of every store opened here.
     pub(crate) clock: Clock,
 }
 
-/// Has a test done once for every kind of store, each time in a place of its own.
+/// Runs a test once for every kind of store, each with a new fixture.
 pub(crate) async fn each(test: impl AsyncFn(Fixture)) {
     for kind in KINDS {
         test(Fixture::new(kind).await).await;
@@ -68,7 +68,7 @@ impl Fixture {
         Self { kind, folder: tempfile::tempdir().unwrap(), url, model: Database::new(clock), clock }
     }
 
-    /// What the settings would say.
+    /// The corresponding settings.
     pub(crate) fn settings(&self) -> config::Store {
         match self.kind {
             Kind::Sqlite => config::Store::Sqlite(self.path()),
@@ -79,7 +79,7 @@ impl Fixture {
         }
     }
 
-    /// A connection to the database itself, for what no verb does.
+    /// A raw connection to the database, for what no verb does.
     pub(crate) async fn connection(&self) -> sqlx::PgConnection {
         sqlx::PgConnection::connect(&self.url).await.unwrap()
     }
@@ -101,7 +101,7 @@ impl Fixture {
         }
     }
 
-    /// Lets so many minutes pass for leases and pauses: the store's time cannot be turned, so they are moved back.
+    /// Lets minutes pass for leases and pauses: a store's time cannot be advanced, so they are moved back.
     pub(crate) async fn pass(&self, number: i64) {
         let micros = number * 60_000_000;
         match self.kind {
@@ -149,17 +149,17 @@ impl Fixture {
     }
 }
 
-/// A duration for leases and pauses. Minutes, so that what the machine takes for a test makes no difference.
+/// A duration for leases and pauses. In minutes, so that the test's own running time does not matter.
 pub(crate) fn minutes(number: u64) -> Duration {
     Duration::from_mins(number)
 }
 
-/// Whether a duration is this one, but for what the machine took meanwhile.
+/// Whether two durations are equal, apart from the test's own running time.
 pub(crate) fn is_about(found: Duration, expected: Duration) -> bool {
     found.abs_diff(expected) < Duration::from_mins(1)
 }
 
-/// So many seconds after the beginning of the test's time.
+/// This many seconds after the start of the test's time.
 pub(crate) fn at(seconds: i64) -> Timestamp {
     "2026-03-01T08:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
 }
@@ -176,7 +176,7 @@ pub(crate) fn digest(text: &str) -> Digest {
     Digest::of(text.as_bytes())
 }
 
-/// A queued operation with something in every field.
+/// A queued operation with a value in every field.
 pub(crate) fn operation(number: u128, lane: &ConfigurationId) -> Operation {
     let group = |number: u128| Target::Group(Uuid::from_u128(number).to_string().parse().unwrap());
     let change = Change::amend(vec![Wanted { target: group(number), filter: None }], vec![group(9_999)], 10).unwrap();
@@ -230,7 +230,7 @@ pub(crate) fn awaiting(number: u128, lane: &ConfigurationId, until: i64) -> Oper
     Operation { id, submission: Submission { approval: Some(approval), ..submission }, state: State::AwaitingApproval }
 }
 
-/// An answer to the approval that the operation of this number awaits.
+/// An answer to the approval that this operation awaits.
 pub(crate) fn reply(number: u128, word: Word, now: i64) -> Reply {
     let (operation, actor, comment, policies) = (id(number), actor("approvers"), None, vec!["a".to_owned()]);
     let configuration = lane(1).to_string();
@@ -244,7 +244,7 @@ pub(crate) fn reply(number: u128, word: Word, now: i64) -> Reply {
     Reply { operation, answer, entry: Entry { at: at(now), trace_id: None, event } }
 }
 
-/// The cancellation of the operation of this number.
+/// A cancellation of this operation.
 pub(crate) fn cancellation(number: u128, now: i64) -> Cancellation {
     let event = Event::Cancelled {
         operation: id(number),
@@ -255,7 +255,7 @@ pub(crate) fn cancellation(number: u128, now: i64) -> Cancellation {
     Cancellation { operation: id(number), at: at(now), entry: Entry { at: at(now), trace_id: None, event } }
 }
 
-/// The acceptance under a key, used now and remembered for an hour.
+/// An acceptance with a key, used now and kept for an hour.
 pub(crate) fn keyed(operation: Operation, key: &str, asked: &str, now: i64) -> Acceptance {
     Acceptance { key: Some(used(key, asked, now)), ..acceptance(operation) }
 }
@@ -284,7 +284,7 @@ pub(crate) fn claim(lane: &ConfigurationId, owner: &str, now: i64) -> Claim {
     }
 }
 
-/// A turn that must be given.
+/// Claims a turn, which must be granted.
 pub(crate) async fn turn(store: &dyn Store, claim: Claim) -> Turn {
     let lane = claim.configuration.clone();
     store.claim(claim).await.unwrap().turn().unwrap_or_else(|| panic!("no turn on {lane}"))
@@ -294,14 +294,14 @@ pub(crate) fn ids(operations: &[Operation]) -> Vec<OperationId> {
     operations.iter().map(|operation| operation.id).collect()
 }
 
-/// The end that a lane would give to a running operation.
+/// The successful end of a running operation.
 pub(crate) fn succeeded(operation: &Operation, now: i64) -> (OperationId, State) {
     let difference = Difference { after: 1, ..Difference::default() };
     let ending = Ending { at: at(now), difference, before: digest("before"), after: digest("after"), write: None };
     (operation.id, operation.state.clone().succeed(ending).unwrap())
 }
 
-/// A settlement that ends these and frees the lane, with an audit record each.
+/// A settlement that ends these and releases the lane, with an audit record each.
 pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
     let entry = |operation: &Operation| {
         let event = Event::Settled {
@@ -332,7 +332,7 @@ pub(crate) async fn settle(store: &dyn Store, lease: Lease, operations: &[Operat
     assert!(store.settle(lease, settlement(operations, 5)).await.unwrap().is_none());
 }
 
-/// A write that carries these, and what an earlier one may have done for each.
+/// The announcement of a write that carries these, and what an earlier write may have done for each.
 pub(crate) fn announced(operations: &[Operation]) -> Announced {
     let carried = |it: &Operation| Carried { operation: it.id, difference: Difference::default(), done: None };
     let intent = Intent {
@@ -347,7 +347,7 @@ pub(crate) fn announced(operations: &[Operation]) -> Announced {
     Announced { intent: Some(intent), doubts }
 }
 
-/// The whole trail, every record of it verified.
+/// The whole trail, with every record verified.
 pub(crate) async fn trail(store: &dyn Store) -> Vec<Value> {
     let (mut records, mut verifier, mut after) = (Vec::new(), Verifier::default(), None);
     loop {
@@ -363,7 +363,7 @@ pub(crate) async fn trail(store: &dyn Store) -> Vec<Value> {
     }
 }
 
-/// The trail's records of one event.
+/// The trail's records with this event.
 pub(crate) async fn records_of(store: &dyn Store, event: &str) -> Vec<Value> {
     trail(store).await.into_iter().filter(|record| record["event"] == event).collect()
 }
@@ -377,7 +377,7 @@ pub(crate) async fn state(store: &dyn Store, number: u128) -> &'static str {
     store.operation(id(number)).await.unwrap().unwrap().state.name()
 }
 
-/// A pause of so many minutes.
+/// A pause of this many minutes.
 pub(crate) fn parking(number: u64) -> Parking {
     Parking {
         pause: minutes(number),

@@ -1,4 +1,4 @@
-//! Claiming lanes, parking them, and which are open.
+//! Claiming lanes, parking them, and listing the open ones.
 
 use postern::{
     clock,
@@ -21,7 +21,7 @@ async fn a_claim_marks_operations_running_and_gives_them_in_the_order_of_their_a
         assert_eq!(ids(&turn.operations), [id(3), id(1), id(2)]);
         assert_eq!(turn.operations[0].submission, operation(3, &lane(1)).submission);
         assert_eq!(turn.lease.configuration(), &lane(1));
-        // What the lane believes is never longer than what the store grants.
+        // The lane's idea of its lease is never longer than what the store grants.
         let left = turn.lease.left(fixture.clock);
         assert!(is_about(left, minutes(10)) && left <= minutes(10), "{left:?}");
         assert_eq!((turn.announced, turn.left, turn.attempts), (Announced::default(), None, 0));
@@ -84,7 +84,7 @@ async fn a_claim_after_the_leases_end_gets_a_higher_fencing_number_and_the_same_
         fixture.pass(10).await;
         let second = turn(&*store, claim(&lane(1), "b", 10)).await;
         assert_eq!(ids(&second.operations), [id(1), id(2)]);
-        // Taken up again, it keeps its first start.
+        // Claimed again, it keeps its first start.
         assert_eq!(second.operations[0].state, State::Running { started_at: at(0) });
         assert_eq!(second.operations[1].state, State::Running { started_at: at(10) });
         let started = records_of(&*store, "started").await;
@@ -125,7 +125,7 @@ async fn open_lanes_are_those_with_pending_operations_and_nobody_on_them() {
         drop(turn(&*store, claim(&lane(2), "a", 0)).await);
         fixture.pass(9).await;
         assert_eq!(store.open_lanes(10).await.unwrap(), [lane(3)]);
-        // Its owner is gone; the lease is over.
+        // Its owner is gone; the lease has expired.
         fixture.pass(1).await;
         let mut open = store.open_lanes(10).await.unwrap();
         open.sort();
@@ -177,7 +177,7 @@ async fn a_settled_turn_forgets_attempts_and_the_announced_write_and_leaves_its_
         assert_eq!(store.backlog().await.unwrap().parked, 0);
         let third = turn(&*store, claim(&lane(1), "a", 21)).await;
         assert_eq!((third.attempts, third.announced, third.left), (0, Announced::default(), Some(digest("left"))));
-        // A turn that does not know what it leaves keeps what was known.
+        // A turn that does not know what it leaves keeps what was known before.
         let unknown = postern::store::Settlement { left: None, ..settlement(&third.operations, 22) };
         store.settle(third.lease, unknown).await.unwrap();
         accept(&*store, &lane(1), [3]).await;
@@ -207,11 +207,11 @@ async fn parking_ends_what_has_waited_long_enough_and_keeps_the_rest_and_the_ann
         let next = turn(&*store, claim(&lane(1), "b", 31)).await;
         assert_eq!((ids(&next.operations), next.announced, next.attempts), (vec![id(2)], told, 1));
         assert_eq!(next.left, Some(digest("found")));
-        // An end that cannot be written undoes the parking too.
+        // If an end cannot be written, the parking is rolled back too.
         let ended = settlement(&held.operations[..1], 32).ended;
         store.park(next.lease, Parking { ended, ..parking(30) }).await.unwrap_err();
         assert_eq!(store.parked(&lane(1)).await.unwrap(), None);
-        // A write that certainly had no effect is no longer announced; what was known of the set still is.
+        // A write that certainly had no effect is no longer announced; what was known of the set remains.
         fixture.pass(10).await;
         let third = turn(&*store, claim(&lane(1), "c", 41)).await;
         assert!(third.announced.intent.is_some());

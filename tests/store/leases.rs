@@ -1,4 +1,4 @@
-//! What a lease is good for, and that a lost one is good for nothing.
+//! What a lease permits, and that a lost one permits nothing.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ async fn picture(store: &dyn Store) -> (Vec<Operation>, Vec<Value>, Option<Parke
     (all(store).await, trail(store).await, store.parked(&lane(1)).await.unwrap())
 }
 
-/// A store, a lease that another owner has taken over, and that owner's.
+/// A store, a lease that another owner has superseded, and that owner's lease.
 async fn taken_over(fixture: &Fixture) -> (Arc<dyn Store>, Lease, Lease) {
     let store = fixture.open().await;
     accept(&*store, &lane(1), [1, 2]).await;
@@ -42,7 +42,7 @@ async fn whoever_lost_a_lane_cannot_announce_a_write() {
         assert_eq!(picture(&*store).await, before);
         drop(held);
         fixture.pass(10).await;
-        // Neither the intent nor the longer lease was taken.
+        // Neither the intent nor the lease's extension was stored.
         let next = turn(&*store, claim(&lane(1), "c", 20)).await;
         assert_eq!(next.announced, Announced::default());
     })
@@ -56,7 +56,7 @@ async fn whoever_lost_a_lane_can_neither_settle_nor_park() {
         let before = picture(&*store).await;
         is_lost(&store.settle(lost, settlement(&before.0, 12)).await);
         assert_eq!(picture(&*store).await, before);
-        // The successor is lost in its turn: parked by none but the one who holds the lane.
+        // The successor loses its lease in turn: only the holder of the lane can park it.
         fixture.pass(10).await;
         let newest = turn(&*store, claim(&lane(1), "a", 20)).await;
         let before = picture(&*store).await;
@@ -88,7 +88,7 @@ async fn a_lease_that_is_over_still_counts_while_nobody_took_the_lane() {
         accept(&*store, &lane(1), [1]).await;
         let late = turn(&*store, claim(&lane(1), "a", 0)).await;
         fixture.pass(1_000).await;
-        // Nothing was done behind its back, so what it knows still holds.
+        // Nobody else held the lane since, so its knowledge is still valid.
         store.settle(late.lease, settlement(&late.operations, 1_000)).await.unwrap();
     })
     .await;

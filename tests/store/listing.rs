@@ -1,4 +1,4 @@
-//! Reading many: operations by filters and pages, the audit trail by pages.
+//! Listing: operations by filters and pages, the audit trail by pages.
 
 use postern::{
     domain::{Operation, OperationId},
@@ -7,7 +7,7 @@ use postern::{
 
 use crate::fixture::{accept, acceptance, awaiting, claim, each, id, ids, lane, operation, settle, turn};
 
-/// Six operations on two lanes, by two callers, for two tickets; the first has ended, the second runs.
+/// Six operations on two lanes, by two callers, for two tickets; the first has ended, the second is running.
 async fn filled(store: &dyn Store) {
     for number in 1..=6 {
         let mut operation = operation(number, &lane(if number <= 2 { 1 } else { 2 }));
@@ -63,7 +63,7 @@ async fn the_backlog_counts_what_has_not_ended_and_dates_the_oldest_of_it() {
     each(async |fixture| {
         let store = fixture.open().await;
         assert_eq!(store.backlog().await.unwrap(), Backlog::default());
-        // What waits for somebody may be older than anything that could begin.
+        // An operation awaiting approval may be older than any that could start.
         store.accept(acceptance(awaiting(99, &lane(1), 100))).await.unwrap();
         filled(&*store).await;
         let states = [("awaiting_approval", 1), ("queued", 4), ("running", 1)]
@@ -91,7 +91,7 @@ async fn pages_of_operations_join_without_gap_or_overlap() {
                 }
                 query.after = page.last().map(|operation| operation.id);
                 joined.extend(page);
-                // What is accepted meanwhile is newer than every page to come.
+                // Operations accepted meanwhile are newer than all pages still to come.
                 let number = 100 * u128::try_from(limit).unwrap() + u128::try_from(joined.len()).unwrap();
                 accept(&*store, &lane(3), [number]).await;
             }

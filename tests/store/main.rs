@@ -1,6 +1,6 @@
 //! The verbs of the store: one suite for every kind of store.
 //!
-//! Tests see a `dyn Store` and what [`fixture`] builds, nothing of its kind; what only one kind promises is in its module.
+//! Tests see a `dyn Store` and what [`fixture`] builds, not its kind; what only one kind guarantees is in its own module.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Looking for one among many: what is looked for is found however much there is, whether it came long ago or just now.
+//! Searching: matching entries are found however many others there are, and whether they are old or new.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::fixture::{
     Fixture, Kind, acceptance, all, at, claim, digest, each, id, ids, lane, operation, settlement, trail, turn,
 };
 
-/// Callers, tickets and lanes are dealt out to operations by their numbers.
+/// Caller, ticket and lane are derived from the operation's number.
 fn asked(number: u128) -> Acceptance {
     let mut operation = operation(number, &lane(u8::try_from(number % 3).unwrap()));
     operation.submission.caller = format!("caller-{}", number % 2);
@@ -24,13 +24,13 @@ fn asked(number: u128) -> Acceptance {
     acceptance
 }
 
-/// Has the operations of a lane that are pending end, at this moment.
+/// Ends all pending operations of a lane at this time.
 async fn end(store: &dyn Store, number: u8, now: i64) {
     let held = turn(store, Claim { batch_max: 10_000, at: at(now), ..claim(&lane(number), "a", 0) }).await;
     store.settle(held.lease, settlement(&held.operations, now)).await.unwrap();
 }
 
-/// Each way to look for operations gives those that fit, newest first, whatever the length of its pages.
+/// Every way to search operations returns exactly the matching ones, newest first, whatever the page size.
 async fn operations_are_found(store: &dyn Store) {
     let all = all(store).await;
     let some = |text: &str| Some(text.to_owned());
@@ -68,7 +68,7 @@ async fn operations_are_found(store: &dyn Store) {
     }
 }
 
-/// Each way to look for records gives those that fit, oldest first, whatever the length of its pages.
+/// Every way to search records returns exactly the matching ones, oldest first, whatever the page size.
 async fn records_are_found(store: &dyn Store, sample: &[u128]) {
     let everything = AuditQuery { limit: 10_000, ..AuditQuery::default() };
     let all = store.records(&everything).await.unwrap();
@@ -136,7 +136,7 @@ async fn whatever_is_looked_for_is_found_among_much_and_little() {
             if number == 60 && matches!(fixture.kind, Kind::Sqlite) {
                 others(&*store).await;
             }
-            // Some have come since whatever is done for many at once was done last.
+            // Some arrived after the last batch was processed.
             if [70, 160].contains(&number) {
                 operations_are_found(&*store).await;
                 records_are_found(&*store, &[1, 31, number / 2, number, 9_999]).await;
@@ -149,7 +149,7 @@ async fn whatever_is_looked_for_is_found_among_much_and_little() {
     .await;
 }
 
-/// So many records of something else that whatever is done for many at once is done for all that has come before.
+/// Enough other records that batched work is done for everything that came before.
 async fn others(store: &dyn Store) {
     let digest = digest("d");
     let event = Event::ConfigurationLoaded { policies: digest.clone(), settings: digest, callers: vec![] };
@@ -181,7 +181,7 @@ async fn what_is_forgotten_leaves_nothing_behind_that_it_was_looked_for_by() {
     let forgetting = Forgetting { ended_before: at(100), keys_expired_by: at(0), limit: 1_000 };
     assert_eq!(store.forget(forgetting).await.unwrap(), 100);
     assert_eq!(count(&mut connection, stray).await, 0);
-    // Two of three are gone, of five tickets one is none.
+    // Two of three are gone; one in five tickets is none.
     assert_eq!((before, count(&mut connection, marks).await), (120 + 150 + 150, 40 + 50 + 50));
     connection.close().await.unwrap();
     operations_are_found(&*store).await;
@@ -190,7 +190,7 @@ async fn what_is_forgotten_leaves_nothing_behind_that_it_was_looked_for_by() {
 
 #[tokio::test]
 async fn what_cannot_be_put_in_its_place_is_found_and_keeps_nobody_from_being_accepted() {
-    // The latter undoes the whole transaction, as some faults of the disk do.
+    // The latter rolls back the whole transaction, as some disk errors do.
     for fault in ["ABORT", "ROLLBACK"] {
         let fixture = Fixture::new(Kind::Sqlite).await;
         let store = fixture.open().await;
@@ -232,7 +232,7 @@ async fn what_an_earlier_version_left_is_found() {
     let (mut head, opening) = Head::open("earlier".to_owned(), &[], "0.1.0");
     let opening = head.append(&Entry { at: at(0), trace_id: None, event: opening });
     let mut records = vec![opening];
-    // More records than are looked at together.
+    // More records than are processed in one batch.
     for number in 1..=1_100 {
         let Acceptance { operation, entry, .. } = asked(number);
         records.push(head.append(&entry));

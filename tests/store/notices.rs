@@ -1,10 +1,10 @@
-//! News that the store's verbs give.
+//! Notices that the store's verbs send.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::fixture::{accept, claim, each, id, lane, settle, settlement, turn};
 
-/// Nothing that is told at once takes that long.
+/// Far longer than any notice takes.
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test]

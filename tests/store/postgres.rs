@@ -1,4 +1,4 @@
-//! What the PostgreSQL store promises beyond the verbs: replicas side by side.
+//! What the PostgreSQL store guarantees beyond the verbs: several replicas at once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Nothing that is told at once takes that long.
+/// Far longer than any notice takes.
 const LONG: Duration = Duration::from_secs(20);
 
 async fn replicas() -> (Fixture, Arc<dyn Store>, Arc<dyn Store>) {
@@ -30,7 +30,7 @@ async fn replicas() -> (Fixture, Arc<dyn Store>, Arc<dyn Store>) {
     (fixture, a, b)
 }
 
-/// Waits until something is so.
+/// Waits until the condition holds.
 pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let clock = Clock::system();
     while !is_so().await {
@@ -68,7 +68,7 @@ async fn of_replicas_that_claim_at_once_one_gets_each_lane() {
     for number in 1..=20 {
         accept(&*a, &lane(number), [u128::from(number)]).await;
     }
-    // In opposite orders, so that the rows are locked crosswise.
+    // In opposite orders, so that rows are locked crosswise.
     let of_a = join_all((1..=20).map(|number| a.claim(claim(&lane(number), "a", 0))));
     let of_b = join_all((1..=20).rev().map(|number| b.claim(claim(&lane(number), "b", 0))));
     let (of_a, of_b) = tokio::join!(of_a, of_b);
@@ -100,7 +100,7 @@ async fn an_operation_is_cancelled_at_one_replica_or_in_a_turn_of_another_and_ne
     cancelling::check(&*a).await;
 }
 
-/// Waits until so many of our statements wait for a row that somebody has locked.
+/// Waits until this many of our statements wait for a row lock.
 async fn waiting_for_rows(connection: &mut sqlx::PgConnection, statements: i64) {
     let waiting = "SELECT count(*) FROM pg_stat_activity
          WHERE datname = current_database() AND application_name = 'postern' AND wait_event_type = 'Lock'";
@@ -130,7 +130,7 @@ async fn of_a_cancellation_and_a_claim_that_meet_at_one_operation_the_first_has_
         let (claiming, cancelling) = (Arc::clone(&a), Arc::clone(&b));
         let claimed = async move { claiming.claim(claim(&lane, "a", 1)).await.unwrap().turn().unwrap() };
         let cancelled = async move { cancelling.cancel(cancellation(met, 1)).await.unwrap() };
-        // Rows are given to those who wait for them in their order.
+        // Row locks are granted in the order in which they were requested.
         let (cancelled, claimed) = if cancel_is_first {
             let cancelled = tokio::spawn(cancelled);
             waiting_for_rows(&mut looking, 1).await;
@@ -179,7 +179,7 @@ async fn what_one_replica_accepts_fills_the_bound_of_another_before_long() {
     let (_fixture, a, b) = replicas().await;
     let bounds = Bounds { of_configuration: usize::try_from(BOUND).unwrap(), in_all: usize::MAX };
     let bounded = |number| Acceptance { bounds, ..acceptance(operation(number, &lane(1))) };
-    // It has counted, and counts on by itself.
+    // It has counted once, and keeps its own count from there.
     assert!(matches!(a.accept(bounded(1)).await.unwrap(), Accepted::New));
     let others = join_all((2..=BOUND).map(|number| b.accept(bounded(number)))).await;
     assert!(others.into_iter().all(|accepted| matches!(accepted.unwrap(), Accepted::New)));
@@ -228,7 +228,7 @@ async fn a_trail_of_replicas_that_come_and_go_verifies_at_every_moment() {
             let mut opened = Trail::open(&fixture.settings()).await.unwrap();
             let (mut verifier, mut after) = (Verifier::default(), None);
             loop {
-                // Small pages: others write between them.
+                // Small pages, so that others write between them.
                 let Ok(page) = opened.page(after, 7).await else { break };
                 page.records
                     .iter()
@@ -257,7 +257,7 @@ async fn a_record_taken_from_a_replica_that_ended_is_found() {
     let c = fixture.open().await;
     assert_eq!(trail(&*c).await.len(), 6);
     let mut connection = fixture.connection().await;
-    // The last word of b, whose chain no one repeats.
+    // The last record of b, whose chain no other record refers to.
     let cut = sqlx::query("DELETE FROM audit WHERE position = 4").execute(&mut connection).await.unwrap();
     assert_eq!(cut.rows_affected(), 1);
     connection.close().await.unwrap();

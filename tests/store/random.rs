@@ -1,4 +1,4 @@
-//! Random sequences of verbs by two owners, against a model of the lanes.
+//! Random sequences of verbs by two owners, checked against a model of the lanes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use crate::fixture::{
 #[derive(Clone, Debug)]
 enum Step {
     Accept(u8),
-    /// Accepts what awaits approval.
+    /// Accepts an operation that awaits approval.
     Ask(u8),
     /// Answers for one of the operations accepted so far.
     Answer(prop::sample::Index, bool),
@@ -25,7 +25,7 @@ enum Step {
         lane: u8,
         batch_max: usize,
     },
-    /// Takes back one of the operations accepted so far.
+    /// Cancels one of the operations accepted so far.
     Cancel(prop::sample::Index),
     Announce(prop::sample::Index),
     /// Ends all operations of a turn.
@@ -57,14 +57,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a lane must be like.
+/// The expected state of a lane.
 #[derive(Default)]
 struct Lane {
     pending: Vec<OperationId>,
     awaiting: BTreeSet<OperationId>,
-    /// Those of them that were in a turn.
+    /// Pending operations that were in a turn.
     begun: BTreeSet<OperationId>,
-    /// Grants so far, and until when the latest counts; none if it was given back.
+    /// Grants so far, and when the latest expires; none if it was released.
     granted: u32,
     leased_until: Option<i64>,
     parked_until: Option<i64>,
@@ -72,14 +72,14 @@ struct Lane {
     attempts: u32,
 }
 
-/// What a lease is worth.
+/// The expected validity of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Worth {
     Good,
     Lost,
 }
 
-/// A turn that an owner believes to have, and which grant of its lane it is.
+/// A turn that an owner believes it holds, and the number of its grant.
 struct Believed {
     turn: Turn,
     lane: u8,
@@ -136,7 +136,7 @@ impl World {
                 self.store.close().await;
                 self.store = self.fixture.open().await;
                 if self.fixture.kind == Kind::Sqlite {
-                    // One process uses the file: no lease of the run before counts any more, unless a write was under way.
+                    // One process uses the file: leases of the previous run no longer count, unless a write was in flight.
                     for lane in self.lanes.values_mut().filter(|lane| !lane.announced) {
                         lane.leased_until = None;
                         lane.granted += 1;
@@ -168,7 +168,7 @@ impl World {
         self.believed.push(Believed { turn, lane: number, grant });
     }
 
-    /// Takes a turn out of those believed in, and says what its lease is worth.
+    /// Removes one of the believed turns and returns it with the validity of its lease.
     fn take(&mut self, at: prop::sample::Index) -> Option<(Believed, Worth)> {
         if self.believed.is_empty() {
             return None;
@@ -191,7 +191,7 @@ impl World {
         if let Some(lane) = lane {
             lane.awaiting.remove(&id(number));
             if word == Word::Approved {
-                // It goes where it was accepted, not where it was approved.
+                // Its place is by acceptance, not by approval.
                 lane.pending.push(id(number));
                 lane.pending.sort();
             }
@@ -268,7 +268,7 @@ impl World {
         }
     }
 
-    /// Every accepted operation is in exactly one state, and the lanes are as the model has them.
+    /// Every accepted operation is in exactly one state, and the lanes match the model.
     async fn agree(&self) {
         let everything = all(&*self.store).await;
         assert_eq!(u128::try_from(everything.len()).unwrap(), self.accepted);

@@ -19,7 +19,7 @@ async fn an_announced_write_comes_back_with_the_next_claim_after_reopening() {
         let told = announced(&held.operations);
         store.begin_write(&mut held.lease, &told, minutes(60)).await.unwrap();
         let store = fixture.reopen(store).await;
-        // Graph may still be carrying that write out, though its owner is gone.
+        // Graph may still be executing that write, though its owner is gone.
         fixture.pass(59).await;
         assert!(store.claim(claim(&lane(1), "b", 1)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
@@ -43,7 +43,7 @@ async fn the_digest_left_and_the_attempts_survive_reopening() {
         let parked = store.parked(&lane(1)).await.unwrap().unwrap();
         assert_eq!(parked.attempts, 1);
         fixture.pass(29).await;
-        // That a run has ended is no reason to press Graph.
+        // A restart is no reason to ignore Graph's pause.
         assert!(store.claim(claim(&lane(1), "b", 29)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 30)).await;

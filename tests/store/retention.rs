@@ -1,4 +1,4 @@
-//! What is forgotten, and what is not.
+//! What is removed after retention, and what is kept.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -17,15 +17,15 @@ use crate::fixture::{
     state, succeeded, trail, turn, used,
 };
 
-/// Nothing that is done at once takes that long.
+/// Far longer than anything here takes.
 const LONG: Duration = Duration::from_mins(1);
 
-/// Operations that ended before a moment, and keys that are over by another.
+/// Removes operations that ended before one time, and keys that expired by another.
 fn forgetting(ended_before: i64, keys_expired_by: i64) -> Forgetting {
     Forgetting { ended_before: at(ended_before), keys_expired_by: at(keys_expired_by), limit: 100 }
 }
 
-/// Ends everything that is pending on a lane, at this moment.
+/// Ends everything that is pending on a lane, at this time.
 async fn end(store: &dyn Store, lane: &ConfigurationId, now: i64) {
     let held = turn(store, Claim { batch_max: 10_000, ..claim(lane, "a", 0) }).await;
     store.settle(held.lease, settlement(&held.operations, now)).await.unwrap();
@@ -55,12 +55,12 @@ async fn what_ended_before_is_forgotten_and_nothing_else() {
         assert_eq!(ids_of(&*store).await, [1, 2, 3, 5, 6].map(id));
         assert_eq!(store.forget(forgetting(200, 0)).await.unwrap(), 2);
         assert_eq!(ids_of(&*store).await, [3, 5, 6].map(id));
-        // However long ago: what is queued or running has not ended.
+        // However old: queued and running operations have not ended.
         assert_eq!(store.forget(forgetting(1_000_000, 0)).await.unwrap(), 1);
         assert_eq!(store.forget(forgetting(1_000_000, 0)).await.unwrap(), 0);
         assert_eq!((state(&*store, 5).await, state(&*store, 6).await), ("queued", "running"));
         assert_eq!(trail(&*store).await, before);
-        // The lane knows what it left.
+        // The lane still knows what it left.
         assert!(turn(&*store, claim(&lane(1), "a", 0)).await.left.is_some());
         store.settle(running.lease, settlement(&running.operations, 300)).await.unwrap();
     })
@@ -71,7 +71,7 @@ async fn what_ended_before_is_forgotten_and_nothing_else() {
 async fn an_operation_stays_as_long_as_its_key_is_remembered() {
     each(async |fixture| {
         let store = fixture.open().await;
-        // The key is over at 3600, that of the pending operation, too.
+        // The key expires at 3600, as does that of the pending operation.
         store.accept(keyed(operation(1, &lane(1)), "k", "body", 0)).await.unwrap();
         end(&*store, &lane(1), 100).await;
         store.accept(keyed(operation(2, &lane(2)), "pending", "body", 0)).await.unwrap();
@@ -81,7 +81,7 @@ async fn an_operation_stays_as_long_as_its_key_is_remembered() {
         // Two keys and one operation.
         assert_eq!(store.forget(forgetting(1_000, 3_600)).await.unwrap(), 3);
         assert_eq!(ids_of(&*store).await, [id(2)]);
-        // Asked as of a time at which they were remembered: they are gone.
+        // Even as of a time before their expiry: they are gone.
         for key in ["k", "pending"] {
             assert!(store.recall("servicenow", &used(key, "body", 1)).await.unwrap().is_none());
         }
@@ -107,7 +107,7 @@ async fn a_step_removes_no_more_than_its_limit_and_the_oldest_first() {
             left.push(ids_of(&*store).await);
         }
         let all: Vec<_> = (1..=4).map(id).collect();
-        // Three keys; the fourth and the two operations that ended first; the others.
+        // Three keys; then the fourth and the two operations that ended first; then the rest.
         assert_eq!(left, [all.clone(), all[..2].to_vec(), vec![], vec![]]);
     })
     .await;
@@ -141,7 +141,7 @@ async fn operations_that_ended_under_an_earlier_schema_are_forgotten_too() {
     }
 }
 
-/// Makes the tables as the first version made them, with these operations in them.
+/// Creates the tables of the first schema version, with these operations in them.
 async fn begin_with_the_first_schema(fixture: &Fixture, operations: &[Operation]) {
     let first = |all: Migrator| {
         let first: Vec<_> = all.migrations.iter().filter(|it| it.version == 1).cloned().collect();
@@ -191,7 +191,7 @@ async fn replicas_that_forget_at_once_share_the_work() {
         let (mut removed, mut new) = (0, 0);
         for round in 0..150 {
             removed += store.forget(step).await.unwrap();
-            // Both use keys that are over, and the same ones, while they are forgotten.
+            // Both reuse the same expired keys while they are being removed.
             let again = store.accept(used(from + round, 600 - 4 * round, 5_000)).await.unwrap();
             assert!(matches!(again, Accepted::New | Accepted::Replayed(_)), "{again:?}");
             new += usize::from(matches!(again, Accepted::New));
@@ -203,7 +203,7 @@ async fn replicas_that_forget_at_once_share_the_work() {
     let left = ids_of(&*a).await;
     assert_eq!(left.len(), 150);
     assert!(left.iter().all(|it| *it >= id(1_000)));
-    // A key that was used again before it was forgotten need not be.
+    // A key that was reused before its removal may survive it.
     assert!((1_050..=1_200).contains(&(of_a + of_b)), "{of_a} + {of_b}");
 }
 

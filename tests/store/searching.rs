@@ -1,4 +1,4 @@
-//! Looking for records of the audit trail, the ends of chains, and whose turn it is to deliver to a sink.
+//! Searching the audit trail, heads of chains, and leases for delivery to a sink.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn records_are_found_by_time_and_read_on_from_a_position() {
             callers: vec![],
         };
         let entry = |seconds| Entry { at: at(seconds), trace_id: None, event: event.clone() };
-        // Not in the order of their times, as replicas whose clocks differ would write them.
+        // Not in order of their times, as replicas with differing clocks would write them.
         store.record([3, 1, 2, 5, 4].map(entry).into()).await.unwrap();
         let between = AuditQuery { from: Some(at(2)), to: Some(at(5)), limit: 10, ..AuditQuery::default() };
         let times = |filed: &[Filed]| filed.iter().map(|it| Marks::read(&it.text).unwrap().at).collect::<Vec<_>>();

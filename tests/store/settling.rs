@@ -23,7 +23,7 @@ async fn a_settlement_ends_operations_with_their_evidence_and_frees_the_lane() {
             assert_eq!(ended.submission, operation.submission);
         }
         assert_eq!(records_of(&*store, "settled").await.len(), 2);
-        // Long before the lease would have ended.
+        // Long before the lease would have expired.
         assert_eq!(store.open_lanes(10).await.unwrap(), [lane(1)]);
         assert_eq!(ids(&turn(&*store, claim(&lane(1), "b", 4)).await.operations), [id(3)]);
     })
@@ -93,7 +93,7 @@ async fn a_write_stays_announced_as_it_is_known_until_the_last_part_of_its_settl
         let kept = store.settle(held.lease, part).await.unwrap().unwrap();
         let further = Settlement { keep: Some(minutes(50)), part: Part::Further, ..settlement(second, 5) };
         drop(store.settle(kept, further).await.unwrap().unwrap());
-        // Its owner is gone before the last part.
+        // Its owner dies before the last part.
         fixture.pass(51).await;
         let next = turn(&*store, claim(&lane(1), "b", 51)).await;
         assert_eq!((ids(&next.operations), next.announced), (ids(third), known));
@@ -118,7 +118,7 @@ async fn settling_what_is_not_running_undoes_the_whole_settlement() {
         assert!(matches!(refused, Err(Error::Unreadable(_))), "{refused:?}");
         assert_eq!((state(&*store, 1).await, state(&*store, 3).await), ("running", "queued"));
         assert_eq!(trail(&*store).await, before);
-        // The lane is as it was: leased, and free when the lease ends.
+        // The lane is as before: leased, and free when the lease expires.
         fixture.pass(9).await;
         assert!(store.claim(claim(&lane(1), "b", 9)).await.unwrap().turn().is_none());
         fixture.pass(1).await;

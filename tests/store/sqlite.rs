@@ -1,4 +1,4 @@
-//! What the SQLite store promises beyond the verbs: one process, few commits, clear refusals.
+//! What the SQLite store guarantees beyond the verbs: one process, few commits, clear errors.
 
 use std::{borrow::Cow, fs, path::Path};
 
@@ -18,7 +18,7 @@ async fn fixture() -> Fixture {
     Fixture::new(Kind::Sqlite).await
 }
 
-/// The counter in the header of the WAL index, which grows by one with every commit that writes
+/// The counter in the WAL index header that grows by one with every writing commit
 /// (<https://sqlite.org/walformat.html#the_wal_index_header>, `iChange`).
 fn commits(path: &Path) -> u32 {
     let index = fs::read(format!("{}-shm", path.display())).unwrap();
@@ -43,7 +43,7 @@ async fn concurrent_acceptances_share_commits() {
     let store = fixture.open().await;
     let before = commits(&fixture.path());
     accept(&*store, &lane(1), 1001..=1010).await;
-    // The way of counting counts: who comes alone has a commit alone.
+    // Checks the counting: requests one at a time need a commit each.
     assert_eq!(commits(&fixture.path()) - before, 10);
     let before = commits(&fixture.path());
     let burst = join_all((1..=500).map(|number| store.accept(acceptance(operation(number, &lane(1)))))).await;
@@ -121,7 +121,7 @@ async fn a_place_that_cannot_be_written_is_refused_by_its_name() {
     fs::write(&file, "").unwrap();
     let why = refusal(&file.join("below/postern.db")).await;
     assert!(why.contains("below/postern.db") && why.contains("cannot make its folder"), "{why}");
-    // Nobody makes files there, the superuser neither.
+    // Nobody can create files there, not even root.
     let why = refusal(Path::new("/proc/postern.db")).await;
     assert!(why.contains("/proc/postern.db") && why.contains("cannot make its lock file"), "{why}");
     let folder = file.with_file_name("folder.db");
@@ -191,7 +191,7 @@ async fn what_is_undone_together_leaves_no_room_behind() {
     let broken =
         "CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'broken'); END; BEGIN IMMEDIATE";
     sqlx::raw_sql(broken).execute(&mut other).await.unwrap();
-    // As long as another writes, the rest gathers behind the probe and shares its fate: each ends one, and the last takes a place.
+    // These queue behind the probe into one commit while another writes: three cancellations, and an accept in a freed place.
     let cancelled = join_all((1..=3).map(|number| store.cancel(cancellation(number, 10))));
     let released = sqlx::raw_sql("ROLLBACK").execute(&mut other);
     let (_, cancelled, accepted, released) = tokio::join!(store.probe(), cancelled, store.accept(bounded(4)), released);
@@ -234,7 +234,7 @@ async fn what_a_key_stands_for_is_kept_since_an_earlier_version() {
         let forgetting = Forgetting { ended_before: at(20), keys_expired_by: at(keys_expired_by), limit: 100 };
         store.forget(forgetting).await.unwrap()
     };
-    // The operation without a key; then a key; then the other with its operation.
+    // The operation without a key; then a key; then the other key with its operation.
     assert_eq!([forgotten(49).await, forgotten(99).await, forgotten(100).await], [1, 1, 2]);
 }
 
@@ -252,7 +252,7 @@ async fn a_lane_whose_operations_cannot_be_read_is_parked_and_says_so() {
     let parked = store.parked(&lane(1)).await.unwrap().unwrap();
     assert!(parked.because.contains("cannot be read"), "{parked:?}");
     assert!(store.claim(claim(&lane(1), "b", 1)).await.unwrap().turn().is_none(), "not again and again");
-    // Repaired, and its pause over, it goes on.
+    // Once repaired, and after its pause, it resumes.
     let repair = "UPDATE operations SET submission = substr(submission, 2) WHERE id = ?";
     sqlx::query(repair).bind(id(2).to_string()).execute(&mut connection).await.unwrap();
     sqlx::query("UPDATE lanes SET not_before = 0").execute(&mut connection).await.unwrap();

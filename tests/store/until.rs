@@ -1,4 +1,4 @@
-//! Ends that are set for operations: which are due, and that each is settled once.
+//! The `until` of operations: which are due, and that each is settled once.
 
 use futures_util::future::join_all;
 use postern::{
@@ -16,14 +16,14 @@ use crate::fixture::{
     settlement, trail, turn,
 };
 
-/// The operation of this number, with an end.
+/// The operation of this number, with an `until`.
 fn ending(number: u128, place: u8, until: i64) -> Operation {
     let operation = operation(number, &lane(place));
     let until = Some(Until { at: at(until), policies: vec!["a".to_owned()] });
     Operation { submission: Submission { until, ..operation.submission }, ..operation }
 }
 
-/// The operation of this number, which undoes another, and carries out its end if it is for that.
+/// The operation of this number, which reverts another, and carries out its `until` if that is the cause.
 fn undoing(number: u128, original: &Operation, cause: Cause) -> Acceptance {
     let target = Target::Group(Uuid::from_u128(1).to_string().parse().unwrap());
     let added = vec![Wanted { target, filter: None }];
@@ -89,7 +89,7 @@ async fn an_end_is_settled_once_with_the_acceptance_that_carries_it_out() {
         assert_eq!(trail(&*store).await, before, "what comes too late leaves no record");
         assert!(store.operation(id(3)).await.unwrap().is_none());
         assert!(store.due(due(99)).await.unwrap().is_empty());
-        // Whoever asks for it himself may undo it all the same.
+        // A caller may still revert it.
         assert!(matches!(store.accept(undoing(4, &original, Cause::Asked)).await.unwrap(), Accepted::New));
         let store = fixture.reopen(store).await;
         let sequel = store.sequel(id(1)).await.unwrap();
@@ -166,7 +166,7 @@ async fn an_operation_is_kept_while_its_end_is_ahead() {
     .await;
 }
 
-/// Whether an end is moot is told by what has undone the operation, so that is kept as long as the end is ahead.
+/// Whether an `until` is moot depends on the operation that undid the change, so that one is kept while the `until` is ahead.
 #[tokio::test]
 async fn what_undid_an_operation_whose_end_is_ahead_is_not_removed() {
     each(async |fixture| {
