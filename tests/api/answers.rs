@@ -1,4 +1,4 @@
-//! What the gateway answers, and what every problem must have.
+//! The gateway's responses, and what every problem must contain.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::document::{self, Asked};
 
-/// An answer read to its end.
+/// A response with its whole body.
 #[derive(Clone, Debug)]
 pub(crate) struct Got {
     pub(crate) status: u16,
@@ -23,7 +23,7 @@ impl Got {
         self
     }
 
-    /// The answer is an operation that ended well; its id is returned.
+    /// Asserts that the response is an operation that succeeded; returns its id.
     #[track_caller]
     pub(crate) fn succeeded(&self, effect: &str) -> String {
         assert_eq!(self.status, 200, "{}", self.text);
@@ -40,7 +40,7 @@ impl Got {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// The answer is a problem document with everything that each must have.
+    /// Asserts that the response is this problem, with everything that a problem must contain.
     #[track_caller]
     pub(crate) fn problem(self, status: u16, code: &str) -> Self {
         assert_eq!((self.status, self.body["code"].as_str()), (status, Some(code)), "{}", self.text);
@@ -77,13 +77,13 @@ pub(crate) fn is_trace_id(value: &Value) -> bool {
     value.as_str().is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The one place that sends.
+/// The only place that sends requests.
 #[expect(clippy::disallowed_methods, reason = "a test's client needs none of what outbound adds")]
 pub(crate) async fn sent(request: RequestBuilder) -> reqwest::Result<Response> {
     request.send().await
 }
 
-/// Sends, reads the answer, and holds both against the API's document.
+/// Sends a request, reads the response, and checks both against the API's document.
 pub(crate) async fn got(request: RequestBuilder) -> Got {
     let copy = request.try_clone().and_then(|request| request.build().ok());
     let asked = copy.as_ref().and_then(Asked::of);
@@ -100,7 +100,7 @@ async fn read(request: RequestBuilder) -> Got {
     let mut headers = BTreeMap::<String, String>::new();
     for (name, value) in response.headers() {
         let known = headers.entry(name.to_string());
-        // One that stands there twice is one list.
+        // Repeated headers are joined into one list.
         known.and_modify(|before| *before = format!("{before}, {}", text_of(value))).or_insert_with(|| text_of(value));
     }
     let text = response.text().await.unwrap();

@@ -1,4 +1,4 @@
-//! Changes that begin only when a second person agrees.
+//! Changes that begin only after a second person approves.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use crate::{
     world::{ASSIGNMENTS, EVERYTHING, SALES_ESP, Setup, World, add, group},
 };
 
-/// The shipped example, but for its night: these tests run at any hour.
+/// The shipped example without its exception for the night: these tests run at any hour.
 static EXAMPLE: LazyLock<String> = LazyLock::new(|| {
     let night = "(context.time.hour >= 20 || context.time.hour < 5)";
     let example = include_str!("../../config/examples/approval.cedar");
@@ -18,7 +18,7 @@ static EXAMPLE: LazyLock<String> = LazyLock::new(|| {
     example.replace(night, "context.time.hour >= 24")
 });
 
-/// The example; the guard would forbid it to have effect.
+/// The example, without the guard, which would forbid the change outright.
 fn policies() -> [(&'static str, &'static str); 2] {
     [("guard.cedar", ""), ("approval.cedar", &EXAMPLE)]
 }
@@ -31,14 +31,14 @@ fn everyone() -> Value {
     json!({"configuration": "Sales ESP", "add": [{"all": "users"}], "ticket": "RITM0000003"})
 }
 
-/// Asks for what needs approval; its operation.
+/// Submits a change that needs approval; returns the operation's id.
 async fn asked(world: &World) -> String {
     let accepted = world.change(&everyone()).await.expect(202);
     assert_eq!(accepted.body["state"], "awaiting_approval");
     accepted.id()
 }
 
-/// Somebody who may approve, of a caller's own application.
+/// A token of somebody who may approve, issued to a caller's own application.
 async fn approver(world: &World, caller: &str, subject: &str) -> String {
     let roles = ["Assignments.Read", "Assignments.Approve", "Assignments.Own", "Assignments.Change"];
     world.forge(caller, json!({"roles": roles, "sub": subject}), json!({})).await
@@ -63,7 +63,7 @@ async fn a_change_that_needs_approval_waits_for_it_and_is_applied_then() {
     assert_eq!(accepted.body["approval"]["asked_at"], accepted.body["accepted_at"]);
     assert_eq!(accepted.body["links"]["approve"], format!("/v1/operations/{id}/approve"));
     assert_eq!(accepted.header("location"), format!("/v1/operations/{id}"));
-    // Nobody is kept waiting for a person, and what asks for nothing passes it by.
+    // Nobody waits for a person's answer, and changes that need no approval overtake it.
     assert!(!accepted.headers.contains_key("preference-applied"), "{accepted:?}");
     world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
     let waiting = world.get("helpdesk", "/v1/operations?state=awaiting_approval").await.expect(200);
@@ -86,7 +86,7 @@ async fn a_change_that_needs_approval_waits_for_it_and_is_applied_then() {
         (&json!(id), &json!(SALES_ESP), &json!("helpdesk"), &json!("bob"))
     );
     assert_eq!((&record["policies"], &record["comment"]), (&json!(["approvers-approve"]), &json!("Seen in CAB.")));
-    // Once is enough, and the same word again is no other word.
+    // Once is enough; repeating the same answer is accepted, a different one is not.
     say(&world, &token, &id, "approve").await.expect(200);
     say(&world, &token, &id, "reject").await.problem(409, "not-awaiting-approval");
     world.end().await;
@@ -133,7 +133,7 @@ async fn nobody_approves_its_own_change_whatever_policy_permits() {
     let denied = world.events("denied").await;
     assert_eq!(denied.len(), 6);
     assert!(denied.iter().all(|record| record["action"] == "approve" && record["configuration"] == SALES_ESP));
-    // It can take it back.
+    // The asker can cancel it.
     let request = world.bare("DELETE", &format!("/v1/operations/{id}")).bearer_auth(&asker);
     assert_eq!(world.send(request).await.expect(200).body["state"], "cancelled");
     let token = approver(&world, "helpdesk", "bob").await;
@@ -216,7 +216,7 @@ async fn a_reversal_waits_for_the_approval_that_reverting_asks_for_and_no_other(
     let path = format!("/v1/operations/{id}/revert");
     let reversal = world.post("servicenow", &path, &json!({}), &[]).await.expect(202);
     assert_eq!(reversal.body["state"], "awaiting_approval");
-    // Removing everybody needs approval, too; what was approved before is over.
+    // Removing everybody needs approval, too; earlier approvals do not carry over.
     assert_eq!(reversal.body["approval"]["names"], json!(["revert", "tenant-wide"]));
     assert!(reversal.body["approval"]["answer"].is_null());
     say(&world, &token, &reversal.id(), "approve").await.expect(200);
@@ -241,7 +241,7 @@ async fn a_reversal_that_waits_for_approval_keeps_no_end_from_coming() {
     let ended = end_is(&world, &id, "reverted").await;
     world.end_of(ended.body["ends"]["operation"].as_str().unwrap()).await.succeeded("changed");
     assert!(!world.assigned(SALES_ESP).await.iter().any(|it| it["target"].to_string().contains("allLicensedUsers")));
-    // Nobody can have it undone once more, when somebody wants it again.
+    // The pending revert was cancelled, so it cannot undo the change again after somebody repeats it.
     assert_eq!(world.operation(&waiting.id()).await.body["state"], "cancelled");
     say(&world, &token, &waiting.id(), "approve").await.problem(409, "not-awaiting-approval");
     world.end().await;
@@ -275,7 +275,7 @@ async fn an_end_that_was_approved_is_called_off_by_nobody_who_could_not_approve_
     assert_eq!(world.send(request).await.expect(200).body["ends"]["state"], "called-off");
     let record = world.events("until-called-off").await.pop().unwrap();
     assert_eq!(record["policies"], json!(["approvers-cancel", "approvers-approve"]));
-    // Nor does the asker stop what undoes it.
+    // Nor can the asker cancel the reversal.
     world.hold("/assign").await;
     let running =
         world.post("servicenow", ASSIGNMENTS, &add("Sales ESP", &group(1)), &[("prefer", "respond-async")]).await;

@@ -1,4 +1,4 @@
-//! Adding, removing, replacing and filtering, and what Graph is sent for it.
+//! Adding, removing, replacing and filtering, and what is sent to Graph for it.
 
 use serde_json::{Value, json};
 

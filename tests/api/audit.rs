@@ -1,4 +1,4 @@
-//! `GET /v1/audit`: what auditors find, what others do not, and going on where a page ended.
+//! `GET /v1/audit`: what auditors see, what others do not, and continuing where a page ended.
 
 use postern::audit::Verifier;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::{
     world::{ASSIGNMENTS, KIOSK_ESP, SALES_ESP, Setup, World, add, group},
 };
 
-/// Whoever holds the role that the shipped policy asks for.
+/// A token with the role that the shipped policy requires.
 async fn auditor(world: &World) -> String {
     world.forge("helpdesk", json!({"roles": ["Assignments.Audit"]}), json!({})).await
 }
@@ -82,7 +82,7 @@ async fn what_is_no_end_of_a_page_or_no_query_is_refused() {
     let token = auditor(&world).await;
     let page = ask(&world, &token, "/v1/audit?limit=1").await.expect(200);
     let cursor = page.body["cursor"].as_str().unwrap().to_owned();
-    // The next position with this record's hash, and the whole of a wrong hash.
+    // An existing position with a wrong hash, and positions that do not exist.
     let forged = |text: &str| {
         use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
         URL_SAFE_NO_PAD.encode(text)
@@ -144,7 +144,7 @@ async fn whoever_may_not_read_records_does_not_learn_that_there_are_any() {
             assert_eq!(got.body, nothing, "{query}");
         }
     }
-    // Whoever may read some is told neither that there are others after them.
+    // A caller who may read some records cannot tell that there are others after them.
     let kiosks = world.get("portal", "/v1/audit?ticket=R").await.expect(200);
     assert_eq!(events(&kiosks), ["accepted", "settled"]);
     let full = world.get("portal", "/v1/audit?ticket=R&limit=2").await.expect(200);
@@ -176,7 +176,7 @@ async fn records_are_not_decided_on_by_guesses_while_graph_cannot_tell_of_their_
     world.restart().await;
     world.fault(json!({"path_ends": SALES_ESP, "effect": {"kind": "answer", "status": 503}})).await;
     world.get("portal", "/v1/audit").await.problem(503, "graph-unavailable");
-    // Where policies look at nothing that Graph says, nothing hangs on it.
+    // A caller whose policies depend on nothing from Graph does not need Graph.
     assert!(events(&ask(&world, &token, "/v1/audit").await.expect(200)).contains(&"accepted"));
     assert_eq!(world.get("servicenow", "/v1/audit").await.expect(200).body["records"], json!([]));
     world.clear_faults().await;

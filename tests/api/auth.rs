@@ -1,4 +1,4 @@
-//! Who is heard, and what everyone else is told.
+//! Who is authenticated, and how everyone else is answered.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ async fn what_is_no_token_is_refused_without_asking_the_issuer() {
         let answer = ask(format!("Bearer {token}").as_bytes()).await.problem(401, "invalid-token");
         assert!(answer.headers.contains_key("www-authenticate"), "{token:.10}");
     }
-    // What is no text is no header.
+    // A header that is not text counts as missing.
     let answer = ask(b"Bearer \xe4.b.c").await.problem(401, "unauthenticated");
     assert!(answer.headers.contains_key("www-authenticate"));
     assert_eq!(world.jwks_fetches().await, 0);

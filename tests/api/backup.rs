@@ -1,4 +1,4 @@
-//! Backup and restore as the handbook says, with a gateway at work.
+//! Backup and restore as the handbook describes, with a gateway at work.
 
 use std::fs;
 
@@ -11,12 +11,12 @@ use crate::{
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_is_backed_up_while_in_use_and_restored_with_all_that_was_in_it() {
     let mut world = vacant().await;
-    // A lane with a write under way is left alone for as long as its owner's lease lasts, after a restore too.
+    // A lane with a write in flight stays locked until its owner's lease expires, after a restore too.
     let brief = [("POSTERN__GRAPH__CALL_TIMEOUT", "5s"), ("POSTERN__EXECUTOR__LEASE_TTL", "11s")];
     let process = Process::start(&world, &brief);
     let done = process.post(&world, &add("Sales ESP", &group(1)), &traceparent(1)).await.expect(202).id();
     process.end_of(&world, &done).await.succeeded("changed");
-    // One is under way while the copy is made.
+    // One is in flight while the copy is made.
     world.hold("/assign").await;
     let pending = process.post(&world, &add("Sales ESP", &group(2)), &traceparent(2)).await.expect(202).id();
     world.held(1).await;
@@ -37,7 +37,7 @@ async fn a_store_is_backed_up_while_in_use_and_restored_with_all_that_was_in_it(
     assert_eq!(restored, verified, "the same records, the same newest hash");
     let process = Process::start(&world, &brief);
     process.end_of(&world, &done).await.succeeded("changed");
-    // Its write took effect after the copy was made, which shows when the set is read: it is not repeated.
+    // Its write took effect after the copy was made. Reading the set shows this, so it is not repeated.
     process.end_of(&world, &pending).await.succeeded("changed");
     assert_eq!(world.assigns().await.len(), 2);
     let after = process.post(&world, &add("Sales ESP", &group(7)), &traceparent(4)).await.expect(202).id();

@@ -1,4 +1,4 @@
-//! As much is pending as may be.
+//! The limits on pending operations.
 
 use serde_json::json;
 
@@ -26,7 +26,7 @@ async fn a_change_beyond_the_bounds_is_refused_for_now_and_not_stored() {
     ids.push(ask(&world, "Kiosk ESP", 1, "d").await.expect(202).id());
     let refused = ask(&world, "Corporate Windows only", 1, "e").await.problem(503, "gateway-full");
     assert_eq!((refused.header("retry-after"), &refused.body["retryable"]), ("30", &json!(true)));
-    // What was accepted before is found by its key all the same.
+    // Operations accepted before are still found by their key.
     let again = ask(&world, "Sales ESP", 2, "b").await.expect(202);
     assert_eq!((again.id(), again.header("idempotency-replayed")), (ids[1].clone(), "true"));
     assert_eq!(world.events("accepted").await.len(), 3);

@@ -1,4 +1,4 @@
-//! Callbacks: the end of an operation is told to its caller's system, signed, whatever fails, and nowhere else.
+//! Callbacks: each operation's end is sent to its caller's system, signed, whatever fails, and nowhere else.
 
 use std::time::Duration;
 
@@ -173,7 +173,7 @@ async fn a_receiver_that_wants_no_more_is_left_alone_until_somebody_asks() {
     assert_eq!(resent.id(), id);
     let callback = desk.callback(&id, "delivered").await;
     assert_eq!(callback["attempts"], 2);
-    // What was delivered can be sent once more; what is on its way cannot.
+    // A delivered callback can be sent again; one in flight cannot.
     desk.receiver.hold();
     world.send(world.request("servicenow", "POST", &path).await).await.expect(202);
     let taken = desk.receiver.received(3).await;
@@ -231,8 +231,8 @@ async fn what_is_not_delivered_in_its_time_is_parked() {
     desk.end().await;
 }
 
-/// What the figures of a gateway that begins now tell of callbacks that were not delivered: how many are pending, how many
-/// parked, and how long the first of the pending has waited.
+/// The metrics of a newly started gateway on undelivered callbacks: pending, parked, and the age in seconds of the
+/// oldest pending one.
 async fn counted(desk: &mut Desk) -> [String; 3] {
     desk.world.take_gateway().stop().await;
     let process = Process::start(&desk.world, &[]);
@@ -270,7 +270,7 @@ async fn figures_tell_what_waits_to_be_delivered_since_when_and_what_was_given_u
     let [pending, parked, oldest_age] = counted(&mut desk).await;
     assert_eq!([pending, parked], ["1", "0"]);
     assert!(oldest_age.parse::<f64>().unwrap() > 0.0, "{oldest_age}");
-    // It is back, and does not want the next one.
+    // It is up again, and rejects the next one.
     desk.receiver.answer_always(204);
     desk.callback(&id, "delivered").await;
     assert_eq!(counted(&mut desk).await, ["0", "0", "0"]);
@@ -294,7 +294,7 @@ async fn a_destination_says_itself_which_statuses_mean_that_it_has_the_message()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_secrets_sign_while_one_takes_the_others_place() {
     let desk = Desk::with("previous_secret_file = \"SECRETS/credential\"", &[]).await;
-    // A secret that is none does not keep the other from signing.
+    // A malformed secret does not keep the valid one from signing.
     desk.world.change(&desk.told(add("Sales ESP", &group(1)), 1)).await.expect(200);
     assert!(desk.receiver.received(1).await[0].is_signed_with(STANDARD_SECRET));
     std::fs::write(desk.secrets.path().join("credential"), STANDARD_SECRET).unwrap();
@@ -439,7 +439,7 @@ async fn a_slow_receiver_holds_up_no_other() {
         "network = \"loopback\"\ncalls_at_once_max = 1\n[[destinations]]\nname = \"quick\"\nurl = \"{quick_url}\"\nnetwork = \"loopback\"\nsecret_file = \"SECRETS/signing\"\n"
     );
     let mut desk = Desk::of(&url, &other, &[], slow).await;
-    // Both are servicenow's.
+    // Both belong to servicenow.
     let file = desk.world.config_file();
     let text = std::fs::read_to_string(&file).unwrap().replace("[\"desk\"]", "[\"desk\", \"quick\"]");
     std::fs::write(&file, text).unwrap();
@@ -484,7 +484,7 @@ async fn nothing_is_called_that_is_not_set_up_for_the_caller_however_it_is_writt
     ] {
         refused(&desk.world, json!({ "url": url })).await;
     }
-    // It has no usual one, and others have none at all.
+    // It has no default destination, and other callers have none at all.
     refused(&desk.world, json!({"context": 1})).await;
     let change = with_callback(add("Kiosk ESP", &group(2)), json!({"url": desk.url()}));
     let portal = desk.world.post("portal", ASSIGNMENTS, &change, &[]).await.problem(422, "invalid-change");
@@ -494,7 +494,7 @@ async fn nothing_is_called_that_is_not_set_up_for_the_caller_however_it_is_writt
     let pointers: Vec<_> = errors["errors"].as_array().unwrap().iter().map(|it| it["pointer"].clone()).collect();
     assert_eq!(pointers, ["/callback/uri", "/callback/context", "/callback/url"]);
     assert!(desk.world.assigns().await.is_empty() && desk.receiver.taken().is_empty());
-    // An address is one however it is written.
+    // An address is the same however it is spelt.
     for (sent, host) in (1..).zip(["0x7f.1", "2130706433", "0177.0.0.1", "127.0.0.1."]) {
         let same = json!({"url": format!("http://{host}:{port}/api")});
         let id = desk.world.change(&with_callback(add("Sales ESP", &group(1)), same)).await.expect(200).id();

@@ -1,4 +1,4 @@
-//! Taking a change back.
+//! Cancelling a change.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ async fn cancel(world: &World, caller: &str, id: &str) -> Got {
     world.send(world.request(caller, "DELETE", &format!("/v1/operations/{id}")).await).await
 }
 
-/// Operations on one configuration: the first is being written and held there, the others are queued behind it.
+/// Operations on one configuration: the first is held while being written, the others are queued behind it.
 async fn queued(world: &World, count: usize) -> (String, Vec<String>) {
     world.hold("/assign").await;
     let running = world.begin(&add("Sales ESP", &group(1))).await;

@@ -1,4 +1,4 @@
-//! A collector: takes what is sent by OTLP over HTTP and shows the spans, the figures and the log events.
+//! A collector: receives OTLP over HTTP and exposes spans, metrics and log events.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 
-/// What came, after the sender has ended.
+/// What was received, available once the sender has ended.
 #[derive(Default)]
 pub(crate) struct Telemetry {
     pub(crate) spans: Vec<ResourceSpans>,
@@ -56,7 +56,7 @@ impl Collector {
         Self { url, received, server: handle }
     }
 
-    /// Everything that came, after the sender has ended.
+    /// Everything received, once the sender has ended.
     pub(crate) async fn end(self) -> Telemetry {
         self.server.stop(true).await;
         std::mem::take(&mut *self.received.lock().unwrap())
@@ -84,7 +84,7 @@ async fn note(received: web::Data<Received>, body: web::Bytes) -> HttpResponse {
 }
 
 impl Telemetry {
-    /// The last that was told of a counter whose series has this attribute, if one is asked for.
+    /// The last value of a counter, of the series with this attribute if one is given.
     pub(crate) fn counted(&self, name: &str, attributes: Option<(&str, &str)>) -> i64 {
         let fits = |point: &&NumberDataPoint| {
             attributes.is_none_or(|(key, value)| attribute(&point.attributes, key).as_deref() == Some(value))
@@ -103,12 +103,12 @@ impl Telemetry {
 }
 
 impl Telemetry {
-    /// All of it as text, to look for what must not be there.
+    /// All of it as text, to search for what must not be there.
     pub(crate) fn shown(&self) -> String {
         format!("{:?} {:?} {:?}", self.spans, self.metrics, self.logs)
     }
 
-    /// The names of all figures.
+    /// The names of all metrics.
     pub(crate) fn figures(&self) -> BTreeSet<&str> {
         self.metrics.iter().map(|metric| metric.name.as_str()).collect()
     }
@@ -122,7 +122,7 @@ impl Telemetry {
         self.metrics.iter().filter(|metric| metric.name == name).flat_map(attributes).collect()
     }
 
-    /// The last that was told of a gauge.
+    /// The last value of a gauge.
     pub(crate) fn measured(&self, name: &str) -> Option<i64> {
         let last = self.metrics.iter().rfind(|metric| metric.name == name)?;
         let Some(metric::Data::Gauge(gauge)) = &last.data else { panic!("{name} is a gauge") };
@@ -137,7 +137,7 @@ pub(crate) fn spans(received: &[ResourceSpans]) -> Vec<Span> {
     received.iter().flat_map(|it| &it.scope_spans).flat_map(|it| &it.spans).cloned().collect()
 }
 
-/// An attribute that is a text or a whole number, as text.
+/// A string or integer attribute, as text.
 pub(crate) fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     let Some(AnyValue { value: Some(value) }) = &found.value else { return None };

@@ -1,4 +1,4 @@
-//! `If-Match`: changes of one set and no other.
+//! `If-Match`: changes to one set and no other.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::{
     world::{ASSIGNMENTS, EVERYTHING, SALES_ESP, Setup, World, add, group, remove},
 };
 
-/// The `ETag` of the present set, as a plan tells it.
+/// The `ETag` of the present set, as a plan returns it.
 async fn etag(world: &World) -> String {
     let plan = world.post("servicenow", "/v1/plan", &add("Sales ESP", &group(1)), &[]).await.expect(200);
     assert_eq!(plan.body["etag"], plan.header("etag"));
@@ -58,7 +58,7 @@ async fn a_change_has_effect_on_the_set_that_its_caller_saw_and_on_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_who_saw_the_same_set_one_wins_and_those_without_a_condition_go_on() {
     let world = World::start().await;
-    // Operations that wait together are merged; the first is being written meanwhile.
+    // Queued operations are merged while the first is being written.
     world.hold("/assign").await;
     let running = world.begin(&add("Sales ESP", &group(1))).await;
     world.held(1).await;
@@ -134,7 +134,7 @@ async fn a_replacement_for_another_set_is_no_word_that_a_vanished_one_is_true() 
     world.administrator_assigns(SALES_ESP, &[]).await;
     let replace = json!({"configuration": "Sales ESP", "replace": [{"group": group(2)}], "ticket": "R"});
     change_if(&world, &replace, &seen).await.problem(502, "present-set-vanished");
-    // The empty set was not taken for true meanwhile.
+    // The failed replacement did not confirm the empty set.
     world.change(&add("Sales ESP", &group(2))).await.problem(502, "present-set-vanished");
     change_if(&world, &replace, &etag(&world).await).await.succeeded("changed");
     world.end().await;

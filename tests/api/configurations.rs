@@ -1,4 +1,4 @@
-//! Which configurations there are, and what is assigned to one at present.
+//! Listing configurations, and what is assigned to one at present.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Web pages: those of `server.cors_origins` may call from a browser, and no others, whatever they call themselves.
+//! CORS: only web pages of `server.cors_origins` may call from a browser, whatever origin others claim.
 
 use reqwest::RequestBuilder;
 
@@ -14,7 +14,7 @@ async fn world(origins: &str) -> World {
     World::with(Setup { edits: vec![("[store]\n", server)], ..Setup::default() }).await
 }
 
-/// A browser's question before it calls.
+/// A browser's preflight request.
 fn question(world: &World, origin: &str) -> RequestBuilder {
     let request = world.bare("OPTIONS", ASSIGNMENTS).header("origin", origin);
     request.header("access-control-request-method", "POST")
@@ -53,7 +53,7 @@ async fn a_page_of_an_allowed_origin_asks_first_and_then_changes() {
         assert!(may_read.iter().any(|it| it == header), "{header}: {may_read:?}");
     }
     assert!(!got.headers.contains_key("access-control-allow-credentials"));
-    // What goes wrong must be told to the page, too.
+    // Error responses must be readable by the page, too.
     let problem = world.send(world.bare("GET", "/v1/operations").header("origin", PORTAL)).await;
     let problem = problem.problem(401, "unauthenticated");
     assert_eq!(problem.header("access-control-allow-origin"), PORTAL);
@@ -88,10 +88,10 @@ async fn nothing_is_shared_with_another_origin_however_it_is_spelt() {
         let request = world.request("servicenow", "GET", "/v1/operations").await.header("origin", origin);
         shares_nothing(&world.send(request).await.expect(200));
     }
-    // Two are none.
+    // Two origins count as none.
     let twice = question(&world, PORTAL).header("origin", "https://evil.example");
     shares_nothing(&world.send(twice).await.problem(405, "method-not-allowed"));
-    // A question is no call, and a call without one is answered as ever.
+    // An OPTIONS request without a preflight's headers is answered as usual.
     let no_question = world.bare("OPTIONS", ASSIGNMENTS).header("origin", PORTAL);
     world.send(no_question).await.problem(405, "method-not-allowed");
     world.end().await;

@@ -1,4 +1,4 @@
-//! How the gateway proves itself to Entra, by each kind of credential, and what it tells when it cannot.
+//! How the gateway authenticates to Entra, with each kind of credential, and what it reports when it cannot.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::{
     world::{CLIENT, Setup, TRIES, World, add},
 };
 
-/// A world whose gateway has this in place of the secret in its settings.
+/// A world whose gateway uses this credential instead of the secret.
 pub(crate) async fn world_with(credential: &str) -> World {
     let edits = vec![("credential.secret_file = \"sandbox.secret\"", credential.to_owned())];
     World::with(Setup { edits, ..Setup::default() }).await
@@ -21,7 +21,7 @@ pub(crate) async fn register(world: &World, made: &Made) {
     world.control("POST", "certificates", Some(order)).await.expect(204);
 }
 
-/// Puts certificate and key where [`by_certificate`] looks for them.
+/// Stores certificate and key where [`by_certificate`] looks for them.
 pub(crate) fn store(folder: &TempDir, made: &Made) {
     std::fs::write(folder.path().join("gateway.pem"), &made.certificate).unwrap();
     std::fs::write(folder.path().join("gateway.key"), &made.key).unwrap();
@@ -35,14 +35,14 @@ pub(crate) fn by_certificate(folder: &TempDir) -> String {
     )
 }
 
-/// How the login service answered, call by call.
+/// The login service's response statuses, call by call.
 async fn logins(world: &World) -> Vec<Value> {
     let calls = world.journal().await;
     let of_login = |call: &&Value| call["path"].as_str().unwrap().ends_with("/token");
     calls.iter().filter(of_login).map(|call| call["status"].clone()).collect()
 }
 
-/// Asks for plans until one is made: a refused credential is not tried again at once.
+/// Plans until one succeeds: a rejected credential is not retried at once.
 async fn plan_in_the_end(world: &World) {
     for _ in 0..TRIES {
         let answer = world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await;
@@ -87,7 +87,7 @@ async fn a_certificate_that_is_replaced_is_taken_up() {
     let answer = world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await;
     assert_eq!(answer.body["code"], "graph-not-authorised", "{}", answer.text);
     assert_eq!(logins(&world).await, [401]);
-    // A caller's calls do not become calls to the login service, one for one.
+    // A caller's requests do not each cause a call to the login service.
     world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await;
     assert_eq!(logins(&world).await, [401]);
     store(&folder, &new);

@@ -1,4 +1,4 @@
-//! Refusals of Graph whose cause is known: each has a code and a sentence of its own, with Graph's words beside it.
+//! Graph errors whose cause is known: each has its own code and detail, together with Graph's message.
 
 use serde_json::{Value, json};
 
@@ -15,14 +15,14 @@ async fn open() -> World {
     World::with(Setup { policies: vec![EVERYTHING, ("guard.cedar", "")], ..Setup::default() }).await
 }
 
-/// A tenant whose application has these permissions only.
+/// A tenant that grants its application only these permissions.
 async fn permitted(roles: &[&str]) -> World {
     let mut seed: Value = serde_json::from_str(include_str!("../../src/sandbox/default_tenant.json")).unwrap();
     seed["apps"][0]["roles"] = json!(roles);
     World::with(Setup { seed: Some(seed), ..Setup::default() }).await
 }
 
-/// Intune's wrapping of a message.
+/// A message as Intune wraps it.
 fn wrapped(message: &str) -> String {
     let told = format!("{message} - Operation ID (for customer support): 0 - Activity ID: 1 - Url: https://fef");
     json!({"_version": 3, "Message": told}).to_string()
@@ -40,7 +40,7 @@ fn doubly(code: &str, message: &str) -> Value {
     json!({"error": {"code": "UnknownError", "message": inner}})
 }
 
-/// Whoever waits and whoever asks later is told the same, with Graph's words; the audit trail has them, too.
+/// The waiting caller and later readers get the same problem, with Graph's message; the audit trail has it, too.
 async fn told(world: &World, problem: &Got, status: u64, words: &str) {
     let answer = &problem.body["graph"];
     assert_eq!(answer["status"], status, "{}", problem.text);
@@ -62,7 +62,7 @@ async fn told(world: &World, problem: &Got, status: u64, words: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_permission_to_assign_that_is_missing_parks_the_change_and_names_it() {
     let world = permitted(&["DeviceManagementServiceConfig.Read.All", "GroupMember.Read.All"]).await;
-    // So short a token is fetched anew for each call, and shows at once what was granted.
+    // A token this short-lived is fetched for each call, and so shows new grants at once.
     world.switch("token_lifetime_seconds", 20).await;
     let id = world.begin(&add(SALES_ESP, &group(1))).await;
     let because = world.parked(&id).await;

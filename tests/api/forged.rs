@@ -1,4 +1,4 @@
-//! Tokens that nobody issued: made by hand from what anybody can see.
+//! Forged tokens: made by hand from public information.
 
 use aws_lc_rs::{
     encoding::AsDer as _,
@@ -22,7 +22,7 @@ fn encoded(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
-/// Header, payload and signature of a good token.
+/// Header, payload and signature of a valid token.
 async fn taken(world: &World) -> [String; 3] {
     let token = world.token("servicenow").await;
     let parts: Vec<_> = token.split('.').map(str::to_owned).collect();

@@ -1,5 +1,5 @@
-//! Every kind of fault of Graph and of its login, on every call of a change: each ends in the right set, and in the right
-//! state of its operation.
+//! Every kind of fault of Graph and of its login service, on every call of a change: each must end in the right set and
+//! in the right state of its operation.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn answer(status: u16, retry_after: Option<&str>) -> Value {
     json!({"kind": "answer", "status": status, "retry_after": retry_after})
 }
 
-/// What can happen to any call, and passes.
+/// Transient faults that can hit any call.
 fn passing() -> Vec<Value> {
     let mut faults = vec![
         answer(429, Some("1")),
@@ -27,13 +27,13 @@ fn passing() -> Vec<Value> {
     faults
 }
 
-/// What only an answer that is read can be.
+/// Faults in responses whose body is read.
 fn misread() -> Vec<Value> {
     let bodies = [json!({}), json!([]), json!("later"), json!({"value": "none"}), json!({"value": null})];
     bodies.map(|body| json!({"kind": "answer", "status": 200, "body": body})).to_vec()
 }
 
-/// Adds or removes a group, under this fault; the set and the operation must say the same.
+/// Adds or removes a group under this fault; the set and the operation must agree.
 async fn toggled(world: &World, there: &mut bool, (path, times, effect): (&str, u32, &Value)) {
     world.fault(json!({"path_ends": path, "times": times, "effect": effect})).await;
     let body = if *there { remove(SALES_ESP, &group(1)) } else { add(SALES_ESP, &group(1)) };
@@ -96,7 +96,7 @@ async fn a_read_that_is_too_slow_is_given_up_and_repeated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_that_shows_the_set_as_it_was_before_our_write_undoes_nothing() {
     let world = World::start().await;
-    // The first read shows what is there; the second lags behind.
+    // The first read is current; the second is stale.
     world.fault(json!({"method": "GET", "path_ends": "/assignments", "times": 2, "effect": {"kind": "stale"}})).await;
     for number in [1, 2] {
         world.change(&add(SALES_ESP, &group(number))).await.succeeded("changed");

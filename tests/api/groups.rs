@@ -1,4 +1,4 @@
-//! What reaches a group: the reverse look-up.
+//! What reaches a group: the reverse lookup.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn by(id: &str, name: &str, kind: &str, priority: u8) -> Value {
     json!({"id": id, "name": name, "kind": kind, "priority": priority})
 }
 
-/// The gateway's reads of sets.
+/// Number of sets that the gateway read.
 async fn sets_read(world: &World) -> usize {
     world.journal().await.iter().filter(|call| call["path"].as_str().unwrap().ends_with("/assignments")).count()
 }
@@ -105,7 +105,7 @@ async fn only_what_the_caller_may_read_is_told_and_it_is_said_that_there_may_be_
     assert_eq!(answer.body["assignments"].as_array().unwrap().len(), 3);
     assert_eq!((&answer.body["everyone"], &answer.body["complete"]), (&json!([]), &json!(false)));
     assert_eq!(sets_read(&world).await, 3, "what may not be told is not read");
-    // Who may read nothing does not even learn whether there is such a group.
+    // A caller who may read nothing cannot even tell whether the group exists.
     for reference in ["Warehouse%20Tablets", "No%20such%20group"] {
         reach(&world, "portal", reference).await.problem(403, "not-permitted");
     }
@@ -140,7 +140,7 @@ async fn many_who_ask_at_once_share_what_is_read() {
     let answers = futures_util::future::join_all(references.iter().map(|id| reach(&world, "helpdesk", id))).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
     assert!(sets_read(&world).await <= 18, "each asked for itself");
-    // The set of one configuration is read anew all the same, and what is shared decides no write.
+    // The set of one configuration is still read afresh, and shared reads decide no write.
     world.change(&add("Sales ESP", "Sales Laptops")).await.succeeded("changed");
     let path = format!("/v1/configurations/{SALES_ESP}/assignments");
     let shown = world.get("helpdesk", &path).await.expect(200);

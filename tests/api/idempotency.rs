@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: the same attempt is the same operation, whoever interrupts it.
+//! `Idempotency-Key`: a retry is the same operation, whatever interrupted the first attempt.
 
 use std::fs;
 

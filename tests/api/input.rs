@@ -1,4 +1,4 @@
-//! Bodies, headers, paths and queries that cannot be what was meant: refused before anything is asked of Graph.
+//! Malformed bodies, headers, paths and queries: rejected before Graph is asked.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ async fn raw(world: &World, content_type: Option<&str>, body: impl Into<Vec<u8>>
     world.send(content_type.into_iter().fold(request, |request, value| request.header("content-type", value))).await
 }
 
-/// Nothing of it all went anywhere.
+/// Asserts that none of it had any effect.
 async fn nothing_happened(world: World) {
     assert!(world.journal().await.is_empty(), "Graph was asked");
     let page = world.get("helpdesk", "/v1/operations").await.expect(200);

@@ -1,6 +1,6 @@
-//! The examples of `docs/integrations`, run as they stand there: by their own languages, against a real gateway.
+//! Runs the examples of `docs/integrations` as written there, in their own languages, against a real gateway.
 //!
-//! `tests/integrations/run` installs what they need. Tokens come from the issuer that is not ours, by client credentials.
+//! `tests/integrations/run` installs what they need. Tokens come from the third-party issuer, by client credentials.
 
 use std::{path::Path, process::Command};
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// Whatever the client of the other issuer asks for is permitted.
+/// Permits everything to the client of the third-party issuer.
 const HR: (&str, &str) = ("hr.cedar", "@id(\"hr\")\npermit (principal == Postern::Caller::\"hr\", action, resource);");
 
 fn node() -> Command {
@@ -27,7 +27,7 @@ fn node() -> Command {
     command
 }
 
-/// What a program said, and whether it ended well.
+/// A program's output, and whether it succeeded.
 fn ran(command: &mut Command) -> (bool, String) {
     let ran = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(ran.stderr.is_empty() || !ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
@@ -35,7 +35,7 @@ fn ran(command: &mut Command) -> (bool, String) {
     (ran.status.success(), said.trim().to_owned())
 }
 
-/// An issuer, and a world that believes it.
+/// An issuer, and a world that trusts it.
 struct Place {
     world: World,
     issuer: Program,
@@ -46,7 +46,7 @@ impl Place {
     async fn start(more: impl FnOnce(&str) -> Vec<(&'static str, String)>) -> Self {
         static BROUGHT: std::sync::Once = std::sync::Once::new();
         let home = Path::new(ROOT).join("target/issuer");
-        // Beside the modules that it needs, under a name that no other test writes to.
+        // Next to the modules that it imports, under a name that no other test uses.
         let script = format!("issuer-{}.mjs", std::process::id());
         BROUGHT.call_once(|| {
             std::fs::copy(Path::new(ROOT).join("tests/issuer/issuer.mjs"), home.join(&script)).unwrap();
@@ -74,13 +74,13 @@ impl Place {
     }
 }
 
-/// A destination that no callback goes to.
+/// A destination without a receiver.
 fn nowhere(secrets: &TempDir) -> Vec<(&'static str, String)> {
     std::fs::write(secrets.path().join("signing"), STANDARD_SECRET).unwrap();
     edits("http://127.0.0.1:9", "", secrets)
 }
 
-/// Sent again, a message is known; forged, altered or old, it is nothing; of another table, it is refused for good.
+/// A repeated message is recognised; a forged, altered or old one is rejected; one for another table is refused for good.
 async fn messages_are_proven(world: &World, at: &str, operation: &str) {
     let event = |table: &str| json!({"data": {"operation": {"id": "op_1", "state": "failed"}, "context": {"table": table, "sys_id": "46d44a"}}});
     for (id, secret, time, table, status) in [
@@ -122,7 +122,7 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
     let order = json!({"sys_id": "46d44a", "change": change});
     let answer = run("/run/request", order.clone()).await;
     let operation = answer["operation"]["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
-    // The flow is run again: the same operation, and nothing twice.
+    // The flow runs again: the same operation, and nothing happens twice.
     let again = run("/run/request", order.clone()).await;
     assert_eq!(again["operation"]["id"], operation.as_str(), "{again}");
     assert_eq!(world.assigns().await.len(), 1);
@@ -136,7 +136,7 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
     messages_are_proven(world, &at, &operation).await;
     assert_eq!(delivered(&at, world).await, notes);
 
-    // What is refused stands in the work notes, in words for the one who asked.
+    // A refusal is noted in the work notes, worded for the requester.
     let order =
         json!({"sys_id": "77b1c0", "change": {"configuration": "Sales ESQ", "add": [{"group": "Sales Laptops"}]}});
     run("/run/property", json!({"x_postern.oauth_profile": "unknown"})).await;
@@ -153,7 +153,7 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
         "{written}"
     );
 
-    // A second change of one record is another one only by a word of its own.
+    // A second change for the same record needs a key of its own.
     let back = json!({"configuration": "Sales ESP", "remove": [{"group": "Sales Laptops"}]});
     let clash = run("/run/request", json!({"sys_id": "46d44a", "change": back})).await;
     assert!(clash["again"] == false && clash["problem"]["code"] == "idempotency-key-reused", "{clash}");
@@ -167,12 +167,12 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
     place.end().await;
 }
 
-/// An example that changes something, given ticket and group: whether it ended well, and what it said.
+/// An example that makes a change, given ticket and group; returns whether it succeeded, and its output.
 type Change<'a> = dyn Fn(&str, &str) -> (bool, String) + 'a;
 /// An example that receives a callback, given secret, headers and body.
 type Receive<'a> = dyn Fn([String; 5]) -> (bool, String) + 'a;
 
-/// The work notes, once a callback has come.
+/// The work notes, once a callback has arrived.
 async fn delivered(at: &str, world: &World) -> Vec<String> {
     for _ in 0..crate::world::TRIES {
         let records = got(world.client.get(format!("{at}/records"))).await.body;
@@ -212,7 +212,7 @@ async fn the_examples_in_python_and_typescript_and_curl_change_and_explain_thems
         assert_eq!(example(name, &group(number)), (true, said.clone()), "{name} again");
         let (fine, said) = example(&format!("{name}-2"), "No such group");
         assert!(!fine && said.contains("No such group") && !said.contains("Traceback"), "{name}: {said}");
-        // The same key for something else.
+        // The same key for a different change.
         assert!(!example(name, "Sales Kiosks").0, "{name}");
         assert!(place.world.groups(SALES_ESP).await.contains(&group(number)), "{name}");
     }
@@ -249,7 +249,7 @@ async fn the_examples_take_a_callback_and_no_other() {
     desk.end().await;
 }
 
-/// The rules that a page shows: the first block of settings in it that has any.
+/// The rules that a page shows: its first block of settings that has any.
 fn rules_of(page: &str) -> String {
     let text = std::fs::read_to_string(format!("{ROOT}/docs/integrations/{page}")).unwrap();
     let block = text.split("```toml\n").find(|block| block.contains("[[webhooks.rules]]")).unwrap();
@@ -263,7 +263,7 @@ async fn what_jiras_automation_sends_is_taken_by_its_secret_and_once() {
     let name = page.lines().find(|line| line.starts_with("message_id")).unwrap();
     let senders = Senders::start("bearer", SECRET, name, &rules_of("jira.md")).await;
     let world = &senders.world;
-    // The shape is that of Atlassian's page on automation webhooks; the fields are one's own.
+    // Shaped as on Atlassian's page on automation webhooks; the fields are user-defined.
     let body = json!({
         "timestamp": 1_462_941_258_113_i64,
         "issue": {"id": "18001", "key": "IT-4", "self": "https://contoso.atlassian.net/rest/api/2/issue/18001", "fields": {
@@ -275,7 +275,7 @@ async fn what_jiras_automation_sends_is_taken_by_its_secret_and_once() {
     assert_eq!((&first.body["result"], &first.body["operations"][0]["ticket"]), (&json!("accepted"), &json!("IT-4")));
     assert!(world.groups(SALES_ESP).await.contains(&group(1)));
     assert_eq!(world.send(sent(&body)).await.expect(200).header("idempotency-replayed"), "true");
-    // Another issue of the same millisecond is another message.
+    // Another issue in the same millisecond is another message.
     let mut neighbour = body.clone();
     neighbour["issue"]["key"] = json!("IT-5");
     assert_eq!(world.send(sent(&neighbour)).await.expect(200).body["operations"][0]["ticket"], "IT-5");
@@ -294,7 +294,7 @@ async fn what_jiras_automation_sends_is_taken_by_its_secret_and_once() {
 async fn what_bamboohr_sends_of_joiners_and_leavers_becomes_changes() {
     let senders = Senders::start("bamboohr", SECRET, "", &rules_of("hr.md")).await;
     let world = &senders.world;
-    // The shape is that of BambooHR's page on field-based webhooks; names of fields are the aliases that one chooses.
+    // Shaped as on BambooHR's page on field-based webhooks; field names are user-defined aliases.
     let employee = |id: &str, status: &str, group: &str| {
         json!({"action": "Updated", "changedFields": ["status"], "id": id, "timestamp": "2026-01-31T18:42:00+0000",
                "fields": {"status": status, "department": "Sales", "deviceGroup": group}})
@@ -314,7 +314,7 @@ async fn what_bamboohr_sends_of_joiners_and_leavers_becomes_changes() {
     let left = send(json!([employee("12345", "Inactive", "Sales Laptops")])).await;
     assert_eq!(left["operations"][0]["state"], "succeeded", "{left}");
     assert!(!world.groups(SALES_ESP).await.contains(&group(1)));
-    // What was created or deleted comes without fields.
+    // Created and deleted events carry no fields.
     let bare = json!({"action": "Created", "changedFields": [], "fields": {}, "id": "7", "timestamp": "2026-01-31T18:42:00+0000"});
     assert_eq!(send(json!([bare])).await["result"], "ignored");
     senders.world.end().await;
@@ -335,7 +335,7 @@ async fn a_real_browser_lets_the_portals_page_change_and_no_other() {
     assert_eq!(seen["allowed"]["state"], "succeeded", "{seen}");
     assert!(seen["allowed"]["ratelimit"].is_string(), "{seen}");
     assert_eq!(seen["problem"]["code"], "unknown-configuration", "{seen}");
-    // The same page, which the browser knows by another name.
+    // The same page, which the browser loads under another origin.
     assert_eq!(seen["other"]["error"], "Failed to fetch", "{seen}");
     assert_eq!(world.events("accepted").await.len(), 1);
     drop(pages);

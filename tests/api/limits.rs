@@ -1,4 +1,4 @@
-//! What one caller may ask for, and what is left to the others.
+//! Limits per caller, and what is left for the others.
 
 use futures_util::future::{Either, select};
 use serde_json::json;
@@ -45,7 +45,7 @@ async fn calls_beyond_those_that_may_wait_are_answered_at_once() {
         Either::Left((answered, waiting)) | Either::Right((answered, waiting)) => (answered.expect(202), waiting),
     };
     assert_eq!((answered.header("preference-applied"), answered.header("retry-after")), ("wait=0", "2"));
-    // Looking counts as waiting, too, and who does not wait is answered as ever.
+    // Reading an operation counts as waiting, too, and a caller who does not wait is answered as usual.
     let path = format!("/v1/operations/{}", answered.id());
     let request = world.request("servicenow", "GET", &path).await.header("prefer", "wait=25");
     let looked = world.send(request).await.expect(200);
@@ -66,7 +66,7 @@ async fn a_caller_whose_names_have_to_be_looked_up_keeps_nobody_elses_waiting() 
     let (many, other) = (Box::pin(world.change(&many)), async {
         world.held(3).await;
         world.post("portal", ASSIGNMENTS, &add("Kiosk ESP", "Warehouse Tablets"), &[]).await.succeeded("changed");
-        // As many as before: the rest of the names wait for these.
+        // As many as before: the other lookups wait for these.
         world.held(3).await;
     });
     match select(many, Box::pin(other)).await {

@@ -1,4 +1,4 @@
-//! Many changes of one configuration at once: none is lost, and Graph is asked seldom.
+//! Many changes of one configuration at once: none is lost, and Graph is called rarely.
 
 use std::collections::BTreeSet;
 
@@ -11,11 +11,11 @@ use crate::{
     world::{ASSIGNMENTS, SALES_ESP, Setup, TRIES, World, add, group, remove, tenant},
 };
 
-/// Reads and writes of the set, token and configuration that two hundred queued changes may cost. Look-ups of groups come
-/// on top, at most one for each group: how many share a call depends on how fast this machine lets them arrive.
+/// Calls (set reads and writes, token, configuration) that two hundred queued changes may cost. Group lookups come on
+/// top, at most one per group: how many share a call depends on how fast they arrive.
 const CALLS_MAX: usize = 8;
 
-/// The built-in tenant with groups up to this number; the first `assigned` of them from 101 on are assigned.
+/// The built-in tenant with groups up to this number; from 101 on, the first `assigned` of them are assigned.
 fn seed(groups: usize, assigned: usize) -> Value {
     let mut seed = tenant();
     let more = (101..=groups).map(|number| json!({"id": group(number), "displayName": format!("Group {number}")}));
@@ -25,7 +25,7 @@ fn seed(groups: usize, assigned: usize) -> Value {
     seed
 }
 
-/// Asks for all changes at once and waits for their ends; the n-th with the n-th key, if there are keys.
+/// Submits all changes at once and waits for their ends; the n-th with the n-th key, if there are keys.
 async fn all(world: &World, changes: &[Value], keys: &[String]) -> Vec<Got> {
     world.token("servicenow").await;
     let ask = |(index, change)| async move {
@@ -36,7 +36,7 @@ async fn all(world: &World, changes: &[Value], keys: &[String]) -> Vec<Got> {
     join_all(changes.iter().enumerate().map(ask)).await
 }
 
-/// The same, with reads held until all are accepted: how many are merged does not depend on the machine's speed then.
+/// The same, with reads held until all are accepted, so that merging does not depend on the machine's speed.
 async fn all_queued(world: &World, changes: &[Value], keys: &[String]) -> Vec<Got> {
     world.hold("/assignments").await;
     let released = async {
@@ -50,7 +50,7 @@ async fn all_queued(world: &World, changes: &[Value], keys: &[String]) -> Vec<Go
     tokio::join!(all(world, changes, keys), released).0
 }
 
-/// The built-in tenant with more groups, with time enough for the slowest machine and places for all to wait.
+/// The built-in tenant with more groups, long timeouts for slow machines, and room for all callers to wait.
 async fn crowded(groups: usize, assigned: usize) -> World {
     let settings = vec![
         ("OPERATIONS__WAIT_MAX", "5m"),
@@ -61,7 +61,7 @@ async fn crowded(groups: usize, assigned: usize) -> World {
     World::with(Setup { seed: Some(seed(groups, assigned)), settings, ..Setup::default() }).await
 }
 
-/// How many calls reached Graph and its login service, look-ups of groups left out; all numbers are printed.
+/// Number of calls to Graph and its login service, without group lookups; prints all counts.
 #[expect(clippy::print_stderr, reason = "the measured number is worth seeing")]
 async fn calls(world: &World, what: &str) -> usize {
     let journal = world.journal().await;

@@ -1,8 +1,8 @@
-//! Postern as its callers see it: a real gateway in front of a real sandbox, spoken to over HTTP only.
+//! Postern as its callers see it: a real gateway in front of a real sandbox, reached over HTTP only.
 //!
-//! What stands in the store is looked at through the audit trail, which must verify at the end of every test; see
-//! [`world::World::end`]. Nothing sleeps: tests wait by `Prefer: wait`, by calls that the sandbox holds, or by asking
-//! again a bounded number of times.
+//! The store's content is checked through the audit trail, which must verify at the end of every test; see
+//! [`world::World::end`]. Nothing sleeps: tests wait by `Prefer: wait`, by calls that the sandbox holds, or by polling
+//! a bounded number of times.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

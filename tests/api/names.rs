@@ -1,4 +1,4 @@
-//! Display names of Graph in place of ids: what they mean, when they mean nothing or too much, and what that costs.
+//! Graph display names in place of ids: what they resolve to, when they are unknown or ambiguous, and what that costs.
 
 use serde_json::{Value, json};
 
@@ -9,13 +9,13 @@ use crate::{
     },
 };
 
-/// Policy permits everything here, so that what refuses is something else.
+/// Policy permits everything here, so a refusal has another cause.
 async fn open(seed: Value) -> World {
     let policies = vec![EVERYTHING, ("guard.cedar", "")];
     World::with(Setup { seed: Some(seed), policies, ..Setup::default() }).await
 }
 
-/// A tenant with these groups besides its own, numbered from 11.
+/// A tenant with these additional groups, numbered from 11.
 fn with_groups(names: &[&str]) -> Value {
     let mut seed = tenant();
     let more = names.iter().zip(11..).map(|(name, number)| json!({"id": group(number), "displayName": name}));
@@ -31,7 +31,7 @@ fn candidates(problem: &Got) -> Vec<(&str, &str, &str)> {
     all.iter().map(|row| (text("id", row), text("name", row), text("kind", row))).collect()
 }
 
-/// The gateway's calls to Graph whose paths end so.
+/// The gateway's calls to Graph whose paths end like this.
 async fn calls(world: &World, path_ends: &str) -> Vec<Value> {
     let mut calls = world.journal().await;
     calls.retain(|call| call["path"].as_str().unwrap().ends_with(path_ends));
@@ -116,7 +116,7 @@ async fn a_name_of_several_groups_is_refused_with_all_of_them() {
     let all = [(first.as_str(), "Sales", "group"), (&second, "Sales", "group"), (&list, "Sales", "mail-only-group")];
     assert_eq!(candidates(&problem), all);
     assert!(problem.body["candidates"].as_array().unwrap().iter().all(|it| it["pointer"] == "/add/0/group"));
-    // Of the same letters, but not the same name: never taken silently.
+    // The same letters but not the same name: never matched silently.
     let problem = world.change(&add("Sales ESP", "SALES")).await.problem(422, "unknown-target");
     assert_eq!(candidates(&problem).len(), 5);
     for id in [&first, &list] {
@@ -211,7 +211,7 @@ async fn a_name_never_wins_over_an_id_or_an_alias() {
         assert_eq!(of_no_filter.pointers(), ["/add/0/filter"]);
         assert!(of_no_filter.text.contains("Intune has no filter"), "{}", of_no_filter.text);
     }
-    // An id of nothing is not looked up as a name either, nor is a stand-in for everyone.
+    // An unknown id is not looked up as a name, nor are the ids that stand for everyone.
     let of_nothing = world.change(&add("Sales ESP", &group(98))).await.problem(422, "unknown-target");
     assert!(of_nothing.text.contains("check its id"), "{}", of_nothing.text);
     for (id, all) in
@@ -253,7 +253,7 @@ async fn one_name_is_asked_for_once_however_many_ask_and_whatever_it_means() {
         let answers = futures_util::future::join_all((0..20).map(|_| world.change(&change))).await;
         assert!(answers.iter().all(|answer| answer.status == status), "{name}");
         let asked = calls(&world, "/groups").await.split_off(before);
-        // For a name that means nothing, its beginning is looked for as well.
+        // For an unknown name, its beginning is searched as well, to suggest candidates.
         assert_eq!(asked.len(), if name == "Nobody at all" { 2 } else { 1 }, "{asked:?}");
     }
     assert_eq!(calls(&world, "/deviceEnrollmentConfigurations").await.len(), 1);
@@ -279,7 +279,7 @@ async fn a_name_on_the_last_page_is_found_and_a_list_that_does_not_end_well_find
     let world = open(tenant()).await;
     world.switch("page_size", 2).await;
     world.switch("next_link_host", "foreign").await;
-    // It stands on the first page, but another of its name could stand on a later one.
+    // The name is on the first page, but another of the same name could be on a later one.
     world.change(&add("Kiosk  ESP", "Berlin Staff")).await.problem(502, "present-set-unreadable");
     assert!(world.events("accepted").await.is_empty());
     world.end().await;

@@ -1,4 +1,4 @@
-//! Listing operations, a page after another, and the pages of problems.
+//! Listing operations page by page, and the pages that describe problems.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ async fn list(world: &World, caller: &str, query: &str) -> (Vec<String>, Value) 
     (ids.collect(), page.body["next"].clone())
 }
 
-/// Ends seven operations: five of servicenow on Sales ESP, one of it and one of the portal on Kiosk ESP.
+/// Ends seven operations: five of servicenow on Sales ESP, and one each of servicenow and the portal on Kiosk ESP.
 async fn seven(world: &World) -> Vec<String> {
     let mut ids = Vec::new();
     for number in 1..=5 {

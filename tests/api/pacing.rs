@@ -1,4 +1,4 @@
-//! One pace for all calls to Graph: throttling and outages are the tenant's, not one configuration's.
+//! One pace for all calls to Graph: throttling and outages concern the tenant, not one configuration.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,7 +14,7 @@ fn time(call: &Value) -> jiff::Timestamp {
     call["time"].as_str().unwrap().parse().unwrap()
 }
 
-/// Fills the memory of names, so that what follows reaches the lanes.
+/// Fills the name cache, so that what follows reaches the lanes.
 async fn warm(world: &World) {
     for configuration in [SALES_ESP, KIOSK_ESP] {
         world.post("servicenow", "/v1/plan", &add(configuration, &group(1)), &[]).await.expect(200);
@@ -70,7 +70,7 @@ async fn a_pause_is_heeded_in_every_form_in_which_it_is_written() {
     for retry_after in ["2", "2.128", "date"] {
         let world = World::start().await;
         warm(&world).await;
-        // A date has whole seconds: of four there remain more than two when it arrives.
+        // An HTTP date has whole seconds: of four, more than two remain when it arrives.
         let date = (Clock::system().now() + Duration::from_secs(4)).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         let written = if retry_after == "date" { date.as_str() } else { retry_after };
         let effect = json!({"kind": "answer", "status": 429, "retry_after": written});
@@ -103,7 +103,7 @@ async fn no_more_calls_are_under_way_at_once_than_the_settings_allow() {
         ids.push(world.begin(&add(&configuration(number), &group(1))).await);
     }
     world.held(2).await;
-    // When all lanes have begun, all would call.
+    // Once all lanes have started, all of them would call.
     for id in &ids {
         for _ in 0..TRIES {
             if world.operation(id).await.body["state"] == "running" {
@@ -212,7 +212,7 @@ fn configuration(number: usize) -> String {
     format!("c0000000-0000-4000-8000-{number:012}_Windows10EnrollmentCompletionPageConfiguration")
 }
 
-/// The built-in tenant with so many configurations more.
+/// The built-in tenant with this many more configurations.
 fn many(configurations: usize) -> Value {
     let mut seed: Value = serde_json::from_str(include_str!("../../src/sandbox/default_tenant.json")).unwrap();
     let rows = seed["configurations"].as_array_mut().unwrap();
@@ -226,7 +226,7 @@ fn many(configurations: usize) -> Value {
     seed
 }
 
-/// Nobody asks meanwhile, so a pause that were believed would last until a restart.
+/// Nobody calls meanwhile, so a pause taken literally would last until a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_absurd_pause_is_not_believed() {
     let world = World::start().await;

@@ -1,4 +1,4 @@
-//! Who may do what: the shipped policies, denials, and the trail they leave.
+//! Who may do what: the shipped policies, denials, and their audit records.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     world::{ASSIGNMENTS, EVERYTHING, KIOSK_ESP, NOTICE, SALES_ESP, Setup, World, add, group, remove},
 };
 
-/// Asks, and checks that nothing but a denial comes of it.
+/// Submits a change, and checks that only a denial results.
 async fn denied(world: &World, caller: &str, body: &Value, words: &str) -> Got {
     let before = world.events("denied").await.len();
     let problem = world.post(caller, ASSIGNMENTS, body, &[]).await.problem(403, "not-permitted");

@@ -1,4 +1,4 @@
-//! What is in a set and is not ours: assignments of policy sets, and targets of types that this version does not know.
+//! Assignments in a set that are not ours: those of policy sets, and targets of types that this version does not know.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ async fn assignments_of_policy_sets_are_never_posted_and_their_loss_is_recorded_
     let mut world = World::start().await;
     world.change(&add("Sales ESP", "Sales Laptops")).await.succeeded("changed");
     world.change(&add("Sales ESP", "Sales Kiosks")).await.succeeded("changed");
-    // What was seen is remembered by the store: a loss while no gateway runs is noticed as well.
+    // The store remembers what was seen, so a loss is noticed even if it happened while no gateway ran.
     world.restart().await;
     assert_eq!(world.assigned(SALES_ESP).await.len(), 6);
     assert!(world.events("drift-seen").await.is_empty());

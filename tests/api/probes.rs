@@ -1,4 +1,4 @@
-//! The probes on their own address.
+//! The probes, on their own address.
 
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
@@ -17,14 +17,14 @@ async fn a_running_gateway_is_alive_and_ready_whatever_graph_does() {
         assert_eq!(got(world.client.get(format!("{admin}/{path}"))).await.expect(200).text, word);
     }
     for path in ["/", "/v1/operations", "/v1/assignments"] {
-        // The internal address has no API.
+        // The internal address does not serve the API.
         assert_eq!(sent(world.client.get(format!("{admin}{path}"))).await.unwrap().status(), 404);
     }
     assert!(world.journal().await.is_empty(), "a probe asks nothing of Graph");
     world.end().await;
 }
 
-/// While a call is held, a stop lasts as long as its deadline, so that what happens meanwhile can be seen.
+/// While a call is held, shutdown lasts until its deadline, so that its behaviour can be observed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_stops_is_not_ready_but_alive_and_lets_waiting_callers_go() {
     let mut world = World::start().await;
@@ -83,7 +83,7 @@ async fn a_gateway_that_stops_is_not_ready_but_alive_and_lets_waiting_callers_go
 async fn a_gateway_whose_store_does_not_write_is_not_ready_and_accepts_nothing() {
     let world = World::start().await;
     world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
-    // Another writer that does not let go, as a backup program gone wrong would.
+    // Another writer that keeps its lock, as a misbehaving backup program would.
     let store = format!("sqlite://{}", world.store().display());
     let mut other = SqliteConnection::connect(&store).await.unwrap();
     other.execute("BEGIN EXCLUSIVE").await.unwrap();

@@ -1,4 +1,4 @@
-//! The real program: its traces, its end by a signal, and its end without one.
+//! The real program: its traces, its shutdown by a signal, and its end without one.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -20,7 +20,7 @@ use crate::{
 /// `SPAN_KIND_SERVER` of OTLP.
 const SERVER: i32 = 2;
 
-/// A gateway in a process of its own, on the store and settings of a world.
+/// A gateway in its own process, on the store and settings of a world.
 pub(crate) struct Process {
     child: Child,
     pub(crate) url: String,
@@ -59,13 +59,13 @@ impl Process {
         Self { child, url: url(address), admin_url: url(admin_address), log: std::thread::spawn(rest) }
     }
 
-    /// Asks it to stop.
+    /// Sends SIGTERM.
     fn terminate(&self) {
         let kill = format!("kill -TERM {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
-    /// Asks it to stop and waits until it has; how it ended, and its log and all that it said besides.
+    /// Stops it and waits for it to exit; returns its exit status and everything it logged or printed.
     pub(crate) fn stop(mut self) -> (ExitStatus, String) {
         self.terminate();
         let (ended, mut told) = (self.child.wait().unwrap(), self.log.join().unwrap());
@@ -73,7 +73,7 @@ impl Process {
         (ended, told)
     }
 
-    /// Ends it at once, as a power cut would.
+    /// Kills it at once, as a power cut would.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -243,7 +243,7 @@ async fn log_events_are_sent_with_their_trace_and_traces_only_as_many_as_wanted(
     let settings =
         [("POSTERN__TELEMETRY__OTLP_ENDPOINT", collector.url.as_str()), ("POSTERN__TELEMETRY__TRACES_PERCENT", "0")];
     let process = Process::start(&world, &settings);
-    // A caller that sends its own trace has it continued.
+    // A caller's trace is continued.
     let id = process.post(&world, &add("Sales ESP", &group(1)), &traceparent(1)).await.expect(202).id();
     process.end_of(&world, &id).await.succeeded("changed");
     let (status, log) = process.stop();
@@ -293,7 +293,7 @@ async fn a_collector_that_is_down_costs_nothing_but_its_traces() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_accepted_is_lost_when_the_process_is_killed() {
     let mut world = vacant().await;
-    // A lane with a write under way is left alone for as long as its owner's lease lasts.
+    // A lane with a write in flight stays locked until its owner's lease expires.
     let brief = [("POSTERN__GRAPH__CALL_TIMEOUT", "5s"), ("POSTERN__EXECUTOR__LEASE_TTL", "11s")];
     let process = Process::start(&world, &brief);
     world.hold("/assign").await;
@@ -304,7 +304,7 @@ async fn nothing_accepted_is_lost_when_the_process_is_killed() {
     }
     process.kill();
     world.clear_faults().await;
-    // The held write takes effect though its sender is dead; the next process must not meet it half way.
+    // The held write takes effect although its sender is dead; the next process must not read before that.
     let mut applied = false;
     for _ in 0..TRIES {
         applied = world.groups(SALES_ESP).await.contains(&group(1));
@@ -346,7 +346,7 @@ async fn until_its_doors_close_a_gateway_that_stops_answers_as_ever_and_keeps_no
     assert_eq!(readiness, 503);
     let accepted = process.post(&world, &add("Sales ESP", &group(2)), &traceparent(2)).await.expect(202);
     let refused = process.post(&world, &json!({}), &traceparent(3)).await;
-    // Who waits is not sent away yet.
+    // Waiting callers are not cut off yet.
     let ended = process.end_of(&world, &accepted.id()).await;
     for last in [&accepted, &refused, &ended] {
         assert_eq!(last.header("connection"), "close", "{last:?}");

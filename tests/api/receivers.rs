@@ -1,4 +1,4 @@
-//! Receivers of callbacks: a caller's system over HTTP that keeps what comes and answers as it is told.
+//! Receivers of callbacks: a caller's system over HTTP that records messages and responds as configured.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,10 +22,10 @@ use crate::{
     world::{EVERYTHING, Setup, TRIES, World},
 };
 
-/// How long a message is waited for before it is taken as never coming.
+/// How long a message is waited for.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A message that came.
+/// A received message.
 #[derive(Clone, Debug)]
 pub(crate) struct Taken {
     pub(crate) path: String,
@@ -47,7 +47,7 @@ impl Taken {
         self.body()["subject"].as_str().unwrap().to_owned()
     }
 
-    /// Whether one of its signatures is made with this secret.
+    /// Whether one of its signatures was made with this secret.
     pub(crate) fn is_signed_with(&self, secret: &str) -> bool {
         let timestamp = &self.headers["webhook-timestamp"];
         let expected = standard_signature(secret, self.id(), timestamp, &self.text);
@@ -55,14 +55,14 @@ impl Taken {
     }
 }
 
-/// A status, and one header beside it.
+/// A status and optionally one header.
 type Answer = (u16, Option<(&'static str, &'static str)>);
 
 #[derive(Default)]
 struct State {
     taken: Mutex<Vec<Taken>>,
     answers: Mutex<VecDeque<Answer>>,
-    /// What was asked of the token endpoint.
+    /// Requests to the token endpoint.
     asked: Mutex<Vec<String>>,
     /// What is answered there instead of a token.
     no_token: Mutex<Option<Answer>>,
@@ -96,12 +96,12 @@ impl Receiver {
         Self { url, state, server: handle }
     }
 
-    /// The answers to the next messages, one after another.
+    /// Queues responses for the next messages, in order.
     pub(crate) fn answer(&self, answers: &[Answer]) {
         self.state.answers.lock().unwrap().extend(answers);
     }
 
-    /// The answer to every message from now on.
+    /// The response to every message from now on.
     pub(crate) fn answer_always(&self, status: u16) {
         *self.state.usual.lock().unwrap() = Some(status);
     }
@@ -139,7 +139,7 @@ impl Receiver {
         self.state.held.send_replace(None);
     }
 
-    /// The bodies that came to its token endpoint, `/token`.
+    /// The bodies of requests to its token endpoint, `/token`.
     pub(crate) fn asked_for_tokens(&self) -> Vec<String> {
         self.state.asked.lock().unwrap().clone()
     }
@@ -148,7 +148,7 @@ impl Receiver {
         self.state.taken.lock().unwrap().clone()
     }
 
-    /// Waits until so many messages have come.
+    /// Waits until this many messages have arrived.
     pub(crate) async fn received(&self, messages: usize) -> Vec<Taken> {
         let mut count = self.state.count.subscribe();
         let came = tokio::time::timeout(PATIENCE, count.wait_for(|count| *count >= messages)).await;
@@ -202,7 +202,7 @@ fn response((status, header): Answer) -> HttpResponseBuilder {
     response
 }
 
-/// A world whose servicenow may be called back at a receiver.
+/// A world in which servicenow may have callbacks sent to a receiver.
 pub(crate) struct Desk {
     pub(crate) world: World,
     pub(crate) receiver: Receiver,
@@ -215,7 +215,7 @@ impl Desk {
         Self::with("", &[]).await
     }
 
-    /// With further settings of its destination, and of callbacks by their environment variables.
+    /// With more settings for its destination, and callback settings as environment variables.
     pub(crate) async fn with(more: &str, settings: &[(&'static str, &'static str)]) -> Self {
         let receiver = Receiver::start();
         Self::of(&receiver.url.clone(), more, settings, receiver).await
@@ -247,7 +247,7 @@ impl Desk {
         format!("{}/api/postern", self.receiver.url)
     }
 
-    /// A change whose end is to be told.
+    /// A change with a callback.
     pub(crate) fn told(&self, change: Value, context: impl Into<Value>) -> Value {
         with_callback(change, json!({"url": self.url(), "context": context.into()}))
     }

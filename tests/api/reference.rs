@@ -1,4 +1,4 @@
-//! The API's document, its pages, and what else is said of the API in words.
+//! The API's document, its pages, and other descriptions of the API in words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +9,10 @@ use crate::{
     world::World,
 };
 
-/// Pages that show the document, and are not a part of it.
+/// Pages that show the document but are not part of it.
 const SHOWING: [&str; 2] = ["/docs", "/docs/{file:[^/]*}"];
 
-/// Methods by paths, as the document has them.
+/// Methods by path, as in the document.
 fn described() -> BTreeMap<String, BTreeSet<String>> {
     let methods = |of: &Value| of.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
     DOCUMENT["paths"].as_object().unwrap().iter().map(|(path, of)| (path.clone(), methods(of))).collect()

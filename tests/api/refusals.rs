@@ -1,4 +1,4 @@
-//! Changes that read well and cannot be made: names that fit nothing, targets that a configuration does not take.
+//! Well-formed changes that cannot be made: names that match nothing, targets that a configuration does not accept.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     world::{ASSIGNMENTS, DEFAULT_ESP, EVERYTHING, FILTER, LIMIT, NOTICE, SALES_ESP, Setup, World, add, group, remove},
 };
 
-/// Policy permits everything here, so that what refuses is something else.
+/// Policy permits everything here, so a refusal has another cause.
 async fn open() -> World {
     World::with(Setup { policies: vec![EVERYTHING, ("guard.cedar", "")], ..Setup::default() }).await
 }
@@ -68,7 +68,7 @@ async fn a_change_that_cannot_be_made_is_on_record() {
     let done = done.succeeded("changed");
     let other = world.post("servicenow", ASSIGNMENTS, &ask_for("Sales ESP", &group(2)), &key).await;
     let other = other.problem(422, "idempotency-key-reused");
-    // What only shows and what policy denies is no such change.
+    // Plans and denied changes are not recorded as refused.
     world.post("servicenow", "/v1/plan", &ask_for("Quite different", "Sales Laptops"), &[]).await.expect(404);
     world.post("helpdesk", ASSIGNMENTS, &ask_for("Sales ESP", &group(2)), &[]).await.problem(403, "not-permitted");
     let records = world.events("refused").await;

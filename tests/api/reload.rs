@@ -14,7 +14,7 @@ use crate::{
     world::{ASSIGNMENTS, EVERYTHING, Setup, TRIES, World, add, group},
 };
 
-/// Looks for changes as often as it may.
+/// Reloads as often as the settings allow.
 fn setup() -> Setup {
     Setup { settings: vec![("POLICY__RELOAD_INTERVAL", "100ms")], ..Setup::default() }
 }
@@ -25,7 +25,7 @@ async fn plan(world: &World, reference: &str) -> Got {
     world.post("servicenow", "/v1/plan", &add(reference, "Sales Laptops"), &[]).await
 }
 
-/// Asks until the answer has this status; everything before must have had the other, so that nothing lies in between.
+/// Polls until the response has the second status; until then it must have the first, with nothing in between.
 async fn until(world: &World, reference: &str, (before, after): (u16, u16)) -> Got {
     for _ in 0..TRIES {
         let answer = plan(world, reference).await;
@@ -77,7 +77,7 @@ async fn a_faulty_file_is_refused_once_and_what_is_in_force_stays() {
     for _ in 0..20 {
         plan(&world, "Sales ESP").await.expect(200);
     }
-    // A file of settings with a fault holds back good policies, too: all or nothing.
+    // A faulty settings file holds back valid policies, too: all or nothing.
     fs::write(&file, FREEZE).unwrap();
     let settings = fs::read_to_string(world.config_file()).unwrap();
     fs::write(world.config_file(), format!("{settings}\n[servr]\n")).unwrap();

@@ -1,4 +1,4 @@
-//! Stopping with work under way, and going on with it.
+//! Stopping with work in flight, and resuming it.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ fn impatient() -> Setup {
     Setup { settings: vec![("SERVER__STOP_DEADLINE", "1s")], ..Setup::default() }
 }
 
-/// Lets the held write of group 1 go and waits for its effect, so that it does not meet the next process's reads.
+/// Releases the held write of group 1 and waits for its effect, so that the next process does not read before it.
 async fn release(world: &World) {
     world.clear_faults().await;
     for _ in 0..TRIES {
@@ -19,7 +19,7 @@ async fn release(world: &World) {
     panic!("the held write never took effect");
 }
 
-/// A world without a gateway: it was stopped while it waited for the answer to a write, which has taken effect since.
+/// A world without a gateway: it was stopped while it waited for the response to a write, which has taken effect since.
 async fn stopped_before_the_answer() -> (World, String) {
     let mut world = World::with(impatient()).await;
     world.hold("/assign").await;

@@ -1,11 +1,11 @@
-//! What ended long ago is removed, and its trail stays.
+//! Operations that ended long ago are removed, and their audit records stay.
 
 use serde_json::json;
 use sqlx::{Connection, SqliteConnection};
 
 use crate::world::{ASSIGNMENTS, TRIES, World, add, group};
 
-/// Lets so many days pass for what has ended and for keys.
+/// Moves the ends of operations and the expiry of keys back by this many days.
 async fn pass(world: &World, days: i64) {
     let url = format!("sqlite:{}", world.store().display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();

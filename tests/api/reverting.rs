@@ -15,7 +15,7 @@ async fn open() -> World {
     World::with(Setup { policies: vec![EVERYTHING], ..Setup::default() }).await
 }
 
-/// A change that adds one group, removes one and gives a third another filter.
+/// A change that adds one group, removes another and gives a third a different filter.
 fn mixed() -> Value {
     json!({
         "configuration": "Sales ESP",
@@ -137,19 +137,19 @@ async fn what_changed_nothing_or_has_not_ended_is_not_reverted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_reverts_what_it_may_not_add_or_remove() {
-    // It may do everything but put groups back.
+    // It may do everything except add groups back.
     let no_adding = "@id(\"no-adding\") forbid (principal, action == Postern::Action::\"add\", resource);";
     let mut world = World::with(Setup { policies: vec![("no-adding.cedar", no_adding)], ..Setup::default() }).await;
     let id = world.change(&remove("Sales ESP", &group(5))).await.succeeded("changed");
     let denied = revert(&world, "servicenow", &id, &json!({})).await.problem(403, "not-permitted");
     assert!(denied.body["detail"].as_str().unwrap().contains("forbidden by policy no-adding: add"), "{}", denied.text);
     assert!(!world.groups(SALES_ESP).await.contains(&group(5)));
-    // It may read, and revert nothing.
+    // It may read, but not revert.
     revert(&world, "helpdesk", &id, &json!({})).await.problem(403, "not-permitted");
     let actions: Vec<_> = world.events("denied").await.iter().map(|it| it["action"].clone()).collect();
     assert_eq!(actions, ["add", "revert"]);
     world.restart().await;
-    // Whose role is gone may do neither.
+    // A caller that lost its role may do neither.
     let without_role = world.forge("servicenow", json!({"roles": []}), json!({})).await;
     let request = world.bare("POST", &format!("/v1/operations/{id}/revert")).bearer_auth(without_role);
     world.send(request).await.problem(403, "not-permitted");
@@ -159,7 +159,7 @@ async fn nobody_reverts_what_it_may_not_add_or_remove() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_that_is_gone_is_not_assigned_again() {
     let world = open().await;
-    // The directory has no such group; what stands there may be removed all the same.
+    // The directory has no such group, but its assignment may still be removed.
     let gone = group(99);
     world.administrator_assigns(KIOSK_ESP, &[group(1), gone.clone()]).await;
     let body = json!({"configuration": "Kiosk ESP", "remove": [{"group": gone}, {"group": group(1)}], "ticket": "R"});
@@ -179,7 +179,7 @@ async fn a_reversal_is_asked_for_as_changes_are() {
     let (one, two) =
         (first.succeeded("changed"), world.change(&add("Sales ESP", &group(2))).await.succeeded("changed"));
     let path = format!("/v1/operations/{one}/revert");
-    // Without a body at all.
+    // Without any body.
     let bare = world.request("servicenow", "POST", &path).await.header("idempotency-key", "k");
     let accepted = world.send(bare.header("prefer", "respond-async")).await.expect(202);
     let id = accepted.id();

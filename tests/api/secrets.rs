@@ -1,4 +1,4 @@
-//! What must never leave the gateway: tokens, signatures and secrets, good and bad ones.
+//! What must never leave the gateway: tokens, signatures and secrets, whether valid or not.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -10,11 +10,11 @@ use crate::{
     world::{ASSIGNMENTS, SALES_ESP, World, add, group},
 };
 
-/// What no text that comes out of the process may hold.
+/// Texts that must not appear in anything that leaves the process.
 struct Hidden(Vec<String>);
 
 impl Hidden {
-    /// The gateway's secret, and the parts of tokens that prove something or say who somebody is.
+    /// The gateway's secret, and the payloads and signatures of these tokens.
     fn of(tokens: &[String]) -> Self {
         let parts = tokens.iter().flat_map(|token| token.split('.').skip(1)).filter(|part| part.len() > 8);
         let fixed = ["sandbox-client-secret", "client_assertion", "eyJ"].map(str::to_owned);
@@ -32,7 +32,7 @@ impl Hidden {
     }
 }
 
-/// Tokens of which most prove nothing.
+/// Tokens, most of them invalid.
 async fn tokens(world: &World) -> Vec<String> {
     let good = world.token("servicenow").await;
     let (signed, signature) = good.rsplit_once('.').unwrap();
@@ -51,7 +51,7 @@ async fn tokens(world: &World) -> Vec<String> {
     ]
 }
 
-/// Every way in which a token reaches the gateway, right ones and wrong ones.
+/// Every way in which a token reaches the gateway, correct or not.
 fn requests(world: &World, root: &str, token: &str) -> Vec<RequestBuilder> {
     let url = |path: &str| format!("{root}{path}");
     let get = |path: &str| world.client.get(url(path));
@@ -90,7 +90,7 @@ async fn neither_tokens_nor_secrets_nor_signatures_leave_the_process() {
     }
     let id = process.post(&world, &add("Sales ESP", &group(1)), &traceparent(1)).await.expect(202).id();
     answers.push(process.end_of(&world, &id).await.text);
-    // The login service refuses the gateway, and says why.
+    // The login service rejects the gateway, and says why.
     world.fault(json!({"path_ends": "/assign", "times": 1, "effect": {"kind": "answer", "status": 401}})).await;
     let id = process.post(&world, &add("Sales ESP", &group(2)), &traceparent(2)).await.expect(202).id();
     answers.push(process.end_of(&world, &id).await.text);
@@ -103,7 +103,7 @@ async fn neither_tokens_nor_secrets_nor_signatures_leave_the_process() {
     let received = collector.end().await.shown();
     hidden.is_not_in("what the collector got", &received);
     hidden.is_not_in("the audit trail", &Value::from(world.audit().await).to_string());
-    // The looking would find it: what is no secret is there.
+    // The search would have found them: text that is not secret is there.
     assert!(log.contains("\"level\":\"TRACE\"") && log.contains(SALES_ESP) && received.contains("/v1/plan"));
     world.start_gateway().await;
     world.end().await;

@@ -9,10 +9,10 @@ use crate::world::{EVERYTHING, Setup, World};
 
 pub(crate) const SECRET: &str = "a shared secret of 32 characters";
 pub(crate) const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// A hired employee, as the rule of [`JOINER`] wants it.
+/// An event for a new employee, as the rule of [`JOINER`] expects it.
 pub(crate) const HIRED: &str =
     r#"{"type":"employee.hired","data":{"id":7,"department":"Sales","mail":"jane@contoso.com"}}"#;
-/// One change for a joiner, one for each group of a leaver.
+/// One change for a joiner, and one per group of a leaver.
 pub(crate) const JOINER: &str = r#"
 [[webhooks.rules]]
 name = "joiner"
@@ -60,7 +60,7 @@ impl Senders {
         self.world.bare("POST", "/v1/webhooks/hr").header("content-type", "application/json").body(body)
     }
 
-    /// A message by Standard Webhooks.
+    /// A message signed by Standard Webhooks.
     pub(crate) fn standard(&self, id: &str, timestamp: i64, body: &str) -> RequestBuilder {
         let (id, timestamp) = (id.to_owned(), timestamp.to_string());
         let signature = standard_signature(STANDARD_SECRET, &id, &timestamp, body);

@@ -1,4 +1,4 @@
-//! The trail on its way out: to a file, to a collector that is down for a while; checkpoints; denials that come too fast.
+//! Exporting the trail: to a file, to a collector with outages; checkpoints; denials that come too fast.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ const OTHER_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
      MC4CAQAwBQYDK2VwBCIEICiFHmxB1qZOxj0ZSTA5NdNXsE3EFcEqrJds1QXty5Ap\n\
      -----END PRIVATE KEY-----\n";
 
-/// With a section of its own for the audit trail.
+/// With its own section for the audit trail.
 fn with(audit: &str) -> Setup {
     let section = format!("[audit]\n{audit}\n\n[graph]\n");
     Setup { edits: vec![("[graph]\n", section)], ..Setup::default() }
@@ -50,7 +50,7 @@ async fn a_file_holds_the_whole_trail_after_every_stop() {
     world.end().await;
 }
 
-/// A collector that can be down, and the bodies of the logs that it took.
+/// A collector that can be down, and the log bodies that it accepted.
 #[derive(Default)]
 struct Logs {
     down: AtomicBool,
@@ -75,7 +75,7 @@ async fn take(logs: web::Data<Arc<Logs>>, body: web::Json<Value>) -> HttpRespons
     HttpResponse::Ok().json(json!({}))
 }
 
-/// Starts the collector; where it is.
+/// Starts the collector; returns its URL.
 fn collect(logs: &Arc<Logs>) -> (String, ServerHandle) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -100,7 +100,7 @@ async fn a_collector_that_takes_small_bodies_only_gets_everything_in_its_order()
     let mut world = World::with(with(&format!("sinks = [\"otlp\"]\n{telemetry}"))).await;
     world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
     world.take_gateway().stop().await;
-    // One that takes nothing is not set up, and nothing is given up for it.
+    // A collector that never accepted anything counts as not set up, so no records are given up for it.
     assert!(logs.refused.load(Ordering::SeqCst) && logs.taken.lock().unwrap().is_empty());
     logs.takes_nothing.store(false, Ordering::SeqCst);
     world.start_gateway().await;
@@ -151,7 +151,7 @@ async fn a_run_that_stops_in_order_leaves_nothing_that_its_key_does_not_vouch_fo
     let mut verifier = Verifier::with_keys(vec![public]);
     texts(&world).await.iter().for_each(|text| verifier.feed(text).unwrap());
     let report = verifier.finish().unwrap();
-    // At the start, and at the end if anything was written since.
+    // At each start, and at the end if anything was written since.
     assert_eq!((report.unvouched, report.checkpoints), (Some(0), 3), "{report}");
     world.start_gateway().await;
     world.end().await;
@@ -175,7 +175,7 @@ async fn another_key_signs_from_the_next_checkpoint_on_and_what_is_none_does_not
     };
     let first = signed(&texts(&world).await);
     assert!(first.len() == 2 && first[0] != first[1], "{first:?}");
-    // A run that began with a key signs with it as long as the file holds none.
+    // A run that started with a key keeps signing with it while the file holds none.
     world.start_gateway().await;
     fs::write(&key, "none").unwrap();
     world.change(&add("Sales ESP", &group(2))).await.succeeded("changed");

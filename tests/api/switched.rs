@@ -1,17 +1,17 @@
-//! What nobody outside Microsoft can know: changes come out right whichever way Graph turns out to behave.
+//! Graph behaviour that nobody outside Microsoft can know: changes come out right either way.
 
 use serde_json::{Value, json};
 
 use crate::world::{EVERYTHING, FILTER, RESTRICTION, SALES_ESP, Setup, World, add, group, remove};
 
-/// A world with pages of two rows, where policy permits everything.
+/// A world with pages of two rows, in which policy permits everything.
 async fn world() -> World {
     let world = World::with(Setup { policies: vec![EVERYTHING, ("guard.cedar", "")], ..Setup::default() }).await;
     world.switch("page_size", 2).await;
     world
 }
 
-/// What the first change ends with where it cannot succeed; no behaviour may make it do the wrong thing.
+/// The problem that the first change ends with if it cannot succeed; no behaviour may make it do the wrong thing.
 fn refused(switch: &str, word: &str) -> Option<&'static str> {
     match (switch, word) {
         ("multi_admin_approval", "off") => None,
@@ -22,7 +22,7 @@ fn refused(switch: &str, word: &str) -> Option<&'static str> {
     }
 }
 
-/// A filtered add, a plain one, a removal and a statement of the whole set; the same on a restriction.
+/// A filtered add, a plain one, a removal and a replacement of the whole set; the same on a restriction.
 async fn changed(world: &World) {
     let filter = json!({"id": FILTER, "mode": "exclude"});
     let mut filtered = add(SALES_ESP, &group(1));
@@ -75,7 +75,7 @@ async fn changes_come_out_right_under_every_word_of_every_switch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_that_lags_behind_each_write_undoes_nothing() {
     let world = world().await;
-    // Each read follows the write before it; two that lag are more than can be told from somebody's edit.
+    // Each read lags one write behind; if two lag, the read cannot be told from somebody's edit.
     world.switch("reads_behind", 1).await;
     for number in [1, 2, 6, 7] {
         world.change(&add(SALES_ESP, &group(number))).await.succeeded("changed");

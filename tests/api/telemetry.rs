@@ -1,6 +1,6 @@
-//! What a team has of it: a collector that is not ours, Prometheus' own judgement, and a collector that is no help.
+//! Telemetry as a team uses it: a third-party collector, Prometheus' own checks, and a collector that fails.
 //!
-//! The collector is rotel, which passes on what it received; promtool is Prometheus'. `tests/telemetry/run` installs both.
+//! The collector is rotel, which forwards what it receives; promtool is Prometheus'. `tests/telemetry/run` installs both.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use crate::{
 
 /// `SPAN_KIND_SERVER` and `SPAN_KIND_CLIENT` of OTLP.
 const KINDS: (i32, i32) = (2, 3);
-/// The groups of the changes in [`Told`], which number their traces, too.
+/// The groups of the changes in [`Told`], which also number their traces.
 const ALONE_AND_MERGED: [usize; 3] = [1, 2, 6];
 /// `STATUS_CODE_ERROR` of OTLP.
 const ERROR: i32 = 2;
@@ -36,14 +36,14 @@ pub(crate) fn tool(name: &str) -> PathBuf {
     tool
 }
 
-/// An OpenTelemetry collector that is not ours; dropping it kills it.
+/// A third-party OpenTelemetry collector; dropping it kills it.
 struct Rotel {
     child: Child,
     url: String,
 }
 
 impl Rotel {
-    /// Starts one that passes on what it receives to another collector.
+    /// Starts one that forwards everything to another collector.
     fn start(passes_on_to: &str) -> Self {
         let free = || {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -67,7 +67,7 @@ impl Rotel {
         Self { child, url: format!("http://{http}") }
     }
 
-    /// Asks it to stop, which has it pass on the rest.
+    /// Sends SIGTERM, on which it forwards the rest.
     fn stop(&mut self) {
         let sent = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success() && self.child.wait().is_ok());
@@ -94,11 +94,11 @@ fn has(span: &Span, attributes: &[(&str, &str)]) {
     }
 }
 
-/// What a collector got of four changes: one alone, two that were merged, one that Graph refused.
+/// What a collector received of four changes: one alone, two that were merged, one that Graph refused.
 struct Told {
     received: Telemetry,
     spans: Vec<Span>,
-    /// Of the first three.
+    /// Operations of the first three changes.
     ids: Vec<String>,
     /// Of the API.
     port: String,
@@ -137,7 +137,7 @@ impl Told {
         Self { received, spans, ids, port, sandbox }
     }
 
-    /// The span of this kind in the trace that a caller began.
+    /// The span of this kind in the trace that a caller started.
     fn in_trace(&self, number: usize, kind: i32) -> &Span {
         let trace = format!("{:032x}", 0xabc0 + number);
         self.spans.iter().find(|span| hex(&span.trace_id) == trace && span.kind == kind).unwrap()
@@ -168,7 +168,7 @@ impl Told {
                 ],
             );
         }
-        // Looking the configuration up is a part of the first request, in its trace.
+        // The configuration's lookup is part of the first request, in its trace.
         assert_eq!(self.in_trace(1, KINDS.1).parent_span_id, self.in_trace(1, KINDS.0).span_id);
     }
 
@@ -247,7 +247,7 @@ async fn a_collector_that_is_not_ours_gets_traces_figures_and_logs_that_belong_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_takes_connections_and_never_answers_holds_up_neither_work_nor_stop() {
     let mut world = vacant().await;
-    // Nobody accepts: the system takes the connections, and nothing ever comes back on them.
+    // Nobody accepts: the kernel takes the connections, and nothing ever comes back on them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let process = Process::start(&world, &[("POSTERN__TELEMETRY__OTLP_ENDPOINT", &url)]);
@@ -259,13 +259,13 @@ async fn a_collector_that_takes_connections_and_never_answers_holds_up_neither_w
     let (status, log) = process.stop();
     assert!(status.success(), "{status}: {log}");
     assert!(log.contains("some telemetry may not have been sent"), "{log}");
-    // Three seconds are what a flush may take; one attempt to send would take ten, and each is repeated.
+    // A flush may take three seconds; one attempt to send would take ten, and each is retried.
     assert!(clock.elapsed().as_secs() < 30, "{:?}", clock.elapsed());
     world.start_gateway().await;
     world.end().await;
 }
 
-/// What Prometheus would fetch after some work.
+/// The metrics that Prometheus would scrape after some work.
 async fn exposition(world: &World, process: &Process) -> String {
     let id = process.post(world, &add("Sales ESP", &group(1)), &traceparent(1)).await.expect(202).id();
     process.end_of(world, &id).await.succeeded("changed");
@@ -274,14 +274,14 @@ async fn exposition(world: &World, process: &Process) -> String {
     got(world.client.get(format!("{}/metrics", process.admin_url))).await.expect(200).text
 }
 
-/// The words of a text that could name a figure or one of its attributes.
+/// The words of a text that could name a metric or one of its attributes.
 fn words(text: &str) -> BTreeSet<&str> {
     let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let ours = |word: &&str| word.starts_with("postern_") || word.starts_with("http_");
     text.split(|c| !letter(c)).filter(ours).collect()
 }
 
-/// What an exposition can be asked for: the names of its series, and their attributes.
+/// What an exposition can be queried for: names of series, and their labels.
 fn known(exposition: &str) -> BTreeSet<&str> {
     exposition.lines().filter(|line| !line.starts_with('#')).flat_map(words).collect()
 }
@@ -290,7 +290,7 @@ fn known(exposition: &str) -> BTreeSet<&str> {
 async fn alerts_and_dashboard_ask_for_figures_that_there_are() {
     let (folder, made) = (tempfile::tempdir().unwrap(), made(400));
     credentials::store(&folder, &made);
-    // The end of a certificate is told where there is one, and how late a sink is, too.
+    // A certificate's expiry is only exported if there is one, and a sink's lag likewise.
     let settings = format!("{}\n\n[audit]\nsinks = [\"stdout\"]", credentials::by_certificate(&folder));
     let mut world = credentials::world_with(&settings).await;
     credentials::register(&world, &made).await;
@@ -317,7 +317,7 @@ async fn alerts_and_dashboard_ask_for_figures_that_there_are() {
         let unknown: Vec<_> = asked.difference(&known).collect();
         assert!(unknown.is_empty(), "{asking} asks for {unknown:?}, which is not in\n{shown}");
     }
-    // An alert by codes of problems that do not exist would never fire.
+    // An alert on problem codes that do not exist would never fire.
     let rules = read("alerts/rules.yaml");
     let lists = rules.split("postern_problem_code=~\"").skip(1).map(|rest| rest.split('"').next().unwrap());
     let codes: BTreeSet<_> = lists.flat_map(|codes| codes.split('|')).collect();
@@ -329,7 +329,7 @@ async fn alerts_and_dashboard_ask_for_figures_that_there_are() {
     world.end().await;
 }
 
-/// What promtool says, and whether it is content.
+/// Runs promtool; returns whether it succeeded, and its output.
 pub(crate) fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
     let mut child = Command::new(tool("promtool"))
         .args(arguments)
@@ -363,7 +363,7 @@ async fn prometheus_finds_nothing_wrong_with_the_figures() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_is_told_is_not_asked_about_each_time() {
     let world = World::start().await;
-    // By the shipped filter; beyond this level nothing asks any further.
+    // By the shipped filter; beyond this level, events are not even created.
     assert_eq!(tracing::level_filters::LevelFilter::current(), tracing::level_filters::LevelFilter::INFO);
     assert!(!tracing::enabled!(tracing::Level::DEBUG));
     world.end().await;

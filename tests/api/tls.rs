@@ -1,4 +1,4 @@
-//! TLS on the API's address, and clients who show certificates of their own.
+//! TLS on the API's address, and clients with certificates of their own.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ impl Authority {
         }
     }
 
-    /// A client that believes this authority, and shows a certificate if it has one.
+    /// A client that trusts this authority, and presents a certificate if given one.
     fn client(&self, own: Option<&Pair>) -> Client {
         let root = reqwest::Certificate::from_pem(self.pem().as_bytes()).unwrap();
         let builder = Client::builder().no_proxy().pool_max_idle_per_host(0).tls_certs_only([root]);
@@ -65,7 +65,7 @@ impl Pair {
     }
 }
 
-/// A gateway with this certificate, its settings of clients and its caller servicenow as given.
+/// A gateway with this certificate, client settings, and settings of its caller servicenow.
 async fn world(folder: &TempDir, server: &Pair, clients: &str, caller: &str) -> World {
     let name = "name = \"servicenow\"\n";
     let edits = vec![(name, format!("{name}{caller}\n"))];
@@ -99,7 +99,7 @@ async fn the_api_speaks_tls_and_takes_up_a_new_certificate_without_a_restart() {
     assert!(!is_heard(new.client(None).get(world.gateway().url())).await);
     let plain = Client::builder().no_proxy().build().unwrap();
     assert!(!is_heard(plain.get(world.gateway().url().replace("https", "http"))).await);
-    // The certificate of one pair with the key of another is nothing to be taken up.
+    // A certificate with the key of another is not loaded.
     let next = new.signs("127.0.0.1");
     std::fs::write(folder.path().join("server.pem"), &next.certificate).unwrap();
     assert!(is_heard(old.client(None).get(world.gateway().url())).await);
@@ -135,7 +135,7 @@ async fn a_caller_that_is_tied_to_a_certificate_is_nobody_without_it() {
         world.get("portal", "/v1/operations").await.expect(200);
     }
     assert_eq!((world.events("denied").await.len(), world.journal().await.len()), (2, 0));
-    // A certificate that another authority made ends the connection, even where none is needed.
+    // A certificate from another authority ends the connection, even where none is required.
     world.client = ours.client(Some(&ours.signs("servicenow.test")));
     assert!(!is_heard(world.bare("GET", "/v1/operations")).await);
     world.client = ours.client(Some(&own));

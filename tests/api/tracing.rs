@@ -1,4 +1,4 @@
-//! W3C trace context: taken from the caller, shown in the answer and the trail, passed on to Graph.
+//! W3C trace context: taken from the caller, shown in the response and the trail, passed on to Graph.
 
 use serde_json::json;
 

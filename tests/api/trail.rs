@@ -1,4 +1,4 @@
-//! What the audit trail and Graph's journal must say of each other, whatever a test did.
+//! What the audit trail and Graph's journal must say about each other after every test.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::contract::{self, Ours};
 
-/// Every accepted operation has ended once, every write is on record, and Graph saw nothing that no client should do.
+/// Every accepted operation ended once, every write is on record, and Graph saw nothing that no client should do.
 pub(crate) fn check(audit: &[Value], journal: &[Value]) {
     let of = |event: &'static str| audit.iter().filter(move |record| record["event"] == event);
     let ids = |event| of(event).map(|record| record["operation"].as_str().unwrap()).collect::<Vec<_>>();
@@ -30,7 +30,7 @@ pub(crate) fn check(audit: &[Value], journal: &[Value]) {
     }
 }
 
-/// Whether a call in the journal is the gateway's.
+/// Whether the gateway made a call in the journal.
 pub(crate) fn is_ours(call: &Value) -> bool {
     call["user_agent"].as_str().is_some_and(|agent| agent.starts_with("postern/"))
 }

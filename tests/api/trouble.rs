@@ -1,4 +1,4 @@
-//! Graph in trouble: throttling, outages, lost answers, refusals, and sets that somebody else changes.
+//! Graph in trouble: throttling, outages, lost responses, refusals, and sets that somebody else changes.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
 
 const ASSIGN: &str = "/assign";
 
-/// So many answers of this kind to calls whose path ends so.
+/// Injects this many faults into calls whose path ends like this.
 async fn answers(world: &World, path_ends: &str, times: Option<u32>, effect: Value) {
     let mut order = json!({"path_ends": path_ends, "effect": effect});
     if let Some(times) = times {
@@ -22,7 +22,7 @@ fn status(status: u16) -> Value {
     json!({"kind": "answer", "status": status})
 }
 
-/// Fills the memory of names, so that what follows reaches the lane.
+/// Fills the name cache, so that what follows reaches the lane.
 async fn warm(world: &World, groups: &[usize]) {
     let targets: Vec<_> = groups.iter().map(|number| json!({"group": group(*number)})).collect();
     let body = json!({"configuration": "Sales ESP", "add": targets});
@@ -106,7 +106,7 @@ async fn a_token_that_graph_refuses_once_is_replaced_once() {
     world.end().await;
 }
 
-/// The login service takes the same question again and again for a loop.
+/// To the login service, repeating the same request looks like a loop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_that_are_not_accepted_are_not_fetched_anew_each_time() {
     let world = World::start().await;
@@ -144,7 +144,7 @@ async fn an_operation_that_graph_keeps_from_working_is_parked_in_sight_and_goes_
         assert!(parked["because"].as_str().unwrap().contains(words), "{effect}: {parked}");
         assert!(parked["attempts"].as_u64().unwrap() >= 1 && parked["until"].is_string());
         assert!(seen.header("retry-after").parse::<u64>().unwrap() >= 1);
-        // Asked anew: an answer reads the operation first and its lane after it, which may have begun in between.
+        // Read again: a response reads the operation first and its lane second, which may have started in between.
         assert_eq!(world.operation(&id).await.body["state"], "running");
         world.clear_faults().await;
         let ended = world.end_of(&id).await;
@@ -154,7 +154,7 @@ async fn an_operation_that_graph_keeps_from_working_is_parked_in_sight_and_goes_
     }
 }
 
-/// Four changes in one merged write, the second of which names a group that Graph does not take.
+/// Four changes in one merged write; the second names a group that Graph refuses.
 async fn one_of_four(effects: &[&str]) -> World {
     let world = World::start().await;
     world.switch("unknown_groups", "refused").await;

@@ -1,6 +1,6 @@
-//! Changes with an end: undone when it comes, by the gateway itself.
+//! Changes with an `until`: undone by the gateway itself when it comes.
 //!
-//! Ends are set far ahead, and moved back in the store, so that no test waits or depends on how fast it is.
+//! It is set far ahead and moved back in the store, so that no test waits or depends on its own speed.
 
 use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
@@ -18,7 +18,7 @@ pub(crate) fn with_end(body: Value) -> Value {
     body
 }
 
-/// Lets the ends of all operations come.
+/// Makes the `until` of every operation due.
 pub(crate) async fn end_comes(world: &World) {
     let url = format!("sqlite:{}", world.store().display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();
@@ -29,7 +29,7 @@ pub(crate) async fn end_comes(world: &World) {
     connection.close().await.unwrap();
 }
 
-/// The operation, as soon as its end stands so.
+/// The operation, as soon as its `until` is in this state.
 pub(crate) async fn end_is(world: &World, id: &str, state: &str) -> Got {
     for _ in 0..TRIES {
         let found = world.operation(id).await;
@@ -82,7 +82,7 @@ async fn what_has_an_end_is_undone_when_it_comes_though_nobody_ran_then() {
     assert_eq!((&accepted[1]["caller"], &accepted[1]["issuer"]), (&json!("servicenow"), &json!("postern")));
     assert_eq!(accepted[1]["policies"], json!(["servicenow-changes-groups", "servicenow-reverts-its-own"]));
     assert_eq!(world.events("reverted").await[0]["operation"], id);
-    // However often it is looked again.
+    // However often it is checked again.
     world.restart().await;
     world.operation(&id).await;
     assert_eq!(world.events("accepted").await.len(), 2);
@@ -134,7 +134,7 @@ async fn an_end_is_moot_where_nothing_is_left_to_undo() {
     let reverted = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
     let path = format!("/v1/operations/{reverted}/revert");
     let by = world.post("servicenow", &path, &json!({}), &[("prefer", "wait=25")]).await.succeeded("changed");
-    // What was reverted and is wanted again is wanted without that end.
+    // Repeating a reverted change repeats it without the old `until`.
     world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
     world.fault(json!({"path_ends": "/assign", "times": 1, "effect": {"kind": "answer", "status": 403}})).await;
     let failed = world.change(&with_end(add("Sales ESP", &group(2)))).await.problem(502, "graph-refused");
@@ -186,7 +186,7 @@ async fn no_bound_and_no_trouble_makes_a_due_end_be_forgotten() {
     world.clear_faults().await;
     world.end_of(&other).await.succeeded("changed");
     world.end_of(&by).await.succeeded("changed");
-    // Where Graph cannot be asked about the group that is to come back, it is asked again later.
+    // If Graph cannot be asked about the group that is to be added back, it is asked again later.
     let body = with_end(json!({"configuration": "Sales ESP", "remove": [{"group": group(5)}], "ticket": "R"}));
     let id = world.change(&body).await.succeeded("changed");
     world.restart().await;
@@ -195,7 +195,7 @@ async fn no_bound_and_no_trouble_makes_a_due_end_be_forgotten() {
     let ended = end_is(&world, &id, "reverted").await;
     world.end_of(ended.body["ends"]["operation"].as_str().unwrap()).await.succeeded("changed");
     assert!(world.groups(SALES_ESP).await.contains(&group(5)));
-    // Nor is one answer that there is no such configuration believed.
+    // Nor is a single response believed that says there is no such configuration.
     let id = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
     world.restart().await;
     world.fault(json!({"path_ends": SALES_ESP, "times": 1, "effect": {"kind": "answer", "status": 404}})).await;
@@ -260,7 +260,7 @@ async fn what_policies_forbid_stays_forbidden_while_graph_cannot_tell_of_the_con
         let policies = vec![("locked.cedar", policy)];
         let mut world = World::with(Setup { policies, settings, ..Setup::default() }).await;
         let id = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
-        // Nothing is remembered, and Graph is not there to ask.
+        // Nothing is cached, and Graph cannot be asked.
         world.restart().await;
         world.fault(json!({"path_ends": SALES_ESP, "effect": {"kind": "answer", "status": 503}})).await;
         let got = call_off(&world, "servicenow", &id).await;

@@ -1,4 +1,4 @@
-//! Graph's v1.0, for those who chose it.
+//! Graph's v1.0, for those who choose it.
 
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ async fn what_v1_does_not_show_is_not_lost() {
     assert!(detail.contains("v1.0 of Graph does not keep assignment filters"), "{detail}");
     assert_eq!(world.assigns().await.len(), 0);
     assert_eq!(world.assigned(SALES_ESP).await, before);
-    // Without the filter nothing is in the way, and what comes from a policy set is not made a direct assignment.
+    // Once the filtered assignment goes, the change is possible, and a policy set's assignment is not made a direct one.
     let direct = before.iter().find(filtered).unwrap()["target"]["groupId"].as_str().unwrap();
     let body = json!({"configuration": "Sales ESP", "remove": [{"group": direct}], "add": [{"group": "Sales Kiosks"}]});
     world.change(&body).await.succeeded("changed");

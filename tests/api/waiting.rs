@@ -1,4 +1,4 @@
-//! How long a caller waits, and what it is told when that was not long enough.
+//! How long a caller waits, and how it is answered when that was not long enough.
 
 use crate::world::{ASSIGNMENTS, SALES_ESP, Setup, World, add, group};
 

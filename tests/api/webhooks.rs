@@ -1,4 +1,4 @@
-//! `POST /v1/webhooks/{source}`: signed events become changes, once each; what is not proven becomes nothing.
+//! `POST /v1/webhooks/{source}`: signed events become changes, exactly once; unproven ones become nothing.
 
 use aws_lc_rs::hmac;
 use reqwest::RequestBuilder;
@@ -10,13 +10,13 @@ use crate::{
     world::{KIOSK_ESP, SALES_ESP, Setup, World, group},
 };
 
-/// The ids of the operations of an answer.
+/// The ids of the operations in a response.
 fn ids(got: &Got) -> Vec<String> {
     let operations = got.body["operations"].as_array().unwrap_or_else(|| panic!("{got:?}"));
     operations.iter().map(|operation| operation["id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Sends, and the operations that were accepted.
+/// Sends a message; returns the accepted operations.
 async fn accepted(world: &World, request: RequestBuilder) -> Vec<String> {
     let got = world.send(request.header("prefer", "wait=20")).await.expect(200);
     assert_eq!(got.body["result"], "accepted", "{got:?}");
@@ -76,7 +76,7 @@ async fn every_preset_takes_what_its_vendor_signs_and_nothing_else() {
             timestamp.iter().fold(request, |request, (name, value)| request.header(*name, *value))
         };
         if timestamp.is_some() {
-            // The vector is of a fixed time, and by now it is old: the signature fits, the time does not.
+            // The vector has a fixed time, which is old by now: the signature is valid, the time is not.
             refused(world, signed(&signature, HIRED), 401, "stale-message").await;
         } else {
             assert_eq!(accepted(world, signed(&signature, HIRED)).await.len(), 1, "{scheme}");
@@ -106,7 +106,7 @@ async fn a_timestamp_without_a_separator_is_signed_on_either_side() {
         let senders = Senders::start(scheme, SECRET, "", JOINER).await;
         let request =
             |signature: &str| senders.to_source(HIRED).header(header, signature).header(timestamp, time.as_str());
-        // The other order, which some public code has, is not accepted.
+        // The opposite order, which some public code uses, is rejected.
         let wrong = [base64(hmac::HMAC_SHA256, &format!("{HIRED}{time}")), hex(&format!("{time}.{HIRED}"))];
         for wrong in wrong {
             refused(&senders.world, request(&wrong), 401, "invalid-signature").await;
@@ -181,7 +181,7 @@ async fn a_message_sent_again_finds_its_operations_and_an_altered_one_is_refused
             refused(&senders.world, senders.standard("msg_1", now(), &altered), 422, "idempotency-key-reused").await;
         assert_eq!(problem.body["operation"]["id"], first[0].as_str());
     }
-    // The name belongs to the source: it is none of the caller's own keys.
+    // The key belongs to the source, apart from the caller's own keys.
     let body = crate::world::add("Sales ESP", "Sales Laptops");
     senders
         .world
@@ -238,7 +238,7 @@ async fn an_event_makes_several_changes_or_none() {
         let got = world.send(senders.standard("n", now(), &nothing)).await.expect(200);
         assert_eq!(got.body, json!({"result": "ignored", "operations": []}));
     }
-    // One of them is not to be had, so none is accepted.
+    // One of them does not exist, so none is accepted.
     let one_unknown = moved(json!(["Sales ESP", "Nowhere ESP"]));
     let problem = refused(world, senders.standard("o", now(), &one_unknown), 404, "unknown-configuration").await;
     assert!(problem.body["detail"].as_str().unwrap().contains("rule mover"), "{problem:?}");
@@ -323,7 +323,7 @@ async fn senders_that_cannot_sign_are_known_by_their_secret() {
     let first = accepted(world, bearer(SECRET).header("idempotency-key", "k")).await;
     assert_eq!(accepted(world, bearer(SECRET).header("idempotency-key", "k")).await, first);
     assert_ne!(accepted(world, bearer(SECRET)).await, first, "without a name it is another message");
-    // Half of a CloudEvent in binary mode is in headers, for which whoever holds the secret vouches.
+    // In binary mode half of a CloudEvent is in headers; the holder of the secret vouches for them.
     let cloud = bearer(SECRET).header("ce-specversion", "1.0").header("ce-id", "7").header("ce-type", "employee.hired");
     let cloud = cloud.body(r#"{"id":7,"department":"Sales","mail":"jane@contoso.com"}"#);
     refused(world, cloud.try_clone().unwrap(), 400, "malformed-json").await;
@@ -419,7 +419,7 @@ async fn a_scheme_of_ones_own_and_a_message_id_from_the_body() {
     senders.world.end().await;
 }
 
-/// What the published library of a language makes of a message.
+/// Signs a message with a language's published library; returns its output.
 fn signed_by(program: &str, script: &str, message: [&str; 4]) -> String {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = if program.contains('/') { root.join(program) } else { program.into() };
@@ -453,7 +453,7 @@ async fn a_source_has_the_limits_of_the_caller_that_it_is() {
     for id in ["1", "2"] {
         let got = senders.world.send(senders.standard(id, now(), nothing)).await.expect(200);
         assert!(got.headers.contains_key("ratelimit"), "{got:?}");
-        // What is not proven has no name to count by.
+        // An unproven event has no name to count it by.
         refused(&senders.world, senders.to_source(nothing), 401, "invalid-signature").await;
     }
     refused(&senders.world, senders.standard("3", now(), nothing), 429, "rate-limited").await;

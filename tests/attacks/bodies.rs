@@ -55,7 +55,7 @@ async fn no_spelling_of_a_path_leads_past_the_token() {
         for token in ["", "x.y.z", &portal] {
             let request = siege.world.bare("POST", path).bearer_auth(token);
             let answer = siege.sent(request.json(&add("Sales ESP", "Sales Laptops"))).await;
-            // The portal is proven, and no policy lets it touch this configuration.
+            // The portal is authenticated, but no policy lets it touch this configuration.
             assert!((400..=405).contains(&answer.status), "{path} {}: {}", answer.status, answer.text);
         }
         siege.withstood().await;
@@ -84,7 +84,7 @@ async fn a_method_in_a_header_or_out_of_place_changes_nothing() {
     siege.end("methods").await;
 }
 
-/// Bodies of a caller who may ask for a change, none of which is one.
+/// Bodies from a caller who may make changes, none of which is a valid change.
 fn bodies() -> Vec<Vec<u8>> {
     let good = add("Sales ESP", "Sales Laptops").to_string();
     let inner = &good[1..good.len() - 1];

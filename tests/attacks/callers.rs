@@ -1,4 +1,4 @@
-//! What somebody can do who has a valid token: another caller's, or a stranger's.
+//! Attacks by somebody with a valid token: another caller's, or a stranger's.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     world::{ASSIGNMENTS, SALES_ESP, World, add, group},
 };
 
-/// A world in which servicenow has had a change made under an idempotency key; its operation and what it wrote.
+/// A world in which servicenow has made a change with an idempotency key; returns the operation's id.
 async fn with_an_operation() -> (World, String) {
     let world = World::start().await;
     let headers = [("idempotency-key", "RITM-1"), ("prefer", "wait=25")];

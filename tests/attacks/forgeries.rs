@@ -1,4 +1,4 @@
-//! Tokens that nobody issued, and tokens that were issued for something else.
+//! Forged tokens, and tokens that were issued for something else.
 
 use aws_lc_rs::{
     hmac,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::siege::{Seen, Siege, part};
 
-/// DER in its armour.
+/// DER encoded as PEM.
 pub(crate) fn armoured(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
@@ -105,7 +105,7 @@ async fn a_key_or_an_address_that_the_token_brings_along_is_not_used() {
         json!({"x5c": [STANDARD.encode("not a certificate")], "x5t": "AAAA", "x5t#S256": "AAAA"}),
         json!({"jku": address("keys"), "x5u": address("chain"), "iss": trap, "kid": address("keys")}),
     ];
-    // A key id is looked up in a list and nowhere else.
+    // A key id is looked up in the key set and nowhere else.
     let ids = [
         "../../dev/null",
         "/dev/null",
@@ -150,7 +150,7 @@ async fn a_key_or_an_address_that_the_token_brings_along_is_not_used() {
     siege.end("keys and addresses that tokens bring along").await;
 }
 
-/// What else a signature may be.
+/// Alternatives to a valid signature.
 fn signatures(good: &str) -> Vec<String> {
     let half = good.len() / 2;
     let mut others = vec![
@@ -179,7 +179,7 @@ fn signatures(good: &str) -> Vec<String> {
         let other = if good.as_bytes()[place] == b'A' { 'B' } else { 'A' };
         others.push(format!("{}{other}{}", &good[..place], &good[place + 1..]));
     }
-    // The last letter of 256 bytes in base64 has bits that belong to none of them.
+    // The last base64 letter of 256 bytes has unused bits.
     let unused = "BCDEFGHIJKLMNOPRSTUVWXYZabcdefhijklmnopqrstuvxyz0123456789-_".chars();
     let last = good.chars().last().unwrap();
     others.extend(unused.filter(|letter| *letter != last).map(|letter| format!("{}{letter}", &good[..good.len() - 1])));
@@ -276,7 +276,7 @@ async fn what_two_readers_could_read_differently_is_no_token() {
     siege.end("tokens that can be read in two ways").await;
 }
 
-/// Times and kinds with which even the issuer's own signature proves nothing.
+/// Times and token kinds with which even the issuer's own signature must be rejected.
 fn wrong_times(now: i64) -> Vec<Value> {
     vec![
         json!({"exp": now - 60}),
@@ -301,7 +301,7 @@ fn wrong_times(now: i64) -> Vec<Value> {
     ]
 }
 
-/// Parties with which it proves nothing.
+/// Parties with which it must be rejected.
 fn wrong_parties(root: &str) -> Vec<Value> {
     vec![
         json!({"aud": null}),
@@ -355,7 +355,7 @@ fn wrong_parties(root: &str) -> Vec<Value> {
     ]
 }
 
-/// Header members with which it proves nothing.
+/// Header members with which it must be rejected.
 fn wrong_headers() -> Vec<Value> {
     vec![
         json!({"typ": "JOSE"}),

@@ -1,9 +1,9 @@
-//! Attacks on the API's doors, by somebody who has read the sources, can send anything, and holds the valid token of
-//! another caller.
+//! Attacks on the API by somebody who has read the sources, can send anything, and holds the valid token of another
+//! caller.
 //!
-//! Every attack must be refused with nothing done, and the honest caller after it must be served; see
-//! [`siege::Siege::end`], which prints how many there were. What attacks there are, and which test tries each, is told
-//! by `docs/threat-model.md`.
+//! Every attack must be refused without effect, and the honest caller's next request must be served; see
+//! [`siege::Siege::end`], which prints the number of attacks. `docs/threat-model.md` lists the attacks and the test for
+//! each.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,4 @@
-//! Messages to sources of webhooks: forged, altered, moved in time, sent to another source, sent again.
+//! Messages to sources of webhooks: forged, altered, with another time, sent to another source, replayed.
 
 use std::io::Write as _;
 
@@ -15,7 +15,7 @@ use crate::{
 
 const GITHUB_SECRET: &str = "another secret of 32 characters!";
 
-/// Two sources: one signs its message's id and time, the other its body only.
+/// Two sources: one signs its message's id and time, the other only its body.
 fn sources(folder: &std::path::Path) -> String {
     let source = |(name, scheme, secret): (&str, &str, &str)| {
         let path = folder.join(name);
@@ -38,10 +38,10 @@ fn digits(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// A source, headers, a body.
+/// A source, headers, and a body.
 type Attack = (&'static str, Vec<(&'static str, String)>, String);
 
-/// A message with these headers; none where no client could send them.
+/// A message with these headers; none if no client could send them.
 fn message(world: &World, source: &str, headers: &[(&str, String)], body: String) -> Option<RequestBuilder> {
     let request = world.bare("POST", &format!("/v1/webhooks/{source}")).header("content-type", "application/json");
     headers.iter().try_fold(request.body(body), |request, (name, value)| {
@@ -49,7 +49,7 @@ fn message(world: &World, source: &str, headers: &[(&str, String)], body: String
     })
 }
 
-/// Other texts than a good signature: of another alphabet, length, case, scheme, or of nothing.
+/// Near misses of a valid signature: another alphabet, length, case or scheme, or empty.
 fn near(good: &str) -> Vec<String> {
     let (scheme, value) = good.split_once([',', '=']).unwrap();
     let raw = STANDARD.decode(value).unwrap_or_default();
@@ -125,7 +125,7 @@ async fn a_message_that_its_source_did_not_sign_for_now_and_here_changes_nothing
         attacks.push(("hr", honest.clone(), body.clone()));
         attacks.push(("forge", hub(GITHUB_SECRET.as_bytes(), HIRED), body));
     }
-    // What is signed is joined by dots: moved from one part to the next it must be another message.
+    // The signed parts are joined by dots: text moved from one part to the next must make another message.
     for (id, moved) in
         [("m.", time.to_string()), ("", format!("m.{time}")), ("m", format!("{time}.")), ("M", time.to_string())]
     {
@@ -141,7 +141,7 @@ async fn a_message_that_its_source_did_not_sign_for_now_and_here_changes_nothing
         twice.extend(honest.iter().find(|(known, _)| *known == name).cloned());
         attacks.extend([missing, twice].map(|headers| ("hr", headers, HIRED.to_owned())));
     }
-    // The proof of one source, and a caller's token, say nothing to another.
+    // One source's signature and a caller's token prove nothing to another source.
     let token = siege.world.token("servicenow").await;
     attacks.push(("forge", honest.clone(), HIRED.to_owned()));
     attacks.push(("hr", hub(GITHUB_SECRET.as_bytes(), HIRED), HIRED.to_owned()));
@@ -174,7 +174,7 @@ async fn a_recorded_message_does_nothing_twice_even_after_a_restart() {
             senders.world.restart().await;
         }
         for moment in [time, time - 100, now(), time + 60] {
-            // Whoever recorded it has the first only; that its sender signs it again makes no other message of it.
+            // The attacker has only recorded the first; signing it again does not make it another message.
             let again = senders.world.send(sent(&senders, moment)).await.expect(200);
             assert_eq!(
                 (&again.body["operations"][0]["id"], again.header("idempotency-replayed")),

@@ -1,6 +1,6 @@
-//! What `jwt_tool` (2.2.7) tries: every header and claim in turn set to what confuses, and the claims that are registered.
+//! What `jwt_tool` (2.2.7) tries: confusing values for every header and claim in turn, and for the registered claims.
 //!
-//! Its names and values, none of its code.
+//! It uses its names and values, none of its code.
 
 use serde_json::{Value, json};
 
@@ -69,9 +69,9 @@ const CLAIMS: [&str; 59] = [
     "div",
 ];
 
-/// What each is set to; a string besides.
+/// The values for each, in addition to a string.
 fn values(trap: &str) -> [Value; 6] {
-    // The sandbox takes null for an order to leave the member out, so that is tried as well.
+    // The sandbox takes null as an order to leave the member out, so that is tried as well.
     [Value::Null, json!(true), json!(false), json!("jwt_tool"), json!(0), json!(trap)]
 }
 

@@ -1,4 +1,4 @@
-//! A gateway under attack, and the count of what was tried.
+//! A gateway under attack, and a count of the attempts.
 
 use std::{
     io::{ErrorKind, Write as _},
@@ -19,19 +19,19 @@ use crate::{
     world::{ASSIGNMENTS, Setup, World, add},
 };
 
-/// What servicenow alone may ask for in a minute: it is how an answer tells whose token it believed.
+/// A request limit that only servicenow has, so that a response reveals whose token was accepted.
 const HONEST: &str = "\"caller\";q=777777;w=60";
 
 /// A gateway, the attacker's own server, and counts.
 pub(crate) struct Siege {
     pub(crate) world: World,
-    /// Whose address the attacker writes wherever an address fits. Nobody may ever call there.
+    /// The attacker's address, put wherever an address fits. Nobody may ever connect to it.
     trap: TcpListener,
     tried: AtomicUsize,
     served: AtomicUsize,
 }
 
-/// A good token as anybody can see it, and the key that its issuer publishes.
+/// A valid token as anybody can see it, and the key that its issuer publishes.
 pub(crate) struct Seen {
     pub(crate) header: Value,
     pub(crate) claims: Value,
@@ -49,12 +49,12 @@ impl Siege {
         Self::before(settings, vec![]).await
     }
 
-    /// With these settings, and more of the file replaced.
+    /// With these settings, and further replacements in the file.
     pub(crate) async fn before(settings: Vec<(&'static str, &'static str)>, more: Vec<(&'static str, String)>) -> Self {
         let name = "name = \"servicenow\"\n";
         let ours = [
             (name, format!("{name}calls_max = 777777\n")),
-            // With all algorithms allowed, it is the keys that must tell them apart.
+            // All algorithms are allowed, so that only the keys tell tokens apart.
             (
                 "algorithms = [\"RS256\"]",
                 "algorithms = [\"RS256\", \"RS384\", \"RS512\", \"PS256\", \"PS384\", \"PS512\", \"ES256\", \"ES384\", \"EdDSA\"]"
@@ -83,7 +83,7 @@ impl Siege {
         Seen { header: read(&parts[0]), claims: read(&parts[1]), parts, jwk }
     }
 
-    /// An attack was refused; the honest caller comes next.
+    /// An attack was refused; now the honest caller must be served.
     pub(crate) async fn withstood(&self) {
         self.tried.fetch_add(1, Ordering::Relaxed);
         let honest = self.world.get("servicenow", "/v1/operations").await.expect(200);
@@ -92,11 +92,11 @@ impl Siege {
         self.served.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Asks for a change with a token that must prove nothing.
+    /// Submits a change with a token that must be rejected.
     pub(crate) async fn refused(&self, token: &str) {
         let request = self.change();
         let value = reqwest::header::HeaderValue::from_bytes(format!("Bearer {token}").as_bytes());
-        // What no client can send is tried on the wire.
+        // Header values that no client can send are tried in `wire`.
         let Ok(value) = value else { return };
         let answer = self.sent(request.header("authorization", value)).await;
         assert_eq!(answer.status, 401, "{token}\n{}", answer.text);
@@ -104,7 +104,7 @@ impl Siege {
         self.withstood().await;
     }
 
-    /// Asks for a change with a token that its issuer made: whoever it is taken for, it must be servicenow or nobody.
+    /// Sends a token that its issuer made: it must be taken for servicenow's or rejected.
     pub(crate) async fn nobody_else(&self, token: &str) {
         let answer = self.sent(self.world.bare("GET", "/v1/operations").bearer_auth(token)).await;
         match answer.status {
@@ -122,13 +122,13 @@ impl Siege {
         self.world.send(request).await
     }
 
-    /// Nothing was done, nobody was called, and the numbers.
+    /// Asserts that nothing was done and nobody was called, and prints the counts.
     pub(crate) async fn end(self, what: &str) {
         assert!(self.world.journal().await.is_empty(), "Graph was called");
         self.end_after_lookups(what).await;
     }
 
-    /// The same where a caller was proven, and names of its changes may have been looked up.
+    /// The same if a caller was authenticated, so that names may have been looked up.
     pub(crate) async fn end_after_lookups(self, what: &str) {
         assert!(self.world.assigns().await.is_empty(), "an attack was written to Graph");
         assert!(self.world.events("accepted").await.is_empty());
@@ -139,29 +139,29 @@ impl Siege {
         let (tried, served) = (self.tried.into_inner(), self.served.into_inner());
         assert_eq!(tried, served);
         self.world.end().await;
-        // Not by a macro, which would be silent where all goes well.
+        // The print macros are captured when a test passes.
         let told = format!("attacks: {what}: {tried} tried, 0 accepted, {served} honest calls served\n");
         std::io::stderr().write_all(told.as_bytes()).unwrap();
     }
 }
 
-/// The base64url of a text.
+/// Encodes bytes as base64url.
 pub(crate) fn part(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 impl Seen {
-    /// The header with these members instead; null takes one out.
+    /// The header with these members changed; null removes one.
     pub(crate) fn header_with(&self, members: &Value) -> String {
         part(with(&self.header, members).to_string())
     }
 
-    /// The claims with these members instead.
+    /// The claims with these members changed.
     pub(crate) fn claims_with(&self, members: &Value) -> String {
         part(with(&self.claims, members).to_string())
     }
 
-    /// The public key in the forms in which somebody may take it for a shared secret.
+    /// The public key in the encodings that might be mistaken for a shared secret.
     pub(crate) fn public(&self) -> Vec<Vec<u8>> {
         let decoded = |field: &str| URL_SAFE_NO_PAD.decode(self.jwk[field].as_str().unwrap()).unwrap();
         let key: PublicEncryptingKey = PublicKeyComponents { n: decoded("n"), e: decoded("e") }.try_into().unwrap();

@@ -1,4 +1,4 @@
-//! Clients that are slow on purpose, and clients that only hold connections.
+//! Clients that are slow on purpose, and clients that only hold connections open.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{siege::Siege, wire::spoken, world::ASSIGNMENTS};
 
-/// So long a request may take to arrive here.
+/// How long a request may take to arrive here.
 const BRIEF: (&str, &str) = ("SERVER__REQUEST_TIMEOUT", "1s");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,12 +28,12 @@ async fn a_head_or_a_body_that_does_not_arrive_is_cut_off() {
         assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("request-timeout"), "{answer}");
         siege.withstood().await;
     }
-    // Whoever proves nothing is answered without its body, and not waited for.
+    // An unauthenticated caller is answered without waiting for its body.
     let request = format!("POST {ASSIGNMENTS} HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{{");
     let answer = spoken(&url, request.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     siege.withstood().await;
-    // The same on a connection that has served a good request.
+    // The same on a connection that has served a valid request.
     let good = format!("GET /v1/operations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\nGET /v1/op");
     let answer = spoken(&url, good.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

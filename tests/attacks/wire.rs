@@ -1,4 +1,4 @@
-//! Requests that no client would send, byte by byte: what two servers in a row could read as different requests.
+//! Malformed requests, byte by byte: those that two servers in a row could read as different requests.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,12 +11,12 @@ use crate::{siege::Siege, world::add};
 /// Far longer than anything takes here.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What comes back on a connection of its own until the gateway ends it.
+/// The bytes received on a new connection until the gateway closes it.
 pub(crate) fn spoken(url: &str, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    // It may have hung up before the last byte.
+    // It may have closed the connection before the last byte.
     drop(stream.write_all(bytes));
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
@@ -27,7 +27,7 @@ pub(crate) fn spoken(url: &str, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Heads that must be refused before anything of their requests is done.
+/// Heads that must be refused before anything is done for their requests.
 fn heads() -> Vec<(&'static str, &'static str)> {
     vec![
         ("POST /v1/assignments HTTP/1.1", "Content-Length: LEN\r\nTransfer-Encoding: chunked\r\n"),
@@ -83,7 +83,7 @@ async fn a_head_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection(
         change.len()
     );
     for (line, headers) in heads() {
-        // For who goes by the length it is one body, for who goes by the chunks the change comes after it.
+        // By its length this is one body; by its chunks, a change follows it.
         let body = format!("0\r\n\r\n{inner}");
         let headers = headers.replace("LEN", &body.len().to_string());
         let request = format!(

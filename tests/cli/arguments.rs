@@ -1,4 +1,4 @@
-//! Arguments, before anything is done.
+//! Arguments that are rejected before anything is done.
 
 use crate::run;
 

@@ -107,7 +107,7 @@ fn what_settings_name_is_looked_at_whatever_else_is_wrong() {
     assert_eq!(ended.err.matches("missing.secret").count(), 1, "each fault is told once\n{}", ended.err);
 }
 
-/// A folder with the shipped settings for the sandbox, a source of webhooks in them, and an event.
+/// A folder with the shipped sandbox settings plus a source of webhooks, and an event.
 fn with_webhooks(scheme: &str, secret: &str, when: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let settings = std::fs::read_to_string(shipped("config/sandbox.toml")).unwrap();

@@ -6,7 +6,7 @@ use crate::{Program, postern, run};
 fn the_demo_ends_well_in_plain_text_and_leaves_a_trail_that_verifies() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = postern(folder.path(), &["demo", "--once"]);
-    // A gateway that runs on this machine keeps its ports.
+    // A gateway already running on this machine keeps its ports.
     command.env("POSTERN__SERVER__LISTEN", "127.0.0.1:0").env("POSTERN__SERVER__ADMIN_LISTEN", "127.0.0.1:0");
     let demo = Program::start(command).ended();
     assert_eq!((demo.code, demo.err.as_str()), (Some(0), ""), "{}", demo.out);
@@ -20,7 +20,7 @@ fn the_demo_ends_well_in_plain_text_and_leaves_a_trail_that_verifies() {
     let verified = run(folder.path(), &["audit", "verify", "--store", &store]);
     assert_eq!((verified.code, verified.err.as_str()), (Some(0), ""));
     assert!(demo.out.contains(verified.out.trim_end()), "{}", verified.out);
-    // The settings it was done with are there to go on with.
+    // The settings it used are kept for further use.
     let settings = format!("{named}/config/sandbox.toml");
     assert_eq!(run(folder.path(), &["check", "--config", &settings]).code, Some(0));
 }

@@ -1,4 +1,4 @@
-//! `postern check` on what policies name, and `postern check --explain`.
+//! `postern check` on names in policies, and `postern check --explain`.
 
 use std::{fs, path::Path};
 
@@ -7,7 +7,7 @@ use crate::{Ended, run, shipped};
 const CHANGE: &str = r#"{"configuration": "Sales ESP", "ticket": "RITM0010023",
     "add": [{"group": "Sales Laptops"}, {"all": "devices"}], "remove": [{"group": "b0000000-0000-4000-8000-000000000002"}]}"#;
 
-/// Asks what would become of a change; the line that `check` begins with is left out.
+/// Explains a change; the line that `check` begins with is left out.
 fn explain(folder: &Path, change: &str, arguments: &[&str]) -> Ended {
     fs::write(folder.join("request.json"), change).unwrap();
     let config = shipped("config/sandbox.toml");
@@ -38,7 +38,7 @@ fn each_target_is_told_with_the_policies_that_decide_on_it() {
     let ended = explain(folder.path(), &fine, &servicenow);
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
     assert!(ended.out.ends_with("the change would be accepted\n"), "{}", ended.out);
-    // What no policy decides is refused all the same.
+    // A change that no policy decides is still refused.
     let ended = explain(folder.path(), &fine, &[&servicenow[..], &["--priority", "0"]].concat());
     assert_eq!(ended.code, Some(1));
     assert!(ended.out.contains("\nnot assignable: the assignments of a default configuration"), "{}", ended.out);

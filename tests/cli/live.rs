@@ -13,7 +13,7 @@ use crate::{
 
 const CLIENT: &str = "99999999-8888-4777-8666-555555555555";
 
-/// A running sandbox and a folder with settings that fit it.
+/// A running sandbox and a folder with settings for it.
 struct Stage {
     folder: tempfile::TempDir,
     sandbox: Program,
@@ -161,7 +161,7 @@ fn an_identity_of_app_service_is_asked_with_its_header() {
     let asked = |header: &str| {
         let mut command = stage.command();
         command.env("IDENTITY_ENDPOINT", format!("{}/msi/token", stage.url)).env("IDENTITY_HEADER", header);
-        // Nobody answers there: a call through this proxy would fail.
+        // Nothing listens there: a call through this proxy would fail.
         command.env("HTTP_PROXY", "http://127.0.0.1:1").env("NO_PROXY", "elsewhere.test");
         Program::start(command).ended()
     };
@@ -223,7 +223,7 @@ fn a_configuration_that_the_tenant_lacks_is_told_with_the_catalogue() {
 fn a_login_service_that_is_not_there_is_told_with_what_to_look_at() {
     let stage = Stage::start(SECRET);
     let mut command = stage.command();
-    // Port 1 of this machine: nobody has answered there for decades.
+    // Port 1 of this machine: nothing listens there.
     command.env("POSTERN__GRAPH__AUTHORITY", "http://127.0.0.1:1");
     fails(
         &Program::start(command).ended(),

@@ -1,4 +1,4 @@
-//! The commands of the real binary: exit codes, and what is printed where.
+//! The commands of the real binary: exit codes, and which stream they print to.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -36,7 +36,7 @@ fn run(folder: &Path, arguments: &[&str]) -> Ended {
     Program::start(postern(folder, arguments)).ended()
 }
 
-/// A folder with a configuration that has a fault in its settings, its catalogue, a policy and its secret.
+/// A folder whose settings, catalogue, policy and secret each have a fault.
 fn faulty() -> tempfile::TempDir {
     const SETTINGS: &str = r#"[server]
 listen = "nowhere"

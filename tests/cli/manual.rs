@@ -10,7 +10,7 @@ use crate::{faulty, run};
 
 const COMMANDS: [&str; 9] = ["serve", "check", "demo", "sandbox", "token", "audit", "probe", "completions", "man"];
 
-/// What bash offers for the last of these words.
+/// What bash completes for the last of these words.
 fn offered(folder: &Path, words: &[&str]) -> Vec<String> {
     let (last, before) = words.split_last().unwrap();
     let quoted = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
@@ -62,7 +62,7 @@ fn there_is_a_page_about_the_program_and_about_each_command() {
     assert_eq!((page.code, page.err.as_str()), (Some(0), ""));
     assert!(page.out.contains(".TH postern 1 "), "{}", page.out);
     for command in COMMANDS {
-        // What a page refers to is there.
+        // The pages that this page refers to exist.
         assert!(page.out.contains(&format!("postern\\-{command}(1)")), "{command} in\n{}", page.out);
         let about = run(folder.path(), &["man", command]);
         assert_eq!((about.code, about.err.as_str()), (Some(0), ""), "{command}");

@@ -1,4 +1,4 @@
-//! `postern probe`: gateways that are well, that stop, that are not there.
+//! `postern probe`: gateways that are healthy, that are shutting down, that are not there.
 
 use std::{net::TcpListener, path::Path};
 
@@ -8,7 +8,7 @@ use crate::{
     shipped,
 };
 
-/// Asks whoever is at an address, by the settings of the sandbox.
+/// Probes an address, with the sandbox's settings.
 fn probed(folder: &Path, address: &str, question: &[&str]) -> Ended {
     let settings = shipped("config/sandbox.toml");
     let mut command = postern(folder, &[&["probe", "--config", &settings], question].concat());

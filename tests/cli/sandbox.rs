@@ -31,7 +31,7 @@ fn a_sandbox_says_where_it_is_gives_tokens_and_stops_when_told() {
 #[test]
 fn without_a_sandbox_there_is_no_token_but_a_hint() {
     let folder = tempfile::tempdir().unwrap();
-    // Port 1 of this machine: nobody has answered there for decades.
+    // Port 1 of this machine: nothing listens there.
     let ended = run(folder.path(), &["token", "--caller", "servicenow", "--sandbox", "http://127.0.0.1:1"]);
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
     assert!(ended.err.contains("http://127.0.0.1:1; start one with `postern sandbox`"), "{}", ended.err);

@@ -14,7 +14,7 @@ pub(crate) fn gateway(folder: &Path) -> Command {
     command
 }
 
-/// What a gateway says of itself when it is ready.
+/// A field of the line that a gateway logs when it is ready.
 pub(crate) fn told(running: &Program, key: &str) -> String {
     let ready: serde_json::Value = serde_json::from_str(&running.err.until("the gateway is ready")).unwrap();
     ready.get(key).and_then(|value| value.as_str()).unwrap().to_owned()
@@ -57,7 +57,7 @@ fn it_logs_json_says_where_it_is_and_stops_when_told() {
     for line in ended.err.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
-    // All of it is in the one file, so a copy of that file is a copy of the store.
+    // Everything is in the one file, so a copy of that file is a copy of the store.
     assert!(!folder.path().join("postern.db-wal").exists());
     let verified = run(folder.path(), &["audit", "verify", "--store", "postern.db"]);
     assert_eq!((verified.code, verified.err.as_str()), (Some(0), ""));
@@ -130,7 +130,7 @@ fn a_second_gateway_on_one_store_is_refused_and_the_first_goes_on() {
     let second = Program::start(gateway(folder.path())).ended();
     assert_eq!(second.code, Some(1));
     assert!(second.err.contains("postern.db: another gateway uses it"), "{}", second.err);
-    // The trail can be looked at meanwhile.
+    // The trail can be verified meanwhile.
     assert_eq!(run(folder.path(), &["audit", "verify", "--store", "postern.db"]).code, Some(0));
     first.terminate();
     assert_eq!(first.ended().code, Some(0));

@@ -1,4 +1,4 @@
-//! `postern audit`: whole trails, and broken ones, in a store and in a file.
+//! `postern audit`: intact and tampered trails, in a store and in a file.
 
 use std::{fs, path::Path};
 
@@ -43,7 +43,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-/// Does what an intruder with access to the file would.
+/// Does what an intruder with access to the file could.
 fn alter(folder: &Path, sql: &'static str) {
     let url = format!("sqlite:{}", folder.join("postern.db").display());
     block_on(async {
@@ -150,7 +150,7 @@ fn denied(ticket: &str) -> Entry {
     Entry { at: Clock::system().now(), trace_id: None, event }
 }
 
-/// Adds runs to the store: of each the tickets of its records; `*` is a checkpoint signed by this key.
+/// Adds runs to the store, each given by the tickets of its records; `*` is a checkpoint signed with this key.
 fn write(folder: &Path, key: &str, runs: &[(&str, &[&str])]) {
     let signer = Signer::from_pem(key).unwrap();
     fs::write(folder.join("key.pub"), signer.public().to_string()).unwrap();
@@ -202,13 +202,13 @@ fn checkpoints_tell_what_a_key_vouches_for() {
 fn a_trail_that_was_written_anew_has_no_checkpoint_of_the_key() {
     let (honest, forged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write(honest.path(), KEY, &[("first", &["a", "b", "*", "c", "*"])]);
-    // The intruder knows how records are chained and has a key, but not the one.
+    // The intruder knows how records are chained and has a key, but not the right one.
     write(forged.path(), OTHER_KEY, &[("first", &["a", "x", "*", "c", "*"])]);
     fs::copy(honest.path().join("key.pub"), forged.path().join("key.pub")).unwrap();
     assert_eq!(verify(forged.path(), &["--store", "postern.db"]).code, Some(0), "every hash fits");
     let broken = verify(forged.path(), &["--store", "postern.db", "--public-key", "key.pub"]);
     is_broken(&broken, "4 (chain first, sequence 4): it is signed by key");
-    // Or takes over a signature that the key gave.
+    // Or reuses a signature that the key made.
     let kept = export(honest.path(), &[]).out;
     let kept: serde_json::Value = serde_json::from_str(kept.lines().nth(3).unwrap()).unwrap();
     let lines: Vec<_> = export(forged.path(), &[]).out.lines().map(str::to_owned).collect();
@@ -221,7 +221,7 @@ fn a_trail_that_was_written_anew_has_no_checkpoint_of_the_key() {
     is_broken(&broken, "4 (chain first, sequence 4): its signature is not that of key");
 }
 
-/// These lines and one more, whose hash is made to fit.
+/// These lines and one more, with its hash recomputed.
 fn rechained(lines: &[String], mut line: serde_json::Value) -> String {
     line.as_object_mut().unwrap().remove("hash");
     let text = postern::canonical::text(&line);
@@ -238,7 +238,7 @@ fn an_end_that_was_cut_off_shows_by_a_checkpoint_kept_elsewhere() {
     fs::write(folder.path().join("kept.jsonl"), exported.lines().last().unwrap()).unwrap();
     let asked = ["--store", "postern.db", "--public-key", "key.pub", "--checkpoint", "kept.jsonl"];
     assert_eq!(verify(folder.path(), &asked).code, Some(0));
-    // The newest checkpoint alone, then more and more: the rest verifies by itself.
+    // The newest checkpoint alone, then more and more: any tail verifies by itself.
     for rest in 4..7 {
         let part: Vec<_> = exported.lines().take(rest).collect();
         fs::write(folder.path().join("part.jsonl"), part.join("\n")).unwrap();
@@ -274,7 +274,7 @@ fn an_export_is_gone_on_with_where_it_ended_in_every_form() {
     assert!(unknown.err.contains("there is no record second/9 in this trail"), "{}", unknown.err);
 }
 
-/// Records do not quite stand in the order of their times.
+/// Records are not strictly in order of their times.
 #[test]
 fn what_an_export_up_to_a_time_leaves_out_comes_with_the_next() {
     let folder = tempfile::tempdir().unwrap();
@@ -298,7 +298,7 @@ fn what_an_export_up_to_a_time_leaves_out_comes_with_the_next() {
     assert_eq!(next.out.lines().collect::<Vec<_>>(), lines[2..]);
 }
 
-/// Arguments, and the lines of the whole that come of them.
+/// Arguments, and the lines of the whole trail that they select.
 type Case<'a> = (&'a [&'a str], &'a [usize]);
 
 #[test]

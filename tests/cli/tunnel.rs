@@ -1,7 +1,7 @@
 //! What stands between a gateway and Graph in a company: a proxy that speaks CONNECT, and behind it a server for
-//! [`HOST`], a name that nobody else knows, with a certificate of an authority made for the test.
+//! [`HOST`], a name that nobody else resolves, with a certificate of an authority made for the test.
 //!
-//! The server gives a token to whoever asks and shows one configuration.
+//! The server gives a token to anyone and serves one configuration.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -21,9 +21,9 @@ use crate::certificate::pem;
 
 pub(crate) const HOST: &str = "graph.postern.test";
 
-/// The proxy, serving until the test's process ends.
+/// The proxy, which serves until the test's process ends.
 pub(crate) struct Tunnel {
-    /// Where the proxy is.
+    /// The proxy's URL.
     pub(crate) url: String,
     /// The authority's certificate, in PEM.
     pub(crate) authority: String,
@@ -47,14 +47,14 @@ impl Tunnel {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (config, seen) = (Arc::clone(&config), Arc::clone(&seen));
-                // A client that does not trust the server breaks off; that is its business.
+                // A client that does not trust the server disconnects, as it may.
                 std::thread::spawn(move || drop(served(stream.unwrap(), config, &seen)));
             }
         });
         Self { url, authority: pem("CERTIFICATE", authority.der()), connected }
     }
 
-    /// The first line of every call so far.
+    /// The request line of every call so far.
     pub(crate) fn connected(&self) -> Vec<String> {
         self.connected.lock().unwrap().clone()
     }
@@ -78,7 +78,7 @@ fn served(mut stream: TcpStream, config: Arc<ServerConfig>, seen: &Mutex<Vec<Str
     }
 }
 
-/// The first line of a request, and how long its body is.
+/// The first line of a request, and the length of its body.
 fn head(reader: &mut impl BufRead) -> std::io::Result<(String, usize)> {
     let mut lines = reader.by_ref().lines();
     let mut line = || lines.next().unwrap_or_else(|| Err(std::io::Error::other("closed")));

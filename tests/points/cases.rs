@@ -1,4 +1,4 @@
-//! Every point, tried.
+//! Runs every fault point.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,7 +16,7 @@ const AT_ONCE: usize = 4;
 
 const MOMENTS: [Moment; 2] = [Moment::Before, Moment::After];
 
-/// Tells one story; how often the plan struck.
+/// Runs one story; returns how often the plan struck.
 fn tell(disk: Disk, plan: Plan) -> usize {
     let story = Story::begin(disk, plan);
     let faults = Arc::new(Faults::planned(plan));
@@ -27,7 +27,7 @@ fn tell(disk: Disk, plan: Plan) -> usize {
     blows(&faults)
 }
 
-/// Tells them all. The first call of each kind is made in any story, so a plan for it must strike.
+/// Runs all of them. Every story makes the first call of each kind, so a plan for it must strike.
 fn tell_all(disk: Disk, plans: Vec<Plan>) {
     let count = plans.len();
     let plans = Mutex::new(plans.into_iter());

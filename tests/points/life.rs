@@ -1,4 +1,4 @@
-//! Lives of a gateway on the same store, one after another, and what is asked of them.
+//! Lives of a gateway on the same store, one after another, and what is submitted to them.
 
 use std::{
     collections::BTreeMap,
@@ -35,17 +35,17 @@ use crate::{
 
 /// Far longer than anything takes here.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How long a lane stays with an owner that is gone.
+/// How long a lane stays with a dead owner.
 const LEASE_TTL: Duration = Duration::from_secs(1);
 
-/// A change to ask for: its key, the configuration's number, what to do, and the group's number.
+/// A change to submit: its key, the configuration's number, what to do, and the group's number.
 type Ask = (&'static str, u8, &'static str, u8);
 
-/// Asked first, alone; then somebody else edits, and the rest is asked at once.
+/// Submitted first, alone; then somebody else edits, and the rest is submitted at once.
 const FIRST: [Ask; 1] = [("a", 1, "add", 1)];
 const REST: [Ask; 5] =
     [("b", 1, "add", 2), ("c", 2, "add", 1), ("d", 1, "remove", 1), ("e", 1, "add", 3), ("f", 2, "add", 4)];
-/// What somebody else adds to the first configuration.
+/// The group that somebody else adds to the first configuration.
 const EDIT: u8 = 9;
 
 fn configuration(number: u8) -> ConfigurationId {
@@ -75,7 +75,7 @@ fn attempt(key: &str) -> Attempt {
     Attempt { key: key.to_owned(), fingerprint: Digest::of(key.as_bytes()) }
 }
 
-/// Which kind of store is written to.
+/// The kind of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disk {
     Sqlite,
@@ -86,7 +86,7 @@ pub(crate) enum Disk {
 pub(crate) struct Story {
     config: Config,
     tenant: Arc<Tenant>,
-    /// What has been asked so far, and the operations.
+    /// The operations accepted so far, by key.
     accepted: Mutex<BTreeMap<&'static str, String>>,
     edited: Mutex<bool>,
     _folder: TempDir,
@@ -108,13 +108,13 @@ impl Story {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sandbox.toml");
         let config = config::load(Some(&file), variables.into_iter()).unwrap();
         let tenant = Arc::new(Tenant::default());
-        // So that there is something to be parked for.
+        // So that there is something to park for.
         *tenant.busy.lock().unwrap() = if plan.call == Call::Park { plan.nth + plan.times } else { 0 };
         Self { config, tenant, accepted: Mutex::default(), edited: Mutex::default(), _folder: folder }
     }
 
-    /// Lives until all is done or the plan ends it; then everything of this life is dropped where it stands. Whether all
-    /// is done.
+    /// Runs until all is done or the plan stops it; then drops everything of this life as it is. Returns whether all is
+    /// done.
     pub(crate) fn live(&self, faults: &Arc<Faults>) -> bool {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let done = runtime.block_on(async {
@@ -166,7 +166,7 @@ impl Story {
             self.tenant.edited(&configuration(1), &change);
         }
         self.asked(&gateway, &REST).await;
-        // Whether it was asked for before is looked up where a name is not known at once, so this makes that call in any story.
+        // An unknown name makes the gateway look up whether its key was used before; so every story makes that call.
         let in_vain = request("nothing".to_owned(), vec![], vec![]);
         assert!(
             gateway.submit(&caller(), in_vain, Some(attempt("g"))).await.is_err(),
@@ -177,7 +177,7 @@ impl Story {
         store.close().await;
     }
 
-    /// Asks for these changes all at once, again and again until they are accepted, and waits for their end.
+    /// Submits these changes all at once, retrying until they are accepted, and waits for their ends.
     async fn asked(&self, gateway: &Gateway, asks: &[Ask]) {
         join_all(asks.iter().map(|ask| self.brought_to_an_end(gateway, *ask))).await;
     }
@@ -207,7 +207,7 @@ impl Story {
         }
     }
 
-    /// What must be so at the end.
+    /// What must hold at the end.
     pub(crate) fn check(&self) {
         let targets = |number| self.tenant.targets(&configuration(number));
         let wanted = |groups: &[u8]| {
@@ -237,7 +237,7 @@ impl Story {
     }
 }
 
-/// Opens the store as soon as the life before has let go of it.
+/// Opens the store as soon as the previous life has let go of it.
 async fn opened(settings: &config::Store, run: Run) -> Arc<dyn Store> {
     let clock = Clock::system();
     loop {

@@ -1,7 +1,7 @@
-//! Fault points: the gateway stops before or after any call of the store or of Graph, or any such call fails, and still
-//! every accepted operation ends, the set is what the operations make of it, and the audit trail verifies.
+//! Fault points: the gateway stops before or after any call of the store or of Graph, or any such call fails; still
+//! every accepted operation ends, the set is the fold of the operations, and the audit trail verifies.
 //!
-//! Gateway and executor are the real ones; wrappers around the store's verbs and the calls of Graph do the damage.
+//! Gateway and executor are the real ones; wrappers around the store's verbs and the calls to Graph inject the faults.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

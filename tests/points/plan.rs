@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// A verb of the store or a call of Graph.
+/// A verb of the store or a call to Graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Accept,
@@ -54,18 +54,18 @@ pub(crate) enum Moment {
     After,
 }
 
-/// What is done to it.
+/// What happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blow {
     /// The process is gone.
     Stop(Moment),
-    /// The call is answered by an error; after it took effect, or instead.
+    /// The call returns an error: after it took effect, or instead.
     Fail(Moment),
-    /// Our own fault, in the middle of it.
+    /// A panic in the middle of it.
     Panic,
 }
 
-/// The calls from the n-th to the last are struck.
+/// Strikes `times` calls, from the n-th on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) call: Call,
@@ -104,7 +104,7 @@ impl Faults {
         })
     }
 
-    /// Takes a call through the plan. `broken` is the error of one that fails.
+    /// Runs a call under the plan. `broken` makes the error of a call that fails.
     pub(crate) async fn through<T, E>(
         &self,
         call: Call,

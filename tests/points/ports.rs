@@ -1,4 +1,4 @@
-//! The store and Graph, as far as the plan lets them.
+//! The store and Graph, with the plan's faults injected.
 
 use std::{sync::Arc, time::Duration};
 

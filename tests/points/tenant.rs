@@ -1,4 +1,4 @@
-//! A Graph in memory, which remembers every write.
+//! A Graph in memory that remembers every write.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,13 +12,13 @@ use postern::{
     graph::{AssignmentFilter, Clearance, Error, Group, Present, Receipt, Upstream},
 };
 
-/// What it holds, and what was done to it.
+/// Its sets, and what was done to them.
 #[derive(Debug, Default)]
 pub(crate) struct Tenant {
     sets: Mutex<BTreeMap<ConfigurationId, AssignmentSet>>,
     /// Writes of the gateway that left a set as it was.
     idle: Mutex<Vec<String>>,
-    /// Reads that are refused for now.
+    /// Number of reads to throttle.
     pub(crate) busy: Mutex<usize>,
 }
 
@@ -82,7 +82,7 @@ impl Upstream for Tenant {
         set: &AssignmentSet,
         clearance: &Clearance,
     ) -> Result<Receipt, Error> {
-        // A real call is never answered at once.
+        // A real call never returns at once.
         tokio::task::yield_now().await;
         let before = self.sets.lock().unwrap().insert(id.clone(), set.clone());
         if before.is_some_and(|before| before == *set) {

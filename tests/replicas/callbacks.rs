@@ -1,4 +1,4 @@
-//! Several gateways share a store, and each end is told by one of them at a time, once if its receiver takes it.
+//! Several gateways share a store: one of them at a time sends each callback, only once if its receiver accepts it.
 
 use std::{
     collections::BTreeMap,
@@ -26,14 +26,14 @@ struct Seen {
 #[derive(Default)]
 struct Receiver {
     seen: Mutex<BTreeMap<String, Seen>>,
-    /// Whether two attempts at one message were under way at once.
+    /// Whether two attempts at one message were in flight at once.
     overlapped: AtomicBool,
-    /// Messages that are kept waiting.
+    /// Whether messages are kept waiting.
     held: watch::Sender<bool>,
     news: watch::Sender<()>,
 }
 
-/// Refuses the first attempt at every message, and takes the second.
+/// Rejects the first attempt at every message, and accepts the second.
 async fn take(request: HttpRequest, receiver: web::Data<Receiver>) -> HttpResponse {
     let id = request.headers().get("webhook-id").unwrap().to_str().unwrap().to_owned();
     let attempts = {
@@ -80,7 +80,7 @@ impl Receiver {
     }
 }
 
-/// Three gateways whose changes are told to a receiver.
+/// Three gateways whose changes have callbacks to a receiver.
 async fn fleet(configurations: usize, url: &str) -> Fleet {
     let edit = |folder: &Path| {
         let file = folder.join("gateway.toml");

@@ -1,4 +1,4 @@
-//! Three gateways as processes, one sandbox, one database that keeps a history of its lanes.
+//! Three gateways as processes, one sandbox, and one database that logs the history of its lanes.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
@@ -19,12 +19,12 @@ use crate::{
 
 /// Far longer than anything takes here.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
-/// How long a caller waits for one gateway before it asks another.
+/// How long a caller waits for one gateway before it tries another.
 const CALLER_PATIENCE: Duration = Duration::from_secs(2);
-/// Groups that changes are about.
+/// Groups that the changes touch.
 pub(crate) const GROUPS: usize = 8;
 
-/// The one place that sends.
+/// The only place that sends requests.
 #[expect(clippy::disallowed_methods, reason = "callers and the sandbox's control are no part of the gateway")]
 pub(crate) async fn sent(request: RequestBuilder) -> reqwest::Result<reqwest::Response> {
     request.send().await
@@ -50,7 +50,7 @@ pub(crate) struct Held {
 pub(crate) struct Replica {
     pub(crate) program: Program,
     pub(crate) url: String,
-    /// Where its probes are.
+    /// URL of its probes.
     pub(crate) admin: String,
     /// Its name in leases and in the audit trail.
     pub(crate) owner: String,
@@ -68,17 +68,17 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Three gateways in front of a tenant of so many configurations.
+    /// Three gateways in front of a tenant with this many configurations.
     pub(crate) async fn start(configurations: usize) -> Self {
         Self::made(configurations, &[], |_| {}).await
     }
 
-    /// The same, with what is done to the folder of their settings before.
+    /// The same, with an edit of their settings folder first.
     pub(crate) async fn with(configurations: usize, edit: impl FnOnce(&Path)) -> Self {
         Self::made(configurations, &[], edit).await
     }
 
-    /// The same with settings of their own, given as variables.
+    /// The same, with settings of their own as environment variables.
     pub(crate) async fn start_with(configurations: usize, variables: &'static [(&'static str, &'static str)]) -> Self {
         Self::made(configurations, variables, |_| {}).await
     }
@@ -128,7 +128,7 @@ impl Fleet {
         command
     }
 
-    /// A new gateway beside those that are there.
+    /// Starts another gateway.
     pub(crate) async fn replica(&mut self) -> Replica {
         let before = self.owners().await;
         let program = Program::start(self.command(&["serve"]));
@@ -139,10 +139,10 @@ impl Fleet {
         Replica { program, url, admin, owner }
     }
 
-    /// Who ever wrote to the database.
+    /// Everyone who ever wrote to the database.
     async fn owners(&mut self) -> BTreeSet<String> {
         let found = sqlx::query_scalar("SELECT chain FROM chains").fetch_all(&mut self.database).await;
-        // Before the first there is no table.
+        // Before the first gateway there is no table.
         found.unwrap_or_default().into_iter().collect()
     }
 
@@ -150,12 +150,12 @@ impl Fleet {
         self.replicas.iter().position(|replica| replica.owner == owner)
     }
 
-    /// Has the system send a signal to one of them.
+    /// Sends a signal to one of them.
     pub(crate) fn signal(&self, place: usize, signal: &str) {
         self.replicas[place].program.signal(signal);
     }
 
-    /// The lanes that somebody holds and will hold for a while.
+    /// The lanes that are held, with leases that last a while longer.
     pub(crate) async fn held(&mut self) -> Vec<Held> {
         let sql = "SELECT configuration, owner, fencing FROM lanes
                    WHERE owner IS NOT NULL AND lease_until > clock_timestamp() + INTERVAL '300 milliseconds'";
@@ -174,7 +174,7 @@ impl Fleet {
         sqlx::query_scalar(sql).bind(configuration).fetch_one(&mut self.database).await.unwrap()
     }
 
-    /// Our id of the write that is announced on a lane and is not known to have been answered.
+    /// The client request id of a lane's announced write that is not known to have been answered.
     pub(crate) async fn announced(&mut self, configuration: &str) -> Option<String> {
         let sql = "SELECT intent FROM lanes WHERE configuration = $1";
         let intent: Option<String> =
@@ -183,12 +183,12 @@ impl Fleet {
         intent["write"].is_null().then(|| intent["client_request_id"].as_str().unwrap().to_owned())
     }
 
-    /// The states of all operations, by their ids.
+    /// The states of all operations, with their ids.
     pub(crate) async fn states(&mut self) -> Vec<(String, String)> {
         sqlx::query_as("SELECT id, state FROM operations").fetch_all(&mut self.database).await.unwrap()
     }
 
-    /// What is told of operations that ended without success, one text for each.
+    /// Operations that ended without success, one text each.
     pub(crate) async fn failures(&mut self) -> Vec<String> {
         let sql = "SELECT id || ' ' || fate FROM operations WHERE state NOT IN ('queued', 'running', 'succeeded')";
         sqlx::query_scalar(sql).fetch_all(&mut self.database).await.unwrap()
@@ -210,7 +210,7 @@ impl Fleet {
         self.control("POST", "faults", Some(order)).await;
     }
 
-    /// The calls that reached Graph, in the order of effect.
+    /// The calls that reached Graph, in order of effect.
     pub(crate) async fn journal(&self) -> Vec<Value> {
         let journal = self.control("GET", "journal", None).await;
         assert_eq!(journal["dropped"], 0);
@@ -228,7 +228,7 @@ impl Fleet {
         state["configurations"].as_array().unwrap().iter().map(of).collect()
     }
 
-    /// Asks one gateway for a change, not waiting for its end; none if it does not accept now.
+    /// Submits a change to one gateway without waiting for its end; none if it is not accepted.
     pub(crate) async fn submit(client: &Client, url: &str, token: &str, change: &Change) -> Option<String> {
         let body = json!({"configuration": change.configuration, change.list: [{"group": change.group}],
             "ticket": change.key});
@@ -244,7 +244,7 @@ impl Fleet {
         Some(operation["id"].as_str().unwrap().to_owned())
     }
 
-    /// Looks again and again until something is so.
+    /// Polls until the condition holds.
     pub(crate) async fn until(&mut self, what: &str, mut so: impl AsyncFnMut(&mut Self) -> bool) {
         let clock = Clock::system();
         while !so(self).await {
@@ -254,7 +254,7 @@ impl Fleet {
     }
 }
 
-/// A change to ask for, under its key.
+/// A change to submit, with its key.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) key: String,

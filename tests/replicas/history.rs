@@ -1,7 +1,7 @@
 //! Who owned which lane when, by the database's own time: every change of a lane's row, logged by a trigger.
 //!
-//! The trigger writes inside the transaction that changes the row and so under the row's lock: for one lane the order of
-//! the log is the order of the changes.
+//! The trigger writes inside the transaction that changes the row, and so under the row's lock: per lane, the log is in
+//! the order of the changes.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub(crate) struct Entry {
     pub(crate) owner: Option<String>,
     pub(crate) fencing: i64,
     pub(crate) lease_until: Option<Timestamp>,
-    /// Our id of the announced write.
+    /// The client request id of the announced write.
     pub(crate) announced: Option<String>,
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn read(database: &mut PgConnection) -> Vec<Entry> {
     sqlx::query(sql).fetch_all(database).await.unwrap().iter().map(entry).collect()
 }
 
-/// What is wrong with who owned what: at no moment may two have owned a lane.
+/// Violations of ownership: a lane must never have two owners at once.
 pub(crate) fn faults(history: &[Entry]) -> Vec<String> {
     let mut before: BTreeMap<&str, &Entry> = BTreeMap::new();
     let mut faults = Vec::new();
@@ -80,7 +80,7 @@ pub(crate) fn faults(history: &[Entry]) -> Vec<String> {
     faults
 }
 
-/// Writes that reached Graph though their lane had been taken over by then, or that nobody had announced.
+/// Writes that reached Graph after their lane had been taken over, or that nobody had announced.
 pub(crate) fn late_writes(history: &[Entry], journal: &[Value]) -> Vec<String> {
     let mut announced: BTreeMap<&str, &Entry> = BTreeMap::new();
     for entry in history {

@@ -1,5 +1,5 @@
-//! Several gateways on one PostgreSQL database: two in this process, then three real ones that are killed, paused and
-//! restarted one by one.
+//! Several gateways on one PostgreSQL database: two in this process, then three as processes that are killed, paused
+//! and restarted one by one.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,5 @@
 //! Two gateways on one PostgreSQL database and one sandbox, from outside: nothing is lost between them, and it makes no
-//! difference which of them is asked.
+//! difference which one is called.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
@@ -41,7 +41,7 @@ impl World {
         settings(folder.path(), sandbox.url());
         let gateways = [
             gateway(folder.path(), &store_url, clock).await,
-            // The second begins while the first is running, as a replica does.
+            // The second starts while the first is running, as replicas do.
             gateway(folder.path(), &store_url, clock).await,
         ];
         let client = Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(PATIENCE).build().unwrap();
@@ -51,7 +51,7 @@ impl World {
         Self { client, sandbox, gateways, token, folder, store_url }
     }
 
-    /// Asks one of the gateways for a change, and waits for its end unless told not to.
+    /// Submits a change to one of the gateways, and waits for its end unless `prefer` says otherwise.
     async fn change(&self, gateway: usize, body: &Value, prefer: &str) -> (u16, Value) {
         let url = format!("{}/v1/assignments", self.gateways[gateway].url());
         let asked = self.client.post(url).bearer_auth(&self.token).header("prefer", prefer).json(body);
@@ -83,7 +83,7 @@ impl World {
         all("assignments", configuration).iter().map(name).collect()
     }
 
-    /// The whole trail, as the first gateway's store has it.
+    /// The whole trail, as read through the first gateway's store.
     async fn records(&self) -> Vec<Value> {
         let page = self.gateways[0].store().audit(None, 10_000).await.unwrap();
         page.records.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
@@ -119,14 +119,14 @@ async fn gateway(folder: &Path, store_url: &str, clock: Clock) -> Running {
         ("POSTERN__STORE__URL", store_url),
         ("POSTERN__SERVER__LISTEN", "127.0.0.1:0"),
         ("POSTERN__SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
-        // Only notices bring work: no gateway takes up by chance what another was told of.
+        // Only notices bring work: no gateway finds another's work by chance.
         ("POSTERN__EXECUTOR__SWEEP_INTERVAL", "5m"),
     ];
     let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     app::start(config::load(Some(&folder.join("gateway.toml")), variables).unwrap(), clock).await.unwrap()
 }
 
-/// Waits until something is so.
+/// Waits until the condition holds.
 async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let clock = Clock::system();
     while !is_so().await {
@@ -143,7 +143,7 @@ fn remove(group: &str) -> Value {
     json!({"configuration": "Sales ESP", "remove": [{"group": group}], "ticket": "RITM0010023"})
 }
 
-/// The chain of the record of an event about an operation.
+/// The chain that holds an event's record for an operation.
 fn chain_of<'a>(records: &'a [Value], event: &str, operation: &Value) -> &'a Value {
     &records.iter().find(|it| it["event"] == event && it["operation"] == *operation).expect("a record")["chain"]
 }
@@ -156,7 +156,7 @@ async fn a_caller_who_waits_at_one_gateway_is_answered_though_the_other_did_the_
     let (status, first) = world.change(1, &add("Sales Laptops"), "respond-async").await;
     assert_eq!(status, 202);
     eventually("a gateway is writing", async || world.control("GET", "faults", None).await["held"] == 1).await;
-    // The lane is one gateway's by now, most often the one that was asked, so the other cannot do this itself.
+    // The lane belongs to one gateway by now, usually the one that was called, so the other cannot do this itself.
     let records = world.records().await;
     let started = &records.iter().find(|it| it["event"] == "started").expect("a record")["chain"];
     let other = usize::from(started != chain_of(&records, "accepted", &first["id"]));
@@ -191,7 +191,7 @@ async fn changes_sent_to_both_gateways_all_end_and_none_undoes_another() {
         } else {
             (GROUPS.map(remove).into(), others.clone())
         };
-        // Each change goes to one gateway, and once more to the other: there it finds nothing to do.
+        // Each change goes to one gateway, and again to the other, which finds nothing to do.
         let asked = bodies.iter().enumerate().flat_map(|(place, body)| [(place % 2, body), ((place + 1) % 2, body)]);
         let answers = join_all(asked.map(|(gateway, body)| world.change(gateway, body, "wait=25"))).await;
         for (status, operation) in answers {

@@ -1,7 +1,7 @@
-//! An owner that is stopped in the middle of a turn, and goes on after another gateway has done its work.
+//! An owner that is paused in the middle of a turn, and continues after another gateway has done its work.
 //!
-//! Where it stops is not left to chance: the sandbox holds the call that it is waiting for. The narrow race that remains
-//! (stopped after the last look at the clock, before the bytes leave) cannot be aimed at from outside.
+//! Where it pauses is not left to chance: the sandbox holds the call that it waits for. The narrow race that remains
+//! (paused after the last look at the clock, before the bytes leave) cannot be produced from outside.
 
 use serde_json::{Value, json};
 
@@ -10,17 +10,17 @@ use crate::{
     verdict::{self, Accepted},
 };
 
-/// Where the owner is when it is stopped.
+/// Where the owner is when it is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// It reads the present set; it has announced nothing.
+    /// It is reading the present set and has announced nothing.
     Reading,
     /// It has announced its write and needs a new token to send it.
     Announced,
 }
 
 impl Place {
-    /// Faults that stop an owner there, and hold no other.
+    /// Faults that hold an owner there, and no other.
     fn orders(self) -> Vec<Value> {
         let hold = |end: &str| json!({"path_ends": end, "times": 1, "effect": {"kind": "hold"}});
         match self {
@@ -44,13 +44,13 @@ async fn has_succeeded(fleet: &mut Fleet, operation: &str) {
     fleet.until("an operation succeeds", async |fleet| fleet.states().await.contains(&success)).await;
 }
 
-/// Stops an owner there, has others do its work and undo it, and lets it go on.
+/// Pauses an owner there, has others do its work and undo it, and lets it continue.
 async fn stop_and_go(place: Place, rounds: usize) {
     let mut fleet = Fleet::start(1).await;
     let start = fleet.assigned().await;
     let mut all = Vec::new();
     for round in 0..rounds {
-        // What will be undone; and all know their way, so that nothing but the turn is held.
+        // Also fills every gateway's caches, so that only the turn's call is held.
         for (replica, list) in [(0, "add"), (1, "remove"), (2, "add"), (0, "remove")] {
             let known = accepted(&fleet, replica, (&format!("{round}-{replica}-{list}"), list, 0)).await;
             has_succeeded(&mut fleet, &known.operation).await;
@@ -66,13 +66,13 @@ async fn stop_and_go(place: Place, rounds: usize) {
         fleet.signal(stopped, "STOP");
         has_succeeded(&mut fleet, &late.operation).await;
         all.push(late);
-        // If the stopped one sends its write now, it undoes this.
+        // If the paused one sends its write now, it undoes this.
         let undone = accepted(&fleet, (stopped + 1) % 3, (&format!("{round}-undo"), "remove", 1)).await;
         has_succeeded(&mut fleet, &undone.operation).await;
         all.push(undone);
         fleet.control("DELETE", "faults", None).await;
         fleet.signal(stopped, "CONT");
-        // It finds out before anything else is asked of it.
+        // It notices before anything else is submitted to it.
         tokio::task::block_in_place(|| fleet.replicas[stopped].program.err.until("a lane's turn broke off"));
     }
     verdict::check(fleet, start, &all).await;

@@ -1,8 +1,8 @@
-//! A rolling restart of all three gateways under load, behind a balancer that behaves as Kubernetes does.
+//! A rolling restart of all three gateways under load, behind a balancer that behaves like Kubernetes.
 //!
-//! The balancer makes each new connection to a gateway that says it is ready, and leaves connections alone that there are.
-//! Callers keep their connections for the next call and never ask twice: a call that is refused, reset or answered by
-//! anything but its operation fails the test.
+//! The balancer opens each new connection to a gateway that is ready, and leaves existing connections alone. Callers
+//! reuse their connections and never retry: a call that is refused, reset or answered by anything but its operation
+//! fails the test.
 
 use std::{
     net::SocketAddr,
@@ -26,13 +26,13 @@ use crate::{
 
 const CALLERS: usize = 6;
 const CONFIGURATIONS: usize = 10;
-/// Between not being ready and closed doors: many times as long as the balancer's look takes. And nobody waits for a budget.
+/// The drain delay is many times the balancer's probe interval; the budgets are large enough that nobody waits for them.
 const SETTINGS: [(&str, &str); 3] = [
     ("POSTERN__SERVER__DRAIN_DELAY", "3s"),
     ("POSTERN__GRAPH__WRITES_MAX", "1000"),
     ("POSTERN__GRAPH__CALLS_MAX", "10000"),
 ];
-/// Calls that each caller has answered between one step of the restart and the next.
+/// Calls of each caller that are answered between one step of the restart and the next.
 const CALLS_BETWEEN: usize = 5;
 
 /// A gateway as the balancer sees it.
@@ -42,14 +42,14 @@ struct Member {
     ready: bool,
 }
 
-/// What stands between callers and gateways.
+/// The proxy between callers and gateways.
 struct Balancer {
     members: Mutex<Vec<Member>>,
     connections: AtomicUsize,
 }
 
 impl Balancer {
-    /// Starts one; where it listens.
+    /// Starts one; returns its address.
     async fn start(client: Client) -> (Arc<Self>, SocketAddr) {
         let balancer = Arc::new(Self { members: Mutex::default(), connections: AtomicUsize::new(0) });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -72,7 +72,7 @@ impl Balancer {
         self.members.lock().unwrap().iter().any(|member| member.admin == replica.admin && member.ready)
     }
 
-    /// Asks who is ready, again and again.
+    /// Probes repeatedly which gateways are ready.
     #[expect(clippy::infinite_loop, reason = "it ends with the test's runtime")]
     async fn look(self: Arc<Self>, client: Client) {
         loop {
@@ -95,18 +95,18 @@ impl Balancer {
                 let ready: Vec<_> = members.iter().filter(|member| member.ready).map(|member| member.api).collect();
                 ready.get(number % ready.len().max(1)).copied()
             };
-            // Where there is none, or it refuses, the caller's connection ends, and its call fails.
+            // If there is none, or it refuses, the caller's connection is closed, and its call fails.
             let Some(api) = chosen else { continue };
             tokio::spawn(async move {
                 let Ok(mut far) = TcpStream::connect(api).await else { return };
-                // A broken connection is the caller's to tell of.
+                // A broken connection is for the caller to report.
                 drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
             });
         }
     }
 }
 
-/// What callers share.
+/// State shared by the callers.
 struct Callers {
     url: String,
     token: String,
@@ -117,7 +117,7 @@ struct Callers {
 }
 
 impl Callers {
-    /// Asks for one change after another until it is told that it is enough.
+    /// Submits one change after another until told to stop.
     async fn ask(&self, caller: usize) {
         let client = Client::builder().no_proxy().timeout(Duration::from_mins(1)).build().unwrap();
         for number in 0.. {
@@ -131,7 +131,7 @@ impl Callers {
                 list: if chosen(3, 5) < 3 { "add" } else { "remove" },
                 group: group(chosen(11, GROUPS)),
             };
-            // Some wait for the end, some do not, and one is slow to ask again.
+            // Some wait for the end, some do not; the first caller pauses longer between calls.
             let prefer = if caller.is_multiple_of(2) { "wait=25" } else { "respond-async" };
             match self.once(&client, &change, prefer).await {
                 Ok(operation) => self.accepted.lock().unwrap().push(Accepted { change, operation, caller }),
@@ -155,7 +155,7 @@ impl Callers {
         id.map(str::to_owned).ok_or_else(|| format!("{status}: {text}"))
     }
 
-    /// Waits until each caller has had answers since now.
+    /// Waits until each caller has had further responses.
     async fn go_on(&self, fleet: &mut Fleet) {
         let before: Vec<_> = self.answered.iter().map(|count| count.load(Ordering::SeqCst)).collect();
         let more = |(count, before): (&AtomicUsize, &usize)| count.load(Ordering::SeqCst) >= before + CALLS_BETWEEN;
@@ -163,7 +163,7 @@ impl Callers {
     }
 }
 
-/// A new gateway, then the end of an old one that is told to stop, as a rollout does.
+/// Starts a new gateway, then stops an old one, as a rollout does.
 async fn replace(fleet: &mut Fleet, balancer: &Balancer, place: usize) {
     let new = fleet.replica().await;
     balancer.add(&new);
@@ -183,7 +183,7 @@ async fn replace(fleet: &mut Fleet, balancer: &Balancer, place: usize) {
 async fn a_rolling_restart_fails_no_call_and_loses_no_change() {
     let mut fleet = Fleet::start_with(CONFIGURATIONS, &SETTINGS).await;
     let start = fleet.assigned().await;
-    // Slow enough for callers to be waiting whenever a gateway stops.
+    // Slow enough that callers are waiting whenever a gateway stops.
     fleet.fault(json!({"path_ends": "/assign", "effect": {"kind": "slow", "millis": 60}})).await;
     let (balancer, address) = Balancer::start(fleet.client.clone()).await;
     fleet.replicas.iter().for_each(|replica| balancer.add(replica));

@@ -1,4 +1,4 @@
-//! Callers who send to all three gateways, while owners of lanes are killed and paused past their leases.
+//! Callers submit to all three gateways, while owners of lanes are killed, and paused past their leases.
 
 use std::{
     sync::{
@@ -18,26 +18,26 @@ use crate::{
 };
 
 const CALLERS: usize = 6;
-/// What the sandbox takes for a write. It shows one when that is over.
+/// How long the sandbox takes for a write, which it journals afterwards.
 const WRITE_TAKES: Duration = Duration::from_millis(120);
-/// A write that was sent has reached the sandbox by then. One that has not may still have: then its owner is left to go on.
+/// A write that was sent has reached the sandbox by then. One that has not may still do so: then its owner is let go on.
 const ARRIVES_WITHIN: Duration = WRITE_TAKES.saturating_mul(5);
-/// Between two looks.
+/// Between two polls.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What is done to an owner.
+/// What happens to an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blow {
     /// Killed, and another gateway started in its place.
     Kill,
-    /// Stopped until another has taken over, then continued.
+    /// Paused until another has taken over, then continued.
     Pause,
 }
 
-/// What callers share.
+/// State shared by the callers.
 struct Callers {
     configurations: usize,
-    /// Where the gateways are at present.
+    /// The gateways' current URLs.
     urls: Mutex<Vec<String>>,
     done: AtomicBool,
     asked: AtomicUsize,
@@ -45,7 +45,7 @@ struct Callers {
 }
 
 impl Callers {
-    /// Asks for one change after another until it is told that it is enough; each until some gateway accepts it.
+    /// Submits one change after another until told to stop, each to one gateway after another until it is accepted.
     async fn ask(&self, caller: usize, client: &reqwest::Client, token: &str) {
         let clock = Clock::system();
         for number in 0.. {
@@ -72,7 +72,7 @@ impl Callers {
                 }
                 clock.sleep(PAUSE).await;
             }
-            // A gateway merges what it gets at once; several turns are what is wanted here.
+            // A gateway merges what it gets at once; this test wants several turns.
             clock.sleep(Duration::from_millis(40)).await;
         }
     }
@@ -100,8 +100,8 @@ async fn kill(fleet: &mut Fleet, callers: &Callers, turn: usize) {
     callers.urls.lock().unwrap()[place].clone_from(&fleet.replicas[place].url);
 }
 
-/// Whether an owner that is stopped has announced a write that does not reach Graph. It may have looked at the clock for the last time,
-/// and then nothing but Graph could keep it from writing late; `pauses` has those that still look.
+/// Whether a paused owner has announced a write that has not reached Graph. It may be past its last look at the clock,
+/// and only Graph could then keep it from writing late; `pauses` tests those that still look.
 async fn is_about_to_write(fleet: &mut Fleet, held: &Held) -> bool {
     let Some(id) = fleet.announced(&held.configuration).await else { return false };
     let clock = Clock::system();
@@ -114,13 +114,13 @@ async fn is_about_to_write(fleet: &mut Fleet, held: &Held) -> bool {
     true
 }
 
-/// Stops an owner in the middle of a turn, until another gateway has taken over the lane.
+/// Pauses an owner in the middle of a turn until another gateway has taken over the lane.
 async fn pause(fleet: &mut Fleet, turn: usize) {
     loop {
         let held = an_owner(fleet, turn).await;
         let place = fleet.place_of(&held.owner).unwrap();
         fleet.signal(place, "STOP");
-        // Its turn may have ended before the signal came.
+        // Its turn may have ended before the signal arrived.
         if !fleet.held().await.contains(&held) || is_about_to_write(fleet, &held).await {
             fleet.signal(place, "CONT");
             continue;
@@ -134,7 +134,7 @@ async fn pause(fleet: &mut Fleet, turn: usize) {
 async fn storm(configurations: usize, blows: &[Blow]) {
     let mut fleet = Fleet::start(configurations).await;
     let start = fleet.assigned().await;
-    // Slow enough for owners to be met in the middle of a turn.
+    // Slow enough that owners are caught in the middle of a turn.
     fleet.fault(json!({"path_ends": "/assign", "effect": {"kind": "slow", "millis": WRITE_TAKES.as_millis()}})).await;
     let callers = Arc::new(Callers {
         configurations,

@@ -1,4 +1,4 @@
-//! What must be so after anything that replicas were put through.
+//! What must hold after anything that was done to the replicas.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +10,12 @@ use crate::{
     program::Program,
 };
 
-/// A change that was accepted.
+/// An accepted change.
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
     pub(crate) change: Change,
     pub(crate) operation: String,
-    /// Who asked. It asks for one after another, so its later changes must come after its earlier ones.
+    /// Who submitted it. Callers submit one after another, so their changes must take effect in that order.
     pub(crate) caller: usize,
 }
 
@@ -53,7 +53,7 @@ pub(crate) async fn check(mut fleet: Fleet, start: Vec<(String, BTreeSet<String>
     assert_eq!(end, folded(start.into_iter().collect(), accepted, &settled), "no update is lost");
 }
 
-/// The verified trail. The records of one lane's settlements stand in the order in which they were committed.
+/// The verified trail. The records of one lane's settlements are in the order in which they were committed.
 fn trail(fleet: &Fleet) -> Vec<Value> {
     let audit = |verb: &str| {
         let ended = Program::start(fleet.command(&["audit", verb])).ended();
@@ -65,8 +65,8 @@ fn trail(fleet: &Fleet) -> Vec<Value> {
     audit("export").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The start, and over it the operations as they were settled; each must say truly whether it changed anything, and none
-/// may overtake an earlier one of its caller.
+/// The initial sets with the operations applied as they were settled; each must report correctly whether it changed
+/// anything, and none may overtake an earlier one of its caller.
 fn folded(mut sets: Sets, accepted: &[Accepted], settled: &[&Value]) -> Sets {
     let mut place: BTreeMap<_, _> = accepted.iter().enumerate().map(|(at, it)| (it.operation.as_str(), at)).collect();
     let mut latest: BTreeMap<(usize, &str), usize> = BTreeMap::new();

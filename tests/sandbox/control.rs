@@ -1,4 +1,4 @@
-//! Looking into the sandbox and setting it up.
+//! Inspecting and configuring the sandbox.
 
 use std::io::Write as _;
 

@@ -16,7 +16,7 @@ async fn token(world: &World, order: Value) -> String {
     answer.body["access_token"].as_str().unwrap().to_owned()
 }
 
-/// Checks a token as a careful gateway would; none if its key is not published.
+/// Verifies a token as a careful gateway would; none if its key is not published.
 fn verified(world: &World, token: &str, keys: &JwkSet) -> Option<TokenData<Value>> {
     let kid = jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
     let key = DecodingKey::from_jwk(keys.find(&kid)?).unwrap();

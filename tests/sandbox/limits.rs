@@ -1,4 +1,4 @@
-//! Budgets, priorities, reads that lag, and answers that do not arrive whole.
+//! Budgets, priorities, stale reads, and truncated responses.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Entra's token endpoint, and what a token is good for.
+//! Entra's token endpoint, and what a token permits.
 
 use std::io::Write as _;
 

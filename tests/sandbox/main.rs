@@ -1,4 +1,4 @@
-//! The sandbox as its clients see it: over HTTP, against what Microsoft's documents and captured answers say.
+//! The sandbox as its clients see it: over HTTP, checked against Microsoft's documents and captured responses.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

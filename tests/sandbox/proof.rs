@@ -1,4 +1,4 @@
-//! What proves an app at the token endpoint, besides a secret.
+//! How an app authenticates at the token endpoint, other than by a secret.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -17,7 +17,7 @@ fn thumbprint(certificate: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, &STANDARD.decode(lines.collect::<String>()).unwrap()))
 }
 
-/// An assertion as Entra wants it, with some claims set otherwise.
+/// An assertion as Entra requires it, with some claims changed.
 fn signed(world: &World, made: &Made, algorithm: Algorithm, changed: Value) -> String {
     let now = Clock::system().now().as_second();
     let endpoint = format!("{}/{TENANT}/oauth2/v2.0/token", world.sandbox.url());
@@ -80,7 +80,7 @@ async fn every_part_of_an_assertion_is_checked() {
         denied(present(&world, &signed(&world, &own, Algorithm::PS256, changed)).await, code);
     }
     denied(present(&world, &signed(&world, &own, Algorithm::RS512, json!({}))).await, 700_027);
-    // The registered certificate named, but another's key used.
+    // Names the registered certificate, but is signed with another's key.
     let mixed = Made { certificate: own.certificate.clone(), key: other.key };
     denied(present(&world, &signed(&world, &mixed, Algorithm::PS256, json!({}))).await, 700_027);
     denied(present(&world, "no token").await, 50_027);
@@ -100,7 +100,7 @@ async fn a_federated_token_is_checked_against_what_the_app_trusts() {
     };
     let token = forged(json!({})).await;
     present(&world, &token).await.expect(200);
-    // Unlike an assertion of one's own it is used until it ends.
+    // Unlike an app's own assertion, it can be used repeatedly until it expires.
     present(&world, &token).await.expect(200);
     for (changed, code) in [
         (json!({"iss": "https://issuer.test"}), 700_211),

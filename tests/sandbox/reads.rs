@@ -1,4 +1,4 @@
-//! Configurations and assignments as they are read.
+//! Reading configurations and assignments.
 
 use serde_json::{Value, json};
 

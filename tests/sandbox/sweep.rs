@@ -1,4 +1,4 @@
-//! Every endpoint of Graph, in both versions and under every value of every switch, against what Microsoft says of it.
+//! Every endpoint of Graph, in both versions and with every value of every switch, checked against Microsoft's contract.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     world::{DEFAULT_LIMIT, FILTER, KIOSK_ESP, SALES_ESP, World, got, group_target},
 };
 
-/// Calls that are right and calls that are refused, below the version.
+/// Valid calls and calls that are refused, under one version.
 async fn called(world: &World, version: &str) {
     let rows = format!("/{version}/deviceManagement/deviceEnrollmentConfigurations");
     let assigned = got(world.authorized("GET", &format!("{rows}/{SALES_ESP}/assignments"))).await;

@@ -21,7 +21,7 @@ pub(crate) const FILTER: &str = "f0000000-0000-4000-8000-000000000001";
 pub(crate) const ALL_USERS: &str = "acacacac-9df4-4c7d-9d50-4ef0226f57a9";
 pub(crate) const CONFIGURATIONS: &str = "/beta/deviceManagement/deviceEnrollmentConfigurations";
 
-/// An answer read to its end.
+/// A response with its whole body.
 #[derive(Debug)]
 pub(crate) struct Got {
     pub(crate) status: u16,
@@ -79,7 +79,7 @@ impl World {
         got.body["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// Asks for a Graph token by the right form, with some fields changed or, if empty, left out.
+    /// Requests a Graph token with a valid form, with some fields changed or, if empty, left out.
     pub(crate) async fn login(&self, changed: &[(&str, &str)]) -> Got {
         let scope = format!("{}/.default", self.sandbox.url());
         let mut form = BTreeMap::from([
@@ -155,7 +155,7 @@ pub(crate) fn groups_of(rows: &[Value]) -> Vec<&str> {
     rows.iter().filter_map(|row| row["target"]["groupId"].as_str()).collect()
 }
 
-/// The one place that sends.
+/// The only place that sends requests.
 #[expect(clippy::disallowed_methods, reason = "a test's client needs none of what outbound adds")]
 pub(crate) async fn sent(request: RequestBuilder) -> reqwest::Result<Response> {
     request.send().await
@@ -171,7 +171,7 @@ pub(crate) async fn got(request: RequestBuilder) -> Got {
     Got { status, headers, text, body }
 }
 
-/// What Microsoft's beta documents say of an assignment, written down by hand.
+/// What Microsoft's beta documents say of an assignment, written by hand.
 pub(crate) fn check_assignment(row: &Value) {
     let names: Vec<&String> = row.as_object().unwrap().keys().collect();
     assert_eq!(names, ["id", "source", "sourceId", "target"], "{row}");
