@@ -1,15 +1,15 @@
-//! What a call costs the processor, part by part: a body read, a token proven, policy asked, a change accepted and merged,
-//! the audit trail written.
+//! The CPU cost of a call, part by part: reading a body, verifying a token, evaluating policy, accepting and merging a
+//! change, writing the audit trail.
 //!
-//! A part is a [`Case`]: it makes ready whatever so many doings need, and what is measured is the doing alone. So times
-//! (`cargo bench --bench hot`) and instructions (`benches/instructions`) are of the same work. Nothing here is a stand-in:
-//! tokens are signed and their keys fetched over HTTP, policies are those that are shipped, the store is a SQLite file
-//! below the target folder.
+//! A part is a [`Case`]: it prepares everything that a number of iterations need, and only the iterations are measured.
+//! So times (`cargo bench --bench hot`) and instructions (`benches/instructions`) measure the same work. Nothing is
+//! mocked: tokens are signed and their keys fetched over HTTP, policies are the shipped ones, the store is a SQLite
+//! file under the target folder.
 //!
-//! It deliberately measures no waiting: neither the network nor Graph, nor callers that come together (`benches/store.rs`
-//! does). How to read it stands in `docs/performance.md`.
+//! It deliberately measures no waiting: neither the network nor Graph, nor concurrent callers (`benches/store.rs`
+//! does). `docs/performance.md` says how to read the results.
 //!
-//! Without `--bench` (as `cargo test --benches` runs it) every case is done once, to show that it works.
+//! Without `--bench` (as `cargo test --benches` runs it) every case runs once, to show that it works.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -36,17 +36,17 @@ use std::time::Duration;
 use criterion::{Criterion, SamplingMode, Throughput};
 use postern::clock::Clock;
 
-/// Does it once.
+/// Runs one iteration.
 type Doing = Box<dyn FnMut()>;
 
-/// Something that is done time and again.
+/// A piece of work that is repeated.
 struct Case {
     name: String,
-    /// As how many it counts: a commit of 64 changes as 64.
+    /// Its weight: a commit of 64 changes counts as 64.
     elements: u64,
-    /// How often it is done for its instructions to be counted: often enough that nothing else is seen beside it.
+    /// Iterations when instructions are counted: enough that everything else is negligible.
     counted: u64,
-    /// Makes ready what so many doings need.
+    /// Prepares this many iterations.
     ready: Box<dyn Fn(u64) -> Doing>,
 }
 
@@ -55,7 +55,7 @@ impl Case {
         Self { name: name.into(), elements: 1, counted, ready: Box::new(ready) }
     }
 
-    /// Ready for so many doings, and warm: what happens at the first time only has happened.
+    /// Prepares this many iterations and runs one more, so that one-time work is done.
     fn warm(&self, doings: u64) -> Doing {
         let mut doing = (self.ready)(doings + 1);
         doing();
@@ -71,7 +71,7 @@ fn main() {
                 println!("{name}\t{counted}\t{elements}");
             }
         }
-        // Made ready for more than is done, two runs differ by what is done alone.
+        // Prepared for the same number, two runs differ only by their iterations.
         Some("--count") => {
             let (name, doings, readied) = (arguments.next().unwrap(), arguments.next(), arguments.next());
             let [doings, readied] = [doings, readied].map(|it| it.unwrap().parse::<u64>().unwrap());

@@ -1,15 +1,15 @@
-//! What the gateway costs and how fast it answers, as its users run it: the real program behind real HTTP, in front of a
-//! sandbox that is as slow and as stingy as Graph.
+//! What the gateway costs and how fast it responds, as its users run it: the real program behind real HTTP, in front of
+//! a sandbox with Graph's latency and limits.
 //!
 //! ```sh
 //! cargo bench --bench load                  # every case
 //! cargo bench --bench load -- cost latency  # some
 //! ```
 //!
-//! The measured program has one core for itself, everything else (callers, sandbox, whoever listens behind a proxy) the
-//! others; for `latency` and `replicas` all share all cores. Callers come when the plan says, not when the answer before has
-//! come; an answer's time counts from the moment at which its request was due. How to read what is printed stands in
-//! `docs/performance.md`.
+//! The measured program has one core to itself, everything else (callers, sandbox, the server behind a proxy) the
+//! others; for `latency` and `replicas` all share all cores. Requests are sent on schedule, not when the previous
+//! response has arrived; latency counts from the time a request was due. `docs/performance.md` says how to read the
+//! results.
 //!
 //! Without `--bench` (as `cargo test --benches` runs it) a short case shows that it works.
 #![expect(
@@ -49,7 +49,7 @@ mod stage;
 
 use std::process::ExitCode;
 
-/// Of a case: its name, and what is measured by it.
+/// A case's name, what it measures, and its function.
 type Case = (&'static str, &'static str, fn(rows::Extent));
 
 const CASES: [Case; 7] = [

@@ -1,12 +1,12 @@
-//! What durability costs when callers come together, against one commit for each.
+//! What durability costs with concurrent callers, compared with one commit per request.
 //!
-//! Both stores are real ones: a SQLite file below the target folder, a private PostgreSQL server, `fsync` on. Cases are
-//! measured in turn, several rounds of each, so that whatever else the machine does meets all of them alike; a figure is
-//! the median of its rounds. Commits are counted in passes of their own, by what the databases say ([`commits`]).
+//! Both stores are real: a SQLite file under the target folder, and a private PostgreSQL server with `fsync` on. Cases are
+//! measured in turn, several rounds each, so that other load on the machine affects all alike; a figure is the median of its
+//! rounds. Commits are counted in separate passes, from the databases themselves ([`commits`]).
 //!
-//! It deliberately measures neither HTTP nor tokens nor policy nor Graph. How to read it stands in `docs/performance.md`.
+//! It deliberately measures neither HTTP nor tokens nor policy nor Graph. `docs/performance.md` says how to read the results.
 //!
-//! Without `--bench` (as `cargo test --benches` runs it) every case is run for a moment, to show that it works.
+//! Without `--bench` (as `cargo test --benches` runs it) every case runs briefly, to show that it works.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,20 +31,20 @@ use postern::clock::Clock;
 
 use load::{Kind, Place, Rate};
 
-/// How many ask at the same time. One alone has a commit for each request: what a store without shared commits does.
+/// Concurrent callers. A single one needs a commit per request, like a store that never shares commits.
 const CALLERS: [u32; 4] = [1, 16, 64, 256];
-/// Writers of the other way to use many connections of PostgreSQL: each commits for one request at a time.
+/// Connections in the alternative design for PostgreSQL, in which each commits one request at a time.
 const CONNECTIONS: usize = 16;
 
 /// How much is measured.
 #[derive(Clone, Copy)]
 struct Extent {
     rounds: usize,
-    /// Of accepting, for one case in one round.
+    /// Time for accepting, per case and round.
     time: Duration,
-    /// Settled in one case of one round.
+    /// Lanes settled per case and round.
     lanes: u32,
-    /// Asked by each caller when commits are counted; a caller alone asks ten times as often.
+    /// Requests per caller when commits are counted; a single caller sends ten times as many.
     counted: u32,
 }
 
@@ -64,7 +64,7 @@ fn main() {
     }
 }
 
-/// How often a second this disk makes 4 KiB durable: the bound of whatever commits one request at a time.
+/// How many times a second this disk can make 4 KiB durable: the limit of a store that commits one request at a time.
 fn flushes(folder: &Path, time: Duration) -> f64 {
     let path = folder.join("flushes");
     let mut file = File::create(&path).unwrap();
@@ -138,7 +138,7 @@ fn head(kind: Kind, verb: &str) {
     println!("\n{what:<34}{:>9}{:>18}{:>8}{:>18}", "a second", "range", "ratio", "commits for each");
 }
 
-/// One line: what it is, how many a second, how many times as many as one caller alone, and commits for each.
+/// One line: name, rate per second, ratio to a single caller, and commits per request.
 fn row(what: &str, rounds: &[Rate], all: &[Vec<Rate>], commits: Option<f64>) {
     let (rate, slowest, fastest) = spread(rounds);
     let alone = spread(all.first().unwrap()).0;
@@ -147,7 +147,7 @@ fn row(what: &str, rounds: &[Rate], all: &[Vec<Rate>], commits: Option<f64>) {
     println!("{what:<34}{rate:>9.0}{range:>18}{:>8.2}{commits:>18}", rate / alone);
 }
 
-/// Median, least and greatest.
+/// Median, minimum and maximum.
 fn spread(figures: &[f64]) -> (f64, f64, f64) {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,8 +1,8 @@
-//! The contract that calls to Graph are checked against, itself checked: against an extract of Microsoft's `OpenAPI` where one
-//! is at hand, and by calls that must be found wrong.
+//! Tests of the contract that calls to Graph are checked against: it must match an extract of Microsoft's `OpenAPI`
+//! document where one is available, and find fault with wrong calls.
 //!
-//! The extract is looked for as `shared/graph-contract/` beside this checkout or above it. It is not part of this project; a
-//! checkout without it says so, and passes.
+//! The extract is expected in `shared/graph-contract/`, next to this checkout or further up. It is not part of this
+//! project; without it the test says so, and passes.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that cannot go on ends")]
 
@@ -16,7 +16,7 @@ mod contract;
 
 const PREFIX: &str = "microsoft.graph.";
 
-/// Microsoft's document of a version, if it is at hand.
+/// Microsoft's document of one version, if available.
 fn extract(version: &str) -> Option<Value> {
     let file = format!("shared/graph-contract/openapi-{version}.json");
     let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().skip(1);
@@ -24,7 +24,7 @@ fn extract(version: &str) -> Option<Value> {
     Some(serde_json::from_str(&fs::read_to_string(found).unwrap()).unwrap())
 }
 
-/// What our table says, one fact a line.
+/// The facts in our table, one per line.
 fn ours(contract: &Contract) -> BTreeSet<String> {
     let mut facts = BTreeSet::new();
     for call in
@@ -45,7 +45,7 @@ fn ours(contract: &Contract) -> BTreeSet<String> {
     facts
 }
 
-/// What Microsoft's document says, in the same lines.
+/// The facts in Microsoft's document, in the same form.
 fn theirs(document: &Value) -> BTreeSet<String> {
     let mut facts = BTreeSet::new();
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
@@ -75,7 +75,7 @@ fn theirs(document: &Value) -> BTreeSet<String> {
     facts
 }
 
-/// What is described of one call, its own parameters included.
+/// The facts about one call, including its own parameters.
 fn described(document: &Value, method: &str, path: &str, call: &Value) -> Vec<String> {
     let mut facts = Vec::new();
     let parameters = call["parameters"].as_array().cloned().unwrap_or_default();
@@ -162,7 +162,7 @@ fn the_table_says_what_microsofts_openapi_says() {
     }
 }
 
-/// A right call of `assign`, with its target changed so.
+/// A valid `assign` call with its target changed.
 fn assign(version: &str, change: impl FnOnce(&mut Value)) -> Value {
     let target = json!({"@odata.type": "#microsoft.graph.groupAssignmentTarget",
         "groupId": "b0000000-0000-4000-8000-000000000001"});

@@ -1,7 +1,7 @@
-//! The rules of the house, read from `docs/ARCHITECTURE.md` and checked against the sources as text.
+//! The architecture rules, read from `docs/ARCHITECTURE.md` and checked against the sources as text.
 //!
-//! The tables and the map in that document are the rules; this file only knows how to read them. Items under
-//! `#[cfg(test)]` are exempt from the rules on imports. The checks at the end show that each rule can fail.
+//! The tables and the map in that document are the rules; this file only parses and applies them. Items under
+//! `#[cfg(test)]` are exempt from the import rules. The checks at the end show that each rule can fail.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ use scan::{Named, Token, paths, split_tests, tokens};
 #[path = "house/scan.rs"]
 mod scan;
 
-/// Lines a source file may have, its tests not counted.
+/// Maximum length of a source file in lines, not counting its tests.
 const LINES_MAX: usize = 400;
 
 struct Source {
@@ -37,20 +37,20 @@ impl Source {
         Self { path: path.to_owned(), module, text: text.to_owned() }
     }
 
-    /// The tokens outside tests, and how many lines the tests take.
+    /// The tokens outside tests, and the number of lines that tests take.
     fn code(&self) -> (Vec<Token<'_>>, usize) {
         split_tests(tokens(&self.text))
     }
 }
 
-/// A path from the root of the crate.
+/// A module's path from the crate root.
 type Module = Vec<String>;
 
-/// What the table of imports says about one module.
+/// One module's row in the table of imports.
 struct Row {
-    /// None for one that stands apart.
+    /// None for a module outside the layers.
     level: Option<u8>,
-    /// None for anything.
+    /// None if it may import anything.
     allowed: Option<BTreeSet<String>>,
 }
 
@@ -58,7 +58,7 @@ struct Rules {
     imports: BTreeMap<String, Row>,
     /// Crate or path (`sqlx`, `opentelemetry*`, `std::env`) → the modules that may name it.
     homes: Vec<(String, Vec<String>)>,
-    /// Words that no module or type may bear.
+    /// Words that no module or type name may contain.
     banned: BTreeSet<String>,
     /// The files on the map.
     map: BTreeSet<String>,
@@ -87,7 +87,7 @@ fn digit(letter: char) -> Option<u8> {
     letter.to_digit(10).and_then(|value| u8::try_from(value).ok())
 }
 
-/// The rows of the first table one of whose column heads is `head`.
+/// The rows of the first table that has a column headed `head`.
 fn table(document: &str, head: &str) -> Vec<Vec<String>> {
     let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let from_head =
@@ -99,7 +99,7 @@ fn quoted_words(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The `.rs` files drawn in the tree that begins with `src/`.
+/// The `.rs` files in the tree that begins with `src/`.
 fn map(document: &str) -> BTreeSet<String> {
     let mut place: Vec<&str> = Vec::new();
     let mut files = BTreeSet::new();
@@ -116,7 +116,7 @@ fn map(document: &str) -> BTreeSet<String> {
     files
 }
 
-/// A path of ours, from the root of the crate; `None` for one that is not ours.
+/// A path of this crate, from its root; `None` for foreign paths.
 fn ours(path: &[String], module: &[String]) -> Option<Vec<String>> {
     let climbs = path.iter().take_while(|part| *part == "super").count();
     match path[0].as_str() {
@@ -207,7 +207,7 @@ fn mark_faults(path: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// `mod` declarations in `code`, as whole module paths.
+/// `mod` declarations in `code`, as full module paths.
 fn declared(module: &[String], code: &[Token<'_>]) -> Vec<Vec<String>> {
     let root = module == ["lib"] || module == ["main"];
     let inside = if root { &[] } else { module };
@@ -215,7 +215,7 @@ fn declared(module: &[String], code: &[Token<'_>]) -> Vec<Vec<String>> {
     plain.map(|seen| [inside, &[seen[1].text.to_owned()]].concat()).collect()
 }
 
-/// Modules that are compiled, and modules that are compiled for tests only.
+/// Modules that are always compiled, and modules that are compiled only for tests.
 fn compiled(sources: &[Source]) -> (BTreeSet<Module>, BTreeSet<Module>) {
     let always: BTreeSet<_> = sources.iter().flat_map(|source| declared(&source.module, &source.code().0)).collect();
     let all = sources.iter().flat_map(|source| declared(&source.module, &tokens(&source.text)));
@@ -242,7 +242,7 @@ fn source_faults(sources: &[Source], rules: &Rules) -> Vec<String> {
     faults
 }
 
-/// Rows that name nothing, arrows that do not go down, and a map that differs from the tree.
+/// Rows that name nothing, imports that do not point downwards, and differences between map and tree.
 fn rule_faults(sources: &[Source], rules: &Rules, manifest: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let exists = |name: &str| sources.iter().any(|source| source.module.join("::") == name);
@@ -267,7 +267,7 @@ fn rule_faults(sources: &[Source], rules: &Rules, manifest: &str) -> Vec<String>
     faults
 }
 
-/// Relative links whose file is not there.
+/// Relative links to files that do not exist.
 fn link_faults(path: &str, text: &str, exists: impl Fn(&Path) -> bool) -> Vec<String> {
     let folder = Path::new(path).parent().unwrap();
     let prose: String = text.split("```").step_by(2).collect();
@@ -279,7 +279,7 @@ fn link_faults(path: &str, text: &str, exists: impl Fn(&Path) -> bool) -> Vec<St
         .collect()
 }
 
-/// Tests that a document names as `FILE.rs::NAME` and that are not there.
+/// Tests that a document names as `FILE.rs::NAME` and that do not exist.
 fn test_faults(path: &str, text: &str, content: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let named = quoted_words(text).into_iter().filter_map(|word| {
         let (file, name) = word.split_once("::")?;
@@ -289,7 +289,7 @@ fn test_faults(path: &str, text: &str, content: impl Fn(&str) -> Option<String>)
     missing.map(|(file, name)| format!("{path}: there is no test `{file}::{name}`")).collect()
 }
 
-/// Files below `folder` with this ending, as paths from the root of the repository.
+/// Files under `folder` with this extension, as paths from the repository root.
 fn files(folder: &str, ending: &str) -> Vec<String> {
     let mut found = Vec::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

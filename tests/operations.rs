@@ -1,7 +1,7 @@
-//! What operators are given beside the program: alerts, the dashboard, and the handbook, held together.
+//! What operators get besides the program: alerts, dashboard and handbook, checked against each other.
 //!
-//! promtool, by `tests/telemetry/run`, says whether rules and queries can be used and whether rules do what they are for.
-//! Whether the figures that they ask for exist is compared with a running gateway in `tests/api/telemetry.rs`.
+//! promtool, from `tests/telemetry/run`, checks that rules and queries are valid and that the rules do what they are
+//! for. `tests/api/telemetry.rs` checks against a running gateway that the metrics in them exist.
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use std::{
@@ -32,7 +32,7 @@ fn promtool(arguments: &[&str]) {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&told));
 }
 
-/// The alerts and what they refer to.
+/// The alerts and their references.
 fn alerts() -> Vec<(String, String)> {
     let rules = read(&format!("{ALERTS}/rules.yaml"));
     let value = |line: &str, key: &str| line.trim_start().strip_prefix(key).map(str::to_owned);
@@ -97,7 +97,7 @@ fn the_dashboard_is_whole_and_prometheus_understands_its_queries() {
         for target in targets {
             let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "5m").replace("$job", ".*");
             assert!(!query.contains('$') && query.contains("job=~"), "{query}");
-            // YAML takes JSON's strings.
+            // JSON strings are valid YAML.
             let reference = target["refId"].as_str().unwrap();
             rules += "      - record: dashboard:query\n        expr: ";
             rules += &Value::from(query).to_string();

@@ -1,4 +1,4 @@
-//! Changes are stored: so many in one commit, to a new SQLite file.
+//! Storing changes: a number of them in one commit, in a new SQLite file.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::{
     requests::{acceptance, lane},
 };
 
-/// Lanes over which the changes are spread.
+/// Lanes that the changes are spread over.
 const LANES: u32 = 32;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -27,7 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn accepting(batch: u32, doings: u32) -> Doing {
-    // One thread: whoever asks has asked before the writer looks, so all of a batch share a commit.
+    // One thread: all of a batch are queued before the writer looks, so they share a commit.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
     let clock = Clock::system();

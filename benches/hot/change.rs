@@ -1,4 +1,4 @@
-//! A change: its body is read, it is merged into a set, and the set is digested.
+//! A change: reading its body, merging it into a set, and computing the set's digest.
 
 use std::hint::black_box;
 
@@ -21,7 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let merges = [(1, 10_000), (100, 500), (1_000, 50)].map(|(targets, counted)| {
         let ready = move |_| -> Doing {
             let present = set_of(targets);
-            // One target that is there, one that is new.
+            // One target already assigned, one new.
             let change = [adding([1, targets + 1])];
             Box::new(move || drop(black_box(merge(black_box(&present), black_box(&change)))))
         };
@@ -41,7 +41,7 @@ fn set_of(targets: u128) -> AssignmentSet {
     merge(&AssignmentSet::default(), &[adding(1..=targets)]).desired
 }
 
-/// As a flow sends it.
+/// As a flow would send it.
 fn body(targets: u64) -> String {
     let group = |number| format!(r#"{{"group": "b0a1d3c2-0000-4000-8000-{number:012x}"}}"#);
     let add = (0..targets).map(group).collect::<Vec<_>>().join(", ");

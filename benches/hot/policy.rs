@@ -1,4 +1,4 @@
-//! Policy is asked about a change: the policies that are shipped, alone and among others.
+//! Deciding a change by policy: with the shipped policies, alone and among others.
 
 use std::{fmt::Write as _, fs, hint::black_box, path::Path};
 
@@ -21,13 +21,13 @@ pub(crate) fn cases() -> Vec<Case> {
         })
     };
     let looking = |doings| deciding(1, policies(0, LOOKS_AT_TICKETS), doings);
-    // So many that what making policies ready takes, which differs by millions from run to run, does not count.
+    // So many that the cost of preparing policies, which varies by millions between runs, is negligible.
     let mut cases: Vec<_> = [(1, 0, 10_000), (50, 0, 400), (1, 50, 10_000), (50, 50, 400)].map(case).into();
     cases.push(Case::new("decide on one target by policies that look at tickets", 1_000, looking));
     cases
 }
 
-/// With it no decision serves for another ticket.
+/// With it no decision can be reused for another ticket.
 const LOOKS_AT_TICKETS: &str = r#"
 @id("no-such-tickets")
 forbid (principal, action == Postern::Action::"add", resource) when { context has ticket && context.ticket like "NONE*" };
@@ -38,7 +38,7 @@ fn deciding(targets: u128, policies: Policies, doings: u64) -> Doing {
     let tags = ["sales".to_owned()].into();
     let submission = acceptance(1, &configuration.id).operation.submission;
     let submission = Submission { change: adding(1..=targets), ..submission };
-    // The permit is for what was handed in, so each doing needs its own; and no two tickets are alike.
+    // A permit is for one submission, so each iteration needs its own, with a ticket of its own.
     let of = |number| Submission { ticket: Some(format!("RITM{number:07}")), ..submission.clone() };
     let mut asked: Vec<_> = (0..doings).map(of).collect();
     Box::new(move || {
@@ -48,7 +48,7 @@ fn deciding(targets: u128, policies: Policies, doings: u64) -> Doing {
     })
 }
 
-/// The shipped policies, some others, and so many of shops whose portals change what is theirs that there are at least these.
+/// The shipped policies, `others`, and as many made-up ones for shops as are needed to have `least` in all.
 fn policies(least: usize, others: &str) -> Policies {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policies");
     let folder = tempfile::tempdir().unwrap();

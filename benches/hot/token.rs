@@ -1,4 +1,4 @@
-//! A caller is proven, by a token that is new and by one that was seen before.
+//! Authenticating a caller, with a new token and with one seen before.
 
 use std::{
     io::{Read as _, Write as _},
@@ -28,7 +28,7 @@ use tokio::runtime::Builder;
 
 use crate::{Case, Doing};
 
-/// They open nothing. They are files because a key made anew costs a different number of instructions each time.
+/// Test keys that protect nothing. They are files because generating a key costs a varying number of instructions.
 const RSA: &[u8] = include_bytes!("rsa.p8");
 const P256: &[u8] = include_bytes!("ec.p8");
 
@@ -51,7 +51,7 @@ pub(crate) fn cases() -> Vec<Case> {
     new.into_iter().chain([seen]).collect()
 }
 
-/// So many tokens, each proven in turn, time and again.
+/// This many tokens, each verified in turn, repeatedly.
 fn proving(signing: Signing, tokens: u64) -> Doing {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let signer = Signer::new(signing);
@@ -62,14 +62,14 @@ fn proving(signing: Signing, tokens: u64) -> Doing {
         Authenticator::new(vec![issuer(keys)], vec![rule()], &Outbound::new(clock).unwrap().direct().unwrap(), clock)
     };
     let (first, tokens) = tokens.split_first().unwrap();
-    // With the first, the keys are fetched.
+    // The first token makes it fetch the keys.
     runtime.block_on(authenticator.authenticate(Some(first), None)).unwrap();
     let (tokens, mut next) = (tokens.to_vec(), 0);
     Box::new(move || {
         let _alive = &runtime;
         let token = tokens.get(next % tokens.len()).unwrap();
         next += 1;
-        // Nothing is waited for, once the keys are there.
+        // Nothing waits once the keys are cached.
         drop(authenticator.authenticate(Some(token), None).now_or_never().unwrap().unwrap());
     })
 }
@@ -101,7 +101,7 @@ impl Signer {
         json!({ "kty": "RSA", "use": "sig", "kid": "key", "n": n, "e": e })
     }
 
-    /// A token as Entra makes them (v2), of an application.
+    /// An application's token as Entra issues them (v2).
     fn token(&self, number: u64) -> String {
         let alg = match self.signing {
             Signing::Rs256 => "RS256",
@@ -133,14 +133,14 @@ impl Signer {
     }
 }
 
-/// Where this key set is published, once: it is asked for when the first token comes.
+/// URL of this key set, served once: it is fetched when the first token comes.
 fn published(key: &Value) -> String {
     let body = json!({ "keys": [key] }).to_string();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        // One read is enough of a request that small; the answer does not depend on it.
+        // One read is enough for so small a request; the response does not depend on it.
         let _read = stream.read(&mut [0; 4096]).unwrap();
         let length = body.len();
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}").unwrap();

@@ -1,4 +1,4 @@
-//! The audit trail: a record is tied to its chain, and put into a form that others read.
+//! The audit trail: chaining a record, and exporting it in a standard format.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! The cases, and what is printed of each.
+//! The cases, and their output.
 
 use std::{process::Stdio, time::Duration};
 
@@ -22,14 +22,14 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work)
 }
 
-/// Operations that are forgotten while it is measured.
+/// Operations removed by retention during the measurement.
 const RETAINED: u64 = 200_000;
 
 fn days_ago(days: i64) -> jiff::Timestamp {
     Clock::system().now() - (24 * days).hours()
 }
 
-/// Processor time so far of all that PostgreSQL's server runs.
+/// CPU time so far of all PostgreSQL server processes.
 fn server_cpu() -> Duration {
     process::cpu_of_all("postgres")
 }
@@ -53,7 +53,7 @@ pub(crate) fn cost(extent: Extent) {
             println!("HAProxy is not installed (Debian: apt-get install haproxy), so there is nothing to compare with");
         }
         let rounds = if extent == Extent::Whole { 3 } else { 1 };
-        // Names become known, and connections are made.
+        // Fills the name cache and opens connections.
         let warm = Plan { changes: 400, ..planned(&ours[0], &gateway.url, &issuer, extent) };
         drive(&warm).await.all_accepted();
         gateway.until_ended(400).await;
@@ -117,7 +117,7 @@ pub(crate) fn latency(_extent: Extent) {
     process::stay_off_the_measured_core();
 }
 
-/// While nothing but changes comes, on a store without a past.
+/// With changes only, on an empty store.
 async fn quiet() {
     let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
     sandbox.process.use_all_cores();
@@ -136,12 +136,12 @@ async fn quiet() {
     issuer.stop().await;
 }
 
-/// While old operations are removed, and the trail is delivered and exported.
+/// While retention removes old operations, and the trail is delivered and exported.
 async fn busy() {
     let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
     sandbox.process.use_all_cores();
     let folder = folder();
-    // Ended longer ago than they are kept: they are forgotten while callers come.
+    // They ended longer ago than the retention period, so they are removed while callers send.
     filled::store(&folder.path().join("postern.db"), days_ago(100), RETAINED, Records::Two).await;
     let settings = "[audit]\nsinks = [\"file\"]\nfile = \"audit.jsonl\"\nformat = \"ocsf\"\n";
     let cores = process::all_cores();
@@ -166,7 +166,7 @@ async fn busy() {
     issuer.stop().await;
 }
 
-/// Exports the whole trail again and again, as a security officer's job would, until it is stopped.
+/// Exports the whole trail repeatedly, as a security officer's job would, until stopped.
 struct Exporting {
     over: CancellationToken,
     exports: JoinHandle<u32>,
@@ -210,7 +210,7 @@ pub(crate) fn burst(_extent: Extent) {
             gateway.until_ended(CHANGES as usize).await;
             let drained = clock.elapsed().as_secs_f64();
             let calls = sandbox.calls().await;
-            // One read and one write for each: what a script of each caller's own does, at the rate that Graph admits.
+            // One read and one write per change, as each caller's own script would do, at the rate that Graph allows.
             let one_by_one = CHANGES as f64 / stage::WRITES_A_SECOND;
             println!(
                 "{configurations:>2} configurations: accepted within {:.1} s, all ended after {drained:.1} s; {} calls to Graph: {} reads, \
@@ -229,7 +229,7 @@ pub(crate) fn burst(_extent: Extent) {
     });
 }
 
-/// The same on an empty store and on one with a past.
+/// The same on an empty store and on one with a history.
 pub(crate) fn full(_extent: Extent) {
     const OPERATIONS: u64 = 1_000_000;
     block_on(async {
@@ -298,7 +298,7 @@ pub(crate) fn soak(_extent: Extent) {
     });
 }
 
-/// The rate at which changes were accepted, and what each cost gateways and database, in microseconds.
+/// The rate at which changes were accepted, and the cost of each to gateways and database, in microseconds.
 type Round = (f64, [f64; 2]);
 
 /// Gateways, their database, callers and sandbox share all cores.
@@ -310,7 +310,7 @@ pub(crate) fn replicas(_extent: Extent) {
         let mut rounds = [vec![], vec![]];
         for _ in 0..3 {
             for (replicas, rounds) in [1, REPLICAS].into_iter().zip(&mut rounds) {
-                // One of its own each time: what Graph grants in 20 seconds would be used up by those before.
+                // A new sandbox each time: earlier rounds would use up what Graph allows in 20 seconds.
                 let (folder, sandbox) = (folder(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
                 sandbox.process.use_all_cores();
                 let store = server::shared().database().await;

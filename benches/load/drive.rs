@@ -1,4 +1,4 @@
-//! Callers that come when the plan says, and how long they wait.
+//! Callers that send on schedule, and their latencies.
 
 use std::{
     collections::BTreeMap,
@@ -23,52 +23,52 @@ use crate::stage::{GROUPS, client, configuration, group, sent};
 /// When requests are due.
 #[derive(Clone, Copy)]
 pub(crate) enum Pace {
-    /// So many a second, evenly, whatever becomes of them.
+    /// This many a second, evenly, whatever the responses.
     Rate(u32),
     /// As soon as a connection is free.
     Closed,
 }
 
-/// What a caller prefers.
+/// The `Prefer` header of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Its answer at once, while the change is still queued (`respond-async`).
+    /// Respond at once, while the change is still queued (`respond-async`).
     Async,
-    /// To wait for the end of its change.
+    /// Wait for the end of the change.
     Waiting,
 }
 
-/// What is asked.
+/// The requests to send.
 #[derive(Clone)]
 pub(crate) struct Plan {
-    /// Where; changes are dealt out to all of these in turn.
+    /// Base URLs; changes are sent to them in turn.
     pub(crate) urls: Vec<String>,
     pub(crate) tokens: Arc<Vec<HeaderValue>>,
     pub(crate) changes: u64,
-    /// They are dealt out to so many configurations.
+    /// Number of configurations that the changes are spread over.
     pub(crate) configurations: u64,
     pub(crate) pace: Pace,
     pub(crate) connections: usize,
     pub(crate) mode: Mode,
 }
 
-/// Tokens as a header holds them.
+/// Tokens as values of the `Authorization` header.
 pub(crate) fn headers(tokens: &[String]) -> Arc<Vec<HeaderValue>> {
     Arc::new(tokens.iter().map(|token| HeaderValue::from_str(&format!("Bearer {token}")).unwrap()).collect())
 }
 
-/// What came of it.
+/// The results.
 pub(crate) struct Driven {
     /// From the first request to the last answer.
     pub(crate) took: Duration,
-    /// How long each answer took, the shortest first.
+    /// Latencies in ascending order.
     pub(crate) waits: Vec<Duration>,
-    /// Answers by status; 0 is none.
+    /// Number of responses by status; 0 for none.
     pub(crate) answers: BTreeMap<u16, u64>,
 }
 
 impl Driven {
-    /// How long that part of all callers waited at most, in milliseconds.
+    /// A percentile of the latencies, in milliseconds; `part` is between 0 and 1.
     pub(crate) fn percentile(&self, part: f64) -> f64 {
         let place = ((self.waits.len() as f64 * part).ceil() as usize).clamp(1, self.waits.len());
         self.waits[place - 1].as_secs_f64() * 1_000.0
@@ -85,15 +85,15 @@ impl Driven {
     }
 }
 
-/// A request that is due since a moment of the clock.
+/// A request, and when it is due by the clock.
 struct Due {
     number: u64,
     since: Duration,
 }
 
-/// Asks all that is planned; each change under its own key.
+/// Sends everything planned; each change has its own key.
 pub(crate) async fn drive(plan: &Plan) -> Driven {
-    // Numbers go on from one plan to the next, so that no key comes twice.
+    // Numbers continue from one plan to the next, so that no key is reused.
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let first = NUMBER.fetch_add(plan.changes, Ordering::Relaxed);
     let clock = Clock::system();
@@ -133,7 +133,7 @@ fn keep_time(pace: Pace, numbers: std::ops::Range<u64>, due: &mpsc::UnboundedSen
     }
 }
 
-/// Sends what is due over one connection, one after another; each answer's status and time.
+/// Sends what is due over one connection, one after another; returns each status and latency.
 async fn answer_all(
     plan: &Plan,
     client: &Client,
@@ -151,7 +151,7 @@ async fn answer_all(
 }
 
 async fn ask(plan: &Plan, client: &Client, number: u64) -> u16 {
-    // Scattered, so that neighbours are neither of one caller nor of one configuration.
+    // Scattered, so that neighbours share neither caller nor configuration.
     let chance = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     let verb = if chance & 1 == 0 { "add" } else { "remove" };
     let (configuration, group) =

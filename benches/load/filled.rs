@@ -1,4 +1,4 @@
-//! A store with a past: operations that ended, as callers and lanes would have left them, through the store's own verbs.
+//! A store with a history: ended operations as callers and lanes would have left them, written by the store's own verbs.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,21 +13,21 @@ use postern::{
 
 use crate::requests::{acceptance, claim, lane, settlement};
 
-/// Operations that are accepted together and end together.
+/// Operations accepted together and ended together.
 const TOGETHER: u64 = 500;
-/// Configurations of the past; none of them is asked about later.
+/// Configurations in the history; none of them is used later.
 const LANES: u64 = 50;
-/// Numbers of operations, far from those that are made later.
+/// First number of an operation, far from those used later.
 const FIRST: u64 = 1_000_000_000;
 
-/// How many audit records each operation leaves.
+/// Number of audit records per operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Records {
     Two,
     Three,
 }
 
-/// Makes a store in which so many operations ended at that time.
+/// Creates a store in which this many operations ended at that time.
 pub(crate) async fn store(file: &Path, ended_at: Timestamp, operations: u64, records: Records) {
     let clock = Clock::system();
     let run = Run { chain: clock.identifier().to_string(), clock };

@@ -1,4 +1,4 @@
-//! Who vouches for the callers: a key, published over HTTP, and a token for each of them.
+//! The callers' issuer: a key, published over HTTP, and a token for each caller.
 
 use std::fmt::Write as _;
 
@@ -18,7 +18,7 @@ use crate::stage::id;
 
 /// Callers, each with a token of its own.
 pub(crate) const CALLERS: u128 = 200;
-/// For whom tokens are meant.
+/// The audience of tokens.
 pub(crate) const AUDIENCE: &str = "api://postern";
 const KEY_ID: &str = "load";
 
@@ -30,12 +30,12 @@ fn pem(label: &str, der: &[u8]) -> String {
     text + &format!("-----END {label}-----\n")
 }
 
-/// Who vouches for the callers, and their tokens.
+/// The issuer, and the callers' tokens.
 pub(crate) struct Issuer {
     pub(crate) url: String,
     /// The public half of its key.
     pub(crate) public: String,
-    /// One for each caller, good for an hour.
+    /// One per caller, valid for an hour.
     pub(crate) tokens: Vec<String>,
     server: ServerHandle,
 }

@@ -1,4 +1,4 @@
-//! What the gateway is compared with: HAProxy that checks the same tokens by `jwt_verify` and forwards the same requests.
+//! What the gateway is compared with: HAProxy, checking the same tokens by `jwt_verify` and forwarding the same requests.
 
 use std::{fs, path::Path, process::Command};
 
@@ -10,10 +10,10 @@ use crate::{
     stage::{self, client, sent},
 };
 
-/// About what the gateway answers to `respond-async`.
+/// Similar to the gateway's response to `respond-async`.
 const ANSWER: &str = include_str!("answer.json");
 
-/// HAProxy in front of somebody who reads the body and answers.
+/// HAProxy in front of a server that reads the body and responds.
 pub(crate) struct Peer {
     pub(crate) url: String,
     pub(crate) process: Process,

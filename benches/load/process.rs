@@ -1,4 +1,4 @@
-//! A program under measurement: alone on the first core, and what the system says of it.
+//! A measured program: pinned to the first core, with figures from the operating system.
 
 use std::{
     fs,
@@ -9,29 +9,29 @@ use std::{
 
 use postern::clock::Clock;
 
-/// How long anything here may take to begin.
+/// How long anything here may take to start.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// Between two looks.
+/// Between two polls.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Ticks a second in `/proc/PID/stat`; the same on every Linux that Rust runs on.
 const TICKS: f64 = 100.0;
 
-/// Puts this process, and whatever it starts, on all cores but the first, if there are several.
+/// Pins this process, and all it starts, to all cores but the first, if there are several.
 pub(crate) fn stay_off_the_measured_core() {
     pinned(&all_but_the_first(), std::process::id());
 }
 
-/// Lets this process use all cores, and whatever it starts from here on.
+/// Lets this process, and all it starts from now on, use all cores.
 pub(crate) fn use_all_cores() {
     pinned(&all_cores(), std::process::id());
 }
 
-/// All cores there are.
+/// All cores, as a list for `taskset`.
 pub(crate) fn all_cores() -> String {
     fs::read_to_string("/sys/devices/system/cpu/present").unwrap().trim().to_owned()
 }
 
-/// The cores of everything but the measured program; the same if there is one only.
+/// All cores but the first; the same one if there is only one.
 pub(crate) fn all_but_the_first() -> String {
     let cores = all_cores();
     let last = cores.rsplit(['-', ',']).next().unwrap();
@@ -43,15 +43,15 @@ fn pinned(cores: &str, pid: u32) {
     assert!(done.is_ok_and(|status| status.success()), "taskset (Debian: util-linux) cannot choose cores");
 }
 
-/// A program that runs; dropping it kills it.
+/// A running program; dropping it kills it.
 pub(crate) struct Process {
     child: Child,
-    /// Counts flushes of the disk for as long as this lives.
+    /// Counts disk flushes for as long as this lives.
     flushes: Option<Flushes>,
 }
 
 impl Process {
-    /// Starts a program on these cores, with what it says in a file.
+    /// Starts a program on these cores, with its output in a file.
     pub(crate) fn start(mut command: Command, cores: &str, log: &Path) -> Self {
         let log = fs::File::create(log).unwrap();
         let mut pinned = Command::new("taskset");
@@ -74,12 +74,12 @@ impl Process {
         self.child.id()
     }
 
-    /// Processor time so far, of user and system.
+    /// CPU time so far, user and system.
     pub(crate) fn cpu(&self) -> Duration {
         cpu(&self.id().to_string()).unwrap()
     }
 
-    /// Memory, in MiB: what it has in use now, and the most it ever had.
+    /// Memory in MiB: currently in use, and the peak.
     pub(crate) fn memory(&self) -> (f64, f64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let of = |name: &str| {
@@ -89,7 +89,7 @@ impl Process {
         (of("VmRSS:"), of("VmHWM:"))
     }
 
-    /// Counts flushes from here on, if `perf` can.
+    /// Counts flushes from now on, if `perf` is available.
     pub(crate) fn count_flushes(&mut self) {
         self.flushes = Flushes::of(self.id());
     }
@@ -99,7 +99,7 @@ impl Process {
         self.flushes.take()?.count()
     }
 
-    /// Asks it to end, and waits for that.
+    /// Sends SIGTERM and waits for it to exit.
     pub(crate) fn stop(&mut self) {
         signal("TERM", self.id());
         self.child.wait().unwrap();
@@ -117,13 +117,13 @@ impl Drop for Process {
 
 fn cpu(pid: &str) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, which may hold spaces, is in parentheses; user and system time are the 14th and 15th field.
+    // The name, which may contain spaces, is in parentheses; user and system time are the 14th and 15th fields.
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().unwrap()).sum();
     Some(Duration::from_secs_f64(ticks / TICKS))
 }
 
-/// Processor time so far of all programs of that name that run now.
+/// CPU time so far of all running programs with this name.
 pub(crate) fn cpu_of_all(name: &str) -> Duration {
     let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let named = |pid: &String| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
@@ -134,7 +134,7 @@ fn signal(name: &str, pid: u32) {
     drop(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status());
 }
 
-/// `perf stat` on the system calls by which a program has its disk flushed.
+/// `perf stat` on the system calls that flush the disk.
 struct Flushes(Child);
 
 impl Flushes {
@@ -153,7 +153,7 @@ impl Flushes {
     }
 }
 
-/// Waits until something is so, looking at it all the time.
+/// Waits until the condition holds, polling constantly.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, is_so: impl Fn() -> F) {
     let clock = Clock::system();
     while !is_so().await {

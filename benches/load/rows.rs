@@ -1,7 +1,7 @@
-//! Ways to ask that are measured beside each other.
+//! Variants that are measured side by side.
 //!
-//! They are measured in turn, several rounds of each, so that whatever else the machine does meets all of them alike; a
-//! printed figure is the median of its rounds.
+//! They are measured in turn, several rounds each, so that other load on the machine affects all alike; a printed
+//! figure is the median of its rounds.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ pub(crate) enum Extent {
     Trial,
 }
 
-/// A way with a rate is measured for so long in each round.
+/// Seconds per round of a variant with a rate.
 const SECONDS: u32 = 5;
-/// Changes are dealt out to so many configurations, unless a case says otherwise.
+/// Configurations that changes are spread over, unless a case says otherwise.
 const SPREAD: u64 = 10;
 
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
@@ -32,7 +32,7 @@ pub(crate) fn micros(time: Duration, each: u64) -> f64 {
     time.as_secs_f64() * 1e6 / each as f64
 }
 
-/// How one way to ask is measured, and what came of it in each round.
+/// A variant: how it is measured, and its results per round.
 pub(crate) struct Row {
     what: &'static str,
     mode: Mode,
@@ -93,7 +93,7 @@ impl Row {
     }
 }
 
-/// What one row asks in one round.
+/// What one variant sends in one round.
 pub(crate) fn planned(row: &Row, url: &str, issuer: &Issuer, extent: Extent) -> Plan {
     let changes = match (extent, row.pace) {
         (Extent::Trial, _) => 50,
@@ -111,19 +111,19 @@ pub(crate) fn planned(row: &Row, url: &str, issuer: &Issuer, extent: Extent) -> 
     }
 }
 
-/// What a round is for. Flushes are counted in one of their own: who counts takes time from who is counted.
+/// What a round measures. Flushes get rounds of their own, because counting them slows the program down.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Measured {
     Cost,
     Flushes,
 }
 
-/// Of what was answered between two looks, the share within 5 ms.
+/// Of the responses between two samples, the share within 5 ms.
 pub(crate) fn share_at_once(before: [f64; 2], after: [f64; 2]) -> f64 {
     (after[1] - before[1]) / (after[0] - before[0])
 }
 
-/// Asks the gateway, waits until all has ended, and notes what each change cost in all, its way to Graph included.
+/// Runs the plan, waits until everything has ended, and records the total cost per change, calls to Graph included.
 pub(crate) async fn ask_gateway(row: &mut Row, plan: &Plan, gateway: &mut Gateway, sandbox: &Sandbox, round: Measured) {
     let ended = gateway.figure("postern_operations_ended_total").await;
     let commits = gateway.figure("postern_store_commit_duration_seconds_count").await;

@@ -1,4 +1,4 @@
-//! What is measured and what stands around it: a tenant in a sandbox, and the gateway.
+//! The measured gateway and its environment: a tenant in a sandbox.
 
 use std::{
     fmt::Write as _,
@@ -23,12 +23,12 @@ use crate::{
 pub(crate) const GROUPS: u128 = 40;
 /// Configurations of the tenant.
 pub(crate) const CONFIGURATIONS: u128 = 50;
-/// How long Graph takes for each call: an assign rarely takes less.
+/// Graph's latency per call: an assign rarely takes less.
 const GRAPH_TAKES: Duration = Duration::from_millis(100);
-/// What Microsoft grants one application in a tenant in 20 seconds.
+/// Calls and writes that Microsoft allows one application in a tenant in 20 seconds.
 const CALLS_MAX: u32 = 1_000;
 const WRITES_MAX: u32 = 100;
-/// So many of them are writes at most, on average.
+/// The resulting average limit on writes.
 pub(crate) const WRITES_A_SECOND: f64 = 5.0;
 
 /// The measured core.
@@ -50,7 +50,7 @@ pub(crate) fn folder() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// A port that was free a moment ago.
+/// A port that was free just now.
 pub(crate) fn port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -62,12 +62,12 @@ pub(crate) fn postern(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// How Graph is.
+/// How Graph behaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Upstream {
-    /// 100 ms for each call, and Microsoft's limits.
+    /// 100 ms per call, and Microsoft's limits.
     LikeGraph,
-    /// At once, without limits.
+    /// No latency and no limits.
     Unbounded,
 }
 
@@ -105,8 +105,7 @@ impl Sandbox {
         assert!(answer.status().is_success(), "{answer:?}");
     }
 
-    /// Calls so far by what they were for: writes, reads of sets, look-ups of groups, everything; and how many were refused
-    /// for being too many.
+    /// Calls so far by purpose: writes, reads of sets, group lookups, all; and how many were throttled.
     pub(crate) async fn calls(&self) -> Calls {
         let journal = self.get("journal").await.unwrap();
         assert_eq!(journal["dropped"], 0, "the journal holds all calls");
@@ -170,25 +169,25 @@ fn tenant(upstream: Upstream, configurations: u128) -> Value {
     })
 }
 
-/// A running gateway on settings as they are shipped, but for what is said here.
+/// A running gateway on the shipped settings, except as given.
 pub(crate) struct Gateway {
     pub(crate) url: String,
     admin_url: String,
     client: Client,
     pub(crate) process: Process,
     pub(crate) folder: PathBuf,
-    /// The name of its file there.
+    /// Name of its settings file there.
     pub(crate) settings: String,
 }
 
-/// Where a gateway is started.
+/// Where a gateway runs.
 pub(crate) struct Place<'a> {
     pub(crate) issuer: &'a Issuer,
     pub(crate) sandbox: &'a Sandbox,
     pub(crate) folder: &'a Path,
     pub(crate) store: String,
     pub(crate) cores: String,
-    /// Settings beyond those that are needed to run, as they stand in the file.
+    /// Additional settings, as text of the file.
     pub(crate) settings: &'static str,
 }
 
@@ -201,7 +200,7 @@ impl<'a> Place<'a> {
 }
 
 impl Gateway {
-    /// Starts a gateway, and returns once it is ready; how long that took.
+    /// Starts a gateway and waits until it is ready; also returns how long that took.
     pub(crate) async fn start(place: &Place<'_>) -> (Self, Duration) {
         let folder = place.folder.to_owned();
         let (port, admin_port) = (port(), port());
@@ -227,12 +226,12 @@ impl Gateway {
         if answer.status().is_success() { answer.text().await.ok() } else { None }
     }
 
-    /// The sum of a figure over all its series.
+    /// The sum of a metric over all its series.
     pub(crate) async fn figure(&self, name: &str) -> f64 {
         self.figure_with(name, &[]).await
     }
 
-    /// The sum of a figure over its series with these labels.
+    /// The sum of a metric over its series with these labels.
     async fn figure_with(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.admin("metrics").await.unwrap();
         let of = |line: &&str| {
@@ -242,7 +241,7 @@ impl Gateway {
         text.lines().filter(of).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
-    /// Changes that it has answered so far, and those of them within 5 ms, by its own clock.
+    /// Changes answered so far, and how many of them within 5 ms, by its own clock.
     pub(crate) async fn answered(&self) -> [f64; 2] {
         let (of, at_once) = (r#"http_route="/v1/assignments""#, r#"le="0.005""#);
         let name = "http_server_request_duration_seconds";
@@ -250,10 +249,10 @@ impl Gateway {
         [all, self.figure_with(&format!("{name}_bucket"), &[of, at_once]).await]
     }
 
-    /// Waits until so many operations have ended, in all.
+    /// Waits until this many operations have ended in total.
     pub(crate) async fn until_ended(&self, operations: usize) {
         let ended = || async {
-            // To ask for figures costs what is measured; a drain takes seconds.
+            // Polling costs CPU time that would be measured; draining takes seconds.
             Clock::system().sleep(Duration::from_millis(250)).await;
             self.figure("postern_operations_ended_total").await >= operations as f64
         };
@@ -309,7 +308,7 @@ jwks_url = "{issuer}/jwks"
     text + place.settings
 }
 
-/// What ServiceNow may by the shipped policies, for any caller.
+/// What the shipped policies allow ServiceNow, for any caller.
 const POLICY: &str = r#"
 @id("load-changes-groups")
 permit (
@@ -325,7 +324,7 @@ when {
 };
 "#;
 
-/// The policies as they are shipped, and that one.
+/// The shipped policies, and that one.
 fn policies(folder: &Path) {
     fs::create_dir_all(folder).unwrap();
     for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/config/policies")).unwrap() {
@@ -335,12 +334,12 @@ fn policies(folder: &Path) {
     fs::write(folder.join("load.cedar"), POLICY).unwrap();
 }
 
-/// A client with so many connections.
+/// A client with up to this many connections.
 pub(crate) fn client(connections: usize) -> Client {
     Client::builder().no_proxy().no_gzip().http1_only().pool_max_idle_per_host(connections).build().unwrap()
 }
 
-/// The one place that sends.
+/// The only place that sends requests.
 #[expect(clippy::disallowed_methods, reason = "whoever measures needs none of what outbound adds")]
 pub(crate) async fn sent(request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
     request.send().await

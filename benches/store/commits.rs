@@ -1,8 +1,8 @@
-//! How many commits requests cost, by what the databases themselves keep.
+//! Commits per request, counted from the databases' own records.
 //!
-//! PostgreSQL writes the number of the transaction into every row (`xmin`). SQLite marks the last page of a commit in its
-//! write-ahead log; a reader that stays keeps the log from being started anew, which slows nothing that is counted but
-//! would falsify times. So commits are counted in passes of their own, each on an empty store.
+//! PostgreSQL stores the transaction's number in every row (`xmin`). SQLite marks the last page of each commit in its
+//! write-ahead log; an open reader keeps the log from being restarted, which does not affect the counts but would
+//! distort times. So commits are counted in separate passes, each on an empty store.
 
 use std::{fs, sync::Arc};
 
@@ -11,7 +11,7 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 
 use crate::load::{self, Kind, Place};
 
-/// Commits for one accept, of so many callers who accept so many changes.
+/// Commits per accept, with this many callers and changes.
 pub(crate) async fn per_accept(kind: Kind, callers: u32, changes: u32) -> f64 {
     let (store, mut count) = begin(kind).await;
     let before = count.commits("queued").await;
@@ -21,7 +21,7 @@ pub(crate) async fn per_accept(kind: Kind, callers: u32, changes: u32) -> f64 {
     commits / f64::from(changes)
 }
 
-/// Commits for one settlement, of so many callers who settle so many lanes.
+/// Commits per settlement, with this many callers and lanes.
 pub(crate) async fn per_settle(kind: Kind, callers: u32, lanes: u32) -> f64 {
     let (store, mut count) = begin(kind).await;
     let turns = load::claimed(&store, lanes).await;
@@ -46,7 +46,7 @@ struct Count {
 }
 
 enum Connected {
-    /// Reads, and so keeps the log.
+    /// The open reader keeps the log from being restarted.
     Sqlite {
         _reader: SqliteConnection,
     },
@@ -66,7 +66,7 @@ impl Count {
         Self { place, connection }
     }
 
-    /// Commits so far; in PostgreSQL those that brought operations into this state.
+    /// Commits so far; in PostgreSQL those that moved operations into this state.
     async fn commits(&mut self, state: &str) -> f64 {
         match &mut self.connection {
             Connected::Sqlite { .. } => {

@@ -1,4 +1,4 @@
-//! Callers that accept and lanes that settle, as fast as a store answers them.
+//! Callers that accept and lanes that settle, as fast as a store responds.
 
 use std::{
     path::PathBuf,
@@ -33,16 +33,16 @@ pub(crate) enum Kind {
 /// Requests a second.
 pub(crate) type Rate = f64;
 
-/// Lanes on which accepting callers put their changes.
+/// Lanes for the changes of accepting callers.
 const ACCEPTING: u32 = 32;
 
-/// Where one store is, for as long as this lives.
+/// The place of one store, for as long as this lives.
 pub(crate) struct Place {
     settings: config::Store,
-    /// Of a store in a file: on the disk that holds the target folder, for temporary folders may be in memory.
+    /// For a store in a file: on the target folder's disk, as temporary folders may be in memory.
     _folder: TempDir,
     pub(crate) file: PathBuf,
-    /// Of a store in a database.
+    /// For a store in a database.
     pub(crate) url: String,
 }
 
@@ -66,13 +66,13 @@ impl Place {
         postern::store::open(&self.settings, Run { chain: clock.identifier().to_string(), clock }).await.unwrap()
     }
 
-    /// As many replicas as this: each has one connection that writes.
+    /// Opens the store as this many replicas, each with one writing connection.
     pub(crate) async fn open_many(&self, replicas: usize) -> Vec<Arc<dyn Store>> {
         join_all((0..replicas).map(|_| self.open())).await
     }
 }
 
-/// Numbers of operations, each used once.
+/// Operation numbers, each used once.
 fn next() -> u64 {
     static NUMBER: AtomicU64 = AtomicU64::new(1_000_000);
     NUMBER.fetch_add(1, Ordering::Relaxed)
@@ -83,7 +83,7 @@ async fn accept(store: &dyn Store, lane: &ConfigurationId) {
     assert!(matches!(accepted, Accepted::New), "{accepted:?}");
 }
 
-/// Has callers accept for so long, evenly spread over the stores.
+/// Has callers accept for this long, evenly spread over the stores.
 pub(crate) async fn accept_for(stores: &[Arc<dyn Store>], callers: u32, time: Duration) -> Rate {
     let clock = Clock::system();
     let callers = stores.iter().cycle().zip(0..callers).map(|(store, caller)| {
@@ -101,7 +101,7 @@ pub(crate) async fn accept_for(stores: &[Arc<dyn Store>], callers: u32, time: Du
     f64::from(accepted) / clock.elapsed().as_secs_f64()
 }
 
-/// Has callers accept so many changes in all.
+/// Has callers accept this many changes in all.
 pub(crate) async fn accept_so_many(store: &Arc<dyn Store>, callers: u32, changes: u32) {
     let callers = (0..callers).map(|caller| {
         let store = Arc::clone(store);
@@ -114,7 +114,7 @@ pub(crate) async fn accept_so_many(store: &Arc<dyn Store>, callers: u32, changes
     join_all(callers).await.into_iter().for_each(Result::unwrap);
 }
 
-/// Ends what was accepted: each commit with acceptances counts what is pending, so no case is to inherit it from another.
+/// Ends what was accepted: commits of acceptances count pending operations, so a case must not inherit any.
 pub(crate) async fn settle_accepted(store: &Arc<dyn Store>) {
     for number in 0..ACCEPTING {
         if let Some(turn) = store.claim(claim(&lane(number))).await.unwrap().turn() {
@@ -123,7 +123,7 @@ pub(crate) async fn settle_accepted(store: &Arc<dyn Store>) {
     }
 }
 
-/// One change on each of so many lanes, claimed.
+/// Accepts one change on each of this many lanes and claims them.
 pub(crate) async fn claimed(store: &Arc<dyn Store>, lanes: u32) -> Vec<Turn> {
     let claims = (0..lanes).map(|number| {
         let (store, lane) = (Arc::clone(store), lane(ACCEPTING + 1 + number));
@@ -135,7 +135,7 @@ pub(crate) async fn claimed(store: &Arc<dyn Store>, lanes: u32) -> Vec<Turn> {
     join_all(claims).await.into_iter().map(Result::unwrap).collect()
 }
 
-/// Has callers settle these turns, each one turn after another.
+/// Has callers settle these turns, each one after another.
 pub(crate) async fn settle_all(store: &Arc<dyn Store>, callers: u32, turns: Vec<Turn>) -> Rate {
     let settled = f64::from(u32::try_from(turns.len()).unwrap());
     let turns = Arc::new(Mutex::new(turns));
@@ -153,7 +153,7 @@ pub(crate) async fn settle_all(store: &Arc<dyn Store>, callers: u32, turns: Vec<
     settled / clock.elapsed().as_secs_f64()
 }
 
-/// How many milliseconds a lane with 500 queued changes takes to be claimed.
+/// Milliseconds to claim a lane with 500 queued changes.
 pub(crate) async fn claim_of_500(store: &Arc<dyn Store>) -> f64 {
     let lane = lane(ACCEPTING);
     join_all((0..500).map(|_| accept(&**store, &lane))).await;

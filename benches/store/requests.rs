@@ -1,6 +1,6 @@
-//! What callers and lanes ask of a store: as much as the gateway stores for a real change.
+//! Typical requests to a store: of the size that the gateway stores for a real change.
 //!
-//! It deliberately uses nothing of the suite in `tests/store`: that grows kinds of stores and verbs which no bench needs.
+//! It deliberately uses nothing from the suite in `tests/store`: that covers kinds of stores and verbs which no bench needs.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ fn accepted(operation: &Operation) -> Event {
     }
 }
 
-/// The claim of all that is pending on a lane.
+/// A claim of everything pending on a lane.
 pub(crate) fn claim(lane: &ConfigurationId) -> Claim {
     Claim {
         configuration: lane.clone(),
@@ -93,7 +93,7 @@ pub(crate) fn claim(lane: &ConfigurationId) -> Claim {
     }
 }
 
-/// The end of these operations, with an audit record each; the lane becomes free.
+/// The end of these operations, with an audit record each; the lane is released.
 pub(crate) fn settlement(operations: &[Operation]) -> Settlement {
     let settled = |operation: &Operation| Event::Settled {
         operation: operation.id,

@@ -26,13 +26,13 @@ import rules
 import spoiled
 from rules import ROOT, Deployed
 
-# The oldest Kubernetes that docs/deploy.md names, and the newest whose schemas are at hand.
+# The oldest Kubernetes that docs/deploy.md supports, and the newest whose schemas are available.
 KUBERNETES = ["1.30", "1.37"]
 # At most one of these.
 CREDENTIALS = [[], ["workload-identity"], ["certificate"]]
-# Each alone and with each other; alerts and dashboard need no other, and bring nothing that the one could take from the other.
+# Each alone and combined; alerts and dashboard depend on no other and conflict with none, so they count as one.
 OTHERS = [["collector"], ["prometheus"], ["alerts", "dashboard"]]
-# Not Kubernetes' own: no schema is at hand, the rules look at what we use of them.
+# Not part of Kubernetes: there is no schema, but the rules check the fields that we use.
 FOREIGN = {"PodMonitor", "PrometheusRule"}
 
 

@@ -22,7 +22,7 @@ LABELS = {
     f"{NAME}part-of": "postern",
     f"{NAME}managed-by": "kustomize",
 }
-# Between the end of the stop and the kill: the store's goodbye, the last spans.
+# Time between the stop deadline and the kill: closing the store, sending the last spans.
 STOP_MARGIN = 10
 SEVERITIES = {"critical", "warning", "info"}
 VOLUMES = {"configMap", "secret", "emptyDir", "persistentVolumeClaim"}
@@ -264,7 +264,7 @@ def shares_the_work(of):
     if keys != {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}:
         yield "replicas are not spread over nodes and zones"
     for key in ("writes_max", "calls_max"):
-        # Of a rollout there are one more and, as Kubernetes does not count it, one that is ending.
+        # During a rollout there is one more, and one still terminating, which Kubernetes does not count.
         most = (scaler["maxReplicas"] + 2) * int(of.variables.get(f"POSTERN__GRAPH__{key.upper()}", default(key)))
         if most > int(default(key)):
             yield f"all replicas together may go to {most} with graph.{key}, {default(key)} is the budget"

@@ -1,16 +1,16 @@
-//! Rust sources as text: tokens without comments and strings, and the paths that they name.
+//! Rust sources as text: tokens without comments and strings, and the paths in them.
 //!
-//! Enough of the grammar for the rules of the house, and no more: it does not expand macros, and it does not follow
-//! names that were given by `as`.
+//! Parses only as much of the grammar as the rules need: macros are not expanded, and names introduced by `as` are not
+//! followed.
 
-/// A word or a sign, and its line.
+/// A word or a symbol, and its line.
 #[derive(Clone, Copy)]
 pub(crate) struct Token<'a> {
     pub(crate) line: usize,
     pub(crate) text: &'a str,
 }
 
-/// A path that some code names, and its line.
+/// A path in the code, and its line.
 pub(crate) struct Named {
     pub(crate) line: usize,
     pub(crate) path: Vec<String>,
@@ -20,7 +20,7 @@ fn is_word(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
-/// Words, `::` and single signs; comments, strings and characters leave nothing.
+/// Words, `::` and single symbols; comments, strings and character literals yield no tokens.
 pub(crate) fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
     let (mut rest, mut line) = (text, 1);
@@ -41,7 +41,7 @@ pub(crate) fn tokens(text: &str) -> Vec<Token<'_>> {
     found
 }
 
-/// How long the comment, string or character is that begins here, if one does.
+/// Length of the comment, string or character literal that begins here, if any.
 fn silent_length(rest: &str, first: char) -> Option<usize> {
     let raw = rest.trim_start_matches(['b', 'c']).strip_prefix('r').map(|tail| (tail, tail.trim_start_matches('#')));
     match (first, raw) {
@@ -83,7 +83,7 @@ fn comment_length(rest: &str) -> usize {
     }
 }
 
-/// Takes out the items under `#[cfg(test)]`.
+/// Removes the items under `#[cfg(test)]`; also returns their number of lines.
 pub(crate) fn split_tests(mut all: Vec<Token<'_>>) -> (Vec<Token<'_>>, usize) {
     let mark = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut lines = 0;
@@ -101,7 +101,7 @@ pub(crate) fn split_tests(mut all: Vec<Token<'_>>) -> (Vec<Token<'_>>, usize) {
     (all, lines)
 }
 
-/// Every path that is named, `use` trees opened up.
+/// All paths in the code, with `use` trees expanded.
 pub(crate) fn paths(code: &[Token<'_>]) -> Vec<Named> {
     let mut found = Vec::new();
     let mut at = 0;

@@ -1,9 +1,9 @@
-// A double of a ServiceNow instance, as far as docs/integrations/servicenow uses one: it runs the scripts in an engine of their
-// own, after parsing them as ES5, calls the gateway for them, and keeps records.
+// A test double of a ServiceNow instance, as far as docs/integrations/servicenow uses one: it checks that the scripts
+// parse as ES5, runs them in a separate engine, makes their calls to the gateway, and stores records.
 //
 //   node instance.mjs FOLDER GATEWAY-SECRET TOKEN-URL
 //
-// Prints where it is. POST /api/postern runs callback.js; POST /run/request and /run/look run PosternClient; GET /records shows all.
+// Prints its URL. POST /api/postern runs callback.js; POST /run/request and /run/look run PosternClient; GET /records lists all.
 import { spawnSync } from "node:child_process";
 import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -15,7 +15,7 @@ const [folder, secret, tokens] = process.argv.slice(2);
 const tables = { sc_req_item: { "46d44a": { number: "RITM0010023", notes: [] }, "77b1c0": { number: "RITM0010024", notes: [] } }, u_postern_message: {} };
 const properties = { "x_postern.secret": secret, "x_postern.oauth_profile": "profile-1" };
 
-// Exchanges one request, as synchronously as execute() does.
+// Sends one request synchronously, as execute() does.
 function exchange(order) {
   const program = `
     const { url, method, headers, body, timeout } = JSON.parse(require("fs").readFileSync(0, "utf8"));
@@ -77,7 +77,7 @@ class CertificateEncryption {
   }
 }
 
-// Prototype.js's Class, which instances have.
+// Prototype.js's Class, which instances provide.
 const Class = { create: () => function (...given) { this.initialize(...given); } };
 
 function run(file, more, ending = "") {

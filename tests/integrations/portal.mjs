@@ -1,5 +1,5 @@
-// A page that calls the gateway from a real browser. Prints its origin; POST /run with {gateway, token} opens the page by that
-// origin and by another name of the same server, and answers what the page got.
+// A page that calls the gateway from a real browser. Prints its origin; POST /run with {gateway, token} opens the page
+// under that origin and under another name of the same server, and returns the responses that the page got.
 import { createServer } from "node:http";
 import { chromium } from "playwright-core";
 

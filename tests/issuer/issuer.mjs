@@ -1,8 +1,8 @@
-// An issuer of access tokens by RFC 9068, made of a certified implementation that shares no code with the gateway.
+// An issuer of access tokens by RFC 9068, based on a certified implementation that shares no code with the gateway.
 //
 //   node issuer.mjs PORT KEY-ID
 //
-// It signs with a new key of that id, says where it is on its first line, and answers until it is killed.
+// Signs with a new key of that id, prints its URL on the first line, and serves until it is killed.
 import { generateKeyPairSync } from 'node:crypto';
 import { createServer } from 'node:http';
 import Provider from 'oidc-provider';

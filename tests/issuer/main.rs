@@ -1,4 +1,4 @@
-//! Callers of an issuer that is not ours: oidc-provider, in a process of its own, found by its metadata.
+//! Callers of a third-party issuer: oidc-provider, in a process of its own, found by its metadata.
 //!
 //! `tests/run` installs it into `target/issuer`.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that cannot go on ends")]
@@ -29,7 +29,7 @@ mod world;
 use answers::{Got, got};
 use world::{ASSIGNMENTS, Setup, World, add, group};
 
-/// What tokens are asked for: the gateway, as this issuer knows it.
+/// The audience of tokens: the gateway, as this issuer knows it.
 const AUDIENCE: &str = "https://postern.test/";
 const POLICY: &str = "@id(\"hr\")\npermit (principal == Postern::Caller::\"hr\", action, resource);";
 
@@ -41,12 +41,12 @@ struct Issuer {
 }
 
 impl Issuer {
-    /// Starts one whose key has this id, at a port, or at any if that is 0.
+    /// Starts one whose key has this id, on this port, or on a free one if that is 0.
     fn start(port: u16, key: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let home = root.join("target/issuer");
         assert!(home.join("node_modules/oidc-provider").exists(), "tests/run installs the issuer into target/issuer");
-        // Beside what it imports.
+        // Next to the modules that it imports.
         fs::copy(root.join("tests/issuer/issuer.mjs"), home.join("issuer.mjs")).unwrap();
         let mut command = Command::new("node");
         let command = command.arg("issuer.mjs").args([&port.to_string(), key]).current_dir(home);
@@ -78,7 +78,7 @@ impl Drop for Issuer {
     }
 }
 
-/// A gateway that believes this issuer besides the sandbox's.
+/// A gateway that trusts this issuer besides the sandbox's.
 async fn world(issuer: &Issuer) -> World {
     let url = &issuer.url;
     let believed = format!(
@@ -115,7 +115,7 @@ async fn a_caller_of_another_issuer_is_heard_and_nobody_else_of_it() {
     ask(&world, &stranger, 2).await.problem(403, "unknown-caller");
     let elsewhere = issuer.token(&world, "hr", Some("https://elsewhere.test/")).await;
     ask(&world, &elsewhere, 2).await.problem(401, "invalid-token");
-    // Without a resource it gives a word of its own that says nothing to others.
+    // Without a resource the issuer gives an opaque token, which only it can read.
     let opaque = issuer.token(&world, "hr", None).await;
     ask(&world, &opaque, 2).await.problem(401, "invalid-token");
     let (signed, signature) = token.rsplit_once('.').unwrap();
@@ -137,7 +137,7 @@ async fn another_issuer_changes_its_keys_and_goes_away() {
     ask(&world, &old, 1).await.succeeded("changed");
     let port = issuer.port();
     drop(issuer);
-    // It is away: who was known stays known.
+    // While it is down, tokens with a cached key are still accepted.
     ask(&world, &old, 2).await.succeeded("changed");
     let issuer = Issuer::start(port, "second");
     let new = issuer.token(&world, "hr", Some(AUDIENCE)).await;

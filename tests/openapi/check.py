@@ -20,7 +20,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests/openapi"
-# The same calls in every run, and as many as take about a minute.
+# The same calls in every run, as many as take about a minute.
 SEED, EXAMPLES = "7", "12"
 
 
@@ -88,7 +88,7 @@ def by_a_client_in_python(demo, work):
         tools / "openapi-python-client", "generate", "--path", "openapi.json", "--config", "config.yml",
         "--output-path", "made", cwd=made, env=environment,
     )  # fmt: skip
-    # It has no words for bodies of plain text, and says so; that is all that it may leave out.
+    # It does not support plain-text bodies and warns about them; that is all it may leave out.
     assert "will not be generated" not in said and said.count("WARNING") == 1, said
     run(sys.executable, "-m", "compileall", "-q", made / "made")
     shutil.copy(HERE / "client.py", made / "made")
@@ -139,7 +139,7 @@ def by_the_guide(demo, work):
     environment = {**os.environ, "POSTERN": demo.address, "TOKEN": demo.token}
     for kind, text in blocks:
         if kind == "sh":
-            # What sets variables only is for all that come after it.
+            # Blocks that only set variables apply to all later ones.
             if "curl" not in text:
                 before += text
                 continue
@@ -180,7 +180,7 @@ def main():
         with Demo(arguments.postern.resolve()) as demo:
             try:
                 check(demo, arguments.work)
-            except Exception as error:  # told, so that the others are made as well
+            except Exception as error:  # reported, so that the others still run
                 failed += 1
                 print(f"the document {name}: {type(error).__name__}: {error}", file=sys.stderr)
                 continue

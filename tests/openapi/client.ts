@@ -1,5 +1,5 @@
-// A change made by openapi-fetch with the types that openapi-typescript made of the document. Compiled by tests/openapi/check.py
-// with every strictness, then run.
+// Makes a change with openapi-fetch and the types that openapi-typescript generated. Compiled by tests/openapi/check.py
+// with every strict option, then run.
 import createClient from "openapi-fetch";
 import type { components, paths } from "./postern.js";
 

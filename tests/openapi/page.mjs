@@ -1,5 +1,5 @@
-// Opens /docs/ in a real browser that may speak with the gateway only, tries a call out, and looks at a problem's page; called by
-// tests/openapi/check.py. The picture is for people.
+// Opens /docs/ in a real browser that can only reach the gateway, tries a call, and looks at a problem's page; run by
+// tests/openapi/check.py. The screenshot is for people.
 import { chromium } from "playwright-core";
 
 const [address, token, picture] = process.argv.slice(2);
@@ -41,7 +41,7 @@ try {
   await block.locator("textarea.body-param__text").fill(
     JSON.stringify({ configuration: "Kiosk ESP", add: [{ group: "Sales Laptops" }], ticket: "RITM0020003" }),
   );
-  // The forms are filled with the examples of the document.
+  // The forms are filled with the document's examples.
   await block.locator("tr[data-param-name='If-Match'] input").fill("");
   await block.locator("tr[data-param-name='Prefer'] input").fill("wait=20");
   await block.locator("button.execute").click();

@@ -1,4 +1,4 @@
-// Signs a message by the published library: secret, id, seconds since 1970 and body; prints the header's value.
+// Signs a message with the published library: secret, id, Unix seconds and body; prints the header's value.
 import { Webhook } from "standardwebhooks";
 
 const [secret, id, seconds, body] = process.argv.slice(2);

@@ -1,4 +1,4 @@
-// Verifies a message by the published library: secret, id, seconds since 1970, signature and body; prints the verdict.
+// Verifies a message with the published library: secret, id, Unix seconds, signature and body; prints the verdict.
 import { Webhook, WebhookVerificationError } from "standardwebhooks";
 
 const [secret, id, seconds, signature, body] = process.argv.slice(2);
