@@ -96,7 +96,7 @@ async fn an_operation_is_cancelled_or_in_a_turn_and_never_both() {
     .await;
 }
 
-/// Operations on four lanes, all cancelled through one store while the other claims them, a few at a time.
+/// Operations on four lanes, all cancelled through one store while both claim them, a few at a time.
 pub(crate) async fn race(stores: [&dyn Store; 2], round: u128) {
     let numbers = || (1..=80_u128).map(move |number| 1_000 * round + number);
     let lanes: Vec<_> = (0..4).map(lane).collect();

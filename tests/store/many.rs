@@ -181,7 +181,7 @@ async fn what_is_forgotten_leaves_nothing_behind_that_it_was_looked_for_by() {
     let forgetting = Forgetting { ended_before: at(100), keys_expired_by: at(0), limit: 1_000 };
     assert_eq!(store.forget(forgetting).await.unwrap(), 100);
     assert_eq!(count(&mut connection, stray).await, 0);
-    // Two of three are gone; one in five tickets is none.
+    // Two thirds were removed; one operation in five has no ticket.
     assert_eq!((before, count(&mut connection, marks).await), (120 + 150 + 150, 40 + 50 + 50));
     connection.close().await.unwrap();
     operations_are_found(&*store).await;
