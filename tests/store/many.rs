@@ -136,7 +136,7 @@ async fn whatever_is_looked_for_is_found_among_much_and_little() {
             if number == 60 && matches!(fixture.kind, Kind::Sqlite) {
                 others(&*store).await;
             }
-            // Some arrived after the last batch was processed.
+            // Some came after the last indexing step.
             if [70, 160].contains(&number) {
                 operations_are_found(&*store).await;
                 records_are_found(&*store, &[1, 31, number / 2, number, 9_999]).await;
@@ -149,7 +149,7 @@ async fn whatever_is_looked_for_is_found_among_much_and_little() {
     .await;
 }
 
-/// Enough other records that batched work is done for everything that came before.
+/// Enough other records that indexing steps cover everything that came before.
 async fn others(store: &dyn Store) {
     let digest = digest("d");
     let event = Event::ConfigurationLoaded { policies: digest.clone(), settings: digest, callers: vec![] };

@@ -1,4 +1,4 @@
-//! Checks calls and responses against the API's OpenAPI document.
+//! Checks calls and responses against the API's document.
 //!
 //! [`faults`] runs on every call that a test makes. It is stricter than callers have to be: a response may contain nothing
 //! undescribed, since an omission from the document would otherwise go unnoticed; callers must tolerate additions.
@@ -29,7 +29,7 @@ const BEYOND_FORM: [&str; 8] = [
     "is to be both added and removed",
 ];
 
-/// The OpenAPI document as served.
+/// The API's document as served.
 pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(postern::api::openapi()).unwrap());
 /// Its schemas, closed: no properties beyond those described.
 static SCHEMAS: LazyLock<Value> = LazyLock::new(|| {
