@@ -89,7 +89,9 @@ impl AuditFormat {
 fn format(text: &str) -> Result<AuditFormat, Refusal> {
     let known = || FORMATS.map(|row| row.0).join(", ");
     let found = FORMATS.iter().find(|row| row.0 == text).map(|row| row.1);
-    found.ok_or_else(|| Refusal::new(format!("{text:?} is no form of records")).hint(format!("one of {}", known())))
+    found.ok_or_else(|| {
+        Refusal::new(format!("{text:?} is not a format of audit records")).hint(format!("one of {}", known()))
+    })
 }
 
 /// The kinds of sinks.
@@ -105,7 +107,7 @@ fn kind(text: &str) -> Result<Kind, Refusal> {
         "stdout" => Ok(Kind::Stdout),
         "file" => Ok(Kind::File),
         "otlp" => Ok(Kind::Otlp),
-        _ => Err(Refusal::new(format!("{text:?} is no sink")).hint("one of stdout, file, otlp")),
+        _ => Err(Refusal::new(format!("{text:?} is not a sink")).hint("one of stdout, file, otlp")),
     }
 }
 

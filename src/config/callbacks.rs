@@ -191,7 +191,7 @@ fn destination(table: &mut Table<'_>, name: Option<String>) -> Option<Destinatio
     let at_once = table.number("calls_at_once_max", 4, 1..=64);
     let (network, url) = (network?, url?);
     if url.scheme() == "http" && network != Network::Loopback {
-        table.refuse("url", "http:// sends what operations tell unprotected", Some("write https://"));
+        table.refuse("url", "http:// would send callbacks unprotected", Some("write https://"));
     }
     Some(Destination {
         name: name?,
@@ -210,7 +210,7 @@ fn network(text: &str) -> Result<Network, Refusal> {
         "private" => Ok(Network::Private),
         "loopback" => Ok(Network::Loopback),
         "proxy" => Ok(Network::Proxy),
-        _ => Err(Refusal::new(format!("{text:?} is no network")).hint("one of public, private, loopback, proxy")),
+        _ => Err(Refusal::new(format!("{text:?} is not a network")).hint("one of public, private, loopback, proxy")),
     }
 }
 
@@ -218,7 +218,7 @@ fn network(text: &str) -> Result<Network, Refusal> {
 fn own_url(text: &str) -> Result<Url, Refusal> {
     let url = value::any_url(text)?;
     if url.query().is_some() || plain_url(text).is_none() {
-        return Err(Refusal::new("what other URLs begin with is a plain scheme, host and path")
+        return Err(Refusal::new("the beginning of callback URLs must be a plain scheme, host and path")
             .hint("write it like https://contoso.service-now.com/api/x/postern"));
     }
     Ok(url)
@@ -229,7 +229,8 @@ fn authentication(table: &mut Table<'_>) -> Option<Authentication> {
     let kind = table.setting("authentication", "none", |text| {
         let known = KINDS.into_iter().find(|kind| *kind == text);
         known.ok_or_else(|| {
-            Refusal::new(format!("{text:?} is no authentication")).hint(format!("one of {}", KINDS.join(", ")))
+            Refusal::new(format!("{text:?} is not a kind of authentication"))
+                .hint(format!("one of {}", KINDS.join(", ")))
         })
     });
     let secret = table.secret_file("credential_file");
@@ -263,8 +264,9 @@ fn authentication(table: &mut Table<'_>) -> Option<Authentication> {
 fn statuses(text: &str) -> Result<(u16, u16), Refusal> {
     let single = || text.parse().ok().filter(|status| (200..300).contains(status)).map(|status| (status, status));
     let all = (text == "2xx").then_some((200, 299));
-    all.or_else(single)
-        .ok_or_else(|| Refusal::new(format!("{text:?} means no success")).hint("a status from 200 to 299, or 2xx"))
+    all.or_else(single).ok_or_else(|| {
+        Refusal::new(format!("{text:?} is not a success status")).hint("write a status from 200 to 299, or 2xx")
+    })
 }
 
 /// Reads where callbacks for a caller's operations may go.
@@ -281,7 +283,7 @@ pub(super) fn rights(table: &mut Table<'_>, known: &[Destination]) -> CallbackRi
     let own = || known.iter().filter(|destination| destinations.contains(&destination.name));
     let usual = table.optional("callback_url", |text| {
         own().find_map(|destination| destination.admits(text)).ok_or_else(|| {
-            Refusal::new("it lies under none of the caller's destinations").hint("name its destination in destinations")
+            Refusal::new("it is not under any of the caller's destinations").hint("add its destination to destinations")
         })
     });
     CallbackRights { destinations, usual }

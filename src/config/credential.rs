@@ -56,7 +56,9 @@ impl Kind {
 fn parse_kind(text: &str) -> Result<Kind, Refusal> {
     let known = || KINDS.map(|row| row.1).join(", ");
     let found = KINDS.iter().find(|row| row.1 == text).map(|row| row.0);
-    found.ok_or_else(|| Refusal::new(format!("{text:?} is no kind of credential")).hint(format!("one of {}", known())))
+    found.ok_or_else(|| {
+        Refusal::new(format!("{text:?} is not a kind of credential")).hint(format!("one of {}", known()))
+    })
 }
 
 /// The gateway's credential as configured.
@@ -85,7 +87,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
         if of != kind && table.given(key) {
             let (kind, of) = (kind.name(), of.name());
             let hint = format!("leave it out, or set graph.credential.kind to {of:?}");
-            table.refuse(key, &format!("it has no use for a credential of kind {kind:?}"), Some(&hint));
+            table.refuse(key, &format!("a credential of kind {kind:?} does not use it"), Some(&hint));
         }
     }
     if kind == Kind::ManagedIdentity {
@@ -152,8 +154,8 @@ fn identity_host(table: &mut Table<'_>) -> Option<IdentityHost> {
     if !header {
         table.refuse_platform(
             ENDPOINT,
-            "set without IDENTITY_HEADER, as Azure Arc and Cloud Shell do, whose identities are not supported",
-            "on App Service and Container Apps both are set; use another kind of credential elsewhere",
+            "set without IDENTITY_HEADER, as on Azure Arc and Cloud Shell, whose identities are not supported",
+            "App Service and Container Apps set both; elsewhere, use another kind of credential",
         );
         return None;
     }

@@ -106,8 +106,8 @@ fn named(path: Option<&Path>) -> Result<PathBuf, Fault> {
     path.map(Path::to_path_buf).or(named).ok_or_else(|| Fault {
         place: "environment".to_owned(),
         line: None,
-        what: "no configuration file is named".to_owned(),
-        hint: Some("give one with --config FILE or POSTERN_CONFIG=FILE; config/gateway.toml is a model".to_owned()),
+        what: "no configuration file is given".to_owned(),
+        hint: Some("give one with --config FILE or POSTERN_CONFIG=FILE; config/gateway.toml is a template".to_owned()),
     })
 }
 
@@ -372,7 +372,7 @@ fn noun(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a number",
-        DeValue::Float(_) => "a fraction",
+        DeValue::Float(_) => "a decimal number",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
@@ -385,7 +385,7 @@ fn read(path: &Path) -> Result<String, Fault> {
         place: path.display().to_string(),
         line: None,
         what: format!("cannot be read: {error}"),
-        hint: Some("config/gateway.toml is a model to start from".to_owned()),
+        hint: Some("check the path and the permissions; config/gateway.toml is a template".to_owned()),
     })
 }
 
@@ -395,6 +395,6 @@ fn syntax(place: &Place, error: &toml::de::Error) -> Fault {
         place: place.shown.clone(),
         line: error.span().map(|span| place.line(span.start)),
         what: format!("not TOML: {}", error.message()),
-        hint: Some("everything else is checked once this is mended".to_owned()),
+        hint: Some("everything else is checked once this is fixed".to_owned()),
     }
 }

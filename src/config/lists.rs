@@ -74,7 +74,7 @@ fn key_source(table: &mut Table<'_>) -> Option<KeySource> {
     match (table.given("jwks_url"), table.given("metadata_url")) {
         (false, false) => table.missing("jwks_url"),
         (true, true) => {
-            table.refuse("metadata_url", "given beside jwks_url", Some("give one of the two"));
+            table.refuse("metadata_url", "given together with jwks_url", Some("give one of the two"));
         }
         (true, false) | (false, true) => {}
     }
@@ -102,7 +102,7 @@ pub(super) fn callers(tables: Vec<Table<'_>>, around: &Around<'_>, ledger: &mut 
         if let Some(caller) = caller(&mut table, name, around) {
             for other in callers.iter().filter(|other| overlap(other, &caller)) {
                 let what = format!("callers {:?} and {:?} could both match one token", other.name, caller.name);
-                table.object(what, "tell them apart by client_id, or by subject, in both");
+                table.object(what, "distinguish them by client_id, or by subject, in both");
             }
             callers.push(caller);
         }
@@ -116,8 +116,8 @@ pub(super) fn certificates(table: &mut Table<'_>, clients: Option<&Clients>) -> 
     // Nobody is asked for a certificate where no list is written; one that has become empty must not mean the same.
     let certificates = table.optional_list("certificate_sha256", value::sha256);
     if !certificates.is_empty() && clients.is_none() {
-        let hint = "give server.tls.client_ca_file, so that clients are asked for their certificates";
-        table.refuse("certificate_sha256", "no client could show a certificate", Some(hint));
+        let hint = "set server.tls.client_ca_file, so that clients are asked for their certificates";
+        table.refuse("certificate_sha256", "no client can present a certificate", Some(hint));
     }
     certificates
 }
@@ -199,10 +199,8 @@ fn alias_of(alias: &str) -> Result<(), Refusal> {
     let refused = alias.parse::<ConfigurationId>().is_ok() || value::application(alias).is_ok();
     match value::filled(alias) {
         Ok(_) if !refused => Ok(()),
-        _ => {
-            Err(Refusal::new(format!("{alias:?} is no name for an object"))
-                .hint("an alias is a name that is not an id"))
-        }
+        _ => Err(Refusal::new(format!("{alias:?} cannot be an alias"))
+            .hint("an alias must be a name, not an id, and not empty")),
     }
 }
 
@@ -216,6 +214,6 @@ pub(super) fn unique<T: Ord + Clone>(
     if let Some(value) = value
         && !seen.insert(value.clone())
     {
-        table.refuse(key, "an earlier entry has the same one", Some("each entry needs its own"));
+        table.refuse(key, "an earlier entry has the same value", Some("it must be unique"));
     }
 }

@@ -89,7 +89,7 @@ fn is_about(fault: &Fault, name: &str) -> bool {
 fn bounds(fault: &Fault) -> Option<String> {
     let hint = fault.hint.as_deref()?;
     for (begin, shown) in
-        [("it lies between ", "between "), ("it is a whole number ", "a whole number "), ("one of ", "one of ")]
+        [("it must be between ", "between "), ("it must be a whole number ", "a whole number "), ("one of ", "one of ")]
     {
         if let Some(rest) = hint.strip_prefix(begin) {
             return Some(format!("{shown}{rest}"));

@@ -26,7 +26,7 @@ pub enum SecretError {
         source: io::Error,
     },
     /// The environment variable is not set, or is not text.
-    #[error("the environment variable {name} is not set to a text")]
+    #[error("the environment variable {name} is not set, or is not valid UTF-8")]
     Variable {
         /// Which variable.
         name: String,
@@ -71,7 +71,7 @@ impl Named {
 
     fn unreadable(&self, error: &SecretError) -> Fault {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        let hint = "it must hold the secret and nothing else, and be readable for the gateway's user";
+        let hint = "it must hold the secret and nothing else, and be readable by the gateway's user";
         let Fault { place, line, what, .. } = self.at.clone();
         Fault { place, line, what: format!("{what}: {error}{cause}"), hint: Some(hint.to_owned()) }
     }

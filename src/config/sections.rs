@@ -102,8 +102,8 @@ fn server(table: &mut Table<'_>, admin_listen: Option<SocketAddr>, tls: Option<T
     if listen.is_some_and(|listen| listen.port() != 0) && listen == admin_listen {
         table.refuse(
             "server.admin_listen",
-            "the probes need an address of their own",
-            Some("server.listen has the same one"),
+            "server.listen is the same address",
+            Some("give the probes an address of their own"),
         );
     }
     Some(Server {
@@ -132,7 +132,7 @@ fn tls(table: &mut Table<'_>) -> Option<Tls> {
         ("server.tls.client_certificates", "server.tls.client_ca_file"),
     ] {
         if table.given(given) && !table.given(other) {
-            // Who asks for a part of TLS must not get plain HTTP, or clients whom nobody checks.
+            // Half of the TLS settings must not result in plain HTTP, or in clients whose certificates nobody checks.
             let hint = format!("give {other} too, or neither");
             table.refuse(given, &format!("given without {other}"), Some(&hint));
         }
@@ -199,7 +199,7 @@ fn roots(table: &mut Table<'_>, cloud: Option<Cloud>, kind: Option<Kind>) -> Opt
             table.refuse(
                 given,
                 &format!("given without {other}"),
-                Some("give both, or neither and let graph.cloud decide"),
+                Some("give both; or neither, to use those of graph.cloud"),
             );
         }
     }
@@ -220,7 +220,7 @@ fn platform_authority(table: &mut Table<'_>, cloud: Cloud) -> Option<String> {
     for other in others.take(1) {
         let what =
             format!("this is the login service of the cloud {}, but graph.cloud is {}", other.name(), cloud.name());
-        table.refuse_platform(VARIABLE, &what, "set graph.cloud to the cloud that the tenant lives in");
+        table.refuse_platform(VARIABLE, &what, "set graph.cloud to the cloud of the tenant");
     }
     Some(authority)
 }
@@ -249,14 +249,14 @@ fn store(table: &mut Table<'_>) -> (Option<Store>, Option<Named>) {
 pub(super) fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key: &'static str) -> Option<Named> {
     let file = table.path(file_key, None).map(SecretSource::File);
     let variable = table.optional(variable_key, value::variable).map(SecretSource::Environment);
-    // The environment lies over the file: the one that was set there is meant.
+    // The environment overrides the file: the one that was set there is meant.
     let source = match (table.is_variable(file_key), table.is_variable(variable_key)) {
         _ if !(table.given(file_key) && table.given(variable_key)) => file.or(variable),
         (true, false) => file,
         (false, true) => variable,
         (true, true) | (false, false) => {
             let other = file_key.rsplit('.').next().unwrap_or(file_key);
-            table.refuse(variable_key, &format!("given beside {other}"), Some("give one of the two"));
+            table.refuse(variable_key, &format!("given together with {other}"), Some("give one of the two"));
             None
         }
     };
@@ -268,7 +268,7 @@ pub(super) fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key
 fn outbound(table: &mut Table<'_>) -> Option<Outbound> {
     let proxy = table.optional("outbound.proxy", value::any_url);
     let ca_file = table.path("outbound.ca_file", None);
-    // A proxy that is at fault must not become none.
+    // An invalid proxy must not be taken for no proxy.
     (proxy.is_some() || !table.given("outbound.proxy")).then_some(Outbound { proxy, ca_file })
 }
 

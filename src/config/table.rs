@@ -169,7 +169,7 @@ impl<'p> Table<'p> {
                 return None;
             }
         };
-        let bounds = format!("it is a whole number from {} to {}", range.start(), range.end());
+        let bounds = format!("it must be a whole number from {} to {}", range.start(), range.end());
         let within = number.filter(|number| range.contains(number));
         self.fit(key, within.ok_or_else(|| Refusal::new("out of range").hint(bounds)))
     }
@@ -179,7 +179,7 @@ impl<'p> Table<'p> {
         self.declare(key, default.map(|default| format!("{default:?}")));
         let text = self.text(key).or_else(|| default.map(str::to_owned))?;
         if text.is_empty() {
-            self.refuse(key, "an empty path", None);
+            self.refuse(key, "the path is empty", None);
             return None;
         }
         Some(if self.is_variable(key) { PathBuf::from(text) } else { self.place.folder.join(text) })
@@ -204,7 +204,7 @@ impl<'p> Table<'p> {
             return BTreeSet::new();
         };
         if items.is_empty() && default.is_none_or(|default| !default.is_empty()) {
-            self.refuse(key, "an empty list", None);
+            self.refuse(key, "the list is empty", None);
         }
         items.into_iter().filter_map(|item| self.item(key, item, &parse)).collect()
     }
@@ -347,7 +347,7 @@ impl<'p> Table<'p> {
         item: Cell,
         parse: &impl Fn(&str) -> Result<T, Refusal>,
     ) -> Option<T> {
-        // A list may have many lines: a fault is told at the line of its item.
+        // A list may have many lines: a fault is reported at the line of its item.
         self.taken.insert(key, item.at);
         match item.raw.text() {
             Ok(text) => self.fit(key, parse(&text)),

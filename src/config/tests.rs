@@ -104,18 +104,18 @@ t.toml:5: unknown section "grahp"
   hint: did you mean "graph"?
 t.toml:7: "graph.client_id" is missing
 t.toml:7: "graph.tenant_id" is missing
-t.toml:8: graph.cloud: "mars" does not fit
+t.toml:8: graph.cloud: "mars" is not valid
   hint: a cloud is one of global, us-gov, us-gov-dod, china, sandbox
 t.toml:9: unknown key "graph.clent_id"
   hint: did you mean "graph.client_id"?
 t.toml:10: graph.attempts_max: takes a whole number, not a string
   hint: the default is 4
-t.toml:11: graph.api_version: "v2.0" does not fit
+t.toml:11: graph.api_version: "v2.0" is not valid
   hint: a version of Graph is one of beta, v1.0
 t.toml:12: graph.credential.secret_env: not the name of an environment variable
   hint: name the variable that holds the secret; never write the secret itself here
-t.toml:14: store.url: a password in the URL ends up in logs and tickets
-  hint: take it out, and name its place by store.password_file or store.password_env
+t.toml:14: store.url: a password in the URL would end up in logs and tickets
+  hint: remove it, and set store.password_file or store.password_env
 t.toml:20: issuers.audiences: takes a list of strings, not a number
 t.toml:22: issuers.algorithms: "HS256" is refused: whoever can check a shared-key signature can also forge one
   hint: one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA
@@ -125,7 +125,7 @@ t.toml:24: caller "helpdesk" has neither client_id nor subject
   hint: every token of the issuer would be this caller: give one of them, or both
 t.toml:26: callers.issuer: no issuer is called "entro"
   hint: one of entra
-t.toml:28: catalogue.groups."Everyone": "acacacac-9df4-4c7d-9d50-4ef0226f57a9" does not fit
+t.toml:28: catalogue.groups."Everyone": "acacacac-9df4-4c7d-9d50-4ef0226f57a9" is not valid
   hint: this is Intune's stand-in for all users, not a group: write {"all": "users"}"#;
     assert_eq!(faults(text), expected);
 }
@@ -160,15 +160,18 @@ fn a_caller_is_tied_to_a_certificate_only_where_clients_show_them() {
     };
     let tls = "[server.tls]\ncertificate_file = \"s\"\nclient_ca_file = \"c\"\n";
     let told = faults(&format!("{}{}", least(), caller(&fingerprint)));
-    assert!(told.contains("no client could show a certificate"), "{told}");
+    assert!(told.contains("no client can present a certificate"), "{told}");
     let config = loaded(&format!("{}{tls}{}", least(), caller(&fingerprint)));
     assert_eq!(config.callers[0].certificates.first().unwrap().as_str(), "ab".repeat(32));
     for print in ["", "ab", &"g".repeat(64), &"a".repeat(65)] {
-        assert!(faults(&format!("{}{tls}{}", least(), caller(print))).contains("no SHA-256 fingerprint"), "{print}");
+        assert!(
+            faults(&format!("{}{tls}{}", least(), caller(print))).contains("is not a SHA-256 fingerprint"),
+            "{print}"
+        );
     }
     // Whoever takes the last one away must not open the door.
     let none = format!("{}{tls}{}", least(), caller("").replace("\"\"", ""));
-    assert!(faults(&none).contains("certificate_sha256: an empty list"), "{}", faults(&none));
+    assert!(faults(&none).contains("certificate_sha256: the list is empty"), "{}", faults(&none));
 }
 
 #[test]
@@ -180,7 +183,7 @@ fn an_issuers_keys_are_named_in_one_way() {
     assert!(matches!(&issuers(&text(keys))[0].keys, KeySource::Set(_)));
     assert!(matches!(&issuers(&text(metadata))[0].keys, KeySource::Metadata(_)));
     assert!(faults(&text("")).contains("\"issuers.jwks_url\" is missing"));
-    assert!(faults(&text(&format!("{keys}{metadata}"))).contains("given beside jwks_url"));
+    assert!(faults(&text(&format!("{keys}{metadata}"))).contains("given together with jwks_url"));
     assert!(faults(&text("metadata_url = \"http://issuer.test/m\"\n")).contains("http:// to another machine"));
     assert!(faults(&text(&format!("{keys}token_types = [\"id+jwt\"]\n"))).contains("one of JWT, at+jwt"));
     assert!(issuers(&text(&format!("{keys}token_types = [\"at+jwt\"]\n")))[0].keeps_rfc_9068());
@@ -222,7 +225,7 @@ fn a_fault_of_one_setting_is_told_in_its_own_words() {
         ("[store]\nurl = \"postgres://db\"\n", "t.toml:7: store.url: it names no database"),
         ("[store]\nurl = \"postgres://db/p?password=x\"\n", "t.toml:7: store.url: a password in the URL"),
         ("[store]\nurl = \"postgres://db/p?sslmod=require\"\n", "t.toml:7: store.url: unknown parameter \"sslmod\""),
-        ("[store]\nurl = \"postgres://db/p?sslmode=on\"\n", "t.toml:7: store.url: \"on\" is no sslmode"),
+        ("[store]\nurl = \"postgres://db/p?sslmode=on\"\n", "t.toml:7: store.url: \"on\" is not an sslmode"),
         ("call_timeout = \"30s\"\n", "t.toml: executor.lease_ttl: 1m is too short"),
         ("[executor]\nlease_ttl = \"40s\"\n", "t.toml:7: executor.lease_ttl: 40s is too short"),
         ("[executor]\nlanes_max = 0\n", "t.toml:7: executor.lanes_max: out of range"),
@@ -232,7 +235,7 @@ fn a_fault_of_one_setting_is_told_in_its_own_words() {
         ("[operations]\nretention = \"6d\"\n", "t.toml:7: operations.retention: 6d is less than"),
         ("[operations]\nidempotency_ttl = \"23h\"\n", "t.toml:7: operations.idempotency_ttl: 23h is less than"),
         ("[operations]\nwait_max = \"1000h\"\n", "t.toml:7: operations.wait_max: \"1000h\" is out of range"),
-        ("[server]\nlisten = \"127.0.0.1:9090\"\n", "t.toml:6: server.admin_listen: the probes need"),
+        ("[server]\nlisten = \"127.0.0.1:9090\"\n", "t.toml:6: server.admin_listen: server.listen is the same"),
         ("[server]\ncors_origins = [\"*\"]\n", "t.toml:7: server.cors_origins: not a URL"),
         ("[server]\ncors_origins = [\"null\"]\n", "t.toml:7: server.cors_origins: not a URL"),
         (
@@ -246,17 +249,20 @@ fn a_fault_of_one_setting_is_told_in_its_own_words() {
         ("[outbound]\nproxy = \"proxy:3128\"\n", "t.toml:7: outbound.proxy: not an http or https URL"),
         (
             "[outbound]\nproxy = \"http://u:p@proxy:3128\"\n",
-            "t.toml:7: outbound.proxy: a URL in the settings holds no user",
+            "t.toml:7: outbound.proxy: a URL in the settings must not contain a user",
         ),
-        ("credential.kind = \"token\"\n", "t.toml:6: graph.credential.kind: \"token\" is no kind of credential"),
+        ("credential.kind = \"token\"\n", "t.toml:6: graph.credential.kind: \"token\" is not a kind of credential"),
         ("credential.kind = \"certificate\"\n", "\"graph.credential.certificate_file\" is missing"),
-        ("credential.kind = \"certificate\"\n", "t.toml:5: graph.credential.secret_file: it has no use"),
+        (
+            "credential.kind = \"certificate\"\n",
+            "t.toml:5: graph.credential.secret_file: a credential of kind \"certificate\" does not use it",
+        ),
         (
             "credential.key_file = \"k\"\n",
-            "t.toml:6: graph.credential.key_file: it has no use for a credential of kind",
+            "t.toml:6: graph.credential.key_file: a credential of kind \"secret\" does not use it",
         ),
         ("credential.kind = \"workload-identity\"\n", "\"graph.credential.token_file\" is missing"),
-        ("credential.secret_env = \"S\"\n", "t.toml:6: graph.credential.secret_env: given beside"),
+        ("credential.secret_env = \"S\"\n", "t.toml:6: graph.credential.secret_env: given together with"),
         ("[telemetry]\nlog_format = \"xml\"\n", "t.toml:7: telemetry.log_format: \"xml\""),
         ("[telemetry]\nlog_filter = \"a=b=c\"\n", "t.toml:7: telemetry.log_filter: \"a=b=c\""),
         ("[telemetry]\notlp_endpoint = \"collector:4318\"\n", "t.toml:7: telemetry.otlp_endpoint: not"),
@@ -266,7 +272,10 @@ fn a_fault_of_one_setting_is_told_in_its_own_words() {
         ("listen = \"[::]:80\"\n", "t.toml:6: unknown key \"graph.listen\"\n  hint: did you mean \"server.listen\"?"),
         ("[catalogue]\ngroup = {}\n", "t.toml:7: unknown section \"catalogue.group\""),
         ("[catalogue.groups]\nA = 1\n", "t.toml:7: catalogue.groups.\"A\": takes a string, not a number"),
-        ("[catalogue.configurations.A]\nid = \"x\"\n", "t.toml:7: catalogue.configurations.\"A\".id: \"x\" does not"),
+        (
+            "[catalogue.configurations.A]\nid = \"x\"\n",
+            "t.toml:7: catalogue.configurations.\"A\".id: \"x\" is not valid",
+        ),
         ("[catalogue.configurations.A]\n", "t.toml:6: \"catalogue.configurations.\\\"A\\\".id\" is missing"),
         ("[catalogue]\nconfigurations.A = 1\n", "t.toml:7: catalogue.configurations.\"A\": takes a table"),
         ("[issuers]\n", "t.toml:6: issuers: takes a list of tables"),
@@ -299,7 +308,7 @@ fn names_and_issuers_are_given_once() {
     let callers = "[[callers]]\nname = \"a\"\nissuer = \"i\"\nclient_id = \"1\"\n[[callers]]\nname = \"a\"\nissuer = \"i\"\nclient_id = \"2\"\n";
     let all = faults_of(&(issuer("i", "x") + &issuer("i", "x") + callers));
     for place in ["t.toml:12: issuers.name", "t.toml:13: issuers.issuer", "t.toml:21: callers.name"] {
-        assert!(all.contains(&format!("{place}: an earlier entry has the same one")), "{all}");
+        assert!(all.contains(&format!("{place}: an earlier entry has the same value")), "{all}");
     }
 }
 
@@ -329,8 +338,8 @@ fn the_catalogue_gives_a_configuration_one_entry_and_no_alias_that_is_an_id() {
     let id = format!("{CLIENT}_Limit");
     let entry = |alias: &str| format!("[catalogue.configurations.\"{alias}\"]\nid = \"{id}\"\n");
     assert!(faults_of(&(entry("A") + &entry("B"))).contains("t.toml:9: catalogue.configurations.\"B\".id: an earlier"));
-    assert!(faults_of(&entry(&id)).contains("is no name for an object"));
-    assert!(faults_of(&format!("[catalogue.groups]\n{CLIENT} = \"{CLIENT}\"\n")).contains("is no name for an object"));
+    assert!(faults_of(&entry(&id)).contains("cannot be an alias"));
+    assert!(faults_of(&format!("[catalogue.groups]\n{CLIENT} = \"{CLIENT}\"\n")).contains("cannot be an alias"));
 }
 
 #[test]
@@ -594,11 +603,11 @@ fn the_reference_file_shows_every_key_with_its_default_and_no_other() {
     // Two sources of one secret exclude each other, and the store shown first has no password.
     // So do the kinds of credential, and the two ways to an issuer's keys.
     let excluded = [
-        "secret_env: given beside",
-        "password_env: given beside",
+        "secret_env: given together with",
+        "password_env: given together with",
         "a SQLite store has no password",
-        "it has no use for a credential of kind",
-        "metadata_url: given beside",
+        ": a credential of kind",
+        "metadata_url: given together with",
         // A file is shown, but no sink is named by default.
         "is not among audit.sinks",
     ];

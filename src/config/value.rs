@@ -32,7 +32,7 @@ impl Refusal {
 
 /// Any type whose own parser also says what is expected.
 pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Refusal> {
-    text.parse().map_err(|error: T::Err| Refusal::new(format!("{text:?} does not fit")).hint(error.to_string()))
+    text.parse().map_err(|error: T::Err| Refusal::new(format!("{text:?} is not valid")).hint(error.to_string()))
 }
 
 /// The units of time, longest first, in milliseconds.
@@ -49,7 +49,7 @@ pub(super) fn duration(least: Duration, most: Duration) -> impl Fn(&str) -> Resu
             Ok(value)
         } else {
             Err(Refusal::new(format!("{text:?} is out of range")).hint(format!(
-                "it lies between {} and {}",
+                "it must be between {} and {}",
                 spell(least),
                 spell(most)
             )))
@@ -77,7 +77,7 @@ pub(super) fn size(text: &str) -> Result<usize, Refusal> {
     if (1 << 10..=1 << 26).contains(&bytes) {
         Ok(bytes)
     } else {
-        Err(Refusal::new(format!("{text:?} is out of range")).hint("it lies between 1KiB and 64MiB"))
+        Err(Refusal::new(format!("{text:?} is out of range")).hint("it must be between 1KiB and 64MiB"))
     }
 }
 
@@ -109,13 +109,13 @@ pub(super) fn store_url(text: &str) -> Result<Store, Refusal> {
     }
     match text.strip_prefix("sqlite:") {
         Some("" | ":memory:") => {
-            Err(Refusal::new("a database in memory would lose accepted changes at every stop").hint(hint))
+            Err(Refusal::new("a database in memory would lose accepted changes at every restart").hint(hint))
         }
         Some(path) if path.starts_with("//") || path.contains('?') => {
-            Err(Refusal::new("sqlite: takes a plain path, no URL").hint(hint))
+            Err(Refusal::new("sqlite: takes a plain path, not a URL").hint(hint))
         }
         Some(path) => Ok(Store::Sqlite(PathBuf::from(path))),
-        None => Err(Refusal::new("not a store").hint(hint)),
+        None => Err(Refusal::new("not the URL of a store").hint(hint)),
     }
 }
 
@@ -124,8 +124,8 @@ fn postgres_url(text: &str) -> Result<Url, Refusal> {
         Refusal::new(format!("not a URL: {error}")).hint("write it like postgres://user@host:5432/database")
     })?;
     if url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password") {
-        return Err(Refusal::new("a password in the URL ends up in logs and tickets")
-            .hint("take it out, and name its place by store.password_file or store.password_env"));
+        return Err(Refusal::new("a password in the URL would end up in logs and tickets")
+            .hint("remove it, and set store.password_file or store.password_env"));
     }
     for (key, value) in url.query_pairs() {
         if !POSTGRES_PARAMETERS.contains(&&*key) {
@@ -136,7 +136,7 @@ fn postgres_url(text: &str) -> Result<Url, Refusal> {
         }
         if key == "sslmode" && !SSL_MODES.contains(&&*value) {
             return Err(
-                Refusal::new(format!("{value:?} is no sslmode")).hint(format!("one of {}", SSL_MODES.join(", ")))
+                Refusal::new(format!("{value:?} is not an sslmode")).hint(format!("one of {}", SSL_MODES.join(", ")))
             );
         }
     }
@@ -163,7 +163,7 @@ pub(super) fn guarded_url(text: &str) -> Result<Url, Refusal> {
 pub(super) fn root_url(text: &str) -> Result<String, Refusal> {
     let url = guarded_url(text)?;
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(Refusal::new("the root of other URLs ends before ? and #"));
+        return Err(Refusal::new("a base URL has no query and no fragment").hint("end it before ? or #"));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
@@ -180,13 +180,14 @@ pub(super) fn origin(text: &str) -> Result<String, Refusal> {
 
 /// An http or https URL.
 pub(super) fn any_url(text: &str) -> Result<Url, Refusal> {
-    let url = Url::parse(text)
-        .map_err(|error| Refusal::new(format!("not a URL: {error}")).hint("write it whole, like https://host/path"))?;
+    let url = Url::parse(text).map_err(|error| {
+        Refusal::new(format!("not a URL: {error}")).hint("write the whole URL, like https://host/path")
+    })?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(Refusal::new("not an http or https URL").hint("write it whole, like https://host/path"));
+        return Err(Refusal::new("not an http or https URL").hint("write the whole URL, like https://host/path"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Refusal::new("a URL in the settings holds no user and no password"));
+        return Err(Refusal::new("a URL in the settings must not contain a user or password"));
     }
     Ok(url)
 }
@@ -243,7 +244,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
         "auto" => Ok(LogFormat::Auto),
         "json" => Ok(LogFormat::Json),
         "pretty" => Ok(LogFormat::Pretty),
-        _ => Err(Refusal::new(format!("{text:?} is no form of log")).hint("one of auto, json, pretty")),
+        _ => Err(Refusal::new(format!("{text:?} is not a log format")).hint("one of auto, json, pretty")),
     }
 }
 
@@ -252,8 +253,8 @@ pub(super) fn log_filter(text: &str) -> Result<String, Refusal> {
     if telemetry::is_filter(text) {
         Ok(text.to_owned())
     } else {
-        Err(Refusal::new(format!("{text:?} is not a filter"))
-            .hint("write a level, or like postern=debug,info, without spaces"))
+        Err(Refusal::new(format!("{text:?} is not a log filter"))
+            .hint("write a level, or directives like postern=debug,info, without spaces"))
     }
 }
 
@@ -284,7 +285,7 @@ pub(super) fn algorithm(text: &str) -> Result<Algorithm, Refusal> {
             .hint(format!("one of {known}"))
     } else {
         let hint = nearest(text, names()).map_or(format!("one of {known}"), |meant| format!("did you mean {meant:?}?"));
-        Refusal::new(format!("{text:?} is no algorithm that this version knows")).hint(hint)
+        Refusal::new(format!("{text:?} is not an algorithm that this version supports")).hint(hint)
     })
 }
 
@@ -293,7 +294,7 @@ pub(super) fn obligation(text: &str) -> Result<bool, Refusal> {
     match text {
         "required" => Ok(true),
         "optional" => Ok(false),
-        _ => Err(Refusal::new(format!("{text:?} does not fit")).hint("one of required, optional")),
+        _ => Err(Refusal::new(format!("{text:?} is not valid")).hint("one of required, optional")),
     }
 }
 
@@ -303,8 +304,8 @@ pub(super) fn sha256(text: &str) -> Result<Digest, Refusal> {
     if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         Ok(Digest::stored(&digits.to_ascii_lowercase()))
     } else {
-        Err(Refusal::new(format!("{text:?} is no SHA-256 fingerprint"))
-            .hint("64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256` prints them"))
+        Err(Refusal::new(format!("{text:?} is not a SHA-256 fingerprint"))
+            .hint("write 64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256` prints them"))
     }
 }
 
@@ -313,7 +314,7 @@ pub(super) fn token_type(text: &str) -> Result<TokenType, Refusal> {
     match text {
         "JWT" => Ok(TokenType::Jwt),
         "at+jwt" => Ok(TokenType::AccessToken),
-        _ => Err(Refusal::new(format!("{text:?} is no type of access tokens")).hint("one of JWT, at+jwt")),
+        _ => Err(Refusal::new(format!("{text:?} is not a type of access tokens")).hint("one of JWT, at+jwt")),
     }
 }
 

@@ -191,7 +191,7 @@ fn needs(table: &mut Table<'_>, proof: Option<&Proof>) {
         table.missing(needed);
     }
     for key in useless.iter().filter(|key| table.given(key)).copied().collect::<Vec<_>>() {
-        table.refuse(key, "a certificate proves its messages, and no secret", Some("leave it out"));
+        table.refuse(key, "the scheme \"certificate\" uses no secret", Some("leave it out"));
     }
 }
 
@@ -207,7 +207,7 @@ fn proof(table: &mut Table<'_>) -> Option<Proof> {
         names().find(|name| *name == text).ok_or_else(|| {
             let all = || format!("one of {}", names().collect::<Vec<_>>().join(", "));
             let hint = nearest(text, names()).map_or_else(all, |meant| format!("did you mean {meant:?}?"));
-            Refusal::new(format!("{text:?} is no scheme that this version knows")).hint(hint)
+            Refusal::new(format!("{text:?} is not a scheme that this version supports")).hint(hint)
         })
     };
     let name = table.required("scheme", known);
@@ -220,7 +220,11 @@ fn proof(table: &mut Table<'_>) -> Option<Proof> {
     }
     for key in OWN {
         if table.given(key) {
-            table.refuse(key, &format!("the scheme {name:?} says this itself"), Some("leave it out, or use \"hmac\""));
+            table.refuse(
+                key,
+                &format!("the scheme {name:?} defines this itself"),
+                Some("leave it out, or use \"hmac\""),
+            );
         }
     }
     match name {
@@ -241,13 +245,13 @@ fn own_scheme(table: &mut Table<'_>) -> Option<Scheme> {
     let encoding = table.setting("encoding", "hex", |text| match text {
         "hex" => Ok(Encoding::Hex),
         "base64" => Ok(Encoding::Base64),
-        _ => Err(Refusal::new(format!("{text:?} is no encoding")).hint("hex or base64")),
+        _ => Err(Refusal::new(format!("{text:?} is not an encoding")).hint("write hex or base64")),
     });
     let hash = table.setting("hash", "sha256", |text| match text {
         "sha256" => Ok(Hash::Sha256),
         "sha384" => Ok(Hash::Sha384),
         "sha512" => Ok(Hash::Sha512),
-        _ => Err(Refusal::new(format!("{text:?} is no hash function")).hint("sha256, sha384 or sha512")),
+        _ => Err(Refusal::new(format!("{text:?} is not a hash function")).hint("write sha256, sha384 or sha512")),
     });
     let signed = table.setting("signed", "{body}", |text| {
         signing::pieces(text).map_err(|why| Refusal::new(why).hint("write it like {timestamp}.{body}"))
@@ -281,10 +285,10 @@ fn is_sound(table: &mut Table<'_>, scheme: &Scheme) -> bool {
         let signed = scheme.signed.contains(&piece);
         if given && !signed {
             // Whoever sends a message again could put anything there.
-            let hint = "leave it out: what no signature covers proves nothing";
-            table.refuse(key, &format!("{shown} does not stand in signed"), Some(hint));
+            let hint = "leave it out: a header that is not signed proves nothing";
+            table.refuse(key, &format!("signed does not contain {shown}"), Some(hint));
         } else if signed && !given && !table.given(key) {
-            table.refuse("signed", &format!("{shown} needs {key}"), Some("name the header that holds it"));
+            table.refuse("signed", &format!("{shown} requires {key}"), Some("set that key to the name of the header"));
         }
         sound &= given == signed;
     }

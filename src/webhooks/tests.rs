@@ -190,26 +190,26 @@ fn settings_of_a_source_that_do_not_fit_are_told() {
             .join("\n")
     };
     for (scheme, more, fault) in [
-        ("githib", "", "11: webhooks.scheme: \"githib\" is no scheme"),
-        ("github", "hash = \"sha512\"", "13: webhooks.hash: the scheme \"github\" says this itself"),
-        ("bearer", "signature_header = \"x\"", "13: webhooks.signature_header: the scheme \"bearer\" says this"),
+        ("githib", "", "11: webhooks.scheme: \"githib\" is not a scheme"),
+        ("github", "hash = \"sha512\"", "13: webhooks.hash: the scheme \"github\" defines this itself"),
+        ("bearer", "signature_header = \"x\"", "13: webhooks.signature_header: the scheme \"bearer\" defines this"),
         ("hmac", "", "8: \"webhooks.signature_header\" is missing"),
         ("hmac", "signature_header = \"a b\"", "13: webhooks.signature_header: \"a b\" is not the name of a header"),
+        ("hmac", "signature_header = \"x\"\nid_header = \"y\"", "14: webhooks.id_header: signed does not contain {id}"),
         (
             "hmac",
-            "signature_header = \"x\"\nid_header = \"y\"",
-            "14: webhooks.id_header: {id} does not stand in signed",
+            "signature_header = \"x\"\nsigned = \"{timestamp}{body}\"",
+            "14: webhooks.signed: {timestamp} requires",
         ),
-        ("hmac", "signature_header = \"x\"\nsigned = \"{timestamp}{body}\"", "14: webhooks.signed: {timestamp} needs"),
         ("hmac", "signature_header = \"x\"\nsigned = \"{time}{body}\"", "14: webhooks.signed: {time} is none of"),
-        ("hmac", "signature_header = \"x\"\nhash = \"md5\"", "14: webhooks.hash: \"md5\" is no hash function"),
+        ("hmac", "signature_header = \"x\"\nhash = \"md5\"", "14: webhooks.hash: \"md5\" is not a hash function"),
         ("zendesk", "tolerance = \"45m\"\nremember = \"1h\"", "14: webhooks.remember: it is less than twice"),
-        ("github", "[[webhooks]]\nsource = \"s\"", "14: webhooks.source: an earlier entry has the same one"),
+        ("github", "[[webhooks]]\nsource = \"s\"", "14: webhooks.source: an earlier entry has the same value"),
         ("certificate", "", "8: \"webhooks.certificate_sha256\" is missing"),
-        ("certificate", SHOWN, "12: webhooks.secret_file: a certificate proves its messages, and no secret"),
-        ("certificate", "certificate_sha256 = []", "13: webhooks.certificate_sha256: an empty list"),
-        ("bearer", "certificate_sha256 = []", "13: webhooks.certificate_sha256: an empty list"),
-        ("bearer", SHOWN, "13: webhooks.certificate_sha256: no client could show a certificate"),
+        ("certificate", SHOWN, "12: webhooks.secret_file: the scheme \"certificate\" uses no secret"),
+        ("certificate", "certificate_sha256 = []", "13: webhooks.certificate_sha256: the list is empty"),
+        ("bearer", "certificate_sha256 = []", "13: webhooks.certificate_sha256: the list is empty"),
+        ("bearer", SHOWN, "13: webhooks.certificate_sha256: no client can present a certificate"),
         ("github", "rules = 7", "13: webhooks.rules: takes a list of tables"),
     ] {
         let found = source(scheme, more);

@@ -181,8 +181,8 @@ fn a_destination_of_callbacks_is_checked_with_its_secrets() {
         (signing, "", basic, "destinations.credential_file: the secret in "),
         (signing, "x", "authentication = \"oauth\"", "\"destinations.token_url\" is missing"),
         (signing, "x", "credential_file = \"credential\"", "authentication = \"none\" does not use it"),
-        (signing, "x", "delivered = [\"302\"]", "destinations.delivered: \"302\" means no success"),
-        (signing, "x", "network = \"everywhere\"", "destinations.network: \"everywhere\" is no network"),
+        (signing, "x", "delivered = [\"302\"]", "destinations.delivered: \"302\" is not a success status"),
+        (signing, "x", "network = \"everywhere\"", "destinations.network: \"everywhere\" is not a network"),
     ] {
         let ended = checked(signing, credential, more);
         assert!(ended.code == Some(1) && ended.err.contains(told), "{told} in\n{}", ended.err);
