@@ -1,11 +1,11 @@
-//! Names in policies that nothing has: callers, issuers and tags that the settings lack, kinds and words that do not exist.
+//! Names in policies that do not exist: callers, issuers and tags that the settings lack, unknown kinds and words.
 //!
 //! Cedar's validation checks types, not values: it accepts `resource.tags.contains("slaes")` like any other text, and a
 //! policy with it never applies. Guarantees: each unknown name is reported once per policy, with what it was taken for.
 //!
-//! It deliberately says nothing about what only others know: roles are the issuer's, ids and names Graph's; of an id it says
-//! only whether the gateway spells it so. And it only
-//! reports: such a policy still decides as it is written. Called by `policy`, for `postern check`.
+//! It deliberately does not check what only others know: roles are the issuer's, ids and names Graph's; of an id it checks
+//! only the spelling. And it only reports: such a policy still decides as it is written. Called by `policy`, for
+//! `postern check`.
 
 use std::{collections::BTreeSet, str::FromStr};
 
@@ -55,9 +55,9 @@ pub(super) fn unknown(policy: &Policy, known: &Known) -> BTreeSet<String> {
     for literal in policy.entity_literals() {
         let (kind, id) = (literal.type_name().basename().to_owned(), literal.id().unescaped().to_owned());
         let what = match kind.as_str() {
-            "Caller" if !known.callers.contains(&id) => "caller: no [[callers]] or [[webhooks]] has that name",
+            "Caller" if !known.callers.contains(&id) => "a caller: no [[callers]] or [[webhooks]] entry has that name",
             "Configuration" => match spelt::<ConfigurationId>(&id) {
-                Some(Spelling::NoId) => "configuration: that is not an id of Graph's",
+                Some(Spelling::NoId) => "the id of a configuration in Graph",
                 Some(Spelling::Other(ours)) => {
                     found.insert(misspelt(&id, &ours));
                     continue;
@@ -66,7 +66,7 @@ pub(super) fn unknown(policy: &Policy, known: &Known) -> BTreeSet<String> {
             },
             _ => continue,
         };
-        found.insert(format!("{id:?} is no {what}"));
+        found.insert(format!("{id:?} is not {what}"));
     }
     if let Ok(tree) = policy.to_json() {
         walk(&tree, known, &mut found);
@@ -135,23 +135,23 @@ fn compare(attribute: &Value, words: &Value, known: &Known, found: &mut BTreeSet
             continue;
         }
         let what = match compared {
-            Compared::GroupId if spelling.is_some() => "object id of a group".to_owned(),
-            Compared::FilterId if spelling.is_some() => "id of a filter".to_owned(),
-            Compared::ConfigurationId if spelling.is_some() => "id of a configuration".to_owned(),
-            Compared::Tags if !known.tags.contains(word) => "tag of the catalogue".to_owned(),
+            Compared::GroupId if spelling.is_some() => "the object id of a group".to_owned(),
+            Compared::FilterId if spelling.is_some() => "the id of a filter".to_owned(),
+            Compared::ConfigurationId if spelling.is_some() => "the id of a configuration".to_owned(),
+            Compared::Tags if !known.tags.contains(word) => "a tag in the catalogue".to_owned(),
             Compared::Kind if word != GATEWAY && Kind::named(word).is_none() => {
-                one_of("kind", &Kind::names().chain([GATEWAY]).collect::<Vec<_>>())
+                one_of("a kind", &Kind::names().chain([GATEWAY]).collect::<Vec<_>>())
             }
             Compared::Issuer if !known.issuers.contains(word) => {
-                "issuer: no [[issuers]] has that name, and no [[webhooks]] that source".to_owned()
+                "an issuer: no [[issuers]] entry has that name, and no [[webhooks]] entry that source".to_owned()
             }
             Compared::Asker if !known.callers.contains(word) => {
-                "caller: no [[callers]] or [[webhooks]] has that name".to_owned()
+                "a caller: no [[callers]] or [[webhooks]] entry has that name".to_owned()
             }
-            Compared::Targets if !TARGETS.contains(&word) => one_of("kind of target", &TARGETS),
-            Compared::Changes if !CHANGES.contains(&word) => one_of("change", &CHANGES),
-            Compared::Mode if FilterMode::named(word).is_none() => one_of("mode of a filter", &["include", "exclude"]),
-            Compared::Weekday if !WEEKDAYS.contains(&word) => one_of("weekday", &WEEKDAYS),
+            Compared::Targets if !TARGETS.contains(&word) => one_of("a kind of target", &TARGETS),
+            Compared::Changes if !CHANGES.contains(&word) => one_of("a kind of change", &CHANGES),
+            Compared::Mode if FilterMode::named(word).is_none() => one_of("a filter mode", &["include", "exclude"]),
+            Compared::Weekday if !WEEKDAYS.contains(&word) => one_of("a weekday", &WEEKDAYS),
             Compared::GroupId
             | Compared::FilterId
             | Compared::ConfigurationId
@@ -164,12 +164,12 @@ fn compare(attribute: &Value, words: &Value, known: &Known, found: &mut BTreeSet
             | Compared::Changes
             | Compared::Weekday => continue,
         };
-        found.insert(format!("{word:?} is no {what}"));
+        found.insert(format!("{word:?} is not {what}"));
     }
 }
 
 fn one_of(what: &str, words: &[&str]) -> String {
-    format!("{what}: one of {}", words.join(", "))
+    format!("{what}: use one of {}", words.join(", "))
 }
 
 fn compared(path: &str) -> Option<Compared> {

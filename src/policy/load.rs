@@ -41,7 +41,7 @@ impl Source {
         Fault { place: self.place.clone(), line, what: what.into(), hint: hint.map(str::to_owned) }
     }
 
-    /// A complaint of Cedar's, at the first place that it points at.
+    /// A fault that Cedar reports, at the first place to which it points.
     fn complaint(&self, complaint: &dyn Diagnostic) -> Fault {
         let label = complaint.labels().and_then(|mut labels| labels.next());
         let mut what = complaint.to_string();
@@ -50,7 +50,9 @@ impl Source {
         }
         let hint = complaint.help().map(|help| help.to_string());
         let hint = hint.or_else(|| {
-            Some("a policy reads: @id(\"name\") permit (principal, action, resource) when { ... };".to_owned())
+            Some(
+                "a policy looks like this: @id(\"name\") permit (principal, action, resource) when { ... };".to_owned(),
+            )
         });
         self.fault(label.map(|label| label.offset()), what, hint.as_deref())
     }
@@ -87,7 +89,7 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, Vec<Fault>> {
     };
     let found: Vec<_> = sources.iter().flat_map(|source| parse(source, &mut faults)).collect();
     if found.is_empty() && faults.is_empty() {
-        let hint = Some("without one nobody may do anything: write at least one file *.cedar".to_owned());
+        let hint = Some("without a policy everything is denied: write at least one *.cedar file".to_owned());
         let place = dir.display().to_string();
         faults.push(Fault { place, line: None, what: "there is no policy".to_owned(), hint });
     }
@@ -116,7 +118,7 @@ fn keep<T>(result: Result<T, Fault>, faults: &mut Vec<Fault>) -> Option<T> {
 }
 
 fn unreadable(place: String, error: &io::Error) -> Fault {
-    let hint = Some("check policy.dir and the rights of its files".to_owned());
+    let hint = Some("check policy.dir and the permissions of its files".to_owned());
     Fault { place, line: None, what: format!("cannot be read: {error}"), hint }
 }
 
@@ -147,8 +149,8 @@ fn parse<'a>(source: &'a Source, faults: &mut Vec<Fault>) -> Vec<Found<'a>> {
     };
     for template in set.templates() {
         let offset = template.as_ref().loc().map(|place| place.span.offset());
-        let hint = Some("write the principal or resource out instead of ?principal or ?resource");
-        faults.push(source.fault(offset, "a template is never linked, so it has no effect", hint));
+        let hint = Some("name the principal or resource instead of ?principal or ?resource");
+        faults.push(source.fault(offset, "this is a template; templates are never linked, so it has no effect", hint));
     }
     let found = |policy: &Policy| {
         let offset = policy.as_ref().loc().map(|place| place.span.offset());
@@ -170,21 +172,21 @@ fn named<'a>(found: Vec<Found<'a>>, faults: &mut Vec<Fault>) -> (PolicySet, BTre
         if let Some(approval) = policy.annotation("approval")
             && (approval.trim().is_empty() || policy.effect() == Effect::Forbid)
         {
-            let what = "@approval needs a name, and belongs before a permit";
-            faults.push(source.fault(offset, what, Some("write @approval(\"security\") before the permit that asks")));
+            let what = "@approval must have a name and stand before a permit";
+            faults.push(source.fault(offset, what, Some("write @approval(\"security\") before the permit")));
         }
         let wanted = policy.annotation("id").filter(|id| !id.is_empty()).map(PolicyId::new);
         let first = wanted.as_ref().and_then(|id| places.get(id));
         let id = match (&wanted, first) {
             (Some(id), None) => id.clone(),
             (Some(id), Some(first)) => {
-                let hint = format!("the first one is in {}", first.0.place);
-                faults.push(source.fault(offset, format!("a second policy has the @id {id}"), Some(&hint)));
+                let hint = format!("each policy needs an @id of its own; the first one is in {}", first.0.place);
+                faults.push(source.fault(offset, format!("another policy has the same @id {id}"), Some(&hint)));
                 PolicyId::new(format!("{id} #{number}"))
             }
             (None, _) => {
-                let hint = Some("write @id(\"...\") before it: refusals and audit records name it");
-                faults.push(source.fault(offset, "a policy has no @id", hint));
+                let hint = Some("write @id(\"...\") before it: refusals and audit records show it");
+                faults.push(source.fault(offset, "this policy has no @id", hint));
                 PolicyId::new(format!("#{number}"))
             }
         };

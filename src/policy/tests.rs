@@ -709,7 +709,7 @@ when { context.change == "clears" && context.asker == "portal" && context.asker 
     let found: Vec<_> = found
         .iter()
         .map(|fault| {
-            (fault.line, fault.what.strip_prefix("policy ").unwrap().split(" is no ").next().unwrap().to_owned())
+            (fault.line, fault.what.strip_prefix("policy ").unwrap().split(" is not ").next().unwrap().to_owned())
         })
         .collect();
     let expected = [

@@ -156,8 +156,8 @@ fn what_policies_name_and_the_settings_do_not_have_is_a_warning() {
     );
     let ended = run(folder.path(), &["check", "--config", "sandbox.toml"]);
     assert_eq!(ended.code, Some(0));
-    let expected = "warning: policies/own.cedar:1: policy own: \"servicenou\" is no caller: no [[callers]] or [[webhooks]] has that name\n\
-                    warning: policies/own.cedar:1: policy own: \"slaes\" is no tag of the catalogue\n\
+    let expected = "warning: policies/own.cedar:1: policy own: \"servicenou\" is not a caller: no [[callers]] or [[webhooks]] entry has that name\n\
+                    warning: policies/own.cedar:1: policy own: \"slaes\" is not a tag in the catalogue\n\
                     warning: policies/own.cedar:4: policy spelt: \
                     \"A0000000-0000-4000-8000-000000000001_Limit\" is never equal to an id: \
                     write \"a0000000-0000-4000-8000-000000000001_Limit\"\n\
@@ -165,7 +165,7 @@ fn what_policies_name_and_the_settings_do_not_have_is_a_warning() {
                     \"B0000000-0000-4000-8000-000000000001\" is never equal to an id: \
                     write \"b0000000-0000-4000-8000-000000000001\"\n\
                     warning: policies/own.cedar:4: policy spelt: \
-                    \"includes\" is no mode of a filter: one of include, exclude\n";
+                    \"includes\" is not a filter mode: use one of include, exclude\n";
     assert_eq!(ended.err, expected);
 }
 
