@@ -1,10 +1,10 @@
 //! What policies would decide about a change, target by target: `postern check --explain`.
 //!
-//! The policies are asked as the gateway asks them, but Graph is not: configurations and groups are those of the catalogue,
-//! with their aliases for names, and what the catalogue does not know of a configuration (kind, priority) is given on the
-//! command line or assumed, and said. Guarantees: the same files and arguments give the same text.
+//! Policies are evaluated as the gateway does it, but Graph is not called: configurations and groups come from the catalogue,
+//! with their aliases as names; what the catalogue does not contain (kind, priority) is given on the command line or assumed,
+//! and is printed. Guarantees: the same files and arguments give the same text, except for the time if none is given.
 //!
-//! It deliberately does not tell whether Graph would take the change; `POST /v1/plan` does. Called by `cli`.
+//! It deliberately does not say whether Graph would accept the change; `POST /v1/plan` does. Called by `cli`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,29 +31,29 @@ use crate::{
     webhooks,
 };
 
-/// Who would ask for the change that is explained, when, and of what configuration.
+/// Who would request the change that is explained, when, and what its configuration is.
 #[derive(Args, Debug)]
 pub(super) struct Asked {
-    /// The caller who would ask for it; each there is, if it is not said.
+    /// The caller who would request the change; by default every caller.
     #[arg(long, value_name = "NAME", requires = "explain")]
     caller: Option<String>,
-    /// A role of its token; give it as often as there are roles.
+    /// A role in the caller's token; repeat the option for several roles.
     #[arg(long = "role", value_name = "ROLE", requires = "explain")]
     roles: Vec<String>,
-    /// The kind of the configuration, which the catalogue does not tell.
+    /// The kind of the configuration, which the catalogue does not contain.
     #[arg(long, value_name = "KIND", requires = "explain", default_value = "unknown", value_parser = kind)]
     kind: Kind,
-    /// Its priority.
+    /// The priority of the configuration.
     #[arg(long, value_name = "NUMBER", requires = "explain", default_value_t = 1)]
     priority: i64,
-    /// When it would be asked for; now, if it is not said.
+    /// When the change would be requested; by default now.
     #[arg(long, value_name = "TIME", requires = "explain")]
     at: Option<Timestamp>,
 }
 
 /// A kind, by its name.
 fn kind(name: &str) -> Result<Kind, String> {
-    Kind::named(name).ok_or_else(|| format!("one of {}", Kind::names().collect::<Vec<_>>().join(", ")))
+    Kind::named(name).ok_or_else(|| format!("it must be one of {}", Kind::names().collect::<Vec<_>>().join(", ")))
 }
 
 /// What would be decided.
@@ -61,11 +61,11 @@ fn kind(name: &str) -> Result<Kind, String> {
 struct Explanation {
     /// For a person, line by line.
     text: String,
-    /// Whether the change would be accepted, be it after an approval.
+    /// Whether the change would be accepted, at once or after approval.
     accepted: bool,
 }
 
-/// Warns of what policies name that the settings do not have.
+/// Warns about names in policies that the settings do not have.
 pub(super) fn warn(config: &Config, policies: &Policies) -> io::Result<()> {
     let sources = config.webhooks.iter().map(|webhook| webhooks::issuer(&webhook.source));
     let known = Known {
@@ -76,7 +76,7 @@ pub(super) fn warn(config: &Config, policies: &Policies) -> io::Result<()> {
     policies.unknown(&known).iter().try_for_each(|unknown| writeln!(io::stderr(), "warning: {unknown}"))
 }
 
-/// A configuration, and what is to be done to it.
+/// A configuration and the change to it.
 struct Meant {
     configuration: Configuration,
     tags: BTreeSet<String>,
@@ -85,7 +85,7 @@ struct Meant {
     request: ChangeRequest,
 }
 
-/// Prints what would become of the change that a file holds; the exit code says whether it would be accepted.
+/// Explains the change in a file; the exit code says whether it would be accepted.
 pub(super) fn run(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> anyhow::Result<ExitCode> {
     match explain(config, policies, file, asked) {
         Ok(Explanation { text, accepted }) => {
@@ -96,7 +96,7 @@ pub(super) fn run(config: &Config, policies: &Policies, file: &Path, asked: &Ask
     }
 }
 
-/// Explains the change that a file holds, in the form of the body of `POST /v1/assignments`.
+/// Explains the change in a file, which contains the body of `POST /v1/assignments`.
 fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> Result<Explanation, Vec<Fault>> {
     let place = file.display().to_string();
     let fault = |what: String| Fault { place: place.clone(), line: None, what, hint: None };
@@ -138,7 +138,7 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
     Ok(all)
 }
 
-/// Whoever the settings know, each name once for each issuer or source.
+/// The callers in the settings, each name once per issuer or source.
 fn callers(config: &Config) -> Vec<Caller> {
     let caller = |name: &str, issuer: String, roles: &[Role]| Caller {
         name: name.to_owned(),
@@ -159,7 +159,7 @@ fn callers(config: &Config) -> Vec<Caller> {
     known
 }
 
-/// Those who would ask, with the roles that are given them.
+/// The callers to explain the change for, with the given roles.
 fn askers(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Vec<Caller>, String> {
     let known = callers(config);
     let names = known.iter().map(|caller| caller.name.as_str()).collect::<BTreeSet<_>>();
@@ -167,11 +167,11 @@ fn askers(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Vec<Ca
     let mut askers: Vec<_> =
         known.into_iter().filter(|it| caller.as_ref().is_none_or(|wanted| *wanted == it.name)).collect();
     if askers.is_empty() {
-        return Err(caller.as_ref().map_or("there are no callers".to_owned(), |wanted| {
-            format!("no caller is called {wanted:?}; known are {names}")
+        return Err(caller.as_ref().map_or("the settings have no callers".to_owned(), |wanted| {
+            format!("no caller is called {wanted:?}; the callers are {names}")
         }));
     }
-    // What a source may is in the settings, not in a token.
+    // The roles of a source are in the settings, not in a token.
     let of_tokens = askers.iter_mut().filter(|asker| config.callers.iter().any(|rule| rule.issuer == asker.issuer));
     for asker in of_tokens {
         asker.roles.extend(roles.iter().map(Role::new));
@@ -179,7 +179,7 @@ fn askers(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Vec<Ca
     Ok(askers)
 }
 
-/// What a request means by the catalogue alone, or all that is wrong with it.
+/// What a request means according to the catalogue alone, or all its faults.
 fn meant(config: &Config, request: ChangeRequest, asked: &Asked) -> Result<Meant, Vec<request::Fault>> {
     let catalogue = &config.catalogue;
     let mut faults = Vec::new();
@@ -215,7 +215,7 @@ fn target(catalogue: &Catalogue, named: &Named, called: &mut BTreeMap<String, St
     let mut group = |reference: &String| {
         let known = catalogue.groups.get(reference).copied();
         let id = known.or_else(|| reference.parse().ok());
-        let id = id.ok_or_else(|| format!("group {reference:?} is not in the catalogue, and no id"))?;
+        let id = id.ok_or_else(|| format!("group {reference:?} is not in the catalogue and is not an id"))?;
         if let Some((alias, _)) = catalogue.groups.iter().find(|(_, other)| **other == id) {
             called.insert(id.to_string(), alias.clone());
         }
@@ -230,14 +230,13 @@ fn target(catalogue: &Catalogue, named: &Named, called: &mut BTreeMap<String, St
     let filter = named.filter.as_ref().map(|filter| {
         let known = catalogue.filters.get(&filter.reference).copied();
         let id = known.or_else(|| filter.reference.parse().ok());
-        let id = id.ok_or_else(|| format!("filter {:?} is not in the catalogue, and no id", filter.reference))?;
+        let id = id.ok_or_else(|| format!("filter {:?} is not in the catalogue and is not an id", filter.reference))?;
         Ok::<_, String>(Filter { id, mode: filter.mode })
     });
     Ok(Wanted { target, filter: filter.transpose()? })
 }
 
-/// What the configuration does not accept, whatever policies say. Of a kind that the catalogue does not show, only what no kind
-/// accepts.
+/// What the configuration does not accept, whatever policies say. If its kind is unknown, only what no kind accepts.
 fn not_assignable(configuration: &Configuration, change: &Change) -> Vec<String> {
     if configuration.is_default() {
         return vec!["the assignments of a default configuration cannot be changed".to_owned()];
@@ -285,7 +284,7 @@ fn tell(
             }
             Err(reason) => reason.to_string(),
         };
-        // A text takes all that is written to it.
+        // Writing to a string cannot fail.
         let _written = writeln!(text, "{line}: {said}");
     }
     for why in not_assignable {

@@ -1,7 +1,7 @@
-//! `postern completions` and `postern man`: what shells and readers are told about the commands.
+//! `postern completions` and `postern man`: completions and manual pages of the commands.
 //!
-//! It deliberately knows no command: all is taken from the declarations by which arguments are parsed, so nothing can be
-//! left out or be out of date.
+//! It deliberately names no command: everything comes from the declarations that parse the arguments, so nothing can be
+//! missing or out of date.
 
 use std::{
     io::{self, Write},
@@ -21,7 +21,7 @@ pub(super) fn completions(mut program: Command, shell: Shell) -> anyhow::Result<
 
 /// The page of the program, or of one of its commands.
 pub(super) fn page(mut program: Command, command: &[String]) -> anyhow::Result<ExitCode> {
-    // Now each command knows by which words it is reached.
+    // From here on each command knows its full name.
     program.build();
     let mut about = &program;
     for word in command {

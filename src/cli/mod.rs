@@ -1,9 +1,9 @@
 //! The commands: arguments, dispatch, exit codes, and what is printed.
 //!
-//! Results go to standard output, faults and logs to standard error. Exit codes: 0 done, 1 a fault that is told, 2 wrong
-//! arguments. Colours are for terminals, and none where `NO_COLOR` is set.
+//! Results go to standard output, faults and logs to standard error. Exit codes: 0 success, 1 a fault that was printed,
+//! 2 invalid arguments. Colours are used on terminals only, and not if `NO_COLOR` is set.
 //!
-//! It deliberately does no work of its own: each command calls the part of the house that does.
+//! It deliberately does no work of its own: each command calls the module that does.
 
 mod explain;
 mod manual;
@@ -38,15 +38,15 @@ use crate::{
     webhooks::{self, Webhooks},
 };
 
-/// Cedar evaluates recursively and denies where the stack ends; the main thread of a static binary has too little.
+/// Cedar evaluates recursively and denies if the stack is exhausted; the main thread of a static binary has too little.
 const STACK: usize = 8 * 1024 * 1024;
-/// What stands out on a terminal: where a fault is, and what helps.
+/// Highlighted on a terminal: the place of a fault, and the word before its hint.
 const FAULT: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default();
-/// Where a sandbox listens unless told otherwise.
+/// The default address of the sandbox.
 const SANDBOX: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9400);
 
-/// A guarded gate in front of Microsoft Graph's Intune assign action.
+/// A REST gateway in front of Microsoft Graph's Intune assign action.
 #[derive(Debug, Parser)]
 #[command(version, about, arg_required_else_help = true)]
 struct Cli {
@@ -58,46 +58,46 @@ struct Cli {
 enum Command {
     /// Run the gateway.
     Serve(Settings),
-    /// Tell all faults of configuration, catalogue, policies and secrets at once.
+    /// Report all faults in settings, catalogue, policies and secrets at once.
     Check(Check),
     /// Run gateway and sandbox and show one real request, step by step.
     Demo {
-        /// End after the request that is shown, with exit code 1 if a step went wrong.
+        /// Exit after the request; the exit code is 1 if a step failed.
         #[arg(long)]
         once: bool,
     },
     /// Run the simulator of Entra and Graph.
     Sandbox {
-        /// Where to listen.
+        /// The address to listen on.
         #[arg(long, value_name = "ADDRESS", default_value_t = SANDBOX)]
         listen: SocketAddr,
-        /// A tenant to start with, as JSON; the built-in one otherwise.
+        /// The initial tenant, as JSON; by default the built-in one.
         #[arg(long, value_name = "FILE")]
         seed: Option<PathBuf>,
     },
-    /// Print a caller's token from a running sandbox.
+    /// Print a caller's token, issued by a running sandbox.
     Token {
-        /// Which caller.
+        /// The name of the caller, for example servicenow.
         #[arg(long, value_name = "NAME")]
         caller: String,
-        /// Where the sandbox is.
+        /// The URL of the sandbox.
         #[arg(long, value_name = "URL", default_value_t = format!("http://{SANDBOX}"))]
         sandbox: String,
     },
-    /// Verify or export the audit trail, or print the key that vouches for it.
+    /// Verify or export the audit trail, or print the public key that verifies its checkpoints.
     #[command(subcommand)]
     Audit(trail::Audit),
-    /// Ask the gateway that runs on these settings how it is; exit code 0 if well.
+    /// Check liveness or readiness of the gateway that runs on these settings; exit code 0 or 1.
     Probe(probe::Probe),
-    /// Print a script by which a shell completes arguments.
+    /// Print completions for a shell.
     Completions {
-        /// Which shell.
+        /// The shell.
         #[arg(value_enum)]
         shell: Shell,
     },
     /// Print a manual page, in roff: `postern man | man -l -`.
     Man {
-        /// The command it is about; the whole program otherwise.
+        /// The command that the page describes; by default the whole program.
         #[arg(value_name = "COMMAND")]
         command: Vec<String>,
     },
@@ -114,17 +114,17 @@ struct Settings {
 struct Check {
     #[command(flatten)]
     settings: Settings,
-    /// Then tell what policies would decide about each target of a change, and by which of them; without --caller, for each
-    /// caller there is. The file holds the body of POST /v1/assignments; Graph is not asked.
+    /// Also show what policies would decide about each target of a change, and which policies; without --caller, for every
+    /// caller. The file contains the body of POST /v1/assignments; Graph is not called.
     #[arg(long, value_name = "FILE", conflicts_with = "live")]
     explain: Option<PathBuf>,
     #[command(flatten)]
     asked: explain::Asked,
-    /// Then try them out: fetch a token, look at its permissions, read one configuration and its assignments. Nothing is
-    /// written.
+    /// Also try out login, permissions and Graph: fetch a token, check its permissions, read one configuration and its
+    /// assignments. Nothing is written.
     #[arg(long)]
     live: bool,
-    /// Tell which changes the rules of a webhook's source make of an event in a file. Nothing is sent, no signature needed.
+    /// Show which changes the rules of a webhook source make of the event in a file. Nothing is sent; no signature is needed.
     #[arg(long, num_args = 2, value_names = ["SOURCE", "FILE"], conflicts_with = "live")]
     explain_webhook: Option<Vec<String>>,
 }
@@ -135,13 +135,13 @@ pub fn run() -> ExitCode {
     let started = std::thread::Builder::new().stack_size(STACK).spawn(move || block_on(cli.command));
     let outcome = match started.map(std::thread::JoinHandle::join) {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_panic)) => Err(anyhow!("the program broke off")),
+        Ok(Err(_panic)) => Err(anyhow!("internal error: the command panicked")),
         Err(error) => Err(error.into()),
     };
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            // If standard error is gone, there is nobody left to tell.
+            // If standard error is closed, there is nowhere left to report to.
             drop(writeln!(anstream::stderr(), "{FAULT}postern:{FAULT:#} {error:#}"));
             ExitCode::FAILURE
         }
@@ -182,7 +182,7 @@ fn tell(faults: &[Fault]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// A fault as it is told, with its place and the word before its hint standing out where the terminal shows that.
+/// A fault as it is printed, with its place and the word before its hint highlighted if the terminal shows colours.
 fn styled(fault: &Fault) -> String {
     let told = fault.to_string();
     let rest = told.strip_prefix(&fault.place).unwrap_or_default();
@@ -215,13 +215,13 @@ async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The exporter's own threads may block; the runtime's must not.
+/// Flushes on a thread that may block; the runtime's threads must not.
 async fn flush(telemetry: telemetry::Telemetry) {
-    // A panic in there has been told already, and this is the end of the program.
+    // A panic in there has been printed already, and the program is about to exit.
     drop(tokio::task::spawn_blocking(move || telemetry.flush()).await);
 }
 
-/// The signals that ask for a stop, heard from [`Stop::listen`] on: until then they end the process where it stands.
+/// The signals that request a shutdown, caught from [`Stop::listen`] on: before that they kill the process.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
@@ -232,7 +232,7 @@ impl Stop {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for one, or returns at once if one came meanwhile.
+    /// Waits for one, or returns at once if one has come since [`Stop::listen`].
     async fn told(mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -241,13 +241,13 @@ impl Stop {
     }
 }
 
-/// The settings, if they and what they point at (secrets, policies) have no fault.
+/// The settings, if they and what they refer to (secrets, policies) have no fault.
 fn settled(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
     let Examined { config, policy, secrets, pointers, mut faults, .. } =
         config::examine_process(settings.config.as_deref());
     faults.extend(secrets.iter().filter_map(config::Named::check));
     let policies = policy.and_then(|policy| Policies::load(&policy.dir).map_err(|why| faults.extend(why)).ok());
-    // A secret that cannot be read is told once, not by those as well who need it.
+    // A secret that cannot be read is reported once, not again by each check that needs it.
     let at = |fault: &Fault| fault.line.map(|line| (fault.place.clone(), line));
     let told: Vec<_> = faults.iter().filter_map(at).collect();
     let more = followed(&pointers).into_iter();
@@ -255,7 +255,7 @@ fn settled(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
     config.zip(policies).filter(|_| faults.is_empty()).ok_or(faults)
 }
 
-/// What is wrong with what settings point at: certificates, keys, expressions, the form of secrets.
+/// Faults of what settings refer to: certificates, keys, expressions, the form of secrets.
 fn followed(pointers: &Pointers) -> Vec<Fault> {
     let Pointers { tls, graph, outbound, audit, webhooks, destinations, catalogue } = pointers;
     let mut faults = Vec::new();
@@ -275,30 +275,30 @@ fn followed(pointers: &Pointers) -> Vec<Fault> {
 }
 
 fn no_tls(error: &io::Error) -> Fault {
-    let hint = "a certificate, its unencrypted key and the authorities of clients are files in PEM";
+    let hint = "certificate, unencrypted private key and client authorities must be files in PEM format";
     Fault { place: "server.tls".to_owned(), line: None, what: error.to_string(), hint: Some(hint.to_owned()) }
 }
 
 fn no_way_out(error: &anyhow::Error) -> Fault {
-    let hint = "outbound.ca_file is a file of certificates in PEM, outbound.proxy the root of a URL";
+    let hint = "outbound.ca_file must be a PEM file of certificates, and outbound.proxy a URL like http://proxy:3128";
     Fault { place: "outbound".to_owned(), line: None, what: format!("{error:#}"), hint: Some(hint.to_owned()) }
 }
 
 fn no_key(why: String) -> Fault {
-    let hint = "openssl genpkey -algorithm ed25519 makes one; docs/audit.md tells more";
+    let hint = "create one with openssl genpkey -algorithm ed25519; see docs/audit.md";
     Fault { place: "audit.key_file".to_owned(), line: None, what: why, hint: Some(hint.to_owned()) }
 }
 
-/// What the operator does without who names no key.
-const NO_KEY: &str = "note: audit.key_file names no key, so no checkpoints are signed: that the newest audit records were \
-                      cut off, or the trail written anew, shows only by copies kept elsewhere.";
+/// What an operator without a signing key goes without.
+const NO_KEY: &str = "note: audit.key_file is not set, so no checkpoints are signed: only copies kept elsewhere can show that the \
+                      newest audit records were cut off or that the trail was rewritten.";
 
-/// What writes through v1.0 cannot do, for those who chose it.
-const V1_WARNING: &str = "warning: graph.api_version is \"v1.0\", which does not keep assignment filters: as long as one is assigned \
-                          to a configuration, changes that would leave it there are refused. It knows status pages, device \
-                          limits, Windows Hello and the older platform restrictions only; changes of other kinds are refused. \
-                          What is assigned is read through beta all the same, since v1.0 does not show all of it. \"beta\" has \
-                          none of these limits.";
+/// The limits of writing through v1.0, for those who chose it.
+const V1_WARNING: &str = "warning: graph.api_version is \"v1.0\", which drops assignment filters: changes that would leave an \
+                          assignment with a filter in place are refused. v1.0 supports only status pages, device limits, \
+                          Windows Hello and the older platform restrictions; changes to other kinds are refused. \
+                          Assignments are read through beta in any case, because v1.0 does not show all of them. \"beta\" \
+                          has none of these limits.";
 
 async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
     let (config, policies) = match settled(&asked.settings) {
@@ -333,10 +333,10 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What would come out of an event; exit code 1 if a rule wants it and cannot make a change of it.
+/// Prints what the rules make of an event; exit code 1 if a rule matches it and cannot make a change of it.
 fn explain_webhook(config: Config, source: &str, event: &Path) -> anyhow::Result<ExitCode> {
     let webhooks = Webhooks::new(config.webhooks, &config.catalogue);
-    let source = webhooks.source(source).with_context(|| format!("no webhooks have the source {source:?}"))?;
+    let source = webhooks.source(source).with_context(|| format!("no [[webhooks]] entry has the source {source:?}"))?;
     let event = std::fs::read(event).with_context(|| format!("cannot read {}", event.display()))?;
     print(&api::rehearse(source, &event).map_err(|told| anyhow!(told))?)?;
     Ok(ExitCode::SUCCESS)
@@ -374,7 +374,7 @@ async fn run_sandbox(listen: SocketAddr, seed: Option<&Path>) -> anyhow::Result<
     let seed = seed.map(Seed::load).transpose()?;
     let stop = Stop::listen()?;
     let mut running = sandbox::start(sandbox::Options { listen, seed, clock: Clock::system() }).await?;
-    print(&format!("the sandbox listens on {url}; what happened there: {url}/_sandbox/journal", url = running.url()))?;
+    print(&format!("the sandbox listens on {url}; journal of calls: {url}/_sandbox/journal", url = running.url()))?;
     tokio::select! {
         stopped = running.stopped() => stopped?,
         () = stop.told() => {}

@@ -1,9 +1,9 @@
-//! `postern probe`: asks a running gateway how it is, for containers without a shell.
+//! `postern probe`: checks whether a running gateway is live or ready, for containers without a shell.
 //!
-//! Guarantees: it ends within seconds, with one line and the exit code that a container's health check goes by.
+//! Guarantees: it ends within seconds, with one line and the exit code that a container's health check uses.
 //!
-//! It deliberately reads the internal address alone: a file that was spoilt meanwhile says nothing about the gateway that
-//! runs.
+//! It deliberately uses only the internal address from the settings: faults that the file has acquired since say nothing
+//! about the gateway that runs.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -22,14 +22,14 @@ use crate::{
     outbound::{Call, Method, Outbound},
 };
 
-/// Below the time that container engines and the kubelet commonly leave a probe.
+/// Less than container engines and the kubelet commonly allow for a probe.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// More than any probe answers.
+/// Longer than any response to a probe, in bytes.
 const ANSWER_MAX: usize = 4096;
 
 #[derive(Args, Debug)]
 pub(super) struct Probe {
-    /// What is asked.
+    /// What to check.
     #[arg(value_enum, default_value_t = Question::Ready)]
     question: Question,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(super) struct Probe {
 enum Question {
     /// Whether the process runs; if not, a restart may help.
     Live,
-    /// Whether it accepts changes at present.
+    /// Whether it currently accepts changes.
     Ready,
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn run(asked: &Probe) -> anyhow::Result<ExitCode> {
     let Examined { admin_listen, faults, .. } = config::examine_process(asked.settings.config.as_deref());
     let address = reachable(admin_listen.ok_or_else(|| anyhow!(app::listed(&faults)))?);
     if address.port() == 0 {
-        bail!("server.admin_listen names no port (0 is any that is free), so nobody can know whom to ask");
+        bail!("server.admin_listen has port 0 (any free port), so the port of the gateway is not known: set a port");
     }
     let path = match asked.question {
         Question::Live => "livez",
@@ -73,7 +73,7 @@ pub(super) async fn run(asked: &Probe) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// From this machine: who listens on every address is asked by the loopback address.
+/// The address to call from this machine: loopback for a gateway that listens on every address.
 fn reachable(listens: SocketAddr) -> SocketAddr {
     let address = match listens.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

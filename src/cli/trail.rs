@@ -1,7 +1,7 @@
-//! `postern audit`: verify and export the trail, print the key that vouches for it.
+//! `postern audit`: verifies and exports the trail, prints the public key that verifies its checkpoints.
 //!
-//! A record's place is written `CHAIN/SEQUENCE`, as every form of export writes it; so an export that broke off is gone on
-//! with after the last whole line that it wrote.
+//! A record's place is written `CHAIN/SEQUENCE`, as in every export format, so an export that was interrupted can be
+//! continued after the last complete line that it wrote.
 
 use std::{
     fs,
@@ -26,23 +26,23 @@ const PAGE: usize = 1_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
-    /// Check every hash, and by public keys every checkpoint; names the first record that does not fit.
+    /// Check every hash and, with public keys, every checkpoint; names the first bad record.
     Verify {
         #[command(flatten)]
         trail: Trail,
-        /// The public key of checkpoints, in PEM; give it again for each key that ever signed.
+        /// A public key of checkpoints, in PEM; repeat the option for every key that ever signed.
         #[arg(long, value_name = "FILE")]
         public_key: Vec<PathBuf>,
-        /// Checkpoints that were kept elsewhere, as exported: what they name must still be there.
+        /// Checkpoints kept elsewhere, as exported: the records that they name must still be in the trail.
         #[arg(long, value_name = "FILE")]
         checkpoint: Vec<PathBuf>,
     },
-    /// Print the records, oldest first; the place to go on from is told on standard error.
+    /// Print the records, oldest first; standard error names the place to continue from.
     Export {
         #[command(flatten)]
         trail: Trail,
-        /// The form of the records: jsonl, ocsf, ecs or asim.
-        #[arg(long, value_name = "FORM", default_value_t = Form::Jsonl)]
+        /// The format of the records: jsonl, ocsf, ecs or asim.
+        #[arg(long, value_name = "FORMAT", default_value_t = Form::Jsonl)]
         format: Form,
         #[command(flatten)]
         range: Range,
@@ -51,17 +51,17 @@ pub(super) enum Audit {
     Key(Settings),
 }
 
-/// Where a trail is: in the store of a configuration, in a store's file, or in an exported file.
+/// Where a trail is: in the store that the settings name, in a SQLite file, or in an exported file.
 #[derive(Args, Debug)]
 #[group(multiple = false)]
 pub(super) struct Trail {
-    /// The store of this configuration [environment: `POSTERN_CONFIG`].
+    /// Read the store of this configuration file [environment: `POSTERN_CONFIG`].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// This SQLite file; a gateway may be using it.
+    /// Read this SQLite file, even while a gateway uses it.
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
-    /// This exported file.
+    /// Read this exported file.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -69,13 +69,13 @@ pub(super) struct Trail {
 /// Which part of a trail.
 #[derive(Args, Debug)]
 pub(super) struct Range {
-    /// From this time or place on, itself included.
+    /// From this time or place, inclusive.
     #[arg(long, value_name = "TIME|PLACE", conflicts_with = "after")]
     from: Option<Limit>,
-    /// Up to this time, or up to this place, which is included.
+    /// Up to this time, exclusive, or up to this place, inclusive.
     #[arg(long, value_name = "TIME|PLACE")]
     to: Option<Limit>,
-    /// After this place: go on where an export ended.
+    /// Start after this place, where an earlier export ended.
     #[arg(long, value_name = "PLACE")]
     after: Option<Place>,
 }
@@ -94,7 +94,7 @@ impl std::str::FromStr for Limit {
         if let Ok(time) = text.parse() {
             return Ok(Self::Time(time));
         }
-        text.parse().map(Self::Place).map_err(|why| format!("a time like 2026-03-01T08:00:00Z, or {why}"))
+        text.parse().map(Self::Place).map_err(|why| format!("it must be a time like 2026-03-01T08:00:00Z, or {why}"))
     }
 }
 
@@ -143,7 +143,7 @@ fn public_key(path: &Path) -> anyhow::Result<PublicKey> {
     PublicKey::from_pem(&read(path)?).with_context(|| format!("{} holds no public key", path.display()))
 }
 
-/// Has the verifier look for what the checkpoints in a file name.
+/// Makes the verifier look for the records that the checkpoints in a file name.
 fn expect(verifier: &mut Verifier, path: &Path) -> anyhow::Result<()> {
     let mut found = false;
     for (line, record) in read(path)?.lines().enumerate().filter(|(_, record)| !record.trim().is_empty()) {
@@ -165,7 +165,7 @@ fn key(settings: &Settings) -> anyhow::Result<ExitCode> {
 
 async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<ExitCode> {
     let (mut output, mut last) = (io::BufWriter::new(io::stdout().lock()), range.after.clone());
-    // Records do not quite stand in the order of their times.
+    // Records are not exactly in the order of their times.
     let mut left_out = false;
     let (earliest, start) = match (range.after, range.from) {
         (Some(after), _) => (None, Some(Start::After(after))),
@@ -175,7 +175,7 @@ async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<Exi
     };
     each_record(trail, start, |record| {
         let place = Place::of(record);
-        // What cannot be read is exported all the same: whoever verifies must see it.
+        // A record that cannot be read is exported nevertheless: whoever verifies the export must see it.
         let at = Marks::read(record).map(|marks| marks.at);
         if at.is_some_and(|at| earliest.is_some_and(|from| at < from)) {
             return Ok(true);
@@ -189,7 +189,7 @@ async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<Exi
         if !beyond {
             writeln!(output, "{}", format.line(record))?;
         }
-        // Whoever goes on behind the first that is left out finds it, and some a second time.
+        // Continuing before the first record that was left out finds it again, and repeats some that were exported.
         if !left_out {
             last = place.or(last.take());
         }
@@ -209,7 +209,7 @@ enum Start {
     After(Place),
 }
 
-/// Hands over every record, oldest first, until one is answered with false.
+/// Passes every record to `take`, oldest first, until that returns false.
 async fn each_record(
     trail: &Trail,
     start: Option<Start>,
@@ -249,7 +249,7 @@ fn no_record(place: &Place) -> String {
     format!("there is no record {place} in this trail")
 }
 
-/// The same of an exported file.
+/// The same for an exported file.
 fn each_line(
     file: &Path,
     mut start: Option<Start>,
@@ -258,7 +258,7 @@ fn each_line(
     let text = fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
     for line in io::BufRead::split(io::BufReader::new(text), b'\n') {
         let line = line?;
-        // What is no text is no record; the verifier says which one.
+        // A line that is not UTF-8 is not a record; the verifier reports which one.
         let record = String::from_utf8_lossy(&line);
         let record = record.trim_end_matches('\r');
         match &start {

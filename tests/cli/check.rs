@@ -91,7 +91,7 @@ fn a_certificate_that_cannot_be_used_is_told_before_anything_starts() {
     let ended = Program::start(check).ended();
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
     assert!(ended.err.starts_with("server.tls: server.tls.certificate_file: "), "{}", ended.err);
-    assert!(ended.err.contains("hint: a certificate") && !ended.err.contains("sandbox-client-secret"), "{}", ended.err);
+    assert!(ended.err.contains("hint: certificate, ") && !ended.err.contains("sandbox-client-secret"), "{}", ended.err);
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn whatever_is_wrong_with_the_request_is_told_at_once() {
     assert!(ended.code == Some(1) && ended.err.contains("request.json: \"\": "), "{}", ended.err);
     let ended = explain(folder.path(), CHANGE, &["--caller", "nobody"]);
     assert!(
-        ended.err.contains("no caller is called \"nobody\"; known are helpdesk, portal, servicenow"),
+        ended.err.contains("no caller is called \"nobody\"; the callers are helpdesk, portal, servicenow"),
         "{}",
         ended.err
     );

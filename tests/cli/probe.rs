@@ -62,7 +62,7 @@ fn who_is_not_there_says_nothing_or_has_no_known_port_is_not_well() {
     is_not(&probed(folder.path(), &silent, &["live"]), &format!("no gateway answers at {silent}: no answer: "));
     drop(listener);
     is_not(&probed(folder.path(), &silent, &["live"]), &format!("no gateway answers at {silent}: cannot connect: "));
-    is_not(&probed(folder.path(), "127.0.0.1:0", &[]), "server.admin_listen names no port");
+    is_not(&probed(folder.path(), "127.0.0.1:0", &[]), "server.admin_listen has port 0");
     let unknown = probed(folder.path(), "nowhere", &[]);
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.err.contains("POSTERN__SERVER__ADMIN_LISTEN") && unknown.err.contains("nowhere"), "{unknown:?}");
