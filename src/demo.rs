@@ -1,8 +1,8 @@
-//! `postern demo`: one real request, told step by step.
+//! `postern demo`: one real request, shown step by step.
 //!
 //! Sandbox and gateway run in this process, each behind its own loopback address, and everything goes over HTTP as it
 //! would between machines: the caller's token, the request, the gateway's calls to Graph. Each step is checked, not only
-//! shown; the first that is not as it should be ends the demo with an error.
+//! shown; the first that fails ends the demo with an error.
 //!
 //! It deliberately uses the shipped `config/sandbox.toml` and policies, copied to a temporary folder, so that what it
 //! shows is what a reader can change and run.
@@ -29,7 +29,7 @@ use crate::{
     telemetry::{self, Telemetry},
 };
 
-/// The shipped files that make the gateway fit the sandbox.
+/// The shipped files that configure a gateway for the sandbox.
 const FILES: [(&str, &str); 7] = [
     ("sandbox.toml", include_str!("../config/sandbox.toml")),
     ("sandbox.secret", include_str!("../config/sandbox.secret")),
@@ -41,24 +41,24 @@ const FILES: [(&str, &str); 7] = [
 ];
 /// The address in the shipped file.
 const SANDBOX: &str = "127.0.0.1:9400";
-/// A free port of this machine.
+/// Any free port on this machine.
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
 const CONFIGURATION: &str = "Sales ESP";
 
-/// The demo's gateway and sandbox, after the story.
+/// The demo's gateway and sandbox, which keep running after the request.
 #[derive(Debug)]
 pub struct Staying {
     gateway: Running,
     sandbox: Sandbox,
     telemetry: Telemetry,
     token: String,
-    /// Where the story's operation is.
+    /// Path of the operation that was shown.
     operation: String,
 }
 
-/// Where the story is told.
+/// Where the steps are printed.
 struct Stage<'a> {
     out: &'a mut dyn Write,
     pretty: bool,
@@ -83,13 +83,13 @@ impl Stage<'_> {
     }
 }
 
-/// Starts both, has one request made, and tells what happened.
+/// Starts both, makes one request, and prints what happens.
 pub async fn tell(out: &mut dyn Write) -> anyhow::Result<Staying> {
     let mut stage = Stage { out, pretty: io::stdout().is_terminal(), step: 0 };
     let clock = Clock::system();
     let folder = folder(clock)?;
-    writeln!(stage.out, "Postern demo: a ticket wants the group Sales Laptops on the configuration {CONFIGURATION}.")?;
-    writeln!(stage.out, "All data of this demo are in {}", folder.display())?;
+    writeln!(stage.out, "Postern demo: a ticket asks to assign {CONFIGURATION} to the group Sales Laptops.")?;
+    writeln!(stage.out, "All files of this demo are in {}", folder.display())?;
     let mut staying = open(&folder, clock).await?;
     stage.step("Sandbox and gateway are up")?;
     stage.say(&format!("sandbox (Entra and Graph, simulated)  {}", staying.sandbox.url()))?;
@@ -106,7 +106,7 @@ pub async fn tell(out: &mut dyn Write) -> anyhow::Result<Staying> {
     }
 }
 
-/// Tells the story, and where its operation is.
+/// Runs and prints the steps; returns the path of the operation.
 async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<String> {
     let before = scene.present().await?;
     stage.step(&format!("What {CONFIGURATION} is assigned to"))?;
@@ -118,7 +118,7 @@ async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<String>
         "ticket": "RITM0010023",
         "comment": "New sales floor",
     });
-    stage.step("The caller servicenow asks, with its own token: POST /v1/assignments")?;
+    stage.step("The caller servicenow requests the change, with its own token: POST /v1/assignments")?;
     stage.show(&body)?;
     let answer = scene.ask("/v1/assignments", &body).await?;
     stage.say(&format!("answer: {}", answer.status))?;
@@ -129,7 +129,7 @@ async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<String>
         answer.status.is_success() && ended == "succeeded",
         "the operation should have succeeded, but is {ended:?}"
     );
-    ensure!(field(&operation, "effect") == "changed", "the operation should have changed something");
+    ensure!(field(&operation, "effect") == "changed", "the operation should have changed the assignments");
 
     stage.step("What reached Graph, with Postern's credential, not the caller's")?;
     graph_calls(stage, &scene.get("/_sandbox/journal").await?)?;
@@ -138,8 +138,8 @@ async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<String>
     stage.step(&format!("What {CONFIGURATION} is assigned to now"))?;
     list(stage, &after)?;
     let added: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
-    ensure!(before.iter().all(|line| after.contains(line)), "an assignment that nobody named was lost");
-    ensure!(added.len() == 1, "exactly one assignment should have come, not {}", added.len());
+    ensure!(before.iter().all(|line| after.contains(line)), "an assignment that the request did not name was lost");
+    ensure!(added.len() == 1, "exactly one assignment should have been added, not {}", added.len());
 
     stage.step("The audit trail")?;
     audit_trail(stage, scene).await?;
@@ -147,9 +147,9 @@ async fn story(scene: &Staying, stage: &mut Stage<'_>) -> anyhow::Result<String>
     stage.step("The trace")?;
     let trace_id = field(&operation, "trace_id");
     ensure!(!trace_id.is_empty(), "the operation has no trace id");
-    stage.say(&format!("trace id {trace_id}: in the answer and in the audit records"))?;
-    stage.say("the merged write has a trace of its own, linked to that of every request it carries;")?;
-    stage.say("set telemetry.otlp_endpoint to send them to a collector")?;
+    stage.say(&format!("trace id {trace_id}, also in the answer and in the audit records"))?;
+    stage.say("the merged write has a trace of its own, linked to the trace of each request it combines;")?;
+    stage.say("set telemetry.otlp_endpoint to send traces to a collector")?;
     let operation = operation.get("links").map(|links| field(links, "self")).unwrap_or_default();
     Ok(operation.to_owned())
 }
@@ -191,12 +191,12 @@ async fn audit_trail(stage: &mut Stage<'_>, scene: &Staying) -> anyhow::Result<(
         stage.say(&format!("{line}  hash {}…", hash.get(..12).unwrap_or(hash)))?;
     }
     let report = verifier.finish()?;
-    ensure!(report.records >= 5, "the trail should tell of start, acceptance, start of work, write and end");
+    ensure!(report.records >= 5, "the trail should record start, acceptance, start of work, write and end");
     stage.say(&format!("verified: {report}"))?;
     Ok(())
 }
 
-/// A token that the sandbox's issuer gives this caller.
+/// A token for this caller from the sandbox's issuer.
 pub(crate) async fn token_of(caller: &str, sandbox: &str) -> anyhow::Result<String> {
     #[derive(Deserialize)]
     struct Issued {
@@ -215,7 +215,7 @@ pub(crate) async fn token_of(caller: &str, sandbox: &str) -> anyhow::Result<Stri
     let answer =
         answer.with_context(|| format!("no sandbox answers at {sandbox}; start one with `postern sandbox`"))?;
     if !answer.status.is_success() {
-        bail!("the sandbox gives no token: {}", String::from_utf8_lossy(&answer.body));
+        bail!("the sandbox issued no token: {}", String::from_utf8_lossy(&answer.body));
     }
     Ok(serde_json::from_slice::<Issued>(&answer.body).context("the sandbox's answer is not a token")?.access_token)
 }
@@ -246,22 +246,22 @@ fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value.get(key).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// A folder of this demo's own, with the shipped files in it.
+/// Creates a folder for this demo, with the shipped files in it.
 fn folder(clock: Clock) -> anyhow::Result<PathBuf> {
     let folder = std::env::temp_dir().join(format!("postern-demo-{}", clock.identifier()));
     for (name, text) in FILES {
         let path = folder.join("config").join(name);
         let parent = path.parent().unwrap_or(&folder);
-        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(folder)
 }
 
-/// Starts the sandbox, then a gateway that fits it. The usual addresses are taken if they are free.
+/// Starts the sandbox, then a gateway for it. Uses the default addresses if they are free.
 async fn open(folder: &Path, clock: Clock) -> anyhow::Result<Staying> {
     let start = |listen| sandbox::start(sandbox::Options { listen, seed: None, clock });
-    // Tried, not asked for first: between question and start somebody else may take the address.
+    // No check beforehand: another process could take the address between check and start.
     let sandbox = match start(SANDBOX.parse()?).await {
         Err(sandbox::Error::Listen { .. }) => start(ANY_PORT).await?,
         started => started?,
@@ -273,12 +273,12 @@ async fn open(folder: &Path, clock: Clock) -> anyhow::Result<Staying> {
     Ok(Staying { gateway, sandbox, telemetry, token, operation: String::new() })
 }
 
-/// The address, or any free port of this machine if somebody has it.
+/// The address, or any free port on this machine if it is in use.
 fn free(address: SocketAddr) -> SocketAddr {
     if TcpListener::bind(address).is_ok() { address } else { ANY_PORT }
 }
 
-/// The shipped settings, with this demo's addresses and folder in them. The environment counts here too.
+/// The shipped settings, with this demo's addresses and folder. Environment variables apply here too.
 fn settings(folder: &Path, sandbox: &str) -> anyhow::Result<Config> {
     let path = folder.join("config").join("sandbox.toml");
     let address = sandbox.trim_start_matches("http://");
@@ -296,7 +296,7 @@ fn settings(folder: &Path, sandbox: &str) -> anyhow::Result<Config> {
 }
 
 impl Staying {
-    /// What the configuration is assigned to in the sandbox, a line each.
+    /// The assignments of the configuration in the sandbox, one line each.
     async fn present(&self) -> anyhow::Result<Vec<String>> {
         let state = self.get("/_sandbox/state").await?;
         let configuration = items(&state, "configurations").find(|it| field(it, "displayName") == CONFIGURATION);
@@ -338,7 +338,7 @@ impl Staying {
         Ok(answer)
     }
 
-    /// Prints commands with which a reader can go on.
+    /// Prints commands to continue with.
     pub fn invite(&self, out: &mut dyn Write) -> anyhow::Result<()> {
         let (gateway, sandbox) = (self.gateway.url(), self.sandbox.url());
         let post = |path: &str, body: &str| {
@@ -349,25 +349,25 @@ impl Staying {
         let add = r#"{"configuration":"Kiosk ESP","add":[{"group":"Sales Kiosks"}],"ticket":"RITM0010024"}"#;
         let remove = r#"{"configuration":"Sales ESP","remove":[{"group":"Sales Laptops"}],"ticket":"RITM0010025"}"#;
         let plan = r#"{"configuration":"Sales ESP","add":[{"group":"Sales Kiosks"}]}"#;
-        writeln!(out, "\nGateway and sandbox stay up until Ctrl-C. To go on, paste into another terminal:\n")?;
-        writeln!(out, "# the caller servicenow's token, good for an hour\nTOKEN='{}'\n", self.token)?;
+        writeln!(out, "\nGateway and sandbox run until Ctrl-C. To continue, paste this into another terminal:\n")?;
+        writeln!(out, "# a token of the caller servicenow, valid for an hour\nTOKEN='{}'\n", self.token)?;
         writeln!(out, "# add a group\n{}\n", post("/v1/assignments", add))?;
-        writeln!(out, "# remove one\n{}\n", post("/v1/assignments", remove))?;
-        writeln!(out, "# see what a change would do, without doing it\n{}\n", post("/v1/plan", plan))?;
+        writeln!(out, "# remove a group\n{}\n", post("/v1/assignments", remove))?;
+        writeln!(out, "# see what a change would do, without making it\n{}\n", post("/v1/plan", plan))?;
         let get = |path: &str| format!("curl -sS -w '\\n' '{gateway}{path}' -H \"Authorization: Bearer $TOKEN\"");
-        writeln!(out, "# ask for the operation of this story, or for all of a ticket")?;
+        writeln!(out, "# look up the operation of this demo, or all operations of a ticket")?;
         writeln!(out, "{}\n{}\n", get(&self.operation), get("/v1/operations?ticket=RITM0010025"))?;
-        writeln!(out, "# what Graph was asked, and what it holds now")?;
+        writeln!(out, "# the calls that reached Graph, and its present state")?;
         writeln!(out, "curl -sS -w '\\n' {sandbox}/_sandbox/journal\ncurl -sS -w '\\n' {sandbox}/_sandbox/state\n")?;
-        writeln!(out, "# what Prometheus would fetch\ncurl -sS {}/metrics", self.gateway.admin_url())?;
+        writeln!(out, "# the metrics that Prometheus would scrape\ncurl -sS {}/metrics", self.gateway.admin_url())?;
         Ok(())
     }
 
-    /// Ends the demo; its folder stays.
+    /// Ends the demo; its folder is kept.
     pub async fn stop(self) {
         self.gateway.stop().await;
         self.sandbox.stop().await;
-        // The flush blocks, and a panic in it would be told by the runtime.
+        // The flush blocks; a panic in it would be printed by the panic hook.
         drop(tokio::task::spawn_blocking(move || self.telemetry.flush()).await);
     }
 }

@@ -14,7 +14,7 @@ fn the_demo_ends_well_in_plain_text_and_leaves_a_trail_that_verifies() {
     for part in ["\n1. ", "\n7. ", "POST", "/assign → 204", "verified: 6 records"] {
         assert!(demo.out.contains(part), "{part} in\n{}", demo.out);
     }
-    let named = demo.out.lines().find_map(|line| line.strip_prefix("All data of this demo are in ")).unwrap();
+    let named = demo.out.lines().find_map(|line| line.strip_prefix("All files of this demo are in ")).unwrap();
     assert!(named.starts_with(folder.path().to_str().unwrap()), "{named}");
     let store = format!("{named}/postern.db");
     let verified = run(folder.path(), &["audit", "verify", "--store", &store]);
