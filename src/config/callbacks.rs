@@ -218,7 +218,7 @@ fn network(text: &str) -> Result<Network, Refusal> {
 fn own_url(text: &str) -> Result<Url, Refusal> {
     let url = value::any_url(text)?;
     if url.query().is_some() || plain_url(text).is_none() {
-        return Err(Refusal::new("the beginning of callback URLs must be a plain scheme, host and path")
+        return Err(Refusal::new("a destination's URL must be a plain scheme, host and path")
             .hint("write it like https://contoso.service-now.com/api/x/postern"));
     }
     Ok(url)

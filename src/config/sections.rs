@@ -199,7 +199,7 @@ fn roots(table: &mut Table<'_>, cloud: Option<Cloud>, kind: Option<Kind>) -> Opt
             table.refuse(
                 given,
                 &format!("given without {other}"),
-                Some("give both; or neither, to use those of graph.cloud"),
+                Some("give both, or neither: then graph.cloud decides"),
             );
         }
     }
