@@ -4,8 +4,8 @@
 //! while the old one is still used, so an outage of the login service is not noticed until the token really expires. After a
 //! fetch that failed, the login service is left alone for a while, however many callers come.
 //!
-//! It deliberately does not retry; its callers know how long they may wait, and learn how long the rest lasts. `credential` makes the request, and `refusal` says
-//! what a refusal means.
+//! It deliberately does not retry; its callers know how long they may wait, and learn how long the rest lasts. `credential`
+//! makes the request, and `refusal` says what a refusal means.
 
 use std::{
     sync::{
