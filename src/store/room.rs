@@ -1,36 +1,69 @@
 //! Whether there is room for more pending operations: counted once for many acceptances.
+//!
+//! Operations that wait for approval can do so for days, and take half of each bound at most: changes that nobody has approved
+//! never keep others out.
 
 use std::collections::HashMap;
 
 use super::{Acceptance, Full};
+use crate::domain::State;
 
 /// How many operations are pending: the last count, plus what was accepted since.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    of_configuration: HashMap<String, usize>,
-    in_all: usize,
+    of_configuration: HashMap<String, Count>,
+    in_all: Count,
+}
+
+/// Pending operations.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    all: usize,
+    /// Those of them that wait for approval.
+    awaiting: usize,
+}
+
+/// So many operations of a configuration wait for this.
+pub(super) struct Pending {
+    pub(super) configuration: String,
+    pub(super) number: i64,
+    pub(super) wait: Wait,
+}
+
+/// What a pending operation waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// A person's approval.
+    Approval,
+    /// A turn of its lane, or the end of that turn.
+    Turn,
+}
+
+impl Wait {
+    fn of(Acceptance { operation, .. }: &Acceptance) -> Self {
+        if operation.state == State::AwaitingApproval { Self::Approval } else { Self::Turn }
+    }
 }
 
 impl Room {
-    /// From a count of pending operations by configuration; a configuration may occur more than once.
-    pub(super) fn new(pending: impl IntoIterator<Item = (String, i64)>) -> Self {
-        let mut of_configuration: HashMap<String, usize> = HashMap::new();
-        for (lane, number) in pending {
-            let counted = of_configuration.entry(lane).or_default();
-            *counted = counted.saturating_add(usize::try_from(number).unwrap_or(0));
+    /// From a count of pending operations by configuration and state.
+    pub(super) fn new(pending: impl IntoIterator<Item = Pending>) -> Self {
+        let mut room = Self::default();
+        for Pending { configuration, number, wait } in pending {
+            room.count(&configuration, usize::try_from(number).unwrap_or(0), wait);
         }
-        let in_all = of_configuration.values().copied().fold(0, usize::saturating_add);
-        Self { of_configuration, in_all }
+        room
     }
 
     /// Takes a place for an operation, or returns the bound that is reached.
     pub(super) fn take(&mut self, acceptance: &Acceptance) -> Option<Full> {
         let Acceptance { operation, bounds, .. } = acceptance;
+        let wait = Wait::of(acceptance);
         let of_configuration = self.of_configuration.get(operation.submission.configuration.as_str()).copied();
-        if of_configuration.unwrap_or(0) >= bounds.of_configuration {
+        if of_configuration.unwrap_or_default().fills(bounds.of_configuration, wait) {
             return Some(Full::Configuration);
         }
-        if self.in_all >= bounds.in_all {
+        if self.in_all.fills(bounds.in_all, wait) {
             return Some(Full::Everything);
         }
         self.add(acceptance);
@@ -38,9 +71,23 @@ impl Room {
     }
 
     /// Counts an operation that already has its place.
-    pub(super) fn add(&mut self, Acceptance { operation, .. }: &Acceptance) {
-        let of_configuration = self.of_configuration.entry(operation.submission.configuration.to_string()).or_default();
-        *of_configuration = of_configuration.saturating_add(1);
-        self.in_all = self.in_all.saturating_add(1);
+    pub(super) fn add(&mut self, acceptance: &Acceptance) {
+        self.count(acceptance.operation.submission.configuration.as_str(), 1, Wait::of(acceptance));
+    }
+
+    fn count(&mut self, configuration: &str, number: usize, wait: Wait) {
+        for count in [self.of_configuration.entry(configuration.to_owned()).or_default(), &mut self.in_all] {
+            count.all = count.all.saturating_add(number);
+            if wait == Wait::Approval {
+                count.awaiting = count.awaiting.saturating_add(number);
+            }
+        }
+    }
+}
+
+impl Count {
+    /// Whether there is no room under this bound for one more.
+    fn fills(self, bound: usize, wait: Wait) -> bool {
+        self.all >= bound || (wait == Wait::Approval && self.awaiting >= bound.div_ceil(2))
     }
 }

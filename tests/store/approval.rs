@@ -134,3 +134,32 @@ async fn what_awaits_approval_takes_up_room() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_awaits_approval_leaves_half_of_the_room_to_what_does_not() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let bounds = Bounds { of_configuration: 4, in_all: 6 };
+        let plain = crate::fixture::operation;
+        for (operation, full) in [
+            (awaiting(1, &lane(1), 9), None),
+            (awaiting(2, &lane(1), 9), None),
+            (awaiting(3, &lane(1), 9), Some(Full::Configuration)),
+            (plain(3, &lane(1)), None),
+            (plain(4, &lane(1)), None),
+            (plain(5, &lane(1)), Some(Full::Configuration)),
+            (awaiting(5, &lane(2), 9), None),
+            (awaiting(6, &lane(3), 9), Some(Full::Everything)),
+            (plain(6, &lane(3)), None),
+        ] {
+            let id = operation.id;
+            let accepted = store.accept(Acceptance { bounds, ..acceptance(operation) }).await.unwrap();
+            match (accepted, full) {
+                (Accepted::New, None) => {}
+                (Accepted::Full(found), Some(full)) if found == full => {}
+                (found, _) => panic!("{id}: {found:?}"),
+            }
+        }
+    })
+    .await;
+}

@@ -200,12 +200,16 @@ impl Tables {
     }
 
     /// The bound that one more operation would exceed, if any.
-    fn full(&self, lane: &ConfigurationId, bounds: Bounds) -> Option<Full> {
-        let all = self.operations.iter().filter(|operation| !operation.state.has_ended()).count();
-        if self.open(lane).count() >= bounds.of_configuration {
+    fn full(&self, new: &Operation, bounds: Bounds) -> Option<Full> {
+        let fills = |open: &[&Operation], bound: usize| {
+            let awaiting = open.iter().filter(|operation| operation.state == State::AwaitingApproval).count();
+            open.len() >= bound || (new.state == State::AwaitingApproval && awaiting >= bound.div_ceil(2))
+        };
+        if fills(&self.open(&new.submission.configuration).collect::<Vec<_>>(), bounds.of_configuration) {
             return Some(Full::Configuration);
         }
-        (all >= bounds.in_all).then_some(Full::Everything)
+        let all: Vec<_> = self.operations.iter().filter(|operation| !operation.state.has_ended()).collect();
+        fills(&all, bounds.in_all).then_some(Full::Everything)
     }
 
     /// Ends running operations of this lane and writes their records; all or nothing.
@@ -265,7 +269,7 @@ impl Store for Model {
         if tables.operation(operation.id).is_some() {
             return Err(Error::Unavailable("this operation is there already".to_owned()));
         }
-        if let Some(full) = tables.full(&operation.submission.configuration, bounds) {
+        if let Some(full) = tables.full(&operation, bounds) {
             return Ok(Accepted::Full(full));
         }
         if ends.is_some_and(|ended| !tables.settle_until(ended, UntilState::Reverted(operation.id))) {
@@ -613,8 +617,11 @@ impl Store for Model {
             let own = tables.operations.iter().find(|it| it.id == *id);
             own.and_then(|it| it.submission.change.reversal()).is_some_and(|reversal| ahead(&reversal.operation()))
         };
+        let open = tables.operations.iter().filter(|it| !it.state.has_ended());
+        let undone: BTreeSet<_> = open.filter_map(|it| Some(it.submission.change.reversal()?.operation())).collect();
         let is_old = |(at, id): &(Timestamp, OperationId)| {
-            *at < ended_before && !needed.contains(id) && !ahead(id) && !undoes(id) && !untold(id)
+            let kept = needed.contains(id) || ahead(id) || undoes(id) || undone.contains(id) || untold(id);
+            *at < ended_before && !kept
         };
         let mut old: Vec<_> = ended.filter(is_old).collect();
         old.sort_by_key(|(at, _)| *at);

@@ -15,7 +15,7 @@ use super::{
     super::{
         Acceptance, Accepted, Error, Full, IdempotencyKey,
         ledger::Ledger,
-        room::Room,
+        room::{Pending, Room, Wait},
         rows::{approval_until, destination, micros, reverts, to_json, until_at},
         writer::Failed,
     },
@@ -207,14 +207,17 @@ async fn give_back(
 /// Counts what is pending. Each half is served by a partial index on its state.
 async fn pending(connection: &mut PgConnection) -> Result<Room, Failed> {
     let found = sqlx::query_as(
-        "SELECT configuration, count(*) FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration
+        "SELECT configuration, count(*), FALSE FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration
          UNION ALL
-         SELECT configuration, count(*) FROM operations WHERE state = 'awaiting_approval' GROUP BY configuration",
+         SELECT configuration, count(*), TRUE FROM operations WHERE state = 'awaiting_approval' GROUP BY configuration",
     )
     .fetch_all(connection)
     .await
     .map_err(failed)?;
-    Ok(Room::new(found))
+    Ok(Room::new(found.into_iter().map(|(configuration, number, awaiting)| {
+        let wait = if awaiting { Wait::Approval } else { Wait::Turn };
+        Pending { configuration, number, wait }
+    })))
 }
 
 async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -> Result<(), Failed> {

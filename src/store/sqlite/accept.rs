@@ -6,7 +6,7 @@ use super::{
     super::{
         Acceptance, Accepted, Error, Full, IdempotencyKey,
         ledger::Ledger,
-        room::Room,
+        room::{Pending, Room, Wait},
         rows::{approval_until, destination, micros, reverts, to_json, unreadable, until_at},
     },
     ends, read,
@@ -93,11 +93,15 @@ impl<'a> Accepting<'a> {
 fn pending(connection: &Connection) -> Result<Room, Error> {
     let found = all(
         connection,
-        "SELECT configuration, count(*) AS pending FROM operations WHERE state = 'queued' GROUP BY configuration
+        "SELECT configuration, count(*) AS pending, FALSE AS awaiting
+         FROM operations WHERE state = 'queued' GROUP BY configuration
          UNION ALL
-         SELECT configuration, count(*) FROM operations WHERE state = 'awaiting_approval' GROUP BY configuration",
+         SELECT configuration, count(*), TRUE FROM operations WHERE state = 'awaiting_approval' GROUP BY configuration",
         [],
-        |row| Ok((text(row, "configuration")?.to_owned(), column(row, "pending")?)),
+        |row| {
+            let wait = if column(row, "awaiting")? { Wait::Approval } else { Wait::Turn };
+            Ok(Pending { configuration: text(row, "configuration")?.to_owned(), number: column(row, "pending")?, wait })
+        },
     )?;
     Ok(Room::new(found))
 }
