@@ -1,5 +1,4 @@
--- What ended long ago is removed, but for what has an end ahead or a callback to deliver: that may be much, and is not looked through each
--- time. It comes in here as soon as that is settled.
-DROP INDEX operations_ended;
-CREATE INDEX operations_ended ON operations (ended_at)
+-- Operations that ended long ago are removed, except those whose end is ahead or whose callback is to be delivered. These may be many, and
+-- are not searched each time: they enter this index once that is settled.
+CREATE INDEX operations_to_forget ON operations (ended_at)
 WHERE ended_at IS NOT NULL AND until_at IS NULL AND callback_state IS DISTINCT FROM 'pending';

@@ -184,3 +184,23 @@ async fn what_undid_an_operation_whose_end_is_ahead_is_not_removed() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_is_being_undone_is_not_removed_before_that_has_ended() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let original = ending(1, 1, 9_999);
+        store.accept(acceptance(original.clone())).await.unwrap();
+        let held = turn(&*store, claim(&lane(1), "a", 0)).await;
+        store.settle(held.lease, settlement(&held.operations, 5)).await.unwrap();
+        let reversal = Acceptance { ends: Some(id(1)), ..undoing(2, &original, Cause::Until) };
+        assert!(matches!(store.accept(reversal).await.unwrap(), Accepted::New));
+        // Whoever wants to stop the reversal may have to be somebody who could have approved the original.
+        let old = Forgetting { ended_before: at(1_000), keys_expired_by: at(1_000), limit: 100 };
+        assert_eq!(store.forget(old).await.unwrap(), 0);
+        let held = turn(&*store, claim(&lane(1), "a", 10)).await;
+        store.settle(held.lease, settlement(&held.operations, 15)).await.unwrap();
+        assert_eq!(store.forget(old).await.unwrap(), 2);
+    })
+    .await;
+}

@@ -75,17 +75,19 @@ pub(super) fn settle_until(connection: &Connection, operation: OperationId, stat
     Ok(settled == 1)
 }
 
-/// Removes operations that ended long ago. The first conditions are those of the index `operations_ended`, so that what is kept for longer
-/// is not looked at.
+/// Removes operations that ended long ago. The first conditions are those of the index `operations_to_forget`, so that what is kept
+/// for longer is not searched. A reversal is kept while the end of what it reverts is ahead, and what is reverted until that is done.
 const FORGET: &str = "DELETE FROM operations WHERE position IN (
          SELECT position FROM operations
          WHERE ended_at < ? AND until_at IS NULL AND callback_state IS NOT 'pending'
              AND (key_expires_at IS NULL OR key_expires_at <= ?)
              AND (reverts IS NULL OR NOT EXISTS (
                  SELECT 1 FROM operations AS undone WHERE undone.id = operations.reverts AND undone.until_at IS NOT NULL))
+             AND NOT EXISTS (
+                 SELECT 1 FROM operations AS undoing WHERE undoing.reverts = operations.id AND undoing.ended_at IS NULL)
          ORDER BY ended_at LIMIT ?)";
 
-/// Keys go first. An operation that one stands for is still needed.
+/// Keys go first: an operation that one stands for is still needed.
 pub(super) fn forget(connection: &Connection, forgetting: &Forgetting) -> Result<usize, Error> {
     let keys = change(
         connection,
