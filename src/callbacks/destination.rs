@@ -3,7 +3,7 @@
 //! Guarantees: where a URL leads is checked for each attempt, against the settings now in force; redirects are not
 //! followed, no cookie is kept, and of an answer only its status and `Retry-After` count. A call is started only if it
 //! can end within the time for which the attempt was claimed. A token endpoint that gave no token is left alone for as
-//! long as it asks for, or for the first pause, however many messages are due.
+//! long as it asks for, an hour at most, or for the first pause, however many messages are due.
 //!
 //! It deliberately does not decide when to retry; `verdict` does.
 

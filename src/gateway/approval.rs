@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{About, Error, Gateway, actor};
+use super::{About, Error, Gateway, actor, reading::LOOK_UP_MAX};
 use crate::{
     audit::{Actor, Event},
     clock,
@@ -113,7 +113,17 @@ impl Gateway {
             kind: graph::kind_of(id),
             priority: -1,
         });
-        let resource = Resource { configuration: &configuration, tags: &self.directory.tags(id) };
+        self.word_on(caller, operation, (&configuration, approval)).await
+    }
+
+    async fn word_on(
+        &self,
+        caller: &Caller,
+        operation: &Operation,
+        (configuration, approval): (&Configuration, &Approval),
+    ) -> Result<Vec<String>, Error> {
+        let submission = &operation.submission;
+        let resource = Resource { configuration, tags: &self.directory.tags(&configuration.id) };
         match self.policies.decide_word(caller, resource, submission, (&approval.names, self.clock.now())) {
             Ok(permit) => Ok(permit.policies().to_vec()),
             Err(denial) => Err(self.denied(caller, About::of(operation), &denial).await),
@@ -129,7 +139,11 @@ impl Gateway {
                           must call the end off";
             return Err(self.refused(caller, About::of(operation), ("cancel", reason.to_owned())).await);
         }
-        self.word_permitted(caller, operation, approval).await
+        let Submission { configuration: id, configuration_name: name, .. } = &operation.submission;
+        let (configuration, missing) = self.as_known(id, Some(name), LOOK_UP_MAX).await;
+        // While Graph is away it can be done if what is known suffices: ends that must not come may have to be called off then.
+        self.decidable(caller, "approve", &missing)?;
+        self.word_on(caller, operation, (&configuration, approval)).await
     }
 
     /// Expires approvals that nobody gave in time, periodically, until it is stopped. Several replicas may do it at once.
@@ -163,6 +177,12 @@ impl Gateway {
             }
         }
     }
+}
+
+/// The policies of two decisions, each once.
+pub(super) fn named(first: &[String], others: Vec<String>) -> Vec<String> {
+    let others = others.into_iter().filter(|name| !first.contains(name));
+    first.iter().cloned().chain(others).collect()
 }
 
 /// Why a caller may not answer for this operation, whatever policy permits.

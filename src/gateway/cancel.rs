@@ -3,7 +3,7 @@
 //! Guarantees: an operation that is reported as cancelled has not reached Graph and never will. Whether it was in time is
 //! decided by the store in the transaction that cancels it, not by what was read before.
 
-use super::{Error, Gateway, actor};
+use super::{Error, Gateway, actor, approval::named};
 use crate::{
     audit::Event,
     domain::{Caller, Operation, OperationId, State, reversal::Cause},
@@ -27,7 +27,7 @@ impl Gateway {
             operation: id,
             configuration: operation.submission.configuration.to_string(),
             actor: actor(caller),
-            policies: permit.policies().iter().cloned().chain(approving).collect(),
+            policies: named(permit.policies(), approving),
         };
         let entry = self.entry(event);
         match self.store.cancel(Cancellation { operation: id, at: entry.at, entry }).await? {

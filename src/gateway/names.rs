@@ -8,12 +8,12 @@
 use std::{sync::Arc, time::Duration};
 
 use moka::future::Cache;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::Instrument;
 
 use super::{
     candidates::{ALIKE_MAX, SEVERAL_MAX},
-    memory::{ByFinding, ByName, Called, Listing, by_name},
+    memory::{ByFinding, ByName, Called, Listing, MOMENT, by_name},
     shares::Share,
 };
 use crate::{
@@ -34,6 +34,8 @@ const NAME_MAX: usize = 256;
 /// Letters that a name must have before groups are looked up that begin with it: with fewer, any would match.
 const BEGINNING_MIN: usize = 3;
 
+/// Filter ids cached as absent.
+const ABSENT_FILTERS_MAX: u64 = 10_000;
 /// How long an answer waits for names that it can do without.
 pub(super) const NAMES_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -64,6 +66,8 @@ pub(super) struct Names {
     groups: Cache<GroupId, Option<KnownGroup>>,
     groups_called: ByName<Group>,
     filters: Listing<AssignmentFilter>,
+    /// Ids that no filter had a moment ago, though all were read anew.
+    absent_filters: Cache<FilterId, ()>,
     questions: mpsc::Sender<Question>,
 }
 
@@ -84,7 +88,9 @@ impl Names {
         let groups = Cache::builder().max_capacity(GROUPS_REMEMBERED_MAX).expire_after(ByFinding { ttl }).build();
         let listed = Listing::new(ttl, |configuration: &Configuration| &configuration.name);
         let filters = Listing::new(ttl, |filter: &AssignmentFilter| &filter.name);
-        Self { upstream, configurations, listed, groups, groups_called: by_name(ttl), filters, questions }
+        let absent_filters = Cache::builder().max_capacity(ABSENT_FILTERS_MAX).time_to_live(MOMENT).build();
+        let groups_called = by_name(ttl);
+        Self { upstream, configurations, listed, groups, groups_called, filters, absent_filters, questions }
     }
 
     /// All configurations of the tenant.
@@ -123,14 +129,22 @@ impl Names {
             let found = all.iter().find(|filter| filter.id == id)?;
             Some(KnownFilter::Named(found.name.clone()))
         };
-        let Some(all) = self.filters_soon().await else { return Some(KnownFilter::Unchecked) };
-        if let Some(known) = named(&all) {
+        let Some(seen) = self.filters_soon().await else { return Some(KnownFilter::Unchecked) };
+        if let Some(known) = named(&seen) {
             return Some(known);
         }
-        // It may be newer than what is cached.
+        // It may be newer than what is cached. Whoever waits for the share finds what was read meanwhile.
         let anew = async {
+            let all = self.filters_soon().await?;
+            if !Arc::ptr_eq(&all, &seen) || self.absent_filters.contains_key(&id) {
+                return Some(all);
+            }
             self.filters.forget().await;
-            self.filters_soon().await
+            let all = self.filters_soon().await?;
+            if named(&all).is_none() {
+                self.absent_filters.insert(id, ()).await;
+            }
+            Some(all)
         };
         share.ask(anew).await.map_or(Some(KnownFilter::Unchecked), |all| named(&all))
     }
@@ -174,17 +188,33 @@ impl Names {
         Ok(Arc::new(Called { exact, near }))
     }
 
-    /// What is cached of the configuration of this id, including that there is none.
-    pub(super) async fn known_configuration(&self, id: &ConfigurationId) -> Option<Option<Configuration>> {
-        self.configurations.get(id).await
+    /// The configuration of this id, looked up within its caller's share if it is not cached; none if Graph has none.
+    pub(super) async fn configuration_for(
+        &self,
+        id: &ConfigurationId,
+        share: &Share,
+    ) -> Result<Option<Configuration>, graph::Error> {
+        match self.configurations.get(id).await {
+            Some(known) => Ok(known),
+            None => self.look_up_configuration(id, share.place().await).await,
+        }
     }
 
     /// The configuration of this id; none if Graph has none.
     pub(super) async fn configuration(&self, id: &ConfigurationId) -> Result<Option<Configuration>, graph::Error> {
-        if let Some(known) = self.known_configuration(id).await {
-            return Ok(known);
+        match self.configurations.get(id).await {
+            Some(known) => Ok(known),
+            None => self.look_up_configuration(id, None).await,
         }
-        // In a task of its own: a caller who does not wait for as long as Graph takes still leaves the answer to the next.
+    }
+
+    /// In a task of its own: a caller who does not wait for as long as Graph takes leaves the answer to the next, and keeps its
+    /// place in its share until then.
+    async fn look_up_configuration(
+        &self,
+        id: &ConfigurationId,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<Configuration>, graph::Error> {
         let (this, id) = (self.clone(), id.clone());
         let lookup = async move {
             let ask = async {
@@ -194,7 +224,9 @@ impl Names {
                     Err(error) => Err(error),
                 }
             };
-            this.configurations.try_get_with(id.clone(), ask).await.map_err(|error| graph::Error::clone(&error))
+            let known = this.configurations.try_get_with(id.clone(), ask).await;
+            drop(place);
+            known.map_err(|error| graph::Error::clone(&error))
         };
         let broke_off = |_ended| Err(graph::Error::Unavailable("the lookup of a configuration broke off".to_owned()));
         tokio::spawn(lookup.in_current_span()).await.unwrap_or_else(broke_off)

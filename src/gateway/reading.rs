@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long reading an operation waits for Graph to describe its configuration.
-const LOOK_UP_MAX: Duration = Duration::from_secs(1);
+pub(super) const LOOK_UP_MAX: Duration = Duration::from_secs(1);
 /// The same for all lookups of one search.
 const LOOK_UPS_MAX: Duration = Duration::from_secs(2);
 /// Operations that a search reads from the store at once.
@@ -206,7 +206,7 @@ impl Gateway {
     ) -> Result<Permit<()>, Error> {
         let Submission { configuration: id, configuration_name: name, .. } = &operation.submission;
         let (configuration, missing) = self.as_known(id, Some(name), LOOK_UP_MAX).await;
-        self.decidable(caller, action, &missing)?;
+        self.decidable(caller, action.name(), &missing)?;
         match self.decide(caller, action, &configuration) {
             Ok(permit) => Ok(permit),
             Err(denial) => Err(self.denied(caller, About::of(operation), &denial).await),
@@ -246,7 +246,7 @@ impl Gateway {
     }
 
     /// Refuses to decide where policies look at missing facts: a `forbid` must not lapse during an outage of Graph.
-    pub(super) fn decidable(&self, caller: &Caller, action: Action, missing: &[Facet]) -> Result<(), Error> {
+    pub(super) fn decidable(&self, caller: &Caller, action: &str, missing: &[Facet]) -> Result<(), Error> {
         if self.policies.look_at(missing, caller, action) {
             let detail = "Graph does not tell at present what policies look at in the configuration".to_owned();
             return Err(Error::GraphUnavailable { detail, pause: None });

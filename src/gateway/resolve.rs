@@ -117,10 +117,7 @@ impl Directory {
     /// The configuration that a reference means: by alias, by id, or by display name. Alias and id come before names.
     pub(super) async fn sought(&self, reference: &str, share: &Share) -> Result<Sought, graph::Error> {
         if let Some(id) = self.configuration_id(reference) {
-            let known = match self.names.known_configuration(&id).await {
-                Some(known) => known,
-                None => share.ask(self.names.configuration(&id)).await?,
-            };
+            let known = self.names.configuration_for(&id, share).await?;
             return Ok(known.map_or(Sought::Nothing(Vec::new()), Sought::One));
         }
         let called = self.names.configurations_called(reference).await?;

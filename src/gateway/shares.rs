@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{domain::Caller, graph::GROUPS_MAX};
 
@@ -28,7 +28,7 @@ pub(super) struct Share(Arc<Places>);
 
 #[derive(Debug)]
 struct Places {
-    lookups: Semaphore,
+    lookups: Arc<Semaphore>,
     /// Of groups by id, of which one call takes many.
     groups: Semaphore,
 }
@@ -37,16 +37,21 @@ impl Shares {
     /// The share of a caller.
     pub(super) fn of(&self, caller: &Caller) -> Share {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = || Places { lookups: Semaphore::new(LOOKUPS_MAX), groups: Semaphore::new(GROUPS_MAX) };
+        let places = || Places { lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)), groups: Semaphore::new(GROUPS_MAX) };
         shares.entry(caller.name.clone()).or_insert_with(|| Share(Arc::new(places()))).clone()
     }
 }
 
 impl Share {
-    /// Runs a lookup as soon as fewer than the caller's share are in flight.
-    pub(super) async fn ask<T>(&self, lookup: impl Future<Output = T>) -> T {
+    /// Waits until fewer lookups than the caller's share are in flight. The place is held until it is dropped.
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
         // Nobody closes the semaphore; if somebody did, there would be no limit, but still answers.
-        let _place = self.0.lookups.acquire().await;
+        Arc::clone(&self.0.lookups).acquire_owned().await.ok()
+    }
+
+    /// Runs a lookup as soon as there is a place for it.
+    pub(super) async fn ask<T>(&self, lookup: impl Future<Output = T>) -> T {
+        let _place = self.place().await;
         lookup.await
     }
 

@@ -154,7 +154,7 @@ impl Gateway {
         // enough: if not, this fails, since a reader that continued from here would never see what it may read.
         let left = deadline.saturating_sub(self.clock.elapsed());
         let (configuration, missing) = self.as_known(&id, None, left).await;
-        self.decidable(caller, Action::Audit, &missing)?;
+        self.decidable(caller, Action::Audit.name(), &missing)?;
         Ok(self.decide(caller, Action::Audit, &configuration).is_ok())
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Gateway, actor, request::Fault};
+use super::{Error, Gateway, actor, approval::named, request::Fault};
 use crate::{
     audit::{Actor, Event},
     clock,
@@ -176,7 +176,7 @@ impl Gateway {
             operation: id,
             configuration: operation.submission.configuration.to_string(),
             actor: actor(caller),
-            policies: permit.policies().iter().cloned().chain(approving).collect(),
+            policies: named(permit.policies(), approving),
         };
         let release = Release { operation: id, state: UntilState::CalledOff, entry: Some(self.entry(event)) };
         if self.store.release(release).await? {

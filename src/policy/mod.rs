@@ -276,9 +276,9 @@ impl Policies {
     }
 
     /// Whether a decision for this caller can depend on one of these: policies that may apply look at it.
-    pub fn look_at(&self, facets: &[Facet], caller: &Caller, action: Action) -> bool {
+    pub fn look_at(&self, facets: &[Facet], caller: &Caller, action: &str) -> bool {
         let caller = self.vocabulary.caller(&facts::Parties::new(caller, None));
-        let action = self.vocabulary.action(action.name());
+        let action = self.vocabulary.action(action);
         let mut parts = self.slices.of(&action, &caller);
         parts.any(|part| facets.iter().any(|facet| part.sight.sees(*facet)))
     }

@@ -211,6 +211,15 @@ async fn a_name_never_wins_over_an_id_or_an_alias() {
         assert_eq!(of_no_filter.pointers(), ["/add/0/filter"]);
         assert!(of_no_filter.text.contains("Intune has no filter"), "{}", of_no_filter.text);
     }
+    // However many targets name it, the list is read anew once.
+    let before = calls(&world, "/assignmentFilters").await.len();
+    let filter = json!({"id": "f0000000-0000-4000-8000-000000000098", "mode": "include"});
+    let many: Vec<_> = (1..=6).map(|number| json!({"group": group(number), "filter": filter})).collect();
+    for _ in 0..2 {
+        let refused = world.change(&json!({"configuration": "Sales ESP", "add": many})).await;
+        assert_eq!(refused.problem(422, "unknown-target").body["errors"].as_array().unwrap().len(), 6);
+    }
+    assert_eq!(calls(&world, "/assignmentFilters").await.len(), before + 1);
     // An unknown id is not looked up as a name, nor are the ids that stand for everyone.
     let of_nothing = world.change(&add("Sales ESP", &group(98))).await.problem(422, "unknown-target");
     assert!(of_nothing.text.contains("check its id"), "{}", of_nothing.text);
