@@ -61,7 +61,7 @@ impl Place {
              metadata_url = \"{url}/.well-known/openid-configuration\"\n\n\
              [[callers]]\nname = \"hr\"\nissuer = \"other\"\nclient_id = \"hr\"\ndestinations = [\"desk\"]\n\n"
         );
-        let mark = "# Get a caller's token";
+        let mark = "[[callers]]\nname = \"servicenow\"\n";
         let mut edits = more(&tokens);
         edits.push((mark, format!("{believed}{mark}")));
         let world = World::with(Setup { edits, policies: vec![HR, EVERYTHING], ..Setup::default() }).await;

@@ -86,7 +86,7 @@ async fn world(issuer: &Issuer) -> World {
          metadata_url = \"{url}/.well-known/openid-configuration\"\njwks_refresh_min = \"1s\"\n\n\
          [[callers]]\nname = \"hr\"\nissuer = \"other\"\nclient_id = \"hr\"\nrequired_role = \"Assignments.Change\"\n\n"
     );
-    let mark = "# Get a caller's token";
+    let mark = "[[callers]]\nname = \"servicenow\"\n";
     let edits = vec![(mark, format!("{believed}{mark}"))];
     World::with(Setup { edits, policies: vec![("hr.cedar", POLICY)], ..Setup::default() }).await
 }

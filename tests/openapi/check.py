@@ -44,7 +44,7 @@ class Demo:
         said = []
         for line in self.process.stdout:
             said.append(line)
-            if line.startswith("# what Graph was asked"):
+            if line.startswith("# the calls that reached Graph"):
                 break
         said = "".join(said)
         self.token = re.search(r"^TOKEN='(.+)'$", said, re.M).group(1)
