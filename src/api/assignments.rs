@@ -34,7 +34,9 @@ pub(super) async fn submit(
     let asked = read(&request, &body)?;
     let only_on: Vec<_> = asked.only_on.iter().map(Digest::as_str).collect();
     let attempt = extract::attempt(request.headers(), &body, &only_on)?;
-    let submitted = gateway.submit(&caller, asked, attempt).await?;
+    // Its end can be long in coming, and neither the body nor what accepting takes is needed until then.
+    drop(body);
+    let submitted = Box::pin(gateway.submit(&caller, asked, attempt)).await?;
     Ok(conclude((&gateway, &state.limits), &caller.name, request.headers(), begun, submitted).await)
 }
 

@@ -94,16 +94,19 @@ impl Gateway {
         if operation.state.has_ended() && !has_a_sequel(&operation) {
             return Standing { operation, parked: None, sequel: Sequel::default() };
         }
-        let known = operation.clone();
-        self.latest(operation, up_to).await.unwrap_or_else(|error| {
-            tracing::warn!(?error, operation.id = %known.id, "an accepted operation cannot be read at present");
-            Standing { operation: known, parked: None, sequel: Sequel::default() }
-        })
+        match self.latest(&operation, up_to).await {
+            Ok(standing) => standing,
+            Err(error) => {
+                tracing::warn!(?error, operation.id = %operation.id, "an accepted operation cannot be read at present");
+                Standing { operation, parked: None, sequel: Sequel::default() }
+            }
+        }
     }
 
-    async fn latest(&self, operation: Operation, up_to: Duration) -> Result<Standing, Error> {
+    /// Thousands may be waiting here, so whatever is needed only before or after the wait is on the heap meanwhile, or gone.
+    async fn latest(&self, operation: &Operation, up_to: Duration) -> Result<Standing, Error> {
         if up_to.is_zero() {
-            return self.standing(operation).await;
+            return Box::pin(self.standing(operation.clone())).await;
         }
         let deadline = self.clock.elapsed().saturating_add(up_to);
         loop {
@@ -112,8 +115,9 @@ impl Gateway {
             let (heard, mut end) = (notices.gaps(), notices.end_of(operation.id));
             let latest = self.reread(operation.id).await?;
             if latest.state.has_ended() || self.clock.elapsed() >= deadline || self.stopping.is_cancelled() {
-                return self.standing(latest).await;
+                return Box::pin(self.standing(latest)).await;
             }
+            drop(latest);
             // In a fixed order, so that a run can be repeated exactly; every branch leads to the same next read.
             tokio::select! {
                 biased;
