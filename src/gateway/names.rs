@@ -68,6 +68,8 @@ pub(super) struct Names {
     filters: Listing<AssignmentFilter>,
     /// Ids that no filter had a moment ago, though all were read anew.
     absent_filters: Cache<FilterId, ()>,
+    /// Present while Graph is not asked for filters again, because it did not list them a moment ago.
+    filters_unlisted: Cache<(), ()>,
     questions: mpsc::Sender<Question>,
 }
 
@@ -89,8 +91,18 @@ impl Names {
         let listed = Listing::new(ttl, |configuration: &Configuration| &configuration.name);
         let filters = Listing::new(ttl, |filter: &AssignmentFilter| &filter.name);
         let absent_filters = Cache::builder().max_capacity(ABSENT_FILTERS_MAX).time_to_live(MOMENT).build();
-        let groups_called = by_name(ttl);
-        Self { upstream, configurations, listed, groups, groups_called, filters, absent_filters, questions }
+        let filters_unlisted = Cache::builder().max_capacity(1).time_to_live(MOMENT).build();
+        Self {
+            upstream,
+            configurations,
+            listed,
+            groups,
+            groups_called: by_name(ttl),
+            filters,
+            absent_filters,
+            filters_unlisted,
+            questions,
+        }
     }
 
     /// All configurations of the tenant.
@@ -129,7 +141,13 @@ impl Names {
             let found = all.iter().find(|filter| filter.id == id)?;
             Some(KnownFilter::Named(found.name.clone()))
         };
-        let Some(seen) = self.filters_soon().await else { return Some(KnownFilter::Unchecked) };
+        if self.filters_unlisted.contains_key(&()) {
+            return Some(KnownFilter::Unchecked);
+        }
+        let Some(seen) = self.filters_soon().await else {
+            self.filters_unlisted.insert((), ()).await;
+            return Some(KnownFilter::Unchecked);
+        };
         if let Some(known) = named(&seen) {
             return Some(known);
         }

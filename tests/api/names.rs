@@ -242,6 +242,10 @@ async fn without_the_permission_to_look_ids_and_aliases_work_and_names_say_what_
     let alias = json!({"group": "Sales Laptops", "filter": {"name": "Corporate Windows", "mode": "include"}});
     world.change(&json!({"configuration": "Welcome notice", "add": [{"group": group(7)}]})).await.succeeded("changed");
     world.change(&json!({"configuration": "Sales ESP", "add": [id, alias]})).await.succeeded("changed");
+    let other = json!({"group": group(7), "filter": {"id": FILTER, "mode": "exclude"}});
+    world.change(&json!({"configuration": "Sales ESP", "add": [other]})).await.succeeded("changed");
+    // That filters are not listed is asked once for all changes of the next moments.
+    assert_eq!(calls(&world, "/assignmentFilters").await.len(), 1);
     let named = json!({"group": "Berlin Staff", "filter": {"name": "Anything", "mode": "include"}});
     let body = json!({"configuration": "Sales ESP", "add": [{"group": group(2)}, named]});
     let problem = world.change(&body).await.problem(422, "unknown-target");
