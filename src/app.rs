@@ -144,6 +144,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         asked: Arc::clone(&asked),
         in_force,
         callers,
+        unrecorded: Vec::new(),
     };
     tasks.push(tokio::spawn(reload.run(stopping.clone())));
     let state = web::Data::new(api::State {

@@ -2,7 +2,7 @@
 //!
 //! The files are compared by content every few seconds: a mounted `ConfigMap` changes by swapping a link, which no
 //! timestamp shows. Guarantees: all or nothing, and only what passes the checks of startup; a refusal is reported once, by
-//! log, audit trail and metric, and the version in force stays. A change takes effect only if two reads in a row see the
+//! log, audit trail and metric (the record waits until the store can write it), and the version in force stays. A change takes effect only if two reads in a row see the
 //! same: half a file of policies, still being written, can be valid and lack its last `forbid`. A signal skips that: its
 //! sender vouches that the files are complete. A version is in force only once that is recorded.
 //!
@@ -49,6 +49,8 @@ pub(crate) struct Reload {
     pub(crate) asked: Arc<Notify>,
     pub(crate) in_force: Content,
     pub(crate) callers: Vec<String>,
+    /// Refusals that are not in the audit trail yet, since the store could not write them.
+    pub(crate) unrecorded: Vec<Entry>,
 }
 
 /// What was read and has no fault.
@@ -103,6 +105,7 @@ impl Reload {
                 () = self.asked.notified() => Because::Asked,
                 () = stop.cancelled() => return,
             };
+            self.record_refusals().await;
             let Ok(found) = self.look().await else { continue };
             match self.judge(&found, (&seen, &refused), because) {
                 Look::Known => seen = None,
@@ -174,17 +177,29 @@ impl Reload {
         Ok(())
     }
 
-    async fn refuse(&self, found: Content, faults: &[Fault]) -> Option<Content> {
+    async fn refuse(&mut self, found: Content, faults: &[Fault]) -> Option<Content> {
         let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         tracing::error!(faults = faults.join("\n"), "changed settings or policies are refused; those in force stay");
-        telemetry::count_load("refused");
         let Content { settings, policies } = found.clone();
         let faults = faults.into_iter().take(FAULTS_MAX).collect();
         let event = Event::ConfigurationRefused { policies, settings, faults };
-        if let Err(error) = self.store.record(vec![entry(event, self.clock)]).await {
-            tracing::warn!(%error, "the refusal cannot be recorded in the audit trail");
-        }
+        self.unrecorded.push(entry(event, self.clock));
+        self.record_refusals().await;
+        telemetry::count_load("refused");
         Some(found)
+    }
+
+    /// Records refusals; those that the store cannot write now are kept for the next time.
+    async fn record_refusals(&mut self) {
+        if self.unrecorded.is_empty() {
+            return;
+        }
+        match self.store.record(self.unrecorded.clone()).await {
+            Ok(()) => self.unrecorded.clear(),
+            Err(error) => {
+                tracing::warn!(%error, "the refusal cannot be recorded in the audit trail yet; it is tried again");
+            }
+        }
     }
 }
 

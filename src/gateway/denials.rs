@@ -152,7 +152,7 @@ impl Denials {
                 (Place::Vacant(free), counted @ Some(_)) => {
                     free.insert(Window { counted, ..window });
                 }
-                (Place::Occupied(newer), Some(older)) => newer.into_mut().add(&older),
+                (Place::Occupied(newer), Some(older)) => newer.into_mut().add(older),
                 (Place::Vacant(_) | Place::Occupied(_), None) => {}
             }
         }
@@ -160,12 +160,15 @@ impl Denials {
 }
 
 impl Window {
-    fn add(&mut self, older: &Counted) {
-        let newer = self.counted.get_or_insert_with(|| older.clone());
-        if newer.repeated.first > older.repeated.first {
-            newer.repeated.first = older.repeated.first;
-            newer.repeated.count = newer.repeated.count.saturating_add(older.repeated.count);
-        }
+    /// Adds a count that began before this window's own; the clock may have been set back in between.
+    fn add(&mut self, older: Counted) {
+        let Some(newer) = &mut self.counted else {
+            self.counted = Some(older);
+            return;
+        };
+        newer.repeated.count = newer.repeated.count.saturating_add(older.repeated.count);
+        newer.repeated.first = newer.repeated.first.min(older.repeated.first);
+        newer.repeated.last = newer.repeated.last.max(older.repeated.last);
     }
 }
 
@@ -283,11 +286,15 @@ mod tests {
     use super::*;
 
     fn call(denials: &Denials, who: &str, second: u64) -> bool {
+        call_at(denials, who, (second, i64::try_from(second).unwrap()))
+    }
+
+    /// A call at a second of the running time, and of the clock.
+    fn call_at(denials: &Denials, who: &str, (second, wall): (u64, i64)) -> bool {
         let kind = (who.to_owned(), "add".to_owned());
         let (action, about, reason) = (Some("add"), Subject::default(), format!("at {second}"));
         let denied = Denied { kind, actor: None, action, about, reason };
-        let at = Timestamp::from_second(i64::try_from(second).unwrap()).unwrap();
-        denials.counts(&denied, Duration::from_secs(second), at)
+        denials.counts(&denied, Duration::from_secs(second), Timestamp::from_second(wall).unwrap())
     }
 
     #[test]
@@ -312,6 +319,19 @@ mod tests {
         let counted = all.iter().find_map(|(kind, window)| window.counted.clone().filter(|_| kind.0 == "a")).unwrap();
         assert_eq!((counted.repeated.count, counted.repeated.first), (4, moment(2)));
         assert!(denials.all().is_empty());
+    }
+
+    #[test]
+    fn counts_that_could_not_be_recorded_are_kept_when_the_clock_is_set_back() {
+        let denials = Denials::new(0);
+        assert!(call(&denials, "a", 100));
+        let taken = denials.all();
+        assert!(call_at(&denials, "a", (101, 40)));
+        denials.put_back(taken);
+        let all = denials.all();
+        let counted = all[0].1.counted.clone().unwrap().repeated;
+        let moment = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!((counted.count, counted.first, counted.last), (2, moment(40), moment(100)));
     }
 
     #[test]

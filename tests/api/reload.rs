@@ -3,13 +3,15 @@
 use std::fs;
 
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use crate::{
-    answers::Got,
+    answers::{Got, got},
+    process::{Process, vacant},
     senders::{HIRED, JOINER, SECRET, Senders},
     world::{ASSIGNMENTS, EVERYTHING, Setup, TRIES, World, add, group},
 };
@@ -89,6 +91,40 @@ async fn a_faulty_file_is_refused_once_and_what_is_in_force_stays() {
     fs::write(world.config_file(), settings).unwrap();
     until(&world, "Sales ESP", (200, 403)).await;
     recorded(&world, "configuration-refused", 2).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_cannot_be_recorded_at_once_is_recorded_when_the_store_writes_again() {
+    let mut world = vacant().await;
+    let process = Process::start(&world, &[("POSTERN__POLICY__RELOAD_INTERVAL", "100ms")]);
+    let mut other = SqliteConnection::connect(&format!("sqlite://{}", world.store().display())).await.unwrap();
+    let broken = "CREATE TRIGGER broken BEFORE INSERT ON audit WHEN new.text LIKE '%configuration-refused%'
+                  BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    other.execute(broken).await.unwrap();
+    let file = world.policies().join("freeze.cedar");
+    fs::write(&file, "forbid (principal, action, resource) when { context.own };\n").unwrap();
+    let counted = || async {
+        let metrics = got(world.client.get(format!("{}/metrics", process.admin_url))).await.expect(200).text;
+        let mut loads = metrics.lines().filter(|line| line.starts_with("postern_configuration_loads_total{"));
+        loads.any(|line| line.contains("\"refused\"") && line.ends_with(" 1"))
+    };
+    for left in (0..TRIES).rev() {
+        if counted().await {
+            break;
+        }
+        assert!(left > 0, "the file is not refused");
+    }
+    other.execute("DROP TRIGGER broken").await.unwrap();
+    other.close().await.unwrap();
+    let refused = recorded(&world, "configuration-refused", 1).await;
+    assert!(refused[0]["faults"][0].as_str().unwrap().contains("freeze.cedar:1: "), "{refused:?}");
+    let (status, log) = process.stop();
+    assert!(status.success(), "{status}: {log}");
+    assert!(log.contains("the refusal cannot be recorded in the audit trail yet"), "{log}");
+    assert_eq!(world.events("configuration-refused").await.len(), 1);
+    fs::remove_file(&file).unwrap();
+    world.start_gateway().await;
     world.end().await;
 }
 
