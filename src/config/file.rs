@@ -24,7 +24,7 @@ use super::{
     lists::{self, Around, Shelves},
     place::Place,
     sections,
-    table::{At, Cell, PLATFORM_VARIABLES, Raw, Table, Title, VARIABLE_PREFIX},
+    table::{At, Cell, PLATFORM_VARIABLES, Raw, Table, Title},
     webhooks::{self, Entry},
 };
 use crate::domain::Digest;
@@ -131,7 +131,7 @@ pub(super) fn interpret(
         }
     };
     let of_ours = |(name, value): &(String, String)| {
-        name.starts_with(VARIABLE_PREFIX) || PLATFORM_VARIABLES.contains(&name.as_str()) && !value.is_empty()
+        name.starts_with("POSTERN_") || PLATFORM_VARIABLES.contains(&name.as_str()) && !value.is_empty()
     };
     let variables: BTreeMap<_, _> = environment.filter(of_ours).collect();
     let mut file = File {
@@ -147,7 +147,7 @@ pub(super) fn interpret(
     };
     file.sort(document.get_ref());
     (file.root.variables, file.root.platform) =
-        variables.into_iter().partition(|(name, _)| name.starts_with(VARIABLE_PREFIX));
+        variables.into_iter().partition(|(name, _)| !PLATFORM_VARIABLES.contains(&name.as_str()));
     file.settings()
 }
 

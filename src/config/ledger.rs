@@ -60,7 +60,10 @@ impl Ledger {
             });
         }
         let names: Vec<String> = keys.iter().map(|key| variable(key)).collect();
-        self.faults.extend(table.variables.keys().map(|name| unknown_variable(name, &names)));
+        let meant =
+            |name: &String| name.starts_with(VARIABLE_PREFIX) || names.iter().any(|known| resembles(name, known));
+        self.faults
+            .extend(table.variables.keys().filter(|name| meant(name)).map(|name| unknown_variable(name, &names)));
     }
 }
 
@@ -89,6 +92,11 @@ fn unknown_variable(name: &str, known: &[String]) -> Fault {
         what: format!("{name}: no setting has this name"),
         hint: Some(hint),
     }
+}
+
+/// Whether a variable is a setting's but for its underscores: `POSTERN_SERVER_LISTEN` would be ignored silently.
+fn resembles(name: &str, known: &str) -> bool {
+    name.split('_').filter(|part| !part.is_empty()).eq(known.split('_').filter(|part| !part.is_empty()))
 }
 
 /// The parent paths of a dotted key, shortest first.

@@ -444,6 +444,12 @@ fn faults_of_variables_are_told_by_their_names() {
             ("POSTERN__SERVER__LITSEN", "x"),
             ("POSTERN__ISSUERS__0__NAME", "x"),
             ("POSTERN__EXECUTOR__LANES_MAX", "many"),
+            ("POSTERN_POLICY__DIR", "x"),
+            ("POSTERN_SERVER_BODY_MAX", "x"),
+            // What Kubernetes sets for a service of this name, and what a shell may have.
+            ("POSTERN_SERVICE_HOST", "10.0.0.1"),
+            ("POSTERN_PORT_443_TCP", "tcp://10.0.0.1:443"),
+            ("POSTERN_HOME", "x"),
         ],
         &least(),
     )
@@ -455,10 +461,12 @@ fn faults_of_variables_are_told_by_their_names() {
         "POSTERN__SERVER__LITSEN: no setting has this name\n  hint: did you mean POSTERN__SERVER__LISTEN?",
         "POSTERN__ISSUERS__0__NAME: no setting has this name\n  hint: issuers, callers, webhooks, destinations and the catalogue",
         "POSTERN__EXECUTOR__LANES_MAX: out of range",
+        "POSTERN_POLICY__DIR: no setting has this name\n  hint: did you mean POSTERN__POLICY__DIR?",
+        "POSTERN_SERVER_BODY_MAX: no setting has this name\n  hint: did you mean POSTERN__SERVER__BODY_MAX?",
     ] {
         assert!(all.contains(part), "{all}");
     }
-    assert_eq!(faults.len(), 4, "{all}");
+    assert_eq!(faults.len(), 6, "{all}");
 }
 
 #[test]
