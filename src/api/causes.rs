@@ -154,11 +154,17 @@ fn nothing_to_resend(Operation { id, submission, .. }: &Operation) -> Problem {
     Problem::new(Code::NothingToResend, detail).about(*id)
 }
 
-fn nothing_to_revert(Operation { id, state, .. }: &Operation) -> Problem {
+fn nothing_to_revert(operation: &Operation) -> Problem {
+    let Operation { id, state, .. } = operation;
     let name = state.name();
     let (code, detail) = match state {
         State::AwaitingApproval | State::Queued | State::Running { .. } => {
             (Code::NotEnded, format!("The operation has not ended: its state is {name}. Retry once it has ended."))
+        }
+        State::Succeeded(_) if operation.has_changed_something() => {
+            let detail = "What the operation found had been made by operations that have been reverted since, so there is \
+                          nothing left to restore.";
+            (Code::NothingToRevert, detail.to_owned())
         }
         State::Succeeded(_) => {
             (Code::NothingToRevert, "The operation changed nothing, so there is nothing to undo.".to_owned())

@@ -96,7 +96,7 @@ catalogue! {
     /// The operation has no `until` that is still ahead, so there is nothing to call off.
     NoUntilAhead = "no-until-ahead", 409, Never, "The operation has no end to call off";
     /// The operation failed, was cancelled, or found everything already as requested, so there is nothing to undo.
-    NothingToRevert = "nothing-to-revert", 409, Never, "The operation changed nothing";
+    NothingToRevert = "nothing-to-revert", 409, Never, "There is nothing to undo";
     /// The operation has no callback, or its callback is still pending; `callback` in the operation shows which.
     NothingToResend = "nothing-to-resend", 409, Never, "There is no callback to send again";
     /// An operation can be reverted only after it has ended; retry then. One that has not begun can be cancelled instead.

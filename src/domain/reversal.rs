@@ -2,7 +2,7 @@
 //!
 //! Guarantees, each tested as a property: undoing an operation restores the set, unknown fields included, if nobody has
 //! changed it since; nothing outside its difference is touched; undoing twice is the same as undoing once; undoing a
-//! reversal redoes what it undid.
+//! reversal redoes what it undid; undoing several operations that overlap restores the set in any order.
 //!
 //! It deliberately looks at the present set only: a target that is again as the operation left it counts as unchanged,
 //! no matter who made it so.
@@ -78,6 +78,42 @@ impl Reversal {
         self.removed = removed;
         self.barred.extend(barred);
         self
+    }
+
+    /// The same reversal on top of another one: it does not restore what `undone` made, an earlier operation that has been
+    /// reverted since, but what was there before that.
+    #[must_use]
+    pub fn rebased(mut self, undone: &Operation) -> Self {
+        let State::Succeeded(success) = &undone.state else { return self };
+        for Wanted { target, filter } in &success.difference.added {
+            self.removed.retain(|it| it.target != *target || it.filter != *filter);
+            for it in self.changed.extract_if(.., |it| it.target == *target && it.before == *filter) {
+                self.added.push(Wanted { target: it.target, filter: it.after });
+            }
+        }
+        for Changed { target, before, after } in &success.difference.changed {
+            let removed = self.removed.iter_mut().filter(|it| it.target == *target).map(|it| &mut it.filter);
+            let changed = self.changed.iter_mut().filter(|it| it.target == *target).map(|it| &mut it.before);
+            for filter in removed.chain(changed).filter(|filter| *filter == after) {
+                *filter = *before;
+            }
+        }
+        for Assignment { target, filter, .. } in &success.difference.removed {
+            for it in self.added.extract_if(.., |it| it.target == *target) {
+                self.changed.push(Changed { target: it.target, before: *filter, after: it.filter });
+            }
+        }
+        self.changed.retain(|it| it.before != it.after);
+        self
+    }
+
+    /// The same reversal, which leaves these targets alone; none if there are no others.
+    pub fn sparing(mut self, targets: &BTreeSet<Target>) -> Option<Self> {
+        self.added.retain(|it| !targets.contains(&it.target));
+        self.removed.retain(|it| !targets.contains(&it.target));
+        self.changed.retain(|it| !targets.contains(&it.target));
+        let rest = [self.added.len(), self.removed.len(), self.changed.len()];
+        rest.iter().any(|number| *number > 0).then_some(self)
     }
 
     /// The operation that it undoes.

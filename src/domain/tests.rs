@@ -23,6 +23,11 @@ fn made(plan: &Plan) -> Vec<&Difference> {
 
 /// The reversal of what a plan did for one of its changes.
 fn undoing(plan: &Plan, place: usize) -> Option<Change> {
+    Reversal::of(&done(plan, place), Cause::Asked).map(Change::Revert)
+}
+
+/// One of a plan's changes as an operation that has succeeded.
+fn done(plan: &Plan, place: usize) -> Operation {
     let submission = Submission {
         configuration: "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Limit".parse().unwrap(),
         configuration_name: String::new(),
@@ -46,8 +51,7 @@ fn undoing(plan: &Plan, place: usize) -> Option<Change> {
     let operation = Operation { id: OperationId::from(Uuid::from_u128(1)), submission, state };
     // Through the store's format.
     let text = serde_json::to_string(&operation.state).unwrap();
-    let operation = Operation { state: serde_json::from_str(&text).unwrap(), ..operation };
-    Reversal::of(&operation, Cause::Asked).map(Change::Revert)
+    Operation { state: serde_json::from_str(&text).unwrap(), ..operation }
 }
 
 /// Few targets, so that sets and changes overlap.
@@ -331,6 +335,28 @@ proptest! {
         let undone = merge(&later, [&undo]);
         let redo = undoing(&undone, 0);
         prop_assert_eq!(merge(&undone.desired, redo.as_ref()).desired, later);
+    }
+
+    #[test]
+    fn undoing_changes_that_overlap_restores_all_targets_in_any_order(
+        present in set(),
+        (changes, order) in prop::collection::vec(change(), 2..5).prop_flat_map(|changes| {
+            let order = (0..changes.len()).collect::<Vec<_>>();
+            (Just(changes), Just(order).prop_shuffle())
+        }),
+    ) {
+        let plan = merge(&present, &changes);
+        let operations: Vec<_> = (0..changes.len()).map(|place| done(&plan, place)).collect();
+        let (mut set, mut undone) = (plan.desired, BTreeSet::new());
+        for place in order {
+            if let Some(reversal) = Reversal::of(&operations[place], Cause::Asked) {
+                let earlier = undone.range(..place).rev().map(|place: &usize| &operations[*place]);
+                set = merge(&set, [&Change::Revert(earlier.fold(reversal, Reversal::rebased))]).desired;
+            }
+            undone.insert(place);
+        }
+        let wanted = |set: &AssignmentSet| set.iter().map(Wanted::from).collect::<Vec<_>>();
+        prop_assert_eq!(wanted(&set), wanted(&present));
     }
 
     #[test]

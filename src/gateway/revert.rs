@@ -54,7 +54,7 @@ impl Gateway {
             return self.remembered(known).await;
         }
         let original = self.readable(caller, id).await?;
-        let Some(reversal) = Reversal::of(&original, Cause::Asked) else {
+        let Some(reversal) = self.reversal(&original, Cause::Asked, &BTreeSet::new()).await? else {
             return Err(Error::NothingToRevert(Box::new(original)));
         };
         let resolved = self.in_time(self.directory.resolve_reversal(&original, reversal)).await?;
@@ -80,6 +80,19 @@ impl Gateway {
                 Err(self.denied(caller, About { configuration, change, ticket }, &denial).await)
             }
         }
+    }
+
+    /// What undoes an operation now, except on these targets; none if that is nothing. What an earlier operation had made and
+    /// has been reverted since is not restored: it would stay, though somebody or its own end has undone it.
+    pub(super) async fn reversal(
+        &self,
+        operation: &Operation,
+        cause: Cause,
+        except: &BTreeSet<Target>,
+    ) -> Result<Option<Reversal>, Error> {
+        let Some(reversal) = Reversal::of(operation, cause) else { return Ok(None) };
+        let undone = self.store.reverted_since(operation).await?;
+        Ok(undone.iter().fold(reversal, Reversal::rebased).sparing(except))
     }
 
     /// The submission that undoes an operation; it inherits the rest, since it is about the same matter.

@@ -7,7 +7,7 @@
 //! It deliberately does not ask policy when an end is due. What the end implies was decided with the change, and the ids of
 //! the policies that permitted it were stored; `policy` makes the permit from them and from nothing else.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use crate::{
     audit::{Actor, Event},
     clock,
     domain::{
-        Caller, Operation, OperationId, Reversal, State,
+        Caller, Operation, OperationId, Reversal, State, Target,
         operation::{Submission, UntilState},
         reversal::Cause,
     },
@@ -72,7 +72,7 @@ impl Gateway {
     }
 
     /// Carries out the end of one operation: one that has not begun is cancelled, one that is running is left to finish,
-    /// and what it did is undone unless it has been reverted already.
+    /// and what it did is undone as far as it has not been reverted already.
     async fn end(&self, operation: &Operation) -> Result<(), Error> {
         match &operation.state {
             State::AwaitingApproval | State::Queued => self.cancel_at_its_end(operation).await,
@@ -80,9 +80,6 @@ impl Gateway {
             State::Failed { .. } | State::Cancelled { .. } => self.let_go(operation).await,
             State::Succeeded(_) => {
                 let reversals = self.store.sequel(operation.id).await?.reversals;
-                if reversals.iter().any(|it| matches!(it.state, State::Succeeded(_))) {
-                    return self.let_go(operation).await;
-                }
                 // A reversal that awaits approval may wait longer than the end can.
                 if reversals.iter().any(|it| matches!(it.state, State::Queued | State::Running { .. })) {
                     return Ok(());
@@ -91,12 +88,25 @@ impl Gateway {
                 for waiting in reversals.iter().filter(|it| it.state == State::AwaitingApproval) {
                     self.cancel_at_its_end(waiting).await?;
                 }
-                match Reversal::of(operation, Cause::Until) {
+                let undone = self.undone(&reversals).await?;
+                match self.reversal(operation, Cause::Until, &undone).await? {
                     Some(reversal) => self.carry_out(operation, reversal).await,
                     None => self.let_go(operation).await,
                 }
             }
         }
+    }
+
+    /// The targets that these reversals have undone, except where they have been reverted themselves.
+    async fn undone(&self, reversals: &[Operation]) -> Result<BTreeSet<Target>, Error> {
+        let mut undone = BTreeSet::new();
+        for reversal in reversals {
+            let State::Succeeded(success) = &reversal.state else { continue };
+            let again = self.store.sequel(reversal.id).await?.reversals;
+            let redone: BTreeSet<_> = again.iter().flat_map(touched).collect();
+            undone.extend(success.difference.targets().filter(|target| !redone.contains(target)).cloned());
+        }
+        Ok(undone)
     }
 
     async fn carry_out(&self, operation: &Operation, reversal: Reversal) -> Result<(), Error> {
@@ -203,6 +213,12 @@ impl Gateway {
         let fault = Fault { pointer: "/until".to_owned(), detail: detail.to_owned() };
         Err(Error::InvalidChange(vec![fault]))
     }
+}
+
+/// The targets of what an operation has changed.
+fn touched(operation: &Operation) -> impl Iterator<Item = &Target> {
+    let success = if let State::Succeeded(success) = &operation.state { Some(success) } else { None };
+    success.into_iter().flat_map(|success| success.difference.targets())
 }
 
 /// Who acts when an end is due: the gateway, on behalf of the caller that set it.

@@ -283,6 +283,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// What followed an operation: its callback, its end, its reversals.
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error>;
 
+    /// Operations of the same configuration that were accepted before this one and have been reverted since, newest first,
+    /// up to a fixed number; not those whose reversal has been reverted. Reversals that are pending count.
+    async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error>;
+
     /// The assignments from policy sets, as the lane of this configuration last noted them.
     async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error>;
 

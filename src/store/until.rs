@@ -46,3 +46,5 @@ pub struct Sequel {
 
 /// How many reversals of one operation are returned at most.
 pub(super) const REVERSALS_MAX: usize = 20;
+/// How many reverted operations are returned at most.
+pub(super) const REVERTED_MAX: usize = 1_000;

@@ -7,7 +7,7 @@ use sqlx::{Connection, SqliteConnection};
 
 use crate::{
     answers::Got,
-    world::{ASSIGNMENTS, EVERYTHING, FILTER, SALES_ESP, Setup, TRIES, World, add, group},
+    world::{ASSIGNMENTS, EVERYTHING, FILTER, SALES_ESP, Setup, TRIES, World, add, group, remove},
 };
 
 const FAR: &str = "2029-12-24T18:00:00Z";
@@ -27,6 +27,25 @@ pub(crate) async fn end_comes(world: &World) {
         .await
         .unwrap();
     connection.close().await.unwrap();
+}
+
+/// Makes the `until` of one operation due, and waits until it is settled. Returns the reversal, or the operation if there is
+/// none.
+async fn end_of_one(world: &World, id: &str) -> Got {
+    let url = format!("sqlite:{}", world.store().display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    let due = sqlx::query("UPDATE operations SET until_at = 1 WHERE until_at IS NOT NULL AND id = ?").bind(id);
+    assert_eq!(due.execute(&mut connection).await.unwrap().rows_affected(), 1);
+    connection.close().await.unwrap();
+    for _ in 0..TRIES {
+        let found = world.operation(id).await;
+        match (found.body["ends"]["state"].as_str(), found.body["ends"]["operation"].as_str()) {
+            (Some("ahead"), _) => {}
+            (_, Some(by)) => return world.end_of(by).await,
+            (_, None) => return found,
+        }
+    }
+    panic!("the end of {id} is never settled");
 }
 
 /// The operation, as soon as its `until` is in this state.
@@ -105,6 +124,65 @@ async fn what_somebody_has_changed_since_outlasts_the_end() {
     assert_eq!(undone.body["difference"]["kept"][0]["because"], "filter-changed");
     let groups = world.groups(SALES_ESP).await;
     assert!(groups.contains(&group(1)) && !groups.contains(&group(2)), "{groups:?}");
+    world.end().await;
+}
+
+fn narrowed(number: usize) -> Value {
+    json!({"configuration": "Sales ESP", "ticket": "R",
+        "add": [{"group": group(number), "filter": {"id": FILTER, "mode": "include"}}]})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_that_overlap_leave_nothing_behind() {
+    let world = World::start().await;
+    let before = world.groups(SALES_ESP).await;
+    // Added until a first end, and narrowed or taken away until a second.
+    for second in [narrowed(1), remove("Sales ESP", &group(1))] {
+        let first = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
+        let second = world.change(&with_end(second)).await.succeeded("changed");
+        end_of_one(&world, &first).await.succeeded("unchanged");
+        let both = end_of_one(&world, &second).await;
+        assert_eq!(world.groups(SALES_ESP).await, before, "{}", both.text);
+    }
+    // Both at once.
+    let first = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
+    let second = world.change(&with_end(narrowed(1))).await.succeeded("changed");
+    end_comes(&world).await;
+    for id in [first, second] {
+        let by = end_is(&world, &id, "reverted").await.body["ends"]["operation"].as_str().unwrap().to_owned();
+        world.end_of(&by).await;
+    }
+    assert_eq!(world.groups(SALES_ESP).await, before);
+    // What is reverted by hand is not brought back by an end either.
+    let first = world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
+    let second = world.change(&with_end(narrowed(1))).await.succeeded("changed");
+    world.post("servicenow", &format!("/v1/operations/{first}/revert"), &json!({}), &[("prefer", "wait=25")]).await;
+    end_of_one(&world, &second).await.succeeded("changed");
+    assert_eq!(world.groups(SALES_ESP).await, before);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_undoes_what_a_reversal_before_it_could_not() {
+    let world = World::start().await;
+    let before: Vec<_> = world.groups(SALES_ESP).await.into_iter().collect();
+    let id = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
+    let after: Vec<_> = world.groups(SALES_ESP).await.into_iter().collect();
+    let revert = async |id: &str| {
+        world.post("servicenow", &format!("/v1/operations/{id}/revert"), &json!({}), &[("prefer", "wait=25")]).await
+    };
+    // An administrator takes it away for a while, and somebody reverts it in between: that finds nothing to undo.
+    world.administrator_assigns(SALES_ESP, &before).await;
+    revert(&id).await.succeeded("unchanged");
+    world.administrator_assigns(SALES_ESP, &after).await;
+    end_of_one(&world, &id).await.succeeded("changed");
+    assert!(!world.groups(SALES_ESP).await.contains(&group(1)));
+    // A reversal that was reverted itself has undone nothing that lasts.
+    let id = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");
+    let by = revert(&id).await.succeeded("changed");
+    revert(&by).await.succeeded("changed");
+    end_of_one(&world, &id).await.succeeded("changed");
+    assert!(!world.groups(SALES_ESP).await.contains(&group(1)));
     world.end().await;
 }
 

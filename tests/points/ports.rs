@@ -70,6 +70,10 @@ impl Store for Kept {
         self.store.sequel(id).await
     }
 
+    async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
+        self.store.reverted_since(operation).await
+    }
+
     async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
         self.store.policy_sets_seen(configuration).await
     }

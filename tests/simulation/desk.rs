@@ -137,6 +137,10 @@ impl Store for Desk {
         self.look("sequel", self.model.sequel(id)).await
     }
 
+    async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
+        self.look("reverted since", self.model.reverted_since(operation)).await
+    }
+
     async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
         self.look("policy sets", self.model.policy_sets_seen(configuration)).await
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern::{
     audit::Verifier,
     domain::{
-        AssignmentSet, ConfigurationId, FailureCode, OperationId, Reversal, State,
+        AssignmentSet, ConfigurationId, FailureCode, OperationId, Reversal, State, Target,
         operation::{Success, UntilState},
     },
     store::Store,
@@ -248,16 +248,39 @@ impl<'a> History<'a> {
     /// An operation with an `until` must have been undone by then, by anyone, or have left nothing to undo.
     fn has_ended(&self, id: OperationId, world: &World) -> Verdict {
         let Some(until) = self.ledger.untils.get(&id) else { return Ok(()) };
-        let of = |asked: &Asked| asked.change.reversal().map(Reversal::operation) == Some(id);
-        let mut reversals = self.ledger.accepted.iter().filter(|(_, asked)| of(asked));
         match until {
             UntilState::Reverted(_) => world.count("ends carried out"),
             UntilState::Moot => world.count("ends moot"),
             UntilState::Ahead | UntilState::CalledOff => return Err(format!("the end of {id} is {until:?}")),
         }
-        let undone = reversals.any(|(by, _)| matches!(self.ledger.ended.get(by), Some(State::Succeeded(_))));
-        let did = matches!(self.ledger.ended.get(&id), Some(State::Succeeded(it)) if !it.difference.is_empty());
-        must!(!did || undone || *until != UntilState::Moot, "{id} outlasts its end, and nothing has undone it")
+        let mut did = self.touched(id);
+        // Where it came on top of another change that has been reverted, nothing of that is restored.
+        let others =
+            self.ledger.accepted.keys().filter(|other| **other != id && self.reversals(**other).next().is_some());
+        let overlap: BTreeSet<_> = others.flat_map(|other| self.touched(*other)).collect();
+        let undone = self.undone(id);
+        did.retain(|target| !undone.contains(target) && !overlap.contains(target));
+        must!(did.is_empty() || *until != UntilState::Moot, "{id} outlasts its end, and nothing has undone {did:?}")
+    }
+
+    /// The targets of what an operation has changed.
+    fn touched(&self, id: OperationId) -> BTreeSet<&Target> {
+        match self.ledger.ended.get(&id) {
+            Some(State::Succeeded(success)) => success.difference.targets().collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// The targets of what reversals of an operation have changed.
+    fn undone(&self, id: OperationId) -> BTreeSet<&Target> {
+        self.reversals(id).flat_map(|by| self.touched(by)).collect()
+    }
+
+    /// The reversals of an operation that have succeeded.
+    fn reversals(&self, id: OperationId) -> impl Iterator<Item = OperationId> {
+        let of = move |asked: &Asked| asked.change.reversal().map(Reversal::operation) == Some(id);
+        let succeeded = |by: &OperationId| matches!(self.ledger.ended.get(by), Some(State::Succeeded(_)));
+        self.ledger.accepted.iter().filter(move |(_, asked)| of(asked)).map(|(by, _)| *by).filter(succeeded)
     }
 
     fn changes(&self, landed: &Landed, id: OperationId) -> bool {

@@ -120,6 +120,8 @@ enum Ask {
 enum Unanswered {
     /// Retryable.
     Again(String),
+    /// There is nothing left to undo.
+    Nothing,
     /// A fault in the gateway.
     Wrong(String),
 }
@@ -289,6 +291,10 @@ impl Wanted {
                         return Some(operation);
                     }
                     Err(Unanswered::Again(why)) => world.tell(format_args!("key {}: {why}", self.number)),
+                    Err(Unanswered::Nothing) => {
+                        world.count("nothing left to revert");
+                        return None;
+                    }
                     Err(Unanswered::Wrong(why)) => {
                         world.judge(Err(format!("key {}: {why}", self.number)));
                         return None;
@@ -331,7 +337,12 @@ impl Wanted {
                     | Error::GraphNotAuthorised(_)
             );
             let why = format!("{error:?}");
-            if later { Unanswered::Again(why) } else { Unanswered::Wrong(why) }
+            match (request, error) {
+                _ if later => Unanswered::Again(why),
+                // Only what changed something is to be undone, so all that it found has been reverted since.
+                (Ask::Undo(_), Error::NothingToRevert(_)) => Unanswered::Nothing,
+                _ => Unanswered::Wrong(why),
+            }
         })
     }
 

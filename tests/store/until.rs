@@ -99,6 +99,37 @@ async fn an_end_is_settled_once_with_the_acceptance_that_carries_it_out() {
 }
 
 #[tokio::test]
+async fn what_has_been_reverted_since_is_found_unless_that_was_reverted_itself() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let operations: Vec<_> = (1..=4).map(|number| ending(number, 1, 10)).collect();
+        for operation in &operations {
+            store.accept(acceptance(operation.clone())).await.unwrap();
+        }
+        let elsewhere = ending(5, 2, 10);
+        store.accept(acceptance(elsewhere.clone())).await.unwrap();
+        let reverted = async |number: usize| ids(&store.reverted_since(&operations[number - 1]).await.unwrap());
+        assert!(reverted(4).await.is_empty());
+        for (number, original) in [(6, &operations[0]), (7, &operations[2]), (8, &elsewhere), (9, &operations[3])] {
+            store.accept(undoing(number, original, Cause::Asked)).await.unwrap();
+        }
+        assert_eq!(reverted(4).await, [id(3), id(1)], "newest first");
+        assert_eq!(reverted(2).await, [id(1)], "only what came before it");
+        assert!(reverted(1).await.is_empty());
+        let redoing = store.operation(id(7)).await.unwrap().unwrap();
+        store.accept(undoing(10, &redoing, Cause::Asked)).await.unwrap();
+        assert_eq!(reverted(4).await, [id(1)], "what was reverted has been done again");
+        store.cancel(cancellation(6, 9)).await.unwrap();
+        assert!(reverted(4).await.is_empty(), "a reversal that was cancelled has undone nothing");
+        // What was reverted before it does not count.
+        let last = ending(11, 1, 10);
+        store.accept(acceptance(last.clone())).await.unwrap();
+        assert!(store.reverted_since(&last).await.unwrap().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_end_that_is_called_off_is_neither_due_nor_carried_out() {
     each(async |fixture| {
         let store = fixture.open().await;

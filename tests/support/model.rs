@@ -401,6 +401,20 @@ impl Store for Model {
         Ok(Sequel { callback, until: tables.untils.get(&id).copied(), reversals })
     }
 
+    async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
+        let tables = self.database.lock();
+        let counts = |it: &&Operation| matches!(it.state, State::Queued | State::Running { .. } | State::Succeeded(_));
+        let reverts = |by: &Operation, id| by.submission.change.reversal().is_some_and(|it| it.operation() == id);
+        let place = tables.operations.iter().position(|it| it.id == operation.id).unwrap();
+        let (before, since) = tables.operations.split_at(place);
+        let standing = |by: &&Operation| !since.iter().filter(counts).any(|it| reverts(it, by.id));
+        let reverted = |it: &&Operation| {
+            it.submission.configuration == operation.submission.configuration
+                && since.iter().filter(counts).filter(standing).any(|by| reverts(by, it.id))
+        };
+        Ok(before.iter().rev().filter(reverted).cloned().collect())
+    }
+
     async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
         let Reply { operation: id, answer, entry } = reply;
         let mut tables = self.database.lock();

@@ -164,6 +164,10 @@ impl Store for Postgres {
         self.access.in_time(async { read::sequel(&mut *self.reader().await?, id, clock).await }).await
     }
 
+    async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
+        self.access.in_time(async { read::reverted_since(&mut *self.reader().await?, operation).await }).await
+    }
+
     async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
         self.access.in_time(async { read::policy_sets_seen(&mut *self.reader().await?, configuration).await }).await
     }

@@ -10,7 +10,7 @@ use super::{
         Backlog, Due, Error, IdempotencyKey, Parked, Query, Sequel,
         callbacks::Standing,
         rows::{self as columns, CALLBACK, OPERATION, count, micros, progress, seen, unreadable, until_state},
-        until::REVERSALS_MAX,
+        until::{REVERSALS_MAX, REVERTED_MAX},
     },
     Accepted, callbacks, rows, unavailable,
 };
@@ -114,6 +114,26 @@ pub(super) async fn sequel(connection: &mut PgConnection, id: OperationId, clock
     let reversals = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).bind(count(REVERSALS_MAX));
     let reversals = reversals.fetch_all(connection).await.map_err(unavailable)?;
     Ok(Sequel { callback, until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
+}
+
+pub(super) async fn reverted_since(
+    connection: &mut PgConnection,
+    operation: &Operation,
+) -> Result<Vec<Operation>, Error> {
+    let sql = format!(
+        "SELECT {OPERATION} FROM operations WHERE id IN (
+             SELECT undoing.reverts FROM operations AS undoing
+             WHERE undoing.reverts IS NOT NULL AND undoing.configuration = $1 AND undoing.state IN ('queued', 'running', 'succeeded')
+                 AND undoing.position > (SELECT position FROM operations WHERE id = $2)
+                 AND NOT EXISTS (SELECT FROM operations AS redoing
+                                 WHERE redoing.reverts = undoing.id AND redoing.state IN ('queued', 'running', 'succeeded')))
+             AND position < (SELECT position FROM operations WHERE id = $2)
+         ORDER BY position DESC LIMIT $3"
+    );
+    let configuration = operation.submission.configuration.as_str();
+    let found =
+        sqlx::query(AssertSqlSafe(sql)).bind(configuration).bind(operation.id.to_string()).bind(count(REVERTED_MAX));
+    found.fetch_all(connection).await.map_err(unavailable)?.iter().map(rows::operation).collect()
 }
 
 fn callback(row: &PgRow, clock: Clock) -> Result<Option<Standing>, Error> {

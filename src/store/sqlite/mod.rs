@@ -161,6 +161,11 @@ impl Store for Sqlite {
         self.readers.read(move |connection| read::sequel(connection, id)).await
     }
 
+    async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
+        let (id, configuration) = (operation.id, operation.submission.configuration.clone());
+        self.readers.read(move |connection| read::reverted_since(connection, id, &configuration)).await
+    }
+
     async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {
         let configuration = configuration.clone();
         self.readers.read(move |connection| read::policy_sets_seen(connection, &configuration)).await

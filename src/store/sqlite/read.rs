@@ -8,7 +8,7 @@ use super::{
         Backlog, Due, Error, Parked, Query, Sequel,
         callbacks::Standing,
         rows::{self as columns, CALLBACK, count, micros, moment, progress, seen, unreadable, until_state},
-        until::REVERSALS_MAX,
+        until::{REVERSALS_MAX, REVERTED_MAX},
     },
     callbacks,
     indexing::Kind,
@@ -137,6 +137,26 @@ pub(super) fn sequel(connection: &Connection, id: OperationId) -> Result<Sequel,
     let sql = format!("SELECT {OPERATION} FROM operations WHERE reverts = ? ORDER BY position DESC LIMIT ?");
     let reversals = all(connection, &sql, params![id.to_string(), count(REVERSALS_MAX)], rows::operation)?;
     Ok(Sequel { callback, until, reversals })
+}
+
+/// Each index is named, since without statistics SQLite picks others.
+pub(super) fn reverted_since(
+    connection: &Connection,
+    id: OperationId,
+    configuration: &ConfigurationId,
+) -> Result<Vec<Operation>, Error> {
+    let sql = format!(
+        "SELECT {OPERATION} FROM operations WHERE id IN (
+             SELECT undoing.reverts FROM operations AS undoing INDEXED BY operations_reversals
+             WHERE undoing.reverts IS NOT NULL AND undoing.configuration = ?1 AND undoing.state IN ('queued', 'succeeded')
+                 AND undoing.position > (SELECT position FROM operations WHERE id = ?2)
+                 AND NOT EXISTS (SELECT 1 FROM operations AS redoing INDEXED BY operations_reverting
+                                 WHERE redoing.reverts = undoing.id AND redoing.state IN ('queued', 'succeeded')))
+             AND position < (SELECT position FROM operations WHERE id = ?2)
+         ORDER BY position DESC LIMIT ?3"
+    );
+    let values = params![configuration.as_str(), id.to_string(), count(REVERTED_MAX)];
+    all(connection, &sql, values, rows::operation)
 }
 
 fn callback(row: &Row<'_>) -> Result<Option<Standing>, Error> {
