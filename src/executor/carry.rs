@@ -185,7 +185,14 @@ impl Lane {
                 Err(graph::Error::Unreadable(why)) => {
                     Failure { code: FailureCode::PresentSetUnreadable, detail: why, graph: None }
                 }
-                Err(error) => return Err(self.without_set(held, batch, unsplit(refused(error))).await),
+                // Right after a configuration was created, Graph may not know it everywhere yet.
+                Err(graph::Error::Missing(refusal)) => refusal.failure(FailureCode::ConfigurationGone),
+                // No change was judged: what is refused is to read.
+                Err(graph::Error::Refused(refusal)) => refusal.failure(FailureCode::PresentSetUnreadable),
+                Err(graph::Error::Forbidden(refusal)) if !matches!(refusal.reason, Reason::Permission(_)) => {
+                    refusal.failure(FailureCode::PresentSetUnreadable)
+                }
+                Err(error) => return Err(self.without_set(held, batch, refused(error)).await),
             };
             failed = failed.saturating_add(1);
             if failed >= READS_MAX {
@@ -206,8 +213,7 @@ impl Lane {
         match stop {
             Stop::Fail(failure) => {
                 let in_doubt = batch.iter().any(|operation| held.announced.may_have_done(operation.id));
-                let may_tell = failure.code != FailureCode::ConfigurationGone && held.attempts < UNDECIDED_MAX;
-                if in_doubt && may_tell {
+                if in_doubt && held.attempts < UNDECIDED_MAX {
                     return Stop::Park(None, failure.detail);
                 }
                 let given_up = self.give_up(&mut held.announced).await;
@@ -325,14 +331,6 @@ fn vanished(present: &AssignmentSet, held: &Held) -> bool {
 /// Whether the first operation accepts an empty set as it is.
 fn is_confirmed(batch: &[Operation]) -> bool {
     batch.first().is_some_and(outcome::takes_any_set)
-}
-
-/// A refused read fails for the whole batch: after halving it, the same read would be refused again and again.
-fn unsplit(stop: Stop) -> Stop {
-    match stop {
-        Stop::Split(failure) => Stop::Fail(failure),
-        stop @ (Stop::Store(_) | Stop::Park(..) | Stop::Fail(_) | Stop::Doubt(_)) => stop,
-    }
 }
 
 fn refused(error: graph::Error) -> Stop {

@@ -199,7 +199,7 @@ fn fulfilled(operation: &Operation, present: &AssignmentSet) -> Option<Differenc
 
 /// The failure of an operation; it says so if a write may have done something for it all the same.
 fn in_doubt(failure: Failure, operation: &Operation, announced: &Announced) -> Failure {
-    if failure.code == FailureCode::ConfigurationGone || !announced.may_have_done(operation.id) {
+    if !announced.may_have_done(operation.id) {
         return failure;
     }
     let detail = format!("{}; a write that was sent before may have taken effect", failure.detail);

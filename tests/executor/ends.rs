@@ -27,9 +27,12 @@ async fn the_end_of_a_change_waits_until_the_set_can_be_read_and_other_changes_d
     let end = end_of_one(&world).await;
     world.tenant.told(&lane(1), Read::Garbled);
     world.accept_change(2, &lane(1), world.clock.now(), (end, None)).await;
-    world.accept(3, &lane(1)).await;
-    let State::Failed { failure, .. } = world.end_of(3).await else { panic!("the set cannot be read") };
-    assert_eq!(failure.code, FailureCode::PresentSetUnreadable);
+    for (number, read) in [(3, Read::Garbled), (5, Read::Refused)] {
+        world.tenant.told(&lane(1), read);
+        world.accept(number, &lane(1)).await;
+        let State::Failed { failure, .. } = world.late_end_of(number).await else { panic!("the set cannot be read") };
+        assert_eq!(failure.code, FailureCode::PresentSetUnreadable);
+    }
     // In virtual time; the lane retries again and again.
     world.clock.sleep(Duration::from_mins(5)).await;
     assert!(!world.state(2).await.has_ended());

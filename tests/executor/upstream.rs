@@ -25,6 +25,8 @@ pub(crate) enum Read {
     Garbled,
     /// With "no such configuration".
     Missing,
+    /// With a refusal that says nothing of permissions.
+    Refused,
     /// Once; later reads succeed.
     Panics,
 }
@@ -126,6 +128,7 @@ impl Upstream for Tenant {
             Some(Read::Unavailable) => Err(Error::Unavailable("it is down".to_owned())),
             Some(Read::Garbled) => Err(Error::Unreadable("it makes no sense".to_owned())),
             Some(Read::Missing) => Err(Error::Missing(Refusal { status: 404, ..Refusal::default() })),
+            Some(Read::Refused) => Err(Error::Forbidden(Refusal { status: 403, ..Refusal::default() })),
             Some(Read::Throttled) => Err(Error::Throttled { pause: std::time::Duration::from_mins(1) }),
             Some(Read::Panics) => {
                 self.reads.lock().unwrap().remove(id);
