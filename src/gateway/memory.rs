@@ -39,7 +39,7 @@ pub(super) struct ByFinding {
 }
 
 impl ByFinding {
-    fn of(self, found: usize) -> Duration {
+    pub(super) fn of(self, found: usize) -> Duration {
         if found == 1 { self.ttl } else { MOMENT.min(self.ttl) }
     }
 }

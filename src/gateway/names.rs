@@ -5,9 +5,12 @@
 //!
 //! It deliberately never answers from the cache what decides a write: the present set is always read anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use moka::future::Cache;
+use moka::{Expiry, future::Cache};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::Instrument;
 
@@ -48,6 +51,17 @@ pub(super) enum KnownGroup {
     Unchecked,
 }
 
+/// That a lookup is not allowed can be temporary, and policies may need the name.
+impl Expiry<GroupId, Option<KnownGroup>> for OfGroups {
+    fn expire_after_create(&self, _id: &GroupId, known: &Option<KnownGroup>, _at: Instant) -> Option<Duration> {
+        Some(self.0.of(usize::from(matches!(known, Some(KnownGroup::Named(_))))))
+    }
+}
+
+/// How long groups are cached.
+#[derive(Clone, Copy, Debug)]
+struct OfGroups(ByFinding);
+
 /// What is known of an assignment filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KnownFilter {
@@ -87,7 +101,8 @@ impl Names {
         let (questions, asked) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(answer(Arc::clone(&upstream), asked));
         let configurations = Cache::builder().max_capacity(CONFIGURATIONS_MAX).expire_after(ByFinding { ttl }).build();
-        let groups = Cache::builder().max_capacity(GROUPS_REMEMBERED_MAX).expire_after(ByFinding { ttl }).build();
+        let expiry = OfGroups(ByFinding { ttl });
+        let groups = Cache::builder().max_capacity(GROUPS_REMEMBERED_MAX).expire_after(expiry).build();
         let listed = Listing::new(ttl, |configuration: &Configuration| &configuration.name);
         let filters = Listing::new(ttl, |filter: &AssignmentFilter| &filter.name);
         let absent_filters = Cache::builder().max_capacity(ABSENT_FILTERS_MAX).time_to_live(MOMENT).build();
@@ -256,6 +271,11 @@ impl Names {
             Some(known) => Ok(known),
             None => share.ask_for_group(self.group(id)).await,
         }
+    }
+
+    /// Whether Graph did not allow to look up this group, a moment ago.
+    pub(super) async fn is_unchecked(&self, id: GroupId) -> bool {
+        self.groups.get(&id).await == Some(Some(KnownGroup::Unchecked))
     }
 
     /// The group of this id; none if the directory has none.

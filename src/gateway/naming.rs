@@ -13,8 +13,9 @@ use super::{
     resolve::{Resolved, Sought},
 };
 use crate::{
-    domain::{Caller, Configuration},
-    policy::{Action, Denial, Resource},
+    domain::{Caller, Configuration, Reversal, Target},
+    graph,
+    policy::{Action, Denial, Facet, Resource},
 };
 
 impl Gateway {
@@ -30,7 +31,32 @@ impl Gateway {
             let hints = if told { Hints::Given } else { Hints::Withheld };
             self.directory.resolve(configuration, request, targets, hints)
         };
-        self.in_time(resolve).await
+        let resolved = self.in_time(resolve).await?;
+        self.names_suffice(caller, &resolved).await?;
+        Ok(resolved)
+    }
+
+    /// Refuses to decide where policies look at the name of a group that Graph does not tell: a `forbid` must not lapse.
+    pub(super) async fn names_suffice(&self, caller: &Caller, resolved: &Resolved) -> Result<(), Error> {
+        let Resolved { change, names, .. } = resolved;
+        let undone = change.reversal().map(Reversal::targets).unwrap_or_default();
+        let targets = change.wanted().iter().map(|it| &it.target).chain(change.unwanted()).chain(undone);
+        for target in targets {
+            let (Target::Group(id) | Target::ExcludedGroup(id)) = target else { continue };
+            if names.contains_key(&id.to_string()) || !self.names().is_unchecked(*id).await {
+                continue;
+            }
+            let look = |action: &str| self.policies.look_at(&[Facet::TargetName], caller, action);
+            if ["add", "remove", "replace"].into_iter().any(look) {
+                let detail = format!(
+                    "policies look at the names of groups, and Graph does not let the gateway look up group {id}: it \
+                     needs the permission {}",
+                    graph::GROUPS_PERMISSION.least
+                );
+                return Err(Error::GraphPermissionMissing(detail));
+            }
+        }
+        Ok(())
     }
 
     /// The configuration that a reference means; an error lists the candidates that the caller may read.

@@ -58,6 +58,7 @@ impl Gateway {
             return Err(Error::NothingToRevert(Box::new(original)));
         };
         let resolved = self.in_time(self.directory.resolve_reversal(&original, reversal)).await?;
+        self.names_suffice(caller, &resolved).await?;
         let RevertRequest { ticket, requested_for, comment, only_on, callback } = request;
         let callback = self.callback(caller, callback.as_ref())?;
         let undoing = self.undoing(&original, &resolved);

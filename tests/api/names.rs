@@ -258,6 +258,23 @@ async fn without_the_permission_to_look_ids_and_aliases_work_and_names_say_what_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_policies_look_at_names_a_group_whose_name_is_not_told_is_not_decided_on() {
+    let mut seed = tenant();
+    seed["apps"][0]["roles"] = json!(["DeviceManagementServiceConfig.ReadWrite.All"]);
+    let vip = "@id(\"vip\")\nforbid (principal, action == Postern::Action::\"add\", resource) when {
+        context has target && context.target has name && context.target.name like \"VIP*\" };\n";
+    let setup = Setup { seed: Some(seed), policies: vec![("vip.cedar", vip)], ..Setup::default() };
+    let world = World::with(setup).await;
+    let body = json!({"configuration": "Sales ESP", "add": [{"group": group(7)}], "ticket": "R"});
+    let problem = world.change(&body).await.problem(502, "graph-permission-missing");
+    assert!(problem.body["detail"].as_str().unwrap().contains("GroupMember.Read.All"), "{}", problem.text);
+    // Everybody has no name, and nothing is to be looked up.
+    let everyone = json!({"configuration": "Sales ESP", "add": [{"all": "devices"}], "ticket": "R"});
+    world.change(&everyone).await.problem(403, "not-permitted");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_name_is_asked_for_once_however_many_ask_and_whatever_it_means() {
     let world = open(with_groups(&["Twins", "Twins"])).await;
     for (name, status) in [("Berlin Staff", 200), ("Twins", 422), ("Nobody at all", 422)] {
