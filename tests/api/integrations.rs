@@ -163,6 +163,16 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
     world.end_of(&second).await.succeeded("changed");
     assert_eq!(run("/run/request", order).await["operation"]["id"], second.as_str());
     assert!(!world.groups(SALES_ESP).await.contains(&group(1)));
+
+    // An instance that no callback reaches names none, and polls.
+    run("/run/property", json!({"x_postern.callback_url": null})).await;
+    let polled = run("/run/request", json!({"sys_id": "77b1c0", "change": change})).await;
+    let id = polled["operation"]["id"].as_str().unwrap_or_else(|| panic!("{polled}")).to_owned();
+    let ended = world.end_of(&id).await;
+    ended.succeeded("changed");
+    assert!(ended.body["callback"].is_null(), "{ended:?}");
+    let looked = run("/run/look", json!({"id": id})).await;
+    assert_eq!((&looked["status"], &looked["operation"]["state"]), (&json!(200), &json!("succeeded")));
     drop(instance);
     place.end().await;
 }

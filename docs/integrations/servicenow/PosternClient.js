@@ -3,7 +3,8 @@
  * ES5. Client callable: no.
  *
  * System properties: x_postern.url (https://postern.contoso.com), x_postern.oauth_profile (sys_id of the OAuth Entity Profile
- * whose grant type is Client Credentials), x_postern.callback_url (this instance's Scripted REST resource).
+ * whose grant type is Client Credentials), x_postern.callback_url (this instance's Scripted REST resource; without it, no
+ * callback is requested, and a flow asks with look()).
  */
 var PosternClient = Class.create();
 PosternClient.prototype = {
@@ -15,13 +16,16 @@ PosternClient.prototype = {
 
   /*
    * Requests a change for a record: {configuration: 'Sales ESP', add: [{group: 'Sales Laptops'}]}. Returns
-   * {status, operation} once Postern has it on disk, which takes well under a second; the end is reported by callback.
+   * {status, operation} once Postern has it on disk, which takes well under a second; the end is reported by callback, if
+   * there is a property for it.
    * If a record requests several changes, give each a word of its own: 'kiosks'.
    */
   request: function (record, change, word) {
     var sysId = String(record.getUniqueValue());
     change.ticket = String(record.getValue('number'));
-    change.callback = { url: this.callbackUrl, context: { table: String(record.getTableName()), sys_id: sysId } };
+    if (this.callbackUrl) {
+      change.callback = { url: this.callbackUrl, context: { table: String(record.getTableName()), sys_id: sysId } };
+    }
     // The record's sys_id: a flow that is run again gets the same operation and changes nothing twice.
     var key = word ? sysId + '-' + word : sysId;
     var answer = this._call('post', '/v1/assignments', change, { 'Idempotency-Key': key });
