@@ -5,6 +5,7 @@
     python postern.py RITM0010023 "Sales ESP" "Sales Laptops"
 """
 
+import http.client
 import json
 import os
 import sys
@@ -56,26 +57,36 @@ def token(environment):
     return body["access_token"]
 
 
+def again(status, answer):
+    """Whether the same request may succeed later. A problem with an operation in it is final: its key is used up."""
+    return (status in (408, 429) or status >= 500) and answer.get("retryable", True) and "operation" not in answer
+
+
 def change(url, access, body, key, patience=300):
     """Requests a change, waits for its end and returns the operation. With the same key, a second call does nothing more."""
-    headers = {"authorization": f"Bearer {access}", "content-type": "application/json", "idempotency-key": key}
-    until = time.monotonic() + patience
+    headers = {
+        "authorization": f"Bearer {access}",
+        "content-type": "application/json",
+        "idempotency-key": key,
+        "prefer": "wait=20",
+    }
+    until, growing = time.monotonic() + patience, 2
     method, place, sent = "POST", "/v1/assignments", json.dumps(body).encode()
     while True:
         try:
             status, answered, answer = call(method, url + place, headers, sent)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             # It is unknown whether the request arrived. The key makes it safe to retry.
             status, answered, answer = 503, {}, {"detail": f"Postern cannot be reached: {error}"}
         if status == 200 and answer["state"] in ("succeeded", "failed", "cancelled"):
             if answer["state"] != "succeeded":
                 raise Refused(answer.get("problem") or {"detail": f"{answer['id']} is {answer['state']}"})
             return answer
-        if status not in (200, 202, 429, 503):
-            raise Refused(answer)
         if status in (200, 202):
             method, place, sent = "GET", f"/v1/operations/{answer['id']}", None
-        pause = float(answered.get("retry-after") or 2)
+        elif not again(status, answer):
+            raise Refused(answer)
+        pause, growing = float(answered.get("retry-after") or growing), min(2 * growing, 30)
         if time.monotonic() + pause > until:
             raise Refused({"detail": answer.get("detail") or f"{answer['id']} has not ended yet; look again later"})
         time.sleep(pause)

@@ -17,7 +17,7 @@ PosternClient.prototype = {
   /*
    * Requests a change for a record: {configuration: 'Sales ESP', add: [{group: 'Sales Laptops'}]}. Returns
    * {status, operation} once Postern has it on disk, which takes well under a second; the end is reported by callback, if
-   * there is a property for it.
+   * there is a property for it. With `again`, the same call may succeed after `retryAfter` seconds.
    * If a record requests several changes, give each a word of its own: 'kiosks'.
    */
   request: function (record, change, word) {
@@ -63,14 +63,19 @@ PosternClient.prototype = {
         status: status,
         operation: fine ? answer : null,
         problem: fine ? null : answer,
-        // Whether the same request may succeed later: then let the flow's retry policy repeat it.
-        again: status === 429 || status === 503 || status === 0,
+        again: !fine && this._again(status, answer),
         retryAfter: parseInt(response.getHeader('Retry-After'), 10) || 10
       };
     } catch (error) {
       // It is unknown whether the request arrived; the Idempotency-Key makes it safe to retry.
       return { status: 0, operation: null, problem: { detail: String(error) }, again: true, retryAfter: 10 };
     }
+  },
+
+  /* Whether the same request may succeed later. A problem with an operation in it is final: its key is used up. */
+  _again: function (status, problem) {
+    var passing = status === 0 || status === 408 || status === 429 || status >= 500;
+    return passing && problem.retryable !== false && !problem.operation;
   },
 
   _parsed: function (text) {

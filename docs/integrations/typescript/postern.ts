@@ -14,6 +14,8 @@ export interface Problem {
   code?: string;
   detail?: string;
   errors?: { pointer: string; detail: string }[];
+  retryable?: boolean;
+  operation?: { id: string; href: string };
   trace_id?: string;
 }
 
@@ -42,24 +44,34 @@ export async function token(url: string, form: Record<string, string>): Promise<
   return got.access_token;
 }
 
+/** Whether the same request may succeed later. A problem with an operation in it is final: its key is used up. */
+export function again(status: number, { retryable, operation }: Problem): boolean {
+  return (status === 408 || status === 429 || status >= 500) && retryable !== false && !operation;
+}
+
 /** Requests a change and waits for its end. With the same key, a second call does nothing more. */
 export async function change(url: string, access: string, wanted: Change, key: string, patience = 300): Promise<Operation> {
   const until = Date.now() + patience * 1_000;
-  const headers = { authorization: `Bearer ${access}`, "content-type": "application/json", "idempotency-key": key };
+  const sent = { "content-type": "application/json", "idempotency-key": key, prefer: "wait=20" };
+  const headers = { authorization: `Bearer ${access}`, ...sent };
+  let growing = 2;
   let place = "/v1/assignments";
   let init: RequestInit = { method: "POST", headers, body: JSON.stringify(wanted) };
   for (;;) {
-    const { status, pause, body } = await call(url + place, init);
+    const { status, after, body } = await call(url + place, init);
     const operation = body as Operation;
     if (status === 200 && ["succeeded", "failed", "cancelled"].includes(operation.state)) {
       if (operation.state === "succeeded") return operation;
       throw new Refused(operation.problem ?? { detail: `${operation.id} is ${operation.state}` });
     }
-    if (![200, 202, 429, 503].includes(status)) throw new Refused(body as Problem);
     if (status === 200 || status === 202) {
       place = `/v1/operations/${operation.id}`;
       init = { method: "GET", headers };
+    } else if (!again(status, body as Problem)) {
+      throw new Refused(body as Problem);
     }
+    const pause = after || growing;
+    growing = Math.min(2 * growing, 30);
     if (Date.now() + pause * 1_000 > until) {
       throw new Refused({ detail: (body as Problem).detail ?? `${operation.id} has not ended yet; look again later` });
     }
@@ -67,14 +79,21 @@ export async function change(url: string, access: string, wanted: Change, key: s
   }
 }
 
-async function call(url: string, init: RequestInit): Promise<{ status: number; pause: number; body: unknown }> {
+async function call(url: string, init: RequestInit): Promise<{ status: number; after: number; body: unknown }> {
+  let answer: Response;
+  let text: string;
   try {
-    const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(30_000) });
-    const body: unknown = await answer.json();
-    return { status: answer.status, pause: Number(answer.headers.get("retry-after") ?? 2), body };
+    answer = await fetch(url, { ...init, signal: AbortSignal.timeout(30_000) });
+    text = await answer.text();
   } catch (error) {
     // It is unknown whether the request arrived. The key makes it safe to retry.
-    return { status: 503, pause: 2, body: { detail: `Postern cannot be reached: ${String(error)}` } };
+    return { status: 503, after: 0, body: { detail: `Postern cannot be reached: ${String(error)}` } };
+  }
+  const after = Number(answer.headers.get("retry-after") ?? 0);
+  try {
+    return { status: answer.status, after, body: JSON.parse(text) as unknown };
+  } catch {
+    return { status: answer.status, after, body: { detail: `an answer ${answer.status} that is no JSON` } };
   }
 }
 
