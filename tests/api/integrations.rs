@@ -164,6 +164,12 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
     assert_eq!(run("/run/request", order).await["operation"]["id"], second.as_str());
     assert!(!world.groups(SALES_ESP).await.contains(&group(1)));
 
+    // To request once more what has ended, a person gives the number of the attempt.
+    let order = json!({"sys_id": "46d44a", "change": back, "word": "back", "attempt": "2"});
+    let third = run("/run/request", order).await["operation"]["id"].as_str().unwrap().to_owned();
+    assert_ne!(third, second);
+    world.end_of(&third).await.succeeded("unchanged");
+
     // An instance that no callback reaches names none, and polls.
     run("/run/property", json!({"x_postern.callback_url": null})).await;
     let polled = run("/run/request", json!({"sys_id": "77b1c0", "change": change})).await;
@@ -177,8 +183,8 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
     place.end().await;
 }
 
-/// An example that makes a change, given ticket and group; returns whether it succeeded, and its output.
-type Change<'a> = dyn Fn(&str, &str) -> (bool, String) + 'a;
+/// An example that makes a change, given ticket, group and any suffix; returns whether it succeeded, and its output.
+type Change<'a> = dyn Fn(&str, &str, &[&str]) -> (bool, String) + 'a;
 /// An example that receives a callback, given secret, headers and body.
 type Receive<'a> = dyn Fn([String; 5]) -> (bool, String) + 'a;
 
@@ -201,32 +207,46 @@ async fn the_examples_in_python_and_typescript_and_curl_change_and_explain_thems
     let secrets = tempfile::tempdir().unwrap();
     let place = Place::start(|_| nowhere(&secrets)).await;
     let url = place.world.gateway().url();
-    let python = |ticket: &str, group: &str| {
+    let python = |ticket: &str, group: &str, suffix: &[&str]| {
         let mut command = Command::new(format!("{ROOT}/target/webhooks/python/bin/python"));
         command.args(["-B", &format!("{ROOT}/docs/integrations/python/postern.py"), ticket, "Sales ESP", group]);
+        command.args(suffix);
         let client = [("CLIENT_ID", "hr"), ("CLIENT_SECRET", "issuer-client-secret"), ("SCOPE", "Assignments.Change")];
         command.env("POSTERN_URL", &url).env("TOKEN_URL", &place.tokens).env("RESOURCE", "api://postern").envs(client);
         ran(&mut command)
     };
-    let typescript =
-        |ticket: &str, group: &str| ran(node().args(["made/try.js", "change", &url, &place.tokens, ticket, group]));
+    let typescript = |ticket: &str, group: &str, suffix: &[&str]| {
+        ran(node().args(["made/try.js", "change", &url, &place.tokens, ticket, group]).args(suffix))
+    };
     let token = place.world.token("servicenow").await;
-    let curl = |ticket: &str, group: &str| {
+    let curl = |ticket: &str, group: &str, suffix: &[&str]| {
         let mut command = Command::new(format!("{ROOT}/docs/integrations/curl/change.sh"));
-        ran(command.args([ticket, "Sales ESP", group]).env("URL", &url).env("TOKEN", &token))
+        ran(command.args([ticket, "Sales ESP", group]).args(suffix).env("URL", &url).env("TOKEN", &token))
     };
     let examples: [(_, &Change); 3] = [("python", &python), ("typescript", &typescript), ("curl", &curl)];
     for (number, (name, example)) in [1, 2, 6].into_iter().zip(examples) {
-        let (fine, said) = example(name, &group(number));
+        // A change that Graph refuses has failed for good under its key, and is made under another.
+        let refusal = json!({"kind": "answer", "status": 403});
+        place.world.fault(json!({"path_ends": "/assign", "times": 1, "effect": refusal})).await;
+        let failing = format!("{name}-failing");
+        for _ in ["first", "again"] {
+            let (fine, said) = example(&failing, &group(number), &[]);
+            assert!(!fine && said.contains("Graph answered 403"), "{name}: {said}");
+        }
+        assert!(!place.world.groups(SALES_ESP).await.contains(&group(number)), "{name}");
+        let (fine, said) = example(&failing, &group(number), &["2"]);
+        assert!(fine && said.contains("added group"), "{name}: {said}");
+
+        let (fine, said) = example(name, &group(number), &[]);
         assert!(fine && said.contains("succeeded"), "{name}: {said}");
-        assert_eq!(example(name, &group(number)), (true, said.clone()), "{name} again");
-        let (fine, said) = example(&format!("{name}-2"), "No such group");
+        assert_eq!(example(name, &group(number), &[]), (true, said.clone()), "{name} again");
+        let (fine, said) = example(&format!("{name}-2"), "No such group", &[]);
         assert!(!fine && said.contains("No such group") && !said.contains("Traceback"), "{name}: {said}");
         // The same key for a different change.
-        assert!(!example(name, "Sales Kiosks").0, "{name}");
+        assert!(!example(name, "Sales Kiosks", &[]).0, "{name}");
         assert!(place.world.groups(SALES_ESP).await.contains(&group(number)), "{name}");
     }
-    assert!(place.world.events("accepted").await.len() == 3);
+    assert_eq!(place.world.events("accepted").await.len(), 9);
     place.end().await;
 }
 

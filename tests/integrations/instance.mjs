@@ -97,10 +97,11 @@ const resources = {
     return answer;
   },
   "/run/request": (_headers, body) => {
-    const { sys_id, change, word } = JSON.parse(body);
+    const { sys_id, change, word, attempt } = JSON.parse(body);
     const record = new GlideRecord("sc_req_item");
     if (!record.get(sys_id)) throw new Error("no such record");
-    return { status: 200, body: run("PosternClient.js", { record, change, word }, "\nnew PosternClient().request(record, change, word);") };
+    const call = "\nnew PosternClient().request(record, change, word, attempt);";
+    return { status: 200, body: run("PosternClient.js", { record, change, word, attempt }, call) };
   },
   "/run/look": (_headers, body) => ({
     status: 200,

@@ -68,6 +68,6 @@ while :; do
 done
 if [ "$status" != 200 ]; then cat "$body"; fi
 if [ "$status" = 200 ] || grep -q '"operation":' "$body"; then
-  echo "$ticket: the operation has ended; to request the change once more, add a suffix, for example 2" >&2
+  echo "the key $key is used up by this operation; to request the change once more, add a suffix, for example 2" >&2
 fi
 exit 1

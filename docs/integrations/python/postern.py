@@ -3,6 +3,8 @@
     POSTERN_URL=https://postern.contoso.com TOKEN_URL=https://login.microsoftonline.com/TENANT/oauth2/v2.0/token \
     CLIENT_ID=... CLIENT_SECRET=... SCOPE=api://API/.default \
     python postern.py RITM0010023 "Sales ESP" "Sales Laptops"
+
+A fourth argument tells several changes of one ticket apart, and a repeat of a failed change from the first attempt: 2.
 """
 
 import http.client
@@ -57,17 +59,22 @@ def token(environment):
     return body["access_token"]
 
 
+def key(ticket, *suffixes):
+    """The idempotency key of a change: its ticket, a word if the ticket has several, a number if it is requested once more."""
+    return "-".join([ticket, *suffixes])
+
+
 def again(status, answer):
     """Whether the same request may succeed later. A problem with an operation in it is final: its key is used up."""
     return (status in (408, 429) or status >= 500) and answer.get("retryable", True) and "operation" not in answer
 
 
-def change(url, access, body, key, patience=300):
+def change(url, access, body, idempotency_key, patience=300):
     """Requests a change, waits for its end and returns the operation. With the same key, a second call does nothing more."""
     headers = {
         "authorization": f"Bearer {access}",
         "content-type": "application/json",
-        "idempotency-key": key,
+        "idempotency-key": idempotency_key,
         "prefer": "wait=20",
     }
     until, growing = time.monotonic() + patience, 2
@@ -86,7 +93,8 @@ def change(url, access, body, key, patience=300):
             method, place, sent = "GET", f"/v1/operations/{answer['id']}", None
         elif not again(status, answer):
             raise Refused(answer)
-        pause, growing = float(answered.get("retry-after") or growing), min(2 * growing, 30)
+        wanted = answered.get("retry-after") or ""
+        pause, growing = int(wanted) if wanted.isdigit() else growing, min(2 * growing, 30)
         if time.monotonic() + pause > until:
             raise Refused({"detail": answer.get("detail") or f"{answer['id']} has not ended yet; look again later"})
         time.sleep(pause)
@@ -103,10 +111,12 @@ def callback(secret, headers, body):
 
 
 if __name__ == "__main__":
-    ticket, configuration, group = sys.argv[1:]
+    if len(sys.argv) not in (4, 5):
+        sys.exit(__doc__)
+    ticket, configuration, group, *suffix = sys.argv[1:]
     wanted = {"configuration": configuration, "add": [{"group": group}], "ticket": ticket}
     try:
-        operation = change(os.environ["POSTERN_URL"], token(os.environ), wanted, ticket)
+        operation = change(os.environ["POSTERN_URL"], token(os.environ), wanted, key(ticket, *suffix))
         print(f"{operation['id']} {operation['state']}: {operation['summary']}")
     except Refused as refused:
         sys.exit(str(refused))

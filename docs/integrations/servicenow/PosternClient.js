@@ -18,16 +18,17 @@ PosternClient.prototype = {
    * Requests a change for a record: {configuration: 'Sales ESP', add: [{group: 'Sales Laptops'}]}. Returns
    * {status, operation} once Postern has it on disk, which takes well under a second; the end is reported by callback, if
    * there is a property for it. With `again`, the same call may succeed after `retryAfter` seconds.
-   * If a record requests several changes, give each a word of its own: 'kiosks'.
+   * If a record requests several changes, give each a word of its own: 'kiosks'. To request a change once more after its
+   * operation has failed or was cancelled, give the number of the attempt, from 2 on.
    */
-  request: function (record, change, word) {
+  request: function (record, change, word, attempt) {
     var sysId = String(record.getUniqueValue());
     change.ticket = String(record.getValue('number'));
     if (this.callbackUrl) {
       change.callback = { url: this.callbackUrl, context: { table: String(record.getTableName()), sys_id: sysId } };
     }
     // The record's sys_id: a flow that is run again gets the same operation and changes nothing twice.
-    var key = word ? sysId + '-' + word : sysId;
+    var key = sysId + (word ? '-' + word : '') + (attempt ? '-' + attempt : '');
     var answer = this._call('post', '/v1/assignments', change, { 'Idempotency-Key': key });
     this._note(record, this._sentence(answer));
     return answer;

@@ -44,6 +44,11 @@ export async function token(url: string, form: Record<string, string>): Promise<
   return got.access_token;
 }
 
+/** The idempotency key of a change: its ticket, a word if the ticket has several, a number if it is requested once more. */
+export function keyOf(ticket: string, ...suffixes: string[]): string {
+  return [ticket, ...suffixes].join("-");
+}
+
 /** Whether the same request may succeed later. A problem with an operation in it is final: its key is used up. */
 export function again(status: number, { retryable, operation }: Problem): boolean {
   return (status === 408 || status === 429 || status >= 500) && retryable !== false && !operation;
