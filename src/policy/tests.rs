@@ -590,11 +590,14 @@ fn every_shipped_example_can_be_used_and_all_of_them_together() {
 
 #[test]
 fn every_snippet_of_the_documentation_can_be_used() {
-    let page = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/policies.md")).unwrap();
-    let snippets: Vec<_> = page.split("```cedar\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(snippets.len(), 3);
-    for snippet in snippets {
-        drop(policies(snippet));
+    let pages = [("policies.md", 3), ("webhooks.md", 1), ("integrations/jira.md", 1), ("integrations/hr.md", 1)];
+    for (page, number) in pages {
+        let text = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs").join(page)).unwrap();
+        let snippets: Vec<_> = text.split("```cedar\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert_eq!(snippets.len(), number, "{page}");
+        for snippet in snippets {
+            drop(policies(snippet));
+        }
     }
 }
 
