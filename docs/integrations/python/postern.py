@@ -1,9 +1,10 @@
-"""Changes assignments through Postern, and verifies its callbacks. Python 3.9 or newer, standard library.
+r"""Changes assignments through Postern, and verifies its callbacks. Python 3.9 or newer, standard library.
 
     POSTERN_URL=https://postern.contoso.com TOKEN_URL=https://login.microsoftonline.com/TENANT/oauth2/v2.0/token \
     CLIENT_ID=... CLIENT_SECRET=... SCOPE=api://API/.default \
     python postern.py RITM0010023 "Sales ESP" "Sales Laptops"
 
+With an access token in TOKEN, only POSTERN_URL is needed besides.
 A fourth argument tells several changes of one ticket apart, and a repeat of a failed change from the first attempt: 2.
 """
 
@@ -116,7 +117,8 @@ if __name__ == "__main__":
     ticket, configuration, group, *suffix = sys.argv[1:]
     wanted = {"configuration": configuration, "add": [{"group": group}], "ticket": ticket}
     try:
-        operation = change(os.environ["POSTERN_URL"], token(os.environ), wanted, key(ticket, *suffix))
+        access = os.environ.get("TOKEN") or token(os.environ)
+        operation = change(os.environ["POSTERN_URL"], access, wanted, key(ticket, *suffix))
         print(f"{operation['id']} {operation['state']}: {operation['summary']}")
     except Refused as refused:
         sys.exit(str(refused))
