@@ -18,6 +18,16 @@ use crate::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Permits everything to the client of the third-party issuer.
 const HR: (&str, &str) = ("hr.cedar", "@id(\"hr\")\npermit (principal == Postern::Caller::\"hr\", action, resource);");
+/// Kiosks need approval, which the issuer's other client may give.
+const KIOSKS: (&str, &str) = (
+    "kiosks.cedar",
+    "@id(\"kiosks\")\n@approval(\"kiosks\")\n\
+     permit (principal == Postern::Caller::\"hr\", action == Postern::Action::\"add\", resource)\n\
+     when { resource.tags.contains(\"kiosk\") };\n\
+     @id(\"approver\")\n\
+     permit (principal == Postern::Caller::\"approver\", action in [Postern::Action::\"approve\", Postern::Action::\"read\"],\n\
+     resource);",
+);
 
 fn node() -> Command {
     let home = Path::new(ROOT).join("target/integrations/node");
@@ -59,12 +69,13 @@ impl Place {
         let believed = format!(
             "[[issuers]]\nname = \"other\"\nissuer = \"{url}\"\naudiences = [\"api://postern\"]\ntoken_types = [\"at+jwt\"]\n\
              metadata_url = \"{url}/.well-known/openid-configuration\"\n\n\
-             [[callers]]\nname = \"hr\"\nissuer = \"other\"\nclient_id = \"hr\"\ndestinations = [\"desk\"]\n\n"
+             [[callers]]\nname = \"hr\"\nissuer = \"other\"\nclient_id = \"hr\"\ndestinations = [\"desk\"]\n\n\
+             [[callers]]\nname = \"approver\"\nissuer = \"other\"\nclient_id = \"stranger\"\n\n"
         );
         let mark = "[[callers]]\nname = \"servicenow\"\n";
         let mut edits = more(&tokens);
         edits.push((mark, format!("{believed}{mark}")));
-        let world = World::with(Setup { edits, policies: vec![HR, EVERYTHING], ..Setup::default() }).await;
+        let world = World::with(Setup { edits, policies: vec![HR, KIOSKS, EVERYTHING], ..Setup::default() }).await;
         Self { world, issuer, tokens }
     }
 
@@ -98,52 +109,80 @@ async fn messages_are_proven(world: &World, at: &str, operation: &str) {
     got(world.client.post(format!("{at}/api/postern")).body(event("sc_req_item").to_string())).await.expect(401);
 }
 
+/// A test double of a ServiceNow instance, and the gateway that its scripts call.
+struct Instance {
+    place: Place,
+    at: String,
+    double: Program,
+    _secrets: TempDir,
+}
+
+impl Instance {
+    async fn start() -> Self {
+        let secrets = tempfile::tempdir().unwrap();
+        std::fs::write(secrets.path().join("signing"), STANDARD_SECRET).unwrap();
+        let (mut double, mut at) = (None, String::new());
+        let place = Place::start(|tokens| {
+            let mut command = node();
+            command.args(["instance.mjs", &format!("{ROOT}/docs/integrations/servicenow"), STANDARD_SECRET, tokens]);
+            let started = Program::start(command);
+            at = started.out.until("http://127.0.0.1");
+            double = Some(started);
+            edits(&at, "delivered = [\"200\", \"201\", \"204\"]", &secrets)
+        })
+        .await;
+        let instance = Self { place, at, double: double.unwrap(), _secrets: secrets };
+        let url = instance.place.world.gateway().url();
+        instance.run("/run/property", json!({"x_postern.url": url})).await;
+        instance
+    }
+
+    /// Has it run a script.
+    async fn run(&self, path: &str, order: Value) -> Value {
+        let request = self.place.world.client.post(format!("{}{path}", self.at)).json(&order);
+        got(request).await.expect(200).body
+    }
+
+    /// Requests a change for a record; returns the operation's id.
+    async fn requested(&self, order: Value) -> String {
+        let answer = self.run("/run/request", order).await;
+        answer["operation"]["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    async fn end(self) {
+        drop(self.double);
+        self.place.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
-    let secrets = tempfile::tempdir().unwrap();
-    let secret = secrets.path().join("signing");
-    std::fs::write(&secret, STANDARD_SECRET).unwrap();
-    let (mut instance, mut at) = (None, String::new());
-    let place = Place::start(|tokens| {
-        let mut command = node();
-        command.args(["instance.mjs", &format!("{ROOT}/docs/integrations/servicenow"), STANDARD_SECRET, tokens]);
-        let started = Program::start(command);
-        at = started.out.until("http://127.0.0.1");
-        instance = Some(started);
-        edits(&at, "delivered = [\"200\", \"201\", \"204\"]", &secrets)
-    })
-    .await;
-    let world = &place.world;
-    let run = async |path: &str, order: Value| {
-        got(world.client.post(format!("{at}{path}")).json(&order)).await.expect(200).body
-    };
-    run("/run/property", json!({"x_postern.url": world.gateway().url()})).await;
+    let instance = Instance::start().await;
+    let (world, at) = (&instance.place.world, &instance.at);
     let change = json!({"configuration": "Sales ESP", "add": [{"group": "Sales Laptops"}]});
     let order = json!({"sys_id": "46d44a", "change": change});
-    let answer = run("/run/request", order.clone()).await;
-    let operation = answer["operation"]["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    let operation = instance.requested(order.clone()).await;
     // The flow runs again: the same operation, and nothing happens twice.
-    let again = run("/run/request", order.clone()).await;
-    assert_eq!(again["operation"]["id"], operation.as_str(), "{again}");
+    assert_eq!(instance.requested(order).await, operation);
     assert_eq!(world.assigns().await.len(), 1);
     assert!(world.groups(SALES_ESP).await.contains(&group(1)));
-    let notes = delivered(&at, world).await;
+    let notes = delivered(at, world).await;
     let told: Vec<_> = notes.iter().filter(|note| note.contains("succeeded.\n")).collect();
     assert!(told.len() == 1 && told[0].contains(&operation) && told[0].contains("Trace "), "{notes:?}");
-    let looked = run("/run/look", json!({"id": operation})).await;
+    let looked = instance.run("/run/look", json!({"id": operation})).await;
     assert_eq!((&looked["status"], &looked["operation"]["state"]), (&json!(200), &json!("succeeded")));
 
-    messages_are_proven(world, &at, &operation).await;
-    assert_eq!(delivered(&at, world).await, notes);
+    messages_are_proven(world, at, &operation).await;
+    assert_eq!(delivered(at, world).await, notes);
 
     // A refusal is noted in the work notes, worded for the requester.
     let order =
         json!({"sys_id": "77b1c0", "change": {"configuration": "Sales ESQ", "add": [{"group": "Sales Laptops"}]}});
-    run("/run/property", json!({"x_postern.oauth_profile": "unknown"})).await;
-    let lost = run("/run/request", order.clone()).await;
+    instance.run("/run/property", json!({"x_postern.oauth_profile": "unknown"})).await;
+    let lost = instance.run("/run/request", order.clone()).await;
     assert_eq!((&lost["status"], &lost["again"]), (&json!(0), &json!(true)));
-    run("/run/property", json!({"x_postern.oauth_profile": "profile-1"})).await;
-    let refused = run("/run/request", order).await;
+    instance.run("/run/property", json!({"x_postern.oauth_profile": "profile-1"})).await;
+    let refused = instance.run("/run/request", order).await;
     assert!(refused["again"] == false && refused["problem"]["code"] == "unknown-configuration", "{refused}");
     let notes = got(world.client.get(format!("{at}/records"))).await.body;
     let written =
@@ -152,35 +191,61 @@ async fn servicenows_scripts_ask_for_a_change_and_take_its_end() {
         written.starts_with("Postern refused: ") && written.contains("Sales ESQ") && written.contains("\nTrace "),
         "{written}"
     );
+    instance.end().await;
+}
 
-    // A second change for the same record needs a key of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_change_of_a_record_and_another_attempt_have_keys_of_their_own() {
+    let instance = Instance::start().await;
+    let world = &instance.place.world;
+    let change = json!({"configuration": "Sales ESP", "add": [{"group": "Sales Laptops"}]});
+    let first = instance.requested(json!({"sys_id": "46d44a", "change": change})).await;
+    world.end_of(&first).await.succeeded("changed");
     let back = json!({"configuration": "Sales ESP", "remove": [{"group": "Sales Laptops"}]});
-    let clash = run("/run/request", json!({"sys_id": "46d44a", "change": back})).await;
+    let clash = instance.run("/run/request", json!({"sys_id": "46d44a", "change": back})).await;
     assert!(clash["again"] == false && clash["problem"]["code"] == "idempotency-key-reused", "{clash}");
     let order = json!({"sys_id": "46d44a", "change": back, "word": "back"});
-    let second = run("/run/request", order.clone()).await["operation"]["id"].as_str().unwrap().to_owned();
-    assert_ne!(second, operation);
+    let second = instance.requested(order.clone()).await;
+    assert_ne!(second, first);
     world.end_of(&second).await.succeeded("changed");
-    assert_eq!(run("/run/request", order).await["operation"]["id"], second.as_str());
+    assert_eq!(instance.requested(order).await, second);
     assert!(!world.groups(SALES_ESP).await.contains(&group(1)));
-
     // To request once more what has ended, a person gives the number of the attempt.
     let order = json!({"sys_id": "46d44a", "change": back, "word": "back", "attempt": "2"});
-    let third = run("/run/request", order).await["operation"]["id"].as_str().unwrap().to_owned();
+    let third = instance.requested(order).await;
     assert_ne!(third, second);
     world.end_of(&third).await.succeeded("unchanged");
+    instance.end().await;
+}
 
-    // An instance that no callback reaches names none, and polls.
-    run("/run/property", json!({"x_postern.callback_url": null})).await;
-    let polled = run("/run/request", json!({"sys_id": "77b1c0", "change": change})).await;
-    let id = polled["operation"]["id"].as_str().unwrap_or_else(|| panic!("{polled}")).to_owned();
-    let ended = world.end_of(&id).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_no_callback_reaches_names_none_and_polls() {
+    let instance = Instance::start().await;
+    instance.run("/run/property", json!({"x_postern.callback_url": null})).await;
+    let change = json!({"configuration": "Sales ESP", "add": [{"group": "Sales Laptops"}]});
+    let id = instance.requested(json!({"sys_id": "46d44a", "change": change})).await;
+    let ended = instance.place.world.end_of(&id).await;
     ended.succeeded("changed");
     assert!(ended.body["callback"].is_null(), "{ended:?}");
-    let looked = run("/run/look", json!({"id": id})).await;
+    let looked = instance.run("/run/look", json!({"id": id})).await;
     assert_eq!((&looked["status"], &looked["operation"]["state"]), (&json!(200), &json!("succeeded")));
-    drop(instance);
-    place.end().await;
+    instance.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_needs_approval_is_decided_with_another_profile_than_it_was_requested_with() {
+    let instance = Instance::start().await;
+    let change = json!({"configuration": "Kiosk ESP", "add": [{"group": "Sales Kiosks"}]});
+    let asked = instance.run("/run/request", json!({"sys_id": "46d44a", "change": change})).await;
+    assert_eq!(asked["operation"]["state"], "awaiting_approval", "{asked}");
+    let decision = json!({"id": asked["operation"]["id"], "decision": "approve", "comment": "Approved by jane."});
+    let own = instance.run("/run/decide", decision.clone()).await;
+    assert!(own["again"] == false && own["problem"]["code"] == "not-permitted", "{own}");
+    instance.run("/run/property", json!({"x_postern.approval_profile": "profile-2"})).await;
+    let decided = instance.run("/run/decide", decision).await;
+    assert_eq!(decided["operation"]["approval"]["answer"]["comment"], "Approved by jane.", "{decided}");
+    instance.place.world.end_of(asked["operation"]["id"].as_str().unwrap()).await.succeeded("changed");
+    instance.end().await;
 }
 
 /// An example that makes a change, given ticket, group and any suffix; returns whether it succeeded, and its output.

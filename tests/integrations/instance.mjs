@@ -3,7 +3,7 @@
 //
 //   node instance.mjs FOLDER GATEWAY-SECRET TOKEN-URL
 //
-// Prints its URL. POST /api/postern runs callback.js; POST /run/request and /run/look run PosternClient; GET /records lists all.
+// Prints its URL. POST /api/postern runs callback.js; POST /run/request, /run/look and /run/decide run PosternClient; GET /records lists all.
 import { spawnSync } from "node:child_process";
 import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -38,8 +38,10 @@ class RESTMessageV2 {
   }
   // An instance fetches the token when it sends.
   authenticate() {
-    if (this.profile !== "oauth2 profile-1") throw new Error("Invalid authentication profile");
-    const form = { grant_type: "client_credentials", client_id: "hr", client_secret: "issuer-client-secret" };
+    const clients = { "oauth2 profile-1": "hr", "oauth2 profile-2": "stranger" };
+    const client_id = clients[this.profile];
+    if (!client_id) throw new Error("Invalid authentication profile");
+    const form = { grant_type: "client_credentials", client_id, client_secret: "issuer-client-secret" };
     const body = new URLSearchParams({ ...form, scope: "Assignments.Change", resource: "api://postern" }).toString();
     const headers = { "content-type": "application/x-www-form-urlencoded" };
     const { text } = exchange({ url: tokens, method: "POST", headers, body, timeout: 10_000 });
@@ -106,6 +108,10 @@ const resources = {
   "/run/look": (_headers, body) => ({
     status: 200,
     body: run("PosternClient.js", { id: JSON.parse(body).id }, "\nnew PosternClient().look(id);"),
+  }),
+  "/run/decide": (_headers, body) => ({
+    status: 200,
+    body: run("PosternClient.js", JSON.parse(body), "\nnew PosternClient().decide(id, decision, comment);"),
   }),
   "/run/property": (_headers, body) => { Object.assign(properties, JSON.parse(body)); return { status: 200, body: {} }; },
   "/records": () => ({ status: 200, body: tables }),

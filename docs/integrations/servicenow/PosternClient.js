@@ -4,7 +4,7 @@
  *
  * System properties: x_postern.url (https://postern.contoso.com), x_postern.oauth_profile (sys_id of the OAuth Entity Profile
  * whose grant type is Client Credentials), x_postern.callback_url (this instance's Scripted REST resource; without it, no
- * callback is requested, and a flow asks with look()).
+ * callback is requested, and a flow asks with look()), x_postern.approval_profile (another OAuth profile, only for decide()).
  */
 var PosternClient = Class.create();
 PosternClient.prototype = {
@@ -12,6 +12,7 @@ PosternClient.prototype = {
     this.url = gs.getProperty('x_postern.url');
     this.profile = gs.getProperty('x_postern.oauth_profile');
     this.callbackUrl = gs.getProperty('x_postern.callback_url');
+    this.approvalProfile = gs.getProperty('x_postern.approval_profile');
   },
 
   /*
@@ -39,11 +40,20 @@ PosternClient.prototype = {
     return this._call('get', '/v1/operations/' + encodeURIComponent(operation), null, {});
   },
 
-  _call: function (method, path, body, headers) {
+  /*
+   * Approves or rejects an operation that is awaiting_approval; decision is 'approve' or 'reject'. Postern accepts it only from
+   * another caller than the one that requested the change, hence the profile of its own.
+   */
+  decide: function (operation, decision, comment) {
+    var path = '/v1/operations/' + encodeURIComponent(operation) + '/' + decision;
+    return this._call('post', path, { comment: comment }, {}, this.approvalProfile);
+  },
+
+  _call: function (method, path, body, headers, profile) {
     var message = new sn_ws.RESTMessageV2();
     message.setHttpMethod(method);
     message.setEndpoint(this.url + path);
-    message.setAuthenticationProfile('oauth2', this.profile);
+    message.setAuthenticationProfile('oauth2', profile || this.profile);
     // The default is 175 s, for which a worker would be held.
     message.setHttpTimeout(10000);
     message.setRequestHeader('Accept', 'application/json');
