@@ -277,7 +277,12 @@ async fn the_examples_in_python_and_typescript_and_curl_change_and_explain_thems
         command.args(["-B", &format!("{ROOT}/docs/integrations/python/postern.py"), ticket, "Sales ESP", group]);
         command.args(suffix);
         let client = [("CLIENT_ID", "hr"), ("CLIENT_SECRET", "issuer-client-secret"), ("SCOPE", "Assignments.Change")];
-        command.env("POSTERN_URL", &url).env("TOKEN_URL", &place.tokens).env("RESOURCE", "api://postern").envs(client);
+        command
+            .env_remove("TOKEN")
+            .env("POSTERN_URL", &url)
+            .env("TOKEN_URL", &place.tokens)
+            .env("RESOURCE", "api://postern")
+            .envs(client);
         ran(&mut command)
     };
     let typescript = |ticket: &str, group: &str, suffix: &[&str]| {
