@@ -51,16 +51,21 @@ pub(super) enum KnownGroup {
     Unchecked,
 }
 
-/// That a lookup is not allowed can be temporary, and policies may need the name.
-impl Expiry<GroupId, Option<KnownGroup>> for OfGroups {
-    fn expire_after_create(&self, _id: &GroupId, known: &Option<KnownGroup>, _at: Instant) -> Option<Duration> {
-        Some(self.0.of(usize::from(matches!(known, Some(KnownGroup::Named(_))))))
-    }
-}
-
 /// How long groups are cached.
 #[derive(Clone, Copy, Debug)]
 struct OfGroups(ByFinding);
+
+/// That a lookup is not allowed can be temporary, and policies may need the name.
+impl Expiry<GroupId, Option<KnownGroup>> for OfGroups {
+    fn expire_after_create(
+        &self,
+        _key: &GroupId,
+        value: &Option<KnownGroup>,
+        _created_at: Instant,
+    ) -> Option<Duration> {
+        Some(self.0.of(usize::from(matches!(value, Some(KnownGroup::Named(_))))))
+    }
+}
 
 /// What is known of an assignment filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
