@@ -20,7 +20,7 @@ import kubernetes_validate
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 import rules
 import spoiled
@@ -30,8 +30,9 @@ from rules import ROOT, Deployed
 KUBERNETES = ["1.30", "1.37"]
 # At most one of these.
 CREDENTIALS = [[], ["workload-identity"], ["certificate"]]
-# Each alone and combined; alerts and dashboard depend on no other and conflict with none, so they count as one.
-OTHERS = [["collector"], ["prometheus"], ["alerts", "dashboard"]]
+# Each alone and combined. Alerts and dashboard depend on no other and conflict with none, so they count as one; so do the
+# collector and the secrets, of which one adds a way out and the other a volume.
+OTHERS = [["collector", "secrets"], ["prometheus"], ["alerts", "dashboard"]]
 # Not part of Kubernetes: there is no schema, but the rules check the fields that we use.
 FOREIGN = {"PodMonitor", "PrometheusRule"}
 
@@ -213,7 +214,7 @@ def webhook(pod):
 
 def secret(key):
     """Something of the kind that the key is to hold."""
-    return {"tls.crt": CERTIFICATE, "tls.key": KEY}.get(key, "secret")
+    return {"tls.crt": CERTIFICATE, "tls.key": KEY, "audit.key": AUDIT_KEY}.get(key, "secret")
 
 
 def certificate():
@@ -230,12 +231,16 @@ def certificate():
         .not_valid_after(now + timedelta(days=365))
         .sign(key, hashes.SHA256())
     )
-    pem = serialization.Encoding.PEM
+    return signed.public_bytes(serialization.Encoding.PEM).decode(), private(key)
+
+
+def private(key):
     form, open_ = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    return signed.public_bytes(pem).decode(), key.private_bytes(pem, form, open_).decode()
+    return key.private_bytes(serialization.Encoding.PEM, form, open_).decode()
 
 
 CERTIFICATE, KEY = certificate()
+AUDIT_KEY = private(ed25519.Ed25519PrivateKey.generate())
 
 
 def main():

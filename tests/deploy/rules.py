@@ -301,7 +301,7 @@ def proves_itself_one_way(of):
     secrets = {volume["secret"]["secretName"] for volume in of.pod["volumes"] if "secret" in volume}
     kind = of.variables.get("POSTERN__GRAPH__CREDENTIAL__KIND", "secret")
     wanted = {"secret": {"postern-graph"}, "certificate": {"postern-certificate"}, "workload-identity": set()}[kind]
-    if secrets - {"postern-database"} != wanted:
+    if secrets - {"postern-database", "postern-secrets"} != wanted:
         yield f"a credential of kind {kind} with the secrets {sorted(secrets)}"
     label = of.template["metadata"]["labels"].get("azure.workload.identity/use")
     if (label == "true") != (kind == "workload-identity"):
