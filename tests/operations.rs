@@ -37,7 +37,7 @@ fn alerts() -> Vec<(String, String)> {
     let rules = read(&format!("{ALERTS}/rules.yaml"));
     let value = |line: &str, key: &str| line.trim_start().strip_prefix(key).map(str::to_owned);
     let names = rules.lines().filter_map(|line| value(line, "- alert: "));
-    let runbooks: Vec<_> = rules.lines().filter_map(|line| value(line, "runbook: ")).collect();
+    let runbooks: Vec<_> = rules.lines().filter_map(|line| value(line, "runbook_url: ")).collect();
     let names: Vec<_> = names.collect();
     assert_eq!(names.len(), runbooks.len(), "each alert has a runbook");
     names.into_iter().zip(runbooks).collect()
@@ -79,7 +79,8 @@ fn every_alert_has_a_section_of_the_handbook_that_says_what_to_do() {
     }
     let mut meant = BTreeSet::new();
     for (alert, runbook) in alerts() {
-        assert_eq!(runbook, format!("docs/operations.md#{}", alert.to_lowercase()), "{alert}");
+        let section = format!("https://postern.example.org/docs/operations.md#{}", alert.to_lowercase());
+        assert_eq!(runbook, section, "{alert}");
         meant.insert(alert);
     }
     assert_eq!(told, meant, "the sections of docs/operations.md and the alerts");

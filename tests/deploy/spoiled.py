@@ -46,7 +46,7 @@ def ways_to_spoil(of):
         ("watched", "another port", lambda: of.one("PodMonitor")["spec"]["podMetricsEndpoints"][0].update(port="http")),
         ("watched", "others' pods", lambda: of.one("PodMonitor")["spec"].update(selector={})),
         ("alerted", "another rule", lambda: alert.update(expr="1")),
-        ("alerted", "no way to the handbook", lambda: alert["annotations"].update(runbook="?")),
+        ("alerted", "no way to the handbook", lambda: alert["annotations"].update(runbook_url="?")),
         ("shown", "no label", lambda: dashboard["metadata"].update(labels={})),
         ("settings_roll_out", "a plain name", lambda: settings[0]["metadata"].update(name="postern-config")),
         ("settings_roll_out", "an editable map", lambda: settings[1].pop("immutable")),
