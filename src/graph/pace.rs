@@ -6,7 +6,7 @@
 //! - the number of calls in flight: one more for every round that goes well, half as many after throttling;
 //! - the breaker: after several failures in a row, only one call at a time tries whether Graph is back.
 //!
-//! Guarantees: waiting calls go in the order in which they came; a call that is given up returns its place.
+//! Guarantees: a call that waits for the budget of writes keeps no other from being made; a call that is given up returns its place.
 //!
 //! It deliberately knows nothing of other replicas: each has a pace of its own, and Graph's answers even that out.
 
@@ -134,16 +134,16 @@ impl Pace {
         }
     }
 
-    /// Waits until a call may be made. A pause longer than [`PAUSE_MAX`] or an outage is an error instead.
-    pub(super) async fn pass(&self, effect: Effect) -> Result<Pass<'_>, Error> {
-        let place = self.places.acquire().await.map_err(|closed| Error::Unavailable(closed.to_string()))?;
-        let pass = Pass { pace: self, place: Some(place) };
+    /// Waits until a call may be made. A pause longer than [`PAUSE_MAX`], one that ends after the call must have begun, and an
+    /// outage are errors instead. `begin_by` is a time of the clock's `elapsed`.
+    pub(super) async fn pass(&self, effect: Effect, begin_by: Option<Duration>) -> Result<Pass<'_>, Error> {
         // Taken from the end, each once: writes are scarcer, so none is taken before the call itself is within its budget.
         let mut wanted = match effect {
             Effect::Read => vec![&self.calls],
             Effect::Write => vec![&self.writes, &self.calls],
         };
         loop {
+            let pass = self.place(begin_by).await?;
             let admission = self.regime().admit(self.clock.elapsed(), self.clock.chance());
             let pause = match admission {
                 Admission::Go => self.within_budget(&mut wanted),
@@ -153,11 +153,32 @@ impl Pace {
                 }
                 Admission::Pause(pause) => Some(pause),
             };
-            match pause {
-                None => return Ok(pass),
-                Some(pause) if pause > PAUSE_MAX => return Err(Error::Throttled { pause }),
-                Some(pause) => self.clock.sleep(pause).await,
+            let Some(pause) = pause else { return Ok(pass) };
+            let late = begin_by.is_some_and(|by| self.clock.elapsed().saturating_add(pause) > by);
+            if pause > PAUSE_MAX || late {
+                return Err(Error::Throttled { pause });
             }
+            // Others may call meanwhile: reads do not wait for the budget of writes.
+            drop(pass);
+            self.clock.sleep(pause).await;
+        }
+    }
+
+    /// Waits for a place among the calls in flight, until the call must have begun.
+    async fn place(&self, begin_by: Option<Duration>) -> Result<Pass<'_>, Error> {
+        let in_time = async {
+            match begin_by {
+                Some(by) => self.clock.sleep(by.saturating_sub(self.clock.elapsed())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            place = self.places.acquire() => {
+                let place = place.map_err(|closed| Error::Unavailable(closed.to_string()))?;
+                Ok(Pass { pace: self, place: Some(place) })
+            }
+            () = in_time => Err(Error::Throttled { pause: PAUSE_MAX }),
         }
     }
 
@@ -380,11 +401,37 @@ mod tests {
         let (writes_max, calls_max) = (NonZeroU32::new(4).unwrap(), NonZeroU32::new(10).unwrap());
         let pace = Pace::new(&config::Pace { writes_max, calls_max, calls_at_once_max: 4 }, clock);
         for _ in 0..5 {
-            drop(pace.pass(Effect::Read).await.unwrap());
+            drop(pace.pass(Effect::Read, None).await.unwrap());
         }
-        drop(pace.pass(Effect::Write).await.unwrap());
+        drop(pace.pass(Effect::Write, None).await.unwrap());
         assert_eq!(clock.elapsed(), second(4), "it waited for a call");
         assert!(pace.writes.check().is_ok() && pace.writes.check().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_waits_keeps_no_read_waiting_and_is_given_up_before_it_would_be_late() {
+        let clock = Clock::simulated("2026-03-01T08:00:00Z".parse().unwrap(), 1);
+        let (writes_max, calls_max) = (NonZeroU32::new(10).unwrap(), NonZeroU32::new(1000).unwrap());
+        let pace = Pace::new(&config::Pace { writes_max, calls_max, calls_at_once_max: 1 }, clock);
+        for _ in 0..5 {
+            drop(pace.pass(Effect::Write, None).await.unwrap());
+        }
+        // The next write is within the budget after four seconds.
+        let late = pace.pass(Effect::Write, Some(second(3))).await;
+        assert!(matches!(late, Err(Error::Throttled { pause }) if pause == second(4)), "{late:?}");
+        assert_eq!(clock.elapsed(), Duration::ZERO, "it is known at once");
+        let write = pace.pass(Effect::Write, Some(second(5)));
+        let read = async {
+            drop(pace.pass(Effect::Read, None).await.unwrap());
+            clock.elapsed()
+        };
+        let (write, read) = tokio::join!(write, read);
+        assert_eq!((read, clock.elapsed()), (Duration::ZERO, second(4)));
+        // While it holds the only place, a write that must begin soon is given up.
+        let late = pace.pass(Effect::Write, Some(second(5))).await;
+        assert!(matches!(late, Err(Error::Throttled { .. })), "{late:?}");
+        assert_eq!(clock.elapsed(), second(5));
+        drop(write.unwrap());
     }
 
     #[tokio::test]
@@ -393,20 +440,20 @@ mod tests {
         let settings = config::Pace { writes_max: many, calls_max: many, calls_at_once_max: 4 };
         let pace = Pace::new(&settings, Clock::system());
         for _ in 0..8 {
-            drop(pace.pass(Effect::Read).await.unwrap());
+            drop(pace.pass(Effect::Read, None).await.unwrap());
         }
         let all = [
-            pace.pass(Effect::Read).await.unwrap(),
-            pace.pass(Effect::Read).await.unwrap(),
-            pace.pass(Effect::Read).await.unwrap(),
-            pace.pass(Effect::Write).await.unwrap(),
+            pace.pass(Effect::Read, None).await.unwrap(),
+            pace.pass(Effect::Read, None).await.unwrap(),
+            pace.pass(Effect::Read, None).await.unwrap(),
+            pace.pass(Effect::Write, None).await.unwrap(),
         ];
         assert_eq!(pace.places.available_permits(), 0);
         for pass in all {
             pass.went(Went::Throttled(Some(second(60))));
         }
         assert_eq!(pace.places.available_permits(), 2);
-        assert!(matches!(pace.pass(Effect::Read).await, Err(Error::Throttled { pause }) if pause > second(50)));
+        assert!(matches!(pace.pass(Effect::Read, None).await, Err(Error::Throttled { pause }) if pause > second(50)));
         assert_eq!(pace.places.available_permits(), 2);
     }
 }

@@ -174,7 +174,8 @@ impl Transport {
     async fn attempt(&self, asked: &Asked<'_>) -> Result<Answer, Next> {
         let token = self.tokens.token().await.map_err(tokenless)?;
         let call = self.call(asked, &token.bearer()).map_err(Next::Fail)?;
-        let pass = self.pace.pass(asked.effect).await.map_err(Next::Fail)?;
+        let begin_by = asked.end_by.map(|end_by| end_by.saturating_sub(self.settings.call_timeout));
+        let pass = self.pace.pass(asked.effect, begin_by).await.map_err(Next::Fail)?;
         let answer = match self.outbound.send(call).await {
             Ok(answer) => answer,
             Err(error) => {
