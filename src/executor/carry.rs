@@ -161,12 +161,19 @@ impl Lane {
         store.note_policy_sets(PolicySetsSeen { configuration, assignments: now, loss }).await
     }
 
-    /// Reads the present set. One that cannot be used is read again before giving up. So is one that nobody is known to
-    /// have left that way, until two reads agree: a merge based on a stale read would undo our last write.
+    /// Reads the present set. One that cannot be used is read again before giving up. So is one that a write of ours has just
+    /// replaced, for a few seconds, and one that nobody is known to have left that way, until two reads agree: a merge based on
+    /// a stale read would undo our last write.
     async fn read(&self, held: &mut Held, batch: &[Operation]) -> Result<Present, Stop> {
-        let (mut failed, mut seen) = (0_u32, None);
+        let (mut failed, mut lagging, mut seen) = (0_u32, 0_u32, None);
         loop {
             let failure = match self.parts.upstream.read_assignments(&self.configuration).await {
+                Ok(present) if self.lags(&present, held) => {
+                    tracing::warn!("Graph still shows the assignments from before the last write; they are read again");
+                    lagging = lagging.saturating_add(1);
+                    self.parts.clock.sleep(REREAD.pause(lagging, self.parts.clock.chance())).await;
+                    continue;
+                }
                 Ok(present) if vanished(&present.direct, held) && !is_confirmed(batch) => Failure {
                     code: FailureCode::PresentSetVanished,
                     detail: "the assignments read as empty, but were not empty when Postern last saw them; if they \
@@ -205,6 +212,13 @@ impl Lane {
             );
             self.parts.clock.sleep(REREAD.pause(failed, self.parts.clock.chance())).await;
         }
+    }
+
+    /// Whether the set is one that a write of ours has just replaced, and not as it was left.
+    fn lags(&self, present: &Present, held: &Held) -> bool {
+        let found = present.direct.digest();
+        held.left.as_ref() != Some(&found)
+            && self.replaced.includes(&self.configuration, &found, self.parts.clock.elapsed())
     }
 
     /// What to do when the set cannot be read. Operations for which a write may have done something do not fail at once: the
@@ -287,6 +301,7 @@ impl Lane {
         match tokio::time::timeout(left, sent).await {
             Ok(Ok(Receipt { request_id })) => {
                 telemetry::measure_write(merged_with.saturating_add(1));
+                self.replaced.note(&self.configuration, before, clock.elapsed());
                 let Clearance { client_request_id, .. } = clearance;
                 let write = Write { merged_with, request_id, client_request_id };
                 if let Some(intent) = &mut held.announced.intent {

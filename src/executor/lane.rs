@@ -8,13 +8,14 @@
 //! The race that remains: an administrator can edit between our read and our write, and Graph has no precondition that
 //! would stop us. The window is one call, and a set that is not as we left it is recorded as drift at the next turn.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tracing::Instrument;
 
 use super::{
     Parts,
     carry::Stop,
+    lag::Replaced,
     outcome::{self, Done, Outcome},
 };
 use crate::{
@@ -53,6 +54,7 @@ pub(super) enum After {
 /// One configuration, about to have its turn.
 pub(super) struct Lane {
     pub(super) parts: Parts,
+    pub(super) replaced: Arc<Replaced>,
     pub(super) configuration: ConfigurationId,
 }
 
@@ -85,8 +87,8 @@ enum Stepped {
 }
 
 impl Lane {
-    pub(super) fn new(parts: Parts, configuration: ConfigurationId) -> Self {
-        Self { parts, configuration }
+    pub(super) fn new(parts: Parts, replaced: Arc<Replaced>, configuration: ConfigurationId) -> Self {
+        Self { parts, replaced, configuration }
     }
 
     /// Claims the lane and works on what is pending.

@@ -35,6 +35,8 @@ pub(crate) enum Read {
 pub(crate) struct Tenant {
     pub(crate) sets: Mutex<BTreeMap<ConfigurationId, AssignmentSet>>,
     pub(crate) reads: Mutex<BTreeMap<ConfigurationId, Read>>,
+    /// The set that reads show, this many times.
+    pub(crate) stale: Mutex<BTreeMap<ConfigurationId, (AssignmentSet, usize)>>,
     /// A write that assigns one of these groups is refused.
     pub(crate) refused: BTreeSet<Target>,
     /// These groups do not exist: a write that assigns one is refused.
@@ -57,6 +59,7 @@ impl Tenant {
         Self {
             sets: Mutex::default(),
             reads: Mutex::default(),
+            stale: Mutex::default(),
             refused: BTreeSet::new(),
             missing: BTreeSet::new(),
             forbidden: BTreeSet::new(),
@@ -122,6 +125,10 @@ impl Upstream for Tenant {
     }
 
     async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
+        if let Some((past, times)) = self.stale.lock().unwrap().get_mut(id).filter(|(_, times)| *times > 0) {
+            *times -= 1;
+            return Ok(Present { direct: past.clone(), from_policy_sets: Vec::new() });
+        }
         let told = self.reads.lock().unwrap().get(id).copied();
         match told {
             None => Ok(Present { direct: self.set(id), from_policy_sets: Vec::new() }),
