@@ -84,7 +84,8 @@ impl Gateway {
     }
 
     /// What undoes an operation now, except on these targets; none if that is nothing. What an earlier operation had made and
-    /// has been reverted since is not restored: it would stay, though somebody or its own end has undone it.
+    /// has been reverted since is not restored: it would stay, though somebody or its own end has undone it. Whoever reverts a
+    /// reversal does want to restore what that one has undone.
     pub(super) async fn reversal(
         &self,
         operation: &Operation,
@@ -92,8 +93,10 @@ impl Gateway {
         except: &BTreeSet<Target>,
     ) -> Result<Option<Reversal>, Error> {
         let Some(reversal) = Reversal::of(operation, cause) else { return Ok(None) };
+        let redone = operation.submission.change.reversal().map(Reversal::operation);
         let undone = self.store.reverted_since(operation).await?;
-        Ok(undone.iter().fold(reversal, Reversal::rebased).sparing(except))
+        let undone = undone.iter().filter(|undone| Some(undone.id) != redone);
+        Ok(undone.fold(reversal, Reversal::rebased).sparing(except))
     }
 
     /// The submission that undoes an operation; it inherits the rest, since it is about the same matter.

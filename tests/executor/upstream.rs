@@ -31,12 +31,15 @@ pub(crate) enum Read {
     Panics,
 }
 
+/// A set of the past, and how many reads show it.
+type Stale = (AssignmentSet, usize);
+
 #[derive(Debug)]
 pub(crate) struct Tenant {
     pub(crate) sets: Mutex<BTreeMap<ConfigurationId, AssignmentSet>>,
     pub(crate) reads: Mutex<BTreeMap<ConfigurationId, Read>>,
     /// The set that reads show, this many times.
-    pub(crate) stale: Mutex<BTreeMap<ConfigurationId, (AssignmentSet, usize)>>,
+    pub(crate) stale: Mutex<BTreeMap<ConfigurationId, Stale>>,
     /// A write that assigns one of these groups is refused.
     pub(crate) refused: BTreeSet<Target>,
     /// These groups do not exist: a write that assigns one is refused.
