@@ -254,7 +254,8 @@ impl<'a> History<'a> {
             UntilState::Ahead | UntilState::CalledOff => return Err(format!("the end of {id} is {until:?}")),
         }
         let mut did = self.touched(id);
-        // Where it came on top of another change that has been reverted, nothing of that is restored.
+        // Where it came on top of another change that somebody has asked to revert, or whose end has come, nothing of that is
+        // restored, even if that reversal has failed.
         let others =
             self.ledger.accepted.keys().filter(|other| **other != id && self.reversals(**other).next().is_some());
         let overlap: BTreeSet<_> = others.flat_map(|other| self.touched(*other)).collect();
@@ -276,11 +277,10 @@ impl<'a> History<'a> {
         self.reversals(id).flat_map(|by| self.touched(by)).collect()
     }
 
-    /// The reversals of an operation that have succeeded.
+    /// The reversals of an operation.
     fn reversals(&self, id: OperationId) -> impl Iterator<Item = OperationId> {
         let of = move |asked: &Asked| asked.change.reversal().map(Reversal::operation) == Some(id);
-        let succeeded = |by: &OperationId| matches!(self.ledger.ended.get(by), Some(State::Succeeded(_)));
-        self.ledger.accepted.iter().filter(move |(_, asked)| of(asked)).map(|(by, _)| *by).filter(succeeded)
+        self.ledger.accepted.iter().filter(move |(_, asked)| of(asked)).map(|(by, _)| *by)
     }
 
     fn changes(&self, landed: &Landed, id: OperationId) -> bool {
