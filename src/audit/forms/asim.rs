@@ -37,9 +37,11 @@ pub(super) fn event(told: &Told) -> Value {
     put(&mut event, "ObjectId", told.text("configuration"));
     put(&mut event, "EventOriginalResultDetails", told.reason());
     put(&mut event, "RuleName", told.policies());
-    let (old, new) = told.values();
-    put(&mut event, "OldValue", old);
-    put(&mut event, "NewValue", new);
+    if told.deed() == Deed::Change {
+        let (old, new) = told.values();
+        put(&mut event, "OldValue", old);
+        put(&mut event, "NewValue", new);
+    }
     if told.text("configuration").is_some() {
         put(&mut event, "TargetAppName", Some("Microsoft Intune"));
         put(&mut event, "TargetAppType", Some("SaaS application"));

@@ -61,9 +61,9 @@ fn classes(told: &Told) -> (Vec<&'static str>, Vec<&'static str>) {
     match told.deed() {
         Deed::Prove => (vec!["authentication"], vec!["start"]),
         Deed::Change | Deed::Look if denied => (vec!["api"], vec!["denied"]),
-        Deed::Change if told.event() == "accepted" => (vec!["api", "configuration"], vec!["allowed", "change"]),
         Deed::Change | Deed::Configure => (vec!["configuration"], vec!["change"]),
         Deed::Look => (vec!["api"], vec!["access"]),
+        Deed::Step if told.event() == "accepted" => (vec!["api"], vec!["allowed"]),
         Deed::Begin => (vec!["process"], vec!["start"]),
         Deed::Vouch | Deed::Step => (vec!["configuration"], vec!["info"]),
     }

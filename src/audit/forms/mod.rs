@@ -2,7 +2,7 @@
 //!
 //! Guarantees: every record has one line in every format, also for events that this version does not know. Nothing is lost:
 //! each format carries the whole record in its place for vendor-specific fields, so the chain can still be verified from
-//! there. What was denied or refused is a failure in all of them.
+//! there. What was denied, refused or rejected is a failure in all of them, and what was only accepted is no change in any.
 //!
 //! It deliberately reads the record's text and not the catalogue of events: what is exported is what was hashed.
 
@@ -154,7 +154,9 @@ impl Told {
 
     fn outcome(&self) -> Outcome {
         match self.event() {
-            "denied" | "refused" | "configuration-refused" | "callback-parked" => Outcome::Failure,
+            "denied" | "refused" | "rejected" | "approval-expired" | "configuration-refused" | "callback-parked" => {
+                Outcome::Failure
+            }
             "settled" if self.text("state") == Some("failed") => Outcome::Failure,
             "drift-seen" => Outcome::Unknown,
             "written" if self.text("known_by") == Some("undecided") => Outcome::Unknown,
@@ -175,7 +177,7 @@ impl Told {
         match (self.event(), self.text("action")) {
             ("denied", Some("authenticate")) => Deed::Prove,
             ("denied", Some("plan" | "read" | "audit")) => Deed::Look,
-            ("accepted" | "denied" | "refused" | "written" | "reverted" | "drift-seen", _) => Deed::Change,
+            ("denied" | "refused" | "written" | "reverted" | "drift-seen", _) => Deed::Change,
             ("settled", _) if self.text("effect") != Some("unchanged") => Deed::Change,
             ("started-up", _) => Deed::Begin,
             ("configuration-loaded" | "configuration-refused", _) => Deed::Configure,

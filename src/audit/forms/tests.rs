@@ -344,7 +344,8 @@ fn every_event_fits_ocsf() {
         }
     }
     let accepted = one(Form::Ocsf, |record| record["event"] == "accepted");
-    assert_eq!((&accepted["activity_id"], &accepted["status"]), (&3.into(), &"Success".into()));
+    assert_eq!((&accepted["activity_id"], &accepted["activity_name"]), (&99.into(), &"accepted".into()));
+    assert_eq!(accepted["status"], "Success");
     assert_eq!((&accepted["time"], &accepted["comment"]), (&1_772_352_000_250_i64.into(), &"New sales floor".into()));
     assert_eq!(accepted["actor"]["authorizations"][1]["policy"]["name"], "b");
     let written = one(Form::Ocsf, |record| record["event"] == "written");
@@ -482,6 +483,28 @@ fn every_event_fits_asim() {
     let denied = one(Form::Asim, |record| record["action"] == "read");
     assert_eq!((&denied["EventResult"], &denied["EventType"]), (&"Failure".into(), &"Read".into()));
     assert_eq!((&denied["Operation"], &denied["ActorUsername"]), (&"read".into(), &"servicenow".into()));
+}
+
+/// What each event says it did, in each format: activity in OCSF, categories and types in ECS, and type and result in ASIM.
+#[test]
+fn only_what_was_carried_out_is_a_change_and_what_was_turned_down_is_a_failure() {
+    let told = |event: &str| {
+        let of = |form| one(form, |record| record["event"] == event);
+        let (ocsf, ecs, asim) = (of(Form::Ocsf), of(Form::Ecs), of(Form::Asim));
+        assert_eq!(ocsf["status"], asim["EventResult"], "{event}");
+        assert_eq!(asim["EventResult"].as_str().unwrap().to_lowercase(), ecs["event"]["outcome"], "{event}");
+        let classes = format!("{} {}", ecs["event"]["category"], ecs["event"]["type"]);
+        let values = asim.get("NewValue").is_some();
+        (ocsf["activity_id"].clone(), classes, asim["EventType"].clone(), asim["EventResult"].clone(), values)
+    };
+    let step = |classes: &str, result: &str| (99.into(), classes.to_owned(), "Execute".into(), result.into(), false);
+    let info = r#"["configuration"] ["info"]"#;
+    assert_eq!(told("accepted"), step(r#"["api"] ["allowed"]"#, "Success"));
+    assert_eq!(told("approved"), step(info, "Success"));
+    assert_eq!(told("rejected"), step(info, "Failure"));
+    assert_eq!(told("approval-expired"), step(info, "Failure"));
+    let change = r#"["configuration"] ["change"]"#.to_owned();
+    assert_eq!(told("written"), (3.into(), change, "Set".into(), "Success".into(), true));
 }
 
 #[test]
