@@ -26,6 +26,8 @@ use crate::{
 
 /// When a caller should look again.
 const POLL: Duration = Duration::from_secs(2);
+/// The same while a second person has to approve it first, which takes hours or days.
+const POLL_APPROVAL: Duration = Duration::from_mins(1);
 
 /// Returns one operation, after its end if the caller prefers to wait.
 pub(super) async fn one(
@@ -152,7 +154,8 @@ pub(super) fn respond(
 
 /// How long a caller should wait before it looks at an operation again.
 pub(super) fn pause(standing: &Standing, now: Timestamp) -> Duration {
-    standing.parked.as_ref().map_or(POLL, |parked| clock::until(now, parked.until).max(POLL))
+    let least = if standing.operation.state == Fate::AwaitingApproval { POLL_APPROVAL } else { POLL };
+    standing.parked.as_ref().map_or(least, |parked| clock::until(now, parked.until).max(least))
 }
 
 /// The part of a preference that was applied.

@@ -35,6 +35,7 @@ fn everyone() -> Value {
 async fn asked(world: &World) -> String {
     let accepted = world.change(&everyone()).await.expect(202);
     assert_eq!(accepted.body["state"], "awaiting_approval");
+    assert_eq!(accepted.header("retry-after"), "60");
     accepted.id()
 }
 

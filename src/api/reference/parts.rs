@@ -91,7 +91,7 @@ fn in_header() -> [Part; 6] {
 pub(super) fn headers() -> Value {
     let text = |text: &str| json!({"description": text, "schema": {"type": "string"}});
     let always = |text: &str, pattern: &str| json!({"description": text, "required": true, "schema": {"type": "string", "pattern": pattern}});
-    let seconds = "How many seconds to wait before trying again.";
+    let seconds = "How many seconds to wait before trying again; 60 or more while an operation is `awaiting_approval`.";
     let headers = [
         ("Allow", text("The methods that the path supports.")),
         (
