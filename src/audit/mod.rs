@@ -187,7 +187,7 @@ pub enum Event {
         /// Who requested it.
         #[serde(flatten)]
         actor: Option<Actor>,
-        /// The configuration that was meant, if it could be resolved.
+        /// The configuration that was meant, if it was known to exist.
         configuration: Option<String>,
         /// The configuration as the caller named it, or the operation that was to be reverted.
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -145,6 +145,11 @@ impl Names {
         self.listed.remembered(shortened(name)).await
     }
 
+    /// This id as Graph spells it, if the configuration is cached.
+    pub(super) async fn remembered_id(&self, id: &ConfigurationId) -> Option<ConfigurationId> {
+        self.configurations.get(id).await.flatten().map(|configuration| configuration.id)
+    }
+
     /// All assignment filters of the tenant.
     async fn filters(&self) -> Result<Arc<[AssignmentFilter]>, graph::Error> {
         self.filters.all(self.upstream.filters()).await

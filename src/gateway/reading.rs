@@ -183,12 +183,15 @@ impl Gateway {
         Ok(Page { operations, next: query.after })
     }
 
-    /// The id of the configuration that a search means. A deleted one can still be searched for by id or alias.
+    /// The id of the configuration that a search means, as Graph spells it. One that is deleted, or that Graph does not
+    /// describe soon, can still be searched for by its exact id or by its alias.
     async fn meant(&self, caller: &Caller, reference: &str) -> Result<ConfigurationId, Error> {
-        match self.directory.configuration_id(reference) {
-            Some(id) => Ok(id),
-            None => Ok(self.named(caller, reference, "").await?.id),
-        }
+        let Some(id) = self.directory.configuration_id(reference) else {
+            return Ok(self.named(caller, reference, "").await?.id);
+        };
+        let share = self.shares.of(caller);
+        let known = tokio::time::timeout(LOOK_UP_MAX, self.names().configuration_for(&id, &share)).await;
+        Ok(known.ok().and_then(Result::ok).flatten().map_or(id, |configuration| configuration.id))
     }
 
     /// Whether policy lets the caller read this operation.

@@ -103,10 +103,10 @@ impl Directory {
         catalogued.or_else(|| reference.parse().ok())
     }
 
-    /// The configuration that a reference means, as far as that is known without asking Graph.
+    /// The id of the configuration that a reference means, if it is known without asking Graph that there is one.
     pub(super) async fn remembered(&self, reference: &str) -> Option<ConfigurationId> {
         match self.configuration_id(reference) {
-            Some(id) => Some(id),
+            Some(id) => self.names.remembered_id(&id).await,
             None => match self.names.remembered(reference).await?.exact.as_slice() {
                 [one] => Some(one.id.clone()),
                 _ => None,

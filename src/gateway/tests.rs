@@ -162,6 +162,11 @@ async fn a_configuration_has_one_lane_and_one_set_of_tags_however_its_id_is_spel
     for spelt in [ID, &ID.to_lowercase(), &ID.to_uppercase(), "limit"] {
         assert_eq!(world.submit(spelt).await.unwrap().operation.submission.configuration.as_str(), ID, "{spelt}");
     }
+    for spelt in [ID, &ID.to_lowercase(), &ID.to_uppercase(), "limit", "Five"] {
+        let search = Search { configuration: Some(spelt.to_owned()), limit: 50, ..Search::default() };
+        let found = world.gateway.operations(&caller("writer"), search).await.unwrap();
+        assert_eq!(found.operations.len(), 4, "{spelt}");
+    }
     let frozen = r#"@id("frozen") forbid (principal, action == Postern::Action::"remove", resource)
         when { resource.tags.contains("frozen") };"#;
     let world = World::new(&format!("{OPEN}\n{frozen}")).await;

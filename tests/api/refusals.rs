@@ -86,6 +86,26 @@ async fn a_change_that_cannot_be_made_is_on_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_record_of_a_refused_change_names_a_configuration_only_if_it_is_known_to_exist() {
+    let settings = vec![("OPERATIONS__TARGETS_MAX", "1")];
+    let world = World::with(Setup { settings, policies: vec![EVERYTHING], ..Setup::default() }).await;
+    let gone = "a0000000-0000-4000-8000-0000000000ff_Limit";
+    // Refused before Graph is asked whether there is such a configuration.
+    let two =
+        |configuration: &str| json!({"configuration": configuration, "add": [{"all": "users"}, {"all": "devices"}]});
+    for configuration in [gone, SALES_ESP] {
+        ask(&world, &two(configuration)).await.problem(422, "invalid-change");
+    }
+    world.change(&add(SALES_ESP, "Sales Kiosks")).await.succeeded("changed");
+    ask(&world, &two(SALES_ESP)).await.problem(422, "invalid-change");
+    let records = world.events("refused").await;
+    let told = |key: &str| records.iter().map(|record| record[key].as_str().unwrap_or("none")).collect::<Vec<_>>();
+    assert_eq!(told("asked"), [gone, SALES_ESP, SALES_ESP]);
+    assert_eq!(told("configuration"), ["none", "none", SALES_ESP]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_that_cannot_be_made_and_come_too_fast_are_counted() {
     let edits = vec![("[graph]\n", "[audit]\ndenied_per_minute = 2\n\n[graph]\n".to_owned())];
     let mut world = World::with(Setup { edits, policies: vec![EVERYTHING], ..Setup::default() }).await;
