@@ -209,13 +209,14 @@ impl<'a> Claimed<'a> {
         }
     }
 
-    /// The application to which the token was issued: `azp` in Entra's v2 tokens, `appid` in v1, `client_id` by RFC 9068.
+    /// The application to which the token was issued: `azp` in Entra's v2 tokens, `appid` in v1, `client_id` by RFC 9068,
+    /// `cid` in Okta's.
     fn client_id(&self) -> Result<Option<String>, Rejection> {
         let mut found = None;
-        for name in ["azp", "appid", "client_id"] {
+        for name in ["azp", "appid", "client_id", "cid"] {
             let Some(id) = self.payload.text(name)? else { continue };
             if found.is_some_and(|other| other != id) {
-                return Err(invalid("azp, appid and client_id of the token name different applications"));
+                return Err(invalid("azp, appid, client_id and cid of the token name different applications"));
             }
             found = Some(id);
         }
@@ -225,7 +226,11 @@ impl<'a> Claimed<'a> {
     fn roles(&self) -> Result<Vec<Role>, Rejection> {
         let mut names = self.payload.texts("roles")?;
         for scopes in ["scp", "scope"] {
-            names.extend(self.payload.string(scopes)?.unwrap_or_default().split_ascii_whitespace());
+            match self.payload.0.get(scopes) {
+                // As Okta writes it.
+                Some(Value::Array(_)) => names.extend(self.payload.texts(scopes)?),
+                _ => names.extend(self.payload.string(scopes)?.unwrap_or_default().split_ascii_whitespace()),
+            }
         }
         names.sort_unstable();
         names.dedup();

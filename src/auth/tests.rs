@@ -260,7 +260,12 @@ async fn the_forms_of_honest_tokens_are_accepted() {
         json!({ "nbf": "absent", "iat": "absent", "uti": "absent" }),
         json!({ "exp": NOW - 59, "nbf": NOW + 60, "iat": NOW + 59 }),
         json!({ "exp": 1_800_000_000.5 }),
+        json!({ "azp": "absent", "cid": "app-1" }),
+        json!({ "cid": "app-1" }),
         json!({ "scp": "" }),
+        json!({ "scp": [] }),
+        json!({ "roles": "absent", "scp": ["openid", "Assignments.Change"] }),
+        json!({ "roles": "absent", "scope": ["Assignments.Change"] }),
     ] {
         assert!(world.token(&signed(0, &header(json!({})), &claims(members.clone()))).await.is_ok(), "{members}");
     }
@@ -380,7 +385,13 @@ async fn a_claim_that_does_not_hold_is_refused() {
         (json!({ "iat": -1e300 }), "iat"),
         (json!({ "at_hash": "x" }), "access token"),
         (json!({ "events": {} }), "access token"),
-        (json!({ "scp": ["read"] }), "scp"),
+        (json!({ "cid": "app-2" }), "different"),
+        (json!({ "cid": ["app-1"] }), "cid"),
+        (json!({ "scp": 1 }), "scp"),
+        (json!({ "scp": { "read": true } }), "scp"),
+        (json!({ "scp": ["read", 1] }), "scp"),
+        (json!({ "scope": ["read", "a\nb"] }), "scope"),
+        (json!({ "scope": [["read"]] }), "scope"),
     ] {
         let detail = world.refused(&signed(0, &header(json!({})), &claims(members.clone()))).await;
         assert!(detail.contains(reason), "{members}: {detail}");
