@@ -168,11 +168,11 @@ impl<'p> File<'p> {
     fn settings(mut self) -> (Examined, Ledger) {
         let sections = sections::read(&mut self.root);
         self.ledger.close(self.root);
-        let issuer_names = self.issuers.iter().filter_map(|table| table.peek("name")).collect::<BTreeSet<_>>();
+        let names = self.issuers.iter().filter_map(|table| table.peek("name")).collect::<BTreeSet<_>>();
         let issuers = lists::issuers(self.issuers, &mut self.ledger);
         let clients = sections.tls.as_ref().and_then(|tls| tls.clients.as_ref());
         let destinations = callbacks::destinations(self.destinations, &mut self.ledger);
-        let around = Around { issuers: issuer_names, clients, destinations: &destinations };
+        let around = Around { issuers: names, clients, destinations: &destinations, open_max: sections.open_max() };
         let callers = lists::callers(self.callers, &around, &mut self.ledger);
         let webhooks = webhooks::webhooks(self.webhooks, &around, &mut self.ledger);
         let catalogue = lists::catalogue(self.shelves, &mut self.ledger);

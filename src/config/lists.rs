@@ -90,6 +90,8 @@ pub(super) struct Around<'a> {
     pub(super) clients: Option<&'a Clients>,
     /// The destinations of callbacks.
     pub(super) destinations: &'a [Destination],
+    /// How long an operation may wait for approval, and then for Graph, if both are valid.
+    pub(super) open_max: Option<(Duration, Duration)>,
 }
 
 /// Reads `[[callers]]`.

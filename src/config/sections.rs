@@ -53,6 +53,13 @@ pub(super) struct Sections {
     pub(super) audit: Option<Audit>,
 }
 
+impl Sections {
+    /// How long an operation may wait for approval, and then for Graph.
+    pub(super) fn open_max(&self) -> Option<(Duration, Duration)> {
+        Some((self.operations.as_ref()?.approval_ttl, self.executor.as_ref()?.deadline))
+    }
+}
+
 /// Reads every section, then checks the rules between them.
 pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let call_timeout = table.setting("graph.call_timeout", "20s", duration(SECOND, MINUTES_5));

@@ -190,6 +190,21 @@ fn an_issuers_keys_are_named_in_one_way() {
 }
 
 #[test]
+fn messages_are_remembered_for_as_long_as_their_operations_can_wait() {
+    let text = |operations: &str, remember: &str| {
+        let secret = "secret_file = \"desk.secret\"";
+        let source = "[[webhooks]]\nsource = \"desk\"\ncaller = \"desk\"\nscheme = \"github\"\n";
+        format!("{}[operations]\n{operations}\n{source}{secret}\nremember = {remember:?}\n", least())
+    };
+    let short = faults(&text("", "95h"));
+    let told = "webhooks.remember: 95h is less than operations.approval_ttl (3d) and operations.deadline (1d) together";
+    assert!(short.contains(told) && short.contains("hint: raise it, or lower operations.approval_ttl"), "{short}");
+    assert_eq!(loaded(&text("", "4d")).webhooks[0].remember.as_secs(), 4 * 86_400);
+    assert_eq!(loaded(&text("approval_ttl = \"1h\"", "25h")).webhooks[0].remember.as_secs(), 25 * 3_600);
+    assert!(faults(&text("deadline = \"30h\"", "4d")).contains("operations.deadline (30h) together"));
+}
+
+#[test]
 fn a_text_that_is_no_toml_is_told_with_its_line_and_without_its_content() {
     let told = faults("[server]\nlisten = hunter2\n");
     assert!(told.starts_with("t.toml:2: not TOML: "), "{told}");

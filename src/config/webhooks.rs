@@ -11,12 +11,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    CallbackRights, Clients, Fault, Named, callbacks,
+    CallbackRights, Fault, Named, callbacks,
     ledger::Ledger,
     lists::{Around, certificates, unique},
     nearest::nearest,
     table::Table,
-    value::{self, Refusal, duration},
+    value::{self, Refusal, duration, spell},
 };
 use crate::{
     domain::{Digest, Role},
@@ -137,23 +137,18 @@ pub(super) fn webhooks(entries: Vec<Entry<'_>>, around: &Around<'_>, ledger: &mu
         unique(&mut table, "source", source.as_ref(), &mut sources);
         let rules = read_rules(rules, ledger);
         let callbacks = callbacks::rights(&mut table, around.destinations);
-        let webhook = webhook(&mut table, source, rules, around.clients);
+        let webhook = webhook(&mut table, source, rules, around);
         webhooks.extend(webhook.map(|webhook| Webhook { callbacks, ..webhook }));
         ledger.close(table);
     }
     webhooks
 }
 
-fn webhook(
-    table: &mut Table<'_>,
-    source: Option<String>,
-    rules: Vec<Rule>,
-    clients: Option<&Clients>,
-) -> Option<Webhook> {
+fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>, around: &Around<'_>) -> Option<Webhook> {
     let caller = table.required("caller", value::name);
     let granted = table.list("roles", Some(&[]), value::filled);
     let proof = proof(table);
-    let certificates = certificates(table, clients);
+    let certificates = certificates(table, around.clients);
     let secrets = ["secret_file", "previous_secret_file"].map(|key| table.secret_file(key));
     needs(table, proof.as_ref());
     let remember = table.setting("remember", "90d", duration(HOUR, YEARS_10));
@@ -165,6 +160,16 @@ fn webhook(
     {
         // A message could come again while its time of sending still holds.
         table.refuse("remember", "it is less than twice the tolerance", Some("raise it, or lower tolerance"));
+    } else if let (Some(remember), Some((approval_ttl, deadline))) = (remember, around.open_max)
+        && remember < approval_ttl.saturating_add(deadline)
+    {
+        // A message that is repeated while its operation waits for approval or for Graph must not become a second one.
+        let (approval, deadline) = (spell(approval_ttl), spell(deadline));
+        let what = format!(
+            "{} is less than operations.approval_ttl ({approval}) and operations.deadline ({deadline}) together",
+            spell(remember)
+        );
+        table.refuse("remember", &what, Some("raise it, or lower operations.approval_ttl"));
     }
     Some(Webhook {
         source: source?,
