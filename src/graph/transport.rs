@@ -115,14 +115,20 @@ impl Transport {
         self.read_at(&self.url(version, path), permission).await
     }
 
-    /// Reads the next page. The link is used as it is, but only if it leads to the same Graph.
+    /// Reads the next page, if its link leads to the same Graph.
     pub(super) async fn read_next(&self, link: &str, permission: &'static Permission) -> Result<Answer, Error> {
-        let root = format!("{}/", self.settings.endpoint);
-        if link.starts_with(&root) {
-            self.read_at(link, permission).await
-        } else {
-            Err(Error::Unreadable("the link to the next page leads to another host".to_owned()))
+        match self.next(link) {
+            Some(url) => self.read_at(&url, permission).await,
+            None => Err(Error::Unreadable("the link to the next page leads to another host".to_owned())),
         }
+    }
+
+    /// The URL of a next page, always at the configured endpoint: Graph names its own host in links, even if it is called
+    /// through a proxy.
+    fn next(&self, link: &str) -> Option<String> {
+        let (endpoint, graph) = (self.settings.endpoint.as_str(), self.settings.cloud.graph());
+        let below = |root: &str| link.strip_prefix(root).filter(|path| path.starts_with('/'));
+        below(endpoint).or_else(|| below(graph)).map(|path| format!("{endpoint}{path}"))
     }
 
     /// Posts a body to a path below the API version.
@@ -303,6 +309,36 @@ fn went(answer: &Answer, named: Option<Duration>) -> Went {
 #[cfg(test)]
 mod tests {
     use super::{super::fixture, *};
+    use crate::domain::ids::Cloud;
+
+    #[tokio::test]
+    async fn next_pages_are_read_at_the_configured_endpoint_and_nowhere_else() {
+        let clock = Clock::system();
+        let settings = config::Graph {
+            cloud: Cloud::Global,
+            endpoint: "https://proxy.test/graph".to_owned(),
+            ..fixture::settings("none".as_ref())
+        };
+        let transport = Transport::new(settings, Outbound::new(clock).unwrap(), clock);
+        let ours = Some("https://proxy.test/graph/beta/groups?$skiptoken=a%2Fb".to_owned());
+        for root in ["https://proxy.test/graph", "https://graph.microsoft.com"] {
+            assert_eq!(transport.next(&format!("{root}/beta/groups?$skiptoken=a%2Fb")), ours, "{root}");
+        }
+        for foreign in [
+            "https://graph.microsoft.com.evil.test/beta/groups",
+            "https://graph.microsoft.com@evil.test/beta/groups",
+            "https://graph.microsoft.com",
+            "http://graph.microsoft.com/beta/groups",
+            "https://graph.microsoft.us/beta/groups",
+            "https://proxy.test/other",
+            "https://proxy.test/graphs/beta",
+            "//graph.microsoft.com/beta",
+            "/beta/groups",
+            "",
+        ] {
+            assert_eq!(transport.next(foreign), None, "{foreign}");
+        }
+    }
 
     #[tokio::test]
     async fn a_call_that_was_not_sent_does_not_end_an_outage() {
