@@ -72,7 +72,8 @@ catalogue! {
     StaleMessage = "stale-message", 401, Never, "The message's timestamp is too old or in the future";
     /// The token is valid, but does not identify a caller that this gateway knows; the gateway's operators must add it.
     UnknownCaller = "unknown-caller", 403, Never, "The caller is not known to the gateway";
-    /// No policy permits the request, or a policy forbids it; `detail` names that policy.
+    /// No policy permits the request, or a policy forbids it; `detail` names that policy, and the place in the request of the
+    /// target that it is about.
     NotPermitted = "not-permitted", 403, Never, "Policy does not permit this";
     /// The change required the approval of a second person, who rejected it; `detail` says who and why.
     ApprovalRejected = "approval-rejected", 403, Never, "The change was rejected";

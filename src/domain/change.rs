@@ -67,7 +67,7 @@ pub enum List {
     Replace,
 }
 
-/// Why a change is invalid.
+/// Why a change is invalid. The texts do not say which group a name stands for: that is not for everybody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// It would do nothing.
@@ -82,7 +82,7 @@ pub enum Fault {
         allowed: usize,
     },
     /// A target is named twice in one list.
-    #[error("{target} is named twice; name each target once")]
+    #[error("the target is named twice; name each target once")]
     Repeated {
         /// The list that names it twice.
         list: List,
@@ -92,7 +92,7 @@ pub enum Fault {
         target: Target,
     },
     /// A target is both added and removed.
-    #[error("{target} is to be both added and removed; name it in one of the lists")]
+    #[error("the target is to be both added and removed; name it in one of the lists")]
     Contradictory {
         /// Its index in the list of targets to remove, from zero.
         index: usize,

@@ -9,12 +9,12 @@ use std::{future::poll_fn, pin::Pin, task::Poll};
 
 use super::{
     About, Attempt, Error, Gateway, Submitted, actor,
-    request::{Asked, ChangeRequest},
+    request::{Asked, ChangeRequest, pointer},
     resolve::Resolved,
 };
 use crate::{
     clock,
-    domain::{Caller, operation::Submission},
+    domain::{Caller, Change, Target, change::List, operation::Submission},
     policy::{Denial, Permit, Resource},
     store::{Accepted, IdempotencyKey},
 };
@@ -138,10 +138,34 @@ impl Gateway {
             Refused::Invalid(error) => error,
             Refused::Denied { denial, ticket } => {
                 let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
-                self.denied(caller, About { configuration, change, ticket }, &denial).await
+                let recorded = self.denied(caller, About { configuration, change, ticket }, &denial).await;
+                if matches!(recorded, Error::Denied(_)) { told(&denial, &resolved.change) } else { recorded }
             }
         }
     }
+}
+
+/// A denial as its caller learns of it: a group is named by its place in the request, because what its name stands for is not
+/// for everybody. The record has its id.
+fn told(denial: &Denial, change: &Change) -> Error {
+    let Denial { action, target, reason } = denial;
+    let what = target.as_ref().map_or_else(String::new, |denied| {
+        let kind = match &denied.target {
+            Target::Group(_) => "group".to_owned(),
+            Target::ExcludedGroup(_) => "excluded group".to_owned(),
+            other @ (Target::AllDevices | Target::AllUsers | Target::Foreign(_)) => other.to_string(),
+        };
+        format!(" {kind}{}", place(change, &denied.target).map_or_else(String::new, |place| format!(" ({place})")))
+    });
+    Error::Denied(format!("{reason}: {action}{what}"))
+}
+
+/// Where a change names a target. Not where policy met it: whether it may be undone is asked of the opposite change.
+fn place(change: &Change, target: &Target) -> Option<String> {
+    let list = if matches!(change, Change::Replace(_)) { List::Replace } else { List::Add };
+    let wanted = change.wanted().iter().position(|wanted| wanted.target == *target);
+    let unwanted = || change.unwanted().iter().position(|unwanted| unwanted == target);
+    wanted.map(|at| pointer(list, at)).or_else(|| unwanted().map(|at| pointer(List::Remove, at)))
 }
 
 /// What a future returns if it need not wait for anything.

@@ -17,7 +17,9 @@ async fn denied(world: &World, caller: &str, body: &Value, words: &str) -> Got {
     let records = world.events("denied").await;
     assert_eq!(records.len(), before + 1);
     let record = &records[before];
-    assert_eq!((&record["caller"], &record["reason"]), (&json!(caller), &problem.body["detail"]));
+    // The record has the id of the target, its caller the place in the request.
+    let (bare, _) = detail.split_once(" (/").unwrap_or((detail, ""));
+    assert!(record["caller"] == caller && record["reason"].as_str().unwrap().starts_with(bare), "{record:#}");
     assert_eq!((&record["trace_id"], &record["ticket"]), (&problem.body["trace_id"], &body["ticket"]));
     assert!(record["configuration"].is_string() && record["change"].is_object());
     assert!(world.assigns().await.is_empty() && world.events("accepted").await.is_empty());
@@ -28,12 +30,12 @@ async fn denied(world: &World, caller: &str, body: &Value, words: &str) -> Got {
 async fn servicenow_changes_groups_of_its_configurations_with_a_ticket_and_nothing_else() {
     let world = World::start().await;
     let without_ticket = json!({"configuration": "Sales ESP", "add": [{"group": "Sales Laptops"}]});
-    denied(&world, "servicenow", &without_ticket, "no policy permits it: add group").await;
+    denied(&world, "servicenow", &without_ticket, "no policy permits it: add group (/add/0)").await;
     denied(&world, "servicenow", &add("Five devices", "Sales Laptops"), "no policy permits it").await;
     denied(&world, "servicenow", &remove("Five devices", "Sales Laptops"), "no policy permits it: remove").await;
     denied(&world, "servicenow", &add(NOTICE, "Sales Laptops"), "no policy permits it").await;
     let replace = json!({"configuration": "Sales ESP", "replace": [{"group": "Sales Laptops"}], "ticket": "R"});
-    denied(&world, "servicenow", &replace, "no policy permits it: replace").await;
+    denied(&world, "servicenow", &replace, "no policy permits it: replace group (/replace/0)").await;
     let without_role = world.forge("servicenow", json!({"roles": []}), json!({})).await;
     let request = world.bare("POST", ASSIGNMENTS).bearer_auth(without_role).json(&add("Sales ESP", "Sales Laptops"));
     world.send(request).await.problem(403, "not-permitted");
@@ -62,8 +64,30 @@ async fn one_refused_target_refuses_the_whole_change() {
     let world = World::start().await;
     let targets = json!([{"group": "Sales Laptops"}, {"all": "users"}, {"group": "Sales Kiosks"}]);
     let body = json!({"configuration": "Sales ESP", "add": targets, "ticket": "R"});
-    denied(&world, "servicenow", &body, "no-tenant-wide-targets").await;
+    denied(&world, "servicenow", &body, "no-tenant-wide-targets: add all users (/add/1)").await;
     assert_eq!(world.groups(SALES_ESP).await.len(), 3);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_denied_does_not_learn_which_group_a_name_stands_for() {
+    let world = World::start().await;
+    let named = json!({"group": "Sales Laptops"});
+    let (target, other) = (json!([named]), json!([{"group": "Sales Kiosks"}, named]));
+    for (list, targets, place) in [("add", &target, "/add/0"), ("remove", &other, "/remove/0")] {
+        let body = json!({"configuration": "Sales ESP", list: targets, "ticket": "R"});
+        let problem = denied(&world, "portal", &body, &format!("no policy permits it: {list} group ({place})")).await;
+        assert!(!problem.text.contains("b0000000-"), "{}", problem.text);
+        let record = world.events("denied").await.pop().unwrap();
+        assert!(record["reason"].as_str().unwrap().contains("group b0000000-"), "{record:#}");
+    }
+    for body in [
+        json!({"configuration": "Sales ESP", "add": [named, named]}),
+        json!({"configuration": "Sales ESP", "add": target, "remove": target}),
+    ] {
+        let problem = world.post("portal", ASSIGNMENTS, &body, &[]).await.problem(422, "invalid-change");
+        assert!(!problem.text.contains("b0000000-"), "{}", problem.text);
+    }
     world.end().await;
 }
 

@@ -313,7 +313,7 @@ async fn who_may_not_undo_a_change_may_set_no_end_for_it() {
     let world = World::with(Setup { policies, ..Setup::default() }).await;
     let denied = world.change(&with_end(add("Sales ESP", &group(1)))).await.problem(403, "not-permitted");
     assert!(
-        denied.body["detail"].as_str().unwrap().contains("forbidden by policy no-removing: remove"),
+        denied.body["detail"].as_str().unwrap().contains("forbidden by policy no-removing: remove group (/add/0)"),
         "{}",
         denied.text
     );
