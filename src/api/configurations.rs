@@ -10,10 +10,10 @@ use super::{
     problem::{Code, Problem},
     query,
     reference::schemas,
-    view::{self, ConfigurationView, Names, TargetView},
+    view::{ConfigurationView, Names, TargetView},
 };
 use crate::{
-    domain::{Assignment, Configuration},
+    domain::{Assignment, Configuration, Digest},
     gateway::{Assigned, Described, Listed, request::Fault},
 };
 
@@ -117,7 +117,7 @@ impl AssignmentView {
 pub(super) struct AssignedView {
     /// The configuration.
     configuration: ConfigurationView,
-    /// Digest of the direct assignments: the `ETag` without its quotes.
+    /// Digest of the direct assignments: the first part of the `ETag`. In quotes, `If-Match` takes it, too.
     digest: String,
     /// All assignments, the direct ones first.
     assignments: Vec<AssignmentView>,
@@ -132,17 +132,20 @@ pub(super) async fn assignments(
     let gateway = extract::gateway(&request)?;
     let Assigned { configuration, direct, from_policy_sets, names } = gateway.assigned(&caller, &reference).await?;
     let digest = direct.digest();
-    let tag = view::etag(&digest);
+    let ours = direct.iter().map(|assignment| AssignmentView::direct(assignment, &names));
+    let theirs = from_policy_sets.iter().map(|assignment| AssignmentView::from_policy_set(assignment, &names));
+    let view = AssignedView {
+        configuration: ConfigurationView { id: configuration.id.to_string(), name: configuration.name },
+        digest: digest.to_string(),
+        assignments: ours.chain(theirs).collect(),
+    };
+    // The set comes first, since a change is bound to that only. The rest covers what else is shown: names, policy sets.
+    let shown = Digest::of(&serde_json::to_vec(&view).unwrap_or_default());
+    let tag = format!("\"{digest}.{shown}\"");
     let mut response = if knows(request.headers(), &tag) {
         HttpResponse::NotModified().finish()
     } else {
-        let ours = direct.iter().map(|assignment| AssignmentView::direct(assignment, &names));
-        let theirs = from_policy_sets.iter().map(|assignment| AssignmentView::from_policy_set(assignment, &names));
-        HttpResponse::Ok().json(AssignedView {
-            configuration: ConfigurationView { id: configuration.id.to_string(), name: configuration.name },
-            digest: digest.to_string(),
-            assignments: ours.chain(theirs).collect(),
-        })
+        HttpResponse::Ok().json(view)
     };
     header(response.headers_mut(), "etag", &tag);
     header(response.headers_mut(), "cache-control", "private, no-cache");

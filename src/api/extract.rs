@@ -148,14 +148,18 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// The set that a change is bound to, from `If-Match` (RFC 9110): the `ETag` of the assignments. `*` matches any set, and
-/// every configuration has one.
+/// The set that a change is bound to, from `If-Match` (RFC 9110): the `ETag` of the assignments, or only its first part, which
+/// identifies the set. `*` matches any set, and every configuration has one.
 pub(super) fn only_on(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
     let mut values = headers.get_all("if-match");
     let Some(value) = values.next() else { return Ok(None) };
     let value = value.to_str().unwrap_or_default().trim();
     let unquoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    match unquoted.and_then(Digest::spelt) {
+    let set = unquoted.and_then(|tag| match tag.split_once('.') {
+        Some((set, rest)) => Digest::spelt(rest).and(Digest::spelt(set)),
+        None => Digest::spelt(tag),
+    });
+    match set {
         _ if values.next().is_some() => Err(Problem::new(Code::InvalidHeader, "If-Match is sent more than once.")),
         None if value == "*" => Ok(None),
         Some(digest) => Ok(Some(digest)),

@@ -125,7 +125,7 @@ pub(super) struct OperationView {
     /// What it did, once it has succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     difference: Option<DifferenceView>,
-    /// The `ETag` of the set that the change is bound to, from `If-Match`.
+    /// The `ETag` of the set that the change is bound to, from `If-Match`; only the part that identifies the set.
     #[serde(skip_serializing_if = "Option::is_none")]
     if_match: Option<String>,
     /// The ticket, as it was sent.

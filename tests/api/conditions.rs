@@ -56,6 +56,24 @@ async fn a_change_has_effect_on_the_set_that_its_caller_saw_and_on_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tag_of_what_was_shown_binds_a_change_to_the_set_only() {
+    let world = World::start().await;
+    let path = format!("/v1/configurations/{SALES_ESP}/assignments");
+    let shown = world.get("helpdesk", &path).await.expect(200).header("etag").to_owned();
+    let (set, _) = shown.split_once('.').unwrap();
+    let others = format!("{set}.{}\"", "0".repeat(64));
+    let first = change_if(&world, &add("Sales ESP", &group(1)), &others).await;
+    first.succeeded("changed");
+    assert_eq!(first.body["if_match"], format!("{set}\""));
+    for tag in [shown.clone(), others, format!("{set}\"")] {
+        change_if(&world, &add("Sales ESP", &group(2)), &tag).await.problem(412, "precondition-failed");
+    }
+    let shown = world.get("helpdesk", &path).await.expect(200).header("etag").to_owned();
+    change_if(&world, &add("Sales ESP", &group(2)), &shown).await.succeeded("changed");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_who_saw_the_same_set_one_wins_and_those_without_a_condition_go_on() {
     let world = World::start().await;
     // Queued operations are merged while the first is being written.

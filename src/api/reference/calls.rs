@@ -240,7 +240,8 @@ const ASSIGNED: Call = Call {
     id: "getAssignments",
     tag: PRESENT,
     summary: "Read the assignments of a configuration",
-    text: "Read from Graph at every call. `ETag` identifies the direct assignments, for `If-Match` of a change.",
+    text: "Read from Graph at every call. The first part of `ETag` identifies the direct assignments, for `If-Match` of a \
+           change; the second covers whatever else is shown.",
     parameters: &["configuration-ref", "If-None-Match"],
     answers: &[
         Answer {
@@ -252,7 +253,7 @@ const ASSIGNED: Call = Call {
         },
         Answer {
             status: 304,
-            text: "The direct assignments match `If-None-Match`.",
+            text: "The response would be one that `If-None-Match` names.",
             headers: &["ETag", "Cache-Control"],
             ..ANSWER
         },

@@ -8,8 +8,8 @@ use crate::{
     domain::State,
 };
 
-/// One digest, as `ETag` and `If-Match` write it.
-const TAG: &str = r#""[0-9a-f]{64}""#;
+/// The digest of a set, and perhaps that of all that is shown with it, as `ETag` and `If-Match` write them.
+const TAG: &str = r#""[0-9a-f]{64}(\.[0-9a-f]{64})?""#;
 /// The id of an operation.
 const OPERATION: &str = "^op_[0-7][0-9a-hjkmnp-tv-z]{25}$";
 /// An idempotency key, quoted or bare.
@@ -74,8 +74,9 @@ fn in_header() -> [Part; 6] {
                keeps keys (7 days by default). A new change needs a new key. With or without quotes.";
     let prefer = "`wait=N` waits up to N seconds for the operation to end, within the gateway's limit; `respond-async` does not \
                   wait. Other preferences are ignored (RFC 7240).";
-    let only_on = "Applies the change only if the assignments have this `ETag`; `*` matches any.";
-    let known = "One or more known `ETag`s. If the assignments still have one of them, the response is 304.";
+    let only_on = "Applies the change only to the set of direct assignments that this `ETag` identifies by its first part; \
+                   `*` matches any.";
+    let known = "One or more known `ETag`s. If the response would still have one of them, it is 304 without a body.";
     let tag = json!({"anyOf": [{"type": "string", "pattern": format!("^{TAG}$")}, {"type": "string", "enum": ["*"]}]});
     [
         part("Idempotency-Key", key, json!({"type": "string", "pattern": KEY, "examples": ["RITM0010023-1"]})),
@@ -101,7 +102,8 @@ pub(super) fn headers() -> Value {
         (
             "ETag",
             always(
-                "Identifies the present direct assignments, for `If-Match` and `If-None-Match`.",
+                "Identifies the present direct assignments, for `If-Match`. Reading them adds a second part for what else the \
+                 response shows, for `If-None-Match`.",
                 &format!("^{TAG}$"),
             ),
         ),
