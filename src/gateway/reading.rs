@@ -94,6 +94,13 @@ impl Gateway {
         if operation.state.has_ended() && !has_a_sequel(&operation) {
             return Standing { operation, parked: None, sequel: Sequel::default() };
         }
+        // Most calls that do not wait end here: what they show of the lane is cached.
+        if up_to.is_zero()
+            && !has_a_sequel(&operation)
+            && let Some(parked) = self.pauses.get(&operation.submission.configuration).await
+        {
+            return Standing { operation, parked, sequel: Sequel::default() };
+        }
         match self.latest(&operation, up_to).await {
             Ok(standing) => standing,
             Err(error) => {
@@ -142,6 +149,10 @@ impl Gateway {
     /// Operations that match a search and that the caller may read. A page can be short, even empty, and still have a next
     /// one: one call examines a limited number of operations.
     pub async fn operations(&self, caller: &Caller, search: Search) -> Result<Page, Error> {
+        self.shares.of(caller).search(self.found(caller, search)).await
+    }
+
+    async fn found(&self, caller: &Caller, search: Search) -> Result<Page, Error> {
         let Search { ticket, configuration, caller: of_caller, state, after, limit: wanted } = search;
         let configuration = match configuration {
             Some(reference) => Some(self.in_time(self.meant(caller, &reference)).await?),

@@ -1,8 +1,8 @@
-//! How many lookups in Graph each caller may have in flight.
+//! How many lookups in Graph, and how many searches of the store, each caller may have in flight.
 //!
 //! Guarantees: lookups that wait for Graph are let through in the order in which they came, so none waits behind more than
-//! a few of each other caller, however many unknown names one of them sends. Memory does not grow, since callers come from
-//! the settings.
+//! a few of each other caller, however many unknown names one of them sends. The same holds for searches, each of which may
+//! read two thousand rows, though its caller may see none of them. Memory does not grow, since callers come from the settings.
 //!
 //! It deliberately does not count what is cached: that is answered whatever else waits.
 
@@ -18,6 +18,9 @@ use crate::{domain::Caller, graph::GROUPS_MAX};
 /// Fewer than the calls to Graph that may be in flight when a process starts, so one caller never takes them all then.
 const LOOKUPS_MAX: usize = 3;
 
+/// Fewer than either store has connections that read operations.
+const SEARCHES_MAX: usize = 2;
+
 /// The shares of all callers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shares(Arc<Mutex<BTreeMap<String, Share>>>);
@@ -31,13 +34,18 @@ struct Places {
     lookups: Arc<Semaphore>,
     /// Of groups by id, of which one call takes many.
     groups: Semaphore,
+    searches: Semaphore,
 }
 
 impl Shares {
     /// The share of a caller.
     pub(super) fn of(&self, caller: &Caller) -> Share {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = || Places { lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)), groups: Semaphore::new(GROUPS_MAX) };
+        let places = || Places {
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            groups: Semaphore::new(GROUPS_MAX),
+            searches: Semaphore::new(SEARCHES_MAX),
+        };
         shares.entry(caller.name.clone()).or_insert_with(|| Share(Arc::new(places()))).clone()
     }
 }
@@ -59,5 +67,41 @@ impl Share {
     pub(super) async fn ask_for_group<T>(&self, lookup: impl Future<Output = T>) -> T {
         let _place = self.0.groups.acquire().await;
         lookup.await
+    }
+
+    /// Runs a search of the store as soon as there is a place for it.
+    pub(super) async fn search<T>(&self, search: impl Future<Output = T>) -> T {
+        let _place = self.0.searches.acquire().await;
+        search.await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_searches_twice_at_once_and_keeps_no_other_waiting() {
+        let shares = Shares::default();
+        let caller = |name: &str| Caller {
+            name: name.to_owned(),
+            issuer: String::new(),
+            subject: String::new(),
+            token_id: None,
+            roles: Vec::new(),
+            certificate: None,
+        };
+        let (one, other) = (shares.of(&caller("one")), shares.of(&caller("other")));
+        let mut searches: Vec<_> = (0..SEARCHES_MAX).map(|_| Box::pin(one.search(pending::<()>()))).collect();
+        assert!(searches.iter_mut().all(|search| search.now_or_never().is_none()));
+        let third = shares.of(&caller("one"));
+        assert!(third.search(async {}).now_or_never().is_none());
+        assert!(other.search(async {}).now_or_never().is_some());
+        searches.pop();
+        assert!(third.search(async {}).now_or_never().is_some());
     }
 }
