@@ -288,6 +288,15 @@ pub enum Event {
         /// The policies that permitted it.
         policies: Vec<String>,
     },
+    /// The end that was set for an operation came, and there was nothing to undo.
+    UntilMoot {
+        /// The operation.
+        operation: OperationId,
+        /// The configuration it was about.
+        configuration: String,
+        /// Why: `not-done`, `nothing-left` or `configuration-gone`.
+        because: &'static str,
+    },
     /// The end of an operation was reported to its caller's system.
     CallbackDelivered {
         /// The operation.

@@ -77,7 +77,7 @@ impl Gateway {
         match &operation.state {
             State::AwaitingApproval | State::Queued => self.cancel_at_its_end(operation).await,
             State::Running { .. } => Ok(()),
-            State::Failed { .. } | State::Cancelled { .. } => self.let_go(operation).await,
+            State::Failed { .. } | State::Cancelled { .. } => self.let_go(operation, "not-done").await,
             State::Succeeded(_) => {
                 let reversals = self.store.sequel(operation.id).await?.reversals;
                 // A reversal that awaits approval may wait longer than the end can.
@@ -91,7 +91,7 @@ impl Gateway {
                 let undone = self.undone(&reversals).await?;
                 match self.reversal(operation, Cause::Until, &undone).await? {
                     Some(reversal) => self.carry_out(operation, reversal).await,
-                    None => self.let_go(operation).await,
+                    None => self.let_go(operation, "nothing-left").await,
                 }
             }
         }
@@ -138,7 +138,7 @@ impl Gateway {
         let since = self.ends_nowhere.get_with(operation.id, async { now }).await;
         if clock::until(since, now) >= GONE_AFTER {
             tracing::warn!(operation.id = %operation.id, "the end is due, but the configuration is gone");
-            return self.let_go(operation).await;
+            return self.let_go(operation, "configuration-gone").await;
         }
         if since == now {
             tracing::warn!(operation.id = %operation.id, "the end is due, but Graph does not know the configuration");
@@ -162,14 +162,16 @@ impl Gateway {
         if let Cancelled::Done(operation) = cancelled {
             tracing::info!(operation.id = %operation.id, "the end was due before the operation began; it is cancelled");
             telemetry::count_end(operation.state.name(), None);
-            self.let_go(&operation).await?;
+            self.let_go(&operation, "not-done").await?;
         }
         Ok(())
     }
 
     /// Settles an end as moot: there is nothing to undo.
-    async fn let_go(&self, operation: &Operation) -> Result<(), Error> {
-        let release = Release { operation: operation.id, state: UntilState::Moot, entry: None };
+    async fn let_go(&self, operation: &Operation, because: &'static str) -> Result<(), Error> {
+        let configuration = operation.submission.configuration.to_string();
+        let event = Event::UntilMoot { operation: operation.id, configuration, because };
+        let release = Release { operation: operation.id, state: UntilState::Moot, entry: Some(self.entry(event)) };
         if self.store.release(release).await? {
             telemetry::count_until(UntilState::Moot.name());
         }

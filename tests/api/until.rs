@@ -221,6 +221,9 @@ async fn an_end_is_moot_where_nothing_is_left_to_undo() {
     end_is(&world, &unchanged, "moot").await;
     end_is(&world, &failed, "moot").await;
     assert_eq!(end_is(&world, &reverted, "moot").await.body["reverted_by"], by);
+    let moot = world.events("until-moot").await;
+    let because = |id: &str| moot.iter().find(|it| it["operation"] == id).unwrap()["because"].clone();
+    assert_eq!([&unchanged, &reverted, &failed].map(|id| because(id)), ["nothing-left", "nothing-left", "not-done"]);
     let late = call_off(&world, "servicenow", &reverted).await.problem(409, "no-until-ahead");
     assert!(late.body["detail"].as_str().unwrap().contains("already"), "{}", late.text);
     assert!(world.groups(SALES_ESP).await.contains(&group(1)));

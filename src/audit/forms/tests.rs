@@ -177,6 +177,7 @@ fn of_carrying() -> Vec<Event> {
             actor: actor(),
             policies: vec!["a".to_owned()],
         },
+        Event::UntilMoot { operation: operation(), configuration: configuration(), because: "nothing-left" },
         Event::DriftSeen { configuration: configuration(), source: None, left: digest("l"), found: digest("f") },
     ]
 }
@@ -230,6 +231,7 @@ fn look_at_all(all: &[Event]) {
             | Event::Reverted { .. }
             | Event::Cancelled { .. }
             | Event::UntilCalledOff { .. }
+            | Event::UntilMoot { .. }
             | Event::CallbackDelivered { .. }
             | Event::CallbackParked { .. }
             | Event::CallbackResent { .. }
