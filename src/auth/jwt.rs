@@ -209,17 +209,18 @@ impl<'a> Claimed<'a> {
         }
     }
 
-    /// The application to which the token was issued: `azp` in Entra's v2 tokens, `appid` in v1, `client_id` by RFC 9068,
-    /// `cid` in Okta's.
+    /// The application to which the token was issued: `azp` in Entra's v2 tokens, `appid` in v1, `client_id` by RFC 9068. Where
+    /// there is none of these, `cid`, by which Okta names it; elsewhere that can be something else.
     fn client_id(&self) -> Result<Option<String>, Rejection> {
         let mut found = None;
-        for name in ["azp", "appid", "client_id", "cid"] {
+        for name in ["azp", "appid", "client_id"] {
             let Some(id) = self.payload.text(name)? else { continue };
             if found.is_some_and(|other| other != id) {
-                return Err(invalid("azp, appid, client_id and cid of the token name different applications"));
+                return Err(invalid("azp, appid and client_id of the token name different applications"));
             }
             found = Some(id);
         }
+        let found = if found.is_none() { self.payload.text("cid")? } else { found };
         Ok(found.map(str::to_owned))
     }
 

@@ -4,7 +4,7 @@
 //! changed it since; nothing outside its difference is touched; undoing twice is the same as undoing once; undoing a
 //! reversal redoes what it undid; undoing several operations that overlap restores the set in any order.
 //!
-//! It deliberately looks at the present set only: a target that is again as the operation left it counts as unchanged,
+//! Applied, it deliberately looks at the present set only: a target that is again as the operation left it counts as unchanged,
 //! no matter who made it so.
 
 use std::collections::BTreeSet;

@@ -170,6 +170,10 @@ impl Lane {
             let failure = match self.parts.upstream.read_assignments(&self.configuration).await {
                 Ok(present) if self.lags(&present, held) => {
                     tracing::warn!("Graph still shows the assignments from before the last write; they are read again");
+                    if held.lease.left(self.parts.clock) < self.parts.settings.lease_ttl.mul_f64(0.5) {
+                        let because = "Graph still shows the assignments from before the last write".to_owned();
+                        return Err(Stop::Park(None, because));
+                    }
                     lagging = lagging.saturating_add(1);
                     self.parts.clock.sleep(REREAD.pause(lagging, self.parts.clock.chance())).await;
                     continue;
@@ -241,6 +245,9 @@ impl Lane {
     /// before anything else is written, so that no later fault can make them look undone.
     fn recovered(&self, intent: &mut Intent, batch: &[Operation]) -> Result<Outcome, Error> {
         let known = intent.write.is_some();
+        if !known {
+            self.replaced.note(&self.configuration, &intent.before, self.parts.clock.elapsed());
+        }
         intent.write = Some(intent.effect());
         let carried: BTreeMap<_, _> = intent.carried.iter().map(|carried| (carried.operation, carried)).collect();
         let (mut done, mut rest) = (Vec::new(), Vec::new());

@@ -4,8 +4,8 @@
 //! although its changes have been reported as done. Such a read can be recognised: it shows exactly a set that this process
 //! has replaced a moment ago.
 //!
-//! It deliberately knows only this process's writes: another replica comes to the lane later, and a restart takes longer than
-//! most lags. An administrator who restores exactly that set within that time is believed when it is over.
+//! It deliberately knows only this process's writes: a read that lags in another replica, or after a restart, must be the same
+//! twice and then passes for an edit. An administrator who restores exactly that set within that time is believed when it is over.
 
 use std::{
     collections::HashMap,

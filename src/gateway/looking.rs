@@ -164,7 +164,7 @@ impl Gateway {
             // Not even whether such a group exists is revealed.
             return Ok(Err(denied));
         }
-        let (group, name) =
+        let (group, known) =
             match self.directory.group(reference, Presence::NotRequired, "", &self.shares.of(caller)).await? {
                 Ok(found) => found,
                 Err(Miss { fault, candidates, several: true, .. }) => {
@@ -183,6 +183,10 @@ impl Gateway {
         let mut reach = Reach { complete, ..sorted(group, &sets) };
         let shown = reach.of_group.iter().chain(&reach.of_everyone).chain(&reach.unclear);
         let names = called(self.names(), shown.map(|reaching| parts(&reaching.assignment))).await;
+        let name = match known {
+            Some(KnownGroup::Named(name)) => Some((group.to_string(), name)),
+            Some(KnownGroup::Unchecked) | None => None,
+        };
         reach.names = names.into_iter().chain(name).collect();
         Ok(Ok(reach))
     }

@@ -236,6 +236,9 @@ impl Gateway {
             None => Difference::default(),
         };
         let permit = self.policies.decide_change(caller, resource, submission);
+        if permit.is_ok() {
+            self.names_suffice(caller, resolved.unnamed.as_ref())?;
+        }
         let decision = permit.map(|it| it.policies().to_vec()).map_err(|denial| denial.to_string());
         let Resolved { configuration, mut names, .. } = resolved;
         for (id, name) in called(self.names(), difference.aims()).await {

@@ -283,11 +283,6 @@ impl Names {
         }
     }
 
-    /// Whether Graph did not allow to look up this group, a moment ago.
-    pub(super) async fn is_unchecked(&self, id: GroupId) -> bool {
-        self.groups.get(&id).await == Some(Some(KnownGroup::Unchecked))
-    }
-
     /// The group of this id; none if the directory has none.
     pub(super) async fn group(&self, id: GroupId) -> Result<Option<KnownGroup>, graph::Error> {
         let gone = || graph::Error::Unavailable("the look-up of groups has stopped".to_owned());

@@ -13,7 +13,7 @@ use super::{
     resolve::{Resolved, Sought},
 };
 use crate::{
-    domain::{Caller, Configuration, Reversal, Target},
+    domain::{Caller, Configuration},
     graph,
     policy::{Action, Denial, Facet, Resource},
 };
@@ -31,32 +31,23 @@ impl Gateway {
             let hints = if told { Hints::Given } else { Hints::Withheld };
             self.directory.resolve(configuration, request, targets, hints)
         };
-        let resolved = self.in_time(resolve).await?;
-        self.names_suffice(caller, &resolved).await?;
-        Ok(resolved)
+        self.in_time(resolve).await
     }
 
-    /// Refuses to decide where policies look at the name of a group that Graph does not tell: a `forbid` must not lapse.
-    pub(super) async fn names_suffice(&self, caller: &Caller, resolved: &Resolved) -> Result<(), Error> {
-        let Resolved { change, names, .. } = resolved;
-        let undone = change.reversal().map(Reversal::targets).unwrap_or_default();
-        let targets = change.wanted().iter().map(|it| &it.target).chain(change.unwanted()).chain(undone);
-        for target in targets {
-            let (Target::Group(id) | Target::ExcludedGroup(id)) = target else { continue };
-            if names.contains_key(&id.to_string()) || !self.names().is_unchecked(*id).await {
-                continue;
-            }
-            let look = |action: &str| self.policies.look_at(&[Facet::TargetName], caller, action);
-            if ["add", "remove", "replace"].into_iter().any(look) {
-                let detail = format!(
-                    "policies look at the names of groups, and Graph does not let the gateway look up group {id}: it \
-                     needs the permission {}",
-                    graph::GROUPS_PERMISSION.least
-                );
-                return Err(Error::GraphPermissionMissing(detail));
-            }
+    /// Refuses what was decided without the name of a group that Graph does not tell, where policies look at names: a `forbid`
+    /// must not lapse.
+    pub(super) fn names_suffice(&self, caller: &Caller, unnamed: Option<&String>) -> Result<(), Error> {
+        let Some(place) = unnamed else { return Ok(()) };
+        let look = |action: &str| self.policies.look_at(&[Facet::TargetName], caller, action);
+        if !["add", "remove", "replace"].into_iter().any(look) {
+            return Ok(());
         }
-        Ok(())
+        let detail = format!(
+            "policies look at the names of groups, and Graph does not let the gateway look up the group at {place}: it needs \
+             the permission {}",
+            graph::GROUPS_PERMISSION.least
+        );
+        Err(Error::GraphPermissionMissing(detail))
     }
 
     /// The configuration that a reference means; an error lists the candidates that the caller may read.

@@ -149,7 +149,7 @@ impl Gateway {
     /// Operations that match a search and that the caller may read. A page can be short, even empty, and still have a next
     /// one: one call examines a limited number of operations.
     pub async fn operations(&self, caller: &Caller, search: Search) -> Result<Page, Error> {
-        self.shares.of(caller).search(self.found(caller, search)).await
+        self.shares.of(caller).search(Box::pin(self.found(caller, search))).await
     }
 
     async fn found(&self, caller: &Caller, search: Search) -> Result<Page, Error> {

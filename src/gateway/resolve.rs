@@ -37,6 +37,8 @@ pub(super) struct Resolved {
     pub change: Change,
     /// Display names by id.
     pub names: BTreeMap<String, String>,
+    /// The place of a group whose name Graph does not allow to look up, if there is one.
+    pub unnamed: Option<String>,
 }
 
 /// The operator's names and Graph's.
@@ -94,7 +96,7 @@ impl Directory {
         }
         let change = self.change(&request.wish, &targets.known)?;
         let tags = self.tags(&configuration.id);
-        Ok(Resolved { configuration, tags, change, names: targets.names })
+        Ok(Resolved { configuration, tags, change, names: targets.names, unnamed: targets.unnamed })
     }
 
     /// The id that a reference is, or is an alias for.

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Assignment, Caller, Change, Operation, OperationId, Reversal, Target, Wanted, change::Why,
-        operation::Submission, reversal::Cause,
+        Caller, Change, Operation, OperationId, Reversal, Target, Wanted, change::Why, operation::Submission,
+        reversal::Cause,
     },
     graph,
     policy::Resource,
@@ -58,7 +58,6 @@ impl Gateway {
             return Err(Error::NothingToRevert(Box::new(original)));
         };
         let resolved = self.in_time(self.directory.resolve_reversal(&original, reversal)).await?;
-        self.names_suffice(caller, &resolved).await?;
         let RevertRequest { ticket, requested_for, comment, only_on, callback } = request;
         let callback = self.callback(caller, callback.as_ref())?;
         let undoing = self.undoing(&original, &resolved);
@@ -75,7 +74,10 @@ impl Gateway {
         let ticket = submission.ticket.clone();
         let resource = Resource { configuration: &resolved.configuration, tags: &resolved.tags };
         match self.policies.decide_reversal(caller, resource, submission, &original) {
-            Ok(permit) => self.accept(actor(caller), permit, key, None).await,
+            Ok(permit) => {
+                self.names_suffice(caller, resolved.unnamed.as_ref())?;
+                self.accept(actor(caller), permit, key, None).await
+            }
             Err(denial) => {
                 let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
                 Err(self.denied(caller, About { configuration, change, ticket }, &denial).await)
@@ -128,16 +130,26 @@ impl Directory {
         let configuration = self.names().configuration(configuration).await?.ok_or_else(gone)?;
         let mut names = names.clone();
         let mut gone = BTreeSet::new();
+        // Those that are put back must exist; of the others only the name is of interest, which policies may look at.
+        let put_back: BTreeSet<_> = reversal.put_back().iter().map(|it| &it.target).collect();
+        let to_look_up = |target: &&Target| match target {
+            Target::Group(id) => put_back.contains(target) || !names.contains_key(&id.to_string()),
+            Target::ExcludedGroup(_) | Target::AllDevices | Target::AllUsers | Target::Foreign(_) => false,
+        };
         // All at once, because lookups that are waiting at the same time share calls to Graph.
-        let groups = reversal.put_back().iter().filter_map(|Assignment { target, .. }| match target {
+        let groups = reversal.targets().into_iter().filter(to_look_up).filter_map(|target| match target {
             Target::Group(id) => {
                 Some(async move { Ok::<_, graph::Error>((target, id, self.names().group(*id).await?)) })
             }
             Target::ExcludedGroup(_) | Target::AllDevices | Target::AllUsers | Target::Foreign(_) => None,
         });
-        for (target, id, known) in try_join_all(groups).await? {
+        let mut unnamed = None;
+        for (target, id, known) in try_join_all(groups.collect::<Vec<_>>()).await? {
             match known {
                 Some(KnownGroup::Named(name)) => drop(names.insert(id.to_string(), name)),
+                Some(KnownGroup::Unchecked) if !names.contains_key(&id.to_string()) => {
+                    unnamed = Some(format!("{target}"))
+                }
                 Some(KnownGroup::Unchecked) => {}
                 None => drop(gone.insert(target.clone())),
             }
@@ -148,6 +160,6 @@ impl Directory {
             gone.or_else(|| (!assignable).then_some(Why::NotAssignable))
         });
         let tags = self.tags(&configuration.id);
-        Ok(Resolved { configuration, tags, change: Change::Revert(reversal), names })
+        Ok(Resolved { configuration, tags, change: Change::Revert(reversal), names, unnamed })
     }
 }

@@ -64,7 +64,10 @@ impl Gateway {
             }
         };
         match self.decided(caller, request, &resolved) {
-            Ok(permit) => self.accept(actor(caller), permit, key, None).await,
+            Ok(permit) => {
+                self.names_suffice(caller, resolved.unnamed.as_ref())?;
+                self.accept(actor(caller), permit, key, None).await
+            }
             Err(refused) => match self.recalled(caller, key.as_ref()).await? {
                 Some(known) => self.remembered(known).await,
                 None => Err(self.refusal(caller, &resolved, refused).await),

@@ -51,12 +51,22 @@ pub(super) struct Targets {
     pub(super) known: Vec<Placed>,
     pub(super) names: BTreeMap<String, String>,
     pub(super) missed: Vec<Miss>,
+    /// The place of a group whose name Graph does not allow to look up.
+    pub(super) unnamed: Option<String>,
 }
 
 /// An id and its display name.
-pub(super) type Name = Option<(String, String)>;
+type Name = Option<(String, String)>;
+/// A group and what is known of it; nothing where it need not exist.
+pub(super) type FoundGroup = (GroupId, Option<KnownGroup>);
+
 /// A target and the names of what it refers to.
-type Found = (Wanted, Vec<(String, String)>);
+struct Found {
+    wanted: Wanted,
+    names: Vec<(String, String)>,
+    /// Whether Graph does not allow to look up the name of its group.
+    unnamed: bool,
+}
 
 impl Miss {
     fn nothing(pointer: &str, detail: String, candidates: Vec<Candidate>) -> Self {
@@ -88,9 +98,12 @@ impl Directory {
         let mut targets = Targets::default();
         for (list, index, target) in futures_util::future::try_join_all(resolved).await? {
             match target {
-                Ok((wanted, names)) => {
+                Ok(Found { wanted, names, unnamed }) => {
                     targets.known.push(Placed { list, index, wanted });
                     targets.names.extend(names);
+                    if unnamed {
+                        targets.unnamed = Some(pointer(list, index));
+                    }
                 }
                 Err(missed) => targets.missed.extend(missed),
             }
@@ -109,9 +122,9 @@ impl Directory {
         let presence = if list == List::Remove { Presence::NotRequired } else { Presence::Required };
         let group = async |reference| self.group(reference, presence, &format!("{at}/group"), share).await;
         let target = match &named.whom {
-            Whom::Group(reference) => group(reference).await?.map(|(id, name)| (Target::Group(id), name)),
+            Whom::Group(reference) => group(reference).await?.map(|found| (Target::Group(found.0), Some(found))),
             Whom::ExcludedGroup(reference) => {
-                group(reference).await?.map(|(id, name)| (Target::ExcludedGroup(id), name))
+                group(reference).await?.map(|found| (Target::ExcludedGroup(found.0), Some(found)))
             }
             Whom::AllDevices => Ok((Target::AllDevices, None)),
             Whom::AllUsers => Ok((Target::AllUsers, None)),
@@ -123,8 +136,13 @@ impl Directory {
         Ok(match (target, filter) {
             (Ok((target, group)), Ok(filter)) => {
                 let (filter, filter_name) = filter.unzip();
+                let (group, unnamed) = match group {
+                    Some((id, Some(KnownGroup::Named(name)))) => (Some((id.to_string(), name)), false),
+                    Some((_, Some(KnownGroup::Unchecked))) => (None, true),
+                    Some((_, None)) | None => (None, false),
+                };
                 let called = group.into_iter().chain(filter_name.flatten()).collect();
-                Ok((Wanted { target, filter }, called))
+                Ok(Found { wanted: Wanted { target, filter }, names: called, unnamed })
             }
             (target, filter) => Err(target.err().into_iter().chain(filter.err()).collect()),
         })
@@ -137,7 +155,7 @@ impl Directory {
         presence: Presence,
         at: &str,
         share: &Share,
-    ) -> Result<Result<(GroupId, Name), Miss>, graph::Error> {
+    ) -> Result<Result<FoundGroup, Miss>, graph::Error> {
         let miss = |detail| Miss::nothing(at, detail, Vec::new());
         let id = match self.catalogue.groups.get(reference) {
             Some(id) => *id,
@@ -148,8 +166,7 @@ impl Directory {
             },
         };
         Ok(match self.names().group_for(id, share).await? {
-            Some(KnownGroup::Named(name)) => Ok((id, Some((id.to_string(), name)))),
-            Some(KnownGroup::Unchecked) => Ok((id, None)),
+            known @ Some(_) => Ok((id, known)),
             None if presence == Presence::NotRequired => Ok((id, None)),
             None => Err(miss(format!("the directory has no group {reference:?}; check its id"))),
         })
@@ -160,7 +177,7 @@ impl Directory {
         name: &str,
         at: &str,
         share: &Share,
-    ) -> Result<Result<(GroupId, Name), Miss>, graph::Error> {
+    ) -> Result<Result<FoundGroup, Miss>, graph::Error> {
         let nothing =
             |detail, candidates| Miss::nothing(at, detail, candidates).asking(name, self.catalogue.groups.keys());
         let called = match self.names().groups_called(name, share).await {
@@ -178,7 +195,7 @@ impl Directory {
         };
         let candidates = |groups: &[graph::Group]| groups.iter().map(|group| Candidate::group(at, group)).collect();
         Ok(match called.exact.as_slice() {
-            [one] => Ok((one.id, Some((one.id.to_string(), one.name.clone())))),
+            [one] => Ok((one.id, Some(KnownGroup::Named(one.name.clone())))),
             [] => {
                 let detail = format!("no group is called {name:?}, neither in the catalogue nor in the directory");
                 Err(nothing(detail, candidates(&called.near)))

@@ -98,7 +98,7 @@ impl Gateway {
     /// Records that match a search and that the caller may read. A page can be short, even empty, with more to come: one
     /// call examines a limited number of records.
     pub async fn records(&self, caller: &Caller, search: AuditSearch) -> Result<Records, Error> {
-        self.shares.of(caller).search(self.records_found(caller, search)).await
+        self.shares.of(caller).search(Box::pin(self.records_found(caller, search))).await
     }
 
     async fn records_found(&self, caller: &Caller, search: AuditSearch) -> Result<Records, Error> {

@@ -80,15 +80,17 @@ impl Gateway {
             State::Failed { .. } | State::Cancelled { .. } => self.let_go(operation, "not-done").await,
             State::Succeeded(_) => {
                 let reversals = self.store.sequel(operation.id).await?.reversals;
-                // A reversal that awaits approval may wait longer than the end can.
-                if reversals.iter().any(|it| matches!(it.state, State::Queued | State::Running { .. })) {
+                let again = self.reversals_of(&reversals).await?;
+                let all = || reversals.iter().chain(again.iter().map(|(_, it)| it));
+                if all().any(is_pending) || self.rests_on_pending(operation).await? {
                     return Ok(());
                 }
-                // If such a reversal were approved later, it could undo what somebody wants by then.
-                for waiting in reversals.iter().filter(|it| it.state == State::AwaitingApproval) {
+                // A reversal that awaits approval may wait longer than the end can. If it were approved later, it could undo, or
+                // do again, what somebody wants by then.
+                for waiting in all().filter(|it| it.state == State::AwaitingApproval) {
                     self.cancel_at_its_end(waiting).await?;
                 }
-                let undone = self.undone(&reversals).await?;
+                let undone = self.undone(&reversals, &again).await?;
                 match self.reversal(operation, Cause::Until, &undone).await? {
                     Some(reversal) => self.carry_out(operation, reversal).await,
                     None => self.let_go(operation, "nothing-left").await,
@@ -97,14 +99,46 @@ impl Gateway {
         }
     }
 
-    /// The targets that these reversals have undone, except where they have been reverted themselves.
-    async fn undone(&self, reversals: &[Operation]) -> Result<BTreeSet<Target>, Error> {
+    /// Whether something that the operation may have found is about to be undone on request: that can still be cancelled. Ends are
+    /// not waited for, which would put off one after the other.
+    async fn rests_on_pending(&self, operation: &Operation) -> Result<bool, Error> {
+        for undone in self.store.reverted_since(operation).await? {
+            let reversals = self.store.sequel(undone.id).await?.reversals;
+            if reversals.iter().any(|it| is_pending(it) && !it.submission.is_an_end()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The reversals of these reversals, each with the one that it reverts.
+    async fn reversals_of<'a>(&self, reversals: &'a [Operation]) -> Result<Vec<(&'a Operation, Operation)>, Error> {
+        let mut found = Vec::new();
+        for reversal in reversals {
+            let again = self.store.sequel(reversal.id).await?.reversals;
+            found.extend(again.into_iter().map(|it| (reversal, it)));
+        }
+        Ok(found)
+    }
+
+    /// The targets that these reversals have undone, except where they have been reverted themselves, and that stands.
+    async fn undone(
+        &self,
+        reversals: &[Operation],
+        again: &[(&Operation, Operation)],
+    ) -> Result<BTreeSet<Target>, Error> {
+        let mut standing = Vec::new();
+        for (reversal, again) in again {
+            let reverted = self.store.sequel(again.id).await?.reversals;
+            if !reverted.iter().any(|it| matches!(it.state, State::Succeeded(_))) {
+                standing.push((reversal.id, again));
+            }
+        }
         let mut undone = BTreeSet::new();
         for reversal in reversals {
-            let State::Succeeded(success) = &reversal.state else { continue };
-            let again = self.store.sequel(reversal.id).await?.reversals;
-            let redone: BTreeSet<_> = again.iter().flat_map(touched).collect();
-            undone.extend(success.difference.targets().filter(|target| !redone.contains(target)).cloned());
+            let own = standing.iter().filter(|(of, _)| *of == reversal.id);
+            let redone: BTreeSet<_> = own.flat_map(|(_, again)| touched(again)).collect();
+            undone.extend(touched(reversal).filter(|target| !redone.contains(target)).cloned());
         }
         Ok(undone)
     }
@@ -215,6 +249,11 @@ impl Gateway {
         let fault = Fault { pointer: "/until".to_owned(), detail: detail.to_owned() };
         Err(Error::InvalidChange(vec![fault]))
     }
+}
+
+/// Whether an operation will end by itself.
+fn is_pending(operation: &Operation) -> bool {
+    matches!(operation.state, State::Queued | State::Running { .. })
 }
 
 /// The targets of what an operation has changed.

@@ -54,7 +54,7 @@ const PAGES_MAX: usize = 200;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Too many calls: retry after this pause. Nothing was changed.
-    #[error("Graph is throttling; it asks for a pause of {} s", pause.as_secs_f64())]
+    #[error("Graph is throttling, or the gateway's own limits for it are reached; the next call is possible in {} s", pause.as_secs_f64())]
     Throttled {
         /// How long to leave the tenant alone.
         pause: Duration,

@@ -283,8 +283,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// What followed an operation: its callback, its end, its reversals.
     async fn sequel(&self, id: OperationId) -> Result<Sequel, Error>;
 
-    /// Operations of the same configuration that were accepted before this one and have been reverted since, newest first,
-    /// up to a fixed number; not those whose reversal has been reverted. Reversals that are pending count.
+    /// Operations of the same configuration that took effect before this one and have been reverted since, newest first, up to
+    /// a fixed number; not those whose reversal has been reverted. Reversals that are pending count. What waited for approval
+    /// takes effect later than what was accepted after it.
     async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error>;
 
     /// The assignments from policy sets, as the lane of this configuration last noted them.

@@ -265,8 +265,13 @@ async fn where_policies_look_at_names_a_group_whose_name_is_not_told_is_not_deci
         context has target && context.target has name && context.target.name like \"VIP*\" };\n";
     let setup = Setup { seed: Some(seed), policies: vec![("vip.cedar", vip)], ..Setup::default() };
     let world = World::with(setup).await;
-    let body = json!({"configuration": "Sales ESP", "add": [{"group": group(7)}], "ticket": "R"});
+    let body = json!({"configuration": "Sales ESP", "add": [{"group": "Sales Laptops"}], "ticket": "R"});
     let problem = world.change(&body).await.problem(502, "graph-permission-missing");
+    let detail = problem.body["detail"].as_str().unwrap();
+    assert!(detail.contains("/add/0") && !detail.contains(&group(1)), "the id behind an alias is not told: {detail}");
+    // Who may not ask for it at all is denied, on record.
+    world.post("portal", "/v1/assignments", &body, &[]).await.problem(403, "not-permitted");
+    assert_eq!(world.events("denied").await.len(), 1);
     assert!(problem.body["detail"].as_str().unwrap().contains("GroupMember.Read.All"), "{}", problem.text);
     // Everybody has no name, and nothing is to be looked up.
     let everyone = json!({"configuration": "Sales ESP", "add": [{"all": "devices"}], "ticket": "R"});

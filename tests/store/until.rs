@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::fixture::{
     Fixture, Kind, acceptance, all, at, cancellation, claim, digest, each, id, ids, lane, operation, records_of,
-    settlement, trail, turn,
+    settlement, succeeded, trail, turn,
 };
 
 /// The operation of this number, with an `until`.
@@ -102,19 +102,25 @@ async fn an_end_is_settled_once_with_the_acceptance_that_carries_it_out() {
 async fn what_has_been_reverted_since_is_found_unless_that_was_reverted_itself() {
     each(async |fixture| {
         let store = fixture.open().await;
-        let operations: Vec<_> = (1..=4).map(|number| ending(number, 1, 10)).collect();
+        let operations: Vec<_> = (1..=4).map(|number| ending(number, 1, 9_999)).collect();
         for operation in &operations {
             store.accept(acceptance(operation.clone())).await.unwrap();
         }
-        let elsewhere = ending(5, 2, 10);
+        let elsewhere = ending(5, 2, 9_999);
         store.accept(acceptance(elsewhere.clone())).await.unwrap();
+        // The second is the last to take effect, as if it had waited for approval.
+        let held = turn(&*store, claim(&lane(1), "a", 0)).await;
+        let mut first = settlement(&held.operations, 5);
+        first.ended[1] = succeeded(&held.operations[1], 6);
+        store.settle(held.lease, first).await.unwrap();
         let reverted = async |number: usize| ids(&store.reverted_since(&operations[number - 1]).await.unwrap());
         assert!(reverted(4).await.is_empty());
         for (number, original) in [(6, &operations[0]), (7, &operations[2]), (8, &elsewhere), (9, &operations[3])] {
             store.accept(undoing(number, original, Cause::Asked)).await.unwrap();
         }
         assert_eq!(reverted(4).await, [id(3), id(1)], "newest first");
-        assert_eq!(reverted(2).await, [id(1)], "only what came before it");
+        assert_eq!(reverted(3).await, [id(1)], "only what took effect before it");
+        assert_eq!(reverted(2).await, [id(4), id(3), id(1)], "in the order of their effects");
         assert!(reverted(1).await.is_empty());
         let redoing = store.operation(id(7)).await.unwrap().unwrap();
         store.accept(undoing(10, &redoing, Cause::Asked)).await.unwrap();
@@ -122,8 +128,12 @@ async fn what_has_been_reverted_since_is_found_unless_that_was_reverted_itself()
         store.cancel(cancellation(6, 9)).await.unwrap();
         assert!(reverted(4).await.is_empty(), "a reversal that was cancelled has undone nothing");
         // What was reverted before it does not count.
-        let last = ending(11, 1, 10);
+        let held = turn(&*store, claim(&lane(1), "a", 10)).await;
+        store.settle(held.lease, settlement(&held.operations, 15)).await.unwrap();
+        let last = ending(11, 1, 9_999);
         store.accept(acceptance(last.clone())).await.unwrap();
+        let held = turn(&*store, claim(&lane(1), "a", 20)).await;
+        store.settle(held.lease, settlement(&held.operations, 25)).await.unwrap();
         assert!(store.reverted_since(&last).await.unwrap().is_empty());
     })
     .await;
@@ -205,13 +215,16 @@ async fn what_undid_an_operation_whose_end_is_ahead_is_not_removed() {
         let original = ending(1, 1, 9_999);
         store.accept(acceptance(original.clone())).await.unwrap();
         store.accept(undoing(2, &original, Cause::Asked)).await.unwrap();
+        let reversal = store.operation(id(2)).await.unwrap().unwrap();
+        store.accept(undoing(3, &reversal, Cause::Asked)).await.unwrap();
         let held = turn(&*store, claim(&lane(1), "a", 0)).await;
         store.settle(held.lease, settlement(&held.operations, 5)).await.unwrap();
         let old = Forgetting { ended_before: at(1_000), keys_expired_by: at(1_000), limit: 100 };
         assert_eq!(store.forget(old).await.unwrap(), 0);
         assert_eq!(ids(&store.sequel(id(1)).await.unwrap().reversals), [id(2)]);
+        assert_eq!(ids(&store.sequel(id(2)).await.unwrap().reversals), [id(3)]);
         assert!(store.release(release(1, UntilState::Moot)).await.unwrap());
-        assert_eq!(store.forget(old).await.unwrap(), 2);
+        assert_eq!(store.forget(old).await.unwrap(), 3);
     })
     .await;
 }

@@ -403,16 +403,21 @@ impl Store for Model {
 
     async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
         let tables = self.database.lock();
-        let counts = |it: &&Operation| matches!(it.state, State::Queued | State::Running { .. } | State::Succeeded(_));
+        let counts = |it: &Operation| matches!(it.state, State::Queued | State::Running { .. } | State::Succeeded(_));
         let reverts = |by: &Operation, id| by.submission.change.reversal().is_some_and(|it| it.operation() == id);
-        let place = tables.operations.iter().position(|it| it.id == operation.id).unwrap();
-        let (before, since) = tables.operations.split_at(place);
-        let standing = |by: &&Operation| !since.iter().filter(counts).any(|it| reverts(it, by.id));
-        let reverted = |it: &&Operation| {
-            it.submission.configuration == operation.submission.configuration
-                && since.iter().filter(counts).filter(standing).any(|by| reverts(by, it.id))
+        let all: Vec<_> = tables.operations.iter().enumerate().collect();
+        let effect = |(place, it): (usize, &Operation)| Some((ended_at(&it.state)?, place));
+        let Some(own) = all.iter().find(|(_, it)| it.id == operation.id).and_then(|it| effect(*it)) else {
+            return Ok(Vec::new());
         };
-        Ok(before.iter().rev().filter(reverted).cloned().collect())
+        let standing = |by: &Operation| counts(by) && !all.iter().any(|(_, it)| counts(it) && reverts(it, by.id));
+        let since = |by: &(usize, &Operation)| standing(by.1) && effect(*by).is_none_or(|at| at > own);
+        let undoing: Vec<_> = all.iter().copied().filter(since).collect();
+        let mut found: Vec<_> = all.iter().filter_map(|it| Some((effect(*it).filter(|at| *at < own)?, it.1))).collect();
+        found.retain(|(_, it)| it.submission.configuration == operation.submission.configuration);
+        found.retain(|(_, it)| undoing.iter().any(|(_, by)| reverts(by, it.id)));
+        found.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        Ok(found.into_iter().map(|(_, it)| it.clone()).collect())
     }
 
     async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
@@ -627,9 +632,13 @@ impl Store for Model {
         let ended = tables.operations.iter().filter_map(|it| Some((ended_at(&it.state)?, it.id)));
         let ahead = |id: &OperationId| tables.untils.get(id) == Some(&UntilState::Ahead);
         let untold = |id: &OperationId| tables.callbacks.get(id).is_some_and(|it| it.state == CallbackState::Pending);
+        let reverts = |id: OperationId| {
+            let own = tables.operations.iter().find(|it| it.id == id);
+            own.and_then(|it| it.submission.change.reversal()).map(|it| it.operation())
+        };
         let undoes = |id: &OperationId| {
-            let own = tables.operations.iter().find(|it| it.id == *id);
-            own.and_then(|it| it.submission.change.reversal()).is_some_and(|reversal| ahead(&reversal.operation()))
+            let undone = reverts(*id);
+            [undone, undone.and_then(reverts)].iter().flatten().any(ahead)
         };
         let open = tables.operations.iter().filter(|it| !it.state.has_ended());
         let undone: BTreeSet<_> = open.filter_map(|it| Some(it.submission.change.reversal()?.operation())).collect();

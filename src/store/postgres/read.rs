@@ -121,14 +121,17 @@ pub(super) async fn reverted_since(
     operation: &Operation,
 ) -> Result<Vec<Operation>, Error> {
     let sql = format!(
-        "SELECT {OPERATION} FROM operations WHERE id IN (
+        "WITH own AS (SELECT ended_at, position FROM operations WHERE id = $2)
+         SELECT {OPERATION} FROM operations WHERE id IN (
              SELECT undoing.reverts FROM operations AS undoing
-             WHERE undoing.reverts IS NOT NULL AND undoing.configuration = $1 AND undoing.state IN ('queued', 'running', 'succeeded')
-                 AND undoing.position > (SELECT position FROM operations WHERE id = $2)
+             WHERE undoing.reverts IS NOT NULL AND undoing.configuration = $1
+                 AND (undoing.state IN ('queued', 'running')
+                      OR undoing.state = 'succeeded'
+                          AND (undoing.ended_at, undoing.position) > (SELECT ended_at, position FROM own))
                  AND NOT EXISTS (SELECT FROM operations AS redoing
                                  WHERE redoing.reverts = undoing.id AND redoing.state IN ('queued', 'running', 'succeeded')))
-             AND position < (SELECT position FROM operations WHERE id = $2)
-         ORDER BY position DESC LIMIT $3"
+             AND (ended_at, position) < (SELECT ended_at, position FROM own)
+         ORDER BY ended_at DESC, position DESC LIMIT $3"
     );
     let configuration = operation.submission.configuration.as_str();
     let found =

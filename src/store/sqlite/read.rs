@@ -146,14 +146,16 @@ pub(super) fn reverted_since(
     configuration: &ConfigurationId,
 ) -> Result<Vec<Operation>, Error> {
     let sql = format!(
-        "SELECT {OPERATION} FROM operations WHERE id IN (
+        "WITH own AS (SELECT ended_at, position FROM operations WHERE id = ?2)
+         SELECT {OPERATION} FROM operations WHERE id IN (
              SELECT undoing.reverts FROM operations AS undoing INDEXED BY operations_reversals
-             WHERE undoing.reverts IS NOT NULL AND undoing.configuration = ?1 AND undoing.state IN ('queued', 'succeeded')
-                 AND undoing.position > (SELECT position FROM operations WHERE id = ?2)
+             WHERE undoing.reverts IS NOT NULL AND undoing.configuration = ?1
+                 AND (undoing.state = 'queued'
+                      OR undoing.state = 'succeeded' AND (undoing.ended_at, undoing.position) > (SELECT * FROM own))
                  AND NOT EXISTS (SELECT 1 FROM operations AS redoing INDEXED BY operations_reverting
                                  WHERE redoing.reverts = undoing.id AND redoing.state IN ('queued', 'succeeded')))
-             AND position < (SELECT position FROM operations WHERE id = ?2)
-         ORDER BY position DESC LIMIT ?3"
+             AND (ended_at, position) < (SELECT * FROM own)
+         ORDER BY ended_at DESC, position DESC LIMIT ?3"
     );
     let values = params![configuration.as_str(), id.to_string(), count(REVERTED_MAX)];
     all(connection, &sql, values, rows::operation)
