@@ -43,7 +43,7 @@ impl Gateway {
             return Ok(());
         }
         let detail = format!(
-            "policies look at the names of groups, and Graph does not let the gateway look up the group at {place}: it needs \
+            "policies look at the names of groups, and Graph does not let the gateway look up one ({place}): it needs \
              the permission {}",
             graph::GROUPS_PERMISSION.least
         );

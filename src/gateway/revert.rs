@@ -148,7 +148,7 @@ impl Directory {
             match known {
                 Some(KnownGroup::Named(name)) => drop(names.insert(id.to_string(), name)),
                 Some(KnownGroup::Unchecked) if !names.contains_key(&id.to_string()) => {
-                    unnamed = Some(format!("{target}"))
+                    unnamed = Some(id.to_string());
                 }
                 Some(KnownGroup::Unchecked) => {}
                 None => drop(gone.insert(target.clone())),

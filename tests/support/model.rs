@@ -634,7 +634,7 @@ impl Store for Model {
         let untold = |id: &OperationId| tables.callbacks.get(id).is_some_and(|it| it.state == CallbackState::Pending);
         let reverts = |id: OperationId| {
             let own = tables.operations.iter().find(|it| it.id == id);
-            own.and_then(|it| it.submission.change.reversal()).map(|it| it.operation())
+            own.and_then(|it| it.submission.change.reversal()).map(postern::domain::Reversal::operation)
         };
         let undoes = |id: &OperationId| {
             let undone = reverts(*id);
