@@ -64,10 +64,7 @@ impl Gateway {
             }
         };
         match self.decided(caller, request, &resolved) {
-            Ok(permit) => {
-                self.names_suffice(caller, resolved.unnamed.as_ref())?;
-                self.accept(actor(caller), permit, key, None).await
-            }
+            Ok(permit) => self.accept(actor(caller), permit, key, None).await,
             Err(refused) => match self.recalled(caller, key.as_ref()).await? {
                 Some(known) => self.remembered(known).await,
                 None => Err(self.refusal(caller, &resolved, refused).await),
@@ -119,7 +116,9 @@ impl Gateway {
         let resource = Resource { configuration: &resolved.configuration, tags: &resolved.tags };
         let ticket = submission.ticket.clone();
         let permit = self.policies.decide_change(caller, resource, submission);
-        permit.map_err(|denial| Refused::Denied { denial, ticket })
+        let permit = permit.map_err(|denial| Refused::Denied { denial, ticket })?;
+        self.names_suffice(caller, resolved.unnamed.as_ref()).map_err(Refused::Invalid)?;
+        Ok(permit)
     }
 
     /// As `decided`, but a denial is recorded before this returns.

@@ -9,6 +9,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Gateway, actor, approval::named, request::Fault};
@@ -33,8 +34,19 @@ const STEP_MAX: usize = 100;
 const GONE_AFTER: Duration = Duration::from_hours(1);
 /// Ends whose configuration is missing and for which that time is measured.
 pub(super) const NOWHERE_MAX: u64 = 10_000;
+/// How far reversals of reversals are followed.
+const DEPTH_MAX: u32 = 16;
 /// How far ahead an end may be: later is as good as never, and keeps its operation from being removed.
 const AHEAD_MAX: Duration = Duration::from_hours(24 * 366 * 5);
+
+/// What became of an operation's effect.
+#[derive(Default)]
+struct Aftermath {
+    /// The targets that are undone.
+    undone: BTreeSet<Target>,
+    /// Reversals, and reversals of those, that have not ended.
+    open: Vec<Operation>,
+}
 
 impl Gateway {
     /// Carries out due ends, again and again, until it is stopped.
@@ -79,18 +91,15 @@ impl Gateway {
             State::Running { .. } => Ok(()),
             State::Failed { .. } | State::Cancelled { .. } => self.let_go(operation, "not-done").await,
             State::Succeeded(_) => {
-                let reversals = self.store.sequel(operation.id).await?.reversals;
-                let again = self.reversals_of(&reversals).await?;
-                let all = || reversals.iter().chain(again.iter().map(|(_, it)| it));
-                if all().any(is_pending) || self.rests_on_pending(operation).await? {
+                let Aftermath { undone, open } = self.aftermath(operation.id, DEPTH_MAX).await?;
+                // A reversal that awaits approval may wait longer than the end can.
+                if open.iter().any(|it| matches!(it.state, State::Queued | State::Running { .. })) {
                     return Ok(());
                 }
-                // A reversal that awaits approval may wait longer than the end can. If it were approved later, it could undo, or
-                // do again, what somebody wants by then.
-                for waiting in all().filter(|it| it.state == State::AwaitingApproval) {
+                // If it were approved later, it could undo, or do again, what somebody wants by then.
+                for waiting in &open {
                     self.cancel_at_its_end(waiting).await?;
                 }
-                let undone = self.undone(&reversals, &again).await?;
                 match self.reversal(operation, Cause::Until, &undone).await? {
                     Some(reversal) => self.carry_out(operation, reversal).await,
                     None => self.let_go(operation, "nothing-left").await,
@@ -99,48 +108,27 @@ impl Gateway {
         }
     }
 
-    /// Whether something that the operation may have found is about to be undone on request: that can still be cancelled. Ends are
-    /// not waited for, which would put off one after the other.
-    async fn rests_on_pending(&self, operation: &Operation) -> Result<bool, Error> {
-        for undone in self.store.reverted_since(operation).await? {
-            let reversals = self.store.sequel(undone.id).await?.reversals;
-            if reversals.iter().any(|it| is_pending(it) && !it.submission.is_an_end()) {
-                return Ok(true);
+    /// What reversals have undone of an operation, except what their own reversals have done again, and so on.
+    fn aftermath(&self, id: OperationId, depth: u32) -> BoxFuture<'_, Result<Aftermath, Error>> {
+        Box::pin(async move {
+            let mut found = Aftermath::default();
+            for reversal in self.store.sequel(id).await?.reversals {
+                match &reversal.state {
+                    State::AwaitingApproval | State::Queued | State::Running { .. } => found.open.push(reversal),
+                    State::Failed { .. } | State::Cancelled { .. } => {}
+                    State::Succeeded(success) => {
+                        let again = match depth.checked_sub(1) {
+                            Some(depth) => self.aftermath(reversal.id, depth).await?,
+                            None => Aftermath::default(),
+                        };
+                        let lasting = success.difference.targets().filter(|target| !again.undone.contains(target));
+                        found.undone.extend(lasting.cloned());
+                        found.open.extend(again.open);
+                    }
+                }
             }
-        }
-        Ok(false)
-    }
-
-    /// The reversals of these reversals, each with the one that it reverts.
-    async fn reversals_of<'a>(&self, reversals: &'a [Operation]) -> Result<Vec<(&'a Operation, Operation)>, Error> {
-        let mut found = Vec::new();
-        for reversal in reversals {
-            let again = self.store.sequel(reversal.id).await?.reversals;
-            found.extend(again.into_iter().map(|it| (reversal, it)));
-        }
-        Ok(found)
-    }
-
-    /// The targets that these reversals have undone, except where they have been reverted themselves, and that stands.
-    async fn undone(
-        &self,
-        reversals: &[Operation],
-        again: &[(&Operation, Operation)],
-    ) -> Result<BTreeSet<Target>, Error> {
-        let mut standing = Vec::new();
-        for (reversal, again) in again {
-            let reverted = self.store.sequel(again.id).await?.reversals;
-            if !reverted.iter().any(|it| matches!(it.state, State::Succeeded(_))) {
-                standing.push((reversal.id, again));
-            }
-        }
-        let mut undone = BTreeSet::new();
-        for reversal in reversals {
-            let own = standing.iter().filter(|(of, _)| *of == reversal.id);
-            let redone: BTreeSet<_> = own.flat_map(|(_, again)| touched(again)).collect();
-            undone.extend(touched(reversal).filter(|target| !redone.contains(target)).cloned());
-        }
-        Ok(undone)
+            Ok(found)
+        })
     }
 
     async fn carry_out(&self, operation: &Operation, reversal: Reversal) -> Result<(), Error> {
@@ -249,17 +237,6 @@ impl Gateway {
         let fault = Fault { pointer: "/until".to_owned(), detail: detail.to_owned() };
         Err(Error::InvalidChange(vec![fault]))
     }
-}
-
-/// Whether an operation will end by itself.
-fn is_pending(operation: &Operation) -> bool {
-    matches!(operation.state, State::Queued | State::Running { .. })
-}
-
-/// The targets of what an operation has changed.
-fn touched(operation: &Operation) -> impl Iterator<Item = &Target> {
-    let success = if let State::Succeeded(success) = &operation.state { Some(success) } else { None };
-    success.into_iter().flat_map(|success| success.difference.targets())
 }
 
 /// Who acts when an end is due: the gateway, on behalf of the caller that set it.

@@ -638,7 +638,8 @@ impl Store for Model {
         };
         let undoes = |id: &OperationId| {
             let undone = reverts(*id);
-            [undone, undone.and_then(reverts)].iter().flatten().any(ahead)
+            let first = undone.and_then(reverts);
+            [undone, first, first.and_then(reverts)].iter().flatten().any(ahead)
         };
         let open = tables.operations.iter().filter(|it| !it.state.has_ended());
         let undone: BTreeSet<_> = open.filter_map(|it| Some(it.submission.change.reversal()?.operation())).collect();

@@ -140,7 +140,7 @@ async fn update(connection: &mut PgConnection, Operation { id, submission, state
 
 /// Keys go first: an operation that one stands for is still needed. Rows that another replica has locked are left to it. The first
 /// conditions are those of the index `operations_to_forget`, so that what is kept for longer is not searched. A reversal is kept
-/// while the end of what it reverts is ahead, as is a reversal of that, and what is reverted until that is done.
+/// while the end of what it reverts is ahead, as are a reversal of that and one of that again, and what is reverted until that is done.
 pub(super) async fn forget(connection: &mut PgConnection, forgetting: &Forgetting) -> Result<usize, Failed> {
     let keys = sqlx::query(
         "WITH expired AS (
@@ -163,7 +163,8 @@ pub(super) async fn forget(connection: &mut PgConnection, forgetting: &Forgettin
                  AND NOT EXISTS (SELECT FROM idempotency_keys WHERE operation = operations.id)
                  AND (reverts IS NULL OR NOT EXISTS (
                      SELECT FROM operations AS undone LEFT JOIN operations AS first ON first.id = undone.reverts
-                     WHERE undone.id = operations.reverts AND (undone.until_at IS NOT NULL OR first.until_at IS NOT NULL)))
+                     LEFT JOIN operations AS second ON second.id = first.reverts
+                     WHERE undone.id = operations.reverts AND coalesce(undone.until_at, first.until_at, second.until_at) IS NOT NULL))
                  AND NOT EXISTS (
                      SELECT FROM operations AS undoing WHERE undoing.reverts = operations.id AND undoing.ended_at IS NULL)
              ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED

@@ -76,7 +76,7 @@ pub(super) fn settle_until(connection: &Connection, operation: OperationId, stat
 }
 
 /// Removes operations that ended long ago. The first conditions are those of the index `operations_to_forget`, so that what is kept
-/// for longer is not searched. A reversal is kept while the end of what it reverts is ahead, as is a reversal of that, and what is reverted
+/// for longer is not searched. A reversal is kept while the end of what it reverts is ahead, as are a reversal of that and one of that again, and what is reverted
 /// until that is done.
 const FORGET: &str = "DELETE FROM operations WHERE position IN (
          SELECT position FROM operations
@@ -84,7 +84,8 @@ const FORGET: &str = "DELETE FROM operations WHERE position IN (
              AND (key_expires_at IS NULL OR key_expires_at <= ?)
              AND (reverts IS NULL OR NOT EXISTS (
                  SELECT 1 FROM operations AS undone LEFT JOIN operations AS first ON first.id = undone.reverts
-                 WHERE undone.id = operations.reverts AND (undone.until_at IS NOT NULL OR first.until_at IS NOT NULL)))
+                 LEFT JOIN operations AS second ON second.id = first.reverts
+                 WHERE undone.id = operations.reverts AND coalesce(undone.until_at, first.until_at, second.until_at) IS NOT NULL))
              AND NOT EXISTS (
                  SELECT 1 FROM operations AS undoing WHERE undoing.reverts = operations.id AND undoing.ended_at IS NULL)
          ORDER BY ended_at LIMIT ?)";
