@@ -111,6 +111,7 @@ pub(crate) fn settlement(operations: &[Operation]) -> Settlement {
     Settlement {
         ended: operations.iter().map(succeeded).collect(),
         left: Some(Digest::of(b"left")),
+        replaced_sets: Vec::new(),
         entries: operations.iter().map(|operation| entry(settled(operation))).collect(),
         keep: None,
         part: Part::Last(Announced::default()),

@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Parts,
+    Parts, lag,
     lane::{Held, Lane},
     outcome::{self, Effect, End, Ended, Outcome},
     policy_sets::{self, Loss},
@@ -67,7 +67,10 @@ impl Lane {
         }
         let found = present.digest();
         match &mut held.announced.intent {
-            Some(intent) if intent.after == found => return Ok(self.recovered(intent, batch)?),
+            Some(intent) if intent.after == found => {
+                lag::note(&mut held.replaced_sets, &intent.before, self.parts.clock.now());
+                return Ok(self.recovered(intent, batch)?);
+            }
             Some(intent) if intent.before != found => self.give_up(&mut held.announced).await?,
             // An intent whose write looks unsent: it may still take effect, so it stays.
             Some(_) | None => {}
@@ -221,8 +224,7 @@ impl Lane {
     /// Whether the set is one that a write of ours has just replaced, and not as it was left.
     fn lags(&self, present: &Present, held: &Held) -> bool {
         let found = present.direct.digest();
-        held.left.as_ref() != Some(&found)
-            && self.replaced.includes(&self.configuration, &found, self.parts.clock.elapsed())
+        held.left.as_ref() != Some(&found) && lag::includes(&held.replaced_sets, &found, self.parts.clock.now())
     }
 
     /// What to do when the set cannot be read. Operations for which a write may have done something do not fail at once: the
@@ -245,9 +247,6 @@ impl Lane {
     /// before anything else is written, so that no later fault can make them look undone.
     fn recovered(&self, intent: &mut Intent, batch: &[Operation]) -> Result<Outcome, Error> {
         let known = intent.write.is_some();
-        if !known {
-            self.replaced.note(&self.configuration, &intent.before, self.parts.clock.elapsed());
-        }
         intent.write = Some(intent.effect());
         let carried: BTreeMap<_, _> = intent.carried.iter().map(|carried| (carried.operation, carried)).collect();
         let (mut done, mut rest) = (Vec::new(), Vec::new());
@@ -308,7 +307,7 @@ impl Lane {
         match tokio::time::timeout(left, sent).await {
             Ok(Ok(Receipt { request_id })) => {
                 telemetry::measure_write(merged_with.saturating_add(1));
-                self.replaced.note(&self.configuration, before, clock.elapsed());
+                lag::note(&mut held.replaced_sets, before, clock.now());
                 let Clearance { client_request_id, .. } = clearance;
                 let write = Write { merged_with, request_id, client_request_id };
                 if let Some(intent) = &mut held.announced.intent {

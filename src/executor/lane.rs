@@ -8,14 +8,13 @@
 //! The race that remains: an administrator can edit between our read and our write, and Graph has no precondition that
 //! would stop us. The window is one call, and a set that is not as we left it is recorded as drift at the next turn.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use tracing::Instrument;
 
 use super::{
     Parts,
     carry::Stop,
-    lag::Replaced,
     outcome::{self, Done, Outcome},
 };
 use crate::{
@@ -23,7 +22,7 @@ use crate::{
     clock::{self, Backoff},
     config,
     domain::{ConfigurationId, Digest, Failure, FailureCode, Operation, OperationId, State},
-    store::{Announced, Claim, Claimed, Error, Lease, Parking, Part, Settlement, Turn},
+    store::{Announced, Claim, Claimed, Error, Lease, Parking, Part, ReplacedSet, Settlement, Turn},
     telemetry,
 };
 
@@ -54,7 +53,6 @@ pub(super) enum After {
 /// One configuration, about to have its turn.
 pub(super) struct Lane {
     pub(super) parts: Parts,
-    pub(super) replaced: Arc<Replaced>,
     pub(super) configuration: ConfigurationId,
 }
 
@@ -74,6 +72,8 @@ pub(super) struct Held {
     pub(super) announced: Announced,
     /// Digest of the set as it was last left.
     pub(super) left: Option<Digest>,
+    /// Sets that were replaced lately.
+    pub(super) replaced_sets: Vec<ReplacedSet>,
     /// Whether drift to an empty set is already on record.
     pub(super) vanishing_told: bool,
     /// How often the lane was parked since it last settled.
@@ -87,8 +87,8 @@ enum Stepped {
 }
 
 impl Lane {
-    pub(super) fn new(parts: Parts, replaced: Arc<Replaced>, configuration: ConfigurationId) -> Self {
-        Self { parts, replaced, configuration }
+    pub(super) fn new(parts: Parts, configuration: ConfigurationId) -> Self {
+        Self { parts, configuration }
     }
 
     /// Claims the lane and works on what is pending.
@@ -122,13 +122,13 @@ impl Lane {
     }
 
     async fn work(&self, turn: Turn) -> Result<After, Error> {
-        let Turn { lease, operations, mut announced, left, attempts } = turn;
+        let Turn { lease, operations, mut announced, left, replaced_sets, attempts } = turn;
         if operations.len() < self.parts.settings.batch_max {
             // These are all that are pending. Doubts about others are left over from an owner that ended them.
             let pending: BTreeSet<_> = operations.iter().map(|it| it.id).collect();
             announced.doubts.retain(|operation, _| pending.contains(operation));
         }
-        let held = Held { lease, announced, left, vanishing_told: false, attempts };
+        let held = Held { lease, announced, left, replaced_sets, vanishing_told: false, attempts };
         let mut course = Course { held, batches: vec![operations], writes_unknown: 0 };
         while let Some(batch) = course.batches.pop() {
             match self.step(course, batch).await? {
@@ -187,7 +187,7 @@ impl Lane {
         let config::Executor { lease_ttl: ttl, batch_max, .. } = self.parts.settings;
         let at_once = batch_max.div_ceil(PARTS);
         let (goes_on, left, vanishing_told) = (!batches.is_empty(), left.or(held.left), held.vanishing_told);
-        let announced = held.announced;
+        let (announced, replaced_sets) = (held.announced, held.replaced_sets);
         let to_do = batches.iter().flatten().map(|it| it.id).collect();
         let announced_still = announced.after(&ids(&done), &to_do);
         let (mut lease, mut written, mut first) = (held.lease, written, Some(announced));
@@ -201,7 +201,8 @@ impl Lane {
                 Some(announced) => Part::First(announced),
                 None => Part::Further,
             };
-            let settlement = Settlement { ended, left: left.clone(), entries, keep, part };
+            let settlement =
+                Settlement { ended, left: left.clone(), replaced_sets: replaced_sets.clone(), entries, keep, part };
             let kept = self.parts.store.settle(lease, settlement).await?;
             ends.into_iter().for_each(End::tell);
             match kept {
@@ -210,7 +211,7 @@ impl Lane {
             }
         };
         Ok(kept.map_or(Stepped::Out(After::Again), |lease| {
-            let held = Held { lease, announced: announced_still, left, vanishing_told, attempts: 0 };
+            let held = Held { lease, announced: announced_still, left, replaced_sets, vanishing_told, attempts: 0 };
             Stepped::On(Box::new(Course { held, batches, writes_unknown: 0 }))
         }))
     }
@@ -237,11 +238,11 @@ impl Lane {
         // If a whole batch was given up, more may be pending behind it, but Graph is not called sooner than it asked.
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because);
-        let Held { lease, announced, left, .. } = held;
+        let Held { lease, announced, left, replaced_sets, .. } = held;
         let Outcome { done, .. } = Outcome::of_failure(late, now, &failure, &announced)?;
         let announced = announced.after(&ids(&done), &waiting.iter().map(|it| it.id).collect());
         let (ends, ended, entries) = End::all(done, None);
-        store.park(lease, Parking { pause, because, announced, left, ended, entries }).await?;
+        store.park(lease, Parking { pause, because, announced, left, replaced_sets, ended, entries }).await?;
         ends.into_iter().for_each(End::tell);
         Ok(Stepped::Out(After::Parked(pause)))
     }

@@ -25,10 +25,7 @@ use std::{
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{
-    lag::Replaced,
-    lane::{After, Lane},
-};
+use self::lane::{After, Lane};
 use crate::{
     clock::Clock,
     config,
@@ -88,7 +85,6 @@ type Turned = Result<After, store::Error>;
 #[derive(Debug)]
 pub struct Executor {
     parts: Parts,
-    replaced: Arc<Replaced>,
     lanes: JoinSet<Turned>,
     running: HashMap<Id, ConfigurationId>,
     queue: Queue,
@@ -128,8 +124,8 @@ impl Queue {
 impl Executor {
     /// An executor with these parts, not yet running.
     pub fn new(parts: Parts) -> Self {
-        let (replaced, running, queue, elsewhere) = Default::default();
-        Self { parts, replaced, lanes: JoinSet::new(), running, queue, elsewhere }
+        let (running, queue, elsewhere) = Default::default();
+        Self { parts, lanes: JoinSet::new(), running, queue, elsewhere }
     }
 
     /// Works until `stop`; then starts nothing more, lets the turns in flight end, and returns.
@@ -184,7 +180,7 @@ impl Executor {
         while self.lanes.len() < self.parts.settings.lanes_max
             && let Some(configuration) = self.queue.pop(&self.running)
         {
-            let lane = Lane::new(self.parts.clone(), Arc::clone(&self.replaced), configuration.clone());
+            let lane = Lane::new(self.parts.clone(), configuration.clone());
             let started = self.lanes.spawn(lane.turn());
             self.running.insert(started.id(), configuration);
         }

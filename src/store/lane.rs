@@ -133,8 +133,19 @@ pub struct Turn {
     pub announced: Announced,
     /// Digest of the set as a turn last left it, or found it before parking; none if that is unknown.
     pub left: Option<Digest>,
+    /// Sets that writes of this lane have replaced lately, oldest first.
+    pub replaced_sets: Vec<ReplacedSet>,
     /// How often the lane has been parked since it last settled.
     pub attempts: u32,
+}
+
+/// A set that a write has replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplacedSet {
+    /// Its digest.
+    pub set: Digest,
+    /// When it was known to be replaced, by the clock of whoever replaced it.
+    pub at: Timestamp,
 }
 
 /// What was announced on a lane and is not settled.
@@ -265,6 +276,8 @@ pub struct Settlement {
     pub ended: Vec<(OperationId, State)>,
     /// Digest of the set as it is left; none if unknown.
     pub left: Option<Digest>,
+    /// Sets that were replaced lately; they take the place of those stored.
+    pub replaced_sets: Vec<ReplacedSet>,
     /// Their audit records.
     pub entries: Vec<Entry>,
     /// How long to keep the lane, to continue this turn; none frees it.
@@ -306,6 +319,8 @@ pub struct Parking {
     pub announced: Announced,
     /// Digest of the set as it was found; none if nothing new is known.
     pub left: Option<Digest>,
+    /// Sets that were replaced lately; they take the place of those stored.
+    pub replaced_sets: Vec<ReplacedSet>,
     /// Operations that have waited for too long, and the states in which they end.
     pub ended: Vec<(OperationId, State)>,
     /// Their audit records.

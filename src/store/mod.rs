@@ -32,7 +32,10 @@ use jiff::Timestamp;
 
 use self::lane::Holder;
 pub use self::{
-    lane::{Announced, Carried, Claim, Claimed, Doubt, Intent, Lease, Parking, Part, PolicySetsSeen, Settlement, Turn},
+    lane::{
+        Announced, Carried, Claim, Claimed, Doubt, Intent, Lease, Parking, Part, PolicySetsSeen, ReplacedSet,
+        Settlement, Turn,
+    },
     notices::Notices,
     postgres::Postgres,
     sqlite::Sqlite,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Announced, Error, callbacks::Standing};
+use super::{Announced, Error, ReplacedSet, callbacks::Standing};
 use crate::domain::{
     CallbackState, Operation, State,
     callback::Progress,
@@ -47,6 +47,16 @@ impl Announcement {
         let doubts = (!doubts.is_empty()).then(|| to_json("lanes.doubts", doubts)).transpose()?;
         Ok(Self { intent, doubts })
     }
+}
+
+/// The sets that a lane has replaced lately, as the store keeps them: none as null.
+pub(super) fn replaced_sets(sets: &[ReplacedSet]) -> Result<Option<String>, Error> {
+    (!sets.is_empty()).then(|| to_json("lanes.replaced_sets", &sets)).transpose()
+}
+
+/// The same, as it was stored.
+pub(super) fn stored_replaced_sets(json: Option<&str>) -> Result<Vec<ReplacedSet>, Error> {
+    json.map_or(Ok(Vec::new()), |json| from_json("lanes.replaced_sets", json))
 }
 
 /// The assignments from policy sets that were seen.

@@ -28,6 +28,7 @@ async fn announced(world: &World, attempts: u32) -> Intent {
     let settlement = Settlement {
         ended: vec![(id(1), failed.unwrap())],
         left: Some(digest("full")),
+        replaced_sets: Vec::new(),
         entries: Vec::new(),
         keep: None,
         part: Part::Last(Announced::default()),
@@ -46,6 +47,7 @@ async fn announced(world: &World, attempts: u32) -> Intent {
             because: "no answer".to_owned(),
             announced,
             left: None,
+            replaced_sets: Vec::new(),
             ended: vec![],
             entries: vec![],
         };
@@ -103,6 +105,7 @@ async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_r
     let settlement = Settlement {
         ended: vec![(id(1), operations[0].state.clone().succeed(ending).unwrap())],
         left: Some(after.clone()),
+        replaced_sets: Vec::new(),
         entries: Vec::new(),
         keep: Some(Duration::from_secs(5)),
         part: Part::First(Announced { intent: Some(known), ..announced }),
@@ -137,6 +140,7 @@ async fn undecided(world: &World, carried: &[(u128, Difference)]) {
         because: "no answer".to_owned(),
         announced,
         left: None,
+        replaced_sets: Vec::new(),
         ended: vec![],
         entries: vec![],
     };

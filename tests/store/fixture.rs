@@ -322,6 +322,7 @@ pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
     Settlement {
         ended: operations.iter().map(|operation| succeeded(operation, now)).collect(),
         left: Some(digest("left")),
+        replaced_sets: Vec::new(),
         entries: operations.iter().map(entry).collect(),
         keep: None,
         part: Part::Last(Announced::default()),
@@ -384,6 +385,7 @@ pub(crate) fn parking(number: u64) -> Parking {
         because: "Graph is throttling".to_owned(),
         announced: Announced::default(),
         left: None,
+        replaced_sets: Vec::new(),
         ended: vec![],
         entries: vec![],
     }

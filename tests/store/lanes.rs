@@ -3,7 +3,7 @@
 use postern::{
     clock,
     domain::State,
-    store::{Announced, Claim, Parking},
+    store::{Announced, Claim, Parking, ReplacedSet, Settlement},
 };
 
 use crate::fixture::{
@@ -178,10 +178,21 @@ async fn a_settled_turn_forgets_attempts_and_the_announced_write_and_leaves_its_
         let third = turn(&*store, claim(&lane(1), "a", 21)).await;
         assert_eq!((third.attempts, third.announced, third.left), (0, Announced::default(), Some(digest("left"))));
         // A turn that does not know what it leaves keeps what was known before.
-        let unknown = postern::store::Settlement { left: None, ..settlement(&third.operations, 22) };
+        let replaced_sets = vec![ReplacedSet { set: digest("before"), at: at(22) }];
+        let unknown =
+            Settlement { left: None, replaced_sets: replaced_sets.clone(), ..settlement(&third.operations, 22) };
         store.settle(third.lease, unknown).await.unwrap();
         accept(&*store, &lane(1), [3]).await;
-        assert_eq!(turn(&*store, claim(&lane(1), "a", 23)).await.left, Some(digest("left")));
+        let fourth = turn(&*store, claim(&lane(1), "a", 23)).await;
+        assert_eq!((fourth.left, &fourth.replaced_sets), (Some(digest("left")), &replaced_sets));
+        // Parking keeps what it is given, and nothing else.
+        store.park(fourth.lease, Parking { replaced_sets: replaced_sets.clone(), ..parking(5) }).await.unwrap();
+        fixture.pass(5).await;
+        let fifth = turn(&*store, claim(&lane(1), "a", 28)).await;
+        assert_eq!(fifth.replaced_sets, replaced_sets);
+        store.park(fifth.lease, parking(5)).await.unwrap();
+        fixture.pass(5).await;
+        assert_eq!(turn(&*store, claim(&lane(1), "a", 33)).await.replaced_sets, []);
     })
     .await;
 }

@@ -233,7 +233,7 @@ impl World {
 
     async fn settle(&mut self, at_turn: prop::sample::Index, ends_max: usize) {
         let Some((Believed { turn, lane, grant }, worth)) = self.take(at_turn) else { return };
-        let Turn { lease, mut operations, announced, left, attempts } = turn;
+        let Turn { lease, mut operations, announced, left, replaced_sets, attempts } = turn;
         let done: Vec<_> = operations.drain(..operations.len().min(ends_max)).collect();
         let kept_until = (!operations.is_empty()).then_some(self.now + 10);
         let settlement = Settlement { keep: kept_until.map(|_| minutes(10)), ..settlement(&done, self.now) };
@@ -248,7 +248,7 @@ impl World {
         let lease: Option<Lease> = outcome.unwrap();
         assert_eq!(lease.is_some(), kept_until.is_some());
         if let Some(lease) = lease {
-            let turn = Turn { lease, operations, announced, left, attempts };
+            let turn = Turn { lease, operations, announced, left, replaced_sets, attempts };
             self.believed.push(Believed { turn, lane, grant });
         }
     }

@@ -28,7 +28,7 @@ use postern::{
     store::{
         Acceptance, Accepted, Announced, Answered, AuditQuery, Backlog, Bounds, Cancellation, Cancelled, Claim,
         Claimed, Due, Error, Filed, Following, Forgetting, Full, IdempotencyKey, Lease, Notices, Parked, Parking,
-        PolicySetsSeen, Query, Release, Reply, Run, Sequel, Settlement, Store, Turn,
+        PolicySetsSeen, Query, Release, ReplacedSet, Reply, Run, Sequel, Settlement, Store, Turn,
         callbacks::{self, Destinations, Next},
     },
 };
@@ -98,6 +98,7 @@ struct Lane {
     parked_because: Option<String>,
     announced: Announced,
     left: Option<Digest>,
+    replaced_sets: Vec<ReplacedSet>,
     attempts: u32,
 }
 
@@ -558,6 +559,7 @@ impl Store for Model {
         (lane.leased_until, lane.parked_until) = (Some(now + claim.ttl), None);
         let lease = Lease::granted(&claim, lane.fencing, until);
         let (announced, left, attempts) = (lane.announced.clone(), lane.left.clone(), lane.attempts);
+        let replaced_sets = lane.replaced_sets.clone();
         let event = Event::Started {
             configuration: claim.configuration.to_string(),
             operations: ids.clone(),
@@ -569,7 +571,7 @@ impl Store for Model {
             operation.state = operation.state.clone().start(claim.at).unwrap();
             operations.push(operation.clone());
         }
-        Ok(Claimed::Turn(Box::new(Turn { lease, operations, announced, left, attempts })))
+        Ok(Claimed::Turn(Box::new(Turn { lease, operations, announced, left, replaced_sets, attempts })))
     }
 
     async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error> {
@@ -583,7 +585,7 @@ impl Store for Model {
     }
 
     async fn settle(&self, mut lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
-        let Settlement { ended, left, entries, keep, part } = settlement;
+        let Settlement { ended, left, replaced_sets, entries, keep, part } = settlement;
         let mut tables = self.database.lock();
         let now = self.database.now();
         tables.held(&lease)?;
@@ -594,6 +596,7 @@ impl Store for Model {
             lane.announced = announced.clone();
         }
         lane.left = left.or_else(|| lane.left.clone());
+        lane.replaced_sets = replaced_sets;
         lane.leased_until = keep.map(|ttl| now + ttl);
         lane.owner = keep.and(lane.owner.take());
         tables.record(&self.chain, &entries);
@@ -606,13 +609,14 @@ impl Store for Model {
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
         let mut tables = self.database.lock();
         let now = self.database.now();
-        let Parking { pause, because, announced, left, ended, entries } = parking;
+        let Parking { pause, because, announced, left, replaced_sets, ended, entries } = parking;
         tables.held(&lease)?;
         tables.end(lease.configuration(), &ended)?;
         let lane = tables.held(&lease)?;
         (lane.owner, lane.leased_until) = (None, None);
         (lane.parked_until, lane.parked_because) = (Some(now + pause), Some(because));
         (lane.announced, lane.left) = (announced, left.or_else(|| lane.left.take()));
+        lane.replaced_sets = replaced_sets;
         lane.attempts += 1;
         tables.record(&self.chain, &entries);
         Ok(())

@@ -12,7 +12,10 @@ use super::{
     super::{
         Announced, Claim, Claimed, Error, Holder, Lease, Parking, PolicySetsSeen, Settlement, Turn,
         ledger::Ledger,
-        rows::{Announcement, OPERATION, announced, count, ended_at, to_json, unreadable},
+        rows::{
+            Announcement, OPERATION, announced, count, ended_at, replaced_sets, stored_replaced_sets, to_json,
+            unreadable,
+        },
         verbs::{Done, Outcome, Verb},
         writer::Failed,
     },
@@ -139,7 +142,7 @@ async fn claim(
              lease_until = clock_timestamp() + $3 * INTERVAL '1 microsecond'
          WHERE (lanes.lease_until IS NULL OR lanes.lease_until <= clock_timestamp())
            AND (lanes.not_before IS NULL OR lanes.not_before <= clock_timestamp())
-         RETURNING fencing, intent, doubts, left_digest, attempts",
+         RETURNING fencing, intent, doubts, left_digest, replaced_sets, attempts",
     )
     .bind(claim.configuration.as_str())
     .bind(&claim.owner)
@@ -185,6 +188,7 @@ fn granted(taken: &sqlx::postgres::PgRow, claim: &Claim, until: Duration) -> Res
         operations: Vec::new(),
         announced: announced(rows::column(taken, "intent")?, rows::column(taken, "doubts")?)?,
         left: left.map(Digest::stored),
+        replaced_sets: stored_replaced_sets(rows::column(taken, "replaced_sets")?)?,
         attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
     })
 }
@@ -250,13 +254,15 @@ async fn settle(
         connection,
         holder,
         "intent = CASE WHEN $6 THEN intent ELSE $7 END, doubts = CASE WHEN $6 THEN doubts ELSE $8 END,
-         left_digest = COALESCE($4, left_digest), attempts = 0, parked_because = NULL, owner = CASE WHEN $5::BIGINT IS NULL THEN NULL ELSE owner END,
+         left_digest = COALESCE($4, left_digest), replaced_sets = $9, attempts = 0, parked_because = NULL,
+         owner = CASE WHEN $5::BIGINT IS NULL THEN NULL ELSE owner END,
          lease_until = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
         settlement.left.as_ref().map(Digest::as_str),
         settlement.keep.map(micros),
         settlement.part.announced().is_none(),
         intent,
-        doubts
+        doubts,
+        replaced_sets(&settlement.replaced_sets).map_err(Failed::Content)?
     );
     if outcome.is_ok() {
         end(connection, holder, &settlement.ended).await?;
@@ -325,12 +331,13 @@ async fn park(
         holder,
         "owner = NULL, lease_until = NULL, attempts = attempts + 1, parked_because = $4,
          not_before = clock_timestamp() + $5 * INTERVAL '1 microsecond', intent = $6,
-         doubts = $7, left_digest = COALESCE($8, left_digest)",
+         doubts = $7, left_digest = COALESCE($8, left_digest), replaced_sets = $9",
         &parking.because,
         micros(parking.pause),
         intent,
         doubts,
-        parking.left.as_ref().map(Digest::as_str)
+        parking.left.as_ref().map(Digest::as_str),
+        replaced_sets(&parking.replaced_sets).map_err(Failed::Content)?
     );
     if outcome.is_ok() {
         end(connection, holder, &parking.ended).await?;

@@ -112,9 +112,10 @@ fn only_gateway(path: &Path) -> Result<File, Error> {
 }
 
 /// Parks a lane whose operations cannot be read: for a while, showing the reason, and otherwise as it was found.
-fn unread(error: &Error, announced: Announced) -> Parking {
+fn unread(error: &Error, Turn { lease, announced, replaced_sets, .. }: Turn) -> (Lease, Parking) {
     let because = format!("the operations cannot be read: {error}");
-    Parking { pause: UNREAD, because, announced, left: None, ended: Vec::new(), entries: Vec::new() }
+    let (left, ended, entries) = Default::default();
+    (lease, Parking { pause: UNREAD, because, announced, left, replaced_sets, ended, entries })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "its one use is in map_err")]
@@ -216,7 +217,8 @@ impl Store for Sqlite {
         match self.lanes.read(move |connection| read::running(connection, &configuration, batch_max)).await {
             Ok(operations) => Ok(Claimed::Turn(Box::new(Turn { operations, ..*turn }))),
             Err(error) => {
-                self.verbs.park(turn.lease, unread(&error, turn.announced)).await?;
+                let (lease, parking) = unread(&error, *turn);
+                self.verbs.park(lease, parking).await?;
                 Err(error)
             }
         }

@@ -10,7 +10,9 @@ use super::{
         Announced, Claim, Claimed, Error, Holder, Lease, Parking, PolicySetsSeen, Run, Settlement, Turn,
         ledger::Ledger,
         room::Room,
-        rows::{Announcement, announced, count, ended_at, micros, to_json, unreadable},
+        rows::{
+            Announcement, announced, count, ended_at, micros, replaced_sets, stored_replaced_sets, to_json, unreadable,
+        },
         verbs::{Done, Outcome, Verb},
     },
     accept::Accepting,
@@ -106,7 +108,7 @@ fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &C
                        WHERE configuration = ?1 AND state = 'queued')
          ON CONFLICT (configuration) DO UPDATE SET owner = ?2, fencing = fencing + 1, lease_until = ?3, not_before = NULL
          WHERE (lease_until IS NULL OR lease_until <= ?4) AND (not_before IS NULL OR not_before <= ?4)
-         RETURNING fencing, intent, doubts, left_digest, attempts",
+         RETURNING fencing, intent, doubts, left_digest, replaced_sets, attempts",
         params![
             claim.configuration.as_str(),
             claim.owner,
@@ -119,6 +121,7 @@ fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &C
                 operations: Vec::new(),
                 announced: announced(optional_text(row, "intent")?, optional_text(row, "doubts")?)?,
                 left: optional_text(row, "left_digest")?.map(Digest::stored),
+                replaced_sets: stored_replaced_sets(optional_text(row, "replaced_sets")?)?,
                 attempts: column(row, "attempts")?,
             })
         },
@@ -192,13 +195,14 @@ fn settle(
     let outcome = if_held!(
         connection,
         holder,
-        "intent = iif(?, intent, ?), doubts = iif(?, doubts, ?), left_digest = COALESCE(?, left_digest), attempts = 0, parked_because = NULL,
-         owner = ?, lease_until = ?",
+        "intent = iif(?, intent, ?), doubts = iif(?, doubts, ?), left_digest = COALESCE(?, left_digest), replaced_sets = ?,
+         attempts = 0, parked_because = NULL, owner = ?, lease_until = ?",
         settlement.part.announced().is_none(),
         intent,
         settlement.part.announced().is_none(),
         doubts,
         left,
+        replaced_sets(&settlement.replaced_sets)?,
         owner,
         until
     );
@@ -250,12 +254,13 @@ fn park(
         connection,
         holder,
         "owner = NULL, lease_until = NULL, not_before = ?, parked_because = ?, attempts = attempts + 1, intent = ?, doubts = ?,
-         left_digest = COALESCE(?, left_digest)",
+         left_digest = COALESCE(?, left_digest), replaced_sets = ?",
         micros(clock::after(now, parking.pause)),
         &parking.because,
         intent,
         doubts,
-        parking.left.as_ref().map(Digest::as_str)
+        parking.left.as_ref().map(Digest::as_str),
+        replaced_sets(&parking.replaced_sets)?
     );
     if outcome.is_ok() {
         end_all(connection, holder, &parking.ended)?;
