@@ -19,8 +19,9 @@ use crate::config;
 
 /// Concurrent readers.
 const READERS: u32 = 4;
-/// Concurrent readers of the audit trail. They wait for writing transactions, so nobody else must wait for them.
-const OF_TRAIL: u32 = 2;
+/// Concurrent readers of the audit trail. They wait for writing transactions, so nobody else must wait for them; more than one
+/// caller may have, since delivery is among them.
+const OF_TRAIL: u32 = 3;
 /// How long opening a connection, or waiting for a free one, may take.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How long one verb's statements may take, connection included.

@@ -129,13 +129,13 @@ fn narrow(sql: &mut QueryBuilder<Postgres>, query: &AuditQuery) {
     }
     let (from, to) = (query.from.map(moment), query.to.map(moment));
     within(sql, from, to);
-    // In a search by time alone, the index on times says between which positions to look.
-    let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
-    if let Some(from) = from.filter(|_| by_time_alone && query.after.is_none()) {
+    // Where tickets or operations do not say which records to read, the index on times says between which positions to look.
+    let scans = query.ticket.is_none() && query.operation.is_none();
+    if let Some(from) = from.filter(|_| scans && query.after.is_none()) {
         sql.push(" AND position >= ");
         bound(sql, "min", (Some(from), to));
     }
-    if by_time_alone && to.is_some() {
+    if scans && to.is_some() {
         sql.push(" AND position <= ");
         bound(sql, "max", (from, to));
     }

@@ -79,25 +79,27 @@ fn search_for(query: &AuditQuery) -> (String, Vec<Value>) {
     if let Some(operation) = query.operation {
         and(&of_operation(&search.bind(operation.to_string())));
     }
-    // In a search by time alone, the spans say between which positions to look.
-    let by_time_alone = query.ticket.is_none() && query.operation.is_none() && query.caller.is_none();
+    // Where tickets or operations do not say which records to read, the spans say between which positions to look.
+    let named = query.ticket.is_some() || query.operation.is_some();
     // SQLite starts a scan at one lower bound only, so there must be only one.
     let mut after = search.bind(query.after.unwrap_or(0));
     if let Some(from) = query.from.map(micros) {
         let from = search.bind(from);
         and(&format!("at >= {from}"));
-        if by_time_alone && query.after.is_none() {
+        if !named && query.after.is_none() {
             after = format!("{} - 1", first_since(&from));
         }
     }
+    let mut last = None;
     if let Some(to) = query.to.map(micros) {
         let to = search.bind(to);
         and(&format!("at < {to}"));
-        if by_time_alone {
-            and(&format!("audit.position <= {}", last_before(&to)));
+        if !named {
+            let before = last_before(&to);
+            and(&format!("audit.position <= {before}"));
+            last = Some(format!(" AND marks.position <= {before}"));
         }
     }
-    let named = query.ticket.is_some() || query.operation.is_some();
     let found = match &query.caller {
         None => format!("SELECT position, text FROM audit WHERE position > {after}{conditions}"),
         Some(caller) if named => {
@@ -110,9 +112,10 @@ fn search_for(query: &AuditQuery) -> (String, Vec<Value>) {
             format!(
                 "SELECT marks.position AS position, text FROM audit_index AS marks
                  CROSS JOIN audit ON audit.position = marks.position
-                 WHERE marks.what = 'caller' AND marks.value = {caller} AND marks.position > {after}{conditions}
+                 WHERE marks.what = 'caller' AND marks.value = {caller} AND marks.position > {after}{last}{conditions}
                  UNION ALL SELECT position, text FROM audit
                  WHERE position > max({after}, {through}) AND caller = {caller}{conditions}",
+                last = last.unwrap_or_default(),
                 through = Kind::AuditCaller.through()
             )
         }
