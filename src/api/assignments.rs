@@ -28,9 +28,9 @@ pub(super) async fn submit(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let state = extract::state(&request)?;
-    let gateway = extract::gateway(&request)?;
-    let begun = gateway.now();
+    let begun = state.clock.now();
     let body = extract::body(&request, payload).await?;
+    let gateway = extract::gateway(&request)?;
     let asked = read(&request, &body)?;
     let only_on: Vec<_> = asked.only_on.iter().map(Digest::as_str).collect();
     let attempt = extract::attempt(request.headers(), &body, &only_on)?;
@@ -136,8 +136,8 @@ pub(super) async fn plan(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let gateway = extract::gateway(&request)?;
     let body = extract::body(&request, payload).await?;
+    let gateway = extract::gateway(&request)?;
     let asked = read(&request, &body)?;
     let Planned { configuration, difference, names, before, after, decision } = gateway.plan(&caller, asked).await?;
     let etag = view::etag(&before);

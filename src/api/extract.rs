@@ -76,7 +76,8 @@ pub(super) fn count(state: &State, request: &HttpRequest, caller: &Caller) -> Re
     outcome
 }
 
-/// The gateway for one request: one version of policies and catalogue, whatever changes meanwhile.
+/// The gateway for one request: one version of policies and catalogue, whatever changes meanwhile. Taken once the body is
+/// there, which may arrive slowly: what has been withdrawn by then must not decide.
 pub(super) fn gateway(request: &HttpRequest) -> Result<Arc<Gateway>, Problem> {
     Ok(state(request)?.gateway.gateway())
 }

@@ -102,8 +102,8 @@ async fn answer(
     id: &str,
     (say, payload): (Say, web::Payload),
 ) -> Result<HttpResponse, Problem> {
-    let gateway = extract::gateway(request)?;
     let body = extract::body_if_any(request, payload).await?;
+    let gateway = extract::gateway(request)?;
     let comment = change::read_comment(&body)
         .map_err(|faults| Problem::with_errors(Code::InvalidChange, "Nothing was approved or rejected", faults))?;
     let operation = gateway.answer(&caller, named(id)?, (say, comment)).await?;

@@ -18,10 +18,10 @@ pub(super) async fn revert(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let state = extract::state(&request)?;
-    let gateway = extract::gateway(&request)?;
-    let begun = gateway.now();
+    let begun = state.clock.now();
     let id = operations::named(&id)?;
     let body = extract::body_if_any(&request, payload).await?;
+    let gateway = extract::gateway(&request)?;
     let invalid = |faults| Problem::with_errors(Code::InvalidChange, "Nothing was changed", faults);
     let only_on = extract::only_on(request.headers())?;
     let asked = RevertRequest { only_on, ..change::read_revert(&body).map_err(invalid)? };

@@ -166,25 +166,35 @@ async fn rules_of_webhooks_look_things_up_in_the_catalogue_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_whose_body_takes_its_time_is_decided_by_what_is_in_force_when_it_is_there() {
+async fn a_call_whose_body_takes_its_time_is_decided_by_what_is_in_force_when_it_is_there() {
     let setup = Setup { policies: vec![EVERYTHING], ..setup() };
     let senders = Senders::with("bearer", SECRET, "", JOINER, setup).await;
     let world = &senders.world;
-    let mut stream = TcpStream::connect(world.gateway().url().strip_prefix("http://").unwrap()).await.unwrap();
-    let (first, rest) = HIRED.split_at(20);
-    let head = format!(
-        "POST /v1/webhooks/hr HTTP/1.1\r\nhost: postern\r\ncontent-type: application/json\r\nconnection: close\r\n\
-         authorization: Bearer {SECRET}\r\ncontent-length: {}\r\n\r\n{first}",
-        HIRED.len()
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
+    let token = world.token("servicenow").await;
+    let change = add("Sales ESP", &group(1)).to_string();
+    let mut calls = Vec::new();
+    for (path, credential, body) in
+        [("/v1/webhooks/hr", SECRET, HIRED), ("/v1/assignments", &token, &change), ("/v1/plan", &token, &change)]
+    {
+        let mut stream = TcpStream::connect(world.gateway().url().strip_prefix("http://").unwrap()).await.unwrap();
+        let (first, rest) = body.split_at(20);
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: postern\r\ncontent-type: application/json\r\nconnection: close\r\n\
+             authorization: Bearer {credential}\r\ncontent-length: {}\r\n\r\n{first}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        calls.push((stream, rest.to_owned()));
+    }
     let nothing = "@id(\"nothing\")\nforbid (principal, action == Postern::Action::\"add\", resource);\n";
     fs::write(world.policies().join("freeze.cedar"), format!("{FREEZE}{nothing}")).unwrap();
     until(world, "Sales ESP", (200, 403)).await;
-    stream.write_all(rest.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("forbidden by policy nothing"), "{answer}");
+    for (mut stream, rest) in calls {
+        stream.write_all(rest.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("forbidden by policy"), "{answer}");
+    }
     senders.world.end().await;
 }
 
