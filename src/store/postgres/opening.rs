@@ -1,7 +1,8 @@
 //! How a run begins: its tables are created or migrated, then its audit chain begins.
 //!
-//! Guarantees: nobody who uses the tables waits for an opening longer than the lock timeouts below, however long the opening
-//! itself has to wait.
+//! Guarantees: while an opening waits for locks, nobody who uses the tables waits behind it longer than the lock timeouts below.
+//! A migration then holds its locks for as long as it takes, so one that reads a whole table, such as an index on records, has to
+//! do that without locking out writers (`-- no-transaction`, `CREATE INDEX CONCURRENTLY`).
 
 use std::time::Duration;
 
