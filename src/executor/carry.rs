@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Parts, lag,
+    Parts,
     lane::{Held, Lane},
     outcome::{self, Effect, End, Ended, Outcome},
     policy_sets::{self, Loss},
@@ -68,7 +68,7 @@ impl Lane {
         let found = present.digest();
         match &mut held.announced.intent {
             Some(intent) if intent.after == found => {
-                lag::note(&mut held.replaced_sets, &intent.before, self.parts.clock.now());
+                held.replaced.note(&intent.before, self.parts.clock.elapsed());
                 return Ok(self.recovered(intent, batch)?);
             }
             Some(intent) if intent.before != found => self.give_up(&mut held.announced).await?,
@@ -224,7 +224,7 @@ impl Lane {
     /// Whether the set is one that a write of ours has just replaced, and not as it was left.
     fn lags(&self, present: &Present, held: &Held) -> bool {
         let found = present.direct.digest();
-        held.left.as_ref() != Some(&found) && lag::includes(&held.replaced_sets, &found, self.parts.clock.now())
+        held.left.as_ref() != Some(&found) && held.replaced.includes(&found, self.parts.clock.elapsed())
     }
 
     /// What to do when the set cannot be read. Operations for which a write may have done something do not fail at once: the
@@ -307,7 +307,7 @@ impl Lane {
         match tokio::time::timeout(left, sent).await {
             Ok(Ok(Receipt { request_id })) => {
                 telemetry::measure_write(merged_with.saturating_add(1));
-                lag::note(&mut held.replaced_sets, before, clock.now());
+                held.replaced.note(before, clock.elapsed());
                 let Clearance { client_request_id, .. } = clearance;
                 let write = Write { merged_with, request_id, client_request_id };
                 if let Some(intent) = &mut held.announced.intent {

@@ -9,25 +9,38 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::{domain::Digest, store::ReplacedSet};
 
 /// For how long after a write the set from before it is not believed.
 const LAG_MAX: Duration = Duration::from_secs(10);
 
-/// Notes that a write has replaced this set, and drops what is too old to matter.
-pub(super) fn note(replaced: &mut Vec<ReplacedSet>, set: &Digest, now: Timestamp) {
-    replaced.retain(|it| is_recent(it, now));
-    replaced.push(ReplacedSet { set: set.clone(), at: now });
-}
+/// The sets that a lane has replaced lately; each with the time, by the clock's `elapsed`, until which it is not believed.
+#[derive(Debug)]
+pub(super) struct Replaced(Vec<(Digest, Duration)>);
 
-/// Whether this set was replaced a moment ago.
-pub(super) fn includes(replaced: &[ReplacedSet], found: &Digest, now: Timestamp) -> bool {
-    replaced.iter().any(|it| it.set == *found && is_recent(it, now))
-}
+impl Replaced {
+    /// What earlier turns have replaced.
+    pub(super) fn by_earlier_turns(sets: Vec<ReplacedSet>, now: Duration) -> Self {
+        Self(sets.into_iter().map(|ReplacedSet { set, ttl }| (set, now.saturating_add(ttl))).collect())
+    }
 
-/// The clock of the replica that replaced it may be a little ahead of ours.
-fn is_recent(replaced: &ReplacedSet, now: Timestamp) -> bool {
-    now.duration_since(replaced.at).unsigned_abs() < LAG_MAX
+    /// Notes that a write took effect on this set.
+    pub(super) fn note(&mut self, set: &Digest, now: Duration) {
+        self.0.retain(|(other, _)| other != set);
+        self.0.push((set.clone(), now.saturating_add(LAG_MAX)));
+    }
+
+    /// Whether this is a set that was replaced a moment ago.
+    pub(super) fn includes(&self, found: &Digest, now: Duration) -> bool {
+        self.0.iter().any(|(set, until)| set == found && now < *until)
+    }
+
+    /// What later turns should know.
+    pub(super) fn for_later_turns(&self, now: Duration) -> Vec<ReplacedSet> {
+        let lasting = |(set, until): &(Digest, Duration)| {
+            let ttl = until.checked_sub(now)?;
+            Some(ReplacedSet { set: set.clone(), ttl })
+        };
+        self.0.iter().filter_map(lasting).collect()
+    }
 }

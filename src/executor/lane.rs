@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::{
     Parts,
     carry::Stop,
+    lag::Replaced,
     outcome::{self, Done, Outcome},
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     clock::{self, Backoff},
     config,
     domain::{ConfigurationId, Digest, Failure, FailureCode, Operation, OperationId, State},
-    store::{Announced, Claim, Claimed, Error, Lease, Parking, Part, ReplacedSet, Settlement, Turn},
+    store::{Announced, Claim, Claimed, Error, Lease, Parking, Part, Settlement, Turn},
     telemetry,
 };
 
@@ -73,7 +74,7 @@ pub(super) struct Held {
     /// Digest of the set as it was last left.
     pub(super) left: Option<Digest>,
     /// Sets that were replaced lately.
-    pub(super) replaced_sets: Vec<ReplacedSet>,
+    pub(super) replaced: Replaced,
     /// Whether drift to an empty set is already on record.
     pub(super) vanishing_told: bool,
     /// How often the lane was parked since it last settled.
@@ -128,7 +129,8 @@ impl Lane {
             let pending: BTreeSet<_> = operations.iter().map(|it| it.id).collect();
             announced.doubts.retain(|operation, _| pending.contains(operation));
         }
-        let held = Held { lease, announced, left, replaced_sets, vanishing_told: false, attempts };
+        let replaced = Replaced::by_earlier_turns(replaced_sets, self.parts.clock.elapsed());
+        let held = Held { lease, announced, left, replaced, vanishing_told: false, attempts };
         let mut course = Course { held, batches: vec![operations], writes_unknown: 0 };
         while let Some(batch) = course.batches.pop() {
             match self.step(course, batch).await? {
@@ -187,7 +189,7 @@ impl Lane {
         let config::Executor { lease_ttl: ttl, batch_max, .. } = self.parts.settings;
         let at_once = batch_max.div_ceil(PARTS);
         let (goes_on, left, vanishing_told) = (!batches.is_empty(), left.or(held.left), held.vanishing_told);
-        let (announced, replaced_sets) = (held.announced, held.replaced_sets);
+        let (announced, replaced) = (held.announced, held.replaced);
         let to_do = batches.iter().flatten().map(|it| it.id).collect();
         let announced_still = announced.after(&ids(&done), &to_do);
         let (mut lease, mut written, mut first) = (held.lease, written, Some(announced));
@@ -201,8 +203,8 @@ impl Lane {
                 Some(announced) => Part::First(announced),
                 None => Part::Further,
             };
-            let settlement =
-                Settlement { ended, left: left.clone(), replaced_sets: replaced_sets.clone(), entries, keep, part };
+            let replaced_sets = replaced.for_later_turns(self.parts.clock.elapsed());
+            let settlement = Settlement { ended, left: left.clone(), replaced_sets, entries, keep, part };
             let kept = self.parts.store.settle(lease, settlement).await?;
             ends.into_iter().for_each(End::tell);
             match kept {
@@ -211,7 +213,7 @@ impl Lane {
             }
         };
         Ok(kept.map_or(Stepped::Out(After::Again), |lease| {
-            let held = Held { lease, announced: announced_still, left, replaced_sets, vanishing_told, attempts: 0 };
+            let held = Held { lease, announced: announced_still, left, replaced, vanishing_told, attempts: 0 };
             Stepped::On(Box::new(Course { held, batches, writes_unknown: 0 }))
         }))
     }
@@ -238,10 +240,11 @@ impl Lane {
         // If a whole batch was given up, more may be pending behind it, but Graph is not called sooner than it asked.
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because);
-        let Held { lease, announced, left, replaced_sets, .. } = held;
+        let Held { lease, announced, left, replaced, .. } = held;
         let Outcome { done, .. } = Outcome::of_failure(late, now, &failure, &announced)?;
         let announced = announced.after(&ids(&done), &waiting.iter().map(|it| it.id).collect());
         let (ends, ended, entries) = End::all(done, None);
+        let replaced_sets = replaced.for_later_turns(clock.elapsed());
         store.park(lease, Parking { pause, because, announced, left, replaced_sets, ended, entries }).await?;
         ends.into_iter().for_each(End::tell);
         Ok(Stepped::Out(After::Parked(pause)))

@@ -133,19 +133,19 @@ pub struct Turn {
     pub announced: Announced,
     /// Digest of the set as a turn last left it, or found it before parking; none if that is unknown.
     pub left: Option<Digest>,
-    /// Sets that writes of this lane have replaced lately, oldest first.
+    /// Sets that writes of this lane have replaced lately.
     pub replaced_sets: Vec<ReplacedSet>,
     /// How often the lane has been parked since it last settled.
     pub attempts: u32,
 }
 
-/// A set that a write has replaced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A set that a write has replaced: for a while, a read that shows it is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplacedSet {
     /// Its digest.
     pub set: Digest,
-    /// When it was known to be replaced, by the clock of whoever replaced it.
-    pub at: Timestamp,
+    /// How much longer it is not believed.
+    pub ttl: Duration,
 }
 
 /// What was announced on a lane and is not settled.

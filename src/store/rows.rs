@@ -2,14 +2,14 @@
 //!
 //! It deliberately knows no database: each kind of store reads its own rows and passes on their values.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Announced, Error, ReplacedSet, callbacks::Standing};
 use crate::domain::{
-    CallbackState, Operation, State,
+    CallbackState, Digest, Operation, State,
     callback::Progress,
     operation::{Submission, UntilState},
 };
@@ -49,14 +49,23 @@ impl Announcement {
     }
 }
 
-/// The sets that a lane has replaced lately, as the store keeps them: none as null.
+/// Milliseconds for each set that a lane has replaced lately, as the store keeps them; null if there are none.
 pub(super) fn replaced_sets(sets: &[ReplacedSet]) -> Result<Option<String>, Error> {
-    (!sets.is_empty()).then(|| to_json("lanes.replaced_sets", &sets)).transpose()
+    let stored = |it: &ReplacedSet| (it.set.as_str().to_owned(), u64::try_from(it.ttl.as_millis()).unwrap_or(u64::MAX));
+    let stored: BTreeMap<_, _> = sets.iter().map(stored).collect();
+    (!stored.is_empty()).then(|| to_json("lanes.replaced_sets", &stored)).transpose()
 }
 
-/// The same, as it was stored.
-pub(super) fn stored_replaced_sets(json: Option<&str>) -> Result<Vec<ReplacedSet>, Error> {
-    json.map_or(Ok(Vec::new()), |json| from_json("lanes.replaced_sets", json))
+/// The same, from what was stored these microseconds ago.
+pub(super) fn replaced_sets_since(json: Option<&str>, age: Option<i64>) -> Result<Vec<ReplacedSet>, Error> {
+    let stored: BTreeMap<String, u64> =
+        json.map_or(Ok(BTreeMap::new()), |json| from_json("lanes.replaced_sets", json))?;
+    let age = Duration::from_micros(age.and_then(|age| u64::try_from(age).ok()).unwrap_or(0));
+    let still = |(set, ttl): (String, u64)| {
+        let ttl = Duration::from_millis(ttl).checked_sub(age)?;
+        Some(ReplacedSet { set: Digest::stored(&set), ttl })
+    };
+    Ok(stored.into_iter().filter_map(still).collect())
 }
 
 /// The assignments from policy sets that were seen.

@@ -108,11 +108,14 @@ impl Fixture {
             Kind::Sqlite => {
                 let url = format!("sqlite:{}", self.path().display());
                 let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-                sqlx::query("UPDATE lanes SET lease_until = lease_until - ?1, not_before = not_before - ?1")
-                    .bind(micros)
-                    .execute(&mut connection)
-                    .await
-                    .unwrap();
+                sqlx::query(
+                    "UPDATE lanes SET lease_until = lease_until - ?1, not_before = not_before - ?1,
+                                      replaced_at = replaced_at - ?1",
+                )
+                .bind(micros)
+                .execute(&mut connection)
+                .await
+                .unwrap();
                 sqlx::query("UPDATE operations SET callback_due = callback_due - ?1")
                     .bind(micros)
                     .execute(&mut connection)
@@ -124,7 +127,8 @@ impl Fixture {
                 let mut connection = self.connection().await;
                 sqlx::query(
                     "UPDATE lanes SET lease_until = lease_until - $1 * INTERVAL '1 microsecond',
-                                      not_before = not_before - $1 * INTERVAL '1 microsecond'",
+                                      not_before = not_before - $1 * INTERVAL '1 microsecond',
+                                      replaced_at = replaced_at - $1 * INTERVAL '1 microsecond'",
                 )
                 .bind(micros)
                 .execute(&mut connection)

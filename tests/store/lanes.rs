@@ -3,7 +3,7 @@
 use postern::{
     clock,
     domain::State,
-    store::{Announced, Claim, Parking, ReplacedSet, Settlement},
+    store::{Announced, Claim, Parking, ReplacedSet, Settlement, Turn},
 };
 
 use crate::fixture::{
@@ -178,21 +178,24 @@ async fn a_settled_turn_forgets_attempts_and_the_announced_write_and_leaves_its_
         let third = turn(&*store, claim(&lane(1), "a", 21)).await;
         assert_eq!((third.attempts, third.announced, third.left), (0, Announced::default(), Some(digest("left"))));
         // A turn that does not know what it leaves keeps what was known before.
-        let replaced_sets = vec![ReplacedSet { set: digest("before"), at: at(22) }];
-        let unknown =
-            Settlement { left: None, replaced_sets: replaced_sets.clone(), ..settlement(&third.operations, 22) };
+        let replaced = |minute| vec![ReplacedSet { set: digest("before"), ttl: minutes(minute) }];
+        let unknown = Settlement { left: None, replaced_sets: replaced(20), ..settlement(&third.operations, 22) };
         store.settle(third.lease, unknown).await.unwrap();
         accept(&*store, &lane(1), [3]).await;
         let fourth = turn(&*store, claim(&lane(1), "a", 23)).await;
-        assert_eq!((fourth.left, &fourth.replaced_sets), (Some(digest("left")), &replaced_sets));
-        // Parking keeps what it is given, and nothing else.
-        store.park(fourth.lease, Parking { replaced_sets: replaced_sets.clone(), ..parking(5) }).await.unwrap();
+        assert_eq!(fourth.left, Some(digest("left")));
+        // Parking replaces what was stored, and its time passes by the store's own clock.
+        let lasts = |turn: &Turn, most: u64| {
+            turn.replaced_sets.iter().any(|it| it.ttl > minutes(most - 1) && it.ttl <= minutes(most))
+        };
+        assert!(lasts(&fourth, 20), "{:?}", fourth.replaced_sets);
+        store.park(fourth.lease, Parking { replaced_sets: replaced(10), ..parking(5) }).await.unwrap();
         fixture.pass(5).await;
         let fifth = turn(&*store, claim(&lane(1), "a", 28)).await;
-        assert_eq!(fifth.replaced_sets, replaced_sets);
-        store.park(fifth.lease, parking(5)).await.unwrap();
-        fixture.pass(5).await;
-        assert_eq!(turn(&*store, claim(&lane(1), "a", 33)).await.replaced_sets, []);
+        assert!(lasts(&fifth, 5), "{:?}", fifth.replaced_sets);
+        store.park(fifth.lease, Parking { replaced_sets: replaced(5), ..parking(5) }).await.unwrap();
+        fixture.pass(6).await;
+        assert_eq!(turn(&*store, claim(&lane(1), "a", 34)).await.replaced_sets, []);
     })
     .await;
 }

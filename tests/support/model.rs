@@ -98,7 +98,8 @@ struct Lane {
     parked_because: Option<String>,
     announced: Announced,
     left: Option<Digest>,
-    replaced_sets: Vec<ReplacedSet>,
+    /// Each until a time, by the database's.
+    replaced_sets: Vec<(Digest, Duration)>,
     attempts: u32,
 }
 
@@ -559,7 +560,9 @@ impl Store for Model {
         (lane.leased_until, lane.parked_until) = (Some(now + claim.ttl), None);
         let lease = Lease::granted(&claim, lane.fencing, until);
         let (announced, left, attempts) = (lane.announced.clone(), lane.left.clone(), lane.attempts);
-        let replaced_sets = lane.replaced_sets.clone();
+        let still =
+            |(set, until): &(Digest, Duration)| Some(ReplacedSet { set: set.clone(), ttl: until.checked_sub(now)? });
+        let replaced_sets = lane.replaced_sets.iter().filter_map(still).collect();
         let event = Event::Started {
             configuration: claim.configuration.to_string(),
             operations: ids.clone(),
@@ -596,7 +599,7 @@ impl Store for Model {
             lane.announced = announced.clone();
         }
         lane.left = left.or_else(|| lane.left.clone());
-        lane.replaced_sets = replaced_sets;
+        lane.replaced_sets = replaced_sets.into_iter().map(|it| (it.set, now + it.ttl)).collect();
         lane.leased_until = keep.map(|ttl| now + ttl);
         lane.owner = keep.and(lane.owner.take());
         tables.record(&self.chain, &entries);
@@ -616,7 +619,7 @@ impl Store for Model {
         (lane.owner, lane.leased_until) = (None, None);
         (lane.parked_until, lane.parked_because) = (Some(now + pause), Some(because));
         (lane.announced, lane.left) = (announced, left.or_else(|| lane.left.take()));
-        lane.replaced_sets = replaced_sets;
+        lane.replaced_sets = replaced_sets.into_iter().map(|it| (it.set, now + it.ttl)).collect();
         lane.attempts += 1;
         tables.record(&self.chain, &entries);
         Ok(())

@@ -13,7 +13,7 @@ use super::{
         Announced, Claim, Claimed, Error, Holder, Lease, Parking, PolicySetsSeen, Settlement, Turn,
         ledger::Ledger,
         rows::{
-            Announcement, OPERATION, announced, count, ended_at, replaced_sets, stored_replaced_sets, to_json,
+            Announcement, OPERATION, announced, count, ended_at, replaced_sets, replaced_sets_since, to_json,
             unreadable,
         },
         verbs::{Done, Outcome, Verb},
@@ -142,7 +142,8 @@ async fn claim(
              lease_until = clock_timestamp() + $3 * INTERVAL '1 microsecond'
          WHERE (lanes.lease_until IS NULL OR lanes.lease_until <= clock_timestamp())
            AND (lanes.not_before IS NULL OR lanes.not_before <= clock_timestamp())
-         RETURNING fencing, intent, doubts, left_digest, replaced_sets, attempts",
+         RETURNING fencing, intent, doubts, left_digest, replaced_sets, attempts,
+             (extract(epoch FROM clock_timestamp() - replaced_at) * 1000000)::BIGINT AS replaced_age",
     )
     .bind(claim.configuration.as_str())
     .bind(&claim.owner)
@@ -188,7 +189,10 @@ fn granted(taken: &sqlx::postgres::PgRow, claim: &Claim, until: Duration) -> Res
         operations: Vec::new(),
         announced: announced(rows::column(taken, "intent")?, rows::column(taken, "doubts")?)?,
         left: left.map(Digest::stored),
-        replaced_sets: stored_replaced_sets(rows::column(taken, "replaced_sets")?)?,
+        replaced_sets: replaced_sets_since(
+            rows::column(taken, "replaced_sets")?,
+            rows::column(taken, "replaced_age")?,
+        )?,
         attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
     })
 }
@@ -254,7 +258,7 @@ async fn settle(
         connection,
         holder,
         "intent = CASE WHEN $6 THEN intent ELSE $7 END, doubts = CASE WHEN $6 THEN doubts ELSE $8 END,
-         left_digest = COALESCE($4, left_digest), replaced_sets = $9, attempts = 0, parked_because = NULL,
+         left_digest = COALESCE($4, left_digest), replaced_sets = $9, replaced_at = clock_timestamp(), attempts = 0, parked_because = NULL,
          owner = CASE WHEN $5::BIGINT IS NULL THEN NULL ELSE owner END,
          lease_until = clock_timestamp() + $5 * INTERVAL '1 microsecond'",
         settlement.left.as_ref().map(Digest::as_str),
@@ -331,7 +335,8 @@ async fn park(
         holder,
         "owner = NULL, lease_until = NULL, attempts = attempts + 1, parked_because = $4,
          not_before = clock_timestamp() + $5 * INTERVAL '1 microsecond', intent = $6,
-         doubts = $7, left_digest = COALESCE($8, left_digest), replaced_sets = $9",
+         doubts = $7, left_digest = COALESCE($8, left_digest), replaced_sets = $9,
+         replaced_at = clock_timestamp()",
         &parking.because,
         micros(parking.pause),
         intent,

@@ -11,7 +11,7 @@ use super::{
         ledger::Ledger,
         room::Room,
         rows::{
-            Announcement, announced, count, ended_at, micros, replaced_sets, stored_replaced_sets, to_json, unreadable,
+            Announcement, announced, count, ended_at, micros, replaced_sets, replaced_sets_since, to_json, unreadable,
         },
         verbs::{Done, Outcome, Verb},
     },
@@ -108,7 +108,7 @@ fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &C
                        WHERE configuration = ?1 AND state = 'queued')
          ON CONFLICT (configuration) DO UPDATE SET owner = ?2, fencing = fencing + 1, lease_until = ?3, not_before = NULL
          WHERE (lease_until IS NULL OR lease_until <= ?4) AND (not_before IS NULL OR not_before <= ?4)
-         RETURNING fencing, intent, doubts, left_digest, replaced_sets, attempts",
+         RETURNING fencing, intent, doubts, left_digest, replaced_sets, ?4 - replaced_at AS replaced_age, attempts",
         params![
             claim.configuration.as_str(),
             claim.owner,
@@ -121,7 +121,7 @@ fn claim(connection: &Connection, ledger: &mut Ledger, now: Timestamp, claim: &C
                 operations: Vec::new(),
                 announced: announced(optional_text(row, "intent")?, optional_text(row, "doubts")?)?,
                 left: optional_text(row, "left_digest")?.map(Digest::stored),
-                replaced_sets: stored_replaced_sets(optional_text(row, "replaced_sets")?)?,
+                replaced_sets: replaced_sets_since(optional_text(row, "replaced_sets")?, column(row, "replaced_age")?)?,
                 attempts: column(row, "attempts")?,
             })
         },
@@ -195,7 +195,7 @@ fn settle(
     let outcome = if_held!(
         connection,
         holder,
-        "intent = iif(?, intent, ?), doubts = iif(?, doubts, ?), left_digest = COALESCE(?, left_digest), replaced_sets = ?,
+        "intent = iif(?, intent, ?), doubts = iif(?, doubts, ?), left_digest = COALESCE(?, left_digest), replaced_sets = ?, replaced_at = ?,
          attempts = 0, parked_because = NULL, owner = ?, lease_until = ?",
         settlement.part.announced().is_none(),
         intent,
@@ -203,6 +203,7 @@ fn settle(
         doubts,
         left,
         replaced_sets(&settlement.replaced_sets)?,
+        micros(now),
         owner,
         until
     );
@@ -254,13 +255,14 @@ fn park(
         connection,
         holder,
         "owner = NULL, lease_until = NULL, not_before = ?, parked_because = ?, attempts = attempts + 1, intent = ?, doubts = ?,
-         left_digest = COALESCE(?, left_digest), replaced_sets = ?",
+         left_digest = COALESCE(?, left_digest), replaced_sets = ?, replaced_at = ?",
         micros(clock::after(now, parking.pause)),
         &parking.because,
         intent,
         doubts,
         parking.left.as_ref().map(Digest::as_str),
-        replaced_sets(&parking.replaced_sets)?
+        replaced_sets(&parking.replaced_sets)?,
+        micros(now)
     );
     if outcome.is_ok() {
         end_all(connection, holder, &parking.ended)?;
