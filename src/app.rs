@@ -163,7 +163,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     }
     let (doors, serving) = open((listener, admin_listener), state, certificate.as_ref())?;
     tasks.push(serving);
-    tracing::info!(address = %doors.address, admin_address = %doors.admin_address, "the gateway is ready");
+    let Doors { address, admin_address, .. } = &doors;
+    tracing::info!(%address, %admin_address, store = store::place(&config.store), "the gateway is ready");
     Ok(Running { store, steps, doors, tasks, executor, asked, gateway, checkpoints, streams, clock })
 }
 

@@ -215,7 +215,12 @@ pub(crate) async fn token_of(caller: &str, sandbox: &str) -> anyhow::Result<Stri
     let answer =
         answer.with_context(|| format!("no sandbox answers at {sandbox}; start one with `postern sandbox`"))?;
     if !answer.status.is_success() {
-        bail!("the sandbox issued no token: {}", String::from_utf8_lossy(&answer.body));
+        let told = serde_json::from_slice::<Value>(&answer.body).unwrap_or_default();
+        match field(&told, "error") {
+            "" => bail!("{sandbox} answered {} and issued no token; is that a sandbox?", answer.status),
+            error if told.get("callers").is_some() => bail!("{error}; choose one of these with --caller"),
+            error => bail!("the sandbox issued no token: {error}"),
+        }
     }
     Ok(serde_json::from_slice::<Issued>(&answer.body).context("the sandbox's answer is not a token")?.access_token)
 }
@@ -231,6 +236,7 @@ fn line(state: &Value, assignment: &Value) -> String {
     };
     let source = match field(assignment, "source") {
         "" | "direct" => String::new(),
+        "policySets" => ", from a policy set: assign does not change it, and it is not counted".to_owned(),
         source => format!(", from {source}"),
     };
     format!("- {name}{filter}{source}")
@@ -348,18 +354,20 @@ impl Staying {
         };
         let add = r#"{"configuration":"Kiosk ESP","add":[{"group":"Sales Kiosks"}],"ticket":"RITM0010024"}"#;
         let remove = r#"{"configuration":"Sales ESP","remove":[{"group":"Sales Laptops"}],"ticket":"RITM0010025"}"#;
-        let plan = r#"{"configuration":"Sales ESP","add":[{"group":"Sales Kiosks"}]}"#;
+        let plan = r#"{"configuration":"Sales ESP","add":[{"group":"Sales Kiosks"}],"ticket":"RITM0010026"}"#;
         writeln!(out, "\nGateway and sandbox run until Ctrl-C. To continue, paste this into another terminal:\n")?;
         writeln!(out, "# a token of the caller servicenow, valid for an hour\nTOKEN='{}'\n", self.token)?;
         writeln!(out, "# add a group\n{}\n", post("/v1/assignments", add))?;
         writeln!(out, "# remove a group\n{}\n", post("/v1/assignments", remove))?;
-        writeln!(out, "# see what a change would do, without making it\n{}\n", post("/v1/plan", plan))?;
+        writeln!(out, "# see what a change would do and whether policy permits it, without making it")?;
+        writeln!(out, "{}\n", post("/v1/plan", plan))?;
         let get = |path: &str| format!("curl -sS -w '\\n' '{gateway}{path}' -H \"Authorization: Bearer $TOKEN\"");
         writeln!(out, "# look up the operation of this demo, or all operations of a ticket")?;
         writeln!(out, "{}\n{}\n", get(&self.operation), get("/v1/operations?ticket=RITM0010025"))?;
         writeln!(out, "# the calls that reached Graph, and its present state")?;
         writeln!(out, "curl -sS -w '\\n' {sandbox}/_sandbox/journal\ncurl -sS -w '\\n' {sandbox}/_sandbox/state\n")?;
-        writeln!(out, "# the metrics that Prometheus would scrape\ncurl -sS {}/metrics", self.gateway.admin_url())?;
+        writeln!(out, "# the metrics that Prometheus would scrape\ncurl -sS {}/metrics\n", self.gateway.admin_url())?;
+        writeln!(out, "# the API's reference, with forms to try it out: {gateway}/docs/")?;
         Ok(())
     }
 

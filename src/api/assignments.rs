@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock,
     domain::{Digest, State as Fate},
-    gateway::{Gateway, Planned, Standing, Submitted, request::ChangeRequest},
+    gateway::{Gateway, Permission, Planned, Standing, Submitted, request::ChangeRequest},
 };
 
 /// Accepts a change and, unless the caller prefers otherwise, waits for it to end.
@@ -103,11 +103,11 @@ pub(super) struct PlanView {
     digest_before: String,
     /// Digest of the set after the change.
     digest_after: String,
-    /// Whether policy would permit it.
+    /// Whether policy would permit it as it was sent.
     permission: PermissionView,
 }
 
-/// Whether policy would permit the change, and why.
+/// Whether policy would permit the change as it was sent, and why.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Permission)]
 struct PermissionView {
@@ -116,16 +116,22 @@ struct PermissionView {
     /// The policies that would permit it.
     #[serde(skip_serializing_if = "Option::is_none")]
     policies: Option<Vec<String>>,
+    /// The approvals that it would await before it begins; absent if it would begin at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approvals: Option<Vec<String>>,
     /// Why it would not be permitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     because: Option<String>,
 }
 
-impl From<Result<Vec<String>, String>> for PermissionView {
-    fn from(decision: Result<Vec<String>, String>) -> Self {
+impl From<Result<Permission, String>> for PermissionView {
+    fn from(decision: Result<Permission, String>) -> Self {
         match decision {
-            Ok(policies) => Self { permitted: true, policies: Some(policies), because: None },
-            Err(because) => Self { permitted: false, policies: None, because: Some(because) },
+            Ok(Permission { policies, approvals }) => {
+                let approvals = Some(approvals).filter(|approvals| !approvals.is_empty());
+                Self { permitted: true, policies: Some(policies), approvals, because: None }
+            }
+            Err(because) => Self { permitted: false, policies: None, approvals: None, because: Some(because) },
         }
     }
 }

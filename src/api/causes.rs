@@ -52,7 +52,8 @@ impl From<gateway::Error> for Problem {
         use gateway::Error;
         match error {
             Error::UnknownConfiguration { reference, candidates } => {
-                let detail = format!("There is no configuration {reference:?} in the catalogue or in Graph.");
+                let question = gateway::question(candidates.iter().map(|candidate| &candidate.name));
+                let detail = format!("There is no configuration {reference:?} in the catalogue or in Graph{question}.");
                 Self::new(Code::UnknownConfiguration, detail).candidates(candidates)
             }
             Error::UnknownTarget(faults, candidates) => {
@@ -83,7 +84,8 @@ impl From<gateway::Error> for Problem {
             Error::NothingToResend(operation) => nothing_to_resend(&operation),
             Error::NothingToRevert(operation) => nothing_to_revert(&operation),
             Error::PreconditionFailed { found } => {
-                let detail = format!("The assignments do not match If-Match: their ETag is \"{found}\".");
+                let detail =
+                    format!("Nothing was changed: the assignments do not match If-Match: their ETag is \"{found}\".");
                 Self::new(Code::PreconditionFailed, detail)
             }
             Error::NotAwaiting(operation) => not_awaiting(&operation),

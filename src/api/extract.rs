@@ -107,7 +107,7 @@ pub(super) async fn body(request: &HttpRequest, payload: web::Payload) -> Result
     if !is_json(request.headers()) {
         return Err(not_json());
     }
-    json::parse(&bytes(request, payload).await?)
+    json::parse_exactly(&bytes(request, payload).await?)
 }
 
 /// Reads an optional JSON body; a missing one counts as an empty object.
@@ -116,7 +116,7 @@ pub(super) async fn body_if_any(request: &HttpRequest, payload: web::Payload) ->
     match bytes.as_ref() {
         [] => Ok(Value::Object(Map::new())),
         _ if !is_json(request.headers()) => Err(not_json()),
-        bytes => json::parse(bytes),
+        bytes => json::parse_exactly(bytes),
     }
 }
 

@@ -39,9 +39,10 @@ mod webhooks;
 use std::{io, net::TcpListener, num::NonZeroUsize, sync::Arc, thread};
 
 use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer, ResponseError,
+    App, HttpRequest, HttpResponse, HttpServer, ResponseError, Route,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
+    guard,
     http::{Method, StatusCode, Version},
     middleware::{Compress, Next, from_fn},
     web,
@@ -132,9 +133,9 @@ pub fn admin_server(listener: TcpListener, state: web::Data<State>) -> io::Resul
     let app = move || {
         App::new()
             .app_data(state.clone())
-            .route("/livez", web::get().to(probes::livez))
-            .route("/readyz", web::get().to(probes::readyz))
-            .route("/metrics", web::get().to(probes::metrics))
+            .route("/livez", read().to(probes::livez))
+            .route("/readyz", read().to(probes::readyz))
+            .route("/metrics", read().to(probes::metrics))
     };
     Ok(HttpServer::new(app).disable_signals().workers(1).shutdown_timeout(0).listen(listener)?.run())
 }
@@ -142,7 +143,7 @@ pub fn admin_server(listener: TcpListener, state: web::Data<State>) -> io::Resul
 /// Reads a change from the contents of a file, as the body of `POST /v1/assignments` is read.
 pub fn read_change(body: &[u8]) -> Result<ChangeRequest, Vec<Fault>> {
     let whole = |problem: Problem| vec![Fault { pointer: String::new(), detail: problem.to_string() }];
-    change::read(&json::parse(body).map_err(whole)?)
+    change::read(&json::parse_exactly(body).map_err(whole)?)
 }
 
 /// All routes. Responses that may be long are compressed if the client accepts that; compressing a short one costs more than
@@ -155,25 +156,27 @@ fn routes(config: &mut web::ServiceConfig) {
     config
         .service(resource("/v1/assignments", "POST").route(web::post().to(assignments::submit)))
         .service(resource("/v1/plan", "POST").route(web::post().to(assignments::plan)))
-        .service(resource("/v1/operations", "GET").route(web::get().to(operations::many)).wrap(Compress::default()))
+        .service(resource("/v1/operations", "GET, HEAD").route(read().to(operations::many)).wrap(Compress::default()))
         .service(
-            resource("/v1/operations/{id}", "GET, DELETE")
-                .route(web::get().to(operations::one))
+            resource("/v1/operations/{id}", "GET, HEAD, DELETE")
+                .route(read().to(operations::one))
                 .route(web::delete().to(operations::cancel)),
         )
         .service(resource("/v1/operations/{id}/approve", "POST").route(web::post().to(operations::approve)))
         .service(resource("/v1/operations/{id}/reject", "POST").route(web::post().to(operations::reject)))
         .service(
-            resource("/v1/configurations", "GET").route(web::get().to(configurations::many)).wrap(Compress::default()),
-        )
-        .service(
-            resource("/v1/configurations/{ref}/assignments", "GET")
-                .route(web::get().to(configurations::assignments))
+            resource("/v1/configurations", "GET, HEAD")
+                .route(read().to(configurations::many))
                 .wrap(Compress::default()),
         )
         .service(
-            resource("/v1/groups/{ref}/assignments", "GET")
-                .route(web::get().to(groups::assignments))
+            resource("/v1/configurations/{ref}/assignments", "GET, HEAD")
+                .route(read().to(configurations::assignments))
+                .wrap(Compress::default()),
+        )
+        .service(
+            resource("/v1/groups/{ref}/assignments", "GET, HEAD")
+                .route(read().to(groups::assignments))
                 .wrap(Compress::default()),
         )
         .service(resource("/v1/operations/{id}/revert", "POST").route(web::post().to(reverting::revert)))
@@ -184,12 +187,17 @@ fn routes(config: &mut web::ServiceConfig) {
                 .route(web::post().to(webhooks::receive))
                 .route(web::method(Method::OPTIONS).to(webhooks::handshake)),
         )
-        .service(resource("/v1/audit", "GET").route(web::get().to(audit::many)).wrap(Compress::default()))
-        .service(resource("/problems/{code}", "GET").route(web::get().to(pages::problem)))
-        .service(resource("/openapi.json", "GET").route(web::get().to(pages::document)).wrap(Compress::default()))
-        .service(resource("/docs", "GET").route(web::get().to(pages::door)))
-        .service(resource("/docs/{file:[^/]*}", "GET").route(web::get().to(pages::docs)))
+        .service(resource("/v1/audit", "GET, HEAD").route(read().to(audit::many)).wrap(Compress::default()))
+        .service(resource("/problems/{code}", "GET, HEAD").route(read().to(pages::problem)))
+        .service(resource("/openapi.json", "GET, HEAD").route(read().to(pages::document)).wrap(Compress::default()))
+        .service(resource("/docs", "GET, HEAD").route(read().to(pages::door)))
+        .service(resource("/docs/{file:[^/]*}", "GET, HEAD").route(read().to(pages::docs)))
         .default_service(web::to(nothing_here));
+}
+
+/// A route for reading: `HEAD` is answered like `GET`, and the server leaves out the body.
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, Problem> {

@@ -14,7 +14,7 @@ use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use super::document::{CandidateView, Document, ErrorView, OperationView};
 use crate::{
     domain::{Failure, OperationId, operation::GraphAnswer},
-    gateway::{Candidate, request::Fault},
+    gateway::{Candidate, listed, request::Fault},
     telemetry,
 };
 
@@ -54,7 +54,8 @@ struct Row {
 }
 
 catalogue! {
-    /// The body is not valid JSON, or an object in it has a key twice; `detail` says what is wrong.
+    /// The body is not valid JSON, an object in it has a key twice, or a number in it has more digits than a double-precision
+    /// number keeps; `detail` says what is wrong.
     MalformedJson = "malformed-json", 400, Never, "The body is not valid JSON";
     /// A header has an invalid value, or is sent more than once; `detail` names it.
     InvalidHeader = "invalid-header", 400, Never, "A header is not valid";
@@ -70,10 +71,12 @@ catalogue! {
     /// The signature is valid, but the message's timestamp is too old or in the future. Check the sender's clock, and sign a
     /// message again before sending it again.
     StaleMessage = "stale-message", 401, Never, "The message's timestamp is too old or in the future";
-    /// The token is valid, but does not identify a caller that this gateway knows; the gateway's operators must add it.
+    /// The token is valid, but does not identify a caller that this gateway knows, or lacks that caller's role or certificate;
+    /// `detail` names the application and subject of the token. Send `detail` to the gateway's operators, who must add the
+    /// caller, or get it the role.
     UnknownCaller = "unknown-caller", 403, Never, "The caller is not known to the gateway";
     /// No policy permits the request, or a policy forbids it; `detail` names that policy, and the place in the request of the
-    /// target that it is about.
+    /// target that it is about. Ask the gateway's operators if it should be permitted; many policies require a `ticket`.
     NotPermitted = "not-permitted", 403, Never, "Policy does not permit this";
     /// The change required the approval of a second person, who rejected it; `detail` says who and why.
     ApprovalRejected = "approval-rejected", 403, Never, "The change was rejected";
@@ -134,9 +137,10 @@ catalogue! {
     /// Intune does not accept a group of the change as valid: it may have been deleted, or be of a kind that cannot be
     /// assigned. `graph` contains Intune's message, which names the group.
     InvalidGroup = "invalid-group", 422, Never, "Intune does not accept a group";
-    /// The gateway failed unexpectedly; its operators find the cause in the log by the trace id.
+    /// The gateway failed unexpectedly. Report the trace id to its operators, who find the cause in the log by it.
     Internal = "internal", 500, Later, "The gateway failed";
-    /// Graph refused the change; `detail` gives its reason.
+    /// Graph refused the change; `detail` gives its reason. Give the gateway's operators `graph`, which has Microsoft's message
+    /// and ids.
     GraphRefused = "graph-refused", 502, Never, "Graph refused the change";
     /// Intune lets applications change enrollment restrictions only with an administrator role. Some users of real tenants
     /// report that giving the gateway's application the Entra role Intune Administrator helps, others that it does not. If it
@@ -194,7 +198,9 @@ impl Code {
         let Row { name, status, retry, title, meaning } = self.row();
         let retry = match retry {
             Retry::Later => "The same call may succeed later.",
-            Retry::Never => "The same call will fail again; change it first.",
+            Retry::Never => {
+                "Do not repeat the call unchanged: it fails again until the request or what `detail` names has changed."
+            }
         };
         format!("{name} (HTTP {status})\n{title}.\n\n{}\n{retry}\n", meaning.trim())
     }
@@ -251,13 +257,7 @@ impl Problem {
 
     /// A problem with faults at places in the body or the query.
     pub(crate) fn with_errors(code: Code, what: &str, errors: Vec<Fault>) -> Self {
-        // The sentence for the ticket: the only fault itself, or how many there are.
-        let detail = match errors.as_slice() {
-            [Fault { pointer, detail }] if pointer.is_empty() => format!("{what}: {detail}"),
-            [Fault { pointer, detail }] => format!("{what}: {pointer}: {detail}"),
-            many => format!("{what}: {} faults, listed in errors", many.len()),
-        };
-        let mut problem = Self::new(code, detail);
+        let mut problem = Self::new(code, format!("{what}: {}", listed(&errors)));
         problem.0.errors = errors;
         problem
     }

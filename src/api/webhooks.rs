@@ -189,7 +189,8 @@ fn map(source: &Source, proven: Proven, event: &Event, given: Option<String>) ->
 
 /// Records that an event could not be mapped, and returns the problem.
 async fn unmapped(gateway: &Gateway, caller: &Caller, reason: &Unmapped) -> Problem {
-    let Unmapped { place, detail } = reason;
+    // The expression is for the operator, who has it in the settings.
+    let Unmapped { place, detail, expression: _ } = reason;
     match gateway.unmapped(caller, reason.to_string()).await {
         Ok(()) => Problem::new(Code::EventNotMapped, format!("Nothing was changed: {place}: {detail}.")),
         Err(error) => error.into(),
@@ -267,7 +268,10 @@ pub(super) async fn handshake(request: HttpRequest, source: web::Path<String>) -
 /// What the rules would make of an event, as text: the changes, or why there are none.
 pub(crate) fn rehearse(source: &Source, event: &[u8]) -> Result<String, String> {
     let value: Value = super::json::parse(event).map_err(|problem| problem.to_string())?;
-    let drafts = source.draft(&value).map_err(|unmapped| unmapped.to_string())?;
+    let drafts = source.draft(&value).map_err(|unmapped| match &unmapped.expression {
+        Some(expression) => format!("{unmapped}\n  in {expression}"),
+        None => unmapped.to_string(),
+    })?;
     if let Err(faults) = requests(&drafts) {
         let told: Vec<_> = faults.into_iter().map(|Fault { pointer, detail }| format!("{pointer}: {detail}")).collect();
         return Err(told.join("\n"));

@@ -37,6 +37,9 @@ use self::{
     known::{Known, Verified},
 };
 
+/// The longest claim in a sentence, in characters: ids are shorter.
+const CLAIM_SHOWN: usize = 128;
+
 /// Authenticates callers.
 #[derive(Debug)]
 pub struct Authenticator {
@@ -196,11 +199,26 @@ impl Authenticator {
                 format!("the token is valid, but came without the client certificate of caller {}", rule.name)
             }
             Some(rule) => {
-                format!("the token is valid, but lacks the role that caller {} requires", rule.name)
+                let CallerRule { name, required_role, .. } = rule;
+                let wanted = required_role.as_deref().unwrap_or_default();
+                format!("the token is valid, but lacks the role {wanted:?} that caller {name} requires")
             }
-            None => "the token is valid, but its application and subject match no configured caller".to_owned(),
+            None => {
+                format!("the token is valid, but no configured caller has {}", whose(client_id.as_deref(), &subject))
+            }
         };
         Err(Rejection::UnknownCaller { issuer, client_id: client_id.clone(), subject, token_id, detail })
+    }
+}
+
+/// Whom a token that identifies nobody was issued to, so that the operators know whom to add. It is told to whoever presented
+/// that token.
+fn whose(client_id: Option<&str>, subject: &str) -> String {
+    let shown = |claim: &str| format!("{:?}", claim.chars().take(CLAIM_SHOWN).collect::<String>());
+    let subject = shown(subject);
+    match client_id {
+        Some(client_id) => format!("its application (client id {}) and its subject {subject}", shown(client_id)),
+        None => format!("its subject {subject}; it names no application"),
     }
 }
 

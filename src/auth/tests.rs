@@ -471,9 +471,12 @@ async fn a_key_of_another_issuer_with_the_same_id_proves_nothing() {
 async fn a_valid_token_alone_is_nobody() {
     let world = World::new();
     for (members, reason) in [
-        (json!({ "azp": "app-2" }), "no configured caller"),
-        (json!({ "azp": "absent" }), "no configured caller"),
-        (json!({ "roles": "absent" }), "lacks the role"),
+        (
+            json!({ "azp": "app-2" }),
+            "no configured caller has its application (client id \"app-2\") and its subject \"subject-1\"",
+        ),
+        (json!({ "azp": "absent" }), "no configured caller has its subject \"subject-1\"; it names no application"),
+        (json!({ "roles": "absent" }), "lacks the role \""),
     ] {
         let rejection = world.token(&signed(0, &header(json!({})), &claims(members))).await.unwrap_err();
         let Rejection::UnknownCaller { issuer, subject, token_id, detail, .. } = rejection else {

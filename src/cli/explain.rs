@@ -103,10 +103,17 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
     let askers = askers(config, asked).map_err(|what| vec![fault(what)])?;
     let body = std::fs::read(file).map_err(|error| vec![fault(format!("cannot be read: {error}"))])?;
     let in_body = |faults: Vec<request::Fault>| {
-        let told = |request::Fault { pointer, detail }| fault(format!("{pointer:?}: {detail}"));
+        let told = |request::Fault { pointer, detail }| {
+            // An empty pointer means the whole body.
+            fault(if pointer.is_empty() { detail } else { format!("{pointer:?}: {detail}") })
+        };
         faults.into_iter().map(told).collect::<Vec<_>>()
     };
     let request = api::read_change(&body).map_err(in_body)?;
+    let at = asked.at.unwrap_or_else(|| Clock::system().now());
+    if let Some(why) = request.until.and_then(|until| Until::refused(until, at)) {
+        return Err(in_body(vec![request::Fault { pointer: "/until".to_owned(), detail: why.to_owned() }]));
+    }
     let meant = meant(config, request, asked).map_err(in_body)?;
     let Meant { configuration, tags, change, names, request } = meant;
     let mut submission = Submission {
@@ -118,7 +125,7 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
         ticket: request.ticket,
         requested_for: request.requested_for,
         comment: request.comment,
-        accepted_at: asked.at.unwrap_or_else(|| Clock::system().now()),
+        accepted_at: at,
         only_on: request.only_on,
         until: request.until.map(|at| Until { at, policies: Vec::new() }),
         approval: None,
@@ -128,29 +135,43 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
     let resource = Resource { configuration: &configuration, tags: &tags };
     let not_assignable = not_assignable(&configuration, &submission.change);
     let mut all = Explanation { text: String::new(), accepted: false };
+    let mut may_lack_roles = false;
     for caller in askers {
         submission.caller.clone_from(&caller.name);
         let verdicts = policies.explain(&caller, resource, &submission).map_err(|why| vec![fault(why)])?;
+        may_lack_roles |= asked.roles.is_empty()
+            && by_token(config, &caller)
+            && verdicts.iter().any(|verdict| verdict.decision.is_err());
         let Explanation { text, accepted } = tell(&caller, resource, &submission, &verdicts, &not_assignable);
         let apart = if all.text.is_empty() { "" } else { "\n\n" };
         all = Explanation { text: all.text + apart + &text, accepted: all.accepted || accepted };
     }
+    if may_lack_roles {
+        all.text.push_str(NO_ROLES);
+    }
     Ok(all)
 }
 
+/// Why a caller may be refused here whom the gateway permits.
+const NO_ROLES: &str = "\n\nnote: roles come from tokens, and none was given: repeat with --role ROLE";
+
 /// The callers in the settings, each name once per issuer or source.
 fn callers(config: &Config) -> Vec<Caller> {
-    let caller = |name: &str, issuer: String, roles: &[Role]| Caller {
+    let caller = |name: &str, issuer: String, roles: Vec<Role>| Caller {
         name: name.to_owned(),
         issuer,
         subject: String::new(),
         token_id: None,
         certificate: None,
-        roles: roles.to_vec(),
+        roles,
     };
     let mut known: Vec<Caller> = Vec::new();
-    let proven = config.callers.iter().map(|rule| caller(&rule.name, rule.issuer.clone(), &[]));
-    let sources = config.webhooks.iter().map(|it| caller(&it.caller, webhooks::issuer(&it.source), &it.roles));
+    let proven = config.callers.iter().map(|rule| {
+        // A token without this role does not belong to the caller.
+        let roles = rule.required_role.iter().map(Role::new).collect();
+        caller(&rule.name, rule.issuer.clone(), roles)
+    });
+    let sources = config.webhooks.iter().map(|it| caller(&it.caller, webhooks::issuer(&it.source), it.roles.clone()));
     for caller in proven.chain(sources) {
         if !known.iter().any(|other| (&other.name, &other.issuer) == (&caller.name, &caller.issuer)) {
             known.push(caller);
@@ -171,12 +192,16 @@ fn askers(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Vec<Ca
             format!("no caller is called {wanted:?}; the callers are {names}")
         }));
     }
-    // The roles of a source are in the settings, not in a token.
-    let of_tokens = askers.iter_mut().filter(|asker| config.callers.iter().any(|rule| rule.issuer == asker.issuer));
-    for asker in of_tokens {
-        asker.roles.extend(roles.iter().map(Role::new));
+    for asker in askers.iter_mut().filter(|asker| by_token(config, asker)) {
+        let more = roles.iter().map(Role::new).filter(|role| !asker.roles.contains(role)).collect::<Vec<_>>();
+        asker.roles.extend(more);
     }
     Ok(askers)
+}
+
+/// Whether a caller authenticates with a token, and has its roles from there. Those of a source are in the settings.
+fn by_token(config: &Config, caller: &Caller) -> bool {
+    config.callers.iter().any(|rule| rule.issuer == caller.issuer)
 }
 
 /// What a request means according to the catalogue alone, or all its faults.
@@ -293,10 +318,18 @@ fn tell(
     let permitted = !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.decision.is_ok());
     let accepted = permitted && not_assignable.is_empty();
     let approvals = approvals.into_iter().collect::<Vec<_>>().join(", ");
-    text.push_str(if accepted { "the change would be accepted" } else { "the change would be refused" });
-    if accepted && !approvals.is_empty() {
-        text.push_str(" and wait for approval: ");
-        text.push_str(&approvals);
+    if !accepted {
+        text.push_str("the change would be refused");
+        return Explanation { text, accepted };
+    }
+    text.push_str("the change would be accepted");
+    if !approvals.is_empty() {
+        let _written = write!(text, " and wait for approval ({approvals})");
+    }
+    // Only Graph knows the rest.
+    text.push_str(", if configuration, groups and filters exist");
+    if *kind == Kind::Unknown && !submission.change.wanted().is_empty() {
+        text.push_str(" and the configuration's kind accepts the targets (--kind)");
     }
     Explanation { text, accepted }
 }

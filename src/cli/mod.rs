@@ -197,9 +197,17 @@ async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
     };
     let clock = Clock::system();
     let telemetry = telemetry::start(&config.telemetry, &clock.identifier().to_string())?;
-    let stop = Stop::listen()?;
+    let mut stop = Stop::listen()?;
     let mut changed = signal(SignalKind::hangup())?;
-    let running = app::start(config, clock).await?;
+    let running = tokio::select! {
+        started = app::start(config, clock) => started?,
+        // Starting can take minutes. What has begun is dropped, which leaves no more behind than a kill would.
+        () = stop.told() => {
+            tracing::info!("stopped before the gateway was ready");
+            flush(telemetry).await;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let reloads = async {
         while changed.recv().await.is_some() {
             running.reload();
@@ -233,7 +241,7 @@ impl Stop {
     }
 
     /// Waits for one, or returns at once if one has come since [`Stop::listen`].
-    async fn told(mut self) {
+    async fn told(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -363,7 +371,7 @@ async fn demo_once() -> anyhow::Result<ExitCode> {
 
 async fn demo_staying() -> anyhow::Result<ExitCode> {
     let staying = demo::tell(&mut io::stdout()).await?;
-    let stop = Stop::listen()?;
+    let mut stop = Stop::listen()?;
     staying.invite(&mut io::stdout())?;
     stop.told().await;
     staying.stop().await;
@@ -372,7 +380,7 @@ async fn demo_staying() -> anyhow::Result<ExitCode> {
 
 async fn run_sandbox(listen: SocketAddr, seed: Option<&Path>) -> anyhow::Result<ExitCode> {
     let seed = seed.map(Seed::load).transpose()?;
-    let stop = Stop::listen()?;
+    let mut stop = Stop::listen()?;
     let mut running = sandbox::start(sandbox::Options { listen, seed, clock: Clock::system() }).await?;
     print(&format!("the sandbox listens on {url}; journal of calls: {url}/_sandbox/journal", url = running.url()))?;
     tokio::select! {

@@ -121,7 +121,9 @@ fn named_file(table: &mut Table<'_>, key: &'static str) -> Option<Named> {
 
 fn of_secret(table: &mut Table<'_>, secret: Option<&Named>) -> Option<Proof> {
     if !table.given(SECRET_FILE) && !table.given(SECRET_VARIABLE) {
-        table.missing(SECRET_FILE);
+        // The kind by default, so perhaps nobody has chosen it.
+        let others = KINDS.iter().filter(|row| row.0 != Kind::Secret).map(|row| row.1).collect::<Vec<_>>().join(", ");
+        table.lacking(SECRET_FILE, Some(format!("or set {SECRET_VARIABLE}, or choose another {KIND}: {others}")));
     }
     secret.map(|named| Proof::Secret(named.source.clone()))
 }

@@ -306,7 +306,12 @@ impl<'p> Table<'p> {
 
     /// Records that a required key is missing.
     pub(super) fn missing(&mut self, key: &str) {
-        let fault = self.fault(self.home(key), format!("{:?} is missing", self.shown(key)), None);
+        self.lacking(key, None);
+    }
+
+    /// The same, with a hint.
+    pub(super) fn lacking(&mut self, key: &str, hint: Option<String>) {
+        let fault = self.fault(self.home(key), format!("{:?} is missing", self.shown(key)), hint);
         self.faults.push(fault);
     }
 

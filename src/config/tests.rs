@@ -496,6 +496,9 @@ fn without_a_file_the_environment_can_say_everything_that_is_required() {
     assert_eq!(config.graph.cloud, Cloud::China);
     let told = told(&load(None, std::iter::empty()).unwrap_err());
     assert!(told.contains("environment: \"graph.cloud\" is missing"), "{told}");
+    let secret = "environment: \"graph.credential.secret_file\" is missing\n  hint: or set graph.credential.secret_env, or \
+                  choose another graph.credential.kind: certificate, workload-identity, managed-identity";
+    assert!(told.contains(secret), "{told}");
 }
 
 #[test]

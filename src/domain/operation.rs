@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -58,6 +58,9 @@ pub struct Submission {
     pub traceparent: Option<String>,
 }
 
+/// How far ahead an end may be: later is as good as never, and keeps its operation from being removed.
+const AHEAD_MAX: SignedDuration = SignedDuration::from_hours(24 * 366 * 5);
+
 /// The end that is set for what an operation did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Until {
@@ -65,6 +68,17 @@ pub struct Until {
     pub at: Timestamp,
     /// The policies that permitted it when the change was accepted; they authorise the reversal when it is due.
     pub policies: Vec<String>,
+}
+
+impl Until {
+    /// Why a change that is requested `now` cannot end at this time, if it cannot.
+    pub fn refused(at: Timestamp, now: Timestamp) -> Option<&'static str> {
+        let last = now.checked_add(AHEAD_MAX).unwrap_or(Timestamp::MAX);
+        if at <= now {
+            return Some("is not in the future");
+        }
+        (at > last).then_some("is more than five years ahead")
+    }
 }
 
 /// The state of an operation's `until`.

@@ -369,7 +369,9 @@ fn refused(error: graph::Error) -> Stop {
         }
         graph::Error::Unknown(words) => {
             tracing::warn!(error = words, "the answer to a write was lost");
-            Stop::Doubt("the answer to a write was lost".to_owned())
+            let because = "Graph did not say whether it carried out a write; the assignments are read again before anything \
+                           else is sent";
+            Stop::Doubt(because.to_owned())
         }
         // As with credentials, the change is not at fault: every change would fail.
         graph::Error::Forbidden(refusal) if matches!(refusal.reason, Reason::Permission(_)) => {

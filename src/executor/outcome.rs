@@ -171,7 +171,7 @@ pub(super) fn end_of((operation, merged): (Operation, Merged), present: &Assignm
         // If an earlier write seems to have done it, what others have made of the set since does not count against it.
         Merged::Unmet { found } => match done.is_some().then(|| fulfilled(&operation, present)).flatten() {
             Some(difference) => End::Well(Ended { operation, difference, done }),
-            None => End::Badly(in_doubt(unmet(&operation, &found), &operation, announced), operation),
+            None => End::Badly(unmet(&operation, &found, announced), operation),
         },
     }
 }
@@ -236,10 +236,12 @@ pub(super) fn takes_any_set(Operation { submission, .. }: &Operation) -> bool {
 }
 
 /// The failure of an operation that is bound to another set.
-fn unmet(operation: &Operation, found: &Digest) -> Failure {
+fn unmet(operation: &Operation, found: &Digest, announced: &Announced) -> Failure {
     let only_on = operation.submission.only_on.as_ref().map_or("", Digest::as_str);
-    let detail = format!("the assignments do not match If-Match: their ETag is \"{found}\", not \"{only_on}\"");
-    Failure { code: FailureCode::PreconditionFailed, detail, graph: None }
+    let why = format!("the assignments do not match If-Match: their ETag is \"{found}\", not \"{only_on}\"");
+    let certain = !announced.may_have_done(operation.id);
+    let detail = if certain { format!("Nothing was changed: {why}") } else { why };
+    in_doubt(Failure { code: FailureCode::PreconditionFailed, detail, graph: None }, operation, announced)
 }
 
 /// The audit record of an operation's end.

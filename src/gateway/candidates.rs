@@ -59,6 +59,12 @@ pub(super) fn alike(wanted: &str, name: &str) -> bool {
 
 /// The aliases that could be meant, as a question to the caller.
 pub(super) fn suggestion<'a>(wanted: &str, aliases: impl Iterator<Item = &'a String>) -> String {
-    let close: Vec<_> = aliases.filter(|alias| alike(wanted, alias)).take(ALIKE_MAX).map(String::as_str).collect();
-    if close.is_empty() { String::new() } else { format!(" (did you mean {}?)", close.join(" or ")) }
+    question(aliases.filter(|alias| alike(wanted, alias)))
+}
+
+/// Names that could be meant, as a question to the caller; nothing if there are none.
+pub fn question<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let mut meant: Vec<_> = names.take(ALIKE_MAX).map(|name| format!("{name:?}")).collect();
+    meant.dedup();
+    if meant.is_empty() { String::new() } else { format!(" (did you mean {}?)", meant.join(" or ")) }
 }

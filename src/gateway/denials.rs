@@ -5,7 +5,7 @@
 //! denials. A kind is a caller or an issuer with an action or a class of bad tokens, all from closed lists, so nobody fills
 //! the memory either. A process that is killed loses the counts of the last minute.
 //!
-//! It deliberately keeps no part of a token: reasons are the gateway's own sentences.
+//! It deliberately keeps nothing of a token but claims that say whose it is: reasons are the gateway's own sentences.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry as Place},

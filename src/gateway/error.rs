@@ -78,7 +78,7 @@ pub enum Error {
     Store(store::Error),
 }
 
-/// Faults of one change that its record lists.
+/// Faults of one change that its record and the sentence for its caller list.
 const FAULTS_TOLD: usize = 10;
 
 impl Error {
@@ -118,7 +118,7 @@ impl Error {
 }
 
 /// Faults as one sentence.
-fn listed(faults: &[Fault]) -> String {
+pub fn listed(faults: &[Fault]) -> String {
     let mut told: Vec<_> = faults
         .iter()
         .take(FAULTS_TOLD)

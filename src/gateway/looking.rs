@@ -170,8 +170,9 @@ impl Gateway {
                 Err(Miss { fault, candidates, several: true, .. }) => {
                     return Err(Error::AmbiguousName(vec![fault], candidates));
                 }
-                Err(Miss { fault, candidates, question, .. }) => {
-                    return Err(Error::UnknownGroup(fault.detail + &question, candidates));
+                Err(miss) => {
+                    let question = miss.question();
+                    return Err(Error::UnknownGroup(miss.fault.detail + &question, miss.candidates));
                 }
             };
         readable.sort_by_key(rank);

@@ -43,9 +43,9 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     approval::Say,
     callback::Callable,
-    candidates::Candidate,
+    candidates::{Candidate, question},
     current::Current,
-    error::Error,
+    error::{Error, listed},
     looking::{Assigned, Described, Listed, Reach, Reaching},
     reading::{Page, Parked, Search, Sequel, Standing, callbacks},
     trail::{AuditSearch, Cursor, Records},
@@ -54,7 +54,7 @@ use self::{
     denials::Denials,
     looking::{SharedSets, called},
     names::Names,
-    request::ChangeRequest,
+    request::{Asked, ChangeRequest},
     resolve::{Directory, Resolved},
     shares::Shares,
 };
@@ -119,8 +119,17 @@ pub struct Planned {
     pub before: Digest,
     /// Digest of the set after the change.
     pub after: Digest,
-    /// The policies that would permit it, or why policy would deny it.
-    pub decision: Result<Vec<String>, String>,
+    /// What would permit it, or why policy would deny it.
+    pub decision: Result<Permission, String>,
+}
+
+/// What would permit a change.
+#[derive(Clone, Debug)]
+pub struct Permission {
+    /// The ids of the policies.
+    pub policies: Vec<String>,
+    /// The names of the approvals without which it would not begin; none if it would begin at once.
+    pub approvals: Vec<String>,
 }
 
 /// What the gateway is built from.
@@ -225,6 +234,7 @@ impl Gateway {
                 .denied(caller, About { configuration: id, change, ticket: request.ticket }, &denial)
                 .await);
         }
+        let asked = Asked::from(&request);
         let submission = self.submission(caller, request, &resolved)?;
         let share = self.shares.of(caller);
         let read = async { Ok(share.ask(self.upstream.read_assignments(&submission.configuration)).await?) };
@@ -239,7 +249,12 @@ impl Gateway {
         if permit.is_ok() {
             self.names_suffice(caller, resolved.unnamed.as_ref())?;
         }
-        let decision = permit.map(|it| it.policies().to_vec()).map_err(|denial| denial.to_string());
+        let decision = match &permit {
+            Ok(permit) => {
+                Ok(Permission { policies: permit.policies().to_vec(), approvals: permit.approvals().to_vec() })
+            }
+            Err(denial) => Err(submit::told(denial, &resolved.change, &asked)),
+        };
         let Resolved { configuration, mut names, .. } = resolved;
         for (id, name) in called(self.names(), difference.aims()).await {
             names.entry(id).or_insert(name);

@@ -173,12 +173,13 @@ impl Directory {
 fn missed(missed: Vec<Miss>, hints: Hints) -> Error {
     let several = missed.iter().all(|miss| miss.several);
     let (mut faults, mut candidates) = (Vec::new(), Vec::new());
-    for Miss { mut fault, candidates: meant, question, several: _ } in missed {
+    for mut miss in missed {
         if hints == Hints::Given {
-            fault.detail.push_str(&question);
-            candidates.extend(meant);
+            let question = miss.question();
+            miss.fault.detail.push_str(&question);
+            candidates.append(&mut miss.candidates);
         }
-        faults.push(fault);
+        faults.push(miss.fault);
     }
     if several { Error::AmbiguousName(faults, candidates) } else { Error::UnknownTarget(faults, candidates) }
 }

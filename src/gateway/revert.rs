@@ -80,7 +80,10 @@ impl Gateway {
             }
             Err(denial) => {
                 let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
-                Err(self.denied(caller, About { configuration, change, ticket }, &denial).await)
+                let recorded = self.denied(caller, About { configuration, change, ticket }, &denial).await;
+                // Whoever may read the operation may know what it is about.
+                let reason = format!("{denial} on {:?}. Nothing was changed.", original.submission.configuration_name);
+                Err(if matches!(recorded, Error::Denied(_)) { Error::Denied(reason) } else { recorded })
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{future::poll_fn, pin::Pin, task::Poll};
 
 use super::{
     About, Attempt, Error, Gateway, Submitted, actor,
-    request::{Asked, ChangeRequest, pointer},
+    request::{Asked, ChangeRequest, Of, pointer},
     resolve::Resolved,
 };
 use crate::{
@@ -24,7 +24,7 @@ enum Refused {
     /// The request is invalid.
     Invalid(Error),
     /// Policy does not allow it.
-    Denied { denial: Denial, ticket: Option<String> },
+    Denied { denial: Denial, asked: Box<Asked> },
 }
 
 impl Gateway {
@@ -112,11 +112,11 @@ impl Gateway {
         request: ChangeRequest,
         resolved: &Resolved,
     ) -> Result<Permit<Submission>, Refused> {
+        let asked = Box::new(Asked::from(&request));
         let submission = self.submission(caller, request, resolved).map_err(Refused::Invalid)?;
         let resource = Resource { configuration: &resolved.configuration, tags: &resolved.tags };
-        let ticket = submission.ticket.clone();
         let permit = self.policies.decide_change(caller, resource, submission);
-        let permit = permit.map_err(|denial| Refused::Denied { denial, ticket })?;
+        let permit = permit.map_err(|denial| Refused::Denied { denial, asked })?;
         self.names_suffice(caller, resolved.unnamed.as_ref()).map_err(Refused::Invalid)?;
         Ok(permit)
     }
@@ -138,18 +138,20 @@ impl Gateway {
     async fn refusal(&self, caller: &Caller, resolved: &Resolved, refused: Refused) -> Error {
         match refused {
             Refused::Invalid(error) => error,
-            Refused::Denied { denial, ticket } => {
+            Refused::Denied { denial, asked } => {
+                let reason = format!("{}. Nothing was changed.", told(&denial, &resolved.change, &asked));
                 let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
-                let recorded = self.denied(caller, About { configuration, change, ticket }, &denial).await;
-                if matches!(recorded, Error::Denied(_)) { told(&denial, &resolved.change) } else { recorded }
+                let about = About { configuration, change, ticket: asked.ticket };
+                let recorded = self.denied(caller, about, &denial).await;
+                if matches!(recorded, Error::Denied(_)) { Error::Denied(reason) } else { recorded }
             }
         }
     }
 }
 
-/// A denial as its caller learns of it: a group is named by its place in the request, because what its name stands for is not
-/// for everybody. The record has its id.
-fn told(denial: &Denial, change: &Change) -> Error {
+/// A denial as its caller learns of it: a group is named by its place in the request, and the configuration as the caller named
+/// it, because what names stand for is not for everybody. The record has the ids.
+pub(super) fn told(denial: &Denial, change: &Change, asked: &Asked) -> String {
     let Denial { action, target, reason } = denial;
     let what = target.as_ref().map_or_else(String::new, |denied| {
         let kind = match &denied.target {
@@ -159,7 +161,13 @@ fn told(denial: &Denial, change: &Change) -> Error {
         };
         format!(" {kind}{}", place(change, &denied.target).map_or_else(String::new, |place| format!(" ({place})")))
     });
-    Error::Denied(format!("{reason}: {action}{what}"))
+    let of = match &asked.of {
+        Of::Configuration(named) => format!(" on {named:?}"),
+        Of::Operation(_) => String::new(),
+    };
+    // Many policies require one, and nothing else would tell its caller so.
+    let lacking = if asked.ticket.is_none() { ", without a ticket" } else { "" };
+    format!("{reason}: {action}{what}{of}{lacking}")
 }
 
 /// Where a change names a target. Not where policy met it: whether it may be undone is asked of the opposite change.

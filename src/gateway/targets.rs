@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    candidates::{Candidate, suggestion},
+    candidates::{Candidate, question, suggestion},
     names::{KnownFilter, KnownGroup},
     request::{Fault, Named, NamedFilter, Whom, Wish, pointer},
     resolve::Directory,
@@ -35,7 +35,7 @@ pub(super) struct Miss {
     /// Whether it is ambiguous.
     pub(super) several: bool,
     /// The aliases that could be meant, as a question: only for callers who may know them.
-    pub(super) question: String,
+    aliases: String,
 }
 
 /// A resolved target and its place in the request.
@@ -74,7 +74,7 @@ impl Miss {
             fault: Fault { pointer: pointer.to_owned(), detail },
             candidates,
             several: false,
-            question: String::new(),
+            aliases: String::new(),
         }
     }
 
@@ -84,7 +84,17 @@ impl Miss {
 
     /// The same, which could mean one of these aliases.
     fn asking<'a>(self, wanted: &str, aliases: impl Iterator<Item = &'a String>) -> Self {
-        Self { question: suggestion(wanted, aliases), ..self }
+        Self { aliases: suggestion(wanted, aliases), ..self }
+    }
+
+    /// What could be meant, as a question: aliases, or else names. Only for callers who may know them. An ambiguous name is
+    /// that of all its candidates, so it leaves nothing to ask.
+    pub(super) fn question(&self) -> String {
+        match self {
+            Self { several: true, .. } => String::new(),
+            Self { aliases, candidates, .. } if aliases.is_empty() => question(candidates.iter().map(|it| &it.name)),
+            Self { aliases, .. } => aliases.clone(),
+        }
     }
 }
 

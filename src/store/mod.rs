@@ -95,6 +95,25 @@ pub async fn open(settings: &config::Store, run: Run) -> Result<Arc<dyn Store>, 
     })
 }
 
+/// Where the store that the settings name is, for the log: without users and parameters.
+pub fn place(settings: &config::Store) -> String {
+    match settings {
+        // The path may be relative to a working directory that is not the one that was meant.
+        config::Store::Sqlite(path) => {
+            format!("sqlite:{}", std::path::absolute(path).unwrap_or_else(|_| path.clone()).display())
+        }
+        config::Store::Postgres(config::Postgres { url, .. }) => {
+            let named =
+                |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+            let host = named("host").or_else(|| url.host_str().map(str::to_owned)).unwrap_or_default();
+            let port = named("port").or_else(|| url.port().map(|port| port.to_string()));
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            let database = named("dbname").unwrap_or_else(|| url.path().trim_start_matches('/').to_owned());
+            format!("postgres://{host}{port}/{database}")
+        }
+    }
+}
+
 /// A change to accept.
 #[derive(Clone, Debug)]
 pub struct Acceptance {
@@ -368,4 +387,20 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Finishes what has begun and closes the store.
     async fn close(&self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_of_a_database_is_told_without_users_and_parameters() {
+        let place =
+            |url: &str| place(&config::Store::Postgres(config::Postgres { url: url.parse().unwrap(), password: None }));
+        assert_eq!(
+            place("postgres://me@db.test:5433/postern?sslmode=require&user=you"),
+            "postgres://db.test:5433/postern"
+        );
+        assert_eq!(place("postgres:///x?host=/run/postgresql&port=1&dbname=y"), "postgres:///run/postgresql:1/y");
+    }
 }

@@ -46,6 +46,8 @@ pub struct Unmapped {
     pub place: String,
     /// What went wrong.
     pub detail: String,
+    /// The expression that cannot be evaluated, for the operator who wrote it; none if it is not about one.
+    pub expression: Option<String>,
 }
 
 /// How expressions are evaluated, and the operator's names that they can look up.
@@ -178,7 +180,7 @@ impl Rules {
     /// The message's id, if the settings say where it is.
     pub(super) fn message_id(&self, event: &Value) -> Result<Option<String>, Unmapped> {
         let Some(expression) = &self.message_id else { return Ok(None) };
-        let failed = |detail| Unmapped { place: "message_id".to_owned(), detail };
+        let failed = |detail| Unmapped { place: "message_id".to_owned(), detail, expression: None };
         let term = self.language.evaluate(expression, &Scope::new(event)).map_err(failed)?;
         let id = text(&term).map_err(failed)?.filter(|id| !id.trim().is_empty());
         id.map(Some).ok_or_else(|| failed("it is empty".to_owned()))
@@ -207,11 +209,13 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn failed(&self, field: &str, detail: String) -> Unmapped {
-        Unmapped { place: format!("rule {}, {field}", self.rule.name), detail }
+        Unmapped { place: format!("rule {}, {field}", self.rule.name), detail, expression: None }
     }
 
     fn evaluate(&self, field: &str, expression: &Written, scope: &Scope) -> Result<Term, Unmapped> {
-        self.language.evaluate(expression, scope).map_err(|detail| self.failed(field, detail))
+        self.language
+            .evaluate(expression, scope)
+            .map_err(|detail| Unmapped { expression: Some(expression.text.clone()), ..self.failed(field, detail) })
     }
 
     fn draft(&self, mut scope: Scope, drafts: &mut Vec<Draft>) -> Result<(), Unmapped> {

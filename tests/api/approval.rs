@@ -58,6 +58,8 @@ async fn comment(world: &World, token: &str, (id, answer): (&str, &str), body: &
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_needs_approval_waits_for_it_and_is_applied_then() {
     let world = World::with(setup()).await;
+    let planned = world.post("servicenow", "/v1/plan", &everyone(), &[]).await.expect(200);
+    assert_eq!(planned.body["permission"]["approvals"], json!(["tenant-wide"]), "{}", planned.text);
     let accepted = world.change(&everyone()).await.expect(202);
     let id = accepted.id();
     assert_eq!(accepted.body["approval"]["names"], json!(["tenant-wide"]));

@@ -486,6 +486,13 @@ async fn nothing_is_called_that_is_not_set_up_for_the_caller_however_it_is_writt
     }
     // It has no default destination, and other callers have none at all.
     refused(&desk.world, json!({"context": 1})).await;
+    // What cannot be sent back as it came is not taken.
+    let body = add("Sales ESP", &group(1)).to_string();
+    let body = body.replacen('{', r#"{"callback":{"context":{"id":98765432109876543210123}},"#, 1);
+    let request = desk.world.request("servicenow", "POST", ASSIGNMENTS).await;
+    let problem = desk.world.send(request.header("content-type", "application/json").body(body)).await;
+    let problem = problem.problem(400, "malformed-json");
+    assert!(problem.text.contains("98765432109876543210123"), "{}", problem.text);
     let change = with_callback(add("Kiosk ESP", &group(2)), json!({"url": desk.url()}));
     let portal = desk.world.post("portal", ASSIGNMENTS, &change, &[]).await.problem(422, "invalid-change");
     assert_eq!(portal.body["errors"][0]["pointer"], "/callback/url");

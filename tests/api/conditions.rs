@@ -40,6 +40,7 @@ async fn a_change_has_effect_on_the_set_that_its_caller_saw_and_on_no_other() {
     assert_eq!(first.body["if_match"], seen);
     let late = change_if(&world, &add("Sales ESP", &group(2)), &seen).await.problem(412, "precondition-failed");
     let id = late.body["operation"]["id"].as_str().unwrap();
+    assert!(late.body["detail"].as_str().unwrap().starts_with("Nothing was changed: the assignments"), "{}", late.text);
     assert!(late.body["detail"].as_str().unwrap().contains(&seen) && late.body["retryable"] == false, "{}", late.text);
     is_unmet(&world.operation(id).await.body);
     let plan = world.post("servicenow", "/v1/plan", &add("Sales ESP", &group(2)), &[("if-match", &seen)]).await;

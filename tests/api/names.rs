@@ -147,6 +147,16 @@ async fn names_that_mean_nothing_and_names_that_mean_too_much_are_told_together(
     let problem = world.change(&body).await.problem(422, "unknown-target");
     let pointers = ["/add/0/filter", "/add/0/group", "/add/1/filter", "/add/2/group", "/remove/0/group"];
     assert_eq!(problem.pointers(), pointers);
+    // The sentence for the ticket tells all of them; a name of several is no question.
+    let detail = problem.body["detail"].as_str().unwrap();
+    for fault in problem.body["errors"].as_array().unwrap() {
+        let [pointer, told] = ["pointer", "detail"].map(|key| fault[key].as_str().unwrap());
+        assert!(detail.contains(&format!("{pointer}: {told}")), "{told} is not in {detail}");
+    }
+    assert!(
+        !detail.contains("did you mean \"Twins\"") && detail.contains("did you mean \"Berlin Staff\" or"),
+        "{detail}"
+    );
     let of = |pointer: &str| {
         let all = problem.body["candidates"].as_array().unwrap().iter();
         all.filter(|it| it["pointer"] == pointer).map(|it| it["name"].as_str().unwrap()).collect::<Vec<_>>()
@@ -347,10 +357,18 @@ async fn what_a_caller_may_not_look_at_is_not_told_by_its_mistakes() {
         }
     }
     let problem = world.post("servicenow", ASSIGNMENTS, &add("Kiosk ESP", "Berlin Sta"), &[]).await;
+    assert!(
+        problem.body["detail"].as_str().unwrap().ends_with(" (did you mean \"Berlin Staff\"?)"),
+        "{}",
+        problem.text
+    );
     assert_eq!(candidates(&problem.problem(422, "unknown-target")), [(group(7).as_str(), "Berlin Staff", "group")]);
+    let problem = world.post("servicenow", ASSIGNMENTS, &add("kiosk esp", "Sales Laptops"), &[]).await;
+    let problem = problem.problem(404, "unknown-configuration");
+    assert!(problem.body["detail"].as_str().unwrap().ends_with(" (did you mean \"Kiosk ESP\"?)."), "{}", problem.text);
     let told = world.post("servicenow", ASSIGNMENTS, &alias, &[]).await.problem(422, "unknown-target");
     assert!(
-        told.body["errors"][0]["detail"].as_str().unwrap().contains("did you mean Sales Laptops?"),
+        told.body["errors"][0]["detail"].as_str().unwrap().contains("did you mean \"Sales Laptops\"?"),
         "{}",
         told.text
     );

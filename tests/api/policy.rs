@@ -17,8 +17,10 @@ async fn denied(world: &World, caller: &str, body: &Value, words: &str) -> Got {
     let records = world.events("denied").await;
     assert_eq!(records.len(), before + 1);
     let record = &records[before];
-    // The record has the id of the target, its caller the place in the request.
-    let (bare, _) = detail.split_once(" (/").unwrap_or((detail, ""));
+    // The record has the id of the target, its caller the place in the request and the name of the configuration.
+    let lacking = if body["ticket"].is_null() { ", without a ticket" } else { "" };
+    assert!(detail.ends_with(&format!(" on {}{lacking}. Nothing was changed.", body["configuration"])), "{detail}");
+    let bare = detail.split_once(" (/").or_else(|| detail.split_once(" on \"")).unwrap().0;
     assert!(record["caller"] == caller && record["reason"].as_str().unwrap().starts_with(bare), "{record:#}");
     assert_eq!((&record["trace_id"], &record["ticket"]), (&problem.body["trace_id"], &body["ticket"]));
     assert!(record["configuration"].is_string() && record["change"].is_object());
@@ -138,7 +140,7 @@ async fn a_plan_tells_the_difference_and_writes_nothing() {
     let summary = "adds group Sales Laptops; removes group Finance Laptops; changes the filter of group Warehouse Tablets; \
                    3 -> 3 assignments";
     assert_eq!(plan.body["summary"], summary);
-    let because = "no policy permits it: add group b0000000-0000-4000-8000-000000000001";
+    let because = "no policy permits it: add group (/add/0) on \"Sales ESP\", without a ticket";
     assert_eq!(plan.body["permission"], json!({"permitted": false, "because": because}), "it has no ticket");
     let ticketed = world.post("servicenow", "/v1/plan", &add("Sales ESP", "Sales Laptops"), &[]).await.expect(200);
     assert_eq!(ticketed.body["permission"], json!({"permitted": true, "policies": ["servicenow-changes-groups"]}));

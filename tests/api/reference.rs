@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::{
+    answers::got,
     document::{DOCUMENT, meant, misfits},
-    world::World,
+    world::{World, add, group},
 };
 
 /// Pages that show the document but are not part of it.
@@ -16,6 +17,15 @@ const SHOWING: [&str; 2] = ["/docs", "/docs/{file:[^/]*}"];
 fn described() -> BTreeMap<String, BTreeSet<String>> {
     let methods = |of: &Value| of.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
     DOCUMENT["paths"].as_object().unwrap().iter().map(|(path, of)| (path.clone(), methods(of))).collect()
+}
+
+/// The same, with `HEAD`, which every path with `GET` has without saying so.
+fn answered() -> BTreeMap<String, BTreeSet<String>> {
+    let mut answered = described();
+    for methods in answered.values_mut().filter(|methods| methods.contains("GET")) {
+        methods.insert("HEAD".to_owned());
+    }
+    answered
 }
 
 fn listed(methods: &str) -> BTreeSet<String> {
@@ -34,7 +44,7 @@ fn every_route_is_described_and_nothing_else() {
         (quoted.next().unwrap().to_owned(), listed(quoted.nth(1).unwrap()))
     });
     let routes: BTreeMap<_, _> = routes.filter(|(path, _)| !SHOWING.contains(&path.as_str())).collect();
-    assert_eq!(routes, described());
+    assert_eq!(routes, answered());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,9 +52,39 @@ async fn the_document_is_served_and_every_path_has_the_methods_that_it_says() {
     let world = World::start().await;
     let served = world.send(world.bare("GET", "/openapi.json")).await.expect(200);
     assert_eq!(served.body, *DOCUMENT);
-    for (path, methods) in described() {
+    for (path, methods) in answered() {
         let refused = world.send(world.bare("TRACE", &path.replace(['{', '}'], ""))).await;
         assert_eq!(listed(refused.problem(405, "method-not-allowed").header("allow")), methods, "{path}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_is_answered_like_a_get_without_the_body() {
+    let world = World::start().await;
+    let operation = world.begin(&add("Sales ESP", &group(1))).await;
+    let answers = async |method: &str, url: &str, token: &str| {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let request = world.client.request(method, url).bearer_auth(token).header("prefer", "wait=20");
+        let mut answer = got(request).await;
+        // These differ between any two responses.
+        for varies in ["date", "ratelimit"] {
+            answer.headers.remove(varies);
+        }
+        answer
+    };
+    let token = world.token("helpdesk").await;
+    let (api, admin) = (world.gateway().url(), world.gateway().admin_url());
+    let calls = format!(
+        "/v1/operations /v1/operations/{operation} /v1/configurations /v1/audit \
+        /v1/configurations/Sales%20ESP/assignments /v1/groups/{}/assignments /openapi.json /docs /docs/ \
+        /problems/not-found /problems/nothing",
+        group(1)
+    );
+    let calls = calls.split_whitespace().map(|path| format!("{api}{path}"));
+    for url in calls.chain(["livez", "readyz"].map(|path| format!("{admin}/{path}"))) {
+        let (get, head) = (answers("GET", &url, &token).await, answers("HEAD", &url, &token).await);
+        assert_eq!((head.status, &head.headers, head.text.as_str()), (get.status, &get.headers, ""), "{url}");
     }
     world.end().await;
 }

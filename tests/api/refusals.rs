@@ -77,8 +77,13 @@ async fn a_change_that_cannot_be_made_is_on_record() {
     assert_eq!(told("configuration"), ["none", "none", SALES_ESP, SALES_ESP, SALES_ESP]);
     assert_eq!(told("trace_id")[4], other.body["trace_id"]);
     assert!(records.iter().all(|it| it["ticket"] == "RITM0010023" && it["caller"] == "servicenow"), "{records:#?}");
-    let reasons =
-        ["no configuration \"Quite different\"", gone, "/add/0/group: ", "did you mean Sales Kiosks", done.as_str()];
+    let reasons = [
+        "no configuration \"Quite different\"",
+        gone,
+        "/add/0/group: ",
+        "did you mean \"Sales Kiosks\"?",
+        done.as_str(),
+    ];
     for (record, reason) in records.iter().zip(reasons) {
         assert!(record["reason"].as_str().unwrap().contains(reason), "{reason} is not in {record:#}");
     }

@@ -138,6 +138,7 @@ fn what_becomes_of_an_event_is_explained_without_a_signature() {
     let ended = explained("event.kind.x", "hr");
     assert_eq!(ended.code, Some(1));
     assert!(ended.err.starts_with("postern: rule joiner, when: undefined value"), "{}", ended.err);
+    assert!(ended.err.trim_end().ends_with("\n  in event.kind.x"), "{}", ended.err);
     assert_eq!(explained("true", "nobody").code, Some(1));
 }
 

@@ -11,7 +11,9 @@ fn the_demo_ends_well_in_plain_text_and_leaves_a_trail_that_verifies() {
     let demo = Program::start(command).ended();
     assert_eq!((demo.code, demo.err.as_str()), (Some(0), ""), "{}", demo.out);
     assert!(!demo.out.contains('\u{1b}'), "escape codes in a pipe");
-    for part in ["\n1. ", "\n7. ", "POST", "/assign → 204", "verified: 6 records"] {
+    for part in
+        ["\n1. ", "\n7. ", "POST", "/assign → 204", "verified: 6 records", "- Berlin Staff, from a policy set: "]
+    {
         assert!(demo.out.contains(part), "{part} in\n{}", demo.out);
     }
     let named = demo.out.lines().find_map(|line| line.strip_prefix("All files of this demo are in ")).unwrap();

@@ -37,7 +37,11 @@ fn each_target_is_told_with_the_policies_that_decide_on_it() {
     let fine = CHANGE.replace(r#", {"all": "devices"}"#, "");
     let ended = explain(folder.path(), &fine, &servicenow);
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
-    assert!(ended.out.ends_with("the change would be accepted\n"), "{}", ended.out);
+    assert!(
+        ended.out.ends_with("\nthe change would be accepted, if configuration, groups and filters exist\n"),
+        "{}",
+        ended.out
+    );
     // A change that no policy decides is still refused.
     let ended = explain(folder.path(), &fine, &[&servicenow[..], &["--priority", "0"]].concat());
     assert_eq!(ended.code, Some(1));
@@ -53,7 +57,7 @@ fn each_target_is_told_with_the_policies_that_decide_on_it() {
     let ended = explain(folder.path(), &fine, &["--caller", "servicenow"]);
     assert_eq!(ended.code, Some(1));
     assert!(ended.out.contains("roles: none)") && ended.out.contains("\"Sales Laptops\": no policy permits it"));
-    let ending = fine.replace("\"ticket\"", "\"until\": \"2099-01-01T00:00:00Z\", \"ticket\"");
+    let ending = fine.replace("\"ticket\"", "\"until\": \"2027-01-01T00:00:00Z\", \"ticket\"");
     let ended = explain(folder.path(), &ending, &servicenow);
     assert!(
         ended.code == Some(0) && ended.out.contains("\nrevert: permitted by servicenow-reverts-its-own\n"),
@@ -82,7 +86,15 @@ fn whatever_is_wrong_with_the_request_is_told_at_once() {
     let ended = explain(folder.path(), r#"{"configuration": "Sales ESP", "adds": []}"#, &caller);
     assert!(ended.err.contains("request.json: \"/adds\": is not a known field"), "{}", ended.err);
     let ended = explain(folder.path(), "{", &caller);
-    assert!(ended.code == Some(1) && ended.err.contains("request.json: \"\": "), "{}", ended.err);
+    assert!(ended.code == Some(1) && ended.err.contains("request.json: malformed-json: "), "{}", ended.err);
+    for (until, why) in
+        [("2026-11-24T12:00:00Z", "is not in the future"), ("2032-01-01T00:00:00Z", "is more than five")]
+    {
+        let ending = CHANGE.replace("\"ticket\"", &format!("\"until\": {until:?}, \"ticket\""));
+        let ended = explain(folder.path(), &ending, &caller);
+        assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
+        assert!(ended.err.starts_with(&format!("request.json: \"/until\": {why}")), "{}", ended.err);
+    }
     let ended = explain(folder.path(), CHANGE, &["--caller", "nobody"]);
     assert!(
         ended.err.contains("no caller is called \"nobody\"; the callers are helpdesk, portal, servicenow"),
@@ -103,8 +115,36 @@ fn without_a_caller_each_there_is_is_told_of() {
     let callers: Vec<_> =
         ended.out.lines().filter_map(|line| line.strip_prefix("caller ")?.split(' ').next()).collect();
     assert_eq!(callers, ["servicenow", "helpdesk", "portal"]);
-    assert!(ended.out.contains("accepted\n\ncaller helpdesk") && ended.out.ends_with("refused\n"), "{}", ended.out);
-    assert_eq!(explain(folder.path(), &fine, &[]).code, Some(1), "nobody may without that role");
+    let told = ", if configuration, groups and filters exist and the configuration's kind accepts the targets (--kind)\n\n\
+                caller helpdesk";
+    assert!(ended.out.contains(told) && ended.out.ends_with("refused\n"), "{}", ended.out);
+    let ended = explain(folder.path(), &fine, &[]);
+    assert_eq!(ended.code, Some(1), "nobody may without that role");
+    let told = "refused\n\nnote: roles come from tokens, and none was given: repeat with --role ROLE\n";
+    assert!(ended.out.ends_with(told), "{}", ended.out);
+}
+
+#[test]
+fn a_caller_has_the_role_without_which_no_token_is_its() {
+    let folder = with_policy(
+        "@id(\"changes\")\npermit (principal in Postern::Role::\"Changers\", action, resource);\n\
+         @id(\"not-twice\")\nforbid (principal in Postern::Role::\"Outsiders\", action, resource);\n",
+    );
+    let settings = fs::read_to_string(folder.path().join("sandbox.toml")).unwrap();
+    let settings = settings.replace("name = \"portal\"", "name = \"portal\"\nrequired_role = \"Changers\"");
+    fs::write(folder.path().join("sandbox.toml"), settings).unwrap();
+    let body = r#"{"configuration": "Sales ESP", "remove": [{"group": "Sales Laptops"}]}"#;
+    fs::write(folder.path().join("request.json"), body).unwrap();
+    let asked = ["check", "--config", "sandbox.toml", "--explain", "request.json", "--caller", "portal"];
+    for (more, roles) in [(&[][..], "Changers"), (&["--role", "Changers", "--role", "Own"], "Changers, Own")] {
+        let ended = run(folder.path(), &[&asked, more].concat());
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{}", ended.out);
+        assert!(ended.out.contains(&format!("(issuer: sandbox, roles: {roles})")), "{}", ended.out);
+        // Nothing is added, so it does not matter which targets the kind accepts.
+        assert!(ended.out.ends_with("accepted, if configuration, groups and filters exist\n"), "{}", ended.out);
+    }
+    let ended = run(folder.path(), &[&asked[..], &["--role", "Outsiders"]].concat());
+    assert!(ended.code == Some(1) && ended.out.ends_with("the change would be refused\n"), "{}", ended.out);
 }
 
 #[test]
@@ -179,6 +219,7 @@ fn a_change_that_would_wait_for_approval_is_told_as_one() {
     let ended = run(folder.path(), &asked);
     assert_eq!(ended.code, Some(0));
     let told = "\nadd all users: permitted by tenant-wide-targets-with-approval, with approval: tenant-wide\n\
-                the change would be accepted and wait for approval: tenant-wide\n";
+                the change would be accepted and wait for approval (tenant-wide), if configuration, groups and filters \
+                exist and the configuration's kind accepts the targets (--kind)\n";
     assert!(ended.out.ends_with(told), "{}", ended.out);
 }

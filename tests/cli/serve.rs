@@ -1,6 +1,11 @@
 //! `postern serve`.
 
-use std::{net::TcpListener, path::Path, process::Command};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+};
 
 use crate::{Program, faulty, postern, run, shipped};
 
@@ -49,8 +54,14 @@ fn a_taken_port_is_named_and_costs_the_store_nothing() {
 fn it_logs_json_says_where_it_is_and_stops_when_told() {
     let folder = tempfile::tempdir().unwrap();
     let running = Program::start(gateway(folder.path()));
-    let address = told(&running, "address");
+    // A wrong working directory shows in both.
+    let store = folder.path().canonicalize().unwrap().join("postern.db").display().to_string();
+    let new: serde_json::Value = serde_json::from_str(&running.err.until("a new, empty one is created")).unwrap();
+    assert_eq!((&new["level"], &new["path"]), (&"INFO".into(), &store.as_str().into()));
+    let ready: serde_json::Value = serde_json::from_str(&running.err.until("the gateway is ready")).unwrap();
+    let address = ready["address"].as_str().unwrap();
     assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{address}");
+    assert_eq!(ready["store"], format!("sqlite:{store}"));
     running.terminate();
     let ended = running.ended();
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), ""));
@@ -136,4 +147,45 @@ fn a_second_gateway_on_one_store_is_refused_and_the_first_goes_on() {
     assert_eq!(first.ended().code, Some(0));
     let third = Program::start(gateway(folder.path()));
     third.err.until("the gateway is ready");
+}
+
+/// A PostgreSQL server whose tables are always locked, as far as an opening gateway asks.
+fn locked_database() -> String {
+    const READY: &[u8] = b"Z\0\0\0\x05I";
+    fn answer(mut caller: TcpStream) -> std::io::Result<()> {
+        let mut size = [0; 4];
+        let mut message = |caller: &mut TcpStream, kind: &mut [u8]| {
+            caller.read_exact(kind)?;
+            caller.read_exact(&mut size)?;
+            caller.read_exact(&mut vec![0; usize::try_from(u32::from_be_bytes(size)).unwrap() - size.len()])
+        };
+        message(&mut caller, &mut [])?;
+        caller.write_all(&[b"R\0\0\0\x08\0\0\0\0", READY].concat())?;
+        let mut kind = [0];
+        while kind != *b"X" {
+            message(&mut caller, &mut kind)?;
+            // lock_not_available
+            caller.write_all(&[b"E\0\0\0\x1bSERROR\0C55P03\0Mlocked\0\0", READY].concat())?;
+        }
+        Ok(())
+    }
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://postern@{}/postern?sslmode=disable", server.local_addr().unwrap());
+    std::thread::spawn(move || server.incoming().flatten().map(answer).for_each(drop));
+    url
+}
+
+#[test]
+fn it_stops_when_told_even_while_it_starts() {
+    for signal in ["TERM", "INT"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = gateway(folder.path());
+        command.env("POSTERN__STORE__URL", locked_database());
+        let running = Program::start(command);
+        running.err.until("the tables are locked by somebody else");
+        running.signal(signal);
+        let ended = running.ended();
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        assert!(ended.err.contains("stopped before the gateway was ready"), "{}", ended.err);
+    }
 }

@@ -148,9 +148,9 @@ pub(crate) fn faults(asked: &Asked, answer: &Got) -> Vec<String> {
     let listed = asked.method.chars().all(|letter| letter.is_ascii_uppercase());
     let call = if listed { &methods[asked.method.to_lowercase()] } else { &Value::Null };
     if call.is_null() {
-        // A response to HEAD has no body to inspect, and CONNECT has a host instead of a path.
+        // A response to HEAD, which is that to GET, has no body to inspect, and CONNECT has a host instead of a path.
         let refused = match asked.method.as_str() {
-            "HEAD" => answer.status == 405,
+            "HEAD" => answer.status == 405 || !methods["get"].is_null(),
             "CONNECT" => code == "not-found",
             // A CORS preflight; API clients send none.
             "OPTIONS" if asked.headers.contains_key("access-control-request-method") => {

@@ -22,8 +22,7 @@ class Refused(Exception):
     """A problem from Postern, as text for a ticket."""
 
     def __init__(self, problem):
-        errors = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])]
-        super().__init__("\n".join([problem.get("detail") or problem.get("title", "no details"), *errors]))
+        super().__init__(problem.get("detail") or problem.get("title", "no details"))
         self.problem = problem
 
 
@@ -114,6 +113,12 @@ def callback(secret, headers, body):
 if __name__ == "__main__":
     if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
+    needed = ["POSTERN_URL"]
+    if not os.environ.get("TOKEN"):
+        needed += ["TOKEN_URL", "CLIENT_ID", "CLIENT_SECRET", "SCOPE"]
+    missing = [name for name in needed if not os.environ.get(name)]
+    if missing:
+        sys.exit(f"not set: {', '.join(missing)}\n\n{__doc__}")
     ticket, configuration, group, *suffix = sys.argv[1:]
     wanted = {"configuration": configuration, "add": [{"group": group}], "ticket": ticket}
     try:

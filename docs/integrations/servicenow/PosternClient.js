@@ -31,7 +31,10 @@ PosternClient.prototype = {
     // The record's sys_id: a flow that is run again gets the same operation and changes nothing twice.
     var key = sysId + (word ? '-' + word : '') + (attempt ? '-' + attempt : '');
     var answer = this._call('post', '/v1/assignments', change, { 'Idempotency-Key': key });
-    this._note(record, this._sentence(answer));
+    // A flow repeats the call while `again`: the record needs one note, not one for each attempt.
+    if (!answer.again) {
+      this._note(record, this._sentence(answer));
+    }
     return answer;
   },
 
@@ -102,12 +105,7 @@ PosternClient.prototype = {
       return 'Postern accepted ' + answer.operation.id + ' (' + answer.operation.state + ').';
     }
     var problem = answer.problem;
-    var text = 'Postern ' + (answer.again ? 'could not be asked, and is asked again: ' : 'refused: ') + problem.detail;
-    var errors = problem.errors || [];
-    for (var i = 0; i < errors.length; i++) {
-      text += '\n' + errors[i].pointer + ': ' + errors[i].detail;
-    }
-    return text + (problem.trace_id ? '\nTrace ' + problem.trace_id : '');
+    return 'Postern refused: ' + problem.detail + (problem.trace_id ? '\nTrace ' + problem.trace_id : '');
   },
 
   _note: function (record, text) {

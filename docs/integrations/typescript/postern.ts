@@ -30,8 +30,7 @@ export interface Change {
 /** A problem from Postern, as text for a ticket. */
 export class Refused extends Error {
   constructor(readonly problem: Problem) {
-    const errors = (problem.errors ?? []).map((error) => `${error.pointer}: ${error.detail}`);
-    super([problem.detail ?? "no details", ...errors].join("\n"));
+    super(problem.detail ?? "no details");
   }
 }
 

@@ -84,7 +84,8 @@ const PLAN: Call = Call {
     body: Body::Json("Change"),
     examples: &["change", "change-replace"],
     answers: &[Answer {
-        text: "What the change would do; `permission` says whether policy would permit it.",
+        text: "What the change would do; `permission` says whether policy would permit this very body, and which approvals \
+               it would await.",
         content: Content::Json("Plan"),
         headers: &["ETag"],
         examples: &["plan"],

@@ -55,6 +55,7 @@ pub struct Sqlite {
 impl Sqlite {
     /// Opens the file, creates or migrates its tables, and begins this run's chain.
     pub async fn open(path: &Path, run: Run) -> Result<Self, Error> {
+        let is_new = !path.exists();
         let lock = only_gateway(path)?;
         let unusable =
             |error: &dyn std::fmt::Display| Error::Unusable(format!("cannot open {}: {error}", path.display()));
@@ -72,6 +73,10 @@ impl Sqlite {
         let (readers, lanes) = (Readers::new(path.to_owned()), Readers::of_lanes(path.to_owned()));
         // Opening is to fail if the file cannot be read.
         readers.read(|_| Ok(())).await?;
+        if is_new {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            tracing::info!(path = %path.display(), "there was no store here; a new, empty one is created");
+        }
         Ok(Self { verbs, readers, lanes, lock: Mutex::new(Some(lock)) })
     }
 
