@@ -275,7 +275,7 @@ async fn begin(
     let store = store::open(&config.store, Run { chain: owner.to_owned(), clock }).await?;
     store.record(vec![loaded]).await?;
     let Some(signer) = signer else { return Ok((store, None)) };
-    let checkpoints = Checkpoints::new(Arc::clone(&store), clock, signer, (owner.to_owned(), &config.audit));
+    let checkpoints = Checkpoints::new(Arc::clone(&store), clock, signer, &config.audit);
     checkpoints.sign().await?;
     Ok((store, Some(Arc::new(checkpoints))))
 }

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    audit::{Entry, Signer},
+    audit::{Entry, Head, Signer},
     clock::Clock,
     config,
     store::{Error, Store},
@@ -29,8 +29,6 @@ pub struct Checkpoints {
     store: Arc<dyn Store>,
     clock: Clock,
     settings: config::Audit,
-    /// This run's chain.
-    chain: String,
     last: Mutex<Last>,
 }
 
@@ -39,8 +37,8 @@ pub struct Checkpoints {
 struct Last {
     /// The last key that could be used.
     signer: Signer,
-    /// The record of our own chain up to which it vouches; the checkpoint itself is a later one.
-    sequence: u64,
+    /// The record of our own chain up to which it vouches; the checkpoint itself is a later one. None if there is no checkpoint.
+    end: Option<Head>,
     /// When it was signed, by [`Clock::elapsed`].
     at: Duration,
 }
@@ -53,15 +51,10 @@ pub fn signer(settings: &config::Audit) -> Result<Option<Signer>, String> {
 }
 
 impl Checkpoints {
-    /// Checkpoints of the run that writes this chain.
-    pub fn new(
-        store: Arc<dyn Store>,
-        clock: Clock,
-        signer: Signer,
-        (chain, settings): (String, &config::Audit),
-    ) -> Self {
-        let last = Mutex::new(Last { signer, sequence: 0, at: Duration::ZERO });
-        Self { store, clock, settings: settings.clone(), chain, last }
+    /// Checkpoints of the run that opened this store.
+    pub fn new(store: Arc<dyn Store>, clock: Clock, signer: Signer, settings: &config::Audit) -> Self {
+        let last = Mutex::new(Last { signer, end: None, at: Duration::ZERO });
+        Self { store, clock, settings: settings.clone(), last }
     }
 
     /// Looks and signs until stopped.
@@ -79,23 +72,27 @@ impl Checkpoints {
 
     /// Signs if there is enough to vouch for.
     async fn look(&self) -> Result<(), Error> {
-        let new = self.new_records().await?;
+        let Some(own) = self.store.own_end().await? else { return Ok(()) };
+        let new = self.new_records(&own).await;
         let waited = self.clock.elapsed().saturating_sub(self.last.lock().await.at);
         let config::Audit { checkpoint_every: every, checkpoint_records: records, .. } = self.settings;
         if new >= records || (new > 0 && waited >= every) { self.sign().await } else { Ok(()) }
     }
 
-    /// The number of records of this run since its newest checkpoint, which itself is not counted.
-    async fn new_records(&self) -> Result<u64, Error> {
-        // If there is none, another run's opening has named its end.
-        let end = self.store.end(&self.chain).await?.map_or(0, |end| end.sequence);
-        let Last { sequence, .. } = *self.last.lock().await;
-        Ok(end.saturating_sub(sequence).saturating_sub(u64::from(sequence > 0)))
+    /// How many records this run has written up to `own`, the end of its chain, since its newest checkpoint, which itself is
+    /// not counted. If the run has continued in a new chain since, all records of that chain are new.
+    async fn new_records(&self, own: &Head) -> u64 {
+        let last = self.last.lock().await;
+        let vouched =
+            last.end.as_ref().filter(|last| last.chain == own.chain).map(|last| last.sequence.saturating_add(1));
+        own.sequence.saturating_sub(vouched.unwrap_or(0))
     }
 
     /// Signs now, if there is anything to vouch for.
     pub async fn sign(&self) -> Result<(), Error> {
-        if self.new_records().await? == 0 {
+        // If there is none, another run's opening has named it.
+        let Some(own) = self.store.own_end().await? else { return Ok(()) };
+        if self.new_records(&own).await == 0 {
             return Ok(());
         }
         let mut last = self.last.lock().await;
@@ -108,8 +105,7 @@ impl Checkpoints {
         }
         let event = last.signer.checkpoint(&ends, at);
         self.store.record(vec![Entry { at, trace_id: None, event }]).await?;
-        let own = ends.iter().find(|end| end.chain == self.chain);
-        last.sequence = own.map_or(last.sequence, |end| end.sequence);
+        last.end = ends.into_iter().find(|end| end.chain == own.chain).or(last.end.take());
         last.at = self.clock.elapsed();
         Ok(())
     }

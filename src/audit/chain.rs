@@ -142,6 +142,15 @@ impl Head {
     /// The beginning of a chain, and the event that opens it. `ends` are the ends of all chains that no earlier opening has
     /// named, newest first: from here on, none of them can lose a record unnoticed.
     pub fn open(chain: String, ends: &[Self], version: &str) -> (Self, Event) {
+        Self::begin(chain, ends, None, version)
+    }
+
+    /// The same for a run that continues in a new chain, because its store no longer has the `expected` end of the one before.
+    pub fn reopen(chain: String, ends: &[Self], expected: &Self, version: &str) -> (Self, Event) {
+        Self::begin(chain, ends, Some(expected), version)
+    }
+
+    fn begin(chain: String, ends: &[Self], expected: Option<&Self>, version: &str) -> (Self, Event) {
         let previous = ends.first();
         let hash = previous.map_or_else(|| NOTHING_BEFORE.to_owned(), |head| head.hash.clone());
         let opening = Event::StartedUp {
@@ -149,6 +158,7 @@ impl Head {
             previous_chain: previous.map(|head| head.chain.clone()),
             previous_sequence: previous.map_or(0, |head| head.sequence),
             other_ends: ends.iter().skip(1).map(End::from).collect(),
+            expected_end: expected.map(End::from),
         };
         (Self { chain, sequence: 0, hash }, opening)
     }

@@ -1,6 +1,6 @@
 //! The audit trail: the catalogue of events, their bytes, the hash chain and its verification. Pure.
 //!
-//! Every run of a gateway writes one chain ([`chain`]). A record names its chain and sequence, repeats the hash of the
+//! Every run of a gateway writes one chain ([`chain`]), or several if its store loses the end of one. A record names its chain and sequence, repeats the hash of the
 //! record before it, and carries its own: SHA-256 over the record's canonical JSON without `hash`. The first record of a
 //! chain repeats the hash of the newest record then in the trail, and names the ends of all other chains, except ends that
 //! an earlier opening has named: so runs are linked too, one after another or side by side.
@@ -18,6 +18,7 @@ pub mod checkpoint;
 pub mod forms;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub mod report;
 pub mod verify;
 mod words;
 
@@ -29,7 +30,8 @@ pub use self::{
     chain::{End, Head, Marks, Place, Record},
     checkpoint::{PublicKey, Signer},
     forms::Form,
-    verify::{Broken, Lacking, Report, Verifier},
+    report::{Break, Broken, Lacking, Report},
+    verify::Verifier,
     words::{Actor, Left},
 };
 use crate::domain::{Digest, OperationId};
@@ -60,7 +62,8 @@ pub struct Repeated {
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// A run began, and with it a chain. It names the ends of earlier chains, so that none can lose a record unnoticed.
+    /// A run began, and with it a chain; or it continues in a new one, because its store no longer had the end of the one
+    /// before (`expected_end`). It names the ends of earlier chains, so that none can lose a record unnoticed.
     StartedUp {
         /// Version of the program.
         version: String,
@@ -71,6 +74,9 @@ pub enum Event {
         /// The ends of all other chains that no opening has named yet: of replicas that ran at the same time.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         other_ends: Vec<End>,
+        /// The end to which this run had written its chain before this one, if its store then had another end of it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expected_end: Option<End>,
     },
     /// Settings and policies took effect.
     ConfigurationLoaded {

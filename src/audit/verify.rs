@@ -9,12 +9,12 @@
 //! counts the records that no checkpoint covers. A checkpoint that was kept elsewhere ([`Verifier::expect`]) shows whether
 //! what it names has been cut off or rewritten since.
 //!
+//! An opening by which a run continues in a new chain names the end that the run had written of the one before. If the trail
+//! has another, the check goes on, and reports that at the end ([`Lacking::Torn`]).
+//!
 //! It deliberately trusts nothing but the records and the keys it is given: it needs no store and no settings.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::{Map, Value};
@@ -22,68 +22,9 @@ use serde_json::{Map, Value};
 use super::{
     chain::{End, Head, NOTHING_BEFORE, hash_of},
     checkpoint::PublicKey,
+    report::{Break, Broken, Lacking, Report},
 };
 use crate::canonical;
-
-/// The first bad record, and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("record {position}{}: {why}", place.as_deref().unwrap_or_default())]
-pub struct Broken {
-    /// Its place among the records fed, from one.
-    pub position: u64,
-    /// The place that it claims, if it can be parsed that far.
-    pub place: Option<String>,
-    /// What is wrong with it.
-    pub why: String,
-}
-
-/// The records are consistent, but this is not the trail that was expected.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lacking {
-    /// A kept checkpoint names a record that is not there.
-    #[error(
-        "record {} of chain {}, which a kept checkpoint names, is not there: the trail was cut off or written anew",
-        .0.sequence, .0.chain
-    )]
-    Cut(End),
-    /// Keys were given, but the trail has no checkpoint.
-    #[error("there is no checkpoint in it, so no key vouches for any of its records")]
-    Unsigned,
-}
-
-/// What an intact trail contains.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// How many records.
-    pub records: u64,
-    /// How many runs wrote them.
-    pub chains: usize,
-    /// The newest record's hash, to compare with a copy kept elsewhere.
-    pub head: Option<String>,
-    /// How many checkpoints are among them.
-    pub checkpoints: usize,
-    /// How many records, other than checkpoints, no checkpoint covers; none if no key was given to check signatures with.
-    pub unvouched: Option<u64>,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = self.head.as_deref().unwrap_or("none");
-        write!(f, "{} records in {} chains, every hash fits; newest hash {head}", self.records, self.chains)?;
-        match (self.unvouched, self.checkpoints) {
-            (None, 0) => Ok(()),
-            (None, count) => {
-                write!(f, "\n{count} checkpoints, whose signatures were not checked for want of a public key")
-            }
-            (Some(0), count) => write!(f, "\n{count} checkpoints, every signature fits; they vouch for every record"),
-            (Some(rest), count) => write!(
-                f,
-                "\n{count} checkpoints, every signature fits; the newest {rest} records are younger than any checkpoint, so \
-                 that nothing but their hashes protects them"
-            ),
-        }
-    }
-}
 
 /// One chain, as far as it has been fed.
 #[derive(Debug)]
@@ -109,6 +50,7 @@ pub struct Verifier {
     loose: BTreeSet<String>,
     newest: Option<String>,
     records: u64,
+    breaks: Vec<Break>,
 }
 
 impl Verifier {
@@ -157,12 +99,23 @@ impl Verifier {
             None => tie.opens(&self.ends()),
         };
         fits.map_err(|why| broken(place.clone(), why))?;
+        let expected = tie.expected_end().map_err(|why| broken(place.clone(), why))?;
         let vouched = self.checkpoint(&record).map_err(|why| broken(place, why))?;
+        self.breaks.extend(expected.and_then(|written| self.parted(written)));
         self.take(head, bytes, &record);
         for end in vouched {
             self.vouch(&end);
         }
         Ok(())
+    }
+
+    /// The break that an opening reports, unless the chain does end where its run had ended it. A run whose opening may not
+    /// have been stored reports it again.
+    fn parted(&self, written: End) -> Option<Break> {
+        let head = self.chains.get(&written.chain).map(|chain| &chain.head);
+        let found = head.map_or(0, |head| head.sequence);
+        let is_new = self.breaks.iter().all(|known| known.written != written);
+        (is_new && head.is_none_or(|head| End::from(head) != written)).then_some(Break { written, found })
     }
 
     /// Adds a record that was checked.
@@ -245,9 +198,6 @@ impl Verifier {
             return Err(Lacking::Cut(end.clone()));
         }
         let checkpoints = self.chains.values().map(|chain| chain.checkpoints.len()).sum();
-        if !self.keys.is_empty() && checkpoints == 0 {
-            return Err(Lacking::Unsigned);
-        }
         let younger = |chain: &Chain| {
             let own = chain.checkpoints.iter().filter(|place| **place > chain.vouched).count();
             chain.head.sequence.saturating_sub(chain.vouched).saturating_sub(u64::try_from(own).unwrap_or(0))
@@ -255,7 +205,11 @@ impl Verifier {
         let unvouched = (!self.keys.is_empty()).then(|| self.chains.values().map(younger).sum());
         let newest = self.newest.as_ref().and_then(|chain| self.chains.get(chain));
         let head = newest.map(|chain| chain.head.hash.clone());
-        Ok(Report { records: self.records, chains: self.chains.len(), head, checkpoints, unvouched })
+        let report = Report { records: self.records, chains: self.chains.len(), head, checkpoints, unvouched };
+        if !self.breaks.is_empty() {
+            return Err(Lacking::Torn { breaks: self.breaks, report: Box::new(report) });
+        }
+        if !self.keys.is_empty() && checkpoints == 0 { Err(Lacking::Unsigned) } else { Ok(report) }
     }
 }
 
@@ -265,14 +219,15 @@ fn is_checkpoint(record: &Map<String, Value>) -> bool {
 
 /// Parses a list of ends.
 fn ends_in(value: Option<&Value>) -> Option<Vec<End>> {
-    let end = |value: &Value| {
-        Some(End {
-            chain: value.get("chain")?.as_str()?.to_owned(),
-            sequence: value.get("sequence")?.as_u64()?,
-            hash: value.get("hash")?.as_str()?.to_owned(),
-        })
-    };
-    value?.as_array()?.iter().map(end).collect()
+    value?.as_array()?.iter().map(end_in).collect()
+}
+
+fn end_in(value: &Value) -> Option<End> {
+    Some(End {
+        chain: value.get("chain")?.as_str()?.to_owned(),
+        sequence: value.get("sequence")?.as_u64()?,
+        hash: value.get("hash")?.as_str()?.to_owned(),
+    })
 }
 
 /// Decodes a hash of 64 hexadecimal digits.
@@ -321,6 +276,12 @@ impl Tie<'_> {
             Some(named) if named.iter().eq(ends.iter().skip(1)) => Ok(()),
             Some(_) | None => Err("the other chains do not end where it says that they do".to_owned()),
         }
+    }
+
+    /// The end of another chain of its run that a record which opens a chain expected, if it names one.
+    fn expected_end(&self) -> Result<Option<End>, String> {
+        let Some(end) = self.record.get("expected_end").filter(|_| self.head.sequence == 1) else { return Ok(None) };
+        end_in(end).map(Some).ok_or_else(|| "the end that its run expected cannot be read".to_owned())
     }
 
     /// The other ends that the record names, sorted by chain; none if they cannot be parsed.

@@ -81,7 +81,7 @@ impl Error {
 /// The run that opens a store.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// A new, unique name for the audit chain of this run.
+    /// A new, unique name for the audit chain with which this run begins.
     pub chain: String,
     /// The process's clock, for times that are not by the store's own.
     pub clock: Clock,
@@ -374,10 +374,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// The ends of all chains that have grown since an opening named them: with those that openings name, the whole trail.
     async fn ends(&self) -> Result<Vec<Head>, Error>;
 
-    /// The end of this chain, if it has grown since an opening named it.
-    async fn end(&self, chain: &str) -> Result<Option<Head>, Error> {
-        Ok(self.ends().await?.into_iter().find(|end| end.chain == chain))
-    }
+    /// The end of the chain that this run writes, if it has grown since an opening named it.
+    async fn own_end(&self) -> Result<Option<Head>, Error>;
 
     /// Checks that the store can be written to.
     async fn probe(&self) -> Result<(), Error>;

@@ -55,6 +55,7 @@ pub(super) struct Meters {
     pub(super) commit_verbs: Histogram<u64>,
     pub(super) audit_delivered: Counter<u64>,
     pub(super) audit_lag: Gauge<f64>,
+    pub(super) audit_breaks: Counter<u64>,
     pub(super) store_failures: Counter<u64>,
     pub(super) store_works: Gauge<u64>,
     pub(super) problems: Counter<u64>,
@@ -164,6 +165,11 @@ pub(super) static METERS: LazyLock<Meters> = LazyLock::new(|| {
             .with_unit("s")
             .with_description("How long the oldest audit record that a sink has not taken has waited; 0 if it has all.")
             .build(),
+        audit_breaks: counter(
+            "postern.audit.breaks",
+            "{break}",
+            "Times that the store no longer had the end of the audit chain that was committed.",
+        ),
         store_failures: counter("postern.store.failures", "{verb}", "Verbs of the store that failed, by why."),
         // No unit: Prometheus would get a name ending in `_ratio` for the unit of a plain number.
         store_works: gauge(

@@ -246,14 +246,24 @@ pub fn note_audit_lag(sink: &'static str, lag: Duration) {
     METERS.audit_lag.record(lag.as_secs_f64(), &[KeyValue::new("postern.audit.sink", sink)]);
 }
 
+/// The store no longer had the end of this run's audit chain.
+pub fn count_audit_break() {
+    METERS.audit_breaks.add(1, &[]);
+}
+
 /// Reports the version, and zero for what has not happened yet, so that the first event is visible as an increase. To be
 /// called once metrics are counted.
 pub(super) fn begin() {
     METERS.build.record(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]);
     METERS.pause_end.record(0, &[]);
-    for counter in
-        [&METERS.operations_accepted, &METERS.drift_seen, &METERS.parkings, &METERS.turns_broken, &METERS.throttlings]
-    {
+    for counter in [
+        &METERS.operations_accepted,
+        &METERS.drift_seen,
+        &METERS.parkings,
+        &METERS.turns_broken,
+        &METERS.throttlings,
+        &METERS.audit_breaks,
+    ] {
         counter.add(0, &[]);
     }
     zero(&METERS.loads, "postern.outcome", &["loaded", "refused"]);

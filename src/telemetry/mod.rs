@@ -46,11 +46,11 @@ use url::Url;
 pub use self::{
     figures::exposition,
     meters::{
-        Call, Fetch, Pending, Request, count_acceptance, count_broken_turn, count_callback, count_decision,
-        count_delivered, count_drift, count_end, count_load, count_parking, count_problem, count_store_failure,
-        count_throttling, count_token_fetch, count_until, count_webhook, known_method, measure_call, measure_commit,
-        measure_operation, measure_request, measure_write, note_audit_lag, note_certificate_end, note_lanes,
-        note_pending, note_store, note_token_end, note_undelivered,
+        Call, Fetch, Pending, Request, count_acceptance, count_audit_break, count_broken_turn, count_callback,
+        count_decision, count_delivered, count_drift, count_end, count_load, count_parking, count_problem,
+        count_store_failure, count_throttling, count_token_fetch, count_until, count_webhook, known_method,
+        measure_call, measure_commit, measure_operation, measure_request, measure_write, note_audit_lag,
+        note_certificate_end, note_lanes, note_pending, note_store, note_token_end, note_undelivered,
     },
 };
 

@@ -146,8 +146,8 @@ impl Store for Kept {
         self.store.ends().await
     }
 
-    async fn end(&self, chain: &str) -> Result<Option<Head>, Error> {
-        self.store.end(chain).await
+    async fn own_end(&self) -> Result<Option<Head>, Error> {
+        self.store.own_end().await
     }
 
     async fn probe(&self) -> Result<(), Error> {

@@ -274,6 +274,10 @@ impl Store for Desk {
         self.look("ends", self.model.ends()).await
     }
 
+    async fn own_end(&self) -> Result<Option<Head>, Error> {
+        self.look("own_end", self.model.own_end()).await
+    }
+
     async fn probe(&self) -> Result<(), Error> {
         self.look("probe", self.model.probe()).await
     }

@@ -347,7 +347,7 @@ async fn whether_there_is_something_to_vouch_for_is_looked_for_in_the_own_chain_
         denied_per_minute: 1,
     };
     let signer = Signer::from_pem(KEY).unwrap();
-    let checkpoints = Checkpoints::new(Arc::clone(&store), fixture.clock, signer, ("own".to_owned(), &settings));
+    let checkpoints = Checkpoints::new(Arc::clone(&store), fixture.clock, signer, &settings);
     for _ in 0..10 {
         checkpoints.sign().await.unwrap();
     }

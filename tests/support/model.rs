@@ -688,6 +688,10 @@ impl Store for Model {
         Ok(tables.unnamed.iter().map(|chain| tables.ends[chain].clone()).collect())
     }
 
+    async fn own_end(&self) -> Result<Option<Head>, Error> {
+        Ok(self.ends().await?.into_iter().find(|end| end.chain == self.chain))
+    }
+
     async fn probe(&self) -> Result<(), Error> {
         Ok(())
     }

@@ -166,6 +166,7 @@ impl Told {
 
     fn severity(&self) -> Severity {
         match (self.event(), self.outcome()) {
+            ("started-up", _) if self.fields.contains_key("expected_end") => Severity::Medium,
             ("drift-seen" | "settled", Outcome::Failure | Outcome::Unknown) => Severity::Medium,
             _ if self.repeated().is_some() => Severity::Medium,
             (_, Outcome::Failure | Outcome::Unknown) => Severity::Low,

@@ -89,6 +89,7 @@ fn of_the_gateway() -> Vec<Event> {
             previous_chain: None,
             previous_sequence: 0,
             other_ends: vec![End { chain: "c".to_owned(), sequence: 1, hash: "h".to_owned() }],
+            expected_end: Some(End { chain: "c".to_owned(), sequence: 2, hash: "i".to_owned() }),
         },
         Event::ConfigurationLoaded {
             policies: digest("p"),

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: what a verb wrote is committed when it returns; leases and pauses expire by the database's time, so replicas
 //! whose clocks differ agree on who owns a lane. Each run has its own audit chain. When the database is unreachable, verbs
-//! fail soon and nothing hangs; when it is back, they work again. A verb that failed as `Unavailable` may have been committed
+//! fail soon and nothing hangs; when it is back, they work again. If it then has another end of this run's chain than was
+//! committed, the run continues in a new chain, which names both ends. A verb that failed as `Unavailable` may have been committed
 //! all the same, if the connection broke during its commit (see `desk`).
 //!
 //! Each process has one connection that writes (`desk`), a few that read, two of them the audit trail only, and one that listens
@@ -27,7 +28,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::{PgConnection, Postgres as Database, error::DatabaseError, pool::PoolConnection};
-use tokio::{sync::Mutex, task::JoinHandle};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
 
 use self::{access::Access, desk::Desk, news::Listener};
 use super::{
@@ -49,6 +53,8 @@ use crate::{
 pub struct Postgres {
     verbs: Verbs,
     access: Access,
+    /// The chain that this run writes.
+    chain: watch::Receiver<String>,
     listening: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -63,8 +69,9 @@ impl Postgres {
         let (ears, clock) = (access.clone(), run.clock);
         let listener = Listener { access: ears, notices: Arc::clone(&notices), clock, own: desk.own() };
         let listening = Mutex::new(Some(tokio::spawn(listener.listen())));
+        let chain = desk.chain();
         let verbs = Verbs { writer: Writer::start(desk, clock), notices, clock };
-        Ok(Self { verbs, access, listening })
+        Ok(Self { verbs, access, chain, listening })
     }
 
     async fn reader(&self) -> Result<PoolConnection<Database>, Error> {
@@ -242,8 +249,9 @@ impl Store for Postgres {
         self.access.in_time(async { trail::ends(&mut *self.reader().await?).await }).await
     }
 
-    async fn end(&self, chain: &str) -> Result<Option<Head>, Error> {
-        self.access.in_time(async { trail::end(&mut *self.reader().await?, chain).await }).await
+    async fn own_end(&self) -> Result<Option<Head>, Error> {
+        let chain = self.chain.borrow().clone();
+        self.access.in_time(async { trail::end(&mut *self.reader().await?, &chain).await }).await
     }
 
     async fn probe(&self) -> Result<(), Error> {

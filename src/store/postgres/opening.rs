@@ -1,4 +1,4 @@
-//! How a run begins: its tables are created or migrated, then its audit chain begins.
+//! How a run begins: its tables are created or migrated, then its audit chain begins. Also how it continues in a new chain.
 //!
 //! Guarantees: while an opening waits for locks, nobody who uses the tables waits behind it longer than the lock timeouts below.
 //! A migration then holds its locks for as long as it takes, so one that reads a whole table, such as an index on records, has to
@@ -27,12 +27,21 @@ const BRIEF_HERE: &str = "SET LOCAL lock_timeout = '1500ms'";
 const LOCK_TRIES: u32 = 15;
 const LOCK_PAUSES: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
 
-/// Begins a run, and returns the writer's connection.
-pub(super) async fn open(access: &Access, run: &Run) -> Result<PgConnection, Error> {
+/// Begins a run, and returns the writer's connection and the end of the run's chain.
+pub(super) async fn open(access: &Access, run: &Run) -> Result<(PgConnection, Head), Error> {
     let mut connection = patiently(run.clock, async || migrated(access).await).await?;
     access.bind(&mut connection).await?;
-    patiently(run.clock, async || begin_run(&mut connection, run).await).await?;
-    Ok(connection)
+    let head = patiently(run.clock, async || begin_chain(&mut connection, run, None).await).await?;
+    Ok((connection, head))
+}
+
+/// Continues a run in a new chain, because the database no longer has the `expected` end of the one before. Returns the new
+/// chain's end. If the tables are locked, it fails instead of retrying: the next verb will.
+pub(super) async fn reopen(connection: &mut PgConnection, run: &Run, expected: &Head) -> Result<Head, Error> {
+    begin_chain(connection, run, Some(expected)).await.map_err(|hindered| match hindered {
+        Hindered::Locked => Error::Unavailable("the audit trail is locked, so no new chain can begin".to_owned()),
+        Hindered::Otherwise(error) => error,
+    })
 }
 
 /// Retries what has waited too long for a lock, while something long holds it, such as a backup or a VACUUM. It does not wait
@@ -84,9 +93,9 @@ async fn migrated(access: &Access) -> Result<PgConnection, Hindered> {
     Ok(connection)
 }
 
-/// Begins this run's chain: its opening names the ends of all chains that have grown since they were last named. Nobody writes
-/// records meanwhile, so these are the ends at this point of the trail, and the verifier can demand exactly them.
-async fn begin_run(connection: &mut PgConnection, run: &Run) -> Result<(), Hindered> {
+/// Begins a chain: its opening names the ends of all chains that have grown since they were last named. Nobody writes records
+/// meanwhile, so these are the ends at this point of the trail, and the verifier can demand exactly them.
+async fn begin_chain(connection: &mut PgConnection, run: &Run, expected: Option<&Head>) -> Result<Head, Hindered> {
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql(BRIEF_HERE).execute(&mut *transaction).await?;
     if let Err(locked) = sqlx::raw_sql("LOCK TABLE audit IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await
@@ -96,7 +105,11 @@ async fn begin_run(connection: &mut PgConnection, run: &Run) -> Result<(), Hinde
         return Err(locked.into());
     }
     let ends = trail::ends(&mut transaction).await.map_err(Hindered::Otherwise)?;
-    let (head, opening) = Head::open(run.chain.clone(), &ends, env!("CARGO_PKG_VERSION"));
+    let (chain, version) = (run.chain.clone(), env!("CARGO_PKG_VERSION"));
+    let (head, opening) = match expected {
+        None => Head::open(chain, &ends, version),
+        Some(expected) => Head::reopen(chain, &ends, expected, version),
+    };
     let mut ledger = Ledger::new(head);
     ledger.add(&Entry { at: run.clock.now(), trace_id: None, event: opening });
     sqlx::query(
@@ -111,5 +124,6 @@ async fn begin_run(connection: &mut PgConnection, run: &Run) -> Result<(), Hinde
     opened.execute(&mut *transaction).await?;
     let written = trail::write(&mut transaction, &ledger).await;
     written.map_err(|error| Hindered::Otherwise(error.into_error()))?;
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    Ok(ledger.head)
 }

@@ -51,8 +51,8 @@ pub(super) async fn write(connection: &mut PgConnection, ledger: &Ledger) -> Res
     .map_err(|error| if is_taken(&error) { Failed::Surroundings(unavailable(error)) } else { failed(error) })
 }
 
-/// Whether our place in the chain is taken. Only an earlier commit of ours can have taken it, one that took place after it was
-/// given up: the connection must begin again by reading where the chain ends.
+/// Whether our place in the chain is taken: by an earlier commit of ours that took place after it was given up, or by somebody
+/// else. The connection must begin again by comparing the chain's end with what we wrote.
 fn is_taken(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }

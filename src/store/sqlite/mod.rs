@@ -258,6 +258,11 @@ impl Store for Sqlite {
         self.readers.read(trail::ends).await
     }
 
+    /// Only this run writes here, so the newest record is its own.
+    async fn own_end(&self) -> Result<Option<Head>, Error> {
+        Ok(self.ends().await?.pop())
+    }
+
     async fn probe(&self) -> Result<(), Error> {
         self.verbs.probe().await
     }
