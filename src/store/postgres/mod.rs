@@ -6,7 +6,7 @@
 //! committed, the run continues in a new chain, which names both ends. A verb that failed as `Unavailable` may have been committed
 //! all the same, if the connection broke during its commit (see `desk`).
 //!
-//! Each process has one connection that writes (`desk`), a few that read, two of them the audit trail only, and one that listens
+//! Each process has one connection that writes (`desk`), a few that read, some of them the audit trail only, and one that listens
 //! (`news`). Opening leaves other owners' leases to expire.
 //!
 //! It deliberately decides nothing differently from the SQLite store: one suite tests both.
