@@ -30,7 +30,7 @@ pub use self::{
     chain::{End, Head, Marks, Place, Record},
     checkpoint::{PublicKey, Signer},
     forms::Form,
-    report::{Break, Broken, Lacking, Report},
+    report::{Break, Broken, Lacking, Report, counted},
     verify::Verifier,
     words::{Actor, Left},
 };

@@ -80,23 +80,69 @@ pub struct Report {
     pub checkpoints: usize,
     /// How many records, other than checkpoints, no checkpoint covers; none if no key was given to check signatures with.
     pub unvouched: Option<u64>,
+    /// The chains with records that only checkpoints of other runs cover, and how many; none if no key was given.
+    pub by_others: Vec<(String, u64)>,
+}
+
+/// How many chains the report names at most.
+const NAMED: usize = 10;
+
+/// A number of things, in words.
+pub fn counted(count: impl TryInto<u64>, one: &str, several: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = self.head.as_deref().unwrap_or("none");
-        write!(f, "{} records in {} chains, every hash fits; newest hash {head}", self.records, self.chains)?;
-        match (self.unvouched, self.checkpoints) {
-            (None, 0) => Ok(()),
-            (None, count) => {
-                write!(f, "\n{count} checkpoints, whose signatures were not checked for want of a public key")
+        let (records, chains) = (records(self.records), counted(self.chains, "chain", "chains"));
+        write!(f, "{records} in {chains}, every hash fits; newest hash {head}")?;
+        let checkpoints = counted(self.checkpoints, "checkpoint", "checkpoints");
+        match self.unvouched {
+            None if self.checkpoints == 0 => Ok(()),
+            None => write!(f, "\n{checkpoints}, whose signatures were not checked for want of a public key"),
+            Some(0) if self.by_others.is_empty() => {
+                write!(f, "\n{checkpoints}, every signature fits; they vouch for every record")
             }
-            (Some(0), count) => write!(f, "\n{count} checkpoints, every signature fits; they vouch for every record"),
-            (Some(rest), count) => write!(
+            Some(0) => write!(f, "\n{checkpoints}, every signature fits"),
+            Some(1) => write!(
                 f,
-                "\n{count} checkpoints, every signature fits; the newest {rest} records are younger than any checkpoint, so \
-                 that nothing but their hashes protects them"
+                "\n{checkpoints}, every signature fits; the newest record is younger than any checkpoint, so that nothing but \
+                 its hash protects it"
             ),
-        }
+            Some(rest) => write!(
+                f,
+                "\n{checkpoints}, every signature fits; the newest {rest} records are younger than any checkpoint, so that \
+                 nothing but their hashes protects them"
+            ),
+        }?;
+        self.write_by_others(f)
     }
+}
+
+impl Report {
+    fn write_by_others(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vouched = |count| if count == 1 { "was vouched for" } else { "were vouched for" };
+        for (chain, count) in self.by_others.iter().take(NAMED) {
+            write!(f, "\n{} of chain {chain} {} only by another run", records(*count), vouched(*count))?;
+        }
+        let rest = self.by_others.get(NAMED..).unwrap_or_default();
+        if !rest.is_empty() {
+            let count = rest.iter().map(|(_, count)| count).sum();
+            let chains = counted(rest.len(), "other chain", "other chains");
+            write!(f, "\nand so {} {} of {chains}", if count == 1 { "was" } else { "were" }, records(count))?;
+        }
+        if self.by_others.is_empty() {
+            return Ok(());
+        }
+        write!(
+            f,
+            "\nwhether their own run wrote them, no key shows: an orderly stop leaves none of these, a crash a few"
+        )
+    }
+}
+
+fn records(count: u64) -> String {
+    counted(count, "record", "records")
 }

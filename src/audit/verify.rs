@@ -6,7 +6,8 @@
 //! bad record and names it.
 //!
 //! Checkpoints in the trail name ends that must be in it. Given public keys, their signatures are checked, and the report
-//! counts the records that no checkpoint covers. A checkpoint that was kept elsewhere ([`Verifier::expect`]) shows whether
+//! counts the records that no checkpoint covers, and those that only checkpoints of other runs cover: whoever can write the
+//! store can add records to the chain of a run that is over, and the next run signs what it finds. A checkpoint that was kept elsewhere ([`Verifier::expect`]) shows whether
 //! what it names has been cut off or rewritten since.
 //!
 //! An opening by which a run continues in a new chain names the end that the run had written of the one before. If the trail
@@ -36,8 +37,28 @@ struct Chain {
     opened_on: Vec<End>,
     /// The last sequence number that a checkpoint covers.
     vouched: u64,
+    /// The last sequence number that one of its own checkpoints names.
+    vouched_by_own: u64,
     /// Where its own checkpoints are; they are signed themselves, so nothing else needs to cover them.
     checkpoints: Vec<u64>,
+}
+
+impl Chain {
+    /// How many of its records no checkpoint covers.
+    fn unvouched(&self) -> u64 {
+        self.between(self.vouched, self.head.sequence)
+    }
+
+    /// How many of its records only checkpoints of other chains cover.
+    fn vouched_by_others(&self) -> u64 {
+        self.between(self.vouched_by_own, self.vouched)
+    }
+
+    /// How many records there are after one and up to another, without checkpoints.
+    fn between(&self, after: u64, to: u64) -> u64 {
+        let signed = self.checkpoints.iter().filter(|place| **place > after && **place <= to).count();
+        to.saturating_sub(after).saturating_sub(u64::try_from(signed).unwrap_or(0))
+    }
 }
 
 /// Checks a trail, record after record, oldest first.
@@ -49,6 +70,8 @@ pub struct Verifier {
     /// Chains whose end no opening has named yet.
     loose: BTreeSet<String>,
     newest: Option<String>,
+    /// The signatures of all checkpoints.
+    signatures: BTreeSet<String>,
     records: u64,
     breaks: Vec<Break>,
 }
@@ -102,7 +125,12 @@ impl Verifier {
         let expected = tie.expected_end().map_err(|why| broken(place.clone(), why))?;
         let vouched = self.checkpoint(&record).map_err(|why| broken(place, why))?;
         self.breaks.extend(expected.and_then(|written| self.parted(written)));
-        self.take(head, bytes, &record);
+        let Head { chain, sequence, .. } = head.clone();
+        self.take(head, bytes);
+        // A signature says nothing about the chain that it is in, so one that is repeated in another chain does not count.
+        if is_checkpoint(&record) && self.signatures.insert(signature(&record).to_owned()) {
+            self.credit(&chain, sequence, &vouched);
+        }
         for end in vouched {
             self.vouch(&end);
         }
@@ -119,7 +147,7 @@ impl Verifier {
     }
 
     /// Adds a record that was checked.
-    fn take(&mut self, head: Head, hash: [u8; 32], record: &Map<String, Value>) {
+    fn take(&mut self, head: Head, hash: [u8; 32]) {
         let opens = !self.chains.contains_key(&head.chain);
         let opened_on = if opens { self.ends() } else { Vec::new() };
         if opens {
@@ -127,14 +155,25 @@ impl Verifier {
         }
         self.loose.insert(head.chain.clone());
         self.newest = Some(head.chain.clone());
-        let opened =
-            || Chain { head: head.clone(), hashes: Vec::new(), opened_on, vouched: 0, checkpoints: Vec::new() };
+        let opened = || Chain {
+            head: head.clone(),
+            hashes: Vec::new(),
+            opened_on,
+            vouched: 0,
+            vouched_by_own: 0,
+            checkpoints: Vec::new(),
+        };
         let chain = self.chains.entry(head.chain.clone()).or_insert_with(opened);
-        if is_checkpoint(record) {
-            chain.checkpoints.push(head.sequence);
-        }
         chain.hashes.push(hash);
         chain.head = head;
+    }
+
+    /// Notes that a record of this chain is a checkpoint that names these ends.
+    fn credit(&mut self, chain: &str, sequence: u64, ends: &[End]) {
+        let Some(known) = self.chains.get_mut(chain) else { return };
+        known.checkpoints.push(sequence);
+        let own = ends.iter().filter(|end| end.chain == chain).map(|end| end.sequence);
+        known.vouched_by_own = own.fold(known.vouched_by_own, u64::max);
     }
 
     /// The ends that a checkpoint vouches for; empty if the record is not a checkpoint.
@@ -198,23 +237,27 @@ impl Verifier {
             return Err(Lacking::Cut(end.clone()));
         }
         let checkpoints = self.chains.values().map(|chain| chain.checkpoints.len()).sum();
-        let younger = |chain: &Chain| {
-            let own = chain.checkpoints.iter().filter(|place| **place > chain.vouched).count();
-            chain.head.sequence.saturating_sub(chain.vouched).saturating_sub(u64::try_from(own).unwrap_or(0))
-        };
-        let unvouched = (!self.keys.is_empty()).then(|| self.chains.values().map(younger).sum());
+        let has_keys = !self.keys.is_empty();
+        let unvouched = has_keys.then(|| self.chains.values().map(Chain::unvouched).sum());
+        let by_others = self.chains.iter().map(|(name, chain)| (name.clone(), chain.vouched_by_others()));
+        let by_others = by_others.filter(|(_, count)| has_keys && *count > 0).collect();
         let newest = self.newest.as_ref().and_then(|chain| self.chains.get(chain));
         let head = newest.map(|chain| chain.head.hash.clone());
-        let report = Report { records: self.records, chains: self.chains.len(), head, checkpoints, unvouched };
+        let report =
+            Report { records: self.records, chains: self.chains.len(), head, checkpoints, unvouched, by_others };
         if !self.breaks.is_empty() {
             return Err(Lacking::Torn { breaks: self.breaks, report: Box::new(report) });
         }
-        if !self.keys.is_empty() && checkpoints == 0 { Err(Lacking::Unsigned) } else { Ok(report) }
+        if has_keys && checkpoints == 0 { Err(Lacking::Unsigned) } else { Ok(report) }
     }
 }
 
 fn is_checkpoint(record: &Map<String, Value>) -> bool {
     record.get("event").and_then(Value::as_str) == Some("signed-checkpoint")
+}
+
+fn signature(record: &Map<String, Value>) -> &str {
+    record.get("signature").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Parses a list of ends.
@@ -299,7 +342,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::audit::{Actor, Entry, Event};
+    use crate::audit::{Actor, Entry, Event, Signer};
 
     fn entry(number: u64) -> Entry {
         let event = Event::Denied {
@@ -383,6 +426,27 @@ mod tests {
         let mut verifier = Verifier::default();
         records.iter().try_for_each(|record| verifier.feed(record))?;
         Ok(verifier.finish().unwrap())
+    }
+
+    /// The key of RFC 8410.
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+
+    #[test]
+    fn a_checkpoint_that_is_repeated_in_another_chain_vouches_for_nothing_there() {
+        let signer = Signer::from_pem(KEY).unwrap();
+        let (mut first, opening) = Head::open("first".to_owned(), &[], "1");
+        let mut records = vec![first.append(&Entry { event: opening, ..entry(0) }).text];
+        let (mut second, opening) = Head::open("second".to_owned(), &[first.clone()], "1");
+        records.push(second.append(&Entry { event: opening, ..entry(0) }).text);
+        records.push(first.append(&entry(1)).text);
+        let checkpoint = signer.checkpoint(&[first.clone(), second.clone()], entry(0).at);
+        records.push(second.append(&Entry { event: checkpoint.clone(), ..entry(0) }).text);
+        records.push(first.append(&Entry { event: checkpoint, ..entry(0) }).text);
+        let mut verifier = Verifier::with_keys(vec![signer.public().clone()]);
+        records.iter().try_for_each(|record| verifier.feed(record)).unwrap();
+        let report = verifier.finish().unwrap();
+        assert_eq!((report.checkpoints, report.unvouched), (1, Some(1)), "{report}");
+        assert_eq!(report.by_others, [("first".to_owned(), 2)], "{report}");
     }
 
     proptest! {

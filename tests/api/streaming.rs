@@ -153,6 +153,7 @@ async fn a_run_that_stops_in_order_leaves_nothing_that_its_key_does_not_vouch_fo
     let report = verifier.finish().unwrap();
     // At each start, and at the end if anything was written since.
     assert_eq!((report.unvouched, report.checkpoints), (Some(0), 3), "{report}");
+    assert_eq!(report.by_others, [], "{report}");
     world.start_gateway().await;
     world.end().await;
 }

@@ -72,7 +72,7 @@ fn it_logs_json_says_where_it_is_and_stops_when_told() {
     assert!(!folder.path().join("postern.db-wal").exists());
     let verified = run(folder.path(), &["audit", "verify", "--store", "postern.db"]);
     assert_eq!((verified.code, verified.err.as_str()), (Some(0), ""));
-    assert!(verified.out.starts_with("2 records in 1 chains, every hash fits"), "{}", verified.out);
+    assert!(verified.out.starts_with("2 records in 1 chain, every hash fits"), "{}", verified.out);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use postern::{
-    audit::{Actor, Entry, Event, Signer},
+    audit::{Actor, Entry, Event, Head, Record, Signer},
     clock::Clock,
     domain::Digest,
     store::{Run, Sqlite, Store},
@@ -185,17 +185,60 @@ fn checkpoints_tell_what_a_key_vouches_for() {
     write(folder.path(), KEY, &[("second", &["c", "*"])]);
     let all = verify(folder.path(), &signed);
     assert_eq!(all.code, Some(0), "{}", all.err);
-    assert!(all.out.contains("1 checkpoints, every signature fits; they vouch for every record"), "{}", all.out);
+    assert!(
+        all.out.contains("1 checkpoint, every signature fits\n3 records of chain first were vouched for"),
+        "{}",
+        all.out
+    );
     write(folder.path(), KEY, &[("third", &["d", "e"])]);
     let younger = verify(folder.path(), &signed);
     assert_eq!(younger.code, Some(0), "{}", younger.err);
     assert!(younger.out.contains("the newest 3 records are younger than any checkpoint"), "{}", younger.out);
     let unchecked = verify(folder.path(), &["--store", "postern.db"]);
-    assert!(unchecked.out.contains("1 checkpoints, whose signatures were not checked"), "{}", unchecked.out);
+    assert!(unchecked.out.contains("1 checkpoint, whose signatures were not checked"), "{}", unchecked.out);
     fs::write(folder.path().join("no.pub"), KEY).unwrap();
     let no_key = verify(folder.path(), &["--store", "postern.db", "--public-key", "no.pub"]);
     assert_eq!(no_key.code, Some(1));
     assert!(no_key.err.contains("no.pub holds no public key"), "{}", no_key.err);
+}
+
+/// Nobody needs the key to add records to the chain of a run that is over; the next run's checkpoint covers them.
+#[test]
+fn records_added_to_a_chain_that_had_ended_are_not_taken_for_those_of_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let signed = ["--store", "postern.db", "--public-key", "key.pub"];
+    write(folder.path(), KEY, &[("first", &["a", "*"]), ("second", &["b", "*"])]);
+    let all = verify(folder.path(), &signed);
+    assert_eq!(all.code, Some(0), "{}", all.err);
+    assert!(all.out.ends_with("2 checkpoints, every signature fits; they vouch for every record\n"), "{}", all.out);
+    for (number, next) in [(1, "third"), (2, "fourth")] {
+        let whole = export(folder.path(), &[]).out;
+        let mut head = Head::after(whole.lines().last().unwrap()).unwrap();
+        for _ in 0..number {
+            insert(folder.path(), &head.append(&denied("forged")));
+        }
+        write(folder.path(), KEY, &[(next, &["c", "*"])]);
+    }
+    let forged = verify(folder.path(), &signed);
+    assert_eq!(forged.code, Some(0), "{}", forged.err);
+    for told in [
+        "4 checkpoints, every signature fits\n",
+        "1 record of chain second was vouched for only by another run\n",
+        "2 records of chain third were vouched for only by another run\n",
+    ] {
+        assert!(forged.out.contains(told), "{told}: {}", forged.out);
+    }
+}
+
+fn insert(folder: &Path, record: &Record) {
+    let url = format!("sqlite:{}", folder.join("postern.db").display());
+    block_on(async {
+        let mut connection = SqliteConnection::connect(&url).await.unwrap();
+        let row = sqlx::query("INSERT INTO audit (chain, sequence, text) VALUES (?, ?, ?)");
+        let row = row.bind(&record.chain).bind(i64::try_from(record.sequence).unwrap()).bind(&record.text);
+        row.execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    });
 }
 
 #[test]
