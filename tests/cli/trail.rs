@@ -1,6 +1,14 @@
 //! `postern audit`: intact and tampered trails, in a store and in a file.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::Path,
+    process::Command,
+};
 
 use postern::{
     audit::{Actor, Entry, Event, Head, Record, Signer},
@@ -11,7 +19,7 @@ use postern::{
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
-use crate::{Ended, run};
+use crate::{Ended, program::Program, run};
 
 /// A folder with a store, `postern.db`, of two runs and six records.
 fn store() -> TempDir {
@@ -132,6 +140,39 @@ fn what_is_no_store_is_said_to_be_none() {
     }
     assert!(!folder.path().join("none.db").exists());
 }
+
+/// As on a medium that is mounted read-only.
+#[test]
+fn a_stopped_store_is_read_where_nothing_can_be_written() {
+    let (folder, program) = (store(), tempfile::tempdir().unwrap());
+    // Mode bits do not bind root, so another user runs a copy of the program, which it may not reach where it was built.
+    let postern = program.path().join("postern");
+    fs::copy(env!("CARGO_BIN_EXE_postern"), &postern).unwrap();
+    fs::set_permissions(program.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let kept = folder.path().join("kept 100%? #1");
+    fs::create_dir(&kept).unwrap();
+    let file = kept.join("postern.db");
+    fs::rename(folder.path().join("postern.db"), &file).unwrap();
+    assert!(!kept.join("postern.db-wal").exists());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+    for folder in [folder.path(), &kept] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    let mut command = Command::new(&postern);
+    command.args(["audit", "verify", "--store"]).arg(&file).current_dir(&kept).env_clear();
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let verified = Program::start(command).ended();
+    for folder in [folder.path(), &kept] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    assert_eq!((verified.code, verified.err.as_str()), (Some(0), ""), "{}", verified.out);
+    assert!(verified.out.starts_with("6 records in 2 chains, every hash fits"), "{}", verified.out);
+}
+
+/// A user that owns nothing here, whether or not it has a name.
+const NOBODY: u32 = 65_534;
 
 /// An Ed25519 key as openssl writes it, and another.
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";

@@ -2,11 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use sqlx::{
     Connection as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
+use url::Url;
 
 use super::{super::Error, unavailable};
 
@@ -64,14 +65,44 @@ pub(super) fn moving(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// A read-only connection to a file that a gateway may be using.
+/// A read-only connection to a file that a gateway may be using, or that is on a read-only medium.
 pub(super) fn read_only(path: &Path) -> Result<Connection, Error> {
     if !path.exists() {
         return Err(Error::Unusable(format!("there is no store at {}", path.display())));
     }
-    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(unavailable)?;
-    connection.pragma_update(None, "cache_size", CACHE_OF_READERS).map_err(unavailable)?;
+    let connection = reading(path, OpenFlags::SQLITE_OPEN_READ_ONLY).or_else(|error| match unchanging(path) {
+        Some(url) if cannot_be_written(&error) => {
+            reading(Path::new(url.as_str()), OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
+        }
+        _ => Err(error),
+    });
+    connection.map_err(unavailable)
+}
+
+/// A connection that has read from the file: what keeps it from being read shows only then.
+fn reading(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = open(path, access)?;
+    connection.pragma_query_value(None, "schema_version", |_| Ok(()))?;
+    connection.pragma_update(None, "cache_size", CACHE_OF_READERS)?;
     Ok(connection)
+}
+
+/// Even a reader creates the log if there is none.
+fn cannot_be_written(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen))
+}
+
+/// How SQLite names a file that nobody writes and that needs no log; none if it has a log, as while a gateway uses it.
+fn unchanging(path: &Path) -> Option<Url> {
+    let path = path.canonicalize().ok()?;
+    let mut log = path.clone().into_os_string();
+    log.push("-wal");
+    if Path::new(&log).exists() {
+        return None;
+    }
+    let mut url = Url::from_file_path(path).ok()?;
+    url.set_query(Some("mode=ro&immutable=1"));
+    Some(url)
 }
 
 /// The tables of this version, in memory, for tests.
