@@ -38,7 +38,10 @@ pub enum Lacking {
         report: Box<Report>,
     },
     /// Keys were given, but the trail has no checkpoint.
-    #[error("there is no checkpoint in it, so no key vouches for any of its records")]
+    #[error(
+        "there is no checkpoint in it, so no key vouches for any of its records; if the key is new, verify again once a \
+         gateway has run with it"
+    )]
     Unsigned,
 }
 

@@ -26,7 +26,9 @@ use clap_complete::Shell;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    api, app, callbacks, checkpoints,
+    api, app,
+    audit::counted,
+    callbacks, checkpoints,
     clock::Clock,
     config::{self, Audit, Config, Examined, Fault, Pointers},
     demo,
@@ -317,11 +319,11 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
         return explain_webhook(config, source, Path::new(event));
     }
     print(&format!(
-        "no faults: {} issuers, {} callers, {} configurations and {} groups in the catalogue, policies in {}",
-        config.issuers.len(),
-        config.callers.len(),
-        config.catalogue.configurations.len(),
-        config.catalogue.groups.len(),
+        "no faults: {}, {}, {} and {} in the catalogue, policies in {}",
+        counted(config.issuers.len(), "issuer", "issuers"),
+        counted(config.callers.len(), "caller", "callers"),
+        counted(config.catalogue.configurations.len(), "configuration", "configurations"),
+        counted(config.catalogue.groups.len(), "group", "groups"),
         config.policy.dir.display(),
     ))?;
     if config.graph.api_version == ApiVersion::V1 {

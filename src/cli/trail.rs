@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use super::{Settings, print};
 use crate::{
     app,
-    audit::{Form, Marks, Place, PublicKey, Verifier},
+    audit::{Form, Lacking, Marks, Place, PublicKey, Verifier},
     checkpoints, config, store,
 };
 
@@ -129,7 +129,11 @@ async fn verify(trail: &Trail, keys: &[PathBuf], kept: &[PathBuf]) -> anyhow::Re
             Ok(ExitCode::SUCCESS)
         }
         Err(lacking) => {
-            writeln!(io::stderr(), "the audit trail is broken: {lacking}")?;
+            let verdict = match lacking {
+                Lacking::Unsigned => "not vouched for",
+                Lacking::Cut(_) | Lacking::Torn { .. } => "broken",
+            };
+            writeln!(io::stderr(), "the audit trail is {verdict}: {lacking}")?;
             Ok(ExitCode::FAILURE)
         }
     }
@@ -166,7 +170,7 @@ fn key(settings: &Settings) -> anyhow::Result<ExitCode> {
 async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<ExitCode> {
     let (mut output, mut last) = (io::BufWriter::new(io::stdout().lock()), range.after.clone());
     // Records are not exactly in the order of their times.
-    let mut left_out = false;
+    let (mut left_out, mut found) = (false, false);
     let (earliest, start) = match (range.after, range.from) {
         (Some(after), _) => (None, Some(Start::After(after))),
         (None, Some(Limit::Place(from))) => (None, Some(Start::At(from))),
@@ -187,6 +191,7 @@ async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<Exi
         };
         left_out |= beyond;
         if !beyond {
+            found = true;
             writeln!(output, "{}", format.line(record))?;
         }
         // Continuing before the first record that was left out finds it again, and repeats some that were exported.
@@ -197,6 +202,9 @@ async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<Exi
     })
     .await?;
     output.flush()?;
+    if !found {
+        writeln!(io::stderr(), "no record is in this range")?;
+    }
     if let Some(last) = last {
         writeln!(io::stderr(), "to go on from here: --after {last}")?;
     }
@@ -221,14 +229,23 @@ async fn each_record(
     let configured = || config::load_from_process(trail.config.as_deref()).map(|config| config.store);
     let named = trail.store.clone().map(config::Store::Sqlite);
     let store = named.map_or_else(configured, Ok).map_err(|faults| anyhow!(app::listed(&faults)))?;
-    let mut stored = store::Trail::open(&store).await?;
-    let mut after = match start {
-        None => None,
-        Some(Start::After(place)) => Some(position(&mut stored, &place).await?),
-        Some(Start::At(place)) => Some(position(&mut stored, &place).await?.saturating_sub(1)),
+    let unreadable = || match &store {
+        config::Store::Sqlite(path) => format!("cannot read the trail in {}", path.display()),
+        config::Store::Postgres(settings) => format!("cannot read the trail in {}", settings.url),
     };
+    let mut stored = store::Trail::open(&store).await?;
+    let start = match start {
+        None => None,
+        Some(Start::After(place)) => Some((place, 0)),
+        Some(Start::At(place)) => Some((place, 1)),
+    };
+    let mut after = None;
+    if let Some((place, before)) = start {
+        let position = stored.position(&place).await.with_context(unreadable)?;
+        after = Some(position.with_context(|| no_record(&place))?.saturating_sub(before));
+    }
     loop {
-        let page = stored.page(after, PAGE).await?;
+        let page = stored.page(after, PAGE).await.with_context(unreadable)?;
         for record in &page.records {
             if !take(record)? {
                 return Ok(());
@@ -239,10 +256,6 @@ async fn each_record(
             return Ok(());
         }
     }
-}
-
-async fn position(stored: &mut store::Trail, place: &Place) -> anyhow::Result<i64> {
-    stored.position(place).await?.with_context(|| no_record(place))
 }
 
 fn no_record(place: &Place) -> String {

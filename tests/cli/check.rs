@@ -7,7 +7,7 @@ fn the_shipped_sandbox_settings_have_no_fault() {
     let folder = tempfile::tempdir().unwrap();
     let ended = run(folder.path(), &["check", "--config", &shipped("config/sandbox.toml")]);
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
-    assert!(ended.out.starts_with("no faults: 1 issuers, 3 callers"), "{}", ended.out);
+    assert!(ended.out.starts_with("no faults: 1 issuer, 3 callers"), "{}", ended.out);
     let mut by_environment = postern(folder.path(), &["check"]);
     by_environment.env("POSTERN_CONFIG", shipped("config/sandbox.toml"));
     assert_eq!(Program::start(by_environment).ended().code, Some(0));

@@ -131,6 +131,7 @@ fn what_is_no_store_is_said_to_be_none() {
     fs::write(folder.path().join("notes.db"), "not a database at all, but somebody's notes".repeat(50)).unwrap();
     for (arguments, what) in [
         (["--store", "none.db"], "there is no store at none.db"),
+        (["--store", "notes.db"], "cannot read the trail in notes.db: "),
         (["--store", "notes.db"], "not a database"),
         (["--file", "none.jsonl"], "cannot read none.jsonl"),
     ] {
@@ -222,7 +223,7 @@ fn checkpoints_tell_what_a_key_vouches_for() {
     write(folder.path(), KEY, &[("first", &["a", "b"])]);
     let none = verify(folder.path(), &signed);
     assert_eq!(none.code, Some(1));
-    assert!(none.err.contains("there is no checkpoint in it"), "{}", none.err);
+    assert!(none.err.starts_with("the audit trail is not vouched for: there is no checkpoint in it"), "{}", none.err);
     write(folder.path(), KEY, &[("second", &["c", "*"])]);
     let all = verify(folder.path(), &signed);
     assert_eq!(all.code, Some(0), "{}", all.err);
@@ -352,7 +353,8 @@ fn an_export_is_gone_on_with_where_it_ended_in_every_form() {
         assert!(format == "jsonl" || last.contains("\"second/3\""), "{last}");
     }
     let nothing_new = export(folder.path(), &["--after", "second/3"]);
-    assert_eq!((nothing_new.out.as_str(), nothing_new.err.as_str()), ("", "to go on from here: --after second/3\n"));
+    let told = "no record is in this range\nto go on from here: --after second/3\n";
+    assert_eq!((nothing_new.code, nothing_new.out.as_str(), nothing_new.err.as_str()), (Some(0), "", told));
     let unknown = export(folder.path(), &["--after", "second/9"]);
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.err.contains("there is no record second/9 in this trail"), "{}", unknown.err);
@@ -410,6 +412,9 @@ fn a_part_of_the_trail_is_exported_by_time_or_place_from_a_store_and_from_a_file
         assert_eq!((of_store.code, &of_store.out), (Some(0), &expected), "{arguments:?}: {}", of_store.err);
         let of_file = run(folder.path(), &[&["audit", "export", "--file", "trail.jsonl"], arguments].concat());
         assert_eq!((of_file.code, &of_file.out), (Some(0), &expected), "{arguments:?}: {}", of_file.err);
+        for err in [of_store.err, of_file.err] {
+            assert_eq!(err.contains("no record is in this range"), expected.is_empty(), "{arguments:?}: {err}");
+        }
     }
     let wrong = export(folder.path(), &["--from", "yesterday"]);
     assert_eq!(wrong.code, Some(2));
