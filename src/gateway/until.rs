@@ -18,7 +18,7 @@ use crate::{
     clock,
     domain::{
         Caller, Operation, OperationId, Reversal, State, Target,
-        operation::{Submission, UntilState},
+        operation::{Submission, Until, UntilState},
         reversal::Cause,
     },
     policy::Action,
@@ -36,8 +36,6 @@ const GONE_AFTER: Duration = Duration::from_hours(1);
 pub(super) const NOWHERE_MAX: u64 = 10_000;
 /// How far reversals of reversals are followed.
 const DEPTH_MAX: u32 = 16;
-/// How far ahead an end may be: later is as good as never, and keeps its operation from being removed.
-const AHEAD_MAX: Duration = Duration::from_hours(24 * 366 * 5);
 
 /// What became of an operation's effect.
 #[derive(Default)]
@@ -228,12 +226,8 @@ impl Gateway {
 
     /// Refuses an end that is not in the future, or too far ahead.
     pub(super) fn check_until(&self, until: Option<jiff::Timestamp>) -> Result<(), Error> {
-        let now = self.clock.now();
-        let detail = match until {
-            Some(until) if until <= now => "is not in the future",
-            Some(until) if until > clock::after(now, AHEAD_MAX) => "is more than five years ahead",
-            Some(_) | None => return Ok(()),
-        };
+        let refused = until.and_then(|until| Until::refused(until, self.clock.now()));
+        let Some(detail) = refused else { return Ok(()) };
         let fault = Fault { pointer: "/until".to_owned(), detail: detail.to_owned() };
         Err(Error::InvalidChange(vec![fault]))
     }

@@ -174,14 +174,14 @@ async fn paths_that_lead_nowhere_and_methods_that_do_not_fit_are_told() {
     for (path, allowed) in [
         ("/v1/assignments", "POST"),
         ("/v1/plan", "POST"),
-        ("/v1/operations", "GET"),
-        ("/v1/operations/op_00000000000000000000000001", "GET, DELETE"),
-        ("/v1/configurations", "GET"),
-        ("/v1/configurations/x/assignments", "GET"),
-        ("/v1/groups/x/assignments", "GET"),
+        ("/v1/operations", "GET, HEAD"),
+        ("/v1/operations/op_00000000000000000000000001", "GET, HEAD, DELETE"),
+        ("/v1/configurations", "GET, HEAD"),
+        ("/v1/configurations/x/assignments", "GET, HEAD"),
+        ("/v1/groups/x/assignments", "GET, HEAD"),
         ("/v1/operations/op_00000000000000000000000001/revert", "POST"),
         ("/v1/operations/op_00000000000000000000000001/until", "DELETE"),
-        ("/problems/not-found", "GET"),
+        ("/problems/not-found", "GET, HEAD"),
     ] {
         for method in
             ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].into_iter().filter(|it| !allowed.contains(it))
