@@ -1,9 +1,9 @@
 //! The audit trail: the catalogue of events, their bytes, the hash chain and its verification. Pure.
 //!
-//! Every run of a gateway writes one chain ([`chain`]), or several if its store loses the end of one. A record names its chain and sequence, repeats the hash of the
-//! record before it, and carries its own: SHA-256 over the record's canonical JSON without `hash`. The first record of a
-//! chain repeats the hash of the newest record then in the trail, and names the ends of all other chains, except ends that
-//! an earlier opening has named: so runs are linked too, one after another or side by side.
+//! Every run of a gateway writes one chain ([`chain`]), or several if its store loses the end of one. A record names its chain
+//! and sequence, repeats the hash of the record before it, and carries its own: SHA-256 over the record's canonical JSON
+//! without `hash`. The first record of a chain repeats the hash of the newest record then in the trail, and names the ends of
+//! all other chains, except ends that an earlier opening has named: so runs are linked too, one after another or side by side.
 //!
 //! Guarantees: [`Verifier`] detects any record that was altered, dropped from the middle, inserted or reordered, and names
 //! the first bad one. No event has a field for a token or a secret.

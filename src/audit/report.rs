@@ -75,7 +75,7 @@ fn listed(breaks: &[Break]) -> String {
 pub struct Report {
     /// How many records.
     pub records: u64,
-    /// How many runs wrote them.
+    /// How many chains they form: one for each run, or more if its store lost the end of one.
     pub chains: usize,
     /// The newest record's hash, to compare with a copy kept elsewhere.
     pub head: Option<String>,

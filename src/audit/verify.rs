@@ -7,8 +7,8 @@
 //!
 //! Checkpoints in the trail name ends that must be in it. Given public keys, their signatures are checked, and the report
 //! counts the records that no checkpoint covers, and those that only checkpoints of other runs cover: whoever can write the
-//! store can add records to the chain of a run that is over, and the next run signs what it finds. A checkpoint that was kept elsewhere ([`Verifier::expect`]) shows whether
-//! what it names has been cut off or rewritten since.
+//! store can add records to the chain of a run that is over, and the next run signs what it finds. A checkpoint that was kept
+//! elsewhere ([`Verifier::expect`]) shows whether what it names has been cut off or rewritten since.
 //!
 //! An opening by which a run continues in a new chain names the end that the run had written of the one before. If the trail
 //! has another, the check goes on, and reports that at the end ([`Lacking::Torn`]).
@@ -342,7 +342,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::audit::{Actor, Entry, Event, Signer};
+    use crate::audit::{Actor, Entry, Event, Signer, checkpoint::tests::PRIVATE};
 
     fn entry(number: u64) -> Entry {
         let event = Event::Denied {
@@ -428,12 +428,9 @@ mod tests {
         Ok(verifier.finish().unwrap())
     }
 
-    /// The key of RFC 8410.
-    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
-
     #[test]
     fn a_checkpoint_that_is_repeated_in_another_chain_vouches_for_nothing_there() {
-        let signer = Signer::from_pem(KEY).unwrap();
+        let signer = Signer::from_pem(PRIVATE).unwrap();
         let (mut first, opening) = Head::open("first".to_owned(), &[], "1");
         let mut records = vec![first.append(&Entry { event: opening, ..entry(0) }).text];
         let (mut second, opening) = Head::open("second".to_owned(), &[first.clone()], "1");

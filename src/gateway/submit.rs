@@ -24,7 +24,7 @@ enum Refused {
     /// The request is invalid.
     Invalid(Error),
     /// Policy does not allow it.
-    Denied { denial: Denial, asked: Box<Asked> },
+    Denied(Denial),
 }
 
 impl Gateway {
@@ -36,7 +36,7 @@ impl Gateway {
         attempt: Option<Attempt>,
     ) -> Result<Submitted, Error> {
         let asked = Asked::from(&request);
-        match self.submit_or_refuse(caller, request, attempt).await {
+        match self.submit_or_refuse(caller, request, attempt, &asked).await {
             Err(error) => Err(self.unmade(caller, asked, error).await),
             submitted @ Ok(_) => submitted,
         }
@@ -47,6 +47,7 @@ impl Gateway {
         caller: &Caller,
         request: ChangeRequest,
         attempt: Option<Attempt>,
+        asked: &Asked,
     ) -> Result<Submitted, Error> {
         let key = attempt.map(|attempt| self.key(attempt));
         let resolved = {
@@ -67,7 +68,7 @@ impl Gateway {
             Ok(permit) => self.accept(actor(caller), permit, key, None).await,
             Err(refused) => match self.recalled(caller, key.as_ref()).await? {
                 Some(known) => self.remembered(known).await,
-                None => Err(self.refusal(caller, &resolved, refused).await),
+                None => Err(self.refusal(caller, &resolved, asked, refused).await),
             },
         }
     }
@@ -112,11 +113,10 @@ impl Gateway {
         request: ChangeRequest,
         resolved: &Resolved,
     ) -> Result<Permit<Submission>, Refused> {
-        let asked = Box::new(Asked::from(&request));
         let submission = self.submission(caller, request, resolved).map_err(Refused::Invalid)?;
         let resource = Resource { configuration: &resolved.configuration, tags: &resolved.tags };
         let permit = self.policies.decide_change(caller, resource, submission);
-        let permit = permit.map_err(|denial| Refused::Denied { denial, asked })?;
+        let permit = permit.map_err(Refused::Denied)?;
         self.names_suffice(caller, resolved.unnamed.as_ref()).map_err(Refused::Invalid)?;
         Ok(permit)
     }
@@ -128,20 +128,21 @@ impl Gateway {
         request: ChangeRequest,
         resolved: Resolved,
     ) -> Result<Permit<Submission>, Error> {
+        let asked = Asked::from(&request);
         match self.decided(caller, request, &resolved) {
             Ok(permit) => Ok(permit),
-            Err(refused) => Err(self.refusal(caller, &resolved, refused).await),
+            Err(refused) => Err(self.refusal(caller, &resolved, &asked, refused).await),
         }
     }
 
     /// Records a refusal if it is policy's, and returns the error that reports it.
-    async fn refusal(&self, caller: &Caller, resolved: &Resolved, refused: Refused) -> Error {
+    async fn refusal(&self, caller: &Caller, resolved: &Resolved, asked: &Asked, refused: Refused) -> Error {
         match refused {
             Refused::Invalid(error) => error,
-            Refused::Denied { denial, asked } => {
-                let reason = format!("{}. Nothing was changed.", told(&denial, &resolved.change, &asked));
+            Refused::Denied(denial) => {
+                let reason = format!("{}. Nothing was changed.", told(&denial, &resolved.change, asked));
                 let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
-                let about = About { configuration, change, ticket: asked.ticket };
+                let about = About { configuration, change, ticket: asked.ticket.clone() };
                 let recorded = self.denied(caller, about, &denial).await;
                 if matches!(recorded, Error::Denied(_)) { Error::Denied(reason) } else { recorded }
             }

@@ -195,8 +195,8 @@ fn settle(
     let outcome = if_held!(
         connection,
         holder,
-        "intent = iif(?, intent, ?), doubts = iif(?, doubts, ?), left_digest = COALESCE(?, left_digest), replaced_sets = ?, replaced_at = ?,
-         attempts = 0, parked_because = NULL, owner = ?, lease_until = ?",
+        "intent = iif(?, intent, ?), doubts = iif(?, doubts, ?), left_digest = COALESCE(?, left_digest),
+         replaced_sets = ?, replaced_at = ?, attempts = 0, parked_because = NULL, owner = ?, lease_until = ?",
         settlement.part.announced().is_none(),
         intent,
         settlement.part.announced().is_none(),
