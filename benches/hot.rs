@@ -37,7 +37,7 @@ use criterion::{Criterion, SamplingMode, Throughput};
 use postern::clock::Clock;
 
 /// Runs one iteration.
-type Doing = Box<dyn FnMut()>;
+type Iteration = Box<dyn FnMut()>;
 
 /// A piece of work that is repeated.
 struct Case {
@@ -47,19 +47,19 @@ struct Case {
     /// Iterations when instructions are counted: enough that everything else is negligible.
     counted: u64,
     /// Prepares this many iterations.
-    ready: Box<dyn Fn(u64) -> Doing>,
+    ready: Box<dyn Fn(u64) -> Iteration>,
 }
 
 impl Case {
-    fn new(name: impl Into<String>, counted: u64, ready: impl Fn(u64) -> Doing + 'static) -> Self {
+    fn new(name: impl Into<String>, counted: u64, ready: impl Fn(u64) -> Iteration + 'static) -> Self {
         Self { name: name.into(), elements: 1, counted, ready: Box::new(ready) }
     }
 
     /// Prepares this many iterations and runs one more, so that one-time work is done.
-    fn warm(&self, doings: u64) -> Doing {
-        let mut doing = (self.ready)(doings + 1);
-        doing();
-        doing
+    fn warm(&self, iterations: u64) -> Iteration {
+        let mut iteration = (self.ready)(iterations + 1);
+        iteration();
+        iteration
     }
 }
 
@@ -73,11 +73,11 @@ fn main() {
         }
         // Prepared for the same number, two runs differ only by their iterations.
         Some("--count") => {
-            let (name, doings, readied) = (arguments.next().unwrap(), arguments.next(), arguments.next());
-            let [doings, readied] = [doings, readied].map(|it| it.unwrap().parse::<u64>().unwrap());
+            let (name, iterations, readied) = (arguments.next().unwrap(), arguments.next(), arguments.next());
+            let [iterations, readied] = [iterations, readied].map(|it| it.unwrap().parse::<u64>().unwrap());
             let case = cases().into_iter().find(|case| case.name == name).unwrap();
-            let mut doing = case.warm(readied);
-            (0..doings).for_each(|_| doing());
+            let mut iteration = case.warm(readied);
+            (0..iterations).for_each(|_| iteration());
         }
         Some(_) | None => measure(),
     }
@@ -98,10 +98,10 @@ fn measure() {
     for case in cases() {
         group.throughput(Throughput::Elements(case.elements));
         group.bench_function(&case.name, |bencher| {
-            bencher.iter_custom(|doings| {
-                let mut doing = case.warm(doings);
+            bencher.iter_custom(|iterations| {
+                let mut iteration = case.warm(iterations);
                 let clock = Clock::system();
-                (0..doings).for_each(|_| doing());
+                (0..iterations).for_each(|_| iteration());
                 clock.elapsed()
             });
         });

@@ -30,22 +30,22 @@
 mod cases;
 #[path = "load/drive.rs"]
 mod drive;
-#[path = "load/filled.rs"]
-mod filled;
+#[path = "load/environment.rs"]
+mod environment;
+#[path = "load/haproxy.rs"]
+mod haproxy;
 #[path = "load/issuer.rs"]
 mod issuer;
-#[path = "load/peer.rs"]
-mod peer;
 #[path = "load/process.rs"]
 mod process;
 #[path = "store/requests.rs"]
 mod requests;
 #[path = "load/rows.rs"]
 mod rows;
+#[path = "load/seeded_store.rs"]
+mod seeded_store;
 #[path = "../tests/support/postgres.rs"]
 mod server;
-#[path = "load/stage.rs"]
-mod stage;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! The composition root: settings in, running parts out, and the order in which they start and stop.
 //!
 //! Start: policies, store (its first audit record opens this run's chain), Graph, executor, callbacks, retention, then the
-//! doors (API and admin servers). Nothing answers before everything behind it works.
+//! servers (API and admin). Nothing answers before everything behind it works.
 //!
 //! Stop: not ready any more, while requests are accepted as before until whoever routes them has noticed; then, under one
 //! deadline: no new connections, and waiting callers get their 202; the executor ends the turns in flight, and callbacks
@@ -27,18 +27,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api,
-    audit::{Entry, Form},
+    audit::{Entry, ExportFormat},
     auth::Authenticator,
+    backlog_metrics::BacklogMetrics,
     callbacks,
-    census::Census,
     checkpoints::{self, Checkpoints},
     clock::Clock,
     config::{self, Config, Fault},
-    delivery::{Delivery, Outlet},
+    delivery::{Delivery, SinkWriter},
     executor,
     gateway::{self, Current, Gateway},
     graph::{self, Graph, Upstream},
-    outbound::{Outbound, Way},
+    outbound::{ClientOptions, Outbound},
     policy::Policies,
     reload::{Content, Reload},
     retention::Retention,
@@ -48,7 +48,7 @@ use crate::{
 
 /// Where callers and probes connect.
 #[derive(Debug)]
-struct Doors {
+struct Servers {
     scheme: &'static str,
     address: SocketAddr,
     admin_address: SocketAddr,
@@ -57,30 +57,30 @@ struct Doors {
 }
 
 /// A part of the gateway that runs by itself.
-type Part = JoinHandle<()>;
+type Worker = JoinHandle<()>;
 
 /// A gateway that is running.
 #[derive(Debug)]
 pub struct Running {
     store: Arc<dyn Store>,
-    steps: Steps,
-    doors: Doors,
-    tasks: Vec<Part>,
-    executor: Part,
-    asked: Arc<Notify>,
+    steps: ShutdownStages,
+    servers: Servers,
+    tasks: Vec<Worker>,
+    executor: Worker,
+    reload_requested: Arc<Notify>,
     gateway: Arc<Gateway>,
     checkpoints: Option<Arc<Checkpoints>>,
-    streams: Streams,
+    streams: SinkStreams,
     clock: Clock,
 }
 
 /// The steps of a shutdown, each begun by cancelling its token, and how long they take.
 #[derive(Debug)]
-struct Steps {
+struct ShutdownStages {
     /// Not ready any more; requests are still accepted during the delay.
     leaving: CancellationToken,
     delay: Duration,
-    /// The doors close, and waiting callers are answered.
+    /// The servers stop, and waiting callers are answered.
     stopping: CancellationToken,
     /// The executor begins no more turns.
     working: CancellationToken,
@@ -88,7 +88,7 @@ struct Steps {
     deadline: Duration,
 }
 
-impl Steps {
+impl ShutdownStages {
     fn of(server: &config::Server) -> Self {
         let [leaving, stopping, working] = std::array::from_fn(|_| CancellationToken::new());
         Self { leaving, delay: server.drain_delay, stopping, working, deadline: server.stop_deadline }
@@ -97,9 +97,9 @@ impl Steps {
 
 /// The delivery of the audit trail to its sinks, which stops last.
 #[derive(Debug)]
-struct Streams {
+struct SinkStreams {
     stop: CancellationToken,
-    tasks: Vec<Part>,
+    tasks: Vec<Worker>,
 }
 
 /// Starts a gateway.
@@ -111,13 +111,13 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let listener = listen(config.server.listen, "server.listen")?;
     let admin_listener = listen(config.server.admin_listen, "server.admin_listen")?;
     let certificate = config.server.tls.clone().map(api::Certificate::open).transpose()?;
-    let (callers, owner) = (callers(&config), clock.identifier().to_string());
+    let (callers, owner) = (callers(&config), clock.new_id().to_string());
     let loaded = in_force.loaded(callers.clone(), clock);
     let (store, checkpoints) = begin(&config, clock, &owner, loaded).await?;
     let outbound = outbound(&config.outbound, clock)?;
     let upstream: Arc<dyn Upstream> = Arc::new(Graph::new(config.graph.clone(), outbound.clone(), clock));
-    let steps = Steps::of(&config.server);
-    let Steps { leaving, stopping, working, .. } = &steps;
+    let steps = ShutdownStages::of(&config.server);
+    let ShutdownStages { leaving, stopping, working, .. } = &steps;
     let ports = (&store, &upstream);
     let executor = tokio::spawn(executor::run(lanes(&config, ports, clock, &owner), working.clone()));
     tokio::spawn(graph::watch(config.graph.clone(), clock, stopping.clone()));
@@ -128,12 +128,12 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let callbacks = callbacks(&config, &store, &outbound, clock)?;
     let gateway = gateway(&config, policies, ports, (clock, stopping));
     let webhooks = Arc::new(Webhooks::new(config.webhooks, &config.catalogue));
-    let mut tasks = keepers(&gateway, retention, config.executor.sweep_interval, stopping);
+    let mut tasks = spawn_background(&gateway, retention, config.executor.sweep_interval, stopping);
     tasks.push(tokio::spawn(callbacks.run(stopping.clone())));
     if let Some(checkpoints) = checkpoints.clone() {
         tasks.push(tokio::spawn(checkpoints.run(stopping.clone())));
     }
-    let (current, asked) = (Arc::new(Current::new(Arc::clone(&gateway))), Arc::new(Notify::new()));
+    let (current, reload_requested) = (Arc::new(Current::new(Arc::clone(&gateway))), Arc::new(Notify::new()));
     let reload = Reload {
         current: Arc::clone(&current),
         webhooks: Arc::clone(&webhooks),
@@ -141,7 +141,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         clock,
         origin: config.origin,
         policy: config.policy,
-        asked: Arc::clone(&asked),
+        requested: Arc::clone(&reload_requested),
         in_force,
         callers,
         unrecorded: Vec::new(),
@@ -161,11 +161,11 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     if let Some(certificate) = &certificate {
         tokio::spawn(Arc::clone(certificate).keep_fresh(clock, stopping.clone()));
     }
-    let (doors, serving) = open((listener, admin_listener), state, certificate.as_ref())?;
+    let (servers, serving) = open((listener, admin_listener), state, certificate.as_ref())?;
     tasks.push(serving);
-    let Doors { address, admin_address, .. } = &doors;
+    let Servers { address, admin_address, .. } = &servers;
     tracing::info!(%address, %admin_address, store = store::place(&config.store), "the gateway is ready");
-    Ok(Running { store, steps, doors, tasks, executor, asked, gateway, checkpoints, streams, clock })
+    Ok(Running { store, steps, servers, tasks, executor, reload_requested, gateway, checkpoints, streams, clock })
 }
 
 /// The names of all callers.
@@ -177,8 +177,8 @@ fn callers(config: &Config) -> Vec<String> {
 /// What the gateway and the lanes work with.
 type Ports<'a> = (&'a Arc<dyn Store>, &'a Arc<dyn Upstream>);
 
-fn lanes(config: &Config, (store, upstream): Ports<'_>, clock: Clock, owner: &str) -> executor::Parts {
-    executor::Parts {
+fn lanes(config: &Config, (store, upstream): Ports<'_>, clock: Clock, owner: &str) -> executor::Dependencies {
+    executor::Dependencies {
         store: Arc::clone(store),
         upstream: Arc::clone(upstream),
         clock,
@@ -193,12 +193,12 @@ fn gateway(
     (store, upstream): Ports<'_>,
     (clock, stopping): (Clock, &CancellationToken),
 ) -> Arc<Gateway> {
-    Arc::new(Gateway::new(gateway::Parts {
+    Arc::new(Gateway::new(gateway::Dependencies {
         store: Arc::clone(store),
         upstream: Arc::clone(upstream),
         policies,
         catalogue: config.catalogue.clone(),
-        callable: gateway::Callable::new(&config.destinations, &config.callers, &config.webhooks),
+        callback_rules: gateway::CallbackRules::new(&config.destinations, &config.callers, &config.webhooks),
         settings: config.operations.clone(),
         names_ttl: config.graph.names_ttl,
         denied_per_minute: config.audit.denied_per_minute,
@@ -214,7 +214,7 @@ fn callbacks(
     outbound: &Outbound,
     clock: Clock,
 ) -> anyhow::Result<callbacks::Callbacks> {
-    let parts = callbacks::Parts {
+    let parts = callbacks::Dependencies {
         store: Arc::clone(store),
         outbound: outbound.clone(),
         clock,
@@ -226,36 +226,36 @@ fn callbacks(
 }
 
 /// What runs in the background for as long as the gateway.
-fn keepers(
+fn spawn_background(
     gateway: &Arc<Gateway>,
     retention: Retention,
     sweep_interval: Duration,
     stopping: &CancellationToken,
-) -> Vec<Part> {
-    let census = Census { store: Arc::clone(&retention.store), clock: retention.clock };
+) -> Vec<Worker> {
+    let census = BacklogMetrics { store: Arc::clone(&retention.store), clock: retention.clock };
     let (keeper, stop) = (Arc::clone(gateway), stopping.clone());
     vec![
         tokio::spawn(retention.run(stopping.clone())),
         tokio::spawn(census.run(stopping.clone())),
-        tokio::spawn(async move { keeper.keep_ends(stop).await }),
-        tokio::spawn(Arc::clone(gateway).count_denials(stopping.clone())),
-        tokio::spawn(Arc::clone(gateway).end_unanswered(sweep_interval, stopping.clone())),
+        tokio::spawn(async move { keeper.run_until_sweep(stop).await }),
+        tokio::spawn(Arc::clone(gateway).run_count_flush(stopping.clone())),
+        tokio::spawn(Arc::clone(gateway).run_approval_expiry(sweep_interval, stopping.clone())),
     ]
 }
 
-/// Opens the doors on their listeners: that of the API, and the internal one.
+/// Opens the servers on their listeners: that of the API, and the internal one.
 fn open(
     (listener, admin_listener): (TcpListener, TcpListener),
     state: web::Data<api::State>,
     certificate: Option<&Arc<api::Certificate>>,
-) -> anyhow::Result<(Doors, Part)> {
+) -> anyhow::Result<(Servers, Worker)> {
     let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
     let scheme = if certificate.is_some() { "https" } else { "http" };
     let server = api::server(listener, state.clone(), certificate)?;
     let admin_server = api::admin_server(admin_listener, state)?;
-    let doors = Doors { scheme, address, admin_address, api: server.handle(), admin: admin_server.handle() };
+    let servers = Servers { scheme, address, admin_address, api: server.handle(), admin: admin_server.handle() };
     tokio::spawn(serve(admin_server));
-    Ok((doors, tokio::spawn(serve(server))))
+    Ok((servers, tokio::spawn(serve(server))))
 }
 
 async fn serve(server: Server) {
@@ -273,7 +273,7 @@ async fn begin(
 ) -> anyhow::Result<(Arc<dyn Store>, Option<Arc<Checkpoints>>)> {
     let signer = checkpoints::signer(&config.audit).map_err(|why| anyhow!("audit.key_file: {why}"))?;
     let store = store::open(&config.store, Run { chain: owner.to_owned(), clock }).await?;
-    store.record(vec![loaded]).await?;
+    store.append_records(vec![loaded]).await?;
     let Some(signer) = signer else { return Ok((store, None)) };
     let checkpoints = Checkpoints::new(Arc::clone(&store), clock, signer, &config.audit);
     checkpoints.sign().await?;
@@ -283,12 +283,12 @@ async fn begin(
 impl Running {
     /// The address of the API.
     pub fn url(&self) -> String {
-        format!("{}://{}", self.doors.scheme, self.doors.address)
+        format!("{}://{}", self.servers.scheme, self.servers.address)
     }
 
     /// The address of the probes.
     pub fn admin_url(&self) -> String {
-        format!("http://{}", self.doors.admin_address)
+        format!("http://{}", self.servers.admin_address)
     }
 
     /// The store, for reading the audit trail within the process.
@@ -298,7 +298,7 @@ impl Running {
 
     /// Reloads changed policies and catalogue now, without waiting for the next check.
     pub fn reload(&self) {
-        self.asked.notify_one();
+        self.reload_requested.notify_one();
     }
 
     /// Shuts down in order. What does not end within the deadline is left to the next start.
@@ -313,7 +313,7 @@ impl Running {
         let drained = async {
             // Concurrently: a client that does not finish its request must not cost a lane the time to end its turn.
             self.steps.working.cancel();
-            self.doors.api.stop(true).await;
+            self.servers.api.stop(true).await;
             for task in self.tasks {
                 ended(task.await);
             }
@@ -323,13 +323,13 @@ impl Running {
             tracing::warn!("the deadline cuts off unfinished work; it is in the store");
             unfinished.abort();
         }
-        self.gateway.end_counts().await;
+        self.gateway.flush_counts().await;
         if let Some(checkpoints) = self.checkpoints
             && let Err(error) = checkpoints.sign().await
         {
             tracing::warn!(%error, "the audit trail ends without a checkpoint");
         }
-        let Streams { stop, tasks } = self.streams;
+        let SinkStreams { stop, tasks } = self.streams;
         stop.cancel();
         let unfinished: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
         let delivered = futures_util::future::join_all(tasks);
@@ -338,7 +338,7 @@ impl Running {
             unfinished.iter().for_each(tokio::task::AbortHandle::abort);
         }
         // Last, so that a probe hears until the end that this process is not ready, and not that it is gone.
-        self.doors.admin.stop(false).await;
+        self.servers.admin.stop(false).await;
         self.store.close().await;
     }
 }
@@ -348,21 +348,21 @@ fn streams(
     settings: &config::Audit,
     outbound: &Outbound,
     (store, clock, owner): (&Arc<dyn Store>, Clock, &str),
-) -> Streams {
+) -> SinkStreams {
     let stop = CancellationToken::new();
     let form = match settings.format {
-        config::AuditFormat::Jsonl => Form::Jsonl,
-        config::AuditFormat::Ocsf => Form::Ocsf,
-        config::AuditFormat::Ecs => Form::Ecs,
-        config::AuditFormat::Asim => Form::Asim,
+        config::AuditFormat::Jsonl => ExportFormat::Jsonl,
+        config::AuditFormat::Ocsf => ExportFormat::Ocsf,
+        config::AuditFormat::Ecs => ExportFormat::Ecs,
+        config::AuditFormat::Asim => ExportFormat::Asim,
     };
     let delivery = |sink| {
         let (store, owner) = (Arc::clone(store), owner.to_owned());
-        let delivery = Delivery { store, clock, owner, form, outlet: Outlet::new(sink, outbound) };
+        let delivery = Delivery { store, clock, owner, format: form, sink: SinkWriter::new(sink, outbound) };
         tokio::spawn(delivery.run(stop.clone()))
     };
     let tasks = settings.sinks.iter().map(delivery).collect();
-    Streams { stop, tasks }
+    SinkStreams { stop, tasks }
 }
 
 fn ended(outcome: Result<(), tokio::task::JoinError>) {
@@ -380,8 +380,8 @@ pub(crate) fn outbound(settings: &config::Outbound, clock: Clock) -> anyhow::Res
     let read =
         |path: &Path| std::fs::read(path).with_context(|| format!("outbound.ca_file: cannot read {}", path.display()));
     let authorities = settings.ca_file.as_deref().map(read).transpose()?;
-    let way = Way { proxy: settings.proxy.clone(), authorities };
-    Outbound::by(&way, clock).context("outbound.proxy or outbound.ca_file cannot be used")
+    let way = ClientOptions { proxy: settings.proxy.clone(), authorities };
+    Outbound::with_options(&way, clock).context("outbound.proxy or outbound.ca_file cannot be used")
 }
 
 /// Faults as text, one after another.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The longest time between two looks for records to vouch for.
-const LOOK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is signed, by which key, and how often.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Checkpoints {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = self.clock.sleep(self.settings.checkpoint_every.min(LOOK)) => {}
+                () = self.clock.sleep(self.settings.checkpoint_every.min(POLL_INTERVAL)) => {}
                 () = stop.cancelled() => return,
             }
             if let Err(error) = self.look().await {
@@ -72,7 +72,7 @@ impl Checkpoints {
 
     /// Signs if there is enough to vouch for.
     async fn look(&self) -> Result<(), Error> {
-        let Some(own) = self.store.own_end().await? else { return Ok(()) };
+        let Some(own) = self.store.own_chain_head().await? else { return Ok(()) };
         let new = self.new_records(&own).await;
         let waited = self.clock.elapsed().saturating_sub(self.last.lock().await.at);
         let config::Audit { checkpoint_every: every, checkpoint_records: records, .. } = self.settings;
@@ -91,12 +91,12 @@ impl Checkpoints {
     /// Signs now, if there is anything to vouch for.
     pub async fn sign(&self) -> Result<(), Error> {
         // If there is none, another run's opening has named it.
-        let Some(own) = self.store.own_end().await? else { return Ok(()) };
+        let Some(own) = self.store.own_chain_head().await? else { return Ok(()) };
         if self.new_records(&own).await == 0 {
             return Ok(());
         }
         let mut last = self.last.lock().await;
-        let ends = self.store.ends().await?;
+        let ends = self.store.chain_heads().await?;
         let at = self.clock.now();
         match signer(&self.settings) {
             Ok(Some(signer)) => last.signer = signer,
@@ -104,7 +104,7 @@ impl Checkpoints {
             Err(why) => tracing::error!(why, "the key of checkpoints cannot be read; the one before signs"),
         }
         let event = last.signer.checkpoint(&ends, at);
-        self.store.record(vec![Entry { at, trace_id: None, event }]).await?;
+        self.store.append_records(vec![Entry { at, trace_id: None, event }]).await?;
         last.end = ends.into_iter().find(|end| end.chain == own.chain).or(last.end.take());
         last.at = self.clock.elapsed();
         Ok(())

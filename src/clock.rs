@@ -115,7 +115,7 @@ impl Clock {
 
     /// A new identifier; within a process, later ones sort after earlier ones.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that makes identifiers")]
-    pub fn identifier(&self) -> Uuid {
+    pub fn new_id(&self) -> Uuid {
         match self.0 {
             Source::Machine { .. } => Uuid::now_v7(),
             Source::Simulated(simulated) => simulated.identifier(self.now()),
@@ -123,7 +123,7 @@ impl Clock {
     }
 
     /// A uniformly distributed number in `0.0..1.0`; 0.5 if the system's random number generator fails.
-    pub fn chance(&self) -> f64 {
+    pub fn random_fraction(&self) -> f64 {
         let mut bytes = [0_u8; 4];
         match self.0 {
             Source::Machine { .. } if rand::fill(&mut bytes).is_err() => return 0.5,
@@ -191,7 +191,7 @@ mod tests {
 
         #[test]
         fn chance_lies_between_zero_and_one(_round in 0..100) {
-            let chance = Clock::system().chance();
+            let chance = Clock::system().random_fraction();
             prop_assert!((0.0..1.0).contains(&chance));
         }
     }
@@ -204,8 +204,8 @@ mod tests {
         one.sleep(long).await;
         assert_eq!((one.now(), one.elapsed()), (after(start, long), long));
         let drawn = |clock: Clock| {
-            let made: Vec<_> = std::iter::repeat_with(|| clock.identifier()).take(3).collect();
-            (made, std::iter::repeat_with(|| clock.chance()).take(3).collect::<Vec<_>>())
+            let made: Vec<_> = std::iter::repeat_with(|| clock.new_id()).take(3).collect();
+            (made, std::iter::repeat_with(|| clock.random_fraction()).take(3).collect::<Vec<_>>())
         };
         let (made, chances) = drawn(one);
         assert_eq!(drawn(same), (made.clone(), chances.clone()));

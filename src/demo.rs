@@ -24,7 +24,7 @@ use crate::{
     audit::Verifier,
     clock::Clock,
     config::{self, Config},
-    outbound::{Answer, Call, HeaderValue, Method, Outbound, header::AUTHORIZATION},
+    outbound::{HeaderValue, Method, Outbound, Request, Response, header::AUTHORIZATION},
     sandbox::{self, Sandbox},
     telemetry::{self, Telemetry},
 };
@@ -44,7 +44,7 @@ const SANDBOX: &str = "127.0.0.1:9400";
 /// Any free port on this machine.
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const TIMEOUT: Duration = Duration::from_secs(30);
-const ANSWER_MAX: usize = 16 * 1024 * 1024;
+const RESPONSE_MAX: usize = 16 * 1024 * 1024;
 const CONFIGURATION: &str = "Sales ESP";
 
 /// The demo's gateway and sandbox, which keep running after the request.
@@ -202,14 +202,14 @@ pub(crate) async fn token_of(caller: &str, sandbox: &str) -> anyhow::Result<Stri
     struct Issued {
         access_token: String,
     }
-    let call = Call {
+    let call = Request {
         method: Method::POST,
         url: format!("{}/_sandbox/token", sandbox.trim_end_matches('/')),
         headers: Vec::new(),
         body: Some(("application/json", serde_json::to_vec(&serde_json::json!({ "caller": caller }))?)),
         timeout: TIMEOUT,
         end_by: None,
-        answer_max: ANSWER_MAX,
+        response_max: RESPONSE_MAX,
     };
     let answer = Outbound::new(Clock::system())?.send(call).await;
     let answer =
@@ -254,7 +254,7 @@ fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
 
 /// Creates a folder for this demo, with the shipped files in it.
 fn folder(clock: Clock) -> anyhow::Result<PathBuf> {
-    let folder = std::env::temp_dir().join(format!("postern-demo-{}", clock.identifier()));
+    let folder = std::env::temp_dir().join(format!("postern-demo-{}", clock.new_id()));
     for (name, text) in FILES {
         let path = folder.join("config").join(name);
         let parent = path.parent().unwrap_or(&folder);
@@ -312,30 +312,30 @@ impl Staying {
 
     async fn get(&self, path: &str) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.sandbox.url());
-        let call = Call {
+        let call = Request {
             method: Method::GET,
             url,
             headers: Vec::new(),
             body: None,
             timeout: TIMEOUT,
             end_by: None,
-            answer_max: ANSWER_MAX,
+            response_max: RESPONSE_MAX,
         };
         let answer = Outbound::new(Clock::system())?.send(call).await?;
         serde_json::from_slice(&answer.body).context("the sandbox's answer is not JSON")
     }
 
-    async fn ask(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+    async fn ask(&self, path: &str, body: &Value) -> anyhow::Result<Response> {
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", self.token))?;
         bearer.set_sensitive(true);
-        let call = Call {
+        let call = Request {
             method: Method::POST,
             url: format!("{}{path}", self.gateway.url()),
             headers: vec![(AUTHORIZATION, bearer)],
             body: Some(("application/json", serde_json::to_vec(body)?)),
             timeout: TIMEOUT,
             end_by: None,
-            answer_max: ANSWER_MAX,
+            response_max: RESPONSE_MAX,
         };
         let answer = Outbound::new(Clock::system())?.send(call).await?;
         if answer.status.is_server_error() {

@@ -1,17 +1,17 @@
-//! The doors through which fuzzers reach the parsers: one per parser, each taking any bytes.
+//! The targets through which fuzzers reach the parsers: one per parser, each taking any bytes.
 //!
-//! A door panics if a property of its parser does not hold; the properties are documented beside the parser. The module is
+//! A target panics if a property of its parser does not hold; the properties are documented beside the parser. The module is
 //! compiled for fuzzing and tests only: every test run replays the inputs kept in `fuzz/corpus`.
 //!
 //! It deliberately exposes nothing else of the parsers, which stay private.
 
 use crate::{api, audit, auth, config, graph, signing};
 
-/// A door: takes an input, and panics if a property does not hold.
-pub type Door = fn(&[u8]);
+/// A target: takes an input, and panics if a property does not hold.
+pub type FuzzTarget = fn(&[u8]);
 
-/// All doors, by the names of their fuzz targets and corpus folders in `fuzz/`.
-pub const DOORS: [(&str, Door); 8] = [
+/// All targets, by the names of their binaries and corpus folders in `fuzz/`.
+pub const FUZZ_TARGETS: [(&str, FuzzTarget); 8] = [
     ("answers", graph::fuzzing::answers),
     ("bodies", api::fuzzing::bodies),
     ("events", api::fuzzing::events),
@@ -22,15 +22,15 @@ pub const DOORS: [(&str, Door); 8] = [
     ("trails", audit::fuzzing::trails),
 ];
 
-/// Passes an input to the door of that name.
+/// Passes an input to the target of that name.
 ///
 /// # Panics
-/// If a property does not hold, or there is no such door.
-pub fn enter(name: &str, input: &[u8]) {
-    let door = DOORS.iter().find(|row| row.0 == name);
-    assert!(door.is_some(), "there is no door {name}");
-    if let Some((_, door)) = door {
-        door(input);
+/// If a property does not hold, or there is no such target.
+pub fn run(name: &str, input: &[u8]) {
+    let target = FUZZ_TARGETS.iter().find(|row| row.0 == name);
+    assert!(target.is_some(), "there is no target {name}");
+    if let Some((_, target)) = target {
+        target(input);
     }
 }
 
@@ -53,12 +53,12 @@ mod tests {
 
     #[test]
     fn every_kept_input_is_taken() {
-        for (name, door) in DOORS {
+        for (name, target) in FUZZ_TARGETS {
             let mut tried = 0_usize;
             for entry in fs::read_dir(fuzz().join("corpus").join(name)).unwrap() {
                 let path = entry.unwrap().path();
                 println!("{}", path.display());
-                door(&fs::read(path).unwrap());
+                target(&fs::read(path).unwrap());
                 tried = tried.saturating_add(1);
             }
             assert!(tried > 0, "{name} has no inputs");
@@ -66,13 +66,13 @@ mod tests {
     }
 
     #[test]
-    fn every_door_has_a_target() {
-        let doors: BTreeSet<_> = DOORS.iter().map(|row| row.0.to_owned()).collect();
-        assert_eq!(doors, names(&fuzz().join("targets")));
-        assert_eq!(doors, names(&fuzz().join("corpus")));
+    fn every_fuzz_target_has_a_binary_and_inputs() {
+        let targets: BTreeSet<_> = FUZZ_TARGETS.iter().map(|row| row.0.to_owned()).collect();
+        assert_eq!(targets, names(&fuzz().join("targets")));
+        assert_eq!(targets, names(&fuzz().join("corpus")));
         let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
-        for door in doors {
-            assert!(manifest.contains(&format!("path = \"targets/{door}.rs\"")), "{door}");
+        for target in targets {
+            assert!(manifest.contains(&format!("path = \"targets/{target}.rs\"")), "{target}");
         }
     }
 }

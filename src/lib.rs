@@ -6,7 +6,7 @@
 //! - [`audit`] (the hash-chained trail, pure), [`config`] (validated settings), [`outbound`] (the one way to make a call)
 //! - adapters: [`store`], [`graph`], [`auth`], [`policy`], [`webhooks`]
 //! - work: [`gateway`] (the verbs that callers have), [`executor`] (applies changes to Graph), [`callbacks`] (reports ends
-//!   to callers' systems), [`retention`] (removes what ended long ago), [`census`] (counts what has not ended),
+//!   to callers' systems), [`retention`] (removes what ended long ago), [`backlog_metrics`] (counts what has not ended),
 //!   [`checkpoints`] (signs checkpoints of the trail), [`delivery`] (streams the trail to sinks)
 //! - edge: [`api`]
 //! - root: [`app`] (composition root), [`cli`] (the commands), [`demo`]
@@ -19,9 +19,9 @@ pub mod api;
 pub mod app;
 pub mod audit;
 pub mod auth;
+pub mod backlog_metrics;
 pub mod callbacks;
 pub mod canonical;
-pub mod census;
 pub mod checkpoints;
 pub mod cli;
 pub mod clock;

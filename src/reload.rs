@@ -46,7 +46,7 @@ pub(crate) struct Reload {
     pub(crate) origin: Origin,
     pub(crate) policy: config::Policy,
     /// Notified to reload at once.
-    pub(crate) asked: Arc<Notify>,
+    pub(crate) requested: Arc<Notify>,
     pub(crate) in_force: Content,
     pub(crate) callers: Vec<String>,
     /// Refusals that are not in the audit trail yet, since the store could not write them.
@@ -102,7 +102,7 @@ impl Reload {
         loop {
             let because = tokio::select! {
                 () = self.clock.sleep(self.policy.reload_interval) => Because::Time,
-                () = self.asked.notified() => Because::Asked,
+                () = self.requested.notified() => Because::Asked,
                 () = stop.cancelled() => return,
             };
             self.record_refusals().await;
@@ -112,7 +112,7 @@ impl Reload {
                 Look::New => seen = Some(found),
                 Look::Whole => {
                     seen = None;
-                    refused = self.take_up(found).await.err().flatten();
+                    refused = self.apply(found).await.err().flatten();
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Reload {
     }
 
     /// Puts what was found in force; what is refused is returned as the error.
-    async fn take_up(&mut self, found: Content) -> Result<(), Option<Content>> {
+    async fn apply(&mut self, found: Content) -> Result<(), Option<Content>> {
         let (origin, dir) = (self.origin.clone(), self.policy.dir.clone());
         let checked = tokio::task::spawn_blocking(move || checked(&origin, &dir)).await;
         let again = self.look().await;
@@ -157,12 +157,12 @@ impl Reload {
 
     async fn put_in_force(&mut self, found: Content, new: New) -> Result<(), Option<Content>> {
         let New { policies, catalogue, log_filter } = new;
-        if let Err(error) = self.store.record(vec![found.loaded(self.callers.clone(), self.clock)]).await {
+        if let Err(error) = self.store.append_records(vec![found.loaded(self.callers.clone(), self.clock)]).await {
             tracing::warn!(%error, "new policies and catalogue cannot be recorded, so they are not in force yet");
             return Err(None);
         }
-        self.webhooks.take_up(&catalogue);
-        self.current.take_up(policies, catalogue);
+        self.webhooks.replace_catalogue(&catalogue);
+        self.current.replace(policies, catalogue);
         telemetry::count_load("loaded");
         tracing::info!(
             policies = %found.policies,
@@ -194,7 +194,7 @@ impl Reload {
         if self.unrecorded.is_empty() {
             return;
         }
-        match self.store.record(self.unrecorded.clone()).await {
+        match self.store.append_records(self.unrecorded.clone()).await {
             Ok(()) => self.unrecorded.clear(),
             Err(error) => {
                 tracing::warn!(%error, "the refusal cannot be recorded in the audit trail yet; it is tried again");

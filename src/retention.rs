@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    store::{Error, Forgetting, Store},
+    store::{Error, Purge, Store},
 };
 
 /// The average time between rounds, which varies at random so that replicas do not coincide.
@@ -43,7 +43,7 @@ impl Retention {
                 Ok(removed) => tracing::info!(removed, "old operations and idempotency keys are removed"),
                 Err(error) => tracing::warn!(%error, "old operations cannot be removed at present"),
             }
-            if self.pauses(INTERVAL.mul_f64(0.5 + self.clock.chance()), &stop).await == Left::Stopped {
+            if self.pauses(INTERVAL.mul_f64(0.5 + self.clock.random_fraction()), &stop).await == PauseOutcome::Stopped {
                 return;
             }
         }
@@ -52,29 +52,28 @@ impl Retention {
     /// Removes step after step until nothing is left to remove.
     async fn round(&self, stop: &CancellationToken) -> Result<usize, Error> {
         let now = self.clock.now();
-        let forgetting =
-            Forgetting { ended_before: before(now, self.operations), keys_expired_by: now, limit: STEP_MAX };
+        let forgetting = Purge { ended_before: before(now, self.operations), keys_expired_by: now, limit: STEP_MAX };
         let mut removed = 0_usize;
         loop {
-            let rows = self.store.forget(forgetting).await?;
+            let rows = self.store.purge(forgetting).await?;
             removed = removed.saturating_add(rows);
-            if rows < STEP_MAX || self.pauses(PAUSE, stop).await == Left::Stopped {
+            if rows < STEP_MAX || self.pauses(PAUSE, stop).await == PauseOutcome::Stopped {
                 return Ok(removed);
             }
         }
     }
 
-    async fn pauses(&self, pause: Duration, stop: &CancellationToken) -> Left {
+    async fn pauses(&self, pause: Duration, stop: &CancellationToken) -> PauseOutcome {
         tokio::select! {
-            () = self.clock.sleep(pause) => Left::Over,
-            () = stop.cancelled() => Left::Stopped,
+            () = self.clock.sleep(pause) => PauseOutcome::Over,
+            () = stop.cancelled() => PauseOutcome::Stopped,
         }
     }
 }
 
 /// How a pause ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
+enum PauseOutcome {
     Over,
     Stopped,
 }

@@ -8,8 +8,8 @@
     reason = "a test that cannot go on ends"
 )]
 
-#[path = "support/model.rs"]
-mod model;
+#[path = "support/model_store.rs"]
+mod model_store;
 
 use std::{
     io,
@@ -17,14 +17,14 @@ use std::{
     time::Duration,
 };
 
-use model::Database;
+use model_store::Database;
 use postern::{
-    audit::Form,
+    audit::ExportFormat,
     clock::Clock,
     config::Sink,
-    delivery::{Delivery, Outlet},
+    delivery::{Delivery, SinkWriter},
     outbound::Outbound,
-    store::{Following, Run, Store},
+    store::{Run, SinkClaim, Store},
     telemetry::{self, LogFormat},
 };
 use tokio_util::sync::CancellationToken;
@@ -45,14 +45,14 @@ fn store(clock: Clock) -> Arc<dyn Store> {
     Arc::new(Database::new(clock).open(Run { chain: "chain".to_owned(), clock }))
 }
 
-fn delivery(store: &Arc<dyn Store>, clock: Clock, outlet: Outlet) -> Delivery {
-    Delivery { store: Arc::clone(store), clock, owner: "a".to_owned(), form: Form::Jsonl, outlet }
+fn delivery(store: &Arc<dyn Store>, clock: Clock, outlet: SinkWriter) -> Delivery {
+    Delivery { store: Arc::clone(store), clock, owner: "a".to_owned(), format: ExportFormat::Jsonl, sink: outlet }
 }
 
 /// Takes a sink's turn for another replica; whether there was one to take.
 async fn take_turn(store: &Arc<dyn Store>, sink: &str) -> bool {
     let (sink, owner) = (sink.to_owned(), "b".to_owned());
-    store.follow(Following { sink, owner, ttl: second(3600), delivered: None }).await.unwrap().is_some()
+    store.claim_sink(SinkClaim { sink, owner, ttl: second(3600), delivered: None }).await.unwrap().is_some()
 }
 
 fn lag(sink: &str) -> f64 {
@@ -76,7 +76,7 @@ async fn a_replica_that_lost_its_turn_shows_no_lag() {
     let clock = Clock::simulated("2026-03-01T08:00:00Z".parse().unwrap(), 1);
     let store = store(clock);
     // Nothing can be sent to such an address, which takes no time.
-    let outlet = Outlet::new(&Sink::Otlp("data:nowhere".parse().unwrap()), &Outbound::new(clock).unwrap());
+    let outlet = SinkWriter::new(&Sink::Otlp("data:nowhere".parse().unwrap()), &Outbound::new(clock).unwrap());
     let mut running = Box::pin(delivery(&store, clock, outlet).run(CancellationToken::new()));
     goes_on(clock, &mut running, second(600)).await;
     assert!(!take_turn(&store, "otlp").await, "the turn is kept while the sink fails");
@@ -120,7 +120,7 @@ async fn a_sink_that_blocks_grows_late_and_is_logged_once() {
     let store = store(clock);
     // A thread that writes to standard output waits until this is dropped.
     let blocked = io::stdout().lock();
-    let outlet = Outlet::new(&Sink::Stdout, &Outbound::new(clock).unwrap());
+    let outlet = SinkWriter::new(&Sink::Stdout, &Outbound::new(clock).unwrap());
     let stop = CancellationToken::new();
     let mut running = Box::pin(delivery(&store, clock, outlet).run(stop.clone()));
     goes_on(clock, &mut running, second(15)).await;

@@ -7,11 +7,11 @@ use postern::{
     domain::{AssignmentSet, merge},
 };
 
-use crate::{Case, Doing, requests::adding};
+use crate::{Case, Iteration, requests::adding};
 
 pub(crate) fn cases() -> Vec<Case> {
     let bodies = [(2, 5_000), (50, 500)].map(|(targets, counted)| {
-        let ready = move |_| -> Doing {
+        let ready = move |_| -> Iteration {
             let body = body(targets);
             let doing = move || drop(black_box(read_change(black_box(body.as_bytes())).unwrap()));
             Box::new(doing)
@@ -19,7 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new(format!("read a body of {targets} targets"), counted, ready)
     });
     let merges = [(1, 10_000), (100, 500), (1_000, 50)].map(|(targets, counted)| {
-        let ready = move |_| -> Doing {
+        let ready = move |_| -> Iteration {
             let present = set_of(targets);
             // One target already assigned, one new.
             let change = [adding([1, targets + 1])];
@@ -28,7 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new(format!("merge a change into a set of {targets}"), counted, ready)
     });
     let digests = [(1, 10_000), (100, 500)].map(|(targets, counted)| {
-        let ready = move |_| -> Doing {
+        let ready = move |_| -> Iteration {
             let present = set_of(targets);
             Box::new(move || drop(black_box(black_box(&present).digest())))
         };

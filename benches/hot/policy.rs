@@ -8,7 +8,7 @@ use postern::{
 };
 
 use crate::{
-    Case, Doing,
+    Case, Iteration,
     requests::{acceptance, adding, lane},
 };
 
@@ -16,11 +16,11 @@ pub(crate) fn cases() -> Vec<Case> {
     let case = |(targets, least, counted): (u128, usize, u64)| {
         let of = if targets == 1 { "one target".to_owned() } else { format!("{targets} targets") };
         let by = if least == 0 { "the shipped policies".to_owned() } else { format!("{least} policies") };
-        Case::new(format!("decide on {of} by {by}"), counted, move |doings| {
-            deciding(targets, policies(least, ""), doings)
+        Case::new(format!("decide on {of} by {by}"), counted, move |iterations| {
+            deciding(targets, policies(least, ""), iterations)
         })
     };
-    let looking = |doings| deciding(1, policies(0, LOOKS_AT_TICKETS), doings);
+    let looking = |iterations| deciding(1, policies(0, LOOKS_AT_TICKETS), iterations);
     // So many that the cost of preparing policies, which varies by millions between runs, is negligible.
     let mut cases: Vec<_> = [(1, 0, 10_000), (50, 0, 400), (1, 50, 10_000), (50, 50, 400)].map(case).into();
     cases.push(Case::new("decide on one target by policies that look at tickets", 1_000, looking));
@@ -33,14 +33,14 @@ const LOOKS_AT_TICKETS: &str = r#"
 forbid (principal, action == Postern::Action::"add", resource) when { context has ticket && context.ticket like "NONE*" };
 "#;
 
-fn deciding(targets: u128, policies: Policies, doings: u64) -> Doing {
+fn deciding(targets: u128, policies: Policies, iterations: u64) -> Iteration {
     let (caller, configuration) = (caller(), configuration());
     let tags = ["sales".to_owned()].into();
     let submission = acceptance(1, &configuration.id).operation.submission;
     let submission = Submission { change: adding(1..=targets), ..submission };
     // A permit is for one submission, so each iteration needs its own, with a ticket of its own.
     let of = |number| Submission { ticket: Some(format!("RITM{number:07}")), ..submission.clone() };
-    let mut asked: Vec<_> = (0..doings).map(of).collect();
+    let mut asked: Vec<_> = (0..iterations).map(of).collect();
     Box::new(move || {
         let resource = Resource { configuration: &configuration, tags: &tags };
         let permit = policies.decide_change(black_box(&caller), resource, asked.pop().unwrap());

@@ -26,7 +26,7 @@ use postern::{
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
-use crate::{Case, Doing};
+use crate::{Case, Iteration};
 
 /// Test keys that protect nothing. They are files because generating a key costs a varying number of instructions.
 const RSA: &[u8] = include_bytes!("rsa.p8");
@@ -45,14 +45,14 @@ enum Signing {
 pub(crate) fn cases() -> Vec<Case> {
     let named = [("RS256", Signing::Rs256), ("PS256", Signing::Ps256), ("ES256", Signing::Es256)];
     let new = named.map(|(name, signing)| {
-        Case::new(format!("prove a new token, {name}"), 100, move |doings| proving(signing, doings))
+        Case::new(format!("prove a new token, {name}"), 100, move |iterations| proving(signing, iterations))
     });
     let seen = Case::new("prove a token that was seen, RS256", 1_000, |_| proving(Signing::Rs256, 1));
     new.into_iter().chain([seen]).collect()
 }
 
 /// This many tokens, each verified in turn, repeatedly.
-fn proving(signing: Signing, tokens: u64) -> Doing {
+fn proving(signing: Signing, tokens: u64) -> Iteration {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let signer = Signer::new(signing);
     let tokens: Vec<_> = (0..=tokens).map(|number| format!("Bearer {}", signer.token(number))).collect();

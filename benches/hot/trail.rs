@@ -2,21 +2,21 @@
 
 use std::hint::black_box;
 
-use postern::audit::{Form, Head};
+use postern::audit::{ExportFormat, Head};
 
 use crate::{
-    Case, Doing,
+    Case, Iteration,
     requests::{acceptance, lane},
 };
 
 pub(crate) fn cases() -> Vec<Case> {
-    let tied = |_| -> Doing {
+    let tied = |_| -> Iteration {
         let (mut head, entry) = (head(), acceptance(1, &lane(1)).entry);
         Box::new(move || drop(black_box(head.append(black_box(&entry)))))
     };
-    let told = |_| -> Doing {
+    let told = |_| -> Iteration {
         let record = head().append(&acceptance(1, &lane(1)).entry).text;
-        Box::new(move || drop(black_box(Form::Ocsf.line(black_box(&record)))))
+        Box::new(move || drop(black_box(ExportFormat::Ocsf.line(black_box(&record)))))
     };
     vec![
         Case::new("tie an acceptance to the audit chain", 1_000, tied),

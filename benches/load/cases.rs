@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     drive::{Mode, Pace, Plan, drive},
-    filled::{self, Records},
+    environment::{self, CONFIGURATIONS, Gateway, Place, Sandbox, Upstream, folder, postern},
+    haproxy::HaProxy,
     issuer::Issuer,
-    peer::Peer,
     process,
     rows::{Extent, Measured, Row, ask_gateway, median, micros, planned, share_at_once},
+    seeded_store::{self, Records},
     server,
-    stage::{self, CONFIGURATIONS, Gateway, Place, Sandbox, Upstream, folder, postern},
 };
 
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
@@ -39,7 +39,7 @@ pub(crate) fn cost(extent: Extent) {
         let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
         let folder = folder();
         let (mut gateway, _) = Gateway::start(&Place::new(&issuer, &sandbox, folder.path())).await;
-        let peer = Peer::start(&issuer, folder.path()).await;
+        let peer = HaProxy::start(&issuer, folder.path()).await;
         let mut beside = [
             Row::new("HAProxy, 32 connections", Mode::Async, Pace::Closed, 32),
             Row::new("HAProxy, 1,000/s", Mode::Async, Pace::Rate(1_000), 32),
@@ -142,7 +142,7 @@ async fn busy() {
     sandbox.process.use_all_cores();
     let folder = folder();
     // They ended longer ago than the retention period, so they are removed while callers send.
-    filled::store(&folder.path().join("postern.db"), days_ago(100), RETAINED, Records::Two).await;
+    seeded_store::store(&folder.path().join("postern.db"), days_ago(100), RETAINED, Records::Two).await;
     let settings = "[audit]\nsinks = [\"file\"]\nfile = \"audit.jsonl\"\nformat = \"ocsf\"\n";
     let cores = process::all_cores();
     let place = Place { cores, settings, ..Place::new(&issuer, &sandbox, folder.path()) };
@@ -211,7 +211,7 @@ pub(crate) fn burst(_extent: Extent) {
             let drained = clock.elapsed().as_secs_f64();
             let calls = sandbox.calls().await;
             // One read and one write per change, as each caller's own script would do, at the rate that Graph allows.
-            let one_by_one = CHANGES as f64 / stage::WRITES_A_SECOND;
+            let one_by_one = CHANGES as f64 / environment::WRITES_A_SECOND;
             println!(
                 "{configurations:>2} configurations: accepted within {:.1} s, all ended after {drained:.1} s; {} calls to Graph: {} reads, \
                  {} writes, {} look-ups of groups, {} refused; one by one at least {one_by_one:.0} s, {:.0} times as long",
@@ -236,7 +236,7 @@ pub(crate) fn full(_extent: Extent) {
         let (issuer, sandbox) = (Issuer::start(), Sandbox::start(Upstream::LikeGraph, CONFIGURATIONS).await);
         let (empty, full) = (folder(), folder());
         let clock = Clock::system();
-        filled::store(&full.path().join("postern.db"), days_ago(10), OPERATIONS, Records::Three).await;
+        seeded_store::store(&full.path().join("postern.db"), days_ago(10), OPERATIONS, Records::Three).await;
         println!("{OPERATIONS} operations stored within {:.0} s", clock.elapsed().as_secs_f64());
         let mut rows = [
             Row::new("no past, 1,000/s", Mode::Async, Pace::Rate(1_000), 32),

@@ -18,7 +18,7 @@ use reqwest::{
 };
 use tokio::sync::{Mutex, mpsc};
 
-use crate::stage::{GROUPS, client, configuration, group, sent};
+use crate::environment::{GROUPS, client, configuration, group, sent};
 
 /// When requests are due.
 #[derive(Clone, Copy)]

@@ -14,7 +14,7 @@ use postern::clock::Clock;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::stage::id;
+use crate::environment::id;
 
 /// Callers, each with a token of its own.
 pub(crate) const CALLERS: u128 = 200;

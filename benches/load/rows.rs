@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::{
     drive::{Driven, Mode, Pace, Plan, drive, headers},
+    environment::{Gateway, Sandbox},
     issuer::Issuer,
-    stage::{Gateway, Sandbox},
 };
 
 /// How much is measured.

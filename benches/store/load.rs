@@ -63,7 +63,7 @@ impl Place {
 
     pub(crate) async fn open(&self) -> Arc<dyn Store> {
         let clock = Clock::system();
-        postern::store::open(&self.settings, Run { chain: clock.identifier().to_string(), clock }).await.unwrap()
+        postern::store::open(&self.settings, Run { chain: clock.new_id().to_string(), clock }).await.unwrap()
     }
 
     /// Opens the store as this many replicas, each with one writing connection.

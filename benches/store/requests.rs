@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern::{
-    audit::{Actor, Aims, Entry, Event},
+    audit::{Actor, Entry, Event, RecordedChange},
     domain::{
-        Change, ConfigurationId, Difference, Digest, Operation, OperationId, State, Target, Wanted,
-        operation::{Ending, Submission},
+        Change, ConfigurationId, DesiredAssignment, Difference, Digest, Operation, OperationId, State, Target,
+        operation::{Submission, SuccessEvidence},
     },
-    store::{Acceptance, Announced, Bounds, Claim, IdempotencyKey, Part, Settlement},
+    store::{Acceptance, Claim, IdempotencyKey, Part, PendingLimits, Settlement, UnsettledWrites},
 };
 use uuid::Uuid;
 
 /// More than is ever pending here.
-const AMPLE: Bounds = Bounds { of_configuration: 1_000_000, in_all: 1_000_000 };
+const AMPLE: PendingLimits = PendingLimits { per_configuration: 1_000_000, total: 1_000_000 };
 
 pub(crate) fn lane(number: u32) -> ConfigurationId {
     format!("9f1c6a4e-8a77-4b8e-9d6e-{number:012x}_Limit").parse().unwrap()
@@ -25,7 +25,7 @@ pub(crate) fn lane(number: u32) -> ConfigurationId {
 /// The change that adds these groups.
 pub(crate) fn adding(groups: impl IntoIterator<Item = u128>) -> Change {
     let group = |number: u128| Target::Group(Uuid::from_u128(number).to_string().parse().unwrap());
-    let wanted = groups.into_iter().map(|number| Wanted { target: group(number), filter: None });
+    let wanted = groups.into_iter().map(|number| DesiredAssignment { target: group(number), filter: None });
     Change::amend(wanted.collect(), vec![], 2_000).unwrap()
 }
 
@@ -56,7 +56,13 @@ pub(crate) fn acceptance(number: u64, lane: &ConfigurationId) -> Acceptance {
         used_at: Timestamp::UNIX_EPOCH,
         expires_at: Timestamp::MAX,
     };
-    Acceptance { entry: entry(accepted(&operation)), operation, key: Some(key), bounds: AMPLE, ends: None }
+    Acceptance {
+        entry: entry(accepted(&operation)),
+        operation,
+        key: Some(key),
+        limits: AMPLE,
+        carries_out_until_of: None,
+    }
 }
 
 fn accepted(operation: &Operation) -> Event {
@@ -70,7 +76,7 @@ fn accepted(operation: &Operation) -> Event {
             token_id: Some("a token".to_owned()),
         },
         configuration: configuration.to_string(),
-        change: Aims::from(change),
+        change: RecordedChange::from(change),
         ticket: ticket.clone(),
         requested_for: requested_for.clone(),
         comment: comment.clone(),
@@ -114,14 +120,14 @@ pub(crate) fn settlement(operations: &[Operation]) -> Settlement {
         replaced_sets: Vec::new(),
         entries: operations.iter().map(|operation| entry(settled(operation))).collect(),
         keep: None,
-        part: Part::Last(Announced::default()),
+        part: Part::Last(UnsettledWrites::default()),
     }
 }
 
 fn succeeded(operation: &Operation) -> (OperationId, State) {
     let difference = Difference { after: 1, ..Difference::default() };
     let (before, after) = (Digest::of(b"before"), Digest::of(b"after"));
-    let ending = Ending { at: Timestamp::UNIX_EPOCH, difference, before, after, write: None };
+    let ending = SuccessEvidence { at: Timestamp::UNIX_EPOCH, difference, before, after, write: None };
     (operation.id, operation.state.clone().succeed(ending).unwrap())
 }
 

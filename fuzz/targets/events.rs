@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| postern::fuzzing::enter("events", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| postern::fuzzing::run("events", input));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| postern::fuzzing::enter("settings", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| postern::fuzzing::run("settings", input));

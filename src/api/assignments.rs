@@ -8,22 +8,22 @@ use utoipa::ToSchema;
 
 use super::{
     Limits, change,
-    extract::{self, Preference, Proven},
+    extract::{self, AuthenticatedCaller, Preference},
+    openapi::schemas,
     operations,
     problem::{Code, Problem},
-    reference::schemas,
     summary::{self, Tense},
     view::{self, ConfigurationView, DifferenceView},
 };
 use crate::{
     clock,
     domain::{Digest, State as Fate},
-    gateway::{Gateway, Permission, Planned, Standing, Submitted, request::ChangeRequest},
+    gateway::{Gateway, OperationStatus, Permission, Planned, Submitted, request::ChangeRequest},
 };
 
 /// Accepts a change and, unless the caller prefers otherwise, waits for it to end.
 pub(super) async fn submit(
-    Proven(caller): Proven,
+    AuthenticatedCaller(caller): AuthenticatedCaller,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
@@ -33,15 +33,15 @@ pub(super) async fn submit(
     let gateway = extract::gateway(&request)?;
     let asked = read(&request, &body)?;
     let only_on: Vec<_> = asked.only_on.iter().map(Digest::as_str).collect();
-    let attempt = extract::attempt(request.headers(), &body, &only_on)?;
+    let attempt = extract::keyed_request(request.headers(), &body, &only_on)?;
     // Its end can be long in coming, and neither the body nor what accepting takes is needed until then.
     drop(body);
     let submitted = Box::pin(gateway.submit(&caller, asked, attempt)).await?;
-    Ok(conclude((&gateway, &state.limits), &caller.name, request.headers(), begun, submitted).await)
+    Ok(wait_and_respond((&gateway, &state.limits), &caller.name, request.headers(), begun, submitted).await)
 }
 
 /// Waits for the accepted operation to end, for as long as the caller prefers, and makes the response.
-pub(super) async fn conclude(
+pub(super) async fn wait_and_respond(
     (gateway, limits): (&Gateway, &Limits),
     caller: &str,
     headers: &HeaderMap,
@@ -74,7 +74,7 @@ pub(super) async fn conclude(
 }
 
 /// The response after waiting: the ended operation, the problem that it failed with, or its current state.
-fn answer(standing: &Standing, now: jiff::Timestamp) -> HttpResponse {
+fn answer(standing: &OperationStatus, now: jiff::Timestamp) -> HttpResponse {
     let operation = &standing.operation;
     if let Fate::Failed { failure, .. } = &operation.state {
         let problem = Problem::of_failure(failure, operation.id);
@@ -138,7 +138,7 @@ impl From<Result<Permission, String>> for PermissionView {
 
 /// Returns what a change would do.
 pub(super) async fn plan(
-    Proven(caller): Proven,
+    AuthenticatedCaller(caller): AuthenticatedCaller,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {

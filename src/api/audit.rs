@@ -6,7 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
-    extract::{self, Proven},
+    extract::{self, AuthenticatedCaller},
     problem::{Code, Problem},
     query,
 };
@@ -28,7 +28,10 @@ pub(super) struct PageView {
 }
 
 /// Returns records of the audit trail, oldest first.
-pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn many(
+    AuthenticatedCaller(caller): AuthenticatedCaller,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let gateway = extract::gateway(&request)?;
     let asked = request.query_string();
     let search =

@@ -14,15 +14,15 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
-    extract::{self, Proven},
-    fate::OperationView,
+    extract::{self, AuthenticatedCaller},
+    openapi::schemas,
+    operation_view::OperationView,
     operations,
     problem::Problem,
-    reference::schemas,
 };
 use crate::{
     domain::{Callback, Operation, callback::message_id},
-    gateway::{Sequel, callbacks},
+    gateway::{FollowUps, callbacks},
 };
 
 /// The type of the event.
@@ -63,7 +63,7 @@ pub(crate) fn message(operation: &Operation, source: &str) -> Vec<u8> {
         datacontenttype: "application/json",
         traceparent: submission.traceparent.as_deref(),
         data: Ended {
-            operation: OperationView::of(operation, None, &Sequel::default()),
+            operation: OperationView::of(operation, None, &FollowUps::default()),
             context: submission.callback.as_ref().and_then(context),
         },
     };
@@ -105,7 +105,7 @@ pub(super) struct CallbackView {
 }
 
 impl CallbackView {
-    pub(super) fn of(callback: &Callback, standing: Option<&callbacks::Standing>) -> Self {
+    pub(super) fn of(callback: &Callback, standing: Option<&callbacks::Status>) -> Self {
         let progress = standing.map(|standing| &standing.progress);
         Self {
             url: callback.shown_url(),
@@ -128,7 +128,7 @@ fn context(callback: &Callback) -> Option<Value> {
 
 /// Sends the callback of an operation again.
 pub(super) async fn resend(
-    Proven(caller): Proven,
+    AuthenticatedCaller(caller): AuthenticatedCaller,
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {

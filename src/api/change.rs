@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     domain::FilterMode,
-    gateway::request::{CallbackRequest, ChangeRequest, Fault, Named, NamedFilter, RevertRequest, Whom, Wish},
+    gateway::request::{
+        CallbackRequest, ChangeRequest, Fault, NamedFilter, NamedTarget, RequestedChange, RevertRequest, TargetRef,
+    },
 };
 
 /// Names of configurations, groups and filters: Entra allows 256 characters.
@@ -84,7 +86,7 @@ impl Faults {
             until: self.moment(fields, "until"),
             callback: self.callback(fields),
             configuration: configuration?,
-            wish: wish?,
+            change: wish?,
             only_on: None,
         })
     }
@@ -120,11 +122,11 @@ impl Faults {
         })
     }
 
-    fn wish(&mut self, fields: &Map<String, Value>) -> Option<Wish> {
+    fn wish(&mut self, fields: &Map<String, Value>) -> Option<RequestedChange> {
         let [add, remove, replace] =
             ["add", "remove", "replace"].map(|key| fields.get(key).map(|list| self.targets(list, key)));
         match (add, remove, replace) {
-            (None, None, Some(replace)) => replace.map(Wish::Replace),
+            (None, None, Some(replace)) => replace.map(RequestedChange::Replace),
             (None, None, None) => {
                 self.note("", "the change is empty: give add and/or remove, or replace with the whole set");
                 None
@@ -132,7 +134,7 @@ impl Faults {
             (add, remove, None) => {
                 let (add, remove) =
                     (add.unwrap_or_else(|| Some(Vec::new()))?, remove.unwrap_or_else(|| Some(Vec::new()))?);
-                Some(Wish::Amend { add, remove })
+                Some(RequestedChange::Amend { add, remove })
             }
             (_, _, Some(_)) => {
                 self.note("/replace", "cannot be combined with add or remove: it states the whole set");
@@ -141,7 +143,7 @@ impl Faults {
         }
     }
 
-    fn targets(&mut self, list: &Value, key: &str) -> Option<Vec<Named>> {
+    fn targets(&mut self, list: &Value, key: &str) -> Option<Vec<NamedTarget>> {
         let at = format!("/{key}");
         let Value::Array(items) = list else {
             self.note(&at, format!("must be a list of targets, not {}", kind_of(list)));
@@ -152,7 +154,7 @@ impl Faults {
         read.into_iter().collect()
     }
 
-    fn target(&mut self, item: &Value, at: &str, list: &str) -> Option<Named> {
+    fn target(&mut self, item: &Value, at: &str, list: &str) -> Option<NamedTarget> {
         let fields = self.object(item, at, &["group", "all", "filter", "exclude"])?;
         let filter = fields.get("filter").map(|filter| self.filter(filter, &format!("{at}/filter")));
         if filter.is_some() && list == "remove" {
@@ -168,21 +170,22 @@ impl Faults {
         };
         let whom = self.whom(fields, at)?;
         let whom = match whom {
-            Whom::Group(group) if excluded => Whom::ExcludedGroup(group),
-            Whom::AllDevices | Whom::AllUsers if excluded => {
+            TargetRef::Group(group) if excluded => TargetRef::ExcludedGroup(group),
+            TargetRef::AllDevices | TargetRef::AllUsers if excluded => {
                 self.note(&format!("{at}/exclude"), "only groups can be excluded");
                 return None;
             }
-            whom @ (Whom::Group(_) | Whom::ExcludedGroup(_) | Whom::AllDevices | Whom::AllUsers) => whom,
+            whom
+            @ (TargetRef::Group(_) | TargetRef::ExcludedGroup(_) | TargetRef::AllDevices | TargetRef::AllUsers) => whom,
         };
-        Some(Named { whom, filter: filter.map_or(Some(None), |filter| filter.map(Some))? })
+        Some(NamedTarget { target: whom, filter: filter.map_or(Some(None), |filter| filter.map(Some))? })
     }
 
-    fn whom(&mut self, fields: &Map<String, Value>, at: &str) -> Option<Whom> {
+    fn whom(&mut self, fields: &Map<String, Value>, at: &str) -> Option<TargetRef> {
         match (fields.get("group"), fields.get("all")) {
-            (Some(_), None) => self.text(fields, at, "group", NAME_MAX).map(Whom::Group),
-            (None, Some(Value::String(all))) if all == "devices" => Some(Whom::AllDevices),
-            (None, Some(Value::String(all))) if all == "users" => Some(Whom::AllUsers),
+            (Some(_), None) => self.text(fields, at, "group", NAME_MAX).map(TargetRef::Group),
+            (None, Some(Value::String(all))) if all == "devices" => Some(TargetRef::AllDevices),
+            (None, Some(Value::String(all))) if all == "users" => Some(TargetRef::AllUsers),
             (None, Some(_)) => {
                 self.note(&format!("{at}/all"), "must be \"devices\" or \"users\"");
                 None
@@ -237,7 +240,7 @@ impl Faults {
                 self.note(&at, format!("is longer than {longest} characters"));
             }
             Value::String(text)
-                if text.chars().any(|letter| is_unseemly(letter) && !(key == "comment" && letter == '\n')) =>
+                if text.chars().any(|letter| is_forbidden_char(letter) && !(key == "comment" && letter == '\n')) =>
             {
                 self.note(&at, "contains control characters");
             }
@@ -252,7 +255,7 @@ impl Faults {
 
 /// Whether a character can make a text look like another one, or like several lines: control characters, line and paragraph
 /// separators, and characters that change the direction of writing.
-pub(super) fn is_unseemly(letter: char) -> bool {
+pub(super) fn is_forbidden_char(letter: char) -> bool {
     letter.is_control() || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -308,14 +311,14 @@ mod tests {
     }
 
     #[test]
-    fn a_change_says_something_and_only_one_kind_of_thing() {
+    fn a_change_is_either_add_and_remove_or_replace_and_not_empty() {
         assert_eq!(pointers(&json!({"configuration": "x"})), [""]);
         assert_eq!(pointers(&json!({"configuration": "x", "add": [], "replace": []})), ["/replace"]);
         assert_eq!(pointers(&json!([])), [""]);
     }
 
     #[test]
-    fn texts_are_one_line_that_reads_as_it_is_written() {
+    fn text_fields_reject_line_breaks_and_bidi_characters() {
         for letter in ["\n", "\r", "\0", "\u{85}", "\u{2028}", "\u{202e}", "\u{2067}"] {
             let body = json!({"configuration": "x", "add": [{"all": "users"}], "ticket": format!("RITM1{letter}2")});
             assert_eq!(pointers(&body), ["/ticket"], "{letter:?}");
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_faults_are_told_than_somebody_reads() {
+    fn reported_faults_are_capped() {
         let empty = vec![json!({}); 50_000];
         assert_eq!(pointers(&json!({"configuration": "x", "add": empty})).len(), FAULTS_MAX);
     }
@@ -343,11 +346,17 @@ mod tests {
         });
         let request = read(&body).unwrap();
         assert_eq!(request.ticket.as_deref(), Some("RITM1"));
-        let whom: Vec<_> = request.wish.targets().map(|(.., named)| named.whom.clone()).collect();
-        let group = |name: &str| Whom::Group(name.to_owned());
+        let whom: Vec<_> = request.change.targets().map(|(.., named)| named.target.clone()).collect();
+        let group = |name: &str| TargetRef::Group(name.to_owned());
         assert_eq!(
             whom,
-            [group("Sales Laptops"), Whom::AllUsers, Whom::ExcludedGroup("x".to_owned()), Whom::AllDevices, group("y")]
+            [
+                group("Sales Laptops"),
+                TargetRef::AllUsers,
+                TargetRef::ExcludedGroup("x".to_owned()),
+                TargetRef::AllDevices,
+                group("y")
+            ]
         );
     }
 

@@ -5,16 +5,16 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    extract::{self, Proven},
+    extract::{self, AuthenticatedCaller},
+    openapi::schemas,
     operations::header,
     problem::{Code, Problem},
     query,
-    reference::schemas,
     view::{ConfigurationView, Names, TargetView},
 };
 use crate::{
     domain::{Assignment, Configuration, Digest},
-    gateway::{Assigned, Described, Listed, request::Fault},
+    gateway::{ConfigurationAssignments, ConfigurationList, TaggedConfiguration, request::Fault},
 };
 
 /// The longest search, in characters; no name is longer.
@@ -53,22 +53,25 @@ pub(super) struct ManyView {
 }
 
 impl ListedView {
-    fn of(Described { configuration, tags }: Described) -> Self {
+    fn of(TaggedConfiguration { configuration, tags }: TaggedConfiguration) -> Self {
         let default = configuration.is_default();
         let Configuration { id, name, kind, priority } = configuration;
         // A default is never assigned, whatever its kind accepts.
-        let takes = kind.taken().filter(|_| !default).collect();
+        let takes = kind.accepted_targets().filter(|_| !default).collect();
         let (id, kind, tags) = (id.to_string(), kind.name(), tags.into_iter().collect());
         Self { id, name, kind, priority, tags, default, takes }
     }
 }
 
 /// Returns the configurations that the caller may read.
-pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn many(
+    AuthenticatedCaller(caller): AuthenticatedCaller,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let gateway = extract::gateway(&request)?;
     let search = search(request.query_string())
         .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query is not valid", faults))?;
-    let Listed { configurations, more } = gateway.configurations(&caller, search.as_deref()).await?;
+    let ConfigurationList { configurations, more } = gateway.configurations(&caller, search.as_deref()).await?;
     let configurations = configurations.into_iter().map(ListedView::of).collect();
     Ok(HttpResponse::Ok().json(ManyView { configurations, more }))
 }
@@ -125,12 +128,13 @@ pub(super) struct AssignedView {
 
 /// Returns the present assignments of a configuration, or 304 if the caller knows them already.
 pub(super) async fn assignments(
-    Proven(caller): Proven,
+    AuthenticatedCaller(caller): AuthenticatedCaller,
     request: HttpRequest,
     reference: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let gateway = extract::gateway(&request)?;
-    let Assigned { configuration, direct, from_policy_sets, names } = gateway.assigned(&caller, &reference).await?;
+    let ConfigurationAssignments { configuration, direct, from_policy_sets, names } =
+        gateway.assigned(&caller, &reference).await?;
     let digest = direct.digest();
     let ours = direct.iter().map(|assignment| AssignmentView::direct(assignment, &names));
     let theirs = from_policy_sets.iter().map(|assignment| AssignmentView::from_policy_set(assignment, &names));

@@ -32,7 +32,7 @@ use crate::clock::Clock;
 /// How long a connection is kept open for the next request.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How often connections are checked.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All open connections.
 #[derive(Debug)]
@@ -47,12 +47,12 @@ pub(super) struct Connections {
 struct Connection {
     /// A second handle of its socket, by which it can be closed.
     socket: TcpStream,
-    standing: Mutex<Standing>,
+    standing: Mutex<Activity>,
     clock: Clock,
 }
 
 #[derive(Debug)]
-struct Standing {
+struct Activity {
     /// Requests in flight.
     calls: usize,
     /// When that number last changed, by the clock's `elapsed`.
@@ -74,7 +74,7 @@ impl Connections {
         let Some(stream) = secured.or_else(|| connection.downcast_ref()) else { return };
         match stream.as_fd().try_clone_to_owned() {
             Ok(socket) => {
-                let standing = Mutex::new(Standing { calls: 0, since: self.clock.elapsed() });
+                let standing = Mutex::new(Activity { calls: 0, since: self.clock.elapsed() });
                 let connection = Arc::new(Connection { socket: socket.into(), standing, clock: self.clock });
                 lock(&self.open).push(Arc::downgrade(&connection));
                 notes.insert(connection);
@@ -84,8 +84,8 @@ impl Connections {
     }
 
     /// Closes idle connections, until the process stops.
-    pub(super) async fn keep_clear(self: Arc<Self>, stopping: CancellationToken) {
-        while stopping.run_until_cancelled(self.clock.sleep(LOOK)).await.is_some() {
+    pub(super) async fn close_idle(self: Arc<Self>, stopping: CancellationToken) {
+        while stopping.run_until_cancelled(self.clock.sleep(POLL_INTERVAL)).await.is_some() {
             let now = self.clock.elapsed();
             lock(&self.open).retain(|connection| {
                 let Some(connection) = connection.upgrade() else { return false };
@@ -107,7 +107,7 @@ impl Connection {
 
     fn count(&self, count: impl FnOnce(usize) -> usize) {
         let mut standing = lock(&self.standing);
-        *standing = Standing { calls: count(standing.calls), since: self.clock.elapsed() };
+        *standing = Activity { calls: count(standing.calls), since: self.clock.elapsed() };
     }
 }
 
@@ -118,7 +118,7 @@ impl Drop for Call {
 }
 
 /// Counts a request as in flight until it is answered.
-pub(super) async fn attend(
+pub(super) async fn track_request(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {

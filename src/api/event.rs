@@ -17,7 +17,7 @@ use super::{
     json,
     problem::{Code, Problem},
 };
-use crate::webhooks::Covered;
+use crate::webhooks::ProofScope;
 
 /// The media type of a structured CloudEvent.
 const CLOUD_EVENT: &str = "application/cloudevents+json";
@@ -30,9 +30,9 @@ pub(super) struct Event {
 }
 
 /// Reads the event of a message; `covered` says which part of the message is authenticated.
-pub(super) fn read(headers: &HeaderMap, body: &[u8], covered: Covered) -> Result<Event, Problem> {
+pub(super) fn read(headers: &HeaderMap, body: &[u8], covered: ProofScope) -> Result<Event, Problem> {
     let binary = headers.contains_key("ce-specversion");
-    if binary && covered == Covered::Body {
+    if binary && covered == ProofScope::Body {
         let detail = "The signature does not cover the ce- headers: send the CloudEvent in structured mode.";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }

@@ -1,6 +1,6 @@
 //! What handlers take out of a request: the authenticated caller, a checked body, the caller's preferences.
 //!
-//! Guarantees: a handler that takes a [`Proven`] cannot run without one; no body is read before the caller is
+//! Guarantees: a handler that takes an [`AuthenticatedCaller`] cannot run without one; no body is read before the caller is
 //! authenticated, and none beyond the limit. Every refusal is a [`Problem`].
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use crate::{
     auth::Rejection,
     canonical, config,
     domain::{Caller, Digest},
-    gateway::{self, Attempt, Gateway, Stranger},
+    gateway::{self, Gateway, KeyedRequest, UnknownIdentity},
 };
 
 /// The longest idempotency key, in bytes.
@@ -25,15 +25,15 @@ const KEY_MAX: usize = 255;
 
 /// The authenticated caller of a request.
 #[derive(Debug)]
-pub(super) struct Proven(pub(super) Caller);
+pub(super) struct AuthenticatedCaller(pub(super) Caller);
 
-impl FromRequest for Proven {
+impl FromRequest for AuthenticatedCaller {
     type Error = Problem;
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(req: &HttpRequest, _payload: &mut dev::Payload) -> Self::Future {
         let request = req.clone();
-        Box::pin(async move { prove(&request).await.map(Self) })
+        Box::pin(async move { authenticate(&request).await.map(Self) })
     }
 }
 
@@ -42,14 +42,14 @@ pub(super) fn certificate(request: &HttpRequest) -> Option<&Digest> {
     request.conn_data::<Shown>().map(|shown| &shown.0)
 }
 
-async fn prove(request: &HttpRequest) -> Result<Caller, Problem> {
+async fn authenticate(request: &HttpRequest) -> Result<Caller, Problem> {
     let state = state(request)?;
     let mut headers = request.headers().get_all("authorization");
     // Which characters a token may have is checked where it is parsed; here it only must be text.
     let authorization = headers.next().map(|value| str::from_utf8(value.as_bytes()).unwrap_or_default());
     if headers.next().is_some() {
         let why = "There is more than one Authorization header.";
-        state.gateway.gateway().unproven("", "malformed", why.to_owned()).await?;
+        state.gateway.gateway().record_failed_authentication("", "malformed", why.to_owned()).await?;
         return Err(Problem::new(Code::InvalidToken, why));
     }
     match state.authenticator.authenticate(authorization, certificate(request)).await {
@@ -86,13 +86,13 @@ pub(super) fn gateway(request: &HttpRequest) -> Result<Arc<Gateway>, Problem> {
 async fn note(gateway: &Gateway, rejection: &Rejection) -> Result<(), gateway::Error> {
     let why = rejection.to_string();
     match rejection {
-        Rejection::Missing => gateway.unproven("", "missing", why).await,
-        Rejection::Malformed(_) => gateway.unproven("", "malformed", why).await,
-        Rejection::Invalid(_) => gateway.unproven("", "invalid", why).await,
+        Rejection::Missing => gateway.record_failed_authentication("", "missing", why).await,
+        Rejection::Malformed(_) => gateway.record_failed_authentication("", "malformed", why).await,
+        Rejection::Invalid(_) => gateway.record_failed_authentication("", "invalid", why).await,
         Rejection::UnknownCaller { issuer, subject, token_id, detail, .. } => {
             let (issuer, subject) = (issuer.clone(), subject.clone());
-            let stranger = Stranger { issuer, subject, token_id: token_id.clone(), reason: detail.clone() };
-            gateway.unknown_caller(stranger).await
+            let stranger = UnknownIdentity { issuer, subject, token_id: token_id.clone(), reason: detail.clone() };
+            gateway.record_unknown_caller(stranger).await
         }
         Rejection::KeysUnavailable { .. } => Ok(()),
     }
@@ -157,8 +157,8 @@ pub(super) fn only_on(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
     let value = value.to_str().unwrap_or_default().trim();
     let unquoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let set = unquoted.and_then(|tag| match tag.split_once('.') {
-        Some((set, rest)) => Digest::spelt(rest).and(Digest::spelt(set)),
-        None => Digest::spelt(tag),
+        Some((set, rest)) => Digest::parse(rest).and(Digest::parse(set)),
+        None => Digest::parse(tag),
     });
     match set {
         _ if values.next().is_some() => Err(Problem::new(Code::InvalidHeader, "If-Match is sent more than once.")),
@@ -174,10 +174,14 @@ pub(super) fn only_on(headers: &HeaderMap) -> Result<Option<Digest>, Problem> {
 
 /// The idempotency key of a request, with a fingerprint of what is requested under it: the body, and in `beside` whatever
 /// else distinguishes one request from another.
-pub(super) fn attempt(headers: &HeaderMap, body: &Value, beside: &[&str]) -> Result<Option<Attempt>, Problem> {
+pub(super) fn keyed_request(
+    headers: &HeaderMap,
+    body: &Value,
+    beside: &[&str],
+) -> Result<Option<KeyedRequest>, Problem> {
     let asked = beside.iter().fold(canonical::text(body), |asked, more| format!("{asked}\n{more}"));
     let fingerprint = Digest::of(asked.as_bytes());
-    Ok(key(headers)?.map(|key| Attempt { key, fingerprint }))
+    Ok(key(headers)?.map(|key| KeyedRequest { key, fingerprint }))
 }
 
 /// The idempotency key of a request, quoted (as the draft has it) or bare (as most clients send it).
@@ -255,7 +259,7 @@ mod tests {
     fn a_key_is_the_same_quoted_and_bare() {
         let key = |value: &str| {
             let request = TestRequest::default().insert_header(("idempotency-key", value)).to_http_request();
-            attempt(request.headers(), &json!({}), &[]).map(|attempt| attempt.unwrap().key)
+            keyed_request(request.headers(), &json!({}), &[]).map(|attempt| attempt.unwrap().key)
         };
         assert_eq!(key("\"a b\"").unwrap(), key("a b").unwrap());
         for refused in ["", "\"\"", "a\"b", "a\\b", "a\tb", &"x".repeat(256)] {

@@ -10,7 +10,7 @@ use super::{audit, change, configurations, event, json, operations, query, webho
 use crate::{
     canonical, config,
     gateway::request::{ChangeRequest, Fault},
-    webhooks::{Covered, Source, Webhooks},
+    webhooks::{ProofScope, Source, Webhooks},
 };
 
 /// A source whose rules use every kind of expression.
@@ -89,8 +89,8 @@ pub(crate) fn events(input: &[u8]) {
             headers.append(name, value);
         }
     }
-    drop(event::read(&headers, body, Covered::Body));
-    let Ok(read) = event::read(&headers, body, Covered::Everything) else { return };
+    drop(event::read(&headers, body, ProofScope::Body));
+    let Ok(read) = event::read(&headers, body, ProofScope::Everything) else { return };
     assert!(read.id.as_ref().is_none_or(|id| id.contains(' ')), "an id without its source");
     let Some(source) = source() else { return };
     let drafted = source.draft(&read.value);

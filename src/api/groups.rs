@@ -6,12 +6,12 @@ use utoipa::ToSchema;
 
 use super::{
     configurations::AssignmentView,
-    extract::{self, Proven},
+    extract::{self, AuthenticatedCaller},
+    openapi::schemas,
     problem::Problem,
-    reference::schemas,
     view::Names,
 };
-use crate::gateway::{Reach, Reaching};
+use crate::gateway::{GroupReach, ReachingAssignment};
 
 /// A group.
 #[derive(Serialize, ToSchema)]
@@ -65,8 +65,8 @@ pub(super) struct ReachView {
     complete: bool,
 }
 
-fn views(all: Vec<Reaching>, names: &Names) -> Vec<ReachingView> {
-    let view = |Reaching { configuration, assignment, direct }: Reaching| {
+fn views(all: Vec<ReachingAssignment>, names: &Names) -> Vec<ReachingView> {
+    let view = |ReachingAssignment { configuration, assignment, direct }: ReachingAssignment| {
         let assignment = if direct {
             AssignmentView::direct(&assignment, names)
         } else {
@@ -80,13 +80,13 @@ fn views(all: Vec<Reaching>, names: &Names) -> Vec<ReachingView> {
 
 /// Returns which of the configurations that the caller may read reach a group.
 pub(super) async fn assignments(
-    Proven(caller): Proven,
+    AuthenticatedCaller(caller): AuthenticatedCaller,
     request: HttpRequest,
     reference: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let gateway = extract::gateway(&request)?;
     let reach = gateway.reach(&caller, &reference).await?;
-    let Reach { group, of_group, of_everyone, unclear, complete, names } = reach;
+    let GroupReach { group, of_group, of_everyone, unclear, complete, names } = reach;
     let id = group.to_string();
     Ok(HttpResponse::Ok().json(ReachView {
         group: GroupView { name: names.get(&id).cloned(), id },

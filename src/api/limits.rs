@@ -43,7 +43,7 @@ struct Allowance {
 
 /// How many calls a caller has left.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Left {
+pub(super) struct RemainingCalls {
     calls_max: NonZeroU32,
     remaining: u32,
     /// The time until there are more.
@@ -71,19 +71,19 @@ impl Limits {
     }
 
     /// Counts a call of a caller; if it has none left, the problem says how long it should wait.
-    pub(super) fn count(&self, caller: &str) -> Result<Option<Left>, (Left, Problem)> {
+    pub(super) fn count(&self, caller: &str) -> Result<Option<RemainingCalls>, (RemainingCalls, Problem)> {
         let Some(Allowance { calls_max, calls, .. }) = self.callers.get(caller) else { return Ok(None) };
         let calls_max = *calls_max;
         match calls.check() {
             Ok(state) => {
                 let pause = Duration::from_mins(1).checked_div(calls_max.get()).unwrap_or_default();
-                Ok(Some(Left { calls_max, remaining: state.remaining_burst_capacity(), pause }))
+                Ok(Some(RemainingCalls { calls_max, remaining: state.remaining_burst_capacity(), pause }))
             }
             Err(refused) => {
                 let pause = refused.wait_time_from(governor::clock::Clock::now(&self.clock));
                 let detail = format!("This caller has exceeded its limit of {calls_max} calls per minute.");
                 let problem = Problem::new(Code::RateLimited, detail).retry_after(pause);
-                Err((Left { calls_max, remaining: 0, pause }, problem))
+                Err((RemainingCalls { calls_max, remaining: 0, pause }, problem))
             }
         }
     }
@@ -95,13 +95,13 @@ impl Limits {
 }
 
 /// Adds the headers that say how many calls the caller has left.
-pub(super) async fn tell(
+pub(super) async fn add_limit_headers(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let mut response = next.call(request).await?;
-    let left = response.request().extensions().get::<Left>().copied();
-    if let Some(Left { calls_max, remaining, pause }) = left {
+    let left = response.request().extensions().get::<RemainingCalls>().copied();
+    if let Some(RemainingCalls { calls_max, remaining, pause }) = left {
         let headers = response.headers_mut();
         operations::header(headers, "ratelimit-policy", &format!("\"caller\";q={calls_max};w=60"));
         let standing = format!("\"caller\";r={remaining};t={}", whole_seconds(pause));

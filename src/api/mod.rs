@@ -9,29 +9,29 @@
 mod assignments;
 mod audit;
 mod callback;
-mod causes;
 mod change;
-mod conditions;
 mod configurations;
 mod connections;
 mod cors;
-mod document;
+mod error_mapping;
 mod event;
 mod extract;
-mod fate;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod groups;
 mod json;
 mod limits;
+mod openapi;
+mod operation_view;
 mod operations;
 mod pages;
 mod probes;
 mod problem;
+mod problem_view;
 mod query;
-mod reference;
-mod reverting;
+mod revert;
 mod summary;
+mod terms_view;
 mod tls;
 mod view;
 mod webhooks;
@@ -50,12 +50,12 @@ use actix_web::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-pub(crate) use self::{callback::message, cors::warnings, webhooks::rehearse};
+pub(crate) use self::{callback::message, cors::warnings, webhooks::dry_run};
 use self::{
     connections::Connections,
     problem::{Code, Problem},
 };
-pub use self::{limits::Limits, reference::document as openapi, tls::Certificate};
+pub use self::{limits::Limits, openapi::document as openapi, tls::Certificate};
 use crate::{
     auth::Authenticator,
     clock::Clock,
@@ -97,12 +97,12 @@ pub fn server(
 ) -> io::Result<Server> {
     let settings = state.settings.clone();
     let open = Connections::new(settings.request_timeout, state.clock);
-    tokio::spawn(Arc::clone(&open).keep_clear(state.stopping.clone()));
+    tokio::spawn(Arc::clone(&open).close_idle(state.stopping.clone()));
     let app = move || {
         App::new()
             .app_data(state.clone())
-            .wrap(from_fn(limits::tell))
-            .wrap(from_fn(connections::attend))
+            .wrap(from_fn(limits::add_limit_headers))
+            .wrap(from_fn(connections::track_request))
             .wrap(from_fn(cors::share))
             // The last is the outermost: the span must see everything.
             .wrap(from_fn(observe))
@@ -179,7 +179,7 @@ fn routes(config: &mut web::ServiceConfig) {
                 .route(read().to(groups::assignments))
                 .wrap(Compress::default()),
         )
-        .service(resource("/v1/operations/{id}/revert", "POST").route(web::post().to(reverting::revert)))
+        .service(resource("/v1/operations/{id}/revert", "POST").route(web::post().to(revert::revert)))
         .service(resource("/v1/operations/{id}/callback", "POST").route(web::post().to(callback::resend)))
         .service(resource("/v1/operations/{id}/until", "DELETE").route(web::delete().to(operations::call_off)))
         .service(
@@ -190,7 +190,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(resource("/v1/audit", "GET, HEAD").route(read().to(audit::many)).wrap(Compress::default()))
         .service(resource("/problems/{code}", "GET, HEAD").route(read().to(pages::problem)))
         .service(resource("/openapi.json", "GET, HEAD").route(read().to(pages::document)).wrap(Compress::default()))
-        .service(resource("/docs", "GET, HEAD").route(read().to(pages::door)))
+        .service(resource("/docs", "GET, HEAD").route(read().to(pages::redirect_to_docs)))
         .service(resource("/docs/{file:[^/]*}", "GET, HEAD").route(read().to(pages::docs)))
         .default_service(web::to(nothing_here));
 }

@@ -13,15 +13,15 @@ use utoipa::ToSchema;
 
 use super::{
     change,
-    extract::{self, Preference, Proven},
-    fate::OperationView,
+    extract::{self, AuthenticatedCaller, Preference},
+    operation_view::OperationView,
     problem::{self, Code, Problem},
     query,
 };
 use crate::{
     clock,
     domain::{OperationId, State as Fate},
-    gateway::{self, Page, Say, Search, Sequel, Standing, request::Fault},
+    gateway::{self, FollowUps, OperationStatus, Page, Say, Search, request::Fault},
 };
 
 /// When a caller should look again.
@@ -31,7 +31,7 @@ const POLL_APPROVAL: Duration = Duration::from_mins(1);
 
 /// Returns one operation, after its end if the caller prefers to wait.
 pub(super) async fn one(
-    Proven(caller): Proven,
+    AuthenticatedCaller(caller): AuthenticatedCaller,
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
@@ -56,7 +56,7 @@ pub(super) async fn one(
 
 /// Cancels one operation that has not begun.
 pub(super) async fn cancel(
-    Proven(caller): Proven,
+    AuthenticatedCaller(caller): AuthenticatedCaller,
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
@@ -67,7 +67,7 @@ pub(super) async fn cancel(
 
 /// Calls off the end that was set for what an operation does.
 pub(super) async fn call_off(
-    Proven(caller): Proven,
+    AuthenticatedCaller(caller): AuthenticatedCaller,
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
@@ -78,7 +78,7 @@ pub(super) async fn call_off(
 
 /// Approves one operation that awaits approval.
 pub(super) async fn approve(
-    proven: Proven,
+    proven: AuthenticatedCaller,
     request: HttpRequest,
     id: web::Path<String>,
     payload: web::Payload,
@@ -88,7 +88,7 @@ pub(super) async fn approve(
 
 /// Rejects one operation that awaits approval.
 pub(super) async fn reject(
-    proven: Proven,
+    proven: AuthenticatedCaller,
     request: HttpRequest,
     id: web::Path<String>,
     payload: web::Payload,
@@ -97,7 +97,7 @@ pub(super) async fn reject(
 }
 
 async fn answer(
-    Proven(caller): Proven,
+    AuthenticatedCaller(caller): AuthenticatedCaller,
     request: &HttpRequest,
     id: &str,
     (say, payload): (Say, web::Payload),
@@ -106,7 +106,7 @@ async fn answer(
     let gateway = extract::gateway(request)?;
     let comment = change::read_comment(&body)
         .map_err(|faults| Problem::with_errors(Code::InvalidChange, "Nothing was approved or rejected", faults))?;
-    let operation = gateway.answer(&caller, named(id)?, (say, comment)).await?;
+    let operation = gateway.answer_approval(&caller, named(id)?, (say, comment)).await?;
     Ok(respond(HttpResponse::Ok(), &gateway.wait(operation, Duration::ZERO).await, gateway.now()))
 }
 
@@ -127,24 +127,27 @@ pub(super) struct PageView {
 }
 
 /// Returns operations, newest first.
-pub(super) async fn many(Proven(caller): Proven, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn many(
+    AuthenticatedCaller(caller): AuthenticatedCaller,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let gateway = extract::gateway(&request)?;
     let search = search(request.query_string())
         .map_err(|faults| Problem::with_errors(Code::InvalidQuery, "The query is not valid", faults))?;
     let Page { operations, next } = gateway.operations(&caller, search).await?;
     let next = next.map(|after| query::going_on("/v1/operations", request.query_string(), &after));
     let operations =
-        operations.iter().map(|operation| OperationView::of(operation, None, &Sequel::default())).collect();
+        operations.iter().map(|operation| OperationView::of(operation, None, &FollowUps::default())).collect();
     Ok(HttpResponse::Ok().json(PageView { operations, next }))
 }
 
 /// An operation as a response. If it has not ended, headers say where and when to look again.
 pub(super) fn respond(
     mut response: actix_web::HttpResponseBuilder,
-    standing: &Standing,
+    standing: &OperationStatus,
     now: Timestamp,
 ) -> HttpResponse {
-    let Standing { operation, parked, sequel } = standing;
+    let OperationStatus { operation, parked, follow_ups: sequel } = standing;
     if !operation.state.has_ended() {
         response.insert_header(("location", format!("/v1/operations/{}", operation.id)));
         response.insert_header(("retry-after", problem::whole_seconds(pause(standing, now))));
@@ -153,7 +156,7 @@ pub(super) fn respond(
 }
 
 /// How long a caller should wait before it looks at an operation again.
-pub(super) fn pause(standing: &Standing, now: Timestamp) -> Duration {
+pub(super) fn pause(standing: &OperationStatus, now: Timestamp) -> Duration {
     let least = if standing.operation.state == Fate::AwaitingApproval { POLL_APPROVAL } else { POLL };
     standing.parked.as_ref().map_or(least, |parked| clock::until(now, parked.until).max(least))
 }

@@ -9,10 +9,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
 use super::{
-    nothing_here,
+    nothing_here, openapi,
     operations::header,
     problem::{Code, Problem},
-    reference,
 };
 
 /// What the viewer may load and call: the gateway, and images that are inlined in its own style sheet.
@@ -33,11 +32,11 @@ pub(super) async fn problem(code: web::Path<String>) -> Result<HttpResponse, Pro
 
 /// The API's document.
 pub(super) async fn document() -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(reference::document())
+    HttpResponse::Ok().content_type("application/json").body(openapi::document())
 }
 
 /// Redirects to the viewer: it finds its files only with the slash at the end.
-pub(super) async fn door() -> HttpResponse {
+pub(super) async fn redirect_to_docs() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header(("location", "/docs/")).finish()
 }
 

@@ -11,7 +11,7 @@ use std::{fmt, time::Duration};
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 
-use super::document::{CandidateView, Document, ErrorView, OperationView};
+use super::problem_view::{CandidateView, Document, ErrorView, OperationView};
 use crate::{
     domain::{Failure, OperationId, operation::GraphAnswer},
     gateway::{Candidate, listed, request::Fault},
@@ -206,7 +206,7 @@ impl Code {
     }
 
     /// Its title; and what it means, with advice.
-    pub(super) fn words(self) -> (&'static str, &'static str) {
+    pub(super) fn title_and_meaning(self) -> (&'static str, &'static str) {
         (self.row().title, self.row().meaning.trim())
     }
 
@@ -282,7 +282,7 @@ impl Problem {
     }
 
     /// Adds Graph's own answer.
-    pub(super) fn with_words(mut self, answer: Option<&GraphAnswer>) -> Self {
+    pub(super) fn with_graph_answer(mut self, answer: Option<&GraphAnswer>) -> Self {
         self.0.graph = answer.cloned();
         self
     }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use url::form_urlencoded;
 
-use super::change::is_unseemly;
+use super::change::is_forbidden_char;
 use crate::gateway::request::Fault;
 
 /// Entries per page by default.
@@ -35,7 +35,11 @@ pub(super) fn once<T>(place: &mut Option<T>, value: T) -> Result<(), String> {
 
 /// Stores a text that may occur once. Control characters are in no record, and not every store accepts them.
 pub(super) fn text(place: &mut Option<String>, value: String) -> Result<(), String> {
-    if value.chars().any(is_unseemly) { Err("contains control characters".to_owned()) } else { once(place, value) }
+    if value.chars().any(is_forbidden_char) {
+        Err("contains control characters".to_owned())
+    } else {
+        once(place, value)
+    }
 }
 
 /// Stores a value that is parsed, and may occur once.

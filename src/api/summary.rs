@@ -61,16 +61,16 @@ fn called(target: &Target, filter: Option<Filter>, names: &Names) -> String {
 mod tests {
     use super::*;
     use crate::domain::{
-        Assignment, FilterMode, Wanted,
-        change::{Changed, Kept, Why},
+        Assignment, DesiredAssignment, FilterMode,
+        change::{Changed, KeptReason, KeptTarget},
     };
 
     fn group(number: usize) -> Target {
         Target::Group(format!("b0000000-0000-4000-8000-{number:012}").parse().unwrap())
     }
 
-    fn plain(number: usize) -> Wanted {
-        Wanted { target: group(number), filter: None }
+    fn plain(number: usize) -> DesiredAssignment {
+        DesiredAssignment { target: group(number), filter: None }
     }
 
     #[test]
@@ -82,10 +82,10 @@ mod tests {
         names.insert(filter.id.to_string(), "Corporate Windows".to_owned());
         let changed = Changed { target: group(2), before: None, after: Some(filter) };
         let difference = Difference {
-            added: vec![plain(1), Wanted { target: Target::AllUsers, filter: None }],
+            added: vec![plain(1), DesiredAssignment { target: Target::AllUsers, filter: None }],
             removed: vec![Assignment { target: group(3), filter: None, unread: None }],
             changed: vec![changed],
-            kept: vec![Kept { target: group(1), because: Why::FilterChanged }],
+            kept: vec![KeptTarget { target: group(1), because: KeptReason::FilterChanged }],
             before: 3,
             after: 4,
         };

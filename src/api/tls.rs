@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How often the files are checked.
-const LOOK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The gateway's certificate, as it is in its files.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Certificate {
     /// Reloads the certificate when its files change, until the process stops.
     pub async fn keep_fresh(self: Arc<Self>, clock: Clock, stopping: CancellationToken) {
         let mut refused = None;
-        while stopping.run_until_cancelled(clock.sleep(LOOK)).await.is_some() {
+        while stopping.run_until_cancelled(clock.sleep(POLL_INTERVAL)).await.is_some() {
             match read(&self.settings, &self.provider) {
                 Ok(key) if key.cert != self.current().cert => {
                     *self.current.write().unwrap_or_else(PoisonError::into_inner) = key;

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::reference::schemas;
+use super::openapi::schemas;
 use crate::domain::{
-    Change, Difference, Digest, Filter, Target, Wanted,
-    change::{Changed, Kept, Why},
+    Change, DesiredAssignment, Difference, Digest, Filter, Target,
+    change::{Changed, KeptReason, KeptTarget},
 };
 
 /// Display names by id.
@@ -86,7 +86,7 @@ impl TargetView {
         Self { filter, ..view }
     }
 
-    fn all_of(wanted: &[Wanted], names: &Names) -> Vec<Self> {
+    fn all_of(wanted: &[DesiredAssignment], names: &Names) -> Vec<Self> {
         wanted.iter().map(|wanted| Self::of(&wanted.target, wanted.filter, names)).collect()
     }
 }
@@ -115,13 +115,13 @@ struct KeptView {
     detail: &'static str,
 }
 
-fn sentence(why: Why) -> &'static str {
+fn sentence(why: KeptReason) -> &'static str {
     match why {
-        Why::FilterChanged => "Its filter has been changed since.",
-        Why::AssignedAgain => "It has been assigned again since, with another filter.",
-        Why::Removed => "It has been removed since.",
-        Why::GroupGone => "The group no longer exists in the directory.",
-        Why::NotAssignable => "The configuration does not accept it.",
+        KeptReason::FilterChanged => "Its filter has been changed since.",
+        KeptReason::AssignedAgain => "It has been assigned again since, with another filter.",
+        KeptReason::Removed => "It has been removed since.",
+        KeptReason::GroupGone => "The group no longer exists in the directory.",
+        KeptReason::NotAssignable => "The configuration does not accept it.",
     }
 }
 
@@ -150,7 +150,7 @@ impl DifferenceView {
             target: TargetView::of(target, *after, names),
             filter_before: TargetView::of(target, *before, names).filter,
         };
-        let kept = |Kept { target, because }: &Kept| KeptView {
+        let kept = |KeptTarget { target, because }: &KeptTarget| KeptView {
             target: TargetView::of(target, None, names),
             because: because.name(),
             detail: sentence(*because),

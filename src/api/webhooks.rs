@@ -20,21 +20,21 @@ use super::{
     State, change,
     event::{self, Event},
     extract::{self, Preference},
-    fate::OperationView,
+    openapi::schemas,
+    operation_view::OperationView,
     operations,
     problem::{self, Code, Problem},
-    reference::schemas,
 };
 use crate::{
     canonical, clock,
     domain::{Caller, Digest},
     gateway::{
         Gateway,
+        message::{MessageIdentity, PartialFailure},
         request::{ChangeRequest, Fault},
-        several::{Broken, MessageName},
     },
     telemetry,
-    webhooks::{Draft, Header, Proven, Rejection, Source, Unmapped},
+    webhooks::{Draft, Header, Rejection, Source, Unmapped, VerifiedMessage},
 };
 
 /// The response to a message.
@@ -56,7 +56,7 @@ pub(super) async fn receive(
 ) -> Result<HttpResponse, Problem> {
     let state = extract::state(&request)?;
     let source = state.webhooks.source(&source).ok_or_else(|| nothing_at(&request))?;
-    let outcome = take(&request, payload, source, state).await;
+    let outcome = accept_message(&request, payload, source, state).await;
     let counted = match &outcome {
         Ok(None) => "ignored",
         Ok(Some(_)) => "accepted",
@@ -71,7 +71,7 @@ fn nothing_at(request: &HttpRequest) -> Problem {
 }
 
 /// Authenticates a message and has its changes accepted; none if it requests nothing.
-async fn take(
+async fn accept_message(
     request: &HttpRequest,
     payload: web::Payload,
     source: &Source,
@@ -81,11 +81,11 @@ async fn take(
     let headers = request.headers();
     let certificate = extract::certificate(request);
     if let Err(rejection) = source.admits(certificate) {
-        return Err(unproven(&state.gateway.gateway(), source, &rejection).await);
+        return Err(unauthenticated(&state.gateway.gateway(), source, &rejection).await);
     }
     let presented = source.present(|name| single(headers, name));
     if let Some(rejection) = presented.as_ref().err().filter(|_| !source.has_ping()) {
-        return Err(unproven(&state.gateway.gateway(), source, rejection).await);
+        return Err(unauthenticated(&state.gateway.gateway(), source, rejection).await);
     }
     let body = extract::bytes(request, payload).await?;
     // Not earlier: a body may arrive slowly, and rules use the catalogue that is in force when they are applied.
@@ -96,7 +96,7 @@ async fn take(
     let proven = presented.and_then(|presented| source.prove(presented, &body, begun));
     let proven = match proven {
         Ok(proven) => proven,
-        Err(rejection) => return Err(unproven(gateway, source, &rejection).await),
+        Err(rejection) => return Err(unauthenticated(gateway, source, &rejection).await),
     };
     extract::count(state, request, &source.caller(None, certificate))?;
     let event = event::read(headers, &body, source.covered())?;
@@ -114,7 +114,7 @@ async fn take(
         Ok(requests) => requests,
         Err(faults) => {
             let problem = Problem::with_errors(Code::EventNotMapped, "Nothing was changed", faults);
-            gateway.unmapped(&caller, problem.to_string()).await?;
+            gateway.record_unmapped_event(&caller, problem.to_string()).await?;
             return Err(problem);
         }
     };
@@ -122,7 +122,7 @@ async fn take(
     let submitted = submitted.map_err(|broken| part(broken, &drafts))?;
     let replayed = submitted.iter().all(|one| one.replayed);
     let mut standings = Vec::new();
-    let wait = patience(headers, gateway);
+    let wait = wait_limit(headers, gateway);
     let place = if wait.is_zero() { None } else { state.limits.place(&caller.name) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     for one in submitted {
@@ -152,11 +152,11 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Header<'a> {
 
 /// Records that a message is not authenticated, and returns the problem. That secrets cannot be read is not recorded: it is not
 /// the sender's fault.
-async fn unproven(gateway: &Gateway, source: &Source, rejection: &Rejection) -> Problem {
+async fn unauthenticated(gateway: &Gateway, source: &Source, rejection: &Rejection) -> Problem {
     if *rejection != Rejection::KeysUnavailable {
         let name = format!("webhooks {}", source.name());
         let reason = format!("{name}: {rejection}");
-        if let Err(error) = gateway.unproven(&name, "signature", reason).await {
+        if let Err(error) = gateway.record_failed_authentication(&name, "signature", reason).await {
             return error.into();
         }
     }
@@ -170,16 +170,16 @@ async fn unproven(gateway: &Gateway, source: &Source, rejection: &Rejection) -> 
     Problem::new(code, detail).challenging(source.challenge())
 }
 
-type Mapped = Result<(Vec<Draft>, Option<MessageName>), Unmapped>;
+type Mapped = Result<(Vec<Draft>, Option<MessageIdentity>), Unmapped>;
 
 /// What an authenticated message requests, and the name by which it is recognised when it is sent again.
-fn map(source: &Source, proven: Proven, event: &Event, given: Option<String>) -> (Option<String>, Mapped) {
+fn map(source: &Source, proven: VerifiedMessage, event: &Event, given: Option<String>) -> (Option<String>, Mapped) {
     let id = match source.message_id(proven, &event.value, given) {
         Ok(id) => id,
         Err(reason) => return (None, Err(reason)),
     };
     let fingerprint = Digest::of(canonical::text(&event.value).as_bytes());
-    let name = id.as_ref().map(|id| MessageName {
+    let name = id.as_ref().map(|id| MessageIdentity {
         name: format!("webhook:{}:{}", source.name(), Digest::of(id.as_bytes()).as_str()),
         fingerprint,
         remember: source.remember(),
@@ -191,7 +191,7 @@ fn map(source: &Source, proven: Proven, event: &Event, given: Option<String>) ->
 async fn unmapped(gateway: &Gateway, caller: &Caller, reason: &Unmapped) -> Problem {
     // The expression is for the operator, who has it in the settings.
     let Unmapped { place, detail, expression: _ } = reason;
-    match gateway.unmapped(caller, reason.to_string()).await {
+    match gateway.record_unmapped_event(caller, reason.to_string()).await {
         Ok(()) => Problem::new(Code::EventNotMapped, format!("Nothing was changed: {place}: {detail}.")),
         Err(error) => error.into(),
     }
@@ -214,8 +214,8 @@ pub(super) fn requests(drafts: &[Draft]) -> Result<Vec<ChangeRequest>, Vec<Fault
 }
 
 /// Why not all changes of a message were accepted, and which were.
-fn part(broken: Broken, drafts: &[Draft]) -> Problem {
-    let Broken { at, error, accepted } = broken;
+fn part(broken: PartialFailure, drafts: &[Draft]) -> Problem {
+    let PartialFailure { at, error, accepted } = broken;
     let mut context = drafts.get(at).map(|draft| format!(" (rule {})", draft.rule)).unwrap_or_default();
     if !accepted.is_empty() {
         let ids = accepted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -228,14 +228,14 @@ fn part(broken: Broken, drafts: &[Draft]) -> Problem {
 }
 
 /// How long the response may wait for operations to end: not at all, unless the sender prefers that.
-fn patience(headers: &HeaderMap, gateway: &Gateway) -> Duration {
+fn wait_limit(headers: &HeaderMap, gateway: &Gateway) -> Duration {
     match extract::preference(headers) {
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
         Preference::RespondAsync | Preference::Unsaid => Duration::ZERO,
     }
 }
 
-fn answer(standings: &[crate::gateway::Standing], gateway: &Gateway) -> HttpResponse {
+fn answer(standings: &[crate::gateway::OperationStatus], gateway: &Gateway) -> HttpResponse {
     let open: Vec<_> = standings.iter().filter(|standing| !standing.operation.state.has_ended()).collect();
     let mut response = if open.is_empty() { HttpResponse::Ok() } else { HttpResponse::Accepted() };
     if let [only] = open.as_slice() {
@@ -244,7 +244,8 @@ fn answer(standings: &[crate::gateway::Standing], gateway: &Gateway) -> HttpResp
     if let Some(pause) = open.iter().map(|standing| operations::pause(standing, gateway.now())).max() {
         response.insert_header(("retry-after", problem::whole_seconds(pause)));
     }
-    let view = |it: &crate::gateway::Standing| OperationView::of(&it.operation, it.parked.as_ref(), &it.sequel);
+    let view =
+        |it: &crate::gateway::OperationStatus| OperationView::of(&it.operation, it.parked.as_ref(), &it.follow_ups);
     response.json(Answer { result: "accepted", operations: standings.iter().map(view).collect() })
 }
 
@@ -266,7 +267,7 @@ pub(super) async fn handshake(request: HttpRequest, source: web::Path<String>) -
 }
 
 /// What the rules would make of an event, as text: the changes, or why there are none.
-pub(crate) fn rehearse(source: &Source, event: &[u8]) -> Result<String, String> {
+pub(crate) fn dry_run(source: &Source, event: &[u8]) -> Result<String, String> {
     let value: Value = super::json::parse(event).map_err(|problem| problem.to_string())?;
     let drafts = source.draft(&value).map_err(|unmapped| match &unmapped.expression {
         Some(expression) => format!("{unmapped}\n  in {expression}"),

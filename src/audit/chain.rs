@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The hash before the very first record.
-pub(super) const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+pub(super) const GENESIS_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// The member that holds a record's hash. Members are sorted, so it has others before and after it.
 const HASH: &str = "hash";
@@ -33,12 +33,12 @@ pub struct Record {
     /// The record itself: canonical JSON, with its hash.
     pub text: String,
     /// The fields by which it can be found.
-    pub marks: Marks,
+    pub marks: IndexFields,
 }
 
 /// The fields by which a record can be found, if it has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Marks {
+pub struct IndexFields {
     /// When it happened.
     pub at: Timestamp,
     /// The ticket.
@@ -51,7 +51,7 @@ pub struct Marks {
     pub configuration: Option<String>,
 }
 
-impl Marks {
+impl IndexFields {
     fn of(at: Timestamp, text: impl Fn(&str) -> Option<String>) -> Self {
         let (ticket, operation) = (text("ticket"), text("operation"));
         Self { at, ticket, operation, caller: text("caller"), configuration: text("configuration") }
@@ -68,27 +68,27 @@ impl Marks {
 
 /// The place of a record: `CHAIN/SEQUENCE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RecordId {
     /// Its chain.
     pub chain: String,
     /// Its place in the chain, from one.
     pub sequence: u64,
 }
 
-impl Place {
+impl RecordId {
     /// The place that a record's text claims; none if it is not a record.
     pub fn of(text: &str) -> Option<Self> {
         Head::after(text).map(|Head { chain, sequence, .. }| Self { chain, sequence })
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.chain, self.sequence)
     }
 }
 
-impl FromStr for Place {
+impl FromStr for RecordId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -128,7 +128,7 @@ impl From<&Head> for End {
 
 /// A record without its hash.
 #[derive(Serialize)]
-struct Untied<'a> {
+struct UnhashedRecord<'a> {
     #[serde(flatten)]
     event: Option<&'a Event>,
     at: Timestamp,
@@ -152,7 +152,7 @@ impl Head {
 
     fn begin(chain: String, ends: &[Self], expected: Option<&Self>, version: &str) -> (Self, Event) {
         let previous = ends.first();
-        let hash = previous.map_or_else(|| NOTHING_BEFORE.to_owned(), |head| head.hash.clone());
+        let hash = previous.map_or_else(|| GENESIS_HASH.to_owned(), |head| head.hash.clone());
         let opening = Event::StartedUp {
             version: version.to_owned(),
             previous_chain: previous.map(|head| head.chain.clone()),
@@ -166,7 +166,7 @@ impl Head {
     /// Links an entry to the chain and advances.
     pub fn append(&mut self, entry: &Entry) -> Record {
         let sequence = self.sequence.saturating_add(1);
-        let untied = Untied {
+        let untied = UnhashedRecord {
             event: Some(&entry.event),
             at: entry.at,
             trace_id: entry.trace_id.as_deref(),
@@ -175,10 +175,11 @@ impl Head {
             previous_hash: &self.hash,
         };
         // Only a map with keys that are not strings cannot be serialised, and no event has one.
-        let record = Object::of(&untied).or_else(|_| Object::of(&Untied { event: None, ..untied })).unwrap_or_default();
+        let record =
+            Object::of(&untied).or_else(|_| Object::of(&UnhashedRecord { event: None, ..untied })).unwrap_or_default();
         let hash = Digest::of(record.text().as_bytes()).as_str().to_owned();
         let text = record.with(HASH, &format!("\"{hash}\""));
-        let marks = Marks::of(entry.at, |key| serde_json::from_str(record.get(key)?).ok());
+        let marks = IndexFields::of(entry.at, |key| serde_json::from_str(record.get(key)?).ok());
         self.sequence = sequence;
         self.hash = hash;
         Record { chain: self.chain.clone(), sequence, text, marks }

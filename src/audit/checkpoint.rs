@@ -28,7 +28,7 @@ const PEM_LINE: usize = 64;
 
 /// Why a text is not a usable key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub enum KeyError {
     /// The text has no such section.
     #[error("there is no line -----BEGIN {0}-----, or no end to what follows it")]
     NoKey(&'static str),
@@ -51,10 +51,10 @@ impl fmt::Debug for Signer {
 
 impl Signer {
     /// The key in a PEM text: PKCS#8, not encrypted.
-    pub fn from_pem(text: &str) -> Result<Self, Unusable> {
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
         let der = section(text, "PRIVATE KEY")?;
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_why| Unusable::NotEd25519)?;
-        let public = PublicKey::new(pair.public_key().as_ref()).ok_or(Unusable::NotEd25519)?;
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_why| KeyError::NotEd25519)?;
+        let public = PublicKey::new(pair.public_key().as_ref()).ok_or(KeyError::NotEd25519)?;
         Ok(Self { pair, public })
     }
 
@@ -83,9 +83,9 @@ pub struct PublicKey {
 
 impl PublicKey {
     /// The key in a PEM text.
-    pub fn from_pem(text: &str) -> Result<Self, Unusable> {
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
         let der = section(text, "PUBLIC KEY")?;
-        der.strip_prefix(&PUBLIC_PREFIX).and_then(Self::new).ok_or(Unusable::NotEd25519)
+        der.strip_prefix(&PUBLIC_PREFIX).and_then(Self::new).ok_or(KeyError::NotEd25519)
     }
 
     fn new(point: &[u8]) -> Option<Self> {
@@ -130,11 +130,11 @@ fn statement(ends: &Value, key_id: &str, at: &str) -> String {
 }
 
 /// The bytes of a section in a PEM text.
-fn section(text: &str, label: &'static str) -> Result<Vec<u8>, Unusable> {
+fn section(text: &str, label: &'static str) -> Result<Vec<u8>, KeyError> {
     let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
     let inside = text.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end)).map(|(inside, _)| inside);
-    let letters: String = inside.ok_or(Unusable::NoKey(label))?.split_whitespace().collect();
-    STANDARD.decode(letters).map_err(|_damaged| Unusable::NotEd25519)
+    let letters: String = inside.ok_or(KeyError::NoKey(label))?.split_whitespace().collect();
+    STANDARD.decode(letters).map_err(|_damaged| KeyError::NotEd25519)
 }
 
 #[cfg(test)]
@@ -157,14 +157,14 @@ pub(super) mod tests {
     #[test]
     fn what_is_no_ed25519_key_is_refused() {
         for (text, why) in [
-            ("", Unusable::NoKey("PRIVATE KEY")),
-            (PUBLIC, Unusable::NoKey("PRIVATE KEY")),
-            ("-----BEGIN PRIVATE KEY-----\nMC4=\n", Unusable::NoKey("PRIVATE KEY")),
-            ("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----", Unusable::NotEd25519),
-            ("-----BEGIN PRIVATE KEY-----\n?\n-----END PRIVATE KEY-----", Unusable::NotEd25519),
+            ("", KeyError::NoKey("PRIVATE KEY")),
+            (PUBLIC, KeyError::NoKey("PRIVATE KEY")),
+            ("-----BEGIN PRIVATE KEY-----\nMC4=\n", KeyError::NoKey("PRIVATE KEY")),
+            ("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----", KeyError::NotEd25519),
+            ("-----BEGIN PRIVATE KEY-----\n?\n-----END PRIVATE KEY-----", KeyError::NotEd25519),
         ] {
             assert_eq!(Signer::from_pem(text).unwrap_err(), why, "{text}");
         }
-        assert_eq!(PublicKey::from_pem(PRIVATE).unwrap_err(), Unusable::NoKey("PUBLIC KEY"));
+        assert_eq!(PublicKey::from_pem(PRIVATE).unwrap_err(), KeyError::NoKey("PUBLIC KEY"));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Actor, Entry, Event, Form, Head, Marks, Place, Verifier};
+use super::{Actor, Entry, Event, ExportFormat, Head, IndexFields, RecordId, Verifier};
 
 /// A trail of three runs, one after another.
 static TRAIL: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -63,14 +63,14 @@ fn is_whole(records: &[String]) -> bool {
 }
 
 fn exported(line: &str) {
-    if let Some(place) = Place::of(line) {
+    if let Some(place) = RecordId::of(line) {
         assert_eq!(place.to_string().parse().as_ref(), Ok(&place));
     }
-    drop(Marks::read(line));
+    drop(IndexFields::read(line));
     let record: Value = serde_json::from_str(line).unwrap_or_default();
-    for form in [Form::Jsonl, Form::Ocsf, Form::Ecs, Form::Asim] {
+    for form in [ExportFormat::Jsonl, ExportFormat::Ocsf, ExportFormat::Ecs, ExportFormat::Asim] {
         let written = form.line(line);
-        if record.is_object() && form != Form::Jsonl {
+        if record.is_object() && form != ExportFormat::Jsonl {
             let written: Value = serde_json::from_str(&written).unwrap_or_default();
             let fields = written.as_object().into_iter().flatten();
             assert!(fields.into_iter().any(|(_, field)| *field == record), "{form} lost something of {line}");

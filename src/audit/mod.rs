@@ -12,27 +12,27 @@
 //! key that is not in the store ([`checkpoint`]), or a copy kept elsewhere. The store writes these records in the same
 //! transaction as the state change that they describe.
 
-mod aims;
+mod actor;
 pub mod chain;
 pub mod checkpoint;
-pub mod forms;
+pub mod formats;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod report;
+mod targets;
 pub mod verify;
-mod words;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 pub use self::{
-    aims::{Aim, Aims},
-    chain::{End, Head, Marks, Place, Record},
+    actor::{Actor, UntouchedTarget},
+    chain::{End, Head, IndexFields, Record, RecordId},
     checkpoint::{PublicKey, Signer},
-    forms::Form,
-    report::{Break, Broken, Lacking, Report, counted},
+    formats::ExportFormat,
+    report::{BrokenRecord, ChainBreak, Report, VerificationFailure, counted},
+    targets::{RecordedChange, RecordedTarget},
     verify::Verifier,
-    words::{Actor, Left},
 };
 use crate::domain::{Digest, OperationId};
 
@@ -115,7 +115,7 @@ pub enum Event {
         /// Id of the configuration.
         configuration: String,
         /// What is requested.
-        change: Aims,
+        change: RecordedChange,
         /// The ticket.
         ticket: Option<String>,
         /// The person for whom it was requested.
@@ -179,7 +179,7 @@ pub enum Event {
         /// The configuration, if the call got far enough to name one.
         configuration: Option<String>,
         /// What was requested, if it was a change.
-        change: Option<Aims>,
+        change: Option<RecordedChange>,
         /// The ticket.
         ticket: Option<String>,
         /// Why, or the latest reason if there were several.
@@ -244,11 +244,11 @@ pub enum Event {
         /// `changed` or `unchanged`, if it succeeded.
         effect: Option<&'static str>,
         /// What it added.
-        added: Vec<Aim>,
+        added: Vec<RecordedTarget>,
         /// What it removed.
-        removed: Vec<Aim>,
+        removed: Vec<RecordedTarget>,
         /// Targets whose filter it changed, with the new one.
-        changed: Vec<Aim>,
+        changed: Vec<RecordedTarget>,
         /// Why, if it failed.
         failure: Option<String>,
         /// Graph's id of the call that failed.
@@ -268,7 +268,7 @@ pub enum Event {
         /// The operation that undid it.
         by: OperationId,
         /// Targets that were left alone, and why.
-        kept: Vec<Left>,
+        kept: Vec<UntouchedTarget>,
     },
     /// An operation was cancelled before it began.
     Cancelled {

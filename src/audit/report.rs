@@ -11,7 +11,7 @@ use super::chain::End;
 /// The first bad record, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("record {position}{}: {why}", place.as_deref().unwrap_or_default())]
-pub struct Broken {
+pub struct BrokenRecord {
     /// Its place among the records fed, from one.
     pub position: u64,
     /// The place that it claims, if it can be parsed that far.
@@ -22,18 +22,18 @@ pub struct Broken {
 
 /// The records are consistent, but this is not the trail that was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lacking {
+pub enum VerificationFailure {
     /// A kept checkpoint names a record that is not there.
     #[error(
         "record {} of chain {}, which a kept checkpoint names, is not there: the trail was cut off or written anew",
         .0.sequence, .0.chain
     )]
-    Cut(End),
+    Truncated(End),
     /// Runs found other ends of their chains in the store than they had written.
     #[error("{}\napart from that: {report}", listed(breaks))]
-    Torn {
+    BrokenChains {
         /// Where, in the order of the trail.
-        breaks: Vec<Break>,
+        breaks: Vec<ChainBreak>,
         /// What the trail contains; nothing else is wrong with it.
         report: Box<Report>,
     },
@@ -47,14 +47,14 @@ pub enum Lacking {
 
 /// A run found another end of its chain in the store than it had written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Break {
+pub struct ChainBreak {
     /// The end that it had written.
     pub written: End,
     /// The last record that the trail has of that chain; 0 if it has none.
     pub found: u64,
 }
 
-impl fmt::Display for Break {
+impl fmt::Display for ChainBreak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { written: End { chain, sequence, .. }, found } = self;
         write!(f, "the run that wrote chain {chain} had ended it with record {sequence}, ")?;
@@ -66,8 +66,8 @@ impl fmt::Display for Break {
     }
 }
 
-fn listed(breaks: &[Break]) -> String {
-    breaks.iter().map(Break::to_string).collect::<Vec<_>>().join("\n")
+fn listed(breaks: &[ChainBreak]) -> String {
+    breaks.iter().map(ChainBreak::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// What an intact trail contains.

@@ -11,7 +11,7 @@
 //! elsewhere ([`Verifier::expect`]) shows whether what it names has been cut off or rewritten since.
 //!
 //! An opening by which a run continues in a new chain names the end that the run had written of the one before. If the trail
-//! has another, the check goes on, and reports that at the end ([`Lacking::Torn`]).
+//! has another, the check goes on, and reports that at the end ([`VerificationFailure::BrokenChains`]).
 //!
 //! It deliberately trusts nothing but the records and the keys it is given: it needs no store and no settings.
 
@@ -21,9 +21,9 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::{Map, Value};
 
 use super::{
-    chain::{End, Head, NOTHING_BEFORE, hash_of},
+    chain::{End, GENESIS_HASH, Head, hash_of},
     checkpoint::PublicKey,
-    report::{Break, Broken, Lacking, Report},
+    report::{BrokenRecord, ChainBreak, Report, VerificationFailure},
 };
 use crate::canonical;
 
@@ -73,7 +73,7 @@ pub struct Verifier {
     /// The signatures of all checkpoints.
     signatures: BTreeSet<String>,
     records: u64,
-    breaks: Vec<Break>,
+    breaks: Vec<ChainBreak>,
 }
 
 impl Verifier {
@@ -100,9 +100,9 @@ impl Verifier {
     }
 
     /// Checks the next record's text.
-    pub fn feed(&mut self, text: &str) -> Result<(), Broken> {
+    pub fn feed(&mut self, text: &str) -> Result<(), BrokenRecord> {
         self.records = self.records.saturating_add(1);
-        let broken = |place: Option<String>, why: String| Broken { position: self.records, place, why };
+        let broken = |place: Option<String>, why: String| BrokenRecord { position: self.records, place, why };
         let record = Value::as_object(&serde_json::from_str(text).unwrap_or_default()).cloned();
         let (Some(mut record), Some(head)) = (record, Head::after(text)) else {
             return Err(broken(None, "it is not a record: chain, sequence or hash is missing".to_owned()));
@@ -116,10 +116,10 @@ impl Verifier {
         let (true, Some(bytes)) = (hash == head.hash, bytes(&hash)) else {
             return Err(broken(place, "its content does not fit its hash: it was altered".to_owned()));
         };
-        let tie = Tie { head: &head, record: &record };
+        let tie = ChainLink { head: &head, record: &record };
         let fits = match self.chains.get(&head.chain) {
             Some(before) => tie.follows(&before.head),
-            None => tie.opens(&self.ends()),
+            None => tie.opens(&self.open_ends()),
         };
         fits.map_err(|why| broken(place.clone(), why))?;
         let expected = tie.expected_end().map_err(|why| broken(place.clone(), why))?;
@@ -139,17 +139,17 @@ impl Verifier {
 
     /// The break that an opening reports, unless the chain does end where its run had ended it. A run whose opening may not
     /// have been stored reports it again.
-    fn parted(&self, written: End) -> Option<Break> {
+    fn parted(&self, written: End) -> Option<ChainBreak> {
         let head = self.chains.get(&written.chain).map(|chain| &chain.head);
         let found = head.map_or(0, |head| head.sequence);
         let is_new = self.breaks.iter().all(|known| known.written != written);
-        (is_new && head.is_none_or(|head| End::from(head) != written)).then_some(Break { written, found })
+        (is_new && head.is_none_or(|head| End::from(head) != written)).then_some(ChainBreak { written, found })
     }
 
     /// Adds a record that was checked.
     fn take(&mut self, head: Head, hash: [u8; 32]) {
         let opens = !self.chains.contains_key(&head.chain);
-        let opened_on = if opens { self.ends() } else { Vec::new() };
+        let opened_on = if opens { self.open_ends() } else { Vec::new() };
         if opens {
             self.loose.clear();
         }
@@ -225,16 +225,16 @@ impl Verifier {
     }
 
     /// The ends that the next opening must name, the newest record's first.
-    fn ends(&self) -> Vec<End> {
+    fn open_ends(&self) -> Vec<End> {
         let newest = self.newest.iter();
         let others = self.loose.iter().filter(|chain| Some(*chain) != self.newest.as_ref());
         newest.chain(others).filter_map(|chain| self.chains.get(chain).map(|chain| End::from(&chain.head))).collect()
     }
 
     /// Ends the check, and reports what the trail contains.
-    pub fn finish(self) -> Result<Report, Lacking> {
+    pub fn finish(self) -> Result<Report, VerificationFailure> {
         if let Some(end) = self.expected.iter().find(|end| !self.holds(end)) {
-            return Err(Lacking::Cut(end.clone()));
+            return Err(VerificationFailure::Truncated(end.clone()));
         }
         let checkpoints = self.chains.values().map(|chain| chain.checkpoints.len()).sum();
         let has_keys = !self.keys.is_empty();
@@ -246,9 +246,9 @@ impl Verifier {
         let report =
             Report { records: self.records, chains: self.chains.len(), head, checkpoints, unvouched, by_others };
         if !self.breaks.is_empty() {
-            return Err(Lacking::Torn { breaks: self.breaks, report: Box::new(report) });
+            return Err(VerificationFailure::BrokenChains { breaks: self.breaks, report: Box::new(report) });
         }
-        if has_keys && checkpoints == 0 { Err(Lacking::Unsigned) } else { Ok(report) }
+        if has_keys && checkpoints == 0 { Err(VerificationFailure::Unsigned) } else { Ok(report) }
     }
 }
 
@@ -279,12 +279,12 @@ fn bytes(hex: &str) -> Option<[u8; 32]> {
 }
 
 /// A record's claims about what came before it.
-struct Tie<'a> {
+struct ChainLink<'a> {
     head: &'a Head,
     record: &'a Map<String, Value>,
 }
 
-impl Tie<'_> {
+impl ChainLink<'_> {
     fn claims(&self, key: &str, expected: Option<&str>) -> bool {
         self.record.get(key).and_then(Value::as_str) == expected
     }
@@ -307,7 +307,7 @@ impl Tie<'_> {
             return Err("the beginning of its chain is missing".to_owned());
         }
         let newest = ends.first();
-        let hash = newest.map_or(NOTHING_BEFORE, |end| &end.hash);
+        let hash = newest.map_or(GENESIS_HASH, |end| &end.hash);
         let sequence = self.record.get("previous_sequence").and_then(Value::as_u64);
         let tied = self.claims("previous_hash", Some(hash))
             && self.claims("previous_chain", newest.map(|end| end.chain.as_str()))
@@ -422,7 +422,7 @@ mod tests {
         records.iter().map(|record| record.1.clone()).collect()
     }
 
-    fn verify(records: &[String]) -> Result<Report, Broken> {
+    fn verify(records: &[String]) -> Result<Report, BrokenRecord> {
         let mut verifier = Verifier::default();
         records.iter().try_for_each(|record| verifier.feed(record))?;
         Ok(verifier.finish().unwrap())

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    jwt::{Claimed, Proven},
+    jwt::{UnverifiedToken, VerifiedToken},
     keys::KeySet,
 };
 use crate::config::{Algorithm, Issuer, KeySource, TokenType};
@@ -37,7 +37,7 @@ pub(crate) fn tokens(input: &[u8]) {
     assert!(self::proven(&format!("{altered}.{signature}"), &keys).is_none(), "a signature fits other claims");
 }
 
-fn says_what_it_must(header: &str, claims: &str, proven: &Proven) {
+fn says_what_it_must(header: &str, claims: &str, proven: &VerifiedToken) {
     let [header, claims] = [header, claims].map(|text| serde_json::from_str::<Value>(text).unwrap_or_default());
     let is = |name: &str, value: &str| claims.get(name).and_then(Value::as_str) == Some(value);
     assert!(header.get("alg").and_then(Value::as_str) == Some("EdDSA") && header.get("crit").is_none());
@@ -49,8 +49,8 @@ fn says_what_it_must(header: &str, claims: &str, proven: &Proven) {
 }
 
 /// What a token proves, by the same steps as in a request.
-fn proven(token: &str, keys: &KeySet) -> Option<Proven> {
-    let claimed = Claimed::read(token).ok()?;
+fn proven(token: &str, keys: &KeySet) -> Option<VerifiedToken> {
+    let claimed = UnverifiedToken::read(token).ok()?;
     if claimed.issuer().ok()? != ISSUER {
         return None;
     }

@@ -1,8 +1,7 @@
 //! The checks of one token (RFC 7519, RFC 8725, RFC 9068; Entra's v1 and v2 access tokens).
 //!
 //! Guarantees: nothing in a token is believed before its signature was verified, with a key of the very issuer it names and
-//! an algorithm that the configuration allows for that issuer and that fits the key. [`Claimed`] is a token that was only
-//! read; there is one way to make a [`Proven`] from it. Where to find a key is never taken from the token: `jku`, `x5u`,
+//! an algorithm that the configuration allows for that issuer and that fits the key. An [`UnverifiedToken`] was only read; there is one way to make a [`VerifiedToken`] from it. Where to find a key is never taken from the token: `jku`, `x5u`,
 //! `jwk` and `x5c` are not even read. Details of a refusal never repeat what the token says.
 //!
 //! The library verifies signatures. Claims are checked here, since the library reads the system clock and by default
@@ -57,7 +56,7 @@ const ALGORITHMS: [(Algorithm, &str, Signature); 9] = [
 
 /// A token that was read but not verified: whatever it says may be a lie.
 #[derive(Debug)]
-pub(super) struct Claimed<'a> {
+pub(super) struct UnverifiedToken<'a> {
     header: Object,
     payload: Object,
     parts: Parts<'a>,
@@ -75,7 +74,7 @@ struct Parts<'a> {
 
 /// What a verified token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Proven {
+pub(super) struct VerifiedToken {
     pub(super) client_id: Option<String>,
     pub(super) subject: String,
     pub(super) token_id: Option<String>,
@@ -85,7 +84,7 @@ pub(super) struct Proven {
     pub(super) expires: Duration,
 }
 
-impl Proven {
+impl VerifiedToken {
     pub(super) fn has_expired(&self, leeway: Duration, now: Timestamp) -> bool {
         Duration::try_from(now.as_duration()).unwrap_or_default() >= self.expires.saturating_add(leeway)
     }
@@ -120,7 +119,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-impl<'a> Claimed<'a> {
+impl<'a> UnverifiedToken<'a> {
     /// Reads a token in compact form.
     pub(super) fn read(token: &'a str) -> Result<Self, Rejection> {
         let parts = Parts::of(token)?;
@@ -139,7 +138,7 @@ impl<'a> Claimed<'a> {
     }
 
     /// Verifies the token with a key from the set of `issuer`.
-    pub(super) fn verify(self, issuer: &Issuer, key: &Key, now: Timestamp) -> Result<Proven, Rejection> {
+    pub(super) fn verify(self, issuer: &Issuer, key: &Key, now: Timestamp) -> Result<VerifiedToken, Rejection> {
         let algorithm = self.algorithm(issuer)?;
         if !self.parts.is_signed_by(key, algorithm) {
             return Err(invalid("the token's signature does not match its content, algorithm and key"));
@@ -148,7 +147,7 @@ impl<'a> Claimed<'a> {
         self.check_start(issuer.leeway, now)?;
         self.check_audience(issuer)?;
         self.check_profile(issuer)?;
-        let proven = Proven {
+        let proven = VerifiedToken {
             client_id: self.client_id()?,
             subject: self.payload.required("sub")?.to_owned(),
             token_id: self.payload.text("jti")?.or(self.payload.text("uti")?).map(str::to_owned),

@@ -25,7 +25,7 @@ use super::keys::KeySet;
 use crate::{
     clock::Clock,
     config::{Issuer, KeySource},
-    outbound::{Call, Method, Outbound, StatusCode},
+    outbound::{Method, Outbound, Request, StatusCode},
 };
 
 /// Parts of a set's lifetime: after each, it is checked whether the set is to be renewed. The last ones are for retries.
@@ -209,14 +209,14 @@ impl Keyring {
     }
 
     async fn document(&self, url: &Url, timeout: Duration) -> Result<Vec<u8>, String> {
-        let call = Call {
+        let call = Request {
             method: Method::GET,
             url: url.to_string(),
             headers: Vec::new(),
             body: None,
             timeout,
             end_by: None,
-            answer_max: DOCUMENT_MAX,
+            response_max: DOCUMENT_MAX,
         };
         let answer = self.outbound.send(call).await.map_err(|error| error.to_string())?;
         if answer.status != StatusCode::OK {

@@ -12,9 +12,9 @@ pub(crate) mod fuzzing;
 mod jwt;
 mod keyring;
 mod keys;
-mod known;
 #[cfg(test)]
 mod tests;
+mod token_cache;
 #[cfg(test)]
 mod vectors;
 
@@ -32,9 +32,9 @@ use crate::{
 };
 
 use self::{
-    jwt::{Claimed, Proven},
+    jwt::{UnverifiedToken, VerifiedToken},
     keyring::Keyring,
-    known::{Known, Verified},
+    token_cache::{CachedToken, TokenCache},
 };
 
 /// The longest claim in a sentence, in characters: ids are shorter.
@@ -45,7 +45,7 @@ const CLAIM_SHOWN: usize = 128;
 pub struct Authenticator {
     issuers: Vec<Trusted>,
     callers: Vec<CallerRule>,
-    known: Known,
+    known: TokenCache,
     clock: Clock,
 }
 
@@ -98,7 +98,7 @@ impl Authenticator {
             Trusted { issuer, keys }
         };
         let issuers = issuers.into_iter().map(Arc::new).map(trusted).collect();
-        Self { issuers, callers, known: Known::new(), clock }
+        Self { issuers, callers, known: TokenCache::new(), clock }
     }
 
     /// Renews key sets before they expire, until the process stops.
@@ -125,7 +125,7 @@ impl Authenticator {
         authorization: Option<&str>,
         now: Timestamp,
         elapsed: Duration,
-    ) -> Result<Arc<Verified>, Rejection> {
+    ) -> Result<Arc<CachedToken>, Rejection> {
         let token = credentials(authorization)?;
         let digest = Digest::of(token.as_bytes());
         if let Some(seen) = self.seen(&digest, now, elapsed).await {
@@ -138,7 +138,7 @@ impl Authenticator {
 
     /// What a token that was verified before says, if it has not expired and its issuer still publishes the very key that
     /// verified it.
-    async fn seen(&self, digest: &Digest, now: Timestamp, elapsed: Duration) -> Option<Arc<Verified>> {
+    async fn seen(&self, digest: &Digest, now: Timestamp, elapsed: Duration) -> Option<Arc<CachedToken>> {
         let known = self.known.find(digest).await?;
         let Trusted { issuer, keys } = self.issuers.get(known.issuer)?;
         let set = keys.set_for(&known.key_id, elapsed).await.ok();
@@ -151,9 +151,9 @@ impl Authenticator {
     }
 
     /// Verifies a token with the keys of the issuer that it names.
-    async fn verify(&self, token: &str, now: Timestamp, elapsed: Duration) -> Result<Verified, Rejection> {
+    async fn verify(&self, token: &str, now: Timestamp, elapsed: Duration) -> Result<CachedToken, Rejection> {
         let length = token.len();
-        let token = Claimed::read(token)?;
+        let token = UnverifiedToken::read(token)?;
         let claimed = token.issuer()?;
         let place = self.issuers.iter().position(|trusted| trusted.issuer.issuer == claimed).ok_or_else(distrusted)?;
         let Trusted { issuer, keys } = self.issuers.get(place).ok_or_else(distrusted)?;
@@ -169,7 +169,7 @@ impl Authenticator {
                 let rules = self.callers.iter().enumerate();
                 let fitting = rules.filter(|(_, rule)| rule.issuer == issuer.name && fits(rule, &proven));
                 let callers = fitting.map(|(place, _)| place).collect();
-                Ok(Verified { issuer: place, key_id, key: key.clone(), proven, callers, length })
+                Ok(CachedToken { issuer: place, key_id, key: key.clone(), proven, callers, length })
             }
             Some(Err(why)) => Err(Rejection::Invalid(format!("the token's key (kid) cannot be used: {why}"))),
             None => Err(Rejection::Invalid(format!(
@@ -180,10 +180,10 @@ impl Authenticator {
     }
 
     /// The configured caller that a verified token identifies, together with a certificate.
-    fn recognise(&self, token: &Verified, certificate: Option<&Digest>) -> Result<Caller, Rejection> {
+    fn recognise(&self, token: &CachedToken, certificate: Option<&Digest>) -> Result<Caller, Rejection> {
         let issuer = self.issuers.get(token.issuer).ok_or_else(distrusted)?.issuer.name.clone();
         let mut fitting = token.callers.iter().filter_map(|place| self.callers.get(*place));
-        let Proven { client_id, subject, token_id, roles, expires: _ } = &token.proven;
+        let VerifiedToken { client_id, subject, token_id, roles, expires: _ } = &token.proven;
         let (subject, token_id) = (subject.clone(), token_id.clone());
         let holds = |role: &String| roles.iter().any(|held| held.as_str() == role);
         let granted = |rule: &CallerRule| rule.required_role.as_ref().is_none_or(holds);
@@ -238,7 +238,7 @@ fn credentials(authorization: Option<&str>) -> Result<&str, Rejection> {
 }
 
 /// Whether a rule matches the token's application and subject. One that names neither matches nobody.
-fn fits(rule: &CallerRule, token: &Proven) -> bool {
+fn fits(rule: &CallerRule, token: &VerifiedToken) -> bool {
     let client_id = rule.client_id.as_ref().is_none_or(|id| token.client_id.as_ref() == Some(id));
     let subject = rule.subject.as_ref().is_none_or(|subject| *subject == token.subject);
     client_id && subject && (rule.client_id.is_some() || rule.subject.is_some())

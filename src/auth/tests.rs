@@ -238,7 +238,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn an_honest_token_is_its_caller() {
+async fn a_valid_token_authenticates_its_caller() {
     let world = World::new();
     let caller = world.token(&honest()).await.unwrap();
     let roles = ["Assignments.Change", "plan", "read"].map(crate::domain::Role::new).to_vec();
@@ -468,7 +468,7 @@ async fn a_key_of_another_issuer_with_the_same_id_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_valid_token_alone_is_nobody() {
+async fn a_valid_token_without_a_configured_caller_is_rejected() {
     let world = World::new();
     for (members, reason) in [
         (
@@ -488,9 +488,9 @@ async fn a_valid_token_alone_is_nobody() {
 }
 
 #[test]
-fn a_rule_that_names_nobody_fits_nobody() {
+fn a_caller_rule_without_client_and_subject_matches_no_token() {
     let expires = Duration::MAX;
-    let token = Proven { client_id: None, subject: "s".to_owned(), token_id: None, roles: vec![], expires };
+    let token = VerifiedToken { client_id: None, subject: "s".to_owned(), token_id: None, roles: vec![], expires };
     let rule = CallerRule { client_id: None, ..rule("x", "entra", None) };
     assert!(!fits(&rule, &token));
     assert!(fits(&CallerRule { subject: Some("s".to_owned()), ..rule }, &token));

@@ -5,7 +5,7 @@
 //! can end within the time for which the attempt was claimed. A token endpoint that gave no token is left alone for as
 //! long as it asks for, an hour at most, or for the first pause, however many messages are due.
 //!
-//! It deliberately does not decide when to retry; `verdict` does.
+//! It deliberately does not decide when to retry; `retry` does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,13 +14,13 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::{Url, form_urlencoded};
 
-use super::{Parts, proof, verdict::PAUSE_MAX};
+use super::{Dependencies, proof, retry::PAUSE_MAX};
 use crate::{
     clock::Clock,
     config::{self, Authentication, Network},
     domain::{Callback, Operation, callback::message_id},
     outbound::{
-        self, Answer, Call, Error, HeaderMap, HeaderName, HeaderValue, Method, Outbound, Reach,
+        self, AddressScope, Error, HeaderMap, HeaderName, HeaderValue, Method, Outbound, Request, Response,
         header::{AUTHORIZATION, RETRY_AFTER},
     },
     signing::Message,
@@ -31,7 +31,7 @@ const CONTENT_TYPE: &str = "application/cloudevents+json";
 /// The longest time for which the answer to one message can hold back all others.
 const CLOSED_MAX: Duration = Duration::from_hours(1);
 /// The largest answer that is read.
-const ANSWER_MAX: usize = 16 * 1024;
+const RESPONSE_MAX: usize = 16 * 1024;
 /// A token is not used this shortly before its end.
 const TOKEN_MARGIN: Duration = Duration::from_secs(30);
 /// How long a token is used whose answer does not say when it expires.
@@ -48,7 +48,7 @@ pub(super) struct Delivered {
 
 /// It does not have it, or that is unknown.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct DeliveryError {
     /// The status of the answer: of the destination, or of its token endpoint.
     pub(super) status: Option<u16>,
     /// What happened.
@@ -61,7 +61,7 @@ pub(super) struct Refusal {
     pub(super) closed: Option<Duration>,
 }
 
-impl Refusal {
+impl DeliveryError {
     pub(super) fn failed(status: Option<u16>, why: String) -> Self {
         Self { status, why, is_final: false, pause: None, closed: None }
     }
@@ -69,7 +69,7 @@ impl Refusal {
 
 /// How to call a destination.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct DestinationClient {
     settings: config::Destination,
     outbound: Outbound,
     clock: Clock,
@@ -86,7 +86,7 @@ pub(super) struct Way {
 struct Tokens {
     present: Option<Arc<Token>>,
     /// Why it gave no token, and until when it is left alone, by [`Clock::elapsed`].
-    rest: Option<(Refusal, Duration)>,
+    rest: Option<(DeliveryError, Duration)>,
 }
 
 #[derive(Debug)]
@@ -96,15 +96,15 @@ struct Token {
     until: Duration,
 }
 
-impl Way {
-    pub(super) fn new(settings: config::Destination, parts: &Parts) -> Result<Self, Error> {
-        let Parts { outbound, clock, settings: times, message, .. } = parts;
+impl DestinationClient {
+    pub(super) fn new(settings: config::Destination, parts: &Dependencies) -> Result<Self, Error> {
+        let Dependencies { outbound, clock, settings: times, message, .. } = parts;
         // What callers write into a URL may be a secret of theirs.
-        let outbound = outbound.discreet();
+        let outbound = outbound.hiding_queries();
         let outbound = match settings.network {
-            Network::Public => outbound.within(Reach::Public)?,
-            Network::Private => outbound.within(Reach::Private)?,
-            Network::Loopback => outbound.within(Reach::Loopback)?,
+            Network::Public => outbound.limited_to(AddressScope::Public)?,
+            Network::Private => outbound.limited_to(AddressScope::Private)?,
+            Network::Loopback => outbound.limited_to(AddressScope::Loopback)?,
             Network::Proxy => outbound.proxied(&settings.url)?,
         };
         Ok(Self {
@@ -129,26 +129,26 @@ impl Way {
         operation: &Operation,
         callback: &Callback,
         end_by: Duration,
-    ) -> Result<Delivered, Refusal> {
-        let failed = |why: String| Refusal::failed(None, why);
+    ) -> Result<Delivered, DeliveryError> {
+        let failed = |why: String| DeliveryError::failed(None, why);
         let url = self.settings.admits(&callback.url);
         let url = url.ok_or_else(|| failed("its URL no longer lies under its destination".to_owned()))?;
         let body = (self.message)(operation, &self.source);
         let mut headers = self.signed(&message_id(operation.id), &body).map_err(failed)?;
         let token = self.token(end_by).await?;
         headers.extend(self.authorised(&body, token.as_deref()).map_err(failed)?);
-        let call = Call {
+        let call = Request {
             method: Method::POST,
             url: url.to_string(),
             headers,
             body: Some((CONTENT_TYPE, body)),
             timeout: self.timeout,
             end_by: Some(end_by),
-            answer_max: ANSWER_MAX,
+            response_max: RESPONSE_MAX,
         };
         let (status, headers) = match self.outbound.send(call).await {
             // What it says at length does not matter.
-            Ok(Answer { status, headers, .. }) | Err(Error::TooLarge { status, headers, .. }) => {
+            Ok(Response { status, headers, .. }) | Err(Error::TooLarge { status, headers, .. }) => {
                 (status.as_u16(), headers)
             }
             Err(error) => return Err(failed(error.to_string())),
@@ -160,14 +160,14 @@ impl Way {
             // The next attempt requests a new one, unless another attempt did so meanwhile.
             self.tokens.lock().await.present.take_if(|present| Arc::ptr_eq(present, &token));
         }
-        let pause = self.named_pause(&headers);
+        let pause = self.requested_pause(&headers);
         let closed = pause.filter(|_| matches!(status, 429 | 503)).map(|pause| pause.min(CLOSED_MAX));
-        let why = told(status);
-        Err(Refusal { status: Some(status), why, is_final: status == 410, pause, closed })
+        let why = describe_status(status);
+        Err(DeliveryError { status: Some(status), why, is_final: status == 410, pause, closed })
     }
 
     /// The pause that an answer asks for.
-    fn named_pause(&self, headers: &HeaderMap) -> Option<Duration> {
+    fn requested_pause(&self, headers: &HeaderMap) -> Option<Duration> {
         let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
         outbound::retry_after(text, self.clock.now()).map(|pause| pause.min(PAUSE_MAX))
     }
@@ -202,7 +202,7 @@ impl Way {
     }
 
     /// A token, if the destination requires one: the current one, or a new one. Other attempts wait for it meanwhile.
-    async fn token(&self, end_by: Duration) -> Result<Option<Arc<Token>>, Refusal> {
+    async fn token(&self, end_by: Duration) -> Result<Option<Arc<Token>>, DeliveryError> {
         let Authentication::OAuth { token_url, client_id, secret, scope } = &self.settings.authentication else {
             return Ok(None);
         };
@@ -213,9 +213,9 @@ impl Way {
         }
         if let Some((refusal, until)) = tokens.rest.as_ref().filter(|(_, until)| now < *until) {
             let left = Some(until.saturating_sub(now));
-            return Err(Refusal { pause: left, closed: left, ..refusal.clone() });
+            return Err(DeliveryError { pause: left, closed: left, ..refusal.clone() });
         }
-        let secret = proof::read(secret).map_err(|why| Refusal::failed(None, why))?;
+        let secret = proof::read(secret).map_err(|why| DeliveryError::failed(None, why))?;
         let form = client_credentials(client_id, &secret, scope.as_deref());
         let token = self.request_token(token_url, form, end_by).await.inspect_err(|refusal| {
             let until = refusal.closed.map(|pause| self.clock.elapsed().saturating_add(pause));
@@ -224,9 +224,9 @@ impl Way {
         Ok(Some(Arc::clone(tokens.present.insert(Arc::new(token)))))
     }
 
-    async fn request_token(&self, url: &Url, form: String, end_by: Duration) -> Result<Token, Refusal> {
+    async fn request_token(&self, url: &Url, form: String, end_by: Duration) -> Result<Token, DeliveryError> {
         let begun = self.clock.elapsed();
-        let call = Call {
+        let call = Request {
             method: Method::POST,
             url: url.to_string(),
             headers: Vec::new(),
@@ -234,16 +234,18 @@ impl Way {
             timeout: self.timeout,
             // Afterwards, there must be time left for the message.
             end_by: Some(end_by.saturating_sub(self.timeout)),
-            answer_max: ANSWER_MAX,
+            response_max: RESPONSE_MAX,
         };
         let (status, headers, body) = match self.outbound.send(call).await {
-            Ok(Answer { status, headers, body }) => (status, headers, body),
+            Ok(Response { status, headers, body }) => (status, headers, body),
             Err(Error::TooLarge { status, headers, .. }) => (status, headers, Vec::new()),
             // The endpoint was not called.
-            Err(Error::Late) => return Err(Refusal::failed(None, format!("the token endpoint: {}", Error::Late))),
-            Err(error) => return Err(self.tokenless(None, format!("the token endpoint: {error}"), None)),
+            Err(Error::Late) => {
+                return Err(DeliveryError::failed(None, format!("the token endpoint: {}", Error::Late)));
+            }
+            Err(error) => return Err(self.no_token(None, format!("the token endpoint: {error}"), None)),
         };
-        let why = match serde_json::from_slice::<Given>(&body) {
+        let why = match serde_json::from_slice::<TokenResponse>(&body) {
             Ok(given) if status.is_success() => {
                 let ttl = given.expires_in.map_or(TOKEN_TTL, Duration::from_secs);
                 let until = begun.saturating_add(ttl.saturating_sub(TOKEN_MARGIN));
@@ -253,13 +255,13 @@ impl Way {
             Err(_quoting) if status.is_success() => "the token endpoint's answer holds no token".to_owned(),
             _refused => format!("the token endpoint answered {}", status.as_u16()),
         };
-        Err(self.tokenless(Some(status.as_u16()), why, self.named_pause(&headers)))
+        Err(self.no_token(Some(status.as_u16()), why, self.requested_pause(&headers)))
     }
 
     /// No token was given. Nothing can be delivered without one, so no message is sent until the endpoint is asked again.
-    fn tokenless(&self, status: Option<u16>, why: String, named: Option<Duration>) -> Refusal {
+    fn no_token(&self, status: Option<u16>, why: String, named: Option<Duration>) -> DeliveryError {
         let pause = named.unwrap_or_default().max(self.pause_first);
-        Refusal { status, why, is_final: false, pause: Some(pause), closed: Some(pause.min(CLOSED_MAX)) }
+        DeliveryError { status, why, is_final: false, pause: Some(pause), closed: Some(pause.min(CLOSED_MAX)) }
     }
 }
 
@@ -289,13 +291,13 @@ fn client_credentials(client_id: &str, secret: &SecretString, scope: Option<&str
 
 /// The answer of a token endpoint (RFC 6749, section 5.1).
 #[derive(Deserialize)]
-struct Given {
+struct TokenResponse {
     access_token: SecretString,
     expires_in: Option<u64>,
 }
 
 /// A sentence for a status that is no success, for readers of the operation.
-fn told(status: u16) -> String {
+fn describe_status(status: u16) -> String {
     match status {
         300..400 => format!("it answered {status}; redirects are not followed"),
         410 => "it answered 410: it wants no more".to_owned(),

@@ -1,7 +1,7 @@
 //! Reports to callers' systems that their operations have ended.
 //!
 //! The outbox is in the store: the transaction that ends an operation also makes its callback due. For each destination
-//! one desk claims what is due and sends it, so a slow destination delays only itself.
+//! one worker claims what is due and sends it, so a slow destination delays only itself.
 //!
 //! Guarantees: every callback is sent until its destination has it, wants no more, or its time is over, whatever fails or
 //! restarts; at least once, always as the same message, and never twice at the same moment, since an attempt is claimed
@@ -12,7 +12,7 @@
 
 mod destination;
 mod proof;
-mod verdict;
+mod retry;
 
 use std::{
     collections::BTreeSet,
@@ -27,8 +27,8 @@ use tracing::Instrument;
 
 pub use self::{destination::unproxied, proof::examine};
 use self::{
-    destination::{Refusal, Way},
-    verdict::Outcome,
+    destination::{DeliveryError, DestinationClient},
+    retry::AttemptOutcome,
 };
 use crate::{
     audit::{Entry, Event},
@@ -38,15 +38,15 @@ use crate::{
     outbound::{self, Outbound},
     store::{
         Store,
-        callbacks::{Attempt, Attempted, Claim, Destinations, Next},
+        callbacks::{Attempt, AttemptResult, Claim, Destinations, Next},
     },
     telemetry,
 };
 
 /// How often to look for due callbacks without a notice, on average; jitter keeps replicas apart.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often to look for callbacks whose destination no longer exists.
-const LOOK_FOR_STRAYS: Duration = Duration::from_secs(30);
+const ORPHAN_POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// The most of these that are claimed at once.
 const STRAYS_MAX: usize = 100;
 /// How long an attempt takes at most before its calls, and after them.
@@ -54,7 +54,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 
 /// What is needed to send callbacks.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub struct Dependencies {
     /// Where callbacks wait.
     pub store: Arc<dyn Store>,
     /// Makes the calls.
@@ -72,24 +72,28 @@ pub struct Parts {
 /// The sender of callbacks.
 #[derive(Debug)]
 pub struct Callbacks {
-    desks: Vec<Arc<Desk>>,
+    workers: Vec<Arc<DestinationWorker>>,
 }
 
 impl Callbacks {
-    /// A desk for each destination, and one for those that are gone. Fails if there is no way to reach a destination.
-    pub fn new(parts: &Parts) -> Result<Self, outbound::Error> {
+    /// A worker for each destination, and one for those that are gone. Fails if there is no way to reach a destination.
+    pub fn new(parts: &Dependencies) -> Result<Self, outbound::Error> {
         let names: BTreeSet<_> = parts.destinations.iter().map(|destination| destination.name.clone()).collect();
-        let mut desks = vec![Desk::new(parts, Destinations::Except(names), None)];
+        let mut workers = vec![DestinationWorker::new(parts, Destinations::Except(names), None)];
         for destination in &parts.destinations {
-            let whose = Destinations::Named(destination.name.clone());
-            desks.push(Desk::new(parts, whose, Some(Way::new(destination.clone(), parts)?)));
+            let destinations = Destinations::Named(destination.name.clone());
+            workers.push(DestinationWorker::new(
+                parts,
+                destinations,
+                Some(DestinationClient::new(destination.clone(), parts)?),
+            ));
         }
-        Ok(Self { desks })
+        Ok(Self { workers })
     }
 
     /// Sends callbacks until it is stopped and the attempts in flight have ended.
     pub async fn run(self, stop: CancellationToken) {
-        let mut working: JoinSet<_> = self.desks.into_iter().map(|desk| desk.work(stop.clone())).collect();
+        let mut working: JoinSet<_> = self.workers.into_iter().map(|worker| worker.work(stop.clone())).collect();
         while let Some(ended) = working.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(%error, "callbacks of a destination are no longer sent by this process");
@@ -98,27 +102,27 @@ impl Callbacks {
     }
 }
 
-/// Attempts the callbacks of one destination or, without a way, those whose destination is gone: these fail until parked.
+/// Attempts the callbacks of one destination or, without a client, those whose destination is gone: these fail until parked.
 #[derive(Debug)]
-struct Desk {
-    parts: Parts,
-    whose: Destinations,
-    way: Option<Way>,
+struct DestinationWorker {
+    parts: Dependencies,
+    destinations: Destinations,
+    client: Option<DestinationClient>,
     at_once: usize,
     /// By [`Clock::elapsed`]: until when the destination wants to be left alone.
     closed_until: Mutex<Duration>,
 }
 
-impl Desk {
-    fn new(parts: &Parts, whose: Destinations, way: Option<Way>) -> Arc<Self> {
-        let at_once = way.as_ref().map_or(STRAYS_MAX, Way::calls_at_once_max);
-        Arc::new(Self { parts: parts.clone(), whose, way, at_once, closed_until: Mutex::default() })
+impl DestinationWorker {
+    fn new(parts: &Dependencies, destinations: Destinations, client: Option<DestinationClient>) -> Arc<Self> {
+        let at_once = client.as_ref().map_or(STRAYS_MAX, DestinationClient::calls_at_once_max);
+        Arc::new(Self { parts: parts.clone(), destinations, client, at_once, closed_until: Mutex::default() })
     }
 
     async fn work(self: Arc<Self>, stop: CancellationToken) {
-        let look = if self.way.is_some() { LOOK } else { LOOK_FOR_STRAYS };
-        let Parts { store, clock, .. } = self.parts.clone();
-        let mut news = store.notices().calls_back();
+        let look = if self.client.is_some() { POLL_INTERVAL } else { ORPHAN_POLL_INTERVAL };
+        let Dependencies { store, clock, .. } = self.parts.clone();
+        let mut news = store.notices().subscribe_callbacks();
         let mut under_way = JoinSet::new();
         loop {
             let room = if self.is_closed() { 0 } else { self.at_once.saturating_sub(under_way.len()) };
@@ -132,8 +136,8 @@ impl Desk {
                 biased;
                 () = stop.cancelled() => break,
                 Some(ended) = under_way.join_next() => note(ended),
-                Ok(()) = news.changed(), if self.way.is_some() && under_way.len() < self.at_once => {}
-                () = clock.sleep(look.mul_f64(0.5 + clock.chance())) => {}
+                Ok(()) = news.changed(), if self.client.is_some() && under_way.len() < self.at_once => {}
+                () = clock.sleep(look.mul_f64(0.5 + clock.random_fraction())) => {}
             }
         }
         while let Some(ended) = under_way.join_next().await {
@@ -145,7 +149,7 @@ impl Desk {
         if limit == 0 {
             return Vec::new();
         }
-        let claim = Claim { destinations: self.whose.clone(), ttl: self.ttl(), limit };
+        let claim = Claim { destinations: self.destinations.clone(), ttl: self.ttl(), limit };
         self.parts.store.claim_callbacks(claim).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot look for due callbacks at present");
             Vec::new()
@@ -173,18 +177,18 @@ impl Desk {
     }
 
     async fn make(&self, attempt: Attempt, end_by: Duration) {
-        let Parts { store, clock, settings, .. } = &self.parts;
+        let Dependencies { store, clock, settings, .. } = &self.parts;
         let Attempt { operation, number, progress } = attempt;
         let Some(callback) = &operation.submission.callback else { return };
-        let outcome = match &self.way {
-            Some(way) => way.send(&operation, callback, end_by).await,
-            None => Err(Refusal::failed(None, "its destination is no longer set up".to_owned())),
+        let outcome = match &self.client {
+            Some(client) => client.send(&operation, callback, end_by).await,
+            None => Err(DeliveryError::failed(None, "its destination is no longer set up".to_owned())),
         };
-        if let Err(Refusal { closed: Some(pause), .. }) = &outcome {
+        if let Err(DeliveryError { closed: Some(pause), .. }) = &outcome {
             self.close_for(*pause);
         }
-        let judged = verdict::judge(&outcome, progress, operation.state.ended_at(), settings, *clock);
-        let Outcome { progress, next } = judged;
+        let judged = retry::next_step(&outcome, progress, operation.state.ended_at(), settings, *clock);
+        let AttemptOutcome { progress, next } = judged;
         let entry = self.entry(&operation, callback, (number, &progress), next);
         let result = match next {
             Next::Delivered => "delivered",
@@ -196,8 +200,8 @@ impl Desk {
             None => tracing::info!(status = progress.last_status, "callback delivered"),
             Some(error) => tracing::warn!(error, status = progress.last_status, result, "callback not delivered"),
         }
-        let attempted = Attempted { operation: operation.id, number, progress, next, entry };
-        match store.note_attempt(attempted).await {
+        let attempted = AttemptResult { operation: operation.id, number, progress, next, entry };
+        match store.record_attempt(attempted).await {
             Ok(true) => {}
             Ok(false) => tracing::warn!("the attempt took too long; another one has begun"),
             Err(error) => tracing::warn!(%error, "the attempt's result cannot be stored; the callback is sent again"),

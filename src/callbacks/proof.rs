@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    config::{Authentication, Destination, Fault, Named},
+    config::{Authentication, Destination, Fault, SecretRef},
     outbound::HeaderValue,
     signing::{
         Key, Message,
@@ -25,11 +25,11 @@ pub(super) fn signatures(destination: &Destination, message: Message<'_>) -> Res
 }
 
 /// ServiceNow's own signature.
-pub(super) fn servicenow(secret: &Named, body: &[u8]) -> Result<String, String> {
+pub(super) fn servicenow(secret: &SecretRef, body: &[u8]) -> Result<String, String> {
     sign(&SERVICENOW_HMAC, secret, Message { id: "", timestamp: "", body })
 }
 
-fn sign(preset: &Preset, named: &Named, message: Message<'_>) -> Result<String, String> {
+fn sign(preset: &Preset, named: &SecretRef, message: Message<'_>) -> Result<String, String> {
     let scheme = preset.scheme();
     let secret = read(named)?;
     let unfit = |why: &dyn std::fmt::Display| format!("the gateway's secret cannot sign: {why}");
@@ -38,7 +38,7 @@ fn sign(preset: &Preset, named: &Named, message: Message<'_>) -> Result<String, 
 }
 
 /// Reads a secret. Where it should be concerns only operators, so that goes to the log.
-pub(super) fn read(named: &Named) -> Result<SecretString, String> {
+pub(super) fn read(named: &SecretRef) -> Result<SecretString, String> {
     named.source.read().map_err(|error| {
         tracing::error!(%error, "a destination's secret cannot be read");
         "the gateway cannot read the secret that is needed".to_owned()
@@ -69,13 +69,13 @@ pub fn examine(destinations: &[Destination]) -> Vec<Fault> {
 
 fn faults(destination: &Destination) -> Vec<Fault> {
     let message = Message { id: "msg", timestamp: "0", body: b"" };
-    let fault = |named: &Named, made: Result<(), String>| {
+    let fault = |named: &SecretRef, made: Result<(), String>| {
         let hint = "write into the file what the destination's side has, and nothing else";
         made.err().map(|why| named.fault(&why, hint))
     };
     let signing = destination.secrets.iter();
     let signing = signing.filter_map(|named| fault(named, sign(&STANDARD_WEBHOOKS, named, message).map(drop)));
-    let tried = |named: &Named| match &destination.authentication {
+    let tried = |named: &SecretRef| match &destination.authentication {
         Authentication::ServiceNowHmac(_) => servicenow(named, b"").map(drop),
         Authentication::Basic(_) => read(named).and_then(|secret| {
             let whole = secret.expose_secret().contains(':');

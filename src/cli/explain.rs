@@ -22,18 +22,18 @@ use crate::{
     clock::Clock,
     config::{Catalogue, Config, Fault},
     domain::{
-        Caller, Change, Configuration, Filter, Kind, Role, Target, Wanted,
+        Caller, Change, Configuration, DesiredAssignment, Filter, Kind, Role, Target,
         change::{self, List},
         operation::{Submission, Until},
     },
-    gateway::request::{self, ChangeRequest, Named, Whom, Wish, pointer},
-    policy::{Known, Policies, Resource, Verdict},
+    gateway::request::{self, ChangeRequest, NamedTarget, RequestedChange, TargetRef, pointer},
+    policy::{KnownNames, Policies, Resource, Verdict},
     webhooks,
 };
 
 /// Who would request the change that is explained, when, and what its configuration is.
 #[derive(Args, Debug)]
-pub(super) struct Asked {
+pub(super) struct ExplainOptions {
     /// The caller who would request the change; by default every caller.
     #[arg(long, value_name = "NAME", requires = "explain")]
     caller: Option<String>,
@@ -68,7 +68,7 @@ struct Explanation {
 /// Warns about names in policies that the settings do not have.
 pub(super) fn warn(config: &Config, policies: &Policies) -> io::Result<()> {
     let sources = config.webhooks.iter().map(|webhook| webhooks::issuer(&webhook.source));
-    let known = Known {
+    let known = KnownNames {
         callers: callers(config).into_iter().map(|caller| caller.name).collect(),
         issuers: config.issuers.iter().map(|issuer| issuer.name.clone()).chain(sources).collect(),
         tags: config.catalogue.configurations.values().flat_map(|it| it.tags.iter().cloned()).collect(),
@@ -77,7 +77,7 @@ pub(super) fn warn(config: &Config, policies: &Policies) -> io::Result<()> {
 }
 
 /// A configuration and the change to it.
-struct Meant {
+struct ResolvedRequest {
     configuration: Configuration,
     tags: BTreeSet<String>,
     change: Change,
@@ -86,21 +86,31 @@ struct Meant {
 }
 
 /// Explains the change in a file; the exit code says whether it would be accepted.
-pub(super) fn run(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    config: &Config,
+    policies: &Policies,
+    file: &Path,
+    asked: &ExplainOptions,
+) -> anyhow::Result<ExitCode> {
     match explain(config, policies, file, asked) {
         Ok(Explanation { text, accepted }) => {
             super::print(&text)?;
             Ok(if accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Err(faults) => super::tell(&faults),
+        Err(faults) => super::print_faults(&faults),
     }
 }
 
 /// Explains the change in a file, which contains the body of `POST /v1/assignments`.
-fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> Result<Explanation, Vec<Fault>> {
+fn explain(
+    config: &Config,
+    policies: &Policies,
+    file: &Path,
+    asked: &ExplainOptions,
+) -> Result<Explanation, Vec<Fault>> {
     let place = file.display().to_string();
     let fault = |what: String| Fault { place: place.clone(), line: None, what, hint: None };
-    let askers = askers(config, asked).map_err(|what| vec![fault(what)])?;
+    let askers = callers_to_explain(config, asked).map_err(|what| vec![fault(what)])?;
     let body = std::fs::read(file).map_err(|error| vec![fault(format!("cannot be read: {error}"))])?;
     let in_body = |faults: Vec<request::Fault>| {
         let told = |request::Fault { pointer, detail }| {
@@ -114,8 +124,8 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
     if let Some(why) = request.until.and_then(|until| Until::refused(until, at)) {
         return Err(in_body(vec![request::Fault { pointer: "/until".to_owned(), detail: why.to_owned() }]));
     }
-    let meant = meant(config, request, asked).map_err(in_body)?;
-    let Meant { configuration, tags, change, names, request } = meant;
+    let meant = resolve(config, request, asked).map_err(in_body)?;
+    let ResolvedRequest { configuration, tags, change, names, request } = meant;
     let mut submission = Submission {
         configuration: configuration.id.clone(),
         configuration_name: configuration.name.clone(),
@@ -142,7 +152,7 @@ fn explain(config: &Config, policies: &Policies, file: &Path, asked: &Asked) -> 
         may_lack_roles |= asked.roles.is_empty()
             && by_token(config, &caller)
             && verdicts.iter().any(|verdict| verdict.decision.is_err());
-        let Explanation { text, accepted } = tell(&caller, resource, &submission, &verdicts, &not_assignable);
+        let Explanation { text, accepted } = render(&caller, resource, &submission, &verdicts, &not_assignable);
         let apart = if all.text.is_empty() { "" } else { "\n\n" };
         all = Explanation { text: all.text + apart + &text, accepted: all.accepted || accepted };
     }
@@ -181,7 +191,10 @@ fn callers(config: &Config) -> Vec<Caller> {
 }
 
 /// The callers to explain the change for, with the given roles.
-fn askers(config: &Config, Asked { caller, roles, .. }: &Asked) -> Result<Vec<Caller>, String> {
+fn callers_to_explain(
+    config: &Config,
+    ExplainOptions { caller, roles, .. }: &ExplainOptions,
+) -> Result<Vec<Caller>, String> {
     let known = callers(config);
     let names = known.iter().map(|caller| caller.name.as_str()).collect::<BTreeSet<_>>();
     let names = names.into_iter().collect::<Vec<_>>().join(", ");
@@ -205,7 +218,11 @@ fn by_token(config: &Config, caller: &Caller) -> bool {
 }
 
 /// What a request means according to the catalogue alone, or all its faults.
-fn meant(config: &Config, request: ChangeRequest, asked: &Asked) -> Result<Meant, Vec<request::Fault>> {
+fn resolve(
+    config: &Config,
+    request: ChangeRequest,
+    asked: &ExplainOptions,
+) -> Result<ResolvedRequest, Vec<request::Fault>> {
     let catalogue = &config.catalogue;
     let mut faults = Vec::new();
     let reference = &request.configuration;
@@ -216,7 +233,7 @@ fn meant(config: &Config, request: ChangeRequest, asked: &Asked) -> Result<Meant
         faults.push(request::Fault { pointer: "/configuration".to_owned(), detail });
     }
     let (mut wanted, mut unwanted, mut names) = (Vec::new(), Vec::new(), BTreeMap::new());
-    for (list, index, named) in request.wish.targets() {
+    for (list, index, named) in request.change.targets() {
         match target(catalogue, named, &mut names) {
             Ok(one) if list == List::Remove => unwanted.push(one.target),
             Ok(one) => wanted.push(one),
@@ -225,18 +242,22 @@ fn meant(config: &Config, request: ChangeRequest, asked: &Asked) -> Result<Meant
     }
     let Some((alias, catalogued)) = found.filter(|_| faults.is_empty()) else { return Err(faults) };
     let allowed = config.operations.targets_max;
-    let change = match request.wish {
-        Wish::Amend { .. } => Change::amend(wanted, unwanted, allowed),
-        Wish::Replace(_) => Change::replace(wanted, allowed),
+    let change = match request.change {
+        RequestedChange::Amend { .. } => Change::amend(wanted, unwanted, allowed),
+        RequestedChange::Replace(_) => Change::replace(wanted, allowed),
     };
     let told = |fault: change::Fault| request::Fault { pointer: String::new(), detail: fault.to_string() };
     let change = change.map_err(|faults| faults.into_iter().map(told).collect::<Vec<_>>())?;
     let (id, name) = (catalogued.id.clone(), alias.clone());
     let configuration = Configuration { id, name, kind: asked.kind, priority: asked.priority };
-    Ok(Meant { configuration, tags: catalogued.tags.clone(), change, names, request })
+    Ok(ResolvedRequest { configuration, tags: catalogued.tags.clone(), change, names, request })
 }
 
-fn target(catalogue: &Catalogue, named: &Named, called: &mut BTreeMap<String, String>) -> Result<Wanted, String> {
+fn target(
+    catalogue: &Catalogue,
+    named: &NamedTarget,
+    called: &mut BTreeMap<String, String>,
+) -> Result<DesiredAssignment, String> {
     let mut group = |reference: &String| {
         let known = catalogue.groups.get(reference).copied();
         let id = known.or_else(|| reference.parse().ok());
@@ -246,11 +267,11 @@ fn target(catalogue: &Catalogue, named: &Named, called: &mut BTreeMap<String, St
         }
         Ok::<_, String>(id)
     };
-    let target = match &named.whom {
-        Whom::Group(reference) => Target::Group(group(reference)?),
-        Whom::ExcludedGroup(reference) => Target::ExcludedGroup(group(reference)?),
-        Whom::AllDevices => Target::AllDevices,
-        Whom::AllUsers => Target::AllUsers,
+    let target = match &named.target {
+        TargetRef::Group(reference) => Target::Group(group(reference)?),
+        TargetRef::ExcludedGroup(reference) => Target::ExcludedGroup(group(reference)?),
+        TargetRef::AllDevices => Target::AllDevices,
+        TargetRef::AllUsers => Target::AllUsers,
     };
     let filter = named.filter.as_ref().map(|filter| {
         let known = catalogue.filters.get(&filter.reference).copied();
@@ -258,7 +279,7 @@ fn target(catalogue: &Catalogue, named: &Named, called: &mut BTreeMap<String, St
         let id = id.ok_or_else(|| format!("filter {:?} is not in the catalogue and is not an id", filter.reference))?;
         Ok::<_, String>(Filter { id, mode: filter.mode })
     });
-    Ok(Wanted { target, filter: filter.transpose()? })
+    Ok(DesiredAssignment { target, filter: filter.transpose()? })
 }
 
 /// What the configuration does not accept, whatever policies say. If its kind is unknown, only what no kind accepts.
@@ -268,10 +289,10 @@ fn not_assignable(configuration: &Configuration, change: &Change) -> Vec<String>
     }
     let known = configuration.kind != Kind::Unknown;
     let looked_at = change.wanted().iter().filter(|it| known || matches!(it.target, Target::ExcludedGroup(_)));
-    looked_at.filter_map(|wanted| configuration.kind.takes(wanted).err()).collect()
+    looked_at.filter_map(|wanted| configuration.kind.check_accepts(wanted).err()).collect()
 }
 
-fn tell(
+fn render(
     caller: &Caller,
     resource: Resource<'_>,
     submission: &Submission,

@@ -30,7 +30,7 @@ use crate::{
     audit::counted,
     callbacks, checkpoints,
     clock::Clock,
-    config::{self, Audit, Config, Examined, Fault, Pointers},
+    config::{self, Audit, Config, ExternalReferences, Fault, LoadReport},
     demo,
     domain::ids::ApiVersion,
     graph::{self, Graph, Trial},
@@ -121,7 +121,7 @@ struct Check {
     #[arg(long, value_name = "FILE", conflicts_with = "live")]
     explain: Option<PathBuf>,
     #[command(flatten)]
-    asked: explain::Asked,
+    asked: explain::ExplainOptions,
     /// Also try out login, permissions and Graph: fetch a token, check its permissions, read one configuration and its
     /// assignments. Nothing is written.
     #[arg(long)]
@@ -174,7 +174,7 @@ fn print(text: &str) -> anyhow::Result<()> {
     writeln!(io::stdout(), "{text}").context("cannot write to standard output")
 }
 
-fn tell(faults: &[Fault]) -> anyhow::Result<ExitCode> {
+fn print_faults(faults: &[Fault]) -> anyhow::Result<ExitCode> {
     let count = if faults.len() == 1 { "1 fault".to_owned() } else { format!("{} faults", faults.len()) };
     let mut err = anstream::stderr();
     for fault in faults {
@@ -193,18 +193,18 @@ fn styled(fault: &Fault) -> String {
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let config = match settled(settings) {
+    let config = match load_checked(settings) {
         Ok((config, _policies)) => config,
-        Err(faults) => return tell(&faults),
+        Err(faults) => return print_faults(&faults),
     };
     let clock = Clock::system();
-    let telemetry = telemetry::start(&config.telemetry, &clock.identifier().to_string())?;
-    let mut stop = Stop::listen()?;
+    let telemetry = telemetry::start(&config.telemetry, &clock.new_id().to_string())?;
+    let mut stop = ShutdownSignals::listen()?;
     let mut changed = signal(SignalKind::hangup())?;
     let running = tokio::select! {
         started = app::start(config, clock) => started?,
         // Starting can take minutes. What has begun is dropped, which leaves no more behind than a kill would.
-        () = stop.told() => {
+        () = stop.received() => {
             tracing::info!("stopped before the gateway was ready");
             flush(telemetry).await;
             return Ok(ExitCode::SUCCESS);
@@ -217,7 +217,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<ExitCode> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = stop.told() => {}
+        () = stop.received() => {}
         () = reloads => {}
     }
     running.stop().await;
@@ -231,19 +231,19 @@ async fn flush(telemetry: telemetry::Telemetry) {
     drop(tokio::task::spawn_blocking(move || telemetry.flush()).await);
 }
 
-/// The signals that request a shutdown, caught from [`Stop::listen`] on: before that they kill the process.
-struct Stop {
+/// The signals that request a shutdown, caught from [`ShutdownSignals::listen`] on: before that they kill the process.
+struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Stop {
+impl ShutdownSignals {
     fn listen() -> anyhow::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for one, or returns at once if one has come since [`Stop::listen`].
-    async fn told(&mut self) {
+    /// Waits for one, or returns at once if one has come since [`ShutdownSignals::listen`].
+    async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -252,22 +252,22 @@ impl Stop {
 }
 
 /// The settings, if they and what they refer to (secrets, policies) have no fault.
-fn settled(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
-    let Examined { config, policy, secrets, pointers, mut faults, .. } =
+fn load_checked(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
+    let LoadReport { config, policy, secrets, pointers, mut faults, .. } =
         config::examine_process(settings.config.as_deref());
-    faults.extend(secrets.iter().filter_map(config::Named::check));
+    faults.extend(secrets.iter().filter_map(config::SecretRef::check));
     let policies = policy.and_then(|policy| Policies::load(&policy.dir).map_err(|why| faults.extend(why)).ok());
     // A secret that cannot be read is reported once, not again by each check that needs it.
     let at = |fault: &Fault| fault.line.map(|line| (fault.place.clone(), line));
     let told: Vec<_> = faults.iter().filter_map(at).collect();
-    let more = followed(&pointers).into_iter();
+    let more = check_references(&pointers).into_iter();
     faults.extend(more.filter(|fault| at(fault).is_none_or(|at| !told.contains(&at))));
     config.zip(policies).filter(|_| faults.is_empty()).ok_or(faults)
 }
 
 /// Faults of what settings refer to: certificates, keys, expressions, the form of secrets.
-fn followed(pointers: &Pointers) -> Vec<Fault> {
-    let Pointers { tls, graph, outbound, audit, webhooks, destinations, catalogue } = pointers;
+fn check_references(pointers: &ExternalReferences) -> Vec<Fault> {
+    let ExternalReferences { tls, graph, outbound, audit, webhooks, destinations, catalogue } = pointers;
     let mut faults = Vec::new();
     faults.extend(graph.as_ref().filter(|graph| graph::readable(graph)).and_then(graph::examine));
     let tls = tls.clone().and_then(|tls| api::Certificate::open(tls).err());
@@ -278,7 +278,7 @@ fn followed(pointers: &Pointers) -> Vec<Fault> {
     faults.extend(audit.as_ref().filter(readable).and_then(|audit| checkpoints::signer(audit).err()).map(no_key));
     match outbound.as_ref().map(|outbound| app::outbound(outbound, Clock::system())) {
         Some(Ok(outbound)) => faults.extend(callbacks::unproxied(destinations, &outbound)),
-        Some(Err(error)) => faults.push(no_way_out(&error)),
+        Some(Err(error)) => faults.push(no_outbound(&error)),
         None => {}
     }
     faults
@@ -289,7 +289,7 @@ fn no_tls(error: &io::Error) -> Fault {
     Fault { place: "server.tls".to_owned(), line: None, what: error.to_string(), hint: Some(hint.to_owned()) }
 }
 
-fn no_way_out(error: &anyhow::Error) -> Fault {
+fn no_outbound(error: &anyhow::Error) -> Fault {
     let hint = "outbound.ca_file must be a PEM file of certificates, and outbound.proxy a URL like http://proxy:3128";
     Fault { place: "outbound".to_owned(), line: None, what: format!("{error:#}"), hint: Some(hint.to_owned()) }
 }
@@ -311,9 +311,9 @@ const V1_WARNING: &str = "warning: graph.api_version is \"v1.0\", which drops as
                           has none of these limits.";
 
 async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
-    let (config, policies) = match settled(&asked.settings) {
+    let (config, policies) = match load_checked(&asked.settings) {
         Ok(settled) => settled,
-        Err(faults) => return tell(&faults),
+        Err(faults) => return print_faults(&faults),
     };
     if let Some([source, event]) = asked.explain_webhook.as_deref() {
         return explain_webhook(config, source, Path::new(event));
@@ -338,7 +338,7 @@ async fn check(asked: &Check) -> anyhow::Result<ExitCode> {
     }
     match &asked.explain {
         Some(file) => explain::run(&config, &policies, file, &asked.asked),
-        None if asked.live => try_out(config).await,
+        None if asked.live => live_check(config).await,
         None => Ok(ExitCode::SUCCESS),
     }
 }
@@ -348,11 +348,11 @@ fn explain_webhook(config: Config, source: &str, event: &Path) -> anyhow::Result
     let webhooks = Webhooks::new(config.webhooks, &config.catalogue);
     let source = webhooks.source(source).with_context(|| format!("no [[webhooks]] entry has the source {source:?}"))?;
     let event = std::fs::read(event).with_context(|| format!("cannot read {}", event.display()))?;
-    print(&api::rehearse(source, &event).map_err(|told| anyhow!(told))?)?;
+    print(&api::dry_run(source, &event).map_err(|told| anyhow!(told))?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn try_out(config: Config) -> anyhow::Result<ExitCode> {
+async fn live_check(config: Config) -> anyhow::Result<ExitCode> {
     let clock = Clock::system();
     let graph = Graph::new(config.graph, app::outbound(&config.outbound, clock)?, clock);
     let first = config.catalogue.configurations.values().next();
@@ -363,7 +363,7 @@ async fn try_out(config: Config) -> anyhow::Result<ExitCode> {
     for note in notes {
         print(&format!("note: {note}"))?;
     }
-    if faults.is_empty() { Ok(ExitCode::SUCCESS) } else { tell(&faults) }
+    if faults.is_empty() { Ok(ExitCode::SUCCESS) } else { print_faults(&faults) }
 }
 
 async fn demo_once() -> anyhow::Result<ExitCode> {
@@ -373,21 +373,21 @@ async fn demo_once() -> anyhow::Result<ExitCode> {
 
 async fn demo_staying() -> anyhow::Result<ExitCode> {
     let staying = demo::tell(&mut io::stdout()).await?;
-    let mut stop = Stop::listen()?;
+    let mut stop = ShutdownSignals::listen()?;
     staying.invite(&mut io::stdout())?;
-    stop.told().await;
+    stop.received().await;
     staying.stop().await;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn run_sandbox(listen: SocketAddr, seed: Option<&Path>) -> anyhow::Result<ExitCode> {
     let seed = seed.map(Seed::load).transpose()?;
-    let mut stop = Stop::listen()?;
+    let mut stop = ShutdownSignals::listen()?;
     let mut running = sandbox::start(sandbox::Options { listen, seed, clock: Clock::system() }).await?;
     print(&format!("the sandbox listens on {url}; journal of calls: {url}/_sandbox/journal", url = running.url()))?;
     tokio::select! {
         stopped = running.stopped() => stopped?,
-        () = stop.told() => {}
+        () = stop.received() => {}
     }
     running.stop().await;
     Ok(ExitCode::SUCCESS)

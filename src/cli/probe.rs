@@ -18,14 +18,14 @@ use super::{Settings, print};
 use crate::{
     app,
     clock::Clock,
-    config::{self, Examined},
-    outbound::{Call, Method, Outbound},
+    config::{self, LoadReport},
+    outbound::{Method, Outbound, Request},
 };
 
 /// Less than container engines and the kubelet commonly allow for a probe.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than any response to a probe, in bytes.
-const ANSWER_MAX: usize = 4096;
+const RESPONSE_MAX: usize = 4096;
 
 #[derive(Args, Debug)]
 pub(super) struct Probe {
@@ -45,7 +45,7 @@ enum Question {
 }
 
 pub(super) async fn run(asked: &Probe) -> anyhow::Result<ExitCode> {
-    let Examined { admin_listen, faults, .. } = config::examine_process(asked.settings.config.as_deref());
+    let LoadReport { admin_listen, faults, .. } = config::examine_process(asked.settings.config.as_deref());
     let address = reachable(admin_listen.ok_or_else(|| anyhow!(app::listed(&faults)))?);
     if address.port() == 0 {
         bail!("server.admin_listen has port 0 (any free port), so the port of the gateway is not known: set a port");
@@ -54,14 +54,14 @@ pub(super) async fn run(asked: &Probe) -> anyhow::Result<ExitCode> {
         Question::Live => "livez",
         Question::Ready => "readyz",
     };
-    let call = Call {
+    let call = Request {
         method: Method::GET,
         url: format!("http://{address}/{path}"),
         headers: Vec::new(),
         body: None,
         timeout: TIMEOUT,
         end_by: None,
-        answer_max: ANSWER_MAX,
+        response_max: RESPONSE_MAX,
     };
     let answer = Outbound::new(Clock::system())?.direct()?.send(call).await;
     let answer = answer.with_context(|| format!("no gateway answers at {address}"))?;

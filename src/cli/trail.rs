@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use super::{Settings, print};
 use crate::{
     app,
-    audit::{Form, Lacking, Marks, Place, PublicKey, Verifier},
+    audit::{ExportFormat, IndexFields, PublicKey, RecordId, VerificationFailure, Verifier},
     checkpoints, config, store,
 };
 
@@ -42,8 +42,8 @@ pub(super) enum Audit {
         #[command(flatten)]
         trail: Trail,
         /// The format of the records: jsonl, ocsf, ecs or asim.
-        #[arg(long, value_name = "FORMAT", default_value_t = Form::Jsonl)]
-        format: Form,
+        #[arg(long, value_name = "FORMAT", default_value_t = ExportFormat::Jsonl)]
+        format: ExportFormat,
         #[command(flatten)]
         range: Range,
     },
@@ -77,14 +77,14 @@ pub(super) struct Range {
     to: Option<Limit>,
     /// Start after this place, where an earlier export ended.
     #[arg(long, value_name = "PLACE")]
-    after: Option<Place>,
+    after: Option<RecordId>,
 }
 
 /// One end of a range.
 #[derive(Clone, Debug)]
 enum Limit {
     Time(Timestamp),
-    Place(Place),
+    Place(RecordId),
 }
 
 impl std::str::FromStr for Limit {
@@ -130,8 +130,8 @@ async fn verify(trail: &Trail, keys: &[PathBuf], kept: &[PathBuf]) -> anyhow::Re
         }
         Err(lacking) => {
             let verdict = match lacking {
-                Lacking::Unsigned => "not vouched for",
-                Lacking::Cut(_) | Lacking::Torn { .. } => "broken",
+                VerificationFailure::Unsigned => "not vouched for",
+                VerificationFailure::Truncated(_) | VerificationFailure::BrokenChains { .. } => "broken",
             };
             writeln!(io::stderr(), "the audit trail is {verdict}: {lacking}")?;
             Ok(ExitCode::FAILURE)
@@ -167,7 +167,7 @@ fn key(settings: &Settings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<ExitCode> {
+async fn export(trail: &Trail, format: ExportFormat, range: Range) -> anyhow::Result<ExitCode> {
     let (mut output, mut last) = (io::BufWriter::new(io::stdout().lock()), range.after.clone());
     // Records are not exactly in the order of their times.
     let (mut left_out, mut found) = (false, false);
@@ -178,9 +178,9 @@ async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<Exi
         (None, None) => (None, None),
     };
     each_record(trail, start, |record| {
-        let place = Place::of(record);
+        let place = RecordId::of(record);
         // A record that cannot be read is exported nevertheless: whoever verifies the export must see it.
-        let at = Marks::read(record).map(|marks| marks.at);
+        let at = IndexFields::read(record).map(|marks| marks.at);
         if at.is_some_and(|at| earliest.is_some_and(|from| at < from)) {
             return Ok(true);
         }
@@ -213,8 +213,8 @@ async fn export(trail: &Trail, format: Form, range: Range) -> anyhow::Result<Exi
 
 /// Where to begin.
 enum Start {
-    At(Place),
-    After(Place),
+    At(RecordId),
+    After(RecordId),
 }
 
 /// Passes every record to `take`, oldest first, until that returns false.
@@ -258,7 +258,7 @@ async fn each_record(
     }
 }
 
-fn no_record(place: &Place) -> String {
+fn no_record(place: &RecordId) -> String {
     format!("there is no record {place} in this trail")
 }
 
@@ -275,7 +275,7 @@ fn each_line(
         let record = String::from_utf8_lossy(&line);
         let record = record.trim_end_matches('\r');
         match &start {
-            Some(Start::At(place) | Start::After(place)) if Place::of(record).as_ref() != Some(place) => continue,
+            Some(Start::At(place) | Start::After(place)) if RecordId::of(record).as_ref() != Some(place) => continue,
             Some(Start::After(_)) => {
                 start = None;
                 continue;

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use url::Url;
 
 use super::{
-    Named, SecretSource, Telemetry,
+    SecretRef, SecretSource, Telemetry,
     table::Table,
     value::{self, Refusal, duration},
 };
@@ -112,10 +112,10 @@ fn kind(text: &str) -> Result<Kind, Refusal> {
 }
 
 /// Reads the section; also returns where the key is.
-pub(super) fn read(table: &mut Table<'_>, telemetry: Option<&Telemetry>) -> (Option<Audit>, Option<Named>) {
+pub(super) fn read(table: &mut Table<'_>, telemetry: Option<&Telemetry>) -> (Option<Audit>, Option<SecretRef>) {
     let day = Duration::from_hours(24);
     let key = table.path(KEY_FILE, None).map(SecretSource::File);
-    let key = key.map(|source| Named { source, at: table.fault_at(KEY_FILE) });
+    let key = key.map(|source| SecretRef { source, at: table.fault_at(KEY_FILE) });
     let every = table.setting("audit.checkpoint_every", "5m", duration(Duration::from_secs(1), day));
     let records = table.number("audit.checkpoint_records", 1_000, 1..=1_000_000);
     let kinds = table.list(SINKS, Some(&[]), kind);

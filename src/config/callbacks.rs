@@ -12,8 +12,8 @@ use std::{collections::BTreeSet, time::Duration};
 use url::Url;
 
 use super::{
-    Named,
-    ledger::Ledger,
+    SecretRef,
+    diagnostics::Diagnostics,
     lists::unique,
     table::Table,
     value::{self, Refusal, duration, spell},
@@ -50,7 +50,7 @@ pub struct Destination {
     /// Which addresses may be called.
     pub network: Network,
     /// The signing secret, and the previous one while both are in use.
-    pub secrets: Vec<Named>,
+    pub secrets: Vec<SecretRef>,
     /// How the gateway authenticates in addition to the signature.
     pub authentication: Authentication,
     /// Ranges of status codes that count as delivered, both ends included.
@@ -78,11 +78,11 @@ pub enum Authentication {
     /// None.
     None,
     /// A fixed bearer token.
-    Bearer(Named),
+    Bearer(SecretRef),
     /// HTTP Basic, with `user:password`.
-    Basic(Named),
+    Basic(SecretRef),
     /// ServiceNow's HMAC over the body.
-    ServiceNowHmac(Named),
+    ServiceNowHmac(SecretRef),
     /// Access tokens from an authorisation server (OAuth 2.0 client credentials).
     OAuth {
         /// The token endpoint.
@@ -90,7 +90,7 @@ pub enum Authentication {
         /// The client id.
         client_id: String,
         /// The client secret.
-        secret: Named,
+        secret: SecretRef,
         /// The requested scope.
         scope: Option<String>,
     },
@@ -98,7 +98,7 @@ pub enum Authentication {
 
 impl Authentication {
     /// The secret that it needs.
-    pub fn secret(&self) -> Option<&Named> {
+    pub fn secret(&self) -> Option<&SecretRef> {
         match self {
             Self::None => None,
             Self::Bearer(secret) | Self::Basic(secret) | Self::ServiceNowHmac(secret) | Self::OAuth { secret, .. } => {
@@ -167,14 +167,14 @@ pub(super) fn settings(table: &mut Table<'_>) -> Option<Callbacks> {
 }
 
 /// Reads `[[destinations]]`.
-pub(super) fn destinations(tables: Vec<Table<'_>>, ledger: &mut Ledger) -> Vec<Destination> {
+pub(super) fn destinations(tables: Vec<Table<'_>>, diagnostics: &mut Diagnostics) -> Vec<Destination> {
     let mut names = BTreeSet::new();
     let mut destinations = Vec::new();
     for mut table in tables {
         let name = table.required("name", value::name);
         unique(&mut table, "name", name.as_ref(), &mut names);
         destinations.extend(destination(&mut table, name));
-        ledger.close(table);
+        diagnostics.close(table);
     }
     destinations
 }
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_however_it_is_written() {
+    fn no_other_url_is_admitted_however_it_is_spelt() {
         let desk = destination("https://desk.contoso.com/api/postern");
         for url in [
             "http://desk.contoso.com/api/postern",

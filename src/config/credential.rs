@@ -9,7 +9,7 @@
 use url::{Host, Url};
 
 use super::{
-    Certificate, Credential, IdentityHost, Named, Proof, SecretSource, sections,
+    Certificate, Credential, IdentityHost, Proof, SecretRef, SecretSource, sections,
     table::Table,
     value::{self, Refusal},
 };
@@ -63,15 +63,15 @@ fn parse_kind(text: &str) -> Result<Kind, Refusal> {
 
 /// The gateway's credential as configured.
 #[derive(Debug, Default)]
-pub(super) struct Read {
+pub(super) struct ParsedCredential {
     pub(super) kind: Option<Kind>,
     pub(super) credential: Option<Credential>,
     /// The files and variables that it refers to.
-    pub(super) named: Vec<Named>,
+    pub(super) named: Vec<SecretRef>,
 }
 
 /// Reads the credential; the keys of all kinds are known, whatever its kind is.
-pub(super) fn read(table: &mut Table<'_>) -> Read {
+pub(super) fn read(table: &mut Table<'_>) -> ParsedCredential {
     let kind = table.setting(KIND, "secret", parse_kind);
     if kind == Some(Kind::WorkloadIdentity) {
         table.fall_back(CLIENT_ID, "AZURE_CLIENT_ID");
@@ -82,7 +82,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
     let certificate = named_file(table, CERTIFICATE_FILE);
     let key = named_file(table, KEY_FILE);
     let token = named_file(table, TOKEN_FILE);
-    let Some(kind) = kind else { return Read::default() };
+    let Some(kind) = kind else { return ParsedCredential::default() };
     for (key, of) in KEYS {
         if of != kind && table.given(key) {
             let (kind, of) = (kind.name(), of.name());
@@ -93,7 +93,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
     if kind == Kind::ManagedIdentity {
         let host = identity_host(table);
         let credential = host.map(|host| Credential::ManagedIdentity { client_id, host });
-        return Read { kind: Some(kind), credential, named: Vec::new() };
+        return ParsedCredential { kind: Some(kind), credential, named: Vec::new() };
     }
     if client_id.is_none() && !table.given(CLIENT_ID) {
         table.missing(CLIENT_ID);
@@ -111,15 +111,15 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
         Kind::WorkloadIdentity => token.into_iter().collect(),
         Kind::ManagedIdentity => Vec::new(),
     };
-    Read { kind: Some(kind), credential, named }
+    ParsedCredential { kind: Some(kind), credential, named }
 }
 
-fn named_file(table: &mut Table<'_>, key: &'static str) -> Option<Named> {
+fn named_file(table: &mut Table<'_>, key: &'static str) -> Option<SecretRef> {
     let source = SecretSource::File(table.path(key, None)?);
-    Some(Named { source, at: table.fault_at(key) })
+    Some(SecretRef { source, at: table.fault_at(key) })
 }
 
-fn of_secret(table: &mut Table<'_>, secret: Option<&Named>) -> Option<Proof> {
+fn of_secret(table: &mut Table<'_>, secret: Option<&SecretRef>) -> Option<Proof> {
     if !table.given(SECRET_FILE) && !table.given(SECRET_VARIABLE) {
         // The kind by default, so perhaps nobody has chosen it.
         let others = KINDS.iter().filter(|row| row.0 != Kind::Secret).map(|row| row.1).collect::<Vec<_>>().join(", ");
@@ -128,7 +128,7 @@ fn of_secret(table: &mut Table<'_>, secret: Option<&Named>) -> Option<Proof> {
     secret.map(|named| Proof::Secret(named.source.clone()))
 }
 
-fn of_certificate(table: &mut Table<'_>, certificate: Option<&Named>, key: Option<&Named>) -> Option<Proof> {
+fn of_certificate(table: &mut Table<'_>, certificate: Option<&SecretRef>, key: Option<&SecretRef>) -> Option<Proof> {
     if !table.given(CERTIFICATE_FILE) {
         table.missing(CERTIFICATE_FILE);
     }
@@ -138,7 +138,7 @@ fn of_certificate(table: &mut Table<'_>, certificate: Option<&Named>, key: Optio
     Some(Proof::Certificate(Certificate { certificate, key }))
 }
 
-fn of_token(table: &mut Table<'_>, token: Option<&Named>) -> Option<Proof> {
+fn of_token(table: &mut Table<'_>, token: Option<&SecretRef>) -> Option<Proof> {
     if !table.given(TOKEN_FILE) {
         table.missing(TOKEN_FILE);
     }

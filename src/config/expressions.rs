@@ -2,21 +2,21 @@
 //! expressions and secret files.
 
 use super::{
-    Named, SecretSource,
+    SecretRef, SecretSource,
     table::{Raw, Table},
     value,
-    webhooks::Written,
+    webhooks::Expression,
 };
 
 impl Table<'_> {
     /// An optional expression.
-    pub(super) fn expression(&mut self, key: &'static str) -> Option<Written> {
+    pub(super) fn expression(&mut self, key: &'static str) -> Option<Expression> {
         let text = self.optional(key, value::filled)?;
-        Some(Written::new(text, self.fault_at(key)))
+        Some(Expression::new(text, self.fault_at(key)))
     }
 
     /// An optional list of expressions, in their order.
-    pub(super) fn expressions(&mut self, key: &'static str) -> Vec<Written> {
+    pub(super) fn expressions(&mut self, key: &'static str) -> Vec<Expression> {
         self.declare(key, Some("[]".to_owned()));
         let Some(cell) = self.take(key) else { return Vec::new() };
         let Raw::List(items) = cell.raw else {
@@ -25,14 +25,14 @@ impl Table<'_> {
         };
         let written = |item| {
             let text = self.item(key, item, &value::filled)?;
-            Some(Written::new(text, self.fault_at(key)))
+            Some(Expression::new(text, self.fault_at(key)))
         };
         items.into_iter().filter_map(written).collect()
     }
 
     /// An optional secret file.
-    pub(super) fn secret_file(&mut self, key: &'static str) -> Option<Named> {
+    pub(super) fn secret_file(&mut self, key: &'static str) -> Option<SecretRef> {
         let source = SecretSource::File(self.path(key, None)?);
-        Some(Named { source, at: self.fault_at(key) })
+        Some(SecretRef { source, at: self.fault_at(key) })
     }
 }

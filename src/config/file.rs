@@ -19,11 +19,11 @@ use toml::{
 };
 
 use super::{
-    Config, Examined, Fault, Pointers, callbacks,
-    ledger::Ledger,
-    lists::{self, Around, Shelves},
-    place::Place,
+    Config, ExternalReferences, Fault, LoadReport, callbacks,
+    diagnostics::Diagnostics,
+    lists::{self, CatalogueTables, References},
     sections,
+    source_file::SourceFile,
     table::{At, Cell, PLATFORM_VARIABLES, Raw, Table, Title},
     webhooks::{self, Entry},
 };
@@ -78,25 +78,25 @@ impl Origin {
 /// Reads and checks settings: defaults, then the file at `path`, then the `POSTERN__…` variables of `environment`.
 pub fn load(path: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Vec<Fault>> {
     let text = path.map(read).transpose().map_err(|fault| vec![fault])?.unwrap_or_default();
-    let Examined { config, faults, .. } = examine_text(path, &text, environment);
+    let LoadReport { config, faults, .. } = examine_text(path, &text, environment);
     config.filter(|_| faults.is_empty()).ok_or(faults)
 }
 
 /// Reads the settings of the process as far as possible, so that what they refer to can be checked even if other
 /// settings have faults.
-pub fn examine_process(path: Option<&Path>) -> Examined {
+pub fn examine_process(path: Option<&Path>) -> LoadReport {
     let text = named(path).and_then(|path| Ok((read(&path)?, path)));
     match text {
         Ok((text, path)) => examine_text(Some(&path), &text, process_environment()),
-        Err(fault) => Examined { faults: vec![fault], ..Examined::default() },
+        Err(fault) => LoadReport { faults: vec![fault], ..LoadReport::default() },
     }
 }
 
-fn examine_text(path: Option<&Path>, text: &str, environment: impl Iterator<Item = (String, String)>) -> Examined {
-    let (mut examined, mut ledger) = interpret(&Place::new(path, text), text, environment);
+fn examine_text(path: Option<&Path>, text: &str, environment: impl Iterator<Item = (String, String)>) -> LoadReport {
+    let (mut examined, mut diagnostics) = interpret(&SourceFile::new(path, text), text, environment);
     // Faults of the file in the order of its lines, then what is about no line.
-    ledger.faults.sort_by_key(|fault| fault.line.unwrap_or(usize::MAX));
-    examined.faults = ledger.faults;
+    diagnostics.faults.sort_by_key(|fault| fault.line.unwrap_or(usize::MAX));
+    examined.faults = diagnostics.faults;
     examined
 }
 
@@ -118,16 +118,16 @@ fn process_environment() -> impl Iterator<Item = (String, String)> {
 
 /// Reads a text as settings; also returns the faults and the known keys.
 pub(super) fn interpret(
-    place: &Place,
+    place: &SourceFile,
     text: &str,
     environment: impl Iterator<Item = (String, String)>,
-) -> (Examined, Ledger) {
-    let mut ledger = Ledger::default();
+) -> (LoadReport, Diagnostics) {
+    let mut diagnostics = Diagnostics::default();
     let document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            ledger.faults.push(syntax(place, &error));
-            return (Examined::default(), ledger);
+            diagnostics.faults.push(syntax(place, &error));
+            return (LoadReport::default(), diagnostics);
         }
     };
     let of_ours = |(name, value): &(String, String)| {
@@ -137,13 +137,13 @@ pub(super) fn interpret(
     let mut file = File {
         place,
         origin: Origin { path: place.path.clone(), variables: variables.clone(), digest: Digest::of(text.as_bytes()) },
-        ledger,
+        diagnostics,
         root: Table::new(place, Title::default()),
         issuers: Vec::new(),
         callers: Vec::new(),
         destinations: Vec::new(),
         webhooks: Vec::new(),
-        shelves: Shelves::default(),
+        shelves: CatalogueTables::default(),
     };
     file.sort(document.get_ref());
     (file.root.variables, file.root.platform) =
@@ -153,34 +153,34 @@ pub(super) fn interpret(
 
 /// The text, split into tables.
 struct File<'p> {
-    place: &'p Place,
+    place: &'p SourceFile,
     origin: Origin,
-    ledger: Ledger,
+    diagnostics: Diagnostics,
     root: Table<'p>,
     issuers: Vec<Table<'p>>,
     callers: Vec<Table<'p>>,
     destinations: Vec<Table<'p>>,
     webhooks: Vec<Entry<'p>>,
-    shelves: Shelves<'p>,
+    shelves: CatalogueTables<'p>,
 }
 
 impl<'p> File<'p> {
-    fn settings(mut self) -> (Examined, Ledger) {
+    fn settings(mut self) -> (LoadReport, Diagnostics) {
         let sections = sections::read(&mut self.root);
-        self.ledger.close(self.root);
+        self.diagnostics.close(self.root);
         let names = self.issuers.iter().filter_map(|table| table.peek("name")).collect::<BTreeSet<_>>();
-        let issuers = lists::issuers(self.issuers, &mut self.ledger);
+        let issuers = lists::issuers(self.issuers, &mut self.diagnostics);
         let clients = sections.tls.as_ref().and_then(|tls| tls.clients.as_ref());
-        let destinations = callbacks::destinations(self.destinations, &mut self.ledger);
-        let around = Around { issuers: names, clients, destinations: &destinations, open_max: sections.open_max() };
-        let callers = lists::callers(self.callers, &around, &mut self.ledger);
-        let webhooks = webhooks::webhooks(self.webhooks, &around, &mut self.ledger);
-        let catalogue = lists::catalogue(self.shelves, &mut self.ledger);
+        let destinations = callbacks::destinations(self.destinations, &mut self.diagnostics);
+        let known = References { issuers: names, clients, destinations: &destinations, open_max: sections.open_max() };
+        let callers = lists::callers(self.callers, &known, &mut self.diagnostics);
+        let webhooks = webhooks::webhooks(self.webhooks, &known, &mut self.diagnostics);
+        let catalogue = lists::catalogue(self.shelves, &mut self.diagnostics);
         let policy = sections.policy.clone();
         let senders = webhooks.iter().flat_map(|webhook| webhook.secrets.iter());
         let receivers = destinations.iter().flat_map(|it| it.secrets.iter().chain(it.authentication.secret()));
         let secrets = sections.secrets.into_iter().chain(senders.chain(receivers).cloned()).collect();
-        let pointers = Pointers {
+        let pointers = ExternalReferences {
             tls: sections.tls,
             graph: sections.graph.clone(),
             outbound: sections.outbound.clone(),
@@ -209,9 +209,8 @@ impl<'p> File<'p> {
                 origin: self.origin,
             })
         };
-        let admin_listen = sections.admin_listen;
-        let examined = Examined { config: whole(), admin_listen, policy, secrets, pointers, faults: Vec::new() };
-        (examined, self.ledger)
+        let (admin_listen, faults) = (sections.admin_listen, Vec::new());
+        (LoadReport { config: whole(), admin_listen, policy, secrets, pointers, faults }, self.diagnostics)
     }
 
     /// Sorts the parts of the document by who reads them.
@@ -324,14 +323,15 @@ impl<'p> File<'p> {
     }
 
     fn wrong(&mut self, line: usize, what: String, hint: String) {
-        self.ledger.faults.push(Fault { place: self.place.shown.clone(), line: Some(line), what, hint: Some(hint) });
+        let (place, line, hint) = (self.place.shown.clone(), Some(line), Some(hint));
+        self.diagnostics.faults.push(Fault { place, line, what, hint });
     }
 }
 
 type Pair<'d, 'i> = (&'d Spanned<std::borrow::Cow<'i, str>>, &'d Spanned<DeValue<'i>>);
 
 /// Adds a value and everything nested in it to a table, by dotted key.
-fn put(place: &Place, table: &mut Table<'_>, above: &str, (key, value): Pair<'_, '_>) {
+fn put(place: &SourceFile, table: &mut Table<'_>, above: &str, (key, value): Pair<'_, '_>) {
     let dot = if above.is_empty() { "" } else { "." };
     let path = format!("{above}{dot}{}", segment(key.get_ref()));
     let line = place.line(key.span().start);
@@ -351,7 +351,7 @@ fn segment(key: &str) -> String {
     if !key.is_empty() && key.bytes().all(bare) { key.to_owned() } else { format!("{key:?}") }
 }
 
-fn raw(place: &Place, value: &DeValue<'_>) -> Raw {
+fn raw(place: &SourceFile, value: &DeValue<'_>) -> Raw {
     match value {
         DeValue::String(text) => Raw::Text(text.to_string()),
         // No setting takes a number that long; its range refuses this one too.
@@ -390,7 +390,7 @@ fn read(path: &Path) -> Result<String, Fault> {
 }
 
 /// The message of the TOML parser, without the line that it quotes, which could contain a secret.
-fn syntax(place: &Place, error: &toml::de::Error) -> Fault {
+fn syntax(place: &SourceFile, error: &toml::de::Error) -> Fault {
     Fault {
         place: place.shown.clone(),
         line: error.span().map(|span| place.line(span.start)),

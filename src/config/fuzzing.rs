@@ -1,6 +1,6 @@
 //! Properties that must hold for any text used as the configuration file.
 
-use super::{Config, Fault, file, place::Place};
+use super::{Config, Fault, file, source_file::SourceFile};
 
 /// Any text either yields settings or at least one fault, each at a line that exists; the same again on a second read.
 pub(crate) fn settings(input: &[u8]) {
@@ -18,6 +18,6 @@ pub(crate) fn settings(input: &[u8]) {
 
 /// Reads a text as settings, with an empty environment.
 pub(crate) fn read(text: &str) -> Result<Config, Vec<Fault>> {
-    let (examined, ledger) = file::interpret(&Place::new(None, text), text, std::iter::empty());
-    examined.config.filter(|_| ledger.faults.is_empty()).ok_or(ledger.faults)
+    let (examined, diagnostics) = file::interpret(&SourceFile::new(None, text), text, std::iter::empty());
+    examined.config.filter(|_| diagnostics.faults.is_empty()).ok_or(diagnostics.faults)
 }

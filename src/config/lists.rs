@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    CallerRule, Catalogue, Catalogued, Clients, Destination, Issuer, KeySource, callbacks,
-    ledger::Ledger,
+    CallerRule, Catalogue, CatalogueEntry, Clients, Destination, Issuer, KeySource, callbacks,
+    diagnostics::Diagnostics,
     table::Table,
     value::{self, Refusal, duration, spell},
 };
@@ -26,7 +26,7 @@ const DAY: Duration = Duration::from_hours(24);
 const LEEWAY_MAX: Duration = Duration::from_mins(5);
 
 /// Reads `[[issuers]]`.
-pub(super) fn issuers(tables: Vec<Table<'_>>, ledger: &mut Ledger) -> Vec<Issuer> {
+pub(super) fn issuers(tables: Vec<Table<'_>>, diagnostics: &mut Diagnostics) -> Vec<Issuer> {
     let (mut names, mut values) = (BTreeSet::new(), BTreeSet::new());
     let mut issuers = Vec::new();
     for mut table in tables {
@@ -35,7 +35,7 @@ pub(super) fn issuers(tables: Vec<Table<'_>>, ledger: &mut Ledger) -> Vec<Issuer
         unique(&mut table, "name", name.as_ref(), &mut names);
         unique(&mut table, "issuer", value.as_ref(), &mut values);
         issuers.extend(issuer(&mut table, name, value));
-        ledger.close(table);
+        diagnostics.close(table);
     }
     issuers
 }
@@ -83,7 +83,7 @@ fn key_source(table: &mut Table<'_>) -> Option<KeySource> {
 
 /// The parts of the settings that callers and webhooks can refer to.
 #[derive(Debug)]
-pub(super) struct Around<'a> {
+pub(super) struct References<'a> {
     /// The names of issuers.
     pub(super) issuers: BTreeSet<String>,
     /// Client certificates, if clients are asked for them.
@@ -95,20 +95,24 @@ pub(super) struct Around<'a> {
 }
 
 /// Reads `[[callers]]`.
-pub(super) fn callers(tables: Vec<Table<'_>>, around: &Around<'_>, ledger: &mut Ledger) -> Vec<CallerRule> {
+pub(super) fn callers(
+    tables: Vec<Table<'_>>,
+    known: &References<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Vec<CallerRule> {
     let mut names = BTreeSet::new();
     let mut callers: Vec<CallerRule> = Vec::new();
     for mut table in tables {
         let name = table.required("name", value::name);
         unique(&mut table, "name", name.as_ref(), &mut names);
-        if let Some(caller) = caller(&mut table, name, around) {
+        if let Some(caller) = caller(&mut table, name, known) {
             for other in callers.iter().filter(|other| overlap(other, &caller)) {
                 let what = format!("callers {:?} and {:?} could both match one token", other.name, caller.name);
                 table.object(what, "distinguish them by client_id, or by subject, in both");
             }
             callers.push(caller);
         }
-        ledger.close(table);
+        diagnostics.close(table);
     }
     callers
 }
@@ -124,13 +128,13 @@ pub(super) fn certificates(table: &mut Table<'_>, clients: Option<&Clients>) -> 
     certificates
 }
 
-fn caller(table: &mut Table<'_>, name: Option<String>, around: &Around<'_>) -> Option<CallerRule> {
-    let issuers = &around.issuers;
+fn caller(table: &mut Table<'_>, name: Option<String>, known: &References<'_>) -> Option<CallerRule> {
+    let issuers = &known.issuers;
     let issuer = table.required("issuer", value::name);
     let client_id = table.optional("client_id", value::filled);
     let subject = table.optional("subject", value::filled);
     let required_role = table.optional("required_role", value::filled);
-    let certificates = certificates(table, around.clients);
+    let certificates = certificates(table, known.clients);
     let calls_max = table.optional_number("calls_max", 1..=1_000_000).and_then(NonZeroU32::new);
     if let Some(issuer) = issuer.as_ref().filter(|issuer| !issuers.contains(*issuer)) {
         let known = issuers.iter().cloned().collect::<Vec<_>>().join(", ");
@@ -142,7 +146,7 @@ fn caller(table: &mut Table<'_>, name: Option<String>, around: &Around<'_>) -> O
         let what = format!("caller {who:?} has neither client_id nor subject");
         table.object(what, "every token of the issuer would be this caller: give one of them, or both");
     }
-    let callbacks = callbacks::rights(table, around.destinations);
+    let callbacks = callbacks::rights(table, known.destinations);
     let (name, issuer) = (name?, issuer?);
     Some(CallerRule { name, issuer, client_id, subject, required_role, certificates, calls_max, callbacks })
 }
@@ -158,14 +162,14 @@ fn overlap(a: &CallerRule, b: &CallerRule) -> bool {
 
 /// The tables of `[catalogue]`: one per configuration, by alias, one for groups and one for filters.
 #[derive(Debug, Default)]
-pub(super) struct Shelves<'p> {
+pub(super) struct CatalogueTables<'p> {
     pub(super) configurations: Vec<(String, Table<'p>)>,
     pub(super) groups: Option<Table<'p>>,
     pub(super) filters: Option<Table<'p>>,
 }
 
 /// Reads `[catalogue]`.
-pub(super) fn catalogue(shelves: Shelves<'_>, ledger: &mut Ledger) -> Catalogue {
+pub(super) fn catalogue(shelves: CatalogueTables<'_>, diagnostics: &mut Diagnostics) -> Catalogue {
     let mut configurations = BTreeMap::new();
     let mut ids = BTreeSet::new();
     for (alias, mut table) in shelves.configurations {
@@ -176,15 +180,15 @@ pub(super) fn catalogue(shelves: Shelves<'_>, ledger: &mut Ledger) -> Catalogue 
         if let Err(refusal) = alias_of(&alias) {
             table.object(format!("catalogue: {}", refusal.what), refusal.hint.as_deref().unwrap_or_default());
         }
-        configurations.extend(id.map(|id| (alias, Catalogued { id, tags })));
-        ledger.close(table);
+        configurations.extend(id.map(|id| (alias, CatalogueEntry { id, tags })));
+        diagnostics.close(table);
     }
-    let groups = shelves.groups.map(|table| aliases::<GroupId>(table, ledger)).unwrap_or_default();
-    let filters = shelves.filters.map(|table| aliases::<FilterId>(table, ledger)).unwrap_or_default();
+    let groups = shelves.groups.map(|table| aliases::<GroupId>(table, diagnostics)).unwrap_or_default();
+    let filters = shelves.filters.map(|table| aliases::<FilterId>(table, diagnostics)).unwrap_or_default();
     Catalogue { configurations, groups, filters }
 }
 
-fn aliases<T>(mut table: Table<'_>, ledger: &mut Ledger) -> BTreeMap<String, T>
+fn aliases<T>(mut table: Table<'_>, diagnostics: &mut Diagnostics) -> BTreeMap<String, T>
 where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
@@ -192,7 +196,7 @@ where
         alias_of(alias)?;
         value::parsed::<T>(text)
     });
-    ledger.close(table);
+    diagnostics.close(table);
     ids
 }
 

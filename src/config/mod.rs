@@ -10,20 +10,20 @@
 mod audit;
 mod callbacks;
 mod credential;
-mod examined;
+mod diagnostics;
+#[cfg(test)]
+mod docs_page;
 mod expressions;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod issuer;
-mod ledger;
 mod lists;
-mod nearest;
-#[cfg(test)]
-mod page;
-mod place;
+mod load_report;
 mod secret;
 mod sections;
+mod source_file;
+mod suggestion;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -44,11 +44,11 @@ use url::Url;
 pub use self::{
     audit::{Audit, AuditFile, AuditFormat, Sink},
     callbacks::{Authentication, CallbackRights, Callbacks, Destination, Network},
-    examined::{Examined, Pointers},
     file::{Origin, examine_process, load, load_from_process, load_with},
     issuer::{Algorithm, Issuer, KeySource, TokenType},
+    load_report::{ExternalReferences, LoadReport},
     secret::SecretError,
-    webhooks::{Proof as WebhookProof, Rule as WebhookRule, Webhook, Written},
+    webhooks::{Expression, Proof as WebhookProof, Rule as WebhookRule, Webhook},
 };
 use crate::domain::{
     ConfigurationId, Digest, FilterId, GroupId, TenantId,
@@ -337,7 +337,7 @@ pub struct CallerRule {
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
     /// `[catalogue.configurations."ALIAS"]`
-    pub configurations: BTreeMap<String, Catalogued>,
+    pub configurations: BTreeMap<String, CatalogueEntry>,
     /// `[catalogue.groups]`: alias = id.
     pub groups: BTreeMap<String, GroupId>,
     /// `[catalogue.filters]`: alias = id.
@@ -346,7 +346,7 @@ pub struct Catalogue {
 
 /// A configuration in the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Catalogued {
+pub struct CatalogueEntry {
     /// The id of the configuration.
     pub id: ConfigurationId,
     /// Words for use in policies.
@@ -355,7 +355,7 @@ pub struct Catalogued {
 
 /// A secret, and the setting that refers to it.
 #[derive(Clone, Debug)]
-pub struct Named {
+pub struct SecretRef {
     /// Where it is.
     pub source: SecretSource,
     /// Place, line and key of the setting, for faults of the secret.

@@ -12,7 +12,7 @@ use std::{
 
 use secrecy::SecretString;
 
-use super::{Fault, Named, SecretSource};
+use super::{Fault, SecretRef, SecretSource};
 
 /// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ impl fmt::Display for SecretSource {
     }
 }
 
-impl Named {
+impl SecretRef {
     /// Tries to read the secret; returns a fault if that fails.
     pub fn check(&self) -> Option<Fault> {
         self.source.read().err().map(|error| self.unreadable(&error))

@@ -11,7 +11,7 @@ use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 use url::Url;
 
 use super::{
-    Audit, Callbacks, Clients, Credential, Executor, Graph, Named, Operations, Outbound, Pace, Policy, Postgres,
+    Audit, Callbacks, Clients, Credential, Executor, Graph, Operations, Outbound, Pace, Policy, Postgres, SecretRef,
     SecretSource, Server, Store, Telemetry, Tls, audit, callbacks,
     credential::{self, Kind},
     table::Table,
@@ -43,7 +43,7 @@ pub(super) struct Sections {
     pub(super) store: Option<Store>,
     pub(super) graph: Option<Graph>,
     /// Also part of other sections; here so that they can be checked even if those sections have faults.
-    pub(super) secrets: Vec<Named>,
+    pub(super) secrets: Vec<SecretRef>,
     pub(super) outbound: Option<Outbound>,
     pub(super) operations: Option<Operations>,
     pub(super) executor: Option<Executor>,
@@ -67,7 +67,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Sections {
     let tls = tls(table);
     let server = server(table, admin_listen, tls.clone());
     let (store, password) = store(table);
-    let credential::Read { kind, credential, named } = credential::read(table);
+    let credential::ParsedCredential { kind, credential, named } = credential::read(table);
     let graph = graph(table, call_timeout, kind, credential);
     let deadline = table.setting("operations.deadline", "24h", duration(SECOND, DAYS_60));
     let outbound = outbound(table);
@@ -232,7 +232,7 @@ fn platform_authority(table: &mut Table<'_>, cloud: Cloud) -> Option<String> {
     Some(authority)
 }
 
-fn store(table: &mut Table<'_>) -> (Option<Store>, Option<Named>) {
+fn store(table: &mut Table<'_>) -> (Option<Store>, Option<SecretRef>) {
     let (file_key, variable_key) = ("store.password_file", "store.password_env");
     let store = table.setting("store.url", "sqlite:postern.db", value::store_url);
     let password = secret(table, file_key, variable_key);
@@ -253,7 +253,7 @@ fn store(table: &mut Table<'_>) -> (Option<Store>, Option<Named>) {
 }
 
 /// Where a secret is, from one of the two keys.
-pub(super) fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key: &'static str) -> Option<Named> {
+pub(super) fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key: &'static str) -> Option<SecretRef> {
     let file = table.path(file_key, None).map(SecretSource::File);
     let variable = table.optional(variable_key, value::variable).map(SecretSource::Environment);
     // The environment overrides the file: the one that was set there is meant.
@@ -269,7 +269,7 @@ pub(super) fn secret(table: &mut Table<'_>, file_key: &'static str, variable_key
     };
     let source = source?;
     let key = if matches!(source, SecretSource::File(_)) { file_key } else { variable_key };
-    Some(Named { at: table.fault_at(key), source })
+    Some(SecretRef { at: table.fault_at(key), source })
 }
 
 fn outbound(table: &mut Table<'_>) -> Option<Outbound> {

@@ -2,8 +2,8 @@
 //!
 //! A setting is declared where it is read: [`Table::setting`] and similar methods take the key, the default and the
 //! parser, and from then on the key is known. Guarantees: an invalid value is recorded as a fault with its place, and
-//! reading continues; the ledger then reports every key that was set but never read. Values read from a table are used
-//! only if the ledger has no fault at the end, so a reader may continue with a default in between.
+//! reading continues; the diagnostics then report every key that was set but never read. Values read from a table are used
+//! only if the diagnostics have no fault at the end, so a reader may continue with a default in between.
 //!
 //! It deliberately knows no setting: `sections` and `lists` declare them.
 
@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Fault, place::Place, value::Refusal};
+use super::{Fault, source_file::SourceFile, value::Refusal};
 
 /// Variables that Azure's platforms set for their workloads.
 pub(super) const PLATFORM_VARIABLES: [&str; 6] = [
@@ -86,7 +86,7 @@ pub(super) struct Title {
 /// The values of one table: all single settings, or one entry of a list.
 #[derive(Debug)]
 pub(super) struct Table<'p> {
-    place: &'p Place,
+    place: &'p SourceFile,
     pub(super) title: Title,
     /// Values by dotted key, relative to this table.
     pub(super) cells: BTreeMap<String, Cell>,
@@ -101,7 +101,7 @@ pub(super) struct Table<'p> {
 }
 
 impl<'p> Table<'p> {
-    pub(super) fn new(place: &'p Place, title: Title) -> Self {
+    pub(super) fn new(place: &'p SourceFile, title: Title) -> Self {
         Self {
             place,
             title,

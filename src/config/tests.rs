@@ -7,8 +7,8 @@ use secrecy::ExposeSecret as _;
 use toml::Value;
 
 use super::{
-    Algorithm, Config, Credential, Fault, IdentityHost, KeySource, Named, Postgres, Proof, SecretSource, Store,
-    examine_process, file::interpret, load, place::Place, table::variable,
+    Algorithm, Config, Credential, Fault, IdentityHost, KeySource, Postgres, Proof, SecretRef, SecretSource, Store,
+    examine_process, file::interpret, load, source_file::SourceFile, table::variable,
 };
 use crate::domain::ids::{ApiVersion, Cloud};
 
@@ -50,7 +50,7 @@ fn told(faults: &[Fault]) -> String {
 
 /// The faults of the secrets that the settings in this file refer to.
 fn unreadable_secrets(path: &Path) -> String {
-    told(&examine_process(Some(path)).secrets.iter().filter_map(Named::check).collect::<Vec<_>>())
+    told(&examine_process(Some(path)).secrets.iter().filter_map(SecretRef::check).collect::<Vec<_>>())
 }
 
 /// The faults of a text, one per paragraph.
@@ -623,9 +623,9 @@ fn flat(above: &str, value: &Value, into: &mut BTreeMap<String, Vec<Value>>) {
 #[test]
 fn the_reference_file_shows_every_key_with_its_default_and_no_other() {
     let text = reference();
-    let place = Place::new(None, &text);
-    let (_, ledger) = interpret(&place, &text, std::iter::empty());
-    let told = told(&ledger.faults);
+    let place = SourceFile::new(None, &text);
+    let (_, diagnostics) = interpret(&place, &text, std::iter::empty());
+    let told = told(&diagnostics.faults);
     // Two sources of one secret exclude each other, and the store shown first has no password.
     // So do the kinds of credential, and the two ways to an issuer's keys.
     let excluded = [
@@ -638,17 +638,17 @@ fn the_reference_file_shows_every_key_with_its_default_and_no_other() {
         "is not among audit.sinks",
     ];
     let expected = |fault: &Fault| excluded.iter().any(|part| fault.what.contains(part));
-    assert!(ledger.faults.len() == 9 && ledger.faults.iter().all(expected), "{told}");
+    assert!(diagnostics.faults.len() == 9 && diagnostics.faults.iter().all(expected), "{told}");
     let mut written = BTreeMap::new();
     flat("", &Value::Table(text.parse().unwrap()), &mut written);
-    for (key, default) in &ledger.known {
+    for (key, default) in &diagnostics.known {
         let values = written.get(key).unwrap_or_else(|| panic!("{key} is not in the reference"));
         if let Some(default) = default {
             let default: toml::Table = format!("it = {default}").parse().unwrap();
             assert!(values.contains(&default["it"]), "{key} is shown as {values:?}, not as {default}");
         }
     }
-    assert!(ledger.known.len() > 40, "{:?}", ledger.known.keys());
+    assert!(diagnostics.known.len() > 40, "{:?}", diagnostics.known.keys());
 }
 
 /// Lines that look almost like settings, in any order.
@@ -695,10 +695,10 @@ fn nearly_settings() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn no_text_makes_the_loader_panic(text in prop_oneof![nearly_settings(), ".{0,200}", "[a-z\\[\\]{}=\".#\n 0-9]{0,120}"]) {
-        let place = Place::new(None, &text);
+        let place = SourceFile::new(None, &text);
         let lines = text.split('\n').count();
-        let (_, ledger) = interpret(&place, &text, std::iter::empty());
-        for fault in ledger.faults {
+        let (_, diagnostics) = interpret(&place, &text, std::iter::empty());
+        for fault in diagnostics.faults {
             prop_assert!(fault.line.is_none_or(|line| (1..=lines).contains(&line)), "{fault}");
         }
     }

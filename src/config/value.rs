@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use url::{Host, Url};
 use uuid::Uuid;
 
-use super::{Algorithm, LogFormat, Postgres, Store, TokenType, nearest::nearest};
+use super::{Algorithm, LogFormat, Postgres, Store, TokenType, suggestion::nearest};
 use crate::{domain::Digest, telemetry};
 
 /// Why a value is refused.
@@ -302,7 +302,7 @@ pub(super) fn obligation(text: &str) -> Result<bool, Refusal> {
 pub(super) fn sha256(text: &str) -> Result<Digest, Refusal> {
     let digits: String = text.chars().filter(|letter| *letter != ':').collect();
     if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        Ok(Digest::stored(&digits.to_ascii_lowercase()))
+        Ok(Digest::from_stored(&digits.to_ascii_lowercase()))
     } else {
         Err(Refusal::new(format!("{text:?} is not a SHA-256 fingerprint"))
             .hint("write 64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256` prints them"))
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_spelt_in_seconds() {
+    fn zero_is_printed_as_0s() {
         assert_eq!(spell(Duration::ZERO), "0s");
         assert_eq!(spell(Duration::from_mins(90)), "90m");
     }

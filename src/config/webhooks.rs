@@ -5,16 +5,16 @@
 //! bytes, or authenticated by a secret (explicitly configured as the weaker proof) or by a client certificate; a
 //! header for an id or timestamp that no signature covers is refused.
 //!
-//! It deliberately reads no secret and compiles no expression: it keeps where they were written ([`Written`]), so that
+//! It deliberately reads no secret and compiles no expression: it keeps where they were written ([`Expression`]), so that
 //! `webhooks` can report a fault at that place.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    CallbackRights, Fault, Named, callbacks,
-    ledger::Ledger,
-    lists::{Around, certificates, unique},
-    nearest::nearest,
+    CallbackRights, Fault, SecretRef, callbacks,
+    diagnostics::Diagnostics,
+    lists::{References, certificates, unique},
+    suggestion::nearest,
     table::Table,
     value::{self, Refusal, duration, spell},
 };
@@ -42,11 +42,11 @@ pub struct Webhook {
     /// Client certificates, one of which must be presented; if empty, no certificate is required.
     pub certificates: BTreeSet<Digest>,
     /// The secret, and the previous one while both are in use.
-    pub secrets: Vec<Named>,
+    pub secrets: Vec<SecretRef>,
     /// How long messages are remembered.
     pub remember: Duration,
     /// The id of a message, if the scheme does not define it.
-    pub message_id: Option<Written>,
+    pub message_id: Option<Expression>,
     /// Origins from which the subscription handshake is accepted; `*` accepts all.
     pub origins: BTreeSet<String>,
     /// Where callbacks for its operations may go.
@@ -83,34 +83,34 @@ pub struct Rule {
     /// Its name, for logs and problems.
     pub name: String,
     /// Whether it applies to an event.
-    pub when: Written,
+    pub when: Expression,
     /// A list, if one change is made for each of its entries.
-    pub each: Option<Written>,
+    pub each: Option<Expression>,
     /// The configuration to change.
-    pub configuration: Written,
+    pub configuration: Expression,
     /// Targets to add.
-    pub add: Vec<Written>,
+    pub add: Vec<Expression>,
     /// Targets to remove.
-    pub remove: Vec<Written>,
+    pub remove: Vec<Expression>,
     /// The ticket.
-    pub ticket: Option<Written>,
+    pub ticket: Option<Expression>,
     /// The person for whom the change is requested.
-    pub requested_for: Option<Written>,
+    pub requested_for: Option<Expression>,
     /// The comment.
-    pub comment: Option<Written>,
+    pub comment: Option<Expression>,
     /// When the change is to be undone.
-    pub until: Option<Written>,
+    pub until: Option<Expression>,
 }
 
 /// An expression and where it was written.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct Expression {
     /// The expression.
     pub text: String,
     at: Fault,
 }
 
-impl Written {
+impl Expression {
     pub(super) fn new(text: String, at: Fault) -> Self {
         Self { text, at }
     }
@@ -129,26 +129,26 @@ pub(super) struct Entry<'p> {
 }
 
 /// Reads `[[webhooks]]`.
-pub(super) fn webhooks(entries: Vec<Entry<'_>>, around: &Around<'_>, ledger: &mut Ledger) -> Vec<Webhook> {
+pub(super) fn webhooks(entries: Vec<Entry<'_>>, known: &References<'_>, diagnostics: &mut Diagnostics) -> Vec<Webhook> {
     let mut sources = BTreeSet::new();
     let mut webhooks = Vec::new();
     for Entry { mut table, rules } in entries {
         let source = table.required("source", value::name);
         unique(&mut table, "source", source.as_ref(), &mut sources);
-        let rules = read_rules(rules, ledger);
-        let callbacks = callbacks::rights(&mut table, around.destinations);
-        let webhook = webhook(&mut table, source, rules, around);
+        let rules = read_rules(rules, diagnostics);
+        let callbacks = callbacks::rights(&mut table, known.destinations);
+        let webhook = webhook(&mut table, source, rules, known);
         webhooks.extend(webhook.map(|webhook| Webhook { callbacks, ..webhook }));
-        ledger.close(table);
+        diagnostics.close(table);
     }
     webhooks
 }
 
-fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>, around: &Around<'_>) -> Option<Webhook> {
+fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>, known: &References<'_>) -> Option<Webhook> {
     let caller = table.required("caller", value::name);
     let granted = table.list("roles", Some(&[]), value::filled);
     let proof = proof(table);
-    let certificates = certificates(table, around.clients);
+    let certificates = certificates(table, known.clients);
     let secrets = ["secret_file", "previous_secret_file"].map(|key| table.secret_file(key));
     needs(table, proof.as_ref());
     let remember = table.setting("remember", "90d", duration(HOUR, YEARS_10));
@@ -160,7 +160,7 @@ fn webhook(table: &mut Table<'_>, source: Option<String>, rules: Vec<Rule>, arou
     {
         // A message could come again while its time of sending still holds.
         table.refuse("remember", "it is less than twice the tolerance", Some("raise it, or lower tolerance"));
-    } else if let (Some(remember), Some((approval_ttl, deadline))) = (remember, around.open_max)
+    } else if let (Some(remember), Some((approval_ttl, deadline))) = (remember, known.open_max)
         && remember < approval_ttl.saturating_add(deadline)
     {
         // A message that is repeated while its operation waits for approval or for Graph must not become a second one.
@@ -309,14 +309,14 @@ fn header(text: &str) -> Result<String, Refusal> {
     Ok(text.to_ascii_lowercase())
 }
 
-fn read_rules(tables: Vec<Table<'_>>, ledger: &mut Ledger) -> Vec<Rule> {
+fn read_rules(tables: Vec<Table<'_>>, diagnostics: &mut Diagnostics) -> Vec<Rule> {
     let mut names = BTreeSet::new();
     let mut rules = Vec::new();
     for mut table in tables {
         let name = table.required("name", value::name);
         unique(&mut table, "name", name.as_ref(), &mut names);
         rules.extend(rule(&mut table, name));
-        ledger.close(table);
+        diagnostics.close(table);
     }
     rules
 }

@@ -15,19 +15,19 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::sink::Outlet;
 use self::sink::SEND_MAX;
+pub use self::sink::SinkWriter;
 use crate::{
-    audit::{Form, Marks},
+    audit::{ExportFormat, IndexFields},
     clock::{Backoff, Clock, until},
-    store::{AuditQuery, Error, Filed, Following, Store},
+    store::{AuditQuery, Error, SinkClaim, Store, StoredRecord},
     telemetry,
 };
 
 /// The most records sent together.
 const BATCH_MAX: usize = 200;
 /// How often to look for new records.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a turn lasts without being renewed; longer than a sink may take for a batch.
 const TURN: Duration = Duration::from_mins(1);
 /// How long a turn is held before it is renewed.
@@ -48,14 +48,14 @@ pub struct Delivery {
     /// The name of this run, as owner of turns.
     pub owner: String,
     /// The export format of records.
-    pub form: Form,
+    pub format: ExportFormat,
     /// Where they go.
-    pub outlet: Outlet,
+    pub sink: SinkWriter,
 }
 
 /// A sink's turn that this run holds.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct SinkHold {
     /// Everything up to here was delivered.
     position: i64,
     /// When to renew the turn, by [`Clock::elapsed`].
@@ -64,7 +64,7 @@ struct Turn {
 
 /// The outcome of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Round {
+enum RoundOutcome {
     /// There may be more.
     Delivered,
     /// Everything is delivered.
@@ -75,7 +75,7 @@ enum Round {
 
 /// Why a round failed.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+enum RoundError {
     #[error(transparent)]
     Store(#[from] Error),
     #[error("{0}")]
@@ -88,16 +88,16 @@ impl Delivery {
         let (mut turn, mut failures) = (None, 0_u32);
         loop {
             let pause = match self.round(&mut turn).await {
-                Ok(Round::Delivered) => {
+                Ok(RoundOutcome::Delivered) => {
                     failures = 0;
                     continue;
                 }
-                Ok(Round::Nothing) => LOOK,
-                Ok(Round::Elsewhere) => KEEP_AFTER,
+                Ok(RoundOutcome::Nothing) => POLL_INTERVAL,
+                Ok(RoundOutcome::Elsewhere) => KEEP_AFTER,
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    tracing::warn!(%error, sink = self.outlet.name(), "audit records cannot be delivered at present");
-                    PAUSES.pause(failures, 0.5 + self.clock.chance() / 2.0)
+                    tracing::warn!(%error, sink = self.sink.name(), "audit records cannot be delivered at present");
+                    PAUSES.pause(failures, 0.5 + self.clock.random_fraction() / 2.0)
                 }
             };
             if stop.is_cancelled() {
@@ -109,47 +109,47 @@ impl Delivery {
             }
         }
         if let Some(turn) = turn
-            && let Err(error) = self.follow(Duration::ZERO, Some(turn.position)).await
+            && let Err(error) = self.renew_claim(Duration::ZERO, Some(turn.position)).await
         {
-            tracing::warn!(%error, sink = self.outlet.name(), "cannot give back a sink's turn; it expires by itself");
+            tracing::warn!(%error, sink = self.sink.name(), "cannot give back a sink's turn; it expires by itself");
         }
     }
 
     /// Delivers the next records.
-    async fn round(&self, turn: &mut Option<Turn>) -> Result<Round, Failed> {
+    async fn round(&self, turn: &mut Option<SinkHold>) -> Result<RoundOutcome, RoundError> {
         if turn.is_none_or(|turn| self.clock.elapsed() >= turn.keep_at) {
-            *turn = self.take(turn.map(|turn| turn.position)).await?;
+            *turn = self.claim(turn.map(|turn| turn.position)).await?;
         }
-        let Some(Turn { position, .. }) = *turn else {
+        let Some(SinkHold { position, .. }) = *turn else {
             // The replica that has the turn shows how late the sink is.
-            telemetry::note_audit_lag(self.outlet.name(), Duration::ZERO);
-            return Ok(Round::Elsewhere);
+            telemetry::set_audit_lag(self.sink.name(), Duration::ZERO);
+            return Ok(RoundOutcome::Elsewhere);
         };
         let query = AuditQuery { after: Some(position), limit: BATCH_MAX, ..AuditQuery::default() };
         let batch = self.store.records(&query).await?;
-        telemetry::note_audit_lag(self.outlet.name(), self.lag(&batch));
+        telemetry::set_audit_lag(self.sink.name(), self.lag(&batch));
         if batch.is_empty() {
-            return Ok(Round::Nothing);
+            return Ok(RoundOutcome::Nothing);
         }
-        let taken = self.send(&batch).await.map_err(Failed::Sink)?;
-        let Some(last) = batch.get(..taken).and_then(<[_]>::last) else { return Ok(Round::Nothing) };
-        telemetry::count_delivered(self.outlet.name(), taken);
+        let taken = self.send(&batch).await.map_err(RoundError::Sink)?;
+        let Some(last) = batch.get(..taken).and_then(<[_]>::last) else { return Ok(RoundOutcome::Nothing) };
+        telemetry::count_delivered(self.sink.name(), taken);
         // Until this is stored, a crash causes the batch to be sent again.
-        *turn = self.take(Some(last.position)).await?;
-        Ok(Round::Delivered)
+        *turn = self.claim(Some(last.position)).await?;
+        Ok(RoundOutcome::Delivered)
     }
 
     /// Sends a batch, however long the sink takes for it, and shows meanwhile how late the sink is.
-    async fn send(&self, batch: &[Filed]) -> Result<usize, String> {
-        let mut sending = pin!(self.outlet.send(batch, self.form));
-        let (sink, begun) = (self.outlet.name(), self.clock.elapsed());
+    async fn send(&self, batch: &[StoredRecord]) -> Result<usize, String> {
+        let mut sending = pin!(self.sink.send(batch, self.format));
+        let (sink, begun) = (self.sink.name(), self.clock.elapsed());
         let (mut warn_at, mut ask_at) = (Some(begun.saturating_add(SEND_MAX)), begun.saturating_add(LAPSED));
         let mut elsewhere = false;
         loop {
             tokio::select! {
                 biased;
                 sent = &mut sending => return sent,
-                () = self.clock.sleep(LOOK) => {}
+                () = self.clock.sleep(POLL_INTERVAL) => {}
             }
             let now = self.clock.elapsed();
             if warn_at.take_if(|at| now >= *at).is_some() {
@@ -157,25 +157,25 @@ impl Delivery {
             }
             if now >= ask_at {
                 ask_at = now.saturating_add(LAPSED);
-                elsewhere = matches!(self.take(None).await, Ok(None));
+                elsewhere = matches!(self.claim(None).await, Ok(None));
             }
-            telemetry::note_audit_lag(sink, if elsewhere { Duration::ZERO } else { self.lag(batch) });
+            telemetry::set_audit_lag(sink, if elsewhere { Duration::ZERO } else { self.lag(batch) });
         }
     }
 
     /// How long the first of these has been waiting.
-    fn lag(&self, batch: &[Filed]) -> Duration {
-        let first = batch.first().and_then(|filed| Marks::read(&filed.text));
+    fn lag(&self, batch: &[StoredRecord]) -> Duration {
+        let first = batch.first().and_then(|filed| IndexFields::read(&filed.text));
         first.map_or(Duration::ZERO, |first| until(first.at, self.clock.now()))
     }
 
-    async fn take(&self, delivered: Option<i64>) -> Result<Option<Turn>, Error> {
+    async fn claim(&self, delivered: Option<i64>) -> Result<Option<SinkHold>, Error> {
         let keep_at = self.clock.elapsed().saturating_add(KEEP_AFTER);
-        Ok(self.follow(TURN, delivered).await?.map(|position| Turn { position, keep_at }))
+        Ok(self.renew_claim(TURN, delivered).await?.map(|position| SinkHold { position, keep_at }))
     }
 
-    async fn follow(&self, ttl: Duration, delivered: Option<i64>) -> Result<Option<i64>, Error> {
-        let (sink, owner) = (self.outlet.name().to_owned(), self.owner.clone());
-        self.store.follow(Following { sink, owner, ttl, delivered }).await
+    async fn renew_claim(&self, ttl: Duration, delivered: Option<i64>) -> Result<Option<i64>, Error> {
+        let (sink, owner) = (self.sink.name().to_owned(), self.owner.clone());
+        self.store.claim_sink(SinkClaim { sink, owner, ttl, delivered }).await
     }
 }

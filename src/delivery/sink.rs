@@ -19,16 +19,16 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::{
-    audit::{Form, Marks},
+    audit::{ExportFormat, IndexFields},
     config::{AuditFile, Sink},
-    outbound::{Call, Method, Outbound},
-    store::Filed,
+    outbound::{Method, Outbound, Request},
+    store::StoredRecord,
 };
 
 /// How long a sink may take for a batch; much less than a turn lasts. A file or standard output cannot be held to it.
 pub(super) const SEND_MAX: Duration = Duration::from_secs(20);
 /// How many bytes of a collector's answer are read.
-const ANSWER_MAX: usize = 64 * 1024;
+const RESPONSE_MAX: usize = 64 * 1024;
 /// A body size in bytes that every collector should accept. If one does not, records wait until its setup is fixed.
 const BODY_SMALL: usize = 64 * 1024;
 /// The program that collects the file may be in the gateway's group; nobody else may read it.
@@ -36,7 +36,7 @@ const FILE_MODE: u32 = 0o640;
 
 /// Where records go.
 #[derive(Clone, Debug)]
-pub enum Outlet {
+pub enum SinkWriter {
     /// Standard output.
     Stdout,
     /// A file.
@@ -45,7 +45,7 @@ pub enum Outlet {
     Otlp(String, Box<Outbound>),
 }
 
-impl Outlet {
+impl SinkWriter {
     /// The outlet for a sink of the settings.
     pub fn new(sink: &Sink, outbound: &Outbound) -> Self {
         match sink {
@@ -68,14 +68,14 @@ impl Outlet {
 
     /// Sends a batch, or the beginning of it if the sink does not accept all at once, and returns how many records that
     /// were. After an error, nothing is known to have been sent.
-    pub(super) async fn send(&self, batch: &[Filed], form: Form) -> Result<usize, String> {
+    pub(super) async fn send(&self, batch: &[StoredRecord], form: ExportFormat) -> Result<usize, String> {
         let lines = || batch.iter().map(|filed| form.line(&filed.text) + "\n").collect::<String>();
         match self {
-            Self::Stdout => apart(lines(), |lines| print(&lines)).await.map_err(|error| error.to_string())?,
+            Self::Stdout => run_detached(lines(), |lines| print(&lines)).await.map_err(|error| error.to_string())?,
             Self::File(file) => {
                 let shown = file.path.display().to_string();
                 let file = file.clone();
-                let written = apart(lines(), move |lines| append(&file, &lines)).await;
+                let written = run_detached(lines(), move |lines| append(&file, &lines)).await;
                 written.map_err(|error| format!("{shown}: {error}"))?;
             }
             Self::Otlp(url, outbound) => return post_beginning(url, outbound, batch, form).await,
@@ -85,7 +85,7 @@ impl Outlet {
 }
 
 /// Does something that may block for long, on a thread that the program does not wait for at its end.
-async fn apart(lines: String, work: impl FnOnce(String) -> io::Result<()> + Send + 'static) -> io::Result<()> {
+async fn run_detached(lines: String, work: impl FnOnce(String) -> io::Result<()> + Send + 'static) -> io::Result<()> {
     let (done, outcome) = oneshot::channel();
     let work = move || {
         // If nobody is waiting any more, the batch is sent again.
@@ -104,11 +104,11 @@ fn print(lines: &str) -> io::Result<()> {
 /// Appends to the file, or to a new one if this one is full.
 fn append(settings: &AuditFile, lines: &str) -> io::Result<()> {
     let mut file = open(&settings.path)?;
-    mend(&mut file)?;
+    truncate_partial_line(&mut file)?;
     let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
     if size > 0 && size.saturating_add(lines.len()) > settings.size_max {
         drop(file);
-        shift(settings)?;
+        rotate(settings)?;
         file = open(&settings.path)?;
     }
     file.seek(SeekFrom::End(0))?;
@@ -129,7 +129,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Removes the part of a line that an interrupted write left behind; the line is written again.
-fn mend(file: &mut File) -> io::Result<()> {
+fn truncate_partial_line(file: &mut File) -> io::Result<()> {
     let size = file.metadata()?.len();
     let Some(last) = size.checked_sub(1) else { return Ok(()) };
     let mut byte = [0_u8];
@@ -146,7 +146,7 @@ fn mend(file: &mut File) -> io::Result<()> {
 }
 
 /// Makes room for a new file: the full one becomes the newest of those that are kept, the oldest is dropped.
-fn shift(settings: &AuditFile) -> io::Result<()> {
+fn rotate(settings: &AuditFile) -> io::Result<()> {
     for number in (1..settings.keep).rev() {
         let kept = numbered(&settings.path, number);
         if kept.exists() {
@@ -163,7 +163,12 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 /// Sends a batch, or as much of it as the collector accepts in one body.
-async fn post_beginning(url: &str, outbound: &Outbound, batch: &[Filed], form: Form) -> Result<usize, String> {
+async fn post_beginning(
+    url: &str,
+    outbound: &Outbound,
+    batch: &[StoredRecord],
+    form: ExportFormat,
+) -> Result<usize, String> {
     let mut part = batch;
     loop {
         let logs = logs(part, form).to_string();
@@ -192,14 +197,14 @@ enum Posted {
 }
 
 async fn post(url: &str, outbound: &Outbound, logs: String) -> Result<Posted, String> {
-    let call = Call {
+    let call = Request {
         method: Method::POST,
         url: url.to_owned(),
         headers: Vec::new(),
         body: Some(("application/json", logs.into_bytes())),
         timeout: SEND_MAX,
         end_by: None,
-        answer_max: ANSWER_MAX,
+        response_max: RESPONSE_MAX,
     };
     let answer = outbound.send(call).await.map_err(|error| error.to_string())?;
     if answer.status.as_u16() == 413 {
@@ -218,7 +223,7 @@ async fn post(url: &str, outbound: &Outbound, logs: String) -> Result<Posted, St
 }
 
 /// The batch as logs in OTLP's JSON.
-fn logs(batch: &[Filed], form: Form) -> Value {
+fn logs(batch: &[StoredRecord], form: ExportFormat) -> Value {
     let resource = json!([
         {"key": "service.name", "value": {"stringValue": "postern"}},
         {"key": "service.version", "value": {"stringValue": env!("CARGO_PKG_VERSION")}},
@@ -230,9 +235,9 @@ fn logs(batch: &[Filed], form: Form) -> Value {
     }]})
 }
 
-fn log(text: &str, form: Form) -> Value {
+fn log(text: &str, form: ExportFormat) -> Value {
     let record: Value = serde_json::from_str(text).unwrap_or_default();
-    let nanos = Marks::read(text).map_or(0, |marks| marks.at.as_nanosecond());
+    let nanos = IndexFields::read(text).map_or(0, |marks| marks.at.as_nanosecond());
     let text_of = |key: &str| record.get(key).and_then(Value::as_str);
     let event = text_of("event").unwrap_or("unknown");
     // OpenTelemetry's severities: information, warning.

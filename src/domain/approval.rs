@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::operation::{Failure, FailureCode, Illegal, Operation, State};
+use super::operation::{Failure, FailureCode, IllegalTransition, Operation, State};
 
 /// The consent of a second person, required by policies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Approval {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Approved, rejected or expired.
-    pub word: Word,
+    pub word: Decision,
     /// When.
     pub at: Timestamp,
     /// The configured name of the caller who answered; none if it expired.
@@ -36,7 +36,7 @@ pub struct Answer {
 /// The possible answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Word {
+pub enum Decision {
     /// The operation may begin.
     Approved,
     /// It may not.
@@ -45,7 +45,7 @@ pub enum Word {
     Expired,
 }
 
-impl Word {
+impl Decision {
     /// The name, the same in the store, the audit trail and the API.
     pub fn name(self) -> &'static str {
         match self {
@@ -59,16 +59,16 @@ impl Word {
 impl Operation {
     /// Records the answer: the operation may begin, or it fails. A person's answer is refused once the approval has expired,
     /// and expiry is refused before that.
-    pub fn answer(mut self, answer: Answer) -> Result<Self, Illegal> {
+    pub fn answer(mut self, answer: Answer) -> Result<Self, IllegalTransition> {
         let to = match answer.word {
-            Word::Approved => "queued",
-            Word::Rejected | Word::Expired => "failed",
+            Decision::Approved => "queued",
+            Decision::Rejected | Decision::Expired => "failed",
         };
         let Some(approval) = self.submission.approval.as_mut().filter(|_| self.state == State::AwaitingApproval) else {
             return Err(self.state.illegal(to));
         };
         let is_over = approval.expires_at <= answer.at;
-        if is_over != (answer.word == Word::Expired) {
+        if is_over != (answer.word == Decision::Expired) {
             return Err(self.state.illegal(to));
         }
         self.state = match failure_of(&answer) {
@@ -84,12 +84,12 @@ impl Operation {
 fn failure_of(answer: &Answer) -> Option<Failure> {
     let because = answer.comment.as_ref().map(|comment| format!(": {comment}")).unwrap_or_default();
     let (code, detail) = match answer.word {
-        Word::Approved => return None,
-        Word::Rejected => {
+        Decision::Approved => return None,
+        Decision::Rejected => {
             let by = answer.by.as_deref().unwrap_or("nobody");
             (FailureCode::ApprovalRejected, format!("{by} rejected the change{because}"))
         }
-        Word::Expired => (FailureCode::ApprovalExpired, "nobody approved the change in time".to_owned()),
+        Decision::Expired => (FailureCode::ApprovalExpired, "nobody approved the change in time".to_owned()),
     };
     Some(Failure { code, detail, graph: None })
 }
@@ -128,28 +128,28 @@ mod tests {
         Operation { id: uuid::Uuid::from_u128(1).into(), submission, state: State::AwaitingApproval }
     }
 
-    fn said(word: Word, second: i64) -> Answer {
+    fn said(word: Decision, second: i64) -> Answer {
         let at = Timestamp::from_second(second).unwrap();
         Answer { word, at, by: Some("approvers".to_owned()), comment: Some("not now".to_owned()) }
     }
 
     #[test]
-    fn an_approval_is_answered_once_in_time_and_by_silence_only_afterwards() {
-        let approved = awaiting().answer(said(Word::Approved, 59)).unwrap();
+    fn an_approval_is_decided_once_before_expiry_and_expires_only_after() {
+        let approved = awaiting().answer(said(Decision::Approved, 59)).unwrap();
         assert_eq!((&approved.state, approved.submission.ready_at().as_second()), (&State::Queued, 59));
-        let rejected = awaiting().answer(said(Word::Rejected, 59)).unwrap();
-        let expired = awaiting().answer(said(Word::Expired, 60)).unwrap();
+        let rejected = awaiting().answer(said(Decision::Rejected, 59)).unwrap();
+        let expired = awaiting().answer(said(Decision::Expired, 60)).unwrap();
         for (operation, code) in [(&rejected, FailureCode::ApprovalRejected), (&expired, FailureCode::ApprovalExpired)]
         {
             let State::Failed { started_at: None, failure, .. } = &operation.state else { panic!("{operation:?}") };
             assert_eq!(failure.code, code);
         }
-        for (word, second) in [(Word::Approved, 60), (Word::Rejected, 60), (Word::Expired, 59)] {
+        for (word, second) in [(Decision::Approved, 60), (Decision::Rejected, 60), (Decision::Expired, 59)] {
             assert!(awaiting().answer(said(word, second)).is_err(), "{word:?} at {second}");
         }
         for answered in [approved, rejected, expired] {
-            assert!(answered.clone().answer(said(Word::Approved, 1)).is_err());
-            assert!(answered.answer(said(Word::Expired, 90)).is_err());
+            assert!(answered.clone().answer(said(Decision::Approved, 1)).is_err());
+            assert!(answered.answer(said(Decision::Expired, 90)).is_err());
         }
     }
 
@@ -161,7 +161,7 @@ mod tests {
         let failed = State::Queued
             .start(Timestamp::UNIX_EPOCH)
             .unwrap()
-            .fail(Timestamp::UNIX_EPOCH, failure_of(&said(Word::Rejected, 1)).unwrap())
+            .fail(Timestamp::UNIX_EPOCH, failure_of(&said(Decision::Rejected, 1)).unwrap())
             .unwrap();
         assert_eq!(serde_json::from_str::<State>(&serde_json::to_string(&failed).unwrap()).unwrap(), failed);
         let waiting = serde_json::to_value(State::AwaitingApproval).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a set holds each target once, in an order that does not depend on Graph's, so two sets with the same content
 //! are equal and have the same digest. What this version does not understand is preserved: unknown fields of a known target
-//! as [`Unread`] text beside it, a target of unknown type as [`Target::Foreign`].
+//! as [`UninterpretedJson`] text beside it, a target of unknown type as [`Target::Foreign`].
 //!
 //! It deliberately holds direct assignments only. Those that come from policy sets are read, but never posted.
 
@@ -16,9 +16,9 @@ use super::ids::{FilterId, GroupId};
 
 /// JSON text from Graph that is preserved uninterpreted (with keys sorted).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Unread(String);
+pub struct UninterpretedJson(String);
 
-impl Unread {
+impl UninterpretedJson {
     /// Wraps the canonical text of a JSON object.
     pub fn new(canonical_json: String) -> Self {
         Self(canonical_json)
@@ -43,7 +43,7 @@ pub enum Target {
     /// All licensed users of the tenant.
     AllUsers,
     /// A target of a type that this version does not know, as Graph returned it, without its filter.
-    Foreign(Unread),
+    Foreign(UninterpretedJson),
 }
 
 impl fmt::Display for Target {
@@ -102,7 +102,7 @@ pub struct Assignment {
     pub filter: Option<Filter>,
     /// Fields of the target that this version does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unread: Option<Unread>,
+    pub unread: Option<UninterpretedJson>,
 }
 
 /// The direct assignments of one configuration, one per target.
@@ -112,17 +112,17 @@ pub struct AssignmentSet(BTreeMap<Target, Assignment>);
 /// Graph returned one target twice, with different filters or fields; which of the two is in force cannot be known.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is assigned twice, with different filters or fields")]
-pub struct Ambiguous(pub Target);
+pub struct DuplicateTarget(pub Target);
 
 impl AssignmentSet {
     /// The set of these assignments. Identical assignments count once.
-    pub fn from_parts(parts: impl IntoIterator<Item = Assignment>) -> Result<Self, Ambiguous> {
+    pub fn from_parts(parts: impl IntoIterator<Item = Assignment>) -> Result<Self, DuplicateTarget> {
         let mut set = BTreeMap::new();
         for part in parts {
             if let Some(other) = set.insert(part.target.clone(), part.clone())
                 && other != part
             {
-                return Err(Ambiguous(part.target));
+                return Err(DuplicateTarget(part.target));
             }
         }
         Ok(Self(set))
@@ -169,7 +169,7 @@ impl AssignmentSet {
         let line = |Assignment { target, filter, unread }: &Assignment| {
             let filter = filter.map(|filter| format!("{} {}", filter.mode.name(), filter.id));
             // The debug format quotes and escapes, so no field can run into the next.
-            format!("{:?} {filter:?} {:?}\n", target.to_string(), unread.as_ref().map(Unread::as_str))
+            format!("{:?} {filter:?} {:?}\n", target.to_string(), unread.as_ref().map(UninterpretedJson::as_str))
         };
         let text: String = self.iter().map(line).collect();
         Digest::of(text.as_bytes())
@@ -187,12 +187,12 @@ impl Digest {
     }
 
     /// A digest that was computed earlier and stored as text; not checked.
-    pub fn stored(hex: &str) -> Self {
+    pub fn from_stored(hex: &str) -> Self {
         Self(hex.to_owned())
     }
 
     /// Parses 64 lower-case hexadecimal digits; none for anything else.
-    pub fn spelt(hex: &str) -> Option<Self> {
+    pub fn parse(hex: &str) -> Option<Self> {
         let spelt = hex.len() == 64 && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         spelt.then(|| Self(hex.to_owned()))
     }

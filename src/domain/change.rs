@@ -22,7 +22,7 @@ use super::{
 
 /// An assignment that a caller wants.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct DesiredAssignment {
     /// Whom it is to reach.
     pub target: Target,
     /// The filter that is to narrow it.
@@ -30,7 +30,7 @@ pub struct Wanted {
     pub filter: Option<Filter>,
 }
 
-impl From<&Assignment> for Wanted {
+impl From<&Assignment> for DesiredAssignment {
     fn from(assignment: &Assignment) -> Self {
         Self { target: assignment.target.clone(), filter: assignment.filter }
     }
@@ -44,7 +44,7 @@ pub enum Change {
     /// Add these, remove those; everything else stays.
     Amend(Amendment),
     /// Make these the whole set.
-    Replace(Vec<Wanted>),
+    Replace(Vec<DesiredAssignment>),
     /// Undo what an operation did, except what was changed since.
     Revert(Reversal),
 }
@@ -52,7 +52,7 @@ pub enum Change {
 /// Targets to add and to remove. Not empty; names no target twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amendment {
-    add: Vec<Wanted>,
+    add: Vec<DesiredAssignment>,
     remove: Vec<Target>,
 }
 
@@ -103,7 +103,7 @@ pub enum Fault {
 
 impl Change {
     /// The change that adds and removes these targets, at most `allowed` of them. Returns all faults at once.
-    pub fn amend(add: Vec<Wanted>, remove: Vec<Target>, allowed: usize) -> Result<Self, Vec<Fault>> {
+    pub fn amend(add: Vec<DesiredAssignment>, remove: Vec<Target>, allowed: usize) -> Result<Self, Vec<Fault>> {
         let found = add.len().saturating_add(remove.len());
         let mut faults = bounds(found, allowed);
         if found == 0 {
@@ -118,14 +118,14 @@ impl Change {
     }
 
     /// The change that makes these, at most `allowed`, the whole set; an empty list clears it. Returns all faults at once.
-    pub fn replace(wanted: Vec<Wanted>, allowed: usize) -> Result<Self, Vec<Fault>> {
+    pub fn replace(wanted: Vec<DesiredAssignment>, allowed: usize) -> Result<Self, Vec<Fault>> {
         let mut faults = bounds(wanted.len(), allowed);
         faults.extend(repeated(List::Replace, wanted.iter().map(|wanted| &wanted.target)));
         if faults.is_empty() { Ok(Self::Replace(wanted)) } else { Err(faults) }
     }
 
     /// The assignments to add, or the whole wanted set. Empty for a reversal: what it does depends on the set.
-    pub fn wanted(&self) -> &[Wanted] {
+    pub fn wanted(&self) -> &[DesiredAssignment] {
         match self {
             Self::Amend(Amendment { add, .. }) => add,
             Self::Replace(wanted) => wanted,
@@ -175,14 +175,14 @@ pub struct Changed {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Targets that were absent.
-    pub added: Vec<Wanted>,
+    pub added: Vec<DesiredAssignment>,
     /// Targets that were there, with all their fields.
     pub removed: Vec<Assignment>,
     /// Targets that were there with another filter.
     pub changed: Vec<Changed>,
     /// For a reversal: targets that were left alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub kept: Vec<Kept>,
+    pub kept: Vec<KeptTarget>,
     /// Size of the set before.
     pub before: usize,
     /// Size of the set after.
@@ -191,17 +191,17 @@ pub struct Difference {
 
 /// A target that a reversal left alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct KeptTarget {
     /// The target.
     pub target: Target,
     /// Why.
-    pub because: Why,
+    pub because: KeptReason,
 }
 
 /// Why a reversal leaves a target alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Why {
+pub enum KeptReason {
     /// Its filter is no longer as the operation left it.
     FilterChanged,
     /// The operation removed it, and it has been assigned again since, with another filter.
@@ -214,7 +214,7 @@ pub enum Why {
     NotAssignable,
 }
 
-impl Why {
+impl KeptReason {
     /// The name, the same in the store, the audit trail and the API.
     pub fn name(self) -> &'static str {
         match self {
@@ -229,7 +229,7 @@ impl Why {
 
 impl Difference {
     /// All targets that it affects, each with its filter; a changed one twice, with its filters before and after.
-    pub fn aims(&self) -> impl Iterator<Item = (&Target, Option<Filter>)> {
+    pub fn affected_targets(&self) -> impl Iterator<Item = (&Target, Option<Filter>)> {
         let Self { added, removed, changed, .. } = self;
         let added = added.iter().map(|it| (&it.target, it.filter));
         let removed = removed.iter().map(|it| (&it.target, it.filter));
@@ -254,8 +254,8 @@ impl Difference {
         rest
     }
 
-    pub(super) fn keep(&mut self, target: &Target, because: Why) {
-        self.kept.push(Kept { target: target.clone(), because });
+    pub(super) fn keep(&mut self, target: &Target, because: KeptReason) {
+        self.kept.push(KeptTarget { target: target.clone(), because });
     }
 
     /// The part of it that a set still shows.
@@ -289,14 +289,14 @@ impl Difference {
 
 /// A change, and the set that it is bound to, if any.
 #[derive(Clone, Copy, Debug)]
-pub struct Step<'a> {
+pub struct ConditionalChange<'a> {
     /// What to do.
     pub change: &'a Change,
     /// Digest of the only set that it may be applied to; none for any.
     pub only_on: Option<&'a Digest>,
 }
 
-impl<'a> From<&'a Change> for Step<'a> {
+impl<'a> From<&'a Change> for ConditionalChange<'a> {
     fn from(change: &'a Change) -> Self {
         Self { change, only_on: None }
     }
@@ -304,7 +304,7 @@ impl<'a> From<&'a Change> for Step<'a> {
 
 /// What became of a change in a merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Merged {
+pub enum MergeOutcome {
     /// It makes this difference, which may be empty.
     Applied(Difference),
     /// It is bound to another set; nothing is done for it.
@@ -320,28 +320,28 @@ pub struct Plan {
     /// The set to bring Graph to.
     pub desired: AssignmentSet,
     /// What becomes of each change, in order, up to the first that cannot be judged yet. Not empty if there is a change.
-    pub merged: Vec<Merged>,
+    pub merged: Vec<MergeOutcome>,
 }
 
 /// Applies changes, oldest first, to the present set.
 ///
-/// A change that is bound to a set other than the present one is [`Merged::Unmet`]. If changes before it make a difference,
-/// the set it would meet is only planned: the merge ends before it, because they may yet fail.
-pub fn merge<'a, S: Into<Step<'a>>>(present: &AssignmentSet, steps: impl IntoIterator<Item = S>) -> Plan {
+/// A change that is bound to a set other than the present one is [`MergeOutcome::Unmet`]. If changes before it make a
+/// difference, the set it would meet is only planned: the merge ends before it, because they may yet fail.
+pub fn merge<'a, S: Into<ConditionalChange<'a>>>(present: &AssignmentSet, steps: impl IntoIterator<Item = S>) -> Plan {
     let (mut desired, mut merged) = (present.clone(), Vec::new());
     for step in steps {
-        let Step { change, only_on } = step.into();
+        let ConditionalChange { change, only_on } = step.into();
         if let Some(only_on) = only_on {
             let found = desired.digest();
             if found != *only_on && desired == *present {
-                merged.push(Merged::Unmet { found });
+                merged.push(MergeOutcome::Unmet { found });
                 continue;
             }
             if found != *only_on {
                 break;
             }
         }
-        merged.push(Merged::Applied(apply(&mut desired, change)));
+        merged.push(MergeOutcome::Applied(apply(&mut desired, change)));
     }
     Plan { desired, merged }
 }
@@ -360,13 +360,13 @@ fn apply(set: &mut AssignmentSet, change: &Change) -> Difference {
         }
     };
     difference.removed.extend(unwanted.iter().filter_map(|target| set.take(target)));
-    for Wanted { target, filter } in change.wanted() {
+    for DesiredAssignment { target, filter } in change.wanted() {
         match set.of(target).map(|present| present.filter) {
             Some(before) if before == *filter => continue,
             Some(before) => {
                 difference.changed.push(Changed { target: target.clone(), before, after: *filter });
             }
-            None => difference.added.push(Wanted { target: target.clone(), filter: *filter }),
+            None => difference.added.push(DesiredAssignment { target: target.clone(), filter: *filter }),
         }
         set.put(target.clone(), *filter);
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     assignment::Target,
-    change::Wanted,
+    change::DesiredAssignment,
     ids::{ApiVersion, ConfigurationId},
 };
 
@@ -168,14 +168,14 @@ impl Kind {
     }
 
     /// What this kind accepts, by name.
-    pub fn taken(self) -> impl Iterator<Item = &'static str> {
+    pub fn accepted_targets(self) -> impl Iterator<Item = &'static str> {
         let Takes { groups, all_users, all_devices, filters, .. } = self.row();
         let named = [("groups", groups), ("all-users", all_users), ("all-devices", all_devices), ("filters", filters)];
         named.into_iter().filter(|(_, answer)| answer.is_ok()).map(|(name, _)| name)
     }
 
     /// Whether this kind can be assigned as `wanted` says; the error is a sentence that says why not.
-    pub fn takes(self, wanted: &Wanted) -> Result<(), String> {
+    pub fn check_accepts(self, wanted: &DesiredAssignment) -> Result<(), String> {
         let row = self.row();
         let refused = |what: &str, why: &str| format!("a {} configuration does not accept {what}: {why}", row.name);
         match wanted.target {
@@ -239,7 +239,7 @@ mod tests {
     fn no_kind_takes_exclusions_and_the_reason_is_said() {
         for row in &KINDS {
             let excluded = Target::ExcludedGroup("9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa".parse().unwrap());
-            let why = row.kind.takes(&Wanted { target: excluded, filter: None }).unwrap_err();
+            let why = row.kind.check_accepts(&DesiredAssignment { target: excluded, filter: None }).unwrap_err();
             assert!(why.contains("exclusions"), "{why}");
         }
     }
@@ -249,9 +249,9 @@ mod tests {
         let filter = Filter { id: "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa".parse().unwrap(), mode: FilterMode::Include };
         let targets = [("groups", group()), ("all-users", Target::AllUsers), ("all-devices", Target::AllDevices)];
         for kind in KINDS.iter().map(|row| row.kind) {
-            let taken: Vec<_> = kind.taken().collect();
+            let taken: Vec<_> = kind.accepted_targets().collect();
             for (name, target) in &targets {
-                let fits = |filter| kind.takes(&Wanted { target: target.clone(), filter }).is_ok();
+                let fits = |filter| kind.check_accepts(&DesiredAssignment { target: target.clone(), filter }).is_ok();
                 assert_eq!(fits(None), taken.contains(name), "{} {name}", kind.name());
                 assert_eq!(fits(Some(filter)), fits(None) && taken.contains(&"filters"), "{} {name}", kind.name());
             }
@@ -261,8 +261,8 @@ mod tests {
     #[test]
     fn a_status_page_takes_filters_and_a_limit_does_not() {
         let filter = Filter { id: "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa".parse().unwrap(), mode: FilterMode::Include };
-        let wanted = Wanted { target: group(), filter: Some(filter) };
-        assert_eq!(Kind::StatusPage.takes(&wanted), Ok(()));
-        assert!(Kind::DeviceLimit.takes(&wanted).is_err());
+        let wanted = DesiredAssignment { target: group(), filter: Some(filter) };
+        assert_eq!(Kind::StatusPage.check_accepts(&wanted), Ok(()));
+        assert!(Kind::DeviceLimit.check_accepts(&wanted).is_err());
     }
 }

@@ -13,11 +13,11 @@ use uuid::Uuid;
 /// Why a text is not a valid identifier of the expected kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
-pub struct Malformed {
+pub struct ParseError {
     what: String,
 }
 
-impl Malformed {
+impl ParseError {
     fn new(what: impl Into<String>) -> Self {
         Self { what: what.into() }
     }
@@ -38,20 +38,20 @@ macro_rules! guid {
         }
 
         impl FromStr for $name {
-            type Err = Malformed;
+            type Err = ParseError;
 
-            fn from_str(text: &str) -> Result<Self, Malformed> {
+            fn from_str(text: &str) -> Result<Self, ParseError> {
                 let guid = hyphenated(text).ok_or_else(|| {
-                    Malformed::new(concat!($noun, " is a GUID like 9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa"))
+                    ParseError::new(concat!($noun, " is a GUID like 9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa"))
                 })?;
                 Self::checked(guid)
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = Malformed;
+            type Error = ParseError;
 
-            fn try_from(text: String) -> Result<Self, Malformed> {
+            fn try_from(text: String) -> Result<Self, ParseError> {
                 text.parse()
             }
         }
@@ -74,14 +74,14 @@ const ALL_USERS: Uuid = Uuid::from_u128(0xacac_acac_9df4_4c7d_9d50_4ef0_226f_57a
 const ALL_DEVICES: Uuid = Uuid::from_u128(0xadad_adad_808e_44e2_905a_0b78_73a8_a531);
 
 impl GroupId {
-    fn checked(guid: Uuid) -> Result<Self, Malformed> {
+    fn checked(guid: Uuid) -> Result<Self, ParseError> {
         if guid == ALL_USERS {
-            return Err(Malformed::new(
+            return Err(ParseError::new(
                 "this is Intune's stand-in for all users, not a group: write {\"all\": \"users\"}",
             ));
         }
         if guid == ALL_DEVICES {
-            return Err(Malformed::new(
+            return Err(ParseError::new(
                 "this is Intune's stand-in for all devices, not a group: write {\"all\": \"devices\"}",
             ));
         }
@@ -91,14 +91,14 @@ impl GroupId {
 
 impl FilterId {
     #[expect(clippy::unnecessary_wraps, reason = "one macro for all GUIDs; groups have values to refuse")]
-    fn checked(guid: Uuid) -> Result<Self, Malformed> {
+    fn checked(guid: Uuid) -> Result<Self, ParseError> {
         Ok(Self(guid))
     }
 }
 
 impl TenantId {
     #[expect(clippy::unnecessary_wraps, reason = "one macro for all GUIDs; groups have values to refuse")]
-    fn checked(guid: Uuid) -> Result<Self, Malformed> {
+    fn checked(guid: Uuid) -> Result<Self, ParseError> {
         Ok(Self(guid))
     }
 }
@@ -134,11 +134,11 @@ impl fmt::Display for ConfigurationId {
 }
 
 impl FromStr for ConfigurationId {
-    type Err = Malformed;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Malformed> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let malformed = || {
-            Malformed::new(
+            ParseError::new(
                 "a configuration's id is a GUID and a suffix, like \
                  9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_Windows10EnrollmentCompletionPageConfiguration",
             )
@@ -155,9 +155,9 @@ impl FromStr for ConfigurationId {
 }
 
 impl TryFrom<String> for ConfigurationId {
-    type Error = Malformed;
+    type Error = ParseError;
 
-    fn try_from(text: String) -> Result<Self, Malformed> {
+    fn try_from(text: String) -> Result<Self, ParseError> {
         text.parse()
     }
 }
@@ -202,10 +202,10 @@ impl fmt::Display for OperationId {
 }
 
 impl FromStr for OperationId {
-    type Err = Malformed;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Malformed> {
-        let malformed = || Malformed::new("an operation's id is op_ and 26 digits or letters");
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let malformed = || ParseError::new("an operation's id is op_ and 26 digits or letters");
         let digits = text.as_bytes().strip_prefix(PREFIX).ok_or_else(malformed)?;
         // The first digit holds only the three highest bits.
         if text.len() != LENGTH || digits.first().is_some_and(|first| *first > b'7') {
@@ -223,9 +223,9 @@ impl FromStr for OperationId {
 }
 
 impl TryFrom<String> for OperationId {
-    type Error = Malformed;
+    type Error = ParseError;
 
-    fn try_from(text: String) -> Result<Self, Malformed> {
+    fn try_from(text: String) -> Result<Self, ParseError> {
         text.parse()
     }
 }
@@ -296,11 +296,11 @@ impl Cloud {
 }
 
 impl FromStr for Cloud {
-    type Err = Malformed;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Malformed> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         CLOUDS.iter().find(|row| row.1 == text).map(|row| row.0).ok_or_else(|| {
-            Malformed::new(format!("a cloud is one of {}", Self::names().collect::<Vec<_>>().join(", ")))
+            ParseError::new(format!("a cloud is one of {}", Self::names().collect::<Vec<_>>().join(", ")))
         })
     }
 }
@@ -324,11 +324,11 @@ impl ApiVersion {
 }
 
 impl FromStr for ApiVersion {
-    type Err = Malformed;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Malformed> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let found = VERSIONS.iter().find(|row| row.1 == text).map(|row| row.0);
-        found.ok_or_else(|| Malformed::new("a version of Graph is one of beta, v1.0"))
+        found.ok_or_else(|| ParseError::new("a version of Graph is one of beta, v1.0"))
     }
 }
 

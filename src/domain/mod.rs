@@ -25,7 +25,7 @@ mod tests;
 pub use assignment::{Assignment, AssignmentSet, Digest, Filter, FilterMode, Target};
 pub use callback::{Callback, CallbackState};
 pub use caller::{Caller, Role};
-pub use change::{Change, Difference, Merged, Plan, Wanted, merge};
+pub use change::{Change, DesiredAssignment, Difference, MergeOutcome, Plan, merge};
 pub use configuration::{Configuration, Kind};
 pub use ids::{ConfigurationId, FilterId, GroupId, OperationId, TenantId};
 pub use operation::{Failure, FailureCode, Operation, State};

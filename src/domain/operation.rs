@@ -16,7 +16,7 @@ use super::{
     approval::Approval,
     assignment::{AssignmentSet, Digest},
     callback::Callback,
-    change::{Change, Difference, Step},
+    change::{Change, ConditionalChange, Difference},
     ids::{ConfigurationId, OperationId},
     reversal::Cause,
 };
@@ -115,7 +115,7 @@ impl Submission {
     }
 
     /// Whether it carries out the `until` of another operation. Nobody would request that again, so it has no deadline.
-    pub fn is_an_end(&self) -> bool {
+    pub fn carries_out_until(&self) -> bool {
         self.change.reversal().is_some_and(|reversal| reversal.cause() == Cause::Until)
     }
 
@@ -127,7 +127,7 @@ impl Submission {
     }
 }
 
-impl<'a> From<&'a Submission> for Step<'a> {
+impl<'a> From<&'a Submission> for ConditionalChange<'a> {
     fn from(Submission { change, only_on, .. }: &'a Submission) -> Self {
         Self { change, only_on: only_on.as_ref() }
     }
@@ -288,7 +288,7 @@ impl FailureCode {
 /// A transition that does not exist.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an operation that is {from} cannot become {to}")]
-pub struct Illegal {
+pub struct IllegalTransition {
     from: &'static str,
     to: &'static str,
 }
@@ -330,12 +330,12 @@ impl State {
         }
     }
 
-    pub(super) fn illegal(&self, to: &'static str) -> Illegal {
-        Illegal { from: self.name(), to }
+    pub(super) fn illegal(&self, to: &'static str) -> IllegalTransition {
+        IllegalTransition { from: self.name(), to }
     }
 
     /// A lane starts it, or starts it again after a crash; then it keeps its first start.
-    pub fn start(self, at: Timestamp) -> Result<Self, Illegal> {
+    pub fn start(self, at: Timestamp) -> Result<Self, IllegalTransition> {
         match self {
             Self::Queued => Ok(Self::Running { started_at: at }),
             running @ Self::Running { .. } => Ok(running),
@@ -346,10 +346,10 @@ impl State {
     }
 
     /// It succeeds.
-    pub fn succeed(self, end: Ending) -> Result<Self, Illegal> {
+    pub fn succeed(self, end: SuccessEvidence) -> Result<Self, IllegalTransition> {
         match self {
             Self::Running { started_at } => {
-                let Ending { at: ended_at, difference, before, after, write } = end;
+                let SuccessEvidence { at: ended_at, difference, before, after, write } = end;
                 Ok(Self::Succeeded(Success { started_at, ended_at, difference, before, after, write }))
             }
             other @ (Self::AwaitingApproval
@@ -361,7 +361,7 @@ impl State {
     }
 
     /// A running operation fails.
-    pub fn fail(self, at: Timestamp, failure: Failure) -> Result<Self, Illegal> {
+    pub fn fail(self, at: Timestamp, failure: Failure) -> Result<Self, IllegalTransition> {
         match self {
             Self::Running { started_at } => Ok(Self::Failed { started_at: Some(started_at), ended_at: at, failure }),
             other @ (Self::AwaitingApproval
@@ -373,7 +373,7 @@ impl State {
     }
 
     /// It is cancelled before it begins.
-    pub fn cancel(self, at: Timestamp) -> Result<Self, Illegal> {
+    pub fn cancel(self, at: Timestamp) -> Result<Self, IllegalTransition> {
         match self {
             Self::AwaitingApproval | Self::Queued => Ok(Self::Cancelled { ended_at: at }),
             other @ (Self::Running { .. } | Self::Succeeded(_) | Self::Failed { .. } | Self::Cancelled { .. }) => {
@@ -385,7 +385,7 @@ impl State {
 
 /// What a lane records about a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ending {
+pub struct SuccessEvidence {
     /// When.
     pub at: Timestamp,
     /// What it changed.
@@ -402,9 +402,9 @@ pub struct Ending {
 mod tests {
     use super::*;
 
-    fn ending() -> Ending {
+    fn ending() -> SuccessEvidence {
         let digest = Digest::of(b"");
-        Ending {
+        SuccessEvidence {
             at: Timestamp::UNIX_EPOCH,
             difference: Difference::default(),
             before: digest.clone(),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     assignment::{Assignment, AssignmentSet, Target},
-    change::{Changed, Difference, Kept, Wanted, Why},
+    change::{Changed, DesiredAssignment, Difference, KeptReason, KeptTarget},
     ids::OperationId,
     operation::{Operation, State},
 };
@@ -26,14 +26,14 @@ pub struct Reversal {
     /// Why it is undone.
     cause: Cause,
     /// What the operation added: to be removed.
-    added: Vec<Wanted>,
+    added: Vec<DesiredAssignment>,
     /// What it removed: to be put back.
     removed: Vec<Assignment>,
     /// Targets whose filter it changed: to be set back.
     changed: Vec<Changed>,
     /// What it removed and cannot be assigned again, with the reasons.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    barred: Vec<Kept>,
+    barred: Vec<KeptTarget>,
 }
 
 /// Why an operation is undone.
@@ -67,11 +67,11 @@ impl Reversal {
 
     /// The same reversal, except that it does not put back assignments for which `why` returns a reason.
     #[must_use]
-    pub fn without(mut self, why: impl Fn(&Assignment) -> Option<Why>) -> Self {
+    pub fn without(mut self, why: impl Fn(&Assignment) -> Option<KeptReason>) -> Self {
         let (mut removed, mut barred) = (Vec::new(), Vec::new());
         for assignment in self.removed {
             match why(&assignment) {
-                Some(because) => barred.push(Kept { target: assignment.target, because }),
+                Some(because) => barred.push(KeptTarget { target: assignment.target, because }),
                 None => removed.push(assignment),
             }
         }
@@ -85,10 +85,10 @@ impl Reversal {
     #[must_use]
     pub fn rebased(mut self, undone: &Operation) -> Self {
         let State::Succeeded(success) = &undone.state else { return self };
-        for Wanted { target, filter } in &success.difference.added {
+        for DesiredAssignment { target, filter } in &success.difference.added {
             self.removed.retain(|it| it.target != *target || it.filter != *filter);
             for it in self.changed.extract_if(.., |it| it.target == *target && it.before == *filter) {
-                self.added.push(Wanted { target: it.target, filter: it.after });
+                self.added.push(DesiredAssignment { target: it.target, filter: it.after });
             }
         }
         for Changed { target, before, after } in &success.difference.changed {
@@ -127,7 +127,7 @@ impl Reversal {
     }
 
     /// What it removes.
-    pub fn taken_out(&self) -> &[Wanted] {
+    pub fn taken_out(&self) -> &[DesiredAssignment] {
         &self.added
     }
 
@@ -151,21 +151,21 @@ impl Reversal {
 
     /// Applies it to a set, and adds what that changed to the difference.
     pub(super) fn apply(&self, set: &mut AssignmentSet, difference: &mut Difference) {
-        for Wanted { target, filter } in &self.added {
+        for DesiredAssignment { target, filter } in &self.added {
             match set.of(target).map(|present| present.filter) {
                 Some(present) if present == *filter => difference.removed.extend(set.take(target)),
-                Some(_) => difference.keep(target, Why::FilterChanged),
+                Some(_) => difference.keep(target, KeptReason::FilterChanged),
                 None => {}
             }
         }
         for assignment in &self.removed {
             match set.of(&assignment.target).map(|present| present.filter) {
                 None => {
-                    difference.added.push(Wanted::from(assignment));
+                    difference.added.push(DesiredAssignment::from(assignment));
                     set.restore(assignment.clone());
                 }
                 Some(present) if present == assignment.filter => {}
-                Some(_) => difference.keep(&assignment.target, Why::AssignedAgain),
+                Some(_) => difference.keep(&assignment.target, KeptReason::AssignedAgain),
             }
         }
         for Changed { target, before, after } in &self.changed {
@@ -175,8 +175,8 @@ impl Reversal {
                     set.put(target.clone(), *before);
                 }
                 Some(present) if present == *before => {}
-                Some(_) => difference.keep(target, Why::FilterChanged),
-                None => difference.keep(target, Why::Removed),
+                Some(_) => difference.keep(target, KeptReason::FilterChanged),
+                None => difference.keep(target, KeptReason::Removed),
             }
         }
         let gone = self.barred.iter().filter(|kept| set.of(&kept.target).is_none());

@@ -7,17 +7,18 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    Assignment, AssignmentSet, Change, Difference, Digest, Filter, FilterMode, Operation, OperationId, Plan, Reversal,
-    State, Target, Wanted,
-    assignment::Unread,
-    change::{Fault, List, Merged, Step, merge},
-    operation::{Ending, Submission},
+    Assignment, AssignmentSet, Change, DesiredAssignment, Difference, Digest, Filter, FilterMode, Operation,
+    OperationId, Plan, Reversal, State, Target,
+    assignment::UninterpretedJson,
+    change::{ConditionalChange, Fault, List, MergeOutcome, merge},
+    operation::{Submission, SuccessEvidence},
     reversal::Cause,
 };
 
 /// The differences of the changes that were applied.
 fn made(plan: &Plan) -> Vec<&Difference> {
-    let made = plan.merged.iter().map(|it| if let Merged::Applied(difference) = it { Some(difference) } else { None });
+    let made =
+        plan.merged.iter().map(|it| if let MergeOutcome::Applied(difference) = it { Some(difference) } else { None });
     made.flatten().collect()
 }
 
@@ -46,7 +47,7 @@ fn done(plan: &Plan, place: usize) -> Operation {
     };
     let (digest, at) = (plan.desired.digest(), Timestamp::UNIX_EPOCH);
     let difference = made(plan)[place].clone();
-    let ending = Ending { at, difference, before: digest.clone(), after: digest, write: None };
+    let ending = SuccessEvidence { at, difference, before: digest.clone(), after: digest, write: None };
     let state = State::Queued.start(at).unwrap().succeed(ending).unwrap();
     let operation = Operation { id: OperationId::from(Uuid::from_u128(1)), submission, state };
     // Through the store's format.
@@ -62,7 +63,7 @@ fn target() -> impl Strategy<Value = Target> {
         1 => Just(Target::AllDevices),
         1 => Just(Target::AllUsers),
         1 => (1..3_u128).prop_map(move |number| Target::ExcludedGroup(group(number))),
-        1 => "[ab]".prop_map(|name| Target::Foreign(Unread::new(format!("{{\"@odata.type\":\"{name}\"}}")))),
+        1 => "[ab]".prop_map(|name| Target::Foreign(UninterpretedJson::new(format!("{{\"@odata.type\":\"{name}\"}}")))),
     ]
 }
 
@@ -76,7 +77,8 @@ fn filter() -> impl Strategy<Value = Option<Filter>> {
 }
 
 fn set() -> impl Strategy<Value = AssignmentSet> {
-    let unread = prop_oneof![Just(None), "[xy]".prop_map(|v| Some(Unread::new(format!("{{\"hint\":\"{v}\"}}"))))];
+    let unread =
+        prop_oneof![Just(None), "[xy]".prop_map(|v| Some(UninterpretedJson::new(format!("{{\"hint\":\"{v}\"}}"))))];
     prop::collection::btree_map(target(), (filter(), unread), 0..8).prop_map(|parts| {
         let parts = parts.into_iter();
         let assignment = |(target, (filter, unread))| Assignment { target, filter, unread };
@@ -87,7 +89,7 @@ fn set() -> impl Strategy<Value = AssignmentSet> {
 fn change() -> impl Strategy<Value = Change> {
     let wanted = || prop::collection::btree_map(target(), filter(), 0..5);
     let as_wanted = |map: BTreeMap<Target, Option<Filter>>| {
-        map.into_iter().map(|(target, filter)| Wanted { target, filter }).collect::<Vec<_>>()
+        map.into_iter().map(|(target, filter)| DesiredAssignment { target, filter }).collect::<Vec<_>>()
     };
     let amend =
         (wanted(), prop::collection::btree_set(target(), 0..5)).prop_filter_map("not empty", move |(add, remove)| {
@@ -160,7 +162,7 @@ proptest! {
     #[test]
     fn adding_an_absent_target_and_removing_it_restores_the_set(present in set(), target in target(), filter in filter()) {
         prop_assume!(present.of(&target).is_none());
-        let add = Change::amend(vec![Wanted { target: target.clone(), filter }], vec![], 1).unwrap();
+        let add = Change::amend(vec![DesiredAssignment { target: target.clone(), filter }], vec![], 1).unwrap();
         let remove = Change::amend(vec![], vec![target], 1).unwrap();
         prop_assert_eq!(merge(&present, [&add, &remove]).desired, present);
     }
@@ -192,17 +194,17 @@ proptest! {
 
     #[test]
     fn a_change_has_effect_on_the_set_it_is_bound_to_and_on_no_other(present in set(), other in set(), change in change()) {
-        let bound = |only_on| Step { change: &change, only_on: Some(only_on) };
+        let bound = |only_on| ConditionalChange { change: &change, only_on: Some(only_on) };
         let free = merge(&present, [&change]);
         let (found, seen) = (present.digest(), other.digest());
         prop_assert_eq!(merge(&present, [bound(&found)]), free);
         prop_assume!(other != present);
         let unmet = merge(&present, [bound(&seen)]);
-        prop_assert_eq!(unmet, Plan { desired: present, merged: vec![Merged::Unmet { found }] });
+        prop_assert_eq!(unmet, Plan { desired: present, merged: vec![MergeOutcome::Unmet { found }] });
     }
 
     #[test]
-    fn no_condition_fails_on_a_set_that_is_only_planned(
+    fn conditions_are_judged_only_against_written_sets(
         present in set(),
         steps in prop::collection::vec((change(), prop_oneof![Just(None), set().prop_map(Some)]), 1..6),
     ) {
@@ -212,7 +214,7 @@ proptest! {
         // Round after round, each on what the one before has written: the outcome must be as if each change had come alone.
         let (mut written, mut rounds) = (present.clone(), Vec::new());
         while !rest.is_empty() {
-            let plan = merge(&written, rest.iter().map(|(change, on)| Step { change, only_on: on.as_ref() }));
+            let plan = merge(&written, rest.iter().map(|(change, on)| ConditionalChange { change, only_on: on.as_ref() }));
             prop_assert!(!plan.merged.is_empty(), "a round gets on");
             rest.drain(..plan.merged.len());
             written = plan.desired;
@@ -220,7 +222,7 @@ proptest! {
         }
         let (mut alone, mut singly) = (present, Vec::new());
         for (change, on) in &steps {
-            let mut plan = merge(&alone, [Step { change, only_on: on.as_ref() }]);
+            let mut plan = merge(&alone, [ConditionalChange { change, only_on: on.as_ref() }]);
             alone = plan.desired;
             singly.append(&mut plan.merged);
         }
@@ -230,16 +232,16 @@ proptest! {
     #[test]
     fn of_changes_bound_to_one_set_the_first_that_changes_it_wins(present in set(), changes in prop::collection::vec(change(), 1..6)) {
         let seen = present.digest();
-        let first = merge(&present, changes.iter().map(|change| Step { change, only_on: Some(&seen) }));
+        let first = merge(&present, changes.iter().map(|change| ConditionalChange { change, only_on: Some(&seen) }));
         let rest = &changes[first.merged.len()..];
         prop_assert_eq!(made(&first).iter().filter(|difference| !difference.is_empty()).count(), usize::from(first.desired != present));
-        let second = merge(&first.desired, rest.iter().map(|change| Step { change, only_on: Some(&seen) }));
+        let second = merge(&first.desired, rest.iter().map(|change| ConditionalChange { change, only_on: Some(&seen) }));
         prop_assert_eq!((made(&second).len(), second.merged.len()), (0, rest.len()));
     }
 
     /// The first write may have been lost, or somebody may have changed what it did.
     #[test]
-    fn what_is_done_twice_came_to_what_the_set_shows_of_the_first_time_and_all_of_the_second(
+    fn applying_twice_totals_what_remains_of_the_first_plus_the_second(
         present in set(), change in change(), others in prop::collection::vec(change(), 0..4), was_lost in any::<bool>()
     ) {
         let first = merge(&present, [&change]);
@@ -296,7 +298,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_was_done_is_undone_or_told_to_be_left_alone(
+    fn a_reversal_undoes_each_target_or_reports_it_as_kept(
         present in set(),
         change in change(),
         others in prop::collection::vec(change(), 0..4),
@@ -355,7 +357,7 @@ proptest! {
             }
             undone.insert(place);
         }
-        let wanted = |set: &AssignmentSet| set.iter().map(Wanted::from).collect::<Vec<_>>();
+        let wanted = |set: &AssignmentSet| set.iter().map(DesiredAssignment::from).collect::<Vec<_>>();
         prop_assert_eq!(wanted(&set), wanted(&present));
     }
 
@@ -369,8 +371,8 @@ fn group(number: u128) -> Target {
     Target::Group(Uuid::from_u128(number).to_string().parse().unwrap())
 }
 
-fn plain(target: Target) -> Wanted {
-    Wanted { target, filter: None }
+fn plain(target: Target) -> DesiredAssignment {
+    DesiredAssignment { target, filter: None }
 }
 
 #[test]

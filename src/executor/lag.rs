@@ -16,9 +16,9 @@ const LAG_MAX: Duration = Duration::from_secs(10);
 
 /// The sets that a lane has replaced lately; each with the time, by the clock's `elapsed`, until which it is not believed.
 #[derive(Debug)]
-pub(super) struct Replaced(Vec<(Digest, Duration)>);
+pub(super) struct RecentlyReplaced(Vec<(Digest, Duration)>);
 
-impl Replaced {
+impl RecentlyReplaced {
     /// What earlier turns have replaced.
     pub(super) fn by_earlier_turns(sets: Vec<ReplacedSet>, now: Duration) -> Self {
         Self(sets.into_iter().map(|ReplacedSet { set, ttl }| (set, now.saturating_add(ttl))).collect())

@@ -3,7 +3,7 @@
 //! A turn begins with a read, unless an announced write is already known to have taken effect. So a turn after a crash is
 //! like any other: what took effect no longer makes a difference. A merged write that Graph refuses is halved until the
 //! operation at fault stands alone: it fails with Graph's reason, the others are applied. Throttling and outages park the
-//! lane, visibly. [`super::carry`] applies one batch.
+//! lane, visibly. [`super::batch`] applies one batch.
 //!
 //! The race that remains: an administrator can edit between our read and our write, and Graph has no precondition that
 //! would stop us. The window is one call, and a set that is not as we left it is recorded as drift at the next turn.
@@ -13,17 +13,17 @@ use std::{collections::BTreeSet, time::Duration};
 use tracing::Instrument;
 
 use super::{
-    Parts,
-    carry::Stop,
-    lag::Replaced,
-    outcome::{self, Done, Outcome},
+    Dependencies,
+    batch::BatchError,
+    lag::RecentlyReplaced,
+    outcome::{self, BatchOutcome, EndedOperation},
 };
 use crate::{
     audit::Entry,
     clock::{self, Backoff},
     config,
     domain::{ConfigurationId, Digest, Failure, FailureCode, Operation, OperationId, State},
-    store::{Announced, Claim, Claimed, Error, Lease, Parking, Part, Settlement, Turn},
+    store::{Claim, Claimed, Error, Lease, Parking, Part, Settlement, Turn, UnsettledWrites},
     telemetry,
 };
 
@@ -40,7 +40,7 @@ const WRITES_MAX: u32 = 3;
 const PARTS: usize = 32;
 /// What the executor does with the lane next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum After {
+pub(super) enum TurnOutcome {
     /// Nothing is pending, or the lane is parked.
     Idle,
     /// Another replica holds the lane.
@@ -53,13 +53,13 @@ pub(super) enum After {
 
 /// One configuration, about to have its turn.
 pub(super) struct Lane {
-    pub(super) parts: Parts,
+    pub(super) parts: Dependencies,
     pub(super) configuration: ConfigurationId,
 }
 
 /// The state of a turn between its steps.
-struct Course {
-    held: Held,
+struct TurnState {
+    held: HeldLease,
     /// Operations still to do, in batches; the last batch is next.
     batches: Vec<Vec<Operation>>,
     /// Writes sent in this turn whose effect is still unknown.
@@ -67,14 +67,14 @@ struct Course {
 }
 
 /// The lease, and what is known about the set while it lasts.
-pub(super) struct Held {
+pub(super) struct HeldLease {
     pub(super) lease: Lease,
     /// What was announced and is not settled yet.
-    pub(super) announced: Announced,
+    pub(super) announced: UnsettledWrites,
     /// Digest of the set as it was last left.
     pub(super) left: Option<Digest>,
     /// Sets that were replaced lately.
-    pub(super) replaced: Replaced,
+    pub(super) replaced: RecentlyReplaced,
     /// Whether drift to an empty set is already on record.
     pub(super) vanishing_told: bool,
     /// How often the lane was parked since it last settled.
@@ -82,18 +82,18 @@ pub(super) struct Held {
 }
 
 /// How a step ended.
-enum Stepped {
-    On(Box<Course>),
-    Out(After),
+enum StepOutcome {
+    Continue(Box<TurnState>),
+    Finish(TurnOutcome),
 }
 
 impl Lane {
-    pub(super) fn new(parts: Parts, configuration: ConfigurationId) -> Self {
+    pub(super) fn new(parts: Dependencies, configuration: ConfigurationId) -> Self {
         Self { parts, configuration }
     }
 
     /// Claims the lane and works on what is pending.
-    pub(super) async fn turn(self) -> Result<After, Error> {
+    pub(super) async fn turn(self) -> Result<TurnOutcome, Error> {
         let span = tracing::info_span!(
             "merge assignments",
             otel.kind = "internal",
@@ -112,8 +112,8 @@ impl Lane {
         };
         let turn = match self.parts.store.claim(claim).await? {
             Claimed::Turn(turn) => *turn,
-            Claimed::Held => return Ok(After::Elsewhere),
-            Claimed::Nothing => return Ok(After::Idle),
+            Claimed::Held => return Ok(TurnOutcome::Elsewhere),
+            Claimed::Nothing => return Ok(TurnOutcome::Idle),
         };
         span.record("lane.operations", turn.operations.len());
         for operation in &turn.operations {
@@ -122,37 +122,37 @@ impl Lane {
         self.work(turn).instrument(span).await
     }
 
-    async fn work(&self, turn: Turn) -> Result<After, Error> {
+    async fn work(&self, turn: Turn) -> Result<TurnOutcome, Error> {
         let Turn { lease, operations, mut announced, left, replaced_sets, attempts } = turn;
         if operations.len() < self.parts.settings.batch_max {
             // These are all that are pending. Doubts about others are left over from an owner that ended them.
             let pending: BTreeSet<_> = operations.iter().map(|it| it.id).collect();
             announced.doubts.retain(|operation, _| pending.contains(operation));
         }
-        let replaced = Replaced::by_earlier_turns(replaced_sets, self.parts.clock.elapsed());
-        let held = Held { lease, announced, left, replaced, vanishing_told: false, attempts };
-        let mut course = Course { held, batches: vec![operations], writes_unknown: 0 };
+        let replaced = RecentlyReplaced::by_earlier_turns(replaced_sets, self.parts.clock.elapsed());
+        let held = HeldLease { lease, announced, left, replaced, vanishing_told: false, attempts };
+        let mut course = TurnState { held, batches: vec![operations], writes_unknown: 0 };
         while let Some(batch) = course.batches.pop() {
             match self.step(course, batch).await? {
-                Stepped::On(next) => course = *next,
-                Stepped::Out(after) => return Ok(after),
+                StepOutcome::Continue(next) => course = *next,
+                StepOutcome::Finish(after) => return Ok(after),
             }
         }
-        Ok(After::Again)
+        Ok(TurnOutcome::Again)
     }
 
     /// Does one batch, or finds out why it cannot be done as it is.
-    async fn step(&self, mut course: Course, batch: Vec<Operation>) -> Result<Stepped, Error> {
+    async fn step(&self, mut course: TurnState, batch: Vec<Operation>) -> Result<StepOutcome, Error> {
         match self.apply(&mut course.held, &batch).await {
             Ok(outcome) => self.settle(course, outcome).await,
-            Err(Stop::Store(error)) => Err(error),
-            Err(Stop::Park(pause, because)) => self.park(course, batch, pause, because).await,
-            Err(Stop::Fail(failure)) if self.waits(&batch, &failure) => {
+            Err(BatchError::Store(error)) => Err(error),
+            Err(BatchError::Park(pause, because)) => self.park(course, batch, pause, because).await,
+            Err(BatchError::Fail(failure)) if self.waits(&batch, &failure) => {
                 self.park(course, batch, None, failure.detail).await
             }
-            Err(Stop::Fail(failure)) => self.fail(course, batch, &failure).await,
-            Err(Stop::Split(failure)) if batch.len() == 1 => self.fail(course, batch, &failure).await,
-            Err(Stop::Split(failure)) => {
+            Err(BatchError::Fail(failure)) => self.fail(course, batch, &failure).await,
+            Err(BatchError::Split(failure)) if batch.len() == 1 => self.fail(course, batch, &failure).await,
+            Err(BatchError::Split(failure)) => {
                 tracing::warn!(
                     reason = failure.detail,
                     operations = batch.len(),
@@ -161,28 +161,28 @@ impl Lane {
                 let mut first = batch;
                 let second = first.split_off(first.len() / 2);
                 course.batches.extend([second, first]);
-                Ok(Stepped::On(Box::new(course)))
+                Ok(StepOutcome::Continue(Box::new(course)))
             }
-            Err(Stop::Doubt(because)) => {
+            Err(BatchError::EffectUnknown(because)) => {
                 course.writes_unknown = course.writes_unknown.saturating_add(1);
                 if course.writes_unknown >= WRITES_MAX {
                     return self.park(course, batch, None, because).await;
                 }
                 tracing::warn!(because, "the answer to a write was lost; the set is read back");
                 // Graph may still be carrying it out.
-                let Parts { clock, .. } = &self.parts;
-                clock.sleep(READ_BACK.pause(course.writes_unknown, clock.chance())).await;
+                let Dependencies { clock, .. } = &self.parts;
+                clock.sleep(READ_BACK.pause(course.writes_unknown, clock.random_fraction())).await;
                 course.batches.push(batch);
-                Ok(Stepped::On(Box::new(course)))
+                Ok(StepOutcome::Continue(Box::new(course)))
             }
         }
     }
 
     /// Stores the ends of operations, a limited number per transaction. The write that carried them stays announced, as
     /// one that took effect, until the last has ended, so a successor ends the others by it, whatever it reads.
-    async fn settle(&self, course: Course, outcome: Outcome) -> Result<Stepped, Error> {
-        let Outcome { written, mut done, left, rest } = outcome;
-        let Course { held, mut batches, .. } = course;
+    async fn settle(&self, course: TurnState, outcome: BatchOutcome) -> Result<StepOutcome, Error> {
+        let BatchOutcome { written, mut done, left, rest } = outcome;
+        let TurnState { held, mut batches, .. } = course;
         if !rest.is_empty() {
             batches.push(rest);
         }
@@ -191,12 +191,12 @@ impl Lane {
         let (goes_on, left, vanishing_told) = (!batches.is_empty(), left.or(held.left), held.vanishing_told);
         let (announced, replaced) = (held.announced, held.replaced);
         let to_do = batches.iter().flatten().map(|it| it.id).collect();
-        let announced_still = announced.after(&ids(&done), &to_do);
+        let announced_still = announced.remaining_after(&ids(&done), &to_do);
         let (mut lease, mut written, mut first) = (held.lease, written, Some(announced));
         let kept = loop {
             let later = done.split_off(done.len().min(at_once));
             let more = !later.is_empty();
-            let (ends, ended, entries) = End::all(done, written.take());
+            let (ends, ended, entries) = EndReport::split(done, written.take());
             let keep = (more || goes_on).then_some(ttl);
             let part = match first.take() {
                 _ if !more => Part::Last(announced_still.clone()),
@@ -206,48 +206,48 @@ impl Lane {
             let replaced_sets = replaced.for_later_turns(self.parts.clock.elapsed());
             let settlement = Settlement { ended, left: left.clone(), replaced_sets, entries, keep, part };
             let kept = self.parts.store.settle(lease, settlement).await?;
-            ends.into_iter().for_each(End::tell);
+            ends.into_iter().for_each(EndReport::emit);
             match kept {
                 Some(kept) if more => (lease, done) = (kept, later),
                 kept => break kept,
             }
         };
-        Ok(kept.map_or(Stepped::Out(After::Again), |lease| {
-            let held = Held { lease, announced: announced_still, left, replaced, vanishing_told, attempts: 0 };
-            Stepped::On(Box::new(Course { held, batches, writes_unknown: 0 }))
+        Ok(kept.map_or(StepOutcome::Finish(TurnOutcome::Again), |lease| {
+            let held = HeldLease { lease, announced: announced_still, left, replaced, vanishing_told, attempts: 0 };
+            StepOutcome::Continue(Box::new(TurnState { held, batches, writes_unknown: 0 }))
         }))
     }
 
     /// Leaves the lane for a while. Operations that have been waiting for Graph too long fail.
     async fn park(
         &self,
-        course: Course,
+        course: TurnState,
         batch: Vec<Operation>,
         asked: Option<Duration>,
         because: String,
-    ) -> Result<Stepped, Error> {
-        let Parts { store, clock, settings, .. } = &self.parts;
-        let Course { held, batches, .. } = course;
+    ) -> Result<StepOutcome, Error> {
+        let Dependencies { store, clock, settings, .. } = &self.parts;
+        let TurnState { held, batches, .. } = course;
         let (attempts, now) = (held.attempts.saturating_add(1), clock.now());
-        let pause = asked.unwrap_or_else(|| PARKING.pause(attempts, clock.chance()));
+        let pause = asked.unwrap_or_else(|| PARKING.pause(attempts, clock.random_fraction()));
         let pause = pause.clamp(PARKING_MIN, PARKING.longest);
         tracing::warn!(because, ?pause, attempts, "the lane is parked");
         telemetry::count_parking();
         let is_late = |Operation { submission, .. }: &Operation| {
-            !submission.is_an_end() && clock::after(submission.ready_at(), settings.deadline) <= now
+            !submission.carries_out_until() && clock::after(submission.ready_at(), settings.deadline) <= now
         };
         let (late, waiting): (Vec<_>, Vec<_>) = batches.into_iter().flatten().chain(batch).partition(is_late);
         // If a whole batch was given up, more may be pending behind it, but Graph is not called sooner than it asked.
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because);
-        let Held { lease, announced, left, replaced, .. } = held;
-        let Outcome { done, .. } = Outcome::of_failure(late, now, &failure, &announced)?;
-        let announced = announced.after(&ids(&done), &waiting.iter().map(|it| it.id).collect());
-        let (ends, ended, entries) = End::all(done, None);
+        let HeldLease { lease, announced, left, replaced, .. } = held;
+        let BatchOutcome { done, .. } = BatchOutcome::of_failure(late, now, &failure, &announced)?;
+        let announced = announced.remaining_after(&ids(&done), &waiting.iter().map(|it| it.id).collect());
+        let (ends, ended, entries) = EndReport::split(done, None);
         let replaced_sets = replaced.for_later_turns(clock.elapsed());
         store.park(lease, Parking { pause, because, announced, left, replaced_sets, ended, entries }).await?;
-        ends.into_iter().for_each(End::tell);
-        Ok(Stepped::Out(After::Parked(pause)))
+        ends.into_iter().for_each(EndReport::emit);
+        Ok(StepOutcome::Finish(TurnOutcome::Parked(pause)))
     }
 
     /// Whether every operation of the batch waits.
@@ -256,30 +256,30 @@ impl Lane {
         batch.iter().all(|it| outcome::waits(it, failure, now))
     }
 
-    async fn fail(&self, course: Course, batch: Vec<Operation>, failure: &Failure) -> Result<Stepped, Error> {
-        let outcome = Outcome::of_failure(batch, self.parts.clock.now(), failure, &course.held.announced)?;
+    async fn fail(&self, course: TurnState, batch: Vec<Operation>, failure: &Failure) -> Result<StepOutcome, Error> {
+        let outcome = BatchOutcome::of_failure(batch, self.parts.clock.now(), failure, &course.held.announced)?;
         self.settle(course, outcome).await
     }
 }
 
-fn ids(done: &[Done]) -> BTreeSet<OperationId> {
+fn ids(done: &[EndedOperation]) -> BTreeSet<OperationId> {
     done.iter().map(|it| it.operation).collect()
 }
 
 /// What to log and count of an operation's end once it is stored.
-struct End {
+struct EndReport {
     operation: OperationId,
     state: &'static str,
     failure: Option<FailureCode>,
     took: Duration,
 }
 
-impl End {
+impl EndReport {
     /// Splits ended operations into what to report once they are stored, their states, and their audit records.
     #[expect(clippy::type_complexity, reason = "the parts of a settlement, taken apart where it is made")]
-    fn all(done: Vec<Done>, written: Option<Entry>) -> (Vec<Self>, Vec<(OperationId, State)>, Vec<Entry>) {
+    fn split(done: Vec<EndedOperation>, written: Option<Entry>) -> (Vec<Self>, Vec<(OperationId, State)>, Vec<Entry>) {
         let (mut ends, mut ended, mut entries) = (Vec::new(), Vec::new(), Vec::from_iter(written));
-        for Done { operation, state, took, entries: told } in done {
+        for EndedOperation { operation, state, took, entries: told } in done {
             let failure = if let State::Failed { failure, .. } = &state { Some(failure.code) } else { None };
             ends.push(Self { operation, state: state.name(), failure, took });
             ended.push((operation, state));
@@ -288,7 +288,7 @@ impl End {
         (ends, ended, entries)
     }
 
-    fn tell(self) {
+    fn emit(self) {
         let Self { operation, state, failure, took } = self;
         tracing::info!(operation.id = %operation, operation.state = state, "operation ended");
         telemetry::count_end(state, failure.map(FailureCode::name));

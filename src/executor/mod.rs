@@ -10,7 +10,7 @@
 //!
 //! It deliberately keeps no work list of its own: what is pending is in the store and nowhere else.
 
-mod carry;
+mod batch;
 mod lag;
 mod lane;
 mod outcome;
@@ -25,7 +25,7 @@ use std::{
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::lane::{After, Lane};
+use self::lane::{Lane, TurnOutcome};
 use crate::{
     clock::Clock,
     config,
@@ -40,7 +40,7 @@ const SWEEP_MAX: usize = 1000;
 
 /// The parts that the executor works with.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub struct Dependencies {
     /// Where pending operations are stored.
     pub store: Arc<dyn Store>,
     /// Where changes are carried to.
@@ -64,7 +64,7 @@ const FOLLOWS_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs an executor until `stop`. If it panics, which is a bug of ours, another replaces it; the turns in flight are
 /// dropped, and their lanes are free again when their leases expire.
-pub async fn run(parts: Parts, stop: CancellationToken) {
+pub async fn run(parts: Dependencies, stop: CancellationToken) {
     loop {
         let executor = Executor::new(parts.clone());
         match AbortOnDropHandle::new(tokio::spawn(executor.run(stop.clone()))).await {
@@ -79,13 +79,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
 }
 
 /// How a lane's turn ended.
-type Turned = Result<After, store::Error>;
+type TurnResult = Result<TurnOutcome, store::Error>;
 
 /// The executor of one gateway process.
 #[derive(Debug)]
 pub struct Executor {
-    parts: Parts,
-    lanes: JoinSet<Turned>,
+    parts: Dependencies,
+    lanes: JoinSet<TurnResult>,
     running: HashMap<Id, ConfigurationId>,
     queue: Queue,
     /// Lanes that other replicas hold, and when to try them again.
@@ -123,7 +123,7 @@ impl Queue {
 
 impl Executor {
     /// An executor with these parts, not yet running.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Dependencies) -> Self {
         let (running, queue, elsewhere) = Default::default();
         Self { parts, lanes: JoinSet::new(), running, queue, elsewhere }
     }
@@ -184,19 +184,19 @@ impl Executor {
             let started = self.lanes.spawn(lane.turn());
             self.running.insert(started.id(), configuration);
         }
-        telemetry::note_lanes(self.lanes.len());
+        telemetry::set_lanes(self.lanes.len());
     }
 
-    fn ended(&mut self, ended: Result<(Id, Turned), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, TurnResult), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some(configuration) = self.running.remove(&id) else { return };
         // What was noted before that turn is outdated.
         self.elsewhere.remove(&configuration);
         match ended {
-            Ok((_, Ok(After::Idle))) => {}
-            Ok((_, Ok(After::Again))) => self.queue.push(configuration),
-            Ok((_, Ok(After::Parked(pause)))) => self.wake_after(configuration, pause),
-            Ok((_, Ok(After::Elsewhere))) => {
+            Ok((_, Ok(TurnOutcome::Idle))) => {}
+            Ok((_, Ok(TurnOutcome::Again))) => self.queue.push(configuration),
+            Ok((_, Ok(TurnOutcome::Parked(pause)))) => self.wake_after(configuration, pause),
+            Ok((_, Ok(TurnOutcome::Elsewhere))) => {
                 // A notice may have queued it again in the meantime.
                 self.queue.remove(&configuration);
                 let until = self.parts.clock.elapsed().saturating_add(LEFT_ALONE);
@@ -217,20 +217,20 @@ impl Executor {
 
     /// Issues a notice for a lane when a pause is over, so that it need not wait for a sweep.
     fn wake_after(&self, configuration: ConfigurationId, pause: Duration) {
-        let Parts { store, clock, .. } = self.parts.clone();
+        let Dependencies { store, clock, .. } = self.parts.clone();
         tokio::spawn(async move {
             clock.sleep(pause).await;
-            store.notices().work_on(configuration);
+            store.notices().notify_work(configuration);
         });
     }
 }
 
 /// The lanes that may have work; not before `deaf_until`.
-async fn noticed(Parts { store, clock, .. }: &Parts, deaf_until: Duration) -> BTreeSet<ConfigurationId> {
+async fn noticed(Dependencies { store, clock, .. }: &Dependencies, deaf_until: Duration) -> BTreeSet<ConfigurationId> {
     if let Some(pause) = deaf_until.checked_sub(clock.elapsed()) {
         clock.sleep(pause).await;
     }
-    store.notices().work().await
+    store.notices().wait_for_work().await
 }
 
 #[cfg(test)]

@@ -10,26 +10,26 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::{
-    audit::{Aim, Entry, Event, Left},
+    audit::{Entry, Event, RecordedTarget, UntouchedTarget},
     clock,
     domain::{
-        AssignmentSet, ConfigurationId, Difference, Digest, Failure, FailureCode, Merged, Operation, OperationId,
+        AssignmentSet, ConfigurationId, Difference, Digest, Failure, FailureCode, MergeOutcome, Operation, OperationId,
         State,
-        change::{Changed, Kept},
+        change::{Changed, KeptTarget},
         merge,
-        operation::{Ending, Write},
+        operation::{SuccessEvidence, Write},
     },
-    store::{Announced, Doubt, Error},
+    store::{Doubt, Error, UnsettledWrites},
     telemetry,
 };
 
 /// What became of a batch.
 #[derive(Default)]
-pub(super) struct Outcome {
+pub(super) struct BatchOutcome {
     /// The audit record of the write, if there was one.
     pub(super) written: Option<Entry>,
     /// The operations that ended.
-    pub(super) done: Vec<Done>,
+    pub(super) done: Vec<EndedOperation>,
     /// Digest of the set as it is left; none if nothing new is known about it.
     pub(super) left: Option<Digest>,
     /// Operations of the batch that are still to do.
@@ -37,7 +37,7 @@ pub(super) struct Outcome {
 }
 
 /// An operation that has ended.
-pub(super) struct Done {
+pub(super) struct EndedOperation {
     pub(super) operation: OperationId,
     /// The state in which it ended.
     pub(super) state: State,
@@ -48,7 +48,7 @@ pub(super) struct Done {
 }
 
 /// A merged write that took effect.
-pub(super) struct Effect<'a> {
+pub(super) struct AppliedWrite<'a> {
     pub(super) configuration: &'a ConfigurationId,
     pub(super) at: Timestamp,
     /// Digest of the set before.
@@ -62,7 +62,7 @@ pub(super) struct Effect<'a> {
 }
 
 /// An operation that succeeds.
-pub(super) struct Ended {
+pub(super) struct SucceededOperation {
     pub(super) operation: Operation,
     pub(super) difference: Difference,
     /// What an earlier write seems to have done for it.
@@ -70,26 +70,29 @@ pub(super) struct Ended {
 }
 
 /// How an operation ends whose set could be read.
-pub(super) enum End {
-    Well(Ended),
+pub(super) enum OperationResult {
+    Succeeds(SucceededOperation),
     /// Its condition does not hold, or the write that it needs is refused.
-    Badly(Failure, Operation),
+    Fails(Failure, Operation),
 }
 
-impl Outcome {
+impl BatchOutcome {
     /// Ends these operations, each with its difference or its failure.
-    pub(super) fn of_effect(effect: &Effect<'_>, ends: impl IntoIterator<Item = End>) -> Result<Self, Error> {
+    pub(super) fn of_effect(
+        effect: &AppliedWrite<'_>,
+        ends: impl IntoIterator<Item = OperationResult>,
+    ) -> Result<Self, Error> {
         let mut outcome = Self { left: Some(effect.after.clone()), ..Self::default() };
         let mut carried = Vec::new();
         for end in ends {
             match end {
-                End::Well(ended) => {
+                OperationResult::Succeeds(ended) => {
                     if !ended.difference.is_empty() {
                         carried.push(ended.operation.id);
                     }
                     outcome.succeed(effect, ended)?;
                 }
-                End::Badly(failure, operation) => outcome.fail(operation, effect.at, &failure)?,
+                OperationResult::Fails(failure, operation) => outcome.fail(operation, effect.at, &failure)?,
             }
         }
         if let Some(write) = effect.write {
@@ -107,15 +110,15 @@ impl Outcome {
         Ok(outcome)
     }
 
-    fn succeed(&mut self, effect: &Effect<'_>, ended: Ended) -> Result<(), Error> {
-        let Ended { operation, difference, done } = ended;
+    fn succeed(&mut self, effect: &AppliedWrite<'_>, ended: SucceededOperation) -> Result<(), Error> {
+        let SucceededOperation { operation, difference, done } = ended;
         // An operation that changed nothing was not carried by the write, although it was merged with others.
         let write = effect.write.filter(|_| !difference.is_empty()).cloned();
         let (difference, earlier) = Doubt::and_then(done, difference);
         let mut entries = vec![settled(&operation, effect.at, Ok(&difference))];
         entries.extend(reverted(&operation, effect.at, &difference));
         let took = clock::until(operation.submission.accepted_at, effect.at);
-        let ending = Ending {
+        let ending = SuccessEvidence {
             at: effect.at,
             before: effect.before.clone(),
             after: effect.after.clone(),
@@ -123,7 +126,7 @@ impl Outcome {
             difference,
         };
         let state = operation.state.succeed(ending).map_err(|error| Error::Unreadable(error.to_string()))?;
-        self.done.push(Done { operation: operation.id, state, took, entries });
+        self.done.push(EndedOperation { operation: operation.id, state, took, entries });
         Ok(())
     }
 
@@ -133,7 +136,7 @@ impl Outcome {
         mut batch: Vec<Operation>,
         at: Timestamp,
         failure: &Failure,
-        announced: &Announced,
+        announced: &UnsettledWrites,
     ) -> Result<Self, Error> {
         let mut outcome = Self::default();
         if failure.code == FailureCode::PresentSetVanished {
@@ -155,23 +158,29 @@ impl Outcome {
         let took = clock::until(operation.submission.accepted_at, at);
         let state = operation.state.fail(at, failure.clone());
         let state = state.map_err(|error| Error::Unreadable(error.to_string()))?;
-        self.done.push(Done { operation: operation.id, state, took, entries });
+        self.done.push(EndedOperation { operation: operation.id, state, took, entries });
         Ok(())
     }
 }
 
 /// How an operation of a merge ends if the merge takes effect on the set that was read. What an earlier write may have
 /// done for it counts as done by that write, as far as the set shows it; who really did it is unknown.
-pub(super) fn end_of((operation, merged): (Operation, Merged), present: &AssignmentSet, announced: &Announced) -> End {
+pub(super) fn end_of(
+    (operation, merged): (Operation, MergeOutcome),
+    present: &AssignmentSet,
+    announced: &UnsettledWrites,
+) -> OperationResult {
     let doubt = announced.doubts.get(&operation.id);
     let done = doubt.map(|it| Doubt { difference: it.difference.still_in(present), write: it.write.clone() });
     let done = done.filter(|doubt| !doubt.difference.is_empty());
     match merged {
-        Merged::Applied(difference) => End::Well(Ended { operation, difference, done }),
+        MergeOutcome::Applied(difference) => {
+            OperationResult::Succeeds(SucceededOperation { operation, difference, done })
+        }
         // If an earlier write seems to have done it, what others have made of the set since does not count against it.
-        Merged::Unmet { found } => match done.is_some().then(|| fulfilled(&operation, present)).flatten() {
-            Some(difference) => End::Well(Ended { operation, difference, done }),
-            None => End::Badly(unmet(&operation, &found, announced), operation),
+        MergeOutcome::Unmet { found } => match done.is_some().then(|| fulfilled(&operation, present)).flatten() {
+            Some(difference) => OperationResult::Succeeds(SucceededOperation { operation, difference, done }),
+            None => OperationResult::Fails(unmet(&operation, &found, announced), operation),
         },
     }
 }
@@ -181,24 +190,28 @@ pub(super) fn end_without(
     failure: &Failure,
     operation: &Operation,
     present: &AssignmentSet,
-    announced: &Announced,
-) -> End {
+    announced: &UnsettledWrites,
+) -> OperationResult {
     match merge(present, [&operation.submission]).merged.pop() {
-        Some(merged) if !matches!(&merged, Merged::Applied(difference) if !difference.is_empty()) => {
+        Some(merged) if !matches!(&merged, MergeOutcome::Applied(difference) if !difference.is_empty()) => {
             end_of((operation.clone(), merged), present, announced)
         }
-        Some(_) | None => End::Badly(in_doubt(failure.clone(), operation, announced), operation.clone()),
+        Some(_) | None => OperationResult::Fails(in_doubt(failure.clone(), operation, announced), operation.clone()),
     }
 }
 
 /// The empty difference of an operation that finds everything as it wants it; otherwise none.
 fn fulfilled(operation: &Operation, present: &AssignmentSet) -> Option<Difference> {
     let alone = merge(present, [&operation.submission.change]).merged.pop();
-    if let Some(Merged::Applied(difference)) = alone { Some(difference).filter(Difference::is_empty) } else { None }
+    if let Some(MergeOutcome::Applied(difference)) = alone {
+        Some(difference).filter(Difference::is_empty)
+    } else {
+        None
+    }
 }
 
 /// The failure of an operation; it says so if a write may have done something for it all the same.
-fn in_doubt(failure: Failure, operation: &Operation, announced: &Announced) -> Failure {
+fn in_doubt(failure: Failure, operation: &Operation, announced: &UnsettledWrites) -> Failure {
     if !announced.may_have_done(operation.id) {
         return failure;
     }
@@ -226,7 +239,7 @@ pub(super) fn waits(operation: &Operation, failure: &Failure, now: Timestamp) ->
         | FailureCode::ApprovalRejected
         | FailureCode::ApprovalExpired => false,
     };
-    may_pass && submission.is_an_end()
+    may_pass && submission.carries_out_until()
 }
 
 /// Whether an operation states the whole set and is not bound to a non-empty one: then it does not matter what it finds.
@@ -236,7 +249,7 @@ pub(super) fn takes_any_set(Operation { submission, .. }: &Operation) -> bool {
 }
 
 /// The failure of an operation that is bound to another set.
-fn unmet(operation: &Operation, found: &Digest, announced: &Announced) -> Failure {
+fn unmet(operation: &Operation, found: &Digest, announced: &UnsettledWrites) -> Failure {
     let only_on = operation.submission.only_on.as_ref().map_or("", Digest::as_str);
     let why = format!("the assignments do not match If-Match: their ETag is \"{found}\", not \"{only_on}\"");
     let certain = !announced.may_have_done(operation.id);
@@ -248,15 +261,15 @@ fn unmet(operation: &Operation, found: &Digest, announced: &Announced) -> Failur
 fn settled(operation: &Operation, at: Timestamp, end: Result<&Difference, &Failure>) -> Entry {
     let nothing = Difference::default();
     let difference = end.unwrap_or(&nothing);
-    let changed = |Changed { target, after, .. }: &Changed| Aim::of(target, *after);
+    let changed = |Changed { target, after, .. }: &Changed| RecordedTarget::of(target, *after);
     let answer = end.err().and_then(|failure| failure.graph.as_ref());
     let event = Event::Settled {
         operation: operation.id,
         configuration: operation.submission.configuration.to_string(),
         state: if end.is_ok() { "succeeded" } else { "failed" },
         effect: end.ok().map(|difference| if difference.is_empty() { "unchanged" } else { "changed" }),
-        added: difference.added.iter().map(Aim::from).collect(),
-        removed: difference.removed.iter().map(|it| Aim::of(&it.target, it.filter)).collect(),
+        added: difference.added.iter().map(RecordedTarget::from).collect(),
+        removed: difference.removed.iter().map(|it| RecordedTarget::of(&it.target, it.filter)).collect(),
         changed: difference.changed.iter().map(changed).collect(),
         failure: end.err().map(|failure| format!("{}: {}", failure.code.name(), failure.detail)),
         request_id: answer.and_then(|answer| answer.request_id.clone()),
@@ -270,7 +283,7 @@ fn settled(operation: &Operation, at: Timestamp, end: Result<&Difference, &Failu
 /// The audit record of what was undone, if the operation is a reversal.
 fn reverted(operation: &Operation, at: Timestamp, difference: &Difference) -> Option<Entry> {
     let reversal = operation.submission.change.reversal()?;
-    let left = |kept: &Kept| Left { target: kept.target.to_string(), because: kept.because.name() };
+    let left = |kept: &KeptTarget| UntouchedTarget { target: kept.target.to_string(), because: kept.because.name() };
     let kept = difference.kept.iter().map(left).collect();
     let event = Event::Reverted {
         operation: reversal.operation(),

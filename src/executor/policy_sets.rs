@@ -6,7 +6,7 @@
 //! It deliberately only compares: the store keeps what was seen last, so a restart forgets nothing.
 
 use crate::{
-    audit::Aim,
+    audit::RecordedTarget,
     domain::{Assignment, Digest},
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Loss {
 /// One line per assignment, sorted. They are stored, so the line for a given assignment must never change.
 pub(super) fn lines(assignments: &[Assignment]) -> Vec<String> {
     let line = |assignment: &Assignment| {
-        let Aim { target, filter } = Aim::of(&assignment.target, assignment.filter);
+        let RecordedTarget { target, filter } = RecordedTarget::of(&assignment.target, assignment.filter);
         format!("{target} {}\n", filter.unwrap_or_default())
     };
     let mut lines: Vec<_> = assignments.iter().map(line).collect();

@@ -10,18 +10,18 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{About, Error, Gateway, actor, reading::LOOK_UP_MAX};
+use super::{About, Error, Gateway, actor, operations::LOOK_UP_MAX};
 use crate::{
     audit::{Actor, Event},
     clock,
     domain::{
         Caller, Configuration, Operation, OperationId, State,
-        approval::{Answer, Approval, Word},
+        approval::{Answer, Approval, Decision},
         operation::Submission,
     },
     graph,
     policy::Resource,
-    store::{self, Answered, Reply},
+    store::{self, ApprovalOutcome, ApprovalReply},
     telemetry,
 };
 
@@ -38,10 +38,10 @@ pub enum Say {
 }
 
 impl Say {
-    fn word(self) -> Word {
+    fn decision(self) -> Decision {
         match self {
-            Self::Approve => Word::Approved,
-            Self::Reject => Word::Rejected,
+            Self::Approve => Decision::Approved,
+            Self::Reject => Decision::Rejected,
         }
     }
 }
@@ -60,39 +60,39 @@ impl Gateway {
 
     /// Takes a caller's answer to an operation that awaits approval; the same answer by the same caller again changes
     /// nothing. An operation that the caller may not read is as unknown as one that does not exist.
-    pub async fn answer(
+    pub async fn answer_approval(
         &self,
         caller: &Caller,
         id: OperationId,
         (say, comment): (Say, Option<String>),
     ) -> Result<Operation, Error> {
-        let operation = self.readable(caller, id).await?;
+        let operation = self.readable_operation(caller, id).await?;
         let Some(approval) = &operation.submission.approval else {
             return Err(Error::NotAwaiting(Box::new(operation)));
         };
         if let Some(reason) = partiality(caller, &operation, approval) {
-            return Err(self.refused(caller, About::of(&operation), ("approve", reason.to_owned())).await);
+            return Err(self.record_refusal(caller, About::of(&operation), ("approve", reason.to_owned())).await);
         }
         let policies = self.word_permitted(caller, &operation, approval).await?;
-        let answer = Answer { word: say.word(), at: self.clock.now(), by: Some(caller.name.clone()), comment };
+        let answer = Answer { word: say.decision(), at: self.clock.now(), by: Some(caller.name.clone()), comment };
         let (actor, comment) = (actor(caller), answer.comment.clone());
         let configuration = operation.submission.configuration.to_string();
         let entry = self.entry(match say {
             Say::Approve => Event::Approved { operation: id, configuration, actor, comment, policies },
             Say::Reject => Event::Rejected { operation: id, configuration, actor, comment, policies },
         });
-        match self.store.answer(Reply { operation: id, answer: answer.clone(), entry }).await? {
-            Answered::Done(operation) => {
+        match self.store.answer_approval(ApprovalReply { operation: id, answer: answer.clone(), entry }).await? {
+            ApprovalOutcome::Done(operation) => {
                 tracing::info!(operation.id = %id, caller.name = caller.name, word = answer.word.name(), "approval answered");
                 tell_end(&operation);
                 Ok(*operation)
             }
-            Answered::TooLate(operation) => {
+            ApprovalOutcome::TooLate(operation) => {
                 let given = operation.submission.approval.as_ref().and_then(|approval| approval.answer.as_ref());
                 let same = given.is_some_and(|given| given.word == answer.word && given.by == answer.by);
                 if same { Ok(*operation) } else { Err(Error::NotAwaiting(operation)) }
             }
-            Answered::Unknown => Err(Error::UnknownOperation),
+            ApprovalOutcome::Unknown => Err(Error::UnknownOperation),
         }
     }
 
@@ -106,7 +106,7 @@ impl Gateway {
         let submission = &operation.submission;
         let id = &submission.configuration;
         // Unlike reading, this needs all the facts: if Graph cannot answer now, the approval can be given later.
-        let known = self.in_time(async { Ok(self.directory.configuration(id).await?) }).await?;
+        let known = self.in_time(async { Ok(self.resolver.configuration(id).await?) }).await?;
         let configuration = known.unwrap_or_else(|| Configuration {
             id: id.clone(),
             name: submission.configuration_name.clone(),
@@ -123,33 +123,37 @@ impl Gateway {
         (configuration, approval): (&Configuration, &Approval),
     ) -> Result<Vec<String>, Error> {
         let submission = &operation.submission;
-        let resource = Resource { configuration, tags: &self.directory.tags(&configuration.id) };
-        match self.policies.decide_word(caller, resource, submission, (&approval.names, self.clock.now())) {
+        let resource = Resource { configuration, tags: &self.resolver.tags(&configuration.id) };
+        match self.policies.decide_approval(caller, resource, submission, (&approval.names, self.clock.now())) {
             Ok(permit) => Ok(permit.policies().to_vec()),
-            Err(denial) => Err(self.denied(caller, About::of(operation), &denial).await),
+            Err(denial) => Err(self.record_denial(caller, About::of(operation), &denial).await),
         }
     }
 
     /// The policies by which a caller may make an approved change permanent; none are needed if no approval was required. Whoever
     /// approved the change approved its end too, so only somebody who may approve it may drop that end.
-    pub(super) async fn may_outlast(&self, caller: &Caller, operation: &Operation) -> Result<Vec<String>, Error> {
+    pub(super) async fn permit_to_outlast_until(
+        &self,
+        caller: &Caller,
+        operation: &Operation,
+    ) -> Result<Vec<String>, Error> {
         let Some(approval) = &operation.submission.approval else { return Ok(Vec::new()) };
         if partiality(caller, operation, approval).is_some() {
             let reason = "the change needs approval, and its end is part of what is approved: somebody else who may approve it \
                           must call the end off";
-            return Err(self.refused(caller, About::of(operation), ("cancel", reason.to_owned())).await);
+            return Err(self.record_refusal(caller, About::of(operation), ("cancel", reason.to_owned())).await);
         }
         let Submission { configuration: id, configuration_name: name, .. } = &operation.submission;
-        let (configuration, missing) = self.as_known(id, Some(name), LOOK_UP_MAX).await;
+        let (configuration, missing) = self.known_facts(id, Some(name), LOOK_UP_MAX).await;
         // While Graph is away it can be done if what is known suffices: ends that must not come may have to be called off then.
-        self.decidable(caller, "approve", &missing)?;
+        self.check_decidable(caller, "approve", &missing)?;
         self.word_on(caller, operation, (&configuration, approval)).await
     }
 
     /// Expires approvals that nobody gave in time, periodically, until it is stopped. Several replicas may do it at once.
-    pub async fn end_unanswered(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+    pub async fn run_approval_expiry(self: Arc<Self>, every: Duration, stop: CancellationToken) {
         loop {
-            if let Err(error) = self.end_unanswered_now().await {
+            if let Err(error) = self.expire_approvals().await {
                 tracing::warn!(%error, "unanswered approvals cannot be expired at present");
             }
             tokio::select! {
@@ -159,15 +163,17 @@ impl Gateway {
         }
     }
 
-    async fn end_unanswered_now(&self) -> Result<(), store::Error> {
+    async fn expire_approvals(&self) -> Result<(), store::Error> {
         loop {
             let at = self.clock.now();
-            let late = self.store.unanswered(at, STEP_MAX).await?;
+            let late = self.store.expired_approvals(at, STEP_MAX).await?;
             for Operation { id: operation, submission, .. } in &late {
                 let (operation, configuration) = (*operation, submission.configuration.to_string());
-                let answer = Answer { word: Word::Expired, at, by: None, comment: None };
+                let answer = Answer { word: Decision::Expired, at, by: None, comment: None };
                 let entry = self.entry(Event::ApprovalExpired { operation, configuration });
-                if let Answered::Done(operation) = self.store.answer(Reply { operation, answer, entry }).await? {
+                if let ApprovalOutcome::Done(operation) =
+                    self.store.answer_approval(ApprovalReply { operation, answer, entry }).await?
+                {
                     tracing::info!(operation.id = %operation.id, "nobody answered the approval in time");
                     tell_end(&operation);
                 }

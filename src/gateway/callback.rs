@@ -22,7 +22,7 @@ use crate::{
 
 /// Where the ends of callers' operations may be reported.
 #[derive(Clone, Debug, Default)]
-pub struct Callable {
+pub struct CallbackRules {
     destinations: Vec<Destination>,
     callers: BTreeMap<String, Rights>,
 }
@@ -34,7 +34,7 @@ struct Rights {
     usual: Option<Url>,
 }
 
-impl Callable {
+impl CallbackRules {
     /// As the settings define them.
     pub fn new(destinations: &[Destination], callers: &[CallerRule], webhooks: &[Webhook]) -> Self {
         let by_token = callers.iter().map(|caller| (&caller.name, &caller.callbacks));
@@ -67,14 +67,14 @@ impl Callable {
 impl Gateway {
     /// Where the end of a change is reported, if anywhere.
     pub(super) fn callback(&self, caller: &Caller, asked: Option<&CallbackRequest>) -> Result<Option<Callback>, Error> {
-        self.callable.callback(&caller.name, asked).map_err(|detail| {
+        self.callback_rules.callback(&caller.name, asked).map_err(|detail| {
             Error::InvalidChange(vec![Fault { pointer: "/callback/url".to_owned(), detail: detail.to_owned() }])
         })
     }
 
     /// Sends a callback again that was delivered or parked. Whoever may cancel the operation may do so.
     pub async fn resend_callback(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
-        let operation = self.readable(caller, id).await?;
+        let operation = self.readable_operation(caller, id).await?;
         let own = operation.submission.caller == caller.name;
         let permit = self.permitted(caller, Action::Cancel { own }, &operation).await?;
         let event = Event::CallbackResent {

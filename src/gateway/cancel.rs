@@ -16,11 +16,11 @@ impl Gateway {
     /// Cancels an operation that has not begun; one that is already cancelled stays so. One that the caller may not read is
     /// as unknown as one that does not exist.
     pub async fn cancel(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
-        let operation = self.readable(caller, id).await?;
+        let operation = self.readable_operation(caller, id).await?;
         let own = operation.submission.caller == caller.name;
         let permit = self.permitted(caller, Action::Cancel { own }, &operation).await?;
         let approving = match self.ended_by(&operation).await? {
-            Some(ending) => self.may_outlast(caller, &ending).await?,
+            Some(ending) => self.permit_to_outlast_until(caller, &ending).await?,
             None => Vec::new(),
         };
         let event = Event::Cancelled {

@@ -29,7 +29,7 @@ pub struct Candidate {
 
 /// Whether a caller may see candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hints {
+pub(super) enum CandidateVisibility {
     Given,
     Withheld,
 }

@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Gateway, resolve::Directory};
+use super::{Gateway, resolve::NameResolver};
 use crate::{config::Catalogue, policy::Policies};
 
 /// Holds the gateway in force.
@@ -27,11 +27,11 @@ impl Current {
     }
 
     /// Puts another version in force. Calls in flight keep theirs, and accepted changes keep their permits.
-    pub fn take_up(&self, policies: Policies, catalogue: Catalogue) {
+    pub fn replace(&self, policies: Policies, catalogue: Catalogue) {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         // What Graph said stays cached.
-        let names = current.directory.names().clone();
-        let directory = Directory::new(catalogue, names, current.settings.targets_max);
-        *current = Arc::new(Gateway { policies, directory, ..Gateway::clone(&current) });
+        let names = current.resolver.names().clone();
+        let directory = NameResolver::new(catalogue, names, current.settings.targets_max);
+        *current = Arc::new(Gateway { policies, resolver: directory, ..Gateway::clone(&current) });
     }
 }

@@ -17,11 +17,11 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    About, Error, Gateway, Stranger, actor,
-    request::{Asked, Of},
+    About, Error, Gateway, UnknownIdentity, actor,
+    request::{RefusedRequest, RequestSubject},
 };
 use crate::{
-    audit::{Actor, Aims, Entry, Event, Repeated},
+    audit::{Actor, Entry, Event, RecordedChange, Repeated},
     domain::Caller,
     policy::Denial,
 };
@@ -29,7 +29,7 @@ use crate::{
 /// How long calls of a kind are counted together.
 const WINDOW: Duration = Duration::from_mins(1);
 /// How often it is checked which counts are complete.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Who, or nobody, and what they were denied.
 type Kind = (String, String);
@@ -76,13 +76,13 @@ struct Subject {
     configuration: Option<String>,
     /// The configuration as the caller named it, or the operation that was to be reverted.
     asked: Option<String>,
-    change: Option<Aims>,
+    change: Option<RecordedChange>,
     ticket: Option<String>,
 }
 
 impl From<About<'_>> for Subject {
     fn from(About { configuration, change, ticket }: About<'_>) -> Self {
-        let (configuration, change) = (Some(configuration.to_string()), change.map(Aims::from));
+        let (configuration, change) = (Some(configuration.to_string()), change.map(RecordedChange::from));
         Self { configuration, asked: None, change, ticket }
     }
 }
@@ -107,7 +107,7 @@ impl Denials {
     }
 
     /// Whether a call exceeds the limit; if so, it is counted.
-    fn counts(&self, denied: &Denied<'_>, now: Duration, at: Timestamp) -> bool {
+    fn exceeds_limit(&self, denied: &Denied<'_>, now: Duration, at: Timestamp) -> bool {
         let mut windows = self.windows();
         let window = match windows.entry(denied.kind.clone()) {
             Place::Occupied(known) => known.into_mut(),
@@ -135,12 +135,12 @@ impl Denials {
     }
 
     /// Takes out the windows that are over.
-    fn over(&self, now: Duration) -> Vec<(Kind, Window)> {
+    fn take_complete(&self, now: Duration) -> Vec<(Kind, Window)> {
         self.windows().extract_if(.., |_, window| now.saturating_sub(window.began) >= WINDOW).collect()
     }
 
     /// Takes out all windows.
-    fn all(&self) -> Vec<(Kind, Window)> {
+    fn take_all(&self) -> Vec<(Kind, Window)> {
         std::mem::take(&mut *self.windows()).into_iter().collect()
     }
 
@@ -174,15 +174,20 @@ impl Window {
 
 impl Gateway {
     /// Records a denial, and returns the error that reports it.
-    pub(super) async fn denied(&self, caller: &Caller, about: About<'_>, denial: &Denial) -> Error {
-        self.refused(caller, about, (denial.action, denial.to_string())).await
+    pub(super) async fn record_denial(&self, caller: &Caller, about: About<'_>, denial: &Denial) -> Error {
+        self.record_refusal(caller, about, (denial.action, denial.to_string())).await
     }
 
     /// Records that a caller was refused for a reason other than policy, and returns the error that reports it.
-    pub(super) async fn refused(&self, caller: &Caller, about: About<'_>, (action, reason): (&str, String)) -> Error {
+    pub(super) async fn record_refusal(
+        &self,
+        caller: &Caller,
+        about: About<'_>,
+        (action, reason): (&str, String),
+    ) -> Error {
         let kind = (caller.name.clone(), action.to_owned());
         let (actor, action, about) = (Some(actor(caller)), Some(action), about.into());
-        match self.note_denied(Denied { kind, actor, action, about, reason: reason.clone() }).await {
+        match self.record_or_count(Denied { kind, actor, action, about, reason: reason.clone() }).await {
             Ok(()) => Error::Denied(reason),
             Err(error) => error,
         }
@@ -190,16 +195,18 @@ impl Gateway {
 
     /// Records that a change is refused, and returns the error that reports it. What policy denies is recorded already, and
     /// where Graph or the store cannot be reached nothing was decided.
-    pub(super) async fn unmade(&self, caller: &Caller, asked: Asked, error: Error) -> Error {
+    pub(super) async fn record_refused_change(&self, caller: &Caller, asked: RefusedRequest, error: Error) -> Error {
         let Some(reason) = error.refusal() else { return error };
-        let Asked { of, ticket } = asked;
+        let RefusedRequest { of, ticket } = asked;
         let (asked, configuration) = match of {
-            Of::Configuration(named) if matches!(error, Error::UnknownConfiguration { .. }) => (named, None),
-            Of::Configuration(named) => {
-                let configuration = self.directory.remembered(&named).await;
+            RequestSubject::Configuration(named) if matches!(error, Error::UnknownConfiguration { .. }) => {
+                (named, None)
+            }
+            RequestSubject::Configuration(named) => {
+                let configuration = self.resolver.cached_id(&named).await;
                 (named, configuration)
             }
-            Of::Operation(id) => match self.store.operation(id).await {
+            RequestSubject::Operation(id) => match self.store.operation(id).await {
                 Ok(known) => (id.to_string(), known.map(|operation| operation.submission.configuration)),
                 Err(error) => return error.into(),
             },
@@ -207,74 +214,79 @@ impl Gateway {
         let configuration = configuration.map(|id| id.to_string());
         let about = Subject { configuration, asked: Some(asked), change: None, ticket };
         let kind = (caller.name.clone(), "refused".to_owned());
-        match self.note_denied(Denied { kind, actor: Some(actor(caller)), action: None, about, reason }).await {
+        match self.record_or_count(Denied { kind, actor: Some(actor(caller)), action: None, about, reason }).await {
             Ok(()) => error,
             Err(error) => error,
         }
     }
 
     /// Records a call with an authenticated identity that is no configured caller.
-    pub async fn unknown_caller(&self, stranger: Stranger) -> Result<(), Error> {
-        let Stranger { issuer, subject, token_id, reason } = stranger;
+    pub async fn record_unknown_caller(&self, stranger: UnknownIdentity) -> Result<(), Error> {
+        let UnknownIdentity { issuer, subject, token_id, reason } = stranger;
         let kind = (issuer.clone(), "authenticate".to_owned());
         let actor = Some(Actor { caller: None, issuer, subject, token_id });
         let (action, about) = (Some("authenticate"), Subject::default());
-        self.note_denied(Denied { kind, actor, action, about, reason }).await
+        self.record_or_count(Denied { kind, actor, action, about, reason }).await
     }
 
     /// Records that an event could not be turned into changes.
-    pub async fn unmapped(&self, caller: &Caller, reason: String) -> Result<(), Error> {
+    pub async fn record_unmapped_event(&self, caller: &Caller, reason: String) -> Result<(), Error> {
         let kind = (caller.name.clone(), "map".to_owned());
         let (actor, action, about) = (Some(actor(caller)), Some("map"), Subject::default());
-        self.note_denied(Denied { kind, actor, action, about, reason }).await
+        self.record_or_count(Denied { kind, actor, action, about, reason }).await
     }
 
     /// Records a call that failed to authenticate: its token is `missing`, `malformed` or `invalid`, or it is a message to
     /// a webhook source whose `signature` does not match.
-    pub async fn unproven(&self, source: &str, class: &'static str, reason: String) -> Result<(), Error> {
+    pub async fn record_failed_authentication(
+        &self,
+        source: &str,
+        class: &'static str,
+        reason: String,
+    ) -> Result<(), Error> {
         let kind = (source.to_owned(), class.to_owned());
         let (action, about) = (Some("authenticate"), Subject::default());
-        self.note_denied(Denied { kind, actor: None, action, about, reason }).await
+        self.record_or_count(Denied { kind, actor: None, action, about, reason }).await
     }
 
-    async fn note_denied(&self, denied: Denied<'_>) -> Result<(), Error> {
-        if self.denials.counts(&denied, self.clock.elapsed(), self.clock.now()) {
+    async fn record_or_count(&self, denied: Denied<'_>) -> Result<(), Error> {
+        if self.denials.exceeds_limit(&denied, self.clock.elapsed(), self.clock.now()) {
             return Ok(());
         }
         let Denied { actor, action, about, reason, .. } = denied;
         let event = event(actor, action.map(str::to_owned), about, (reason, None));
-        Ok(self.store.record(vec![self.entry(event)]).await?)
+        Ok(self.store.append_records(vec![self.entry(event)]).await?)
     }
 
     /// Records counts as they become complete, until it is stopped.
-    pub async fn count_denials(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn run_count_flush(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = self.clock.sleep(LOOK) => {}
+                () = self.clock.sleep(POLL_INTERVAL) => {}
                 () = stop.cancelled() => return,
             }
-            self.record_counts(self.denials.over(self.clock.elapsed())).await;
+            self.record_counts(self.denials.take_complete(self.clock.elapsed())).await;
         }
     }
 
     /// Records all counts. Call this when no more calls can come.
-    pub async fn end_counts(&self) {
-        self.record_counts(self.denials.all()).await;
+    pub async fn flush_counts(&self) {
+        self.record_counts(self.denials.take_all()).await;
     }
 
     async fn record_counts(&self, taken: Vec<(Kind, Window)>) {
         let entries: Vec<_> =
-            taken.iter().filter_map(|(_, window)| window.counted.clone()).map(|it| self.told(it)).collect();
+            taken.iter().filter_map(|(_, window)| window.counted.clone()).map(|it| self.count_entry(it)).collect();
         if entries.is_empty() {
             return;
         }
-        if let Err(error) = self.store.record(entries).await {
+        if let Err(error) = self.store.append_records(entries).await {
             tracing::warn!(%error, "counts of denied or refused calls cannot be recorded at present");
             self.denials.put_back(taken);
         }
     }
 
-    fn told(&self, counted: Counted) -> Entry {
+    fn count_entry(&self, counted: Counted) -> Entry {
         let Counted { actor, action, reason, repeated } = counted;
         let event = event(actor, action, Subject::default(), (reason, Some(repeated)));
         Entry { at: self.clock.now(), trace_id: None, event }
@@ -294,7 +306,7 @@ mod tests {
         let kind = (who.to_owned(), "add".to_owned());
         let (action, about, reason) = (Some("add"), Subject::default(), format!("at {second}"));
         let denied = Denied { kind, actor: None, action, about, reason };
-        denials.counts(&denied, Duration::from_secs(second), Timestamp::from_second(wall).unwrap())
+        denials.exceeds_limit(&denied, Duration::from_secs(second), Timestamp::from_second(wall).unwrap())
     }
 
     #[test]
@@ -302,10 +314,10 @@ mod tests {
         let denials = Denials::new(2);
         assert_eq!([0, 1, 2, 30].map(|second| call(&denials, "a", second)), [false, false, true, true]);
         assert!(!call(&denials, "b", 3), "others are not affected");
-        assert!(denials.over(Duration::from_secs(59)).is_empty());
+        assert!(denials.take_complete(Duration::from_secs(59)).is_empty());
         // The minute is over, but its count is not recorded yet.
         assert!(call(&denials, "a", 61));
-        let over = denials.over(Duration::from_secs(62));
+        let over = denials.take_complete(Duration::from_secs(62));
         assert_eq!(over.len(), 1);
         let counted = over[0].1.counted.clone().unwrap();
         assert_eq!((counted.repeated.count, counted.reason.as_str()), (3, "at 61"));
@@ -315,20 +327,20 @@ mod tests {
         // The store was down: the count is added to that of the new minute.
         assert_eq!([64, 65].map(|second| call(&denials, "a", second)), [false, true]);
         denials.put_back(over);
-        let all = denials.all();
+        let all = denials.take_all();
         let counted = all.iter().find_map(|(kind, window)| window.counted.clone().filter(|_| kind.0 == "a")).unwrap();
         assert_eq!((counted.repeated.count, counted.repeated.first), (4, moment(2)));
-        assert!(denials.all().is_empty());
+        assert!(denials.take_all().is_empty());
     }
 
     #[test]
     fn counts_that_could_not_be_recorded_are_kept_when_the_clock_is_set_back() {
         let denials = Denials::new(0);
         assert!(call(&denials, "a", 100));
-        let taken = denials.all();
+        let taken = denials.take_all();
         assert!(call_at(&denials, "a", (101, 40)));
         denials.put_back(taken);
-        let all = denials.all();
+        let all = denials.take_all();
         let counted = all[0].1.counted.clone().unwrap().repeated;
         let moment = |second| Timestamp::from_second(second).unwrap();
         assert_eq!((counted.count, counted.first, counted.last), (2, moment(40), moment(100)));

@@ -10,22 +10,22 @@
 //! It deliberately writes nothing to Graph. It reads from Graph: to resolve names, to plan, and to show assignments.
 
 mod approval;
+mod cache;
 mod callback;
 mod cancel;
 mod candidates;
+mod configurations;
 mod current;
 mod denials;
 mod error;
-mod looking;
-mod memory;
-mod names;
-mod naming;
-mod reading;
+mod lookup_quota;
+pub mod message;
+mod name_lookup;
+mod operations;
+mod references;
 pub mod request;
 mod resolve;
 mod revert;
-pub mod several;
-mod shares;
 mod submit;
 mod tags;
 mod targets;
@@ -42,33 +42,36 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     approval::Say,
-    callback::Callable,
+    callback::CallbackRules,
     candidates::{Candidate, question},
+    configurations::{
+        ConfigurationAssignments, ConfigurationList, GroupReach, ReachingAssignment, TaggedConfiguration,
+    },
     current::Current,
     error::{Error, listed},
-    looking::{Assigned, Described, Listed, Reach, Reaching},
-    reading::{Page, Parked, Search, Sequel, Standing, callbacks},
+    operations::{FollowUps, OperationStatus, Page, Parked, Search, callbacks},
     trail::{AuditSearch, Cursor, Records},
 };
 use self::{
+    configurations::{SharedSets, called},
     denials::Denials,
-    looking::{SharedSets, called},
-    names::Names,
-    request::{Asked, ChangeRequest},
-    resolve::{Directory, Resolved},
-    shares::Shares,
+    lookup_quota::LookupQuotas,
+    name_lookup::NameLookup,
+    request::{ChangeRequest, RefusedRequest},
+    resolve::{NameResolver, Resolved},
 };
 use crate::{
-    audit::{Actor, Aims, Entry, Event},
+    audit::{Actor, Entry, Event, RecordedChange},
     clock::Clock,
     config,
     domain::{
-        Caller, Change, Configuration, ConfigurationId, Difference, Digest, Merged, Operation, OperationId, merge,
+        Caller, Change, Configuration, ConfigurationId, Difference, Digest, MergeOutcome, Operation, OperationId,
+        merge,
         operation::{Submission, Until},
     },
     graph::Upstream,
     policy::{Action, Permit, Policies, Resource},
-    store::{self, Acceptance, Accepted, Bounds, Full, IdempotencyKey, Store},
+    store::{self, Acceptance, Accepted, IdempotencyKey, LimitReached, PendingLimits, Store},
     telemetry,
 };
 
@@ -77,7 +80,7 @@ const PAUSES_MAX: u64 = 1_000;
 
 /// An authenticated identity that is no configured caller.
 #[derive(Clone, Debug)]
-pub struct Stranger {
+pub struct UnknownIdentity {
     /// The configured name of its issuer.
     pub issuer: String,
     /// The token's subject.
@@ -90,7 +93,7 @@ pub struct Stranger {
 
 /// The caller's key for an attempt, and what it requested under that key.
 #[derive(Clone, Debug)]
-pub struct Attempt {
+pub struct KeyedRequest {
     /// The value of `Idempotency-Key`.
     pub key: String,
     /// Digest of the body in canonical form.
@@ -134,7 +137,7 @@ pub struct Permission {
 
 /// What the gateway is built from.
 #[derive(Debug)]
-pub struct Parts {
+pub struct Dependencies {
     /// Where operations are stored.
     pub store: Arc<dyn Store>,
     /// Where names and assignment sets are read.
@@ -144,7 +147,7 @@ pub struct Parts {
     /// The operator's names and tags.
     pub catalogue: config::Catalogue,
     /// Where the ends of callers' operations may be reported.
-    pub callable: Callable,
+    pub callback_rules: CallbackRules,
     /// Limits and durations.
     pub settings: config::Operations,
     /// How long names are cached.
@@ -163,10 +166,10 @@ pub struct Gateway {
     store: Arc<dyn Store>,
     upstream: Arc<dyn Upstream>,
     policies: Policies,
-    directory: Directory,
+    resolver: NameResolver,
     shared_sets: SharedSets,
-    shares: Shares,
-    callable: Callable,
+    quotas: LookupQuotas,
+    callback_rules: CallbackRules,
     settings: config::Operations,
     denials: Arc<Denials>,
     pauses: Cache<ConfigurationId, Option<Parked>>,
@@ -198,22 +201,22 @@ impl<'a> About<'a> {
 
 impl Gateway {
     /// A gateway built from these parts; needs a running Tokio runtime.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { store, upstream, policies, catalogue, callable, settings, .. } = parts;
-        let Parts { names_ttl, denied_per_minute, clock, stopping, .. } = parts;
-        let names = Names::new(Arc::clone(&upstream), names_ttl);
-        let directory = Directory::new(catalogue, names, settings.targets_max);
+    pub fn new(parts: Dependencies) -> Self {
+        let Dependencies { store, upstream, policies, catalogue, callback_rules, settings, .. } = parts;
+        let Dependencies { names_ttl, denied_per_minute, clock, stopping, .. } = parts;
+        let names = NameLookup::new(Arc::clone(&upstream), names_ttl);
+        let resolver = NameResolver::new(catalogue, names, settings.targets_max);
         let (shared_sets, denials) = (SharedSets::new(), Arc::new(Denials::new(denied_per_minute)));
-        let pauses = Cache::builder().max_capacity(PAUSES_MAX).time_to_live(reading::PAUSES_KNOWN).build();
+        let pauses = Cache::builder().max_capacity(PAUSES_MAX).time_to_live(operations::PAUSES_KNOWN).build();
         let ends_nowhere = Cache::builder().max_capacity(until::NOWHERE_MAX).build();
         Self {
             store,
             upstream,
             policies,
-            directory,
+            resolver,
             shared_sets,
-            shares: Shares::default(),
-            callable,
+            quotas: LookupQuotas::default(),
+            callback_rules,
             settings,
             denials,
             pauses,
@@ -226,23 +229,23 @@ impl Gateway {
     /// What a change would do at present, and what policy would decide about it; nothing is written.
     pub async fn plan(&self, caller: &Caller, request: ChangeRequest) -> Result<Planned, Error> {
         self.check_until(request.until)?;
-        let resolved = self.resolved(caller, &request).await?;
+        let resolved = self.resolve_change(caller, &request).await?;
         let resource = Resource { configuration: &resolved.configuration, tags: &resolved.tags };
         if let Err(denial) = self.policies.decide(caller, Action::Plan, resource) {
             let (id, change) = (&resolved.configuration.id, Some(&resolved.change));
             return Err(self
-                .denied(caller, About { configuration: id, change, ticket: request.ticket }, &denial)
+                .record_denial(caller, About { configuration: id, change, ticket: request.ticket }, &denial)
                 .await);
         }
-        let asked = Asked::from(&request);
+        let asked = RefusedRequest::from(&request);
         let submission = self.submission(caller, request, &resolved)?;
-        let share = self.shares.of(caller);
-        let read = async { Ok(share.ask(self.upstream.read_assignments(&submission.configuration)).await?) };
+        let share = self.quotas.of(caller);
+        let read = async { Ok(share.run(self.upstream.read_assignments(&submission.configuration)).await?) };
         let present = self.in_time(read).await?.direct;
         let mut plan = merge(&present, [&submission]);
         let difference = match plan.merged.pop() {
-            Some(Merged::Applied(difference)) => difference,
-            Some(Merged::Unmet { found }) => return Err(Error::PreconditionFailed { found }),
+            Some(MergeOutcome::Applied(difference)) => difference,
+            Some(MergeOutcome::Unmet { found }) => return Err(Error::PreconditionFailed { found }),
             None => Difference::default(),
         };
         let permit = self.policies.decide_change(caller, resource, submission);
@@ -256,7 +259,7 @@ impl Gateway {
             Err(denial) => Err(submit::told(denial, &resolved.change, &asked)),
         };
         let Resolved { configuration, mut names, .. } = resolved;
-        for (id, name) in called(self.names(), difference.aims()).await {
+        for (id, name) in called(self.names(), difference.affected_targets()).await {
             names.entry(id).or_insert(name);
         }
         let (before, after) = (present.digest(), plan.desired.digest());
@@ -315,7 +318,7 @@ impl Gateway {
     }
 
     /// Stores a permitted change. It takes nothing but a permit, so nothing is stored that policy has not decided on. A
-    /// change that carries out the end of another operation (`ends`) is stored however many are pending.
+    /// change that carries out the end of another operation (`carries_out_until_of`) is stored however many are pending.
     async fn accept(
         &self,
         actor: Actor,
@@ -326,12 +329,12 @@ impl Gateway {
         let (policies, approvals) = (permit.policies().to_vec(), permit.approvals().to_vec());
         let submission = permit.into_inner();
         let (submission, state) = self.begun(submission, &approvals, &actor);
-        let id = OperationId::from(self.clock.identifier());
+        let id = OperationId::from(self.clock.new_id());
         let event = Event::Accepted {
             operation: id,
             actor,
             configuration: submission.configuration.to_string(),
-            change: Aims::from(&submission.change),
+            change: RecordedChange::from(&submission.change),
             ticket: submission.ticket.clone(),
             requested_for: submission.requested_for.clone(),
             comment: submission.comment.clone(),
@@ -344,20 +347,28 @@ impl Gateway {
         let config::Operations { pending_max: in_all, pending_per_configuration_max: of_configuration, .. } =
             self.settings;
         let bounds = match ends {
-            None => Bounds { of_configuration, in_all },
-            Some(_) => Bounds { of_configuration: usize::MAX, in_all: usize::MAX },
+            None => PendingLimits { per_configuration: of_configuration, total: in_all },
+            Some(_) => PendingLimits { per_configuration: usize::MAX, total: usize::MAX },
         };
-        let acceptance = Acceptance { operation: operation.clone(), key, entry: self.entry(event), bounds, ends };
+        let acceptance = Acceptance {
+            operation: operation.clone(),
+            key,
+            entry: self.entry(event),
+            limits: bounds,
+            carries_out_until_of: ends,
+        };
         match self.store.accept(acceptance).await? {
             Accepted::New => {
                 telemetry::count_acceptance();
                 tracing::info!(operation.id = %id, caller.name = operation.submission.caller, "operation accepted");
                 Ok(Submitted { operation, replayed: false })
             }
-            Accepted::Full(Full::Configuration) => Err(Error::TooManyPending(operation.submission.configuration_name)),
-            Accepted::Full(Full::Everything) => Err(Error::Full),
-            Accepted::Over => Err(Error::UntilOver(Box::new(operation))),
-            known @ (Accepted::Replayed(_) | Accepted::KeyReused(_)) => self.remembered(known).await,
+            Accepted::LimitReached(LimitReached::Configuration) => {
+                Err(Error::TooManyPending(operation.submission.configuration_name))
+            }
+            Accepted::LimitReached(LimitReached::Total) => Err(Error::Full),
+            Accepted::EndAlreadySettled => Err(Error::UntilOver(Box::new(operation))),
+            known @ (Accepted::Replayed(_) | Accepted::KeyReused(_)) => self.replayed(known).await,
         }
     }
 

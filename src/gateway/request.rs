@@ -13,7 +13,7 @@ pub struct ChangeRequest {
     /// Id, alias or display name of the configuration.
     pub configuration: String,
     /// What to do.
-    pub wish: Wish,
+    pub change: RequestedChange,
     /// The ticket.
     pub ticket: Option<String>,
     /// The person for whom it is requested.
@@ -54,22 +54,22 @@ pub struct RevertRequest {
 
 /// What to do to the assignments.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum RequestedChange {
     /// Add these, remove those.
     Amend {
         /// To add.
-        add: Vec<Named>,
+        add: Vec<NamedTarget>,
         /// To remove.
-        remove: Vec<Named>,
+        remove: Vec<NamedTarget>,
     },
     /// Make these the whole set.
-    Replace(Vec<Named>),
+    Replace(Vec<NamedTarget>),
 }
 
-impl Wish {
+impl RequestedChange {
     /// All targets, with the list and the index of each.
-    pub fn targets(&self) -> impl Iterator<Item = (List, usize, &Named)> {
-        let lists: [(List, &[Named]); 2] = match self {
+    pub fn targets(&self) -> impl Iterator<Item = (List, usize, &NamedTarget)> {
+        let lists: [(List, &[NamedTarget]); 2] = match self {
             Self::Amend { add, remove } => [(List::Add, add), (List::Remove, remove)],
             Self::Replace(wanted) => [(List::Replace, wanted), (List::Remove, &[])],
         };
@@ -81,16 +81,16 @@ impl Wish {
 
 /// A target, as a caller names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct NamedTarget {
     /// Whom it reaches.
-    pub whom: Whom,
+    pub target: TargetRef,
     /// What narrows it.
     pub filter: Option<NamedFilter>,
 }
 
 /// Whom a target reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whom {
+pub enum TargetRef {
     /// The group of this id, alias or display name.
     Group(String),
     /// Everyone but that group. Parsed only so that its refusal can say why.
@@ -111,22 +111,22 @@ pub struct NamedFilter {
 }
 
 /// What the record of a refused change says about the request.
-pub(super) struct Asked {
-    pub(super) of: Of,
+pub(super) struct RefusedRequest {
+    pub(super) of: RequestSubject,
     pub(super) ticket: Option<String>,
 }
 
 /// What a change was requested of.
-pub(super) enum Of {
+pub(super) enum RequestSubject {
     /// A configuration, as it was named.
     Configuration(String),
     /// An operation that was to be reverted.
     Operation(OperationId),
 }
 
-impl From<&ChangeRequest> for Asked {
+impl From<&ChangeRequest> for RefusedRequest {
     fn from(request: &ChangeRequest) -> Self {
-        Self { of: Of::Configuration(request.configuration.clone()), ticket: request.ticket.clone() }
+        Self { of: RequestSubject::Configuration(request.configuration.clone()), ticket: request.ticket.clone() }
     }
 }
 

@@ -4,18 +4,18 @@
 //! does a target that the configuration's kind does not accept. All faults of one kind are reported at once.
 //!
 //! It deliberately decides no permission; policy does, about what comes out here. Nor does it decide whether a caller may
-//! see what else exists: that is passed in ([`Hints`]).
+//! see what else exists: that is passed in ([`CandidateVisibility`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Error,
-    candidates::{Hints, alike},
-    names::Names,
-    request::{ChangeRequest, Fault, Wish, pointer},
-    shares::Share,
+    candidates::{CandidateVisibility, alike},
+    lookup_quota::LookupQuota,
+    name_lookup::NameLookup,
+    request::{ChangeRequest, Fault, RequestedChange, pointer},
     tags::Tags,
-    targets::{Miss, Placed, Targets},
+    targets::{ResolvedTarget, Targets, UnresolvedName},
 };
 use crate::{
     config,
@@ -43,15 +43,15 @@ pub(super) struct Resolved {
 
 /// The operator's names and Graph's.
 #[derive(Clone, Debug)]
-pub(super) struct Directory {
+pub(super) struct NameResolver {
     pub(super) catalogue: config::Catalogue,
     tags: Tags,
-    names: Names,
+    names: NameLookup,
     targets_max: usize,
 }
 
 /// What a reference to a configuration means.
-pub(super) enum Sought {
+pub(super) enum ConfigurationMatch {
     One(Configuration),
     /// All have this name.
     Several(Vec<Configuration>),
@@ -59,18 +59,18 @@ pub(super) enum Sought {
     Nothing(Vec<(String, Configuration)>),
 }
 
-impl Directory {
-    pub(super) fn new(catalogue: config::Catalogue, names: Names, targets_max: usize) -> Self {
+impl NameResolver {
+    pub(super) fn new(catalogue: config::Catalogue, names: NameLookup, targets_max: usize) -> Self {
         Self { tags: Tags::of(&catalogue), catalogue, names, targets_max }
     }
 
     /// The names that Graph knows.
-    pub(super) fn names(&self) -> &Names {
+    pub(super) fn names(&self) -> &NameLookup {
         &self.names
     }
 
     /// Refuses a request that is too large before Graph is asked anything.
-    pub(super) fn bound(&self, wish: &Wish) -> Result<(), Error> {
+    pub(super) fn bound(&self, wish: &RequestedChange) -> Result<(), Error> {
         let found = wish.targets().count();
         if found > self.targets_max {
             let too_many = change::Fault::TooMany { found, allowed: self.targets_max };
@@ -85,7 +85,7 @@ impl Directory {
         configuration: Configuration,
         request: &ChangeRequest,
         targets: Targets,
-        hints: Hints,
+        hints: CandidateVisibility,
     ) -> Result<Resolved, Error> {
         if !targets.missed.is_empty() {
             return Err(missed(targets.missed, hints));
@@ -94,7 +94,7 @@ impl Directory {
         if !refused.is_empty() {
             return Err(Error::NotAssignable(refused));
         }
-        let change = self.change(&request.wish, &targets.known)?;
+        let change = self.change(&request.change, &targets.known)?;
         let tags = self.tags(&configuration.id);
         Ok(Resolved { configuration, tags, change, names: targets.names, unnamed: targets.unnamed })
     }
@@ -106,10 +106,10 @@ impl Directory {
     }
 
     /// The id of the configuration that a reference means, if it is known without asking Graph that there is one.
-    pub(super) async fn remembered(&self, reference: &str) -> Option<ConfigurationId> {
+    pub(super) async fn cached_id(&self, reference: &str) -> Option<ConfigurationId> {
         match self.configuration_id(reference) {
             Some(id) => self.names.remembered_id(&id).await,
-            None => match self.names.remembered(reference).await?.exact.as_slice() {
+            None => match self.names.cached(reference).await?.exact.as_slice() {
                 [one] => Some(one.id.clone()),
                 _ => None,
             },
@@ -117,16 +117,20 @@ impl Directory {
     }
 
     /// The configuration that a reference means: by alias, by id, or by display name. Alias and id come before names.
-    pub(super) async fn sought(&self, reference: &str, share: &Share) -> Result<Sought, graph::Error> {
+    pub(super) async fn sought(
+        &self,
+        reference: &str,
+        share: &LookupQuota,
+    ) -> Result<ConfigurationMatch, graph::Error> {
         if let Some(id) = self.configuration_id(reference) {
             let known = self.names.configuration_for(&id, share).await?;
-            return Ok(known.map_or(Sought::Nothing(Vec::new()), Sought::One));
+            return Ok(known.map_or(ConfigurationMatch::Nothing(Vec::new()), ConfigurationMatch::One));
         }
         let called = self.names.configurations_called(reference).await?;
         Ok(match called.exact.as_slice() {
-            [one] => Sought::One(one.clone()),
-            [] => Sought::Nothing(self.alike(reference).await?),
-            several => Sought::Several(several.to_vec()),
+            [one] => ConfigurationMatch::One(one.clone()),
+            [] => ConfigurationMatch::Nothing(self.alike(reference).await?),
+            several => ConfigurationMatch::Several(several.to_vec()),
         })
     }
 
@@ -156,25 +160,25 @@ impl Directory {
         self.tags.get(id)
     }
 
-    fn change(&self, wish: &Wish, known: &[Placed]) -> Result<Change, Error> {
+    fn change(&self, wish: &RequestedChange, known: &[ResolvedTarget]) -> Result<Change, Error> {
         let of = |list| known.iter().filter(move |placed| placed.list == list).map(|placed| placed.wanted.clone());
         let change = match wish {
-            Wish::Amend { .. } => {
+            RequestedChange::Amend { .. } => {
                 let unwanted = of(List::Remove).map(|wanted| wanted.target).collect();
                 Change::amend(of(List::Add).collect(), unwanted, self.targets_max)
             }
-            Wish::Replace(_) => Change::replace(of(List::Replace).collect(), self.targets_max),
+            RequestedChange::Replace(_) => Change::replace(of(List::Replace).collect(), self.targets_max),
         };
         change.map_err(|faults| Error::InvalidChange(faults.iter().map(placed).collect()))
     }
 }
 
 /// The refusal of a request with names that are unknown or ambiguous.
-fn missed(missed: Vec<Miss>, hints: Hints) -> Error {
+fn missed(missed: Vec<UnresolvedName>, hints: CandidateVisibility) -> Error {
     let several = missed.iter().all(|miss| miss.several);
     let (mut faults, mut candidates) = (Vec::new(), Vec::new());
     for mut miss in missed {
-        if hints == Hints::Given {
+        if hints == CandidateVisibility::Given {
             let question = miss.question();
             miss.fault.detail.push_str(&question);
             candidates.append(&mut miss.candidates);
@@ -185,7 +189,7 @@ fn missed(missed: Vec<Miss>, hints: Hints) -> Error {
 }
 
 /// Targets that cannot be assigned to the configuration, because of its kind or because it is a default one.
-fn not_assignable(configuration: &Configuration, targets: &[Placed]) -> Vec<Fault> {
+fn not_assignable(configuration: &Configuration, targets: &[ResolvedTarget]) -> Vec<Fault> {
     if configuration.is_default() {
         let detail = format!(
             "{:?} is a default configuration of the tenant; it applies to everyone and its assignments cannot be changed",
@@ -195,8 +199,8 @@ fn not_assignable(configuration: &Configuration, targets: &[Placed]) -> Vec<Faul
     }
     // An assignment that should not be there may always be removed.
     let wanted = targets.iter().filter(|placed| placed.list != List::Remove);
-    let fault = |Placed { list, index, wanted }: &Placed| {
-        let detail = configuration.kind.takes(wanted).err()?;
+    let fault = |ResolvedTarget { list, index, wanted }: &ResolvedTarget| {
+        let detail = configuration.kind.check_accepts(wanted).err()?;
         Some(Fault { pointer: pointer(*list, *index), detail })
     };
     wanted.filter_map(fault).collect()

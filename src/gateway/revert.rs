@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use futures_util::future::try_join_all;
 
 use super::{
-    About, Attempt, Error, Gateway, Submitted, actor,
-    names::KnownGroup,
-    request::{Asked, Of, RevertRequest},
-    resolve::{Directory, Resolved},
+    About, Error, Gateway, KeyedRequest, Submitted, actor,
+    name_lookup::KnownGroup,
+    request::{RefusedRequest, RequestSubject, RevertRequest},
+    resolve::{NameResolver, Resolved},
 };
 use crate::{
     domain::{
-        Caller, Change, Operation, OperationId, Reversal, Target, Wanted, change::Why, operation::Submission,
-        reversal::Cause,
+        Caller, Change, DesiredAssignment, Operation, OperationId, Reversal, Target, change::KeptReason,
+        operation::Submission, reversal::Cause,
     },
     graph,
     policy::Resource,
@@ -31,11 +31,11 @@ impl Gateway {
         caller: &Caller,
         id: OperationId,
         request: RevertRequest,
-        attempt: Option<Attempt>,
+        attempt: Option<KeyedRequest>,
     ) -> Result<Submitted, Error> {
-        let asked = Asked { of: Of::Operation(id), ticket: request.ticket.clone() };
+        let asked = RefusedRequest { of: RequestSubject::Operation(id), ticket: request.ticket.clone() };
         match self.revert_or_refuse(caller, id, request, attempt).await {
-            Err(error) => Err(self.unmade(caller, asked, error).await),
+            Err(error) => Err(self.record_refused_change(caller, asked, error).await),
             submitted @ Ok(_) => submitted,
         }
     }
@@ -45,19 +45,19 @@ impl Gateway {
         caller: &Caller,
         id: OperationId,
         request: RevertRequest,
-        attempt: Option<Attempt>,
+        attempt: Option<KeyedRequest>,
     ) -> Result<Submitted, Error> {
         let key = attempt.map(|attempt| self.key(attempt));
         if let Some(key) = &key
-            && let Some(known) = self.store.recall(&caller.name, key).await?
+            && let Some(known) = self.store.find_by_key(&caller.name, key).await?
         {
-            return self.remembered(known).await;
+            return self.replayed(known).await;
         }
-        let original = self.readable(caller, id).await?;
+        let original = self.readable_operation(caller, id).await?;
         let Some(reversal) = self.reversal(&original, Cause::Asked, &BTreeSet::new()).await? else {
             return Err(Error::NothingToRevert(Box::new(original)));
         };
-        let resolved = self.in_time(self.directory.resolve_reversal(&original, reversal)).await?;
+        let resolved = self.in_time(self.resolver.resolve_reversal(&original, reversal)).await?;
         let RevertRequest { ticket, requested_for, comment, only_on, callback } = request;
         let callback = self.callback(caller, callback.as_ref())?;
         let undoing = self.undoing(&original, &resolved);
@@ -80,7 +80,7 @@ impl Gateway {
             }
             Err(denial) => {
                 let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
-                let recorded = self.denied(caller, About { configuration, change, ticket }, &denial).await;
+                let recorded = self.record_denial(caller, About { configuration, change, ticket }, &denial).await;
                 // Whoever may read the operation may know what it is about.
                 let reason = format!("{denial} on {:?}. Nothing was changed.", original.submission.configuration_name);
                 Err(if matches!(recorded, Error::Denied(_)) { Error::Denied(reason) } else { recorded })
@@ -121,7 +121,7 @@ impl Gateway {
     }
 }
 
-impl Directory {
+impl NameResolver {
     /// What a reversal may still do: a group that no longer exists in the directory is not assigned again, nor is a target
     /// that the configuration does not accept.
     pub(super) async fn resolve_reversal(&self, operation: &Operation, reversal: Reversal) -> Result<Resolved, Error> {
@@ -158,9 +158,9 @@ impl Directory {
             }
         }
         let reversal = reversal.without(|assignment| {
-            let assignable = configuration.kind.takes(&Wanted::from(assignment)).is_ok();
-            let gone = gone.contains(&assignment.target).then_some(Why::GroupGone);
-            gone.or_else(|| (!assignable).then_some(Why::NotAssignable))
+            let assignable = configuration.kind.check_accepts(&DesiredAssignment::from(assignment)).is_ok();
+            let gone = gone.contains(&assignment.target).then_some(KeptReason::GroupGone);
+            gone.or_else(|| (!assignable).then_some(KeptReason::NotAssignable))
         });
         let tags = self.tags(&configuration.id);
         Ok(Resolved { configuration, tags, change: Change::Revert(reversal), names, unnamed })

@@ -8,8 +8,8 @@
 use std::{future::poll_fn, pin::Pin, task::Poll};
 
 use super::{
-    About, Attempt, Error, Gateway, Submitted, actor,
-    request::{Asked, ChangeRequest, Of, pointer},
+    About, Error, Gateway, KeyedRequest, Submitted, actor,
+    request::{ChangeRequest, RefusedRequest, RequestSubject, pointer},
     resolve::Resolved,
 };
 use crate::{
@@ -33,11 +33,11 @@ impl Gateway {
         &self,
         caller: &Caller,
         request: ChangeRequest,
-        attempt: Option<Attempt>,
+        attempt: Option<KeyedRequest>,
     ) -> Result<Submitted, Error> {
-        let asked = Asked::from(&request);
+        let asked = RefusedRequest::from(&request);
         match self.submit_or_refuse(caller, request, attempt, &asked).await {
-            Err(error) => Err(self.unmade(caller, asked, error).await),
+            Err(error) => Err(self.record_refused_change(caller, asked, error).await),
             submitted @ Ok(_) => submitted,
         }
     }
@@ -46,8 +46,8 @@ impl Gateway {
         &self,
         caller: &Caller,
         request: ChangeRequest,
-        attempt: Option<Attempt>,
-        asked: &Asked,
+        attempt: Option<KeyedRequest>,
+        asked: &RefusedRequest,
     ) -> Result<Submitted, Error> {
         let key = attempt.map(|attempt| self.key(attempt));
         let resolved = {
@@ -55,8 +55,8 @@ impl Gateway {
             // Cached names take no time. Others may take as long as Graph does, and a retry need not wait for that.
             match at_once(resolving.as_mut()).await {
                 Some(Ok(resolved)) => resolved,
-                unresolved => match self.recalled(caller, key.as_ref()).await? {
-                    Some(known) => return self.remembered(known).await,
+                unresolved => match self.replay_of(caller, key.as_ref()).await? {
+                    Some(known) => return self.replayed(known).await,
                     None => match unresolved {
                         Some(refused) => refused?,
                         None => resolving.await?,
@@ -66,8 +66,8 @@ impl Gateway {
         };
         match self.decided(caller, request, &resolved) {
             Ok(permit) => self.accept(actor(caller), permit, key, None).await,
-            Err(refused) => match self.recalled(caller, key.as_ref()).await? {
-                Some(known) => self.remembered(known).await,
+            Err(refused) => match self.replay_of(caller, key.as_ref()).await? {
+                Some(known) => self.replayed(known).await,
                 None => Err(self.refusal(caller, &resolved, asked, refused).await),
             },
         }
@@ -76,33 +76,33 @@ impl Gateway {
     /// The change that a request asks for, if it is valid.
     async fn valid(&self, caller: &Caller, request: &ChangeRequest) -> Result<Resolved, Error> {
         self.check_until(request.until)?;
-        self.resolved(caller, request).await
+        self.resolve_change(caller, request).await
     }
 
-    pub(super) fn key(&self, Attempt { key, fingerprint }: Attempt) -> IdempotencyKey {
+    pub(super) fn key(&self, KeyedRequest { key, fingerprint }: KeyedRequest) -> IdempotencyKey {
         let used_at = self.clock.now();
         IdempotencyKey { key, fingerprint, used_at, expires_at: clock::after(used_at, self.settings.idempotency_ttl) }
     }
 
     /// What a key stands for, if one was given and was used before.
-    pub(super) async fn recalled(
+    pub(super) async fn replay_of(
         &self,
         caller: &Caller,
         key: Option<&IdempotencyKey>,
     ) -> Result<Option<Accepted>, Error> {
         let Some(key) = key else { return Ok(None) };
-        Ok(self.store.recall(&caller.name, key).await?)
+        Ok(self.store.find_by_key(&caller.name, key).await?)
     }
 
-    pub(super) async fn remembered(&self, known: Accepted) -> Result<Submitted, Error> {
+    pub(super) async fn replayed(&self, known: Accepted) -> Result<Submitted, Error> {
         match known {
             Accepted::Replayed(operation) => {
-                let operation = self.reread(operation.id).await?;
+                let operation = self.reload_operation(operation.id).await?;
                 Ok(Submitted { operation, replayed: true })
             }
             Accepted::KeyReused(operation) => Err(Error::KeyReused(operation)),
             // A key never stands for one of these.
-            Accepted::New | Accepted::Full(_) | Accepted::Over => Err(Error::UnknownOperation),
+            Accepted::New | Accepted::LimitReached(_) | Accepted::EndAlreadySettled => Err(Error::UnknownOperation),
         }
     }
 
@@ -128,7 +128,7 @@ impl Gateway {
         request: ChangeRequest,
         resolved: Resolved,
     ) -> Result<Permit<Submission>, Error> {
-        let asked = Asked::from(&request);
+        let asked = RefusedRequest::from(&request);
         match self.decided(caller, request, &resolved) {
             Ok(permit) => Ok(permit),
             Err(refused) => Err(self.refusal(caller, &resolved, &asked, refused).await),
@@ -136,14 +136,14 @@ impl Gateway {
     }
 
     /// Records a refusal if it is policy's, and returns the error that reports it.
-    async fn refusal(&self, caller: &Caller, resolved: &Resolved, asked: &Asked, refused: Refused) -> Error {
+    async fn refusal(&self, caller: &Caller, resolved: &Resolved, asked: &RefusedRequest, refused: Refused) -> Error {
         match refused {
             Refused::Invalid(error) => error,
             Refused::Denied(denial) => {
                 let reason = format!("{}. Nothing was changed.", told(&denial, &resolved.change, asked));
                 let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
                 let about = About { configuration, change, ticket: asked.ticket.clone() };
-                let recorded = self.denied(caller, about, &denial).await;
+                let recorded = self.record_denial(caller, about, &denial).await;
                 if matches!(recorded, Error::Denied(_)) { Error::Denied(reason) } else { recorded }
             }
         }
@@ -152,7 +152,7 @@ impl Gateway {
 
 /// A denial as its caller learns of it: a group is named by its place in the request, and the configuration as the caller named
 /// it, because what names stand for is not for everybody. The record has the ids.
-pub(super) fn told(denial: &Denial, change: &Change, asked: &Asked) -> String {
+pub(super) fn told(denial: &Denial, change: &Change, asked: &RefusedRequest) -> String {
     let Denial { action, target, reason } = denial;
     let what = target.as_ref().map_or_else(String::new, |denied| {
         let kind = match &denied.target {
@@ -163,8 +163,8 @@ pub(super) fn told(denial: &Denial, change: &Change, asked: &Asked) -> String {
         format!(" {kind}{}", place(change, &denied.target).map_or_else(String::new, |place| format!(" ({place})")))
     });
     let of = match &asked.of {
-        Of::Configuration(named) => format!(" on {named:?}"),
-        Of::Operation(_) => String::new(),
+        RequestSubject::Configuration(named) => format!(" on {named:?}"),
+        RequestSubject::Operation(_) => String::new(),
     };
     // Many policies require one, and nothing else would tell its caller so.
     let lacking = if asked.ticket.is_none() { ", without a ticket" } else { "" };

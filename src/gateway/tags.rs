@@ -35,12 +35,12 @@ fn known_by(id: &ConfigurationId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Catalogued;
+    use crate::config::CatalogueEntry;
 
     #[test]
     fn a_configuration_has_the_tags_of_every_entry_for_it_however_its_id_is_spelt() {
         let id = |text: &str| text.parse::<ConfigurationId>().expect("an id");
-        let entry = |id, tags: &[&str]| Catalogued { id, tags: tags.iter().map(|tag| (*tag).to_owned()).collect() };
+        let entry = |id, tags: &[&str]| CatalogueEntry { id, tags: tags.iter().map(|tag| (*tag).to_owned()).collect() };
         let small = "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0aa_windows10esp";
         let (large, other) =
             ("9F1C6A4E-8A77-4B8E-9D6E-3A54B2F1C0AA_Windows10ESP", "9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0ab_Limit");

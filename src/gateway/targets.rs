@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use super::{
     candidates::{Candidate, question, suggestion},
-    names::{KnownFilter, KnownGroup},
-    request::{Fault, Named, NamedFilter, Whom, Wish, pointer},
-    resolve::Directory,
-    shares::Share,
+    lookup_quota::LookupQuota,
+    name_lookup::{KnownFilter, KnownGroup},
+    request::{Fault, NamedFilter, NamedTarget, RequestedChange, TargetRef, pointer},
+    resolve::NameResolver,
 };
 use crate::{
-    domain::{Filter, GroupId, Target, Wanted, change::List},
+    domain::{DesiredAssignment, Filter, GroupId, Target, change::List},
     graph,
 };
 
@@ -29,7 +29,7 @@ pub(super) enum Presence {
 
 /// A name that is unknown or ambiguous.
 #[derive(Debug)]
-pub(super) struct Miss {
+pub(super) struct UnresolvedName {
     pub(super) fault: Fault,
     pub(super) candidates: Vec<Candidate>,
     /// Whether it is ambiguous.
@@ -39,18 +39,18 @@ pub(super) struct Miss {
 }
 
 /// A resolved target and its place in the request.
-pub(super) struct Placed {
+pub(super) struct ResolvedTarget {
     pub(super) list: List,
     pub(super) index: usize,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: DesiredAssignment,
 }
 
 /// The targets of a request, as far as they could be resolved.
 #[derive(Default)]
 pub(super) struct Targets {
-    pub(super) known: Vec<Placed>,
+    pub(super) known: Vec<ResolvedTarget>,
     pub(super) names: BTreeMap<String, String>,
-    pub(super) missed: Vec<Miss>,
+    pub(super) missed: Vec<UnresolvedName>,
     /// The place of a group whose name Graph does not allow to look up.
     pub(super) unnamed: Option<String>,
 }
@@ -62,13 +62,13 @@ pub(super) type FoundGroup = (GroupId, Option<KnownGroup>);
 
 /// A target and the names of what it refers to.
 struct Found {
-    wanted: Wanted,
+    wanted: DesiredAssignment,
     names: Vec<(String, String)>,
     /// Whether Graph does not allow to look up the name of its group.
     unnamed: bool,
 }
 
-impl Miss {
+impl UnresolvedName {
     fn nothing(pointer: &str, detail: String, candidates: Vec<Candidate>) -> Self {
         Self {
             fault: Fault { pointer: pointer.to_owned(), detail },
@@ -98,9 +98,9 @@ impl Miss {
     }
 }
 
-impl Directory {
+impl NameResolver {
     /// What the targets of a request mean.
-    pub(super) async fn targets(&self, wish: &Wish, share: &Share) -> Result<Targets, graph::Error> {
+    pub(super) async fn targets(&self, wish: &RequestedChange, share: &LookupQuota) -> Result<Targets, graph::Error> {
         let resolved = wish.targets().map(|(list, index, named)| async move {
             let target = self.target(named, list, &pointer(list, index), share).await?;
             Ok::<_, graph::Error>((list, index, target))
@@ -109,7 +109,7 @@ impl Directory {
         for (list, index, target) in futures_util::future::try_join_all(resolved).await? {
             match target {
                 Ok(Found { wanted, names, unnamed }) => {
-                    targets.known.push(Placed { list, index, wanted });
+                    targets.known.push(ResolvedTarget { list, index, wanted });
                     targets.names.extend(names);
                     if unnamed {
                         targets.unnamed = Some(pointer(list, index));
@@ -124,20 +124,20 @@ impl Directory {
     /// One target with the names of what it refers to, or all misses in it.
     async fn target(
         &self,
-        named: &Named,
+        named: &NamedTarget,
         list: List,
         at: &str,
-        share: &Share,
-    ) -> Result<Result<Found, Vec<Miss>>, graph::Error> {
+        share: &LookupQuota,
+    ) -> Result<Result<Found, Vec<UnresolvedName>>, graph::Error> {
         let presence = if list == List::Remove { Presence::NotRequired } else { Presence::Required };
         let group = async |reference| self.group(reference, presence, &format!("{at}/group"), share).await;
-        let target = match &named.whom {
-            Whom::Group(reference) => group(reference).await?.map(|found| (Target::Group(found.0), Some(found))),
-            Whom::ExcludedGroup(reference) => {
+        let target = match &named.target {
+            TargetRef::Group(reference) => group(reference).await?.map(|found| (Target::Group(found.0), Some(found))),
+            TargetRef::ExcludedGroup(reference) => {
                 group(reference).await?.map(|found| (Target::ExcludedGroup(found.0), Some(found)))
             }
-            Whom::AllDevices => Ok((Target::AllDevices, None)),
-            Whom::AllUsers => Ok((Target::AllUsers, None)),
+            TargetRef::AllDevices => Ok((Target::AllDevices, None)),
+            TargetRef::AllUsers => Ok((Target::AllUsers, None)),
         };
         let filter = match &named.filter {
             Some(filter) => self.filter(filter, &format!("{at}/filter"), share).await?.map(Some),
@@ -152,7 +152,7 @@ impl Directory {
                     Some((_, None)) | None => (None, false),
                 };
                 let called = group.into_iter().chain(filter_name.flatten()).collect();
-                Ok(Found { wanted: Wanted { target, filter }, names: called, unnamed })
+                Ok(Found { wanted: DesiredAssignment { target, filter }, names: called, unnamed })
             }
             (target, filter) => Err(target.err().into_iter().chain(filter.err()).collect()),
         })
@@ -164,9 +164,9 @@ impl Directory {
         reference: &str,
         presence: Presence,
         at: &str,
-        share: &Share,
-    ) -> Result<Result<FoundGroup, Miss>, graph::Error> {
-        let miss = |detail| Miss::nothing(at, detail, Vec::new());
+        share: &LookupQuota,
+    ) -> Result<Result<FoundGroup, UnresolvedName>, graph::Error> {
+        let miss = |detail| UnresolvedName::nothing(at, detail, Vec::new());
         let id = match self.catalogue.groups.get(reference) {
             Some(id) => *id,
             None => match reference.parse() {
@@ -186,10 +186,11 @@ impl Directory {
         &self,
         name: &str,
         at: &str,
-        share: &Share,
-    ) -> Result<Result<FoundGroup, Miss>, graph::Error> {
-        let nothing =
-            |detail, candidates| Miss::nothing(at, detail, candidates).asking(name, self.catalogue.groups.keys());
+        share: &LookupQuota,
+    ) -> Result<Result<FoundGroup, UnresolvedName>, graph::Error> {
+        let nothing = |detail, candidates| {
+            UnresolvedName::nothing(at, detail, candidates).asking(name, self.catalogue.groups.keys())
+        };
         let called = match self.names().groups_called(name, share).await {
             Ok(called) => called,
             Err(graph::Error::Forbidden(refusal)) => {
@@ -212,7 +213,7 @@ impl Directory {
             }
             several => {
                 let detail = format!("several groups are called {name:?}: give the object id of the one that is meant");
-                Err(Miss::several(at, detail, candidates(several)))
+                Err(UnresolvedName::several(at, detail, candidates(several)))
             }
         })
     }
@@ -222,8 +223,8 @@ impl Directory {
         &self,
         named: &NamedFilter,
         at: &str,
-        share: &Share,
-    ) -> Result<Result<(Filter, Name), Miss>, graph::Error> {
+        share: &LookupQuota,
+    ) -> Result<Result<(Filter, Name), UnresolvedName>, graph::Error> {
         let NamedFilter { reference, mode } = named;
         let alias = self.catalogue.filters.get(reference).copied();
         if let Some(id) = alias.or_else(|| reference.parse().ok()) {
@@ -231,11 +232,16 @@ impl Directory {
             return Ok(match self.names().filter(id, share).await {
                 Some(KnownFilter::Named(name)) => Ok((filter, Some((id.to_string(), name)))),
                 Some(KnownFilter::Unchecked) => Ok((filter, alias.map(|id| (id.to_string(), reference.clone())))),
-                None => Err(Miss::nothing(at, format!("Intune has no filter {reference:?}; check its id"), Vec::new())),
+                None => Err(UnresolvedName::nothing(
+                    at,
+                    format!("Intune has no filter {reference:?}; check its id"),
+                    Vec::new(),
+                )),
             });
         }
-        let nothing =
-            |detail, candidates| Miss::nothing(at, detail, candidates).asking(reference, self.catalogue.filters.keys());
+        let nothing = |detail, candidates| {
+            UnresolvedName::nothing(at, detail, candidates).asking(reference, self.catalogue.filters.keys())
+        };
         let closed = |why: &str| {
             let detail = format!("{reference:?} is neither an id nor an alias, and {why}: give the filter's id");
             nothing(detail, Vec::new())
@@ -262,7 +268,7 @@ impl Directory {
             }
             several => {
                 let detail = format!("several filters are called {reference:?}: give the id of the one that is meant");
-                Err(Miss::several(at, detail, candidates(several)))
+                Err(UnresolvedName::several(at, detail, candidates(several)))
             }
         })
     }

@@ -8,14 +8,14 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    reading::{SEARCH_ROUNDS, SEEN_AT_ONCE},
-    request::Wish,
+    operations::{SEARCH_ROUNDS, SEEN_AT_ONCE},
+    request::RequestedChange,
     *,
 };
 use crate::{
-    config::Catalogued,
+    config::CatalogueEntry,
     domain::{AssignmentSet, ConfigurationId, GroupId, Kind, Role},
-    graph::{self, AssignmentFilter, Clearance, Group, Present, Receipt},
+    graph::{self, AssignmentFilter, CurrentAssignments, Group, Receipt, WriteGrant},
     store::{Run, Sqlite},
 };
 
@@ -62,7 +62,7 @@ impl Upstream for Tenant {
         Ok(Vec::new())
     }
 
-    async fn read_assignments(&self, _id: &ConfigurationId) -> Result<Present, graph::Error> {
+    async fn read_assignments(&self, _id: &ConfigurationId) -> Result<CurrentAssignments, graph::Error> {
         Err(graph::Error::Unavailable("down".to_owned()))
     }
 
@@ -70,7 +70,7 @@ impl Upstream for Tenant {
         &self,
         _id: &ConfigurationId,
         _set: &AssignmentSet,
-        _clearance: &Clearance,
+        _clearance: &WriteGrant,
     ) -> Result<Receipt, graph::Error> {
         Err(graph::Error::Unavailable("down".to_owned()))
     }
@@ -91,9 +91,9 @@ impl World {
         std::fs::write(dir.path().join("a.cedar"), policies).unwrap();
         let run = Run { chain: "a".to_owned(), clock: Clock::system() };
         let id = ID.replace("Limit", "LIMIT").parse().unwrap();
-        let catalogued = Catalogued { id, tags: BTreeSet::from(["frozen".to_owned()]) };
+        let catalogued = CatalogueEntry { id, tags: BTreeSet::from(["frozen".to_owned()]) };
         let tenant = Arc::new(Tenant::default());
-        let gateway = Gateway::new(Parts {
+        let gateway = Gateway::new(Dependencies {
             store: Arc::new(Sqlite::open(&dir.path().join("store"), run).await.unwrap()),
             upstream: Arc::<Tenant>::clone(&tenant),
             policies: Policies::load(dir.path()).unwrap(),
@@ -101,7 +101,7 @@ impl World {
                 configurations: BTreeMap::from([("limit".to_owned(), catalogued)]),
                 ..config::Catalogue::default()
             },
-            callable: Callable::default(),
+            callback_rules: CallbackRules::default(),
             settings: config::Operations {
                 wait_default: Duration::ZERO,
                 wait_max: Duration::from_secs(10),
@@ -122,12 +122,12 @@ impl World {
 
     async fn submit(&self, configuration: &str) -> Result<Submitted, Error> {
         let group = "b0000000-0000-4000-8000-000000000001".to_owned();
-        let named = request::Named { whom: request::Whom::Group(group), filter: None };
-        let wish = Wish::Amend { add: Vec::new(), remove: vec![named] };
+        let named = request::NamedTarget { target: request::TargetRef::Group(group), filter: None };
+        let wish = RequestedChange::Amend { add: Vec::new(), remove: vec![named] };
         let configuration = configuration.to_owned();
         let change = ChangeRequest {
             configuration,
-            wish,
+            change: wish,
             ticket: None,
             requested_for: None,
             comment: None,
@@ -178,7 +178,8 @@ async fn a_configuration_has_one_lane_and_one_set_of_tags_however_its_id_is_spel
 #[tokio::test]
 async fn groups_that_one_caller_names_by_id_keep_nobody_elses_waiting() {
     let tenant = Arc::new(Tenant::default());
-    let (names, shares) = (Names::new(Arc::<Tenant>::clone(&tenant), Duration::from_mins(1)), Shares::default());
+    let (names, shares) =
+        (NameLookup::new(Arc::<Tenant>::clone(&tenant), Duration::from_mins(1)), LookupQuotas::default());
     let id = |number: u32| format!("b0000000-0000-4000-8000-{number:012}").parse::<GroupId>().unwrap();
     let (flooding, other) = (shares.of(&caller("flooding")), shares.of(&caller("other")));
     let flood = futures_util::future::join_all((0..100).map(|number| names.group_for(id(number), &flooding)));

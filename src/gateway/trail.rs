@@ -14,13 +14,13 @@ use jiff::Timestamp;
 
 use super::{
     Error, Gateway,
-    reading::{SEARCH_ROUNDS, SEEN_AT_ONCE},
+    operations::{SEARCH_ROUNDS, SEEN_AT_ONCE},
 };
 use crate::{
-    audit::{Head, Marks},
+    audit::{Head, IndexFields},
     domain::{Caller, ConfigurationId, OperationId},
     policy::Action,
-    store::{AuditQuery, Filed},
+    store::{AuditQuery, StoredRecord},
 };
 
 /// How long deciding on records waits for Graph to describe their configurations, in total.
@@ -67,7 +67,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    fn of(filed: &Filed) -> Option<Self> {
+    fn of(filed: &StoredRecord) -> Option<Self> {
         let hash = Head::after(&filed.text)?.hash.chars().take(HASH_DIGITS).collect();
         Some(Self { position: filed.position, hash })
     }
@@ -98,7 +98,7 @@ impl Gateway {
     /// Records that match a search and that the caller may read. A page can be short, even empty, with more to come: one
     /// call examines a limited number of records.
     pub async fn records(&self, caller: &Caller, search: AuditSearch) -> Result<Records, Error> {
-        self.shares.of(caller).search(Box::pin(self.records_found(caller, search))).await
+        self.quotas.of(caller).search(Box::pin(self.records_found(caller, search))).await
     }
 
     async fn records_found(&self, caller: &Caller, search: AuditSearch) -> Result<Records, Error> {
@@ -118,7 +118,7 @@ impl Gateway {
             for filed in found {
                 query.after = Some(filed.position);
                 seen = Cursor::of(&filed).or(seen);
-                let configuration = Marks::read(&filed.text).and_then(|marks| marks.configuration);
+                let configuration = IndexFields::read(&filed.text).and_then(|marks| marks.configuration);
                 let readable = if let Some(readable) = decided.get(&configuration) {
                     *readable
                 } else {
@@ -157,8 +157,8 @@ impl Gateway {
         // A deleted configuration is judged by its id and its tags. So is one that Graph cannot describe now, if that is
         // enough: if not, this fails, since a reader that continued from here would never see what it may read.
         let left = deadline.saturating_sub(self.clock.elapsed());
-        let (configuration, missing) = self.as_known(&id, None, left).await;
-        self.decidable(caller, Action::Audit.name(), &missing)?;
+        let (configuration, missing) = self.known_facts(&id, None, left).await;
+        self.check_decidable(caller, Action::Audit.name(), &missing)?;
         Ok(self.decide(caller, Action::Audit, &configuration).is_ok())
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         reversal::Cause,
     },
     policy::Action,
-    store::{Cancellation, Cancelled, Due, Release},
+    store::{Cancellation, Cancelled, DueQuery, UntilSettlement},
     telemetry,
 };
 
@@ -48,13 +48,13 @@ struct Aftermath {
 
 impl Gateway {
     /// Carries out due ends, again and again, until it is stopped.
-    pub async fn keep_ends(&self, stop: CancellationToken) {
+    pub async fn run_until_sweep(&self, stop: CancellationToken) {
         loop {
             let round = async {
-                if let Err(error) = self.end_what_is_due().await {
+                if let Err(error) = self.carry_out_due_untils().await {
                     tracing::warn!(?error, "due ends cannot be carried out at present");
                 }
-                self.clock.sleep(INTERVAL.mul_f64(0.5 + self.clock.chance())).await;
+                self.clock.sleep(INTERVAL.mul_f64(0.5 + self.clock.random_fraction())).await;
             };
             tokio::select! {
                 biased;
@@ -65,13 +65,13 @@ impl Gateway {
     }
 
     /// Goes once through everything that is due.
-    pub async fn end_what_is_due(&self) -> Result<(), Error> {
-        let mut due = Due { by: self.clock.now(), after: None, limit: STEP_MAX };
+    pub async fn carry_out_due_untils(&self) -> Result<(), Error> {
+        let mut due = DueQuery { by: self.clock.now(), after: None, limit: STEP_MAX };
         loop {
-            let found = self.store.due(due).await?;
+            let found = self.store.due_untils(due).await?;
             for operation in &found {
                 due.after = operation.submission.until.as_ref().map(|until| (until.at, operation.id));
-                if let Err(error) = self.end(operation).await {
+                if let Err(error) = self.carry_out_until(operation).await {
                     tracing::warn!(operation.id = %operation.id, ?error, "the end cannot be carried out at present");
                 }
             }
@@ -83,11 +83,11 @@ impl Gateway {
 
     /// Carries out the end of one operation: one that has not begun is cancelled, one that is running is left to finish,
     /// and what it did is undone as far as it has not been reverted already.
-    async fn end(&self, operation: &Operation) -> Result<(), Error> {
+    async fn carry_out_until(&self, operation: &Operation) -> Result<(), Error> {
         match &operation.state {
             State::AwaitingApproval | State::Queued => self.cancel_at_its_end(operation).await,
             State::Running { .. } => Ok(()),
-            State::Failed { .. } | State::Cancelled { .. } => self.let_go(operation, "not-done").await,
+            State::Failed { .. } | State::Cancelled { .. } => self.settle_as_moot(operation, "not-done").await,
             State::Succeeded(_) => {
                 let Aftermath { undone, open } = self.aftermath(operation.id, DEPTH_MAX).await?;
                 // A reversal that awaits approval may wait longer than the end can.
@@ -100,7 +100,7 @@ impl Gateway {
                 }
                 match self.reversal(operation, Cause::Until, &undone).await? {
                     Some(reversal) => self.carry_out(operation, reversal).await,
-                    None => self.let_go(operation, "nothing-left").await,
+                    None => self.settle_as_moot(operation, "nothing-left").await,
                 }
             }
         }
@@ -110,7 +110,7 @@ impl Gateway {
     fn aftermath(&self, id: OperationId, depth: u32) -> BoxFuture<'_, Result<Aftermath, Error>> {
         Box::pin(async move {
             let mut found = Aftermath::default();
-            for reversal in self.store.sequel(id).await?.reversals {
+            for reversal in self.store.follow_ups(id).await?.reversals {
                 match &reversal.state {
                     State::AwaitingApproval | State::Queued | State::Running { .. } => found.open.push(reversal),
                     State::Failed { .. } | State::Cancelled { .. } => {}
@@ -130,7 +130,7 @@ impl Gateway {
     }
 
     async fn carry_out(&self, operation: &Operation, reversal: Reversal) -> Result<(), Error> {
-        let resolved = match self.in_time(self.directory.resolve_reversal(operation, reversal)).await {
+        let resolved = match self.in_time(self.resolver.resolve_reversal(operation, reversal)).await {
             Err(Error::UnknownConfiguration { .. }) => return self.wait_for_configuration(operation).await,
             known => {
                 self.ends_nowhere.invalidate(&operation.id).await;
@@ -138,7 +138,7 @@ impl Gateway {
             }
         };
         let submission = Submission { comment: None, ..self.undoing(operation, &resolved) };
-        let permit = self.policies.permit_end(operation, submission);
+        let permit = self.policies.permit_until_reversal(operation, submission);
         let permit = permit.map_err(|denial| Error::Denied(denial.to_string()))?;
         match self.accept(of_the_gateway(operation), permit, None, Some(operation.id)).await {
             Ok(submitted) => {
@@ -158,7 +158,7 @@ impl Gateway {
         let since = self.ends_nowhere.get_with(operation.id, async { now }).await;
         if clock::until(since, now) >= GONE_AFTER {
             tracing::warn!(operation.id = %operation.id, "the end is due, but the configuration is gone");
-            return self.let_go(operation, "configuration-gone").await;
+            return self.settle_as_moot(operation, "configuration-gone").await;
         }
         if since == now {
             tracing::warn!(operation.id = %operation.id, "the end is due, but Graph does not know the configuration");
@@ -182,17 +182,18 @@ impl Gateway {
         if let Cancelled::Done(operation) = cancelled {
             tracing::info!(operation.id = %operation.id, "the end was due before the operation began; it is cancelled");
             telemetry::count_end(operation.state.name(), None);
-            self.let_go(&operation, "not-done").await?;
+            self.settle_as_moot(&operation, "not-done").await?;
         }
         Ok(())
     }
 
     /// Settles an end as moot: there is nothing to undo.
-    async fn let_go(&self, operation: &Operation, because: &'static str) -> Result<(), Error> {
+    async fn settle_as_moot(&self, operation: &Operation, because: &'static str) -> Result<(), Error> {
         let configuration = operation.submission.configuration.to_string();
         let event = Event::UntilMoot { operation: operation.id, configuration, because };
-        let release = Release { operation: operation.id, state: UntilState::Moot, entry: Some(self.entry(event)) };
-        if self.store.release(release).await? {
+        let release =
+            UntilSettlement { operation: operation.id, state: UntilState::Moot, entry: Some(self.entry(event)) };
+        if self.store.settle_without_reversal(release).await? {
             telemetry::count_until(UntilState::Moot.name());
         }
         Ok(())
@@ -200,23 +201,23 @@ impl Gateway {
 
     /// Calls an end off: what the operation did stays. Calling it off again changes nothing.
     pub async fn call_off(&self, caller: &Caller, id: OperationId) -> Result<Operation, Error> {
-        let operation = self.readable(caller, id).await?;
+        let operation = self.readable_operation(caller, id).await?;
         let own = operation.submission.caller == caller.name;
         let permit = self.permitted(caller, Action::Cancel { own }, &operation).await?;
-        let approving = self.may_outlast(caller, &operation).await?;
+        let approving = self.permit_to_outlast_until(caller, &operation).await?;
         let event = Event::UntilCalledOff {
             operation: id,
             configuration: operation.submission.configuration.to_string(),
             actor: actor(caller),
             policies: named(permit.policies(), approving),
         };
-        let release = Release { operation: id, state: UntilState::CalledOff, entry: Some(self.entry(event)) };
-        if self.store.release(release).await? {
+        let release = UntilSettlement { operation: id, state: UntilState::CalledOff, entry: Some(self.entry(event)) };
+        if self.store.settle_without_reversal(release).await? {
             tracing::info!(operation.id = %id, caller.name = caller.name, "the end is called off");
             telemetry::count_until(UntilState::CalledOff.name());
             return Ok(operation);
         }
-        match self.store.sequel(id).await?.until {
+        match self.store.follow_ups(id).await?.until {
             Some(UntilState::CalledOff) => Ok(operation),
             None | Some(UntilState::Ahead | UntilState::Reverted(_) | UntilState::Moot) => {
                 Err(Error::UntilOver(Box::new(operation)))

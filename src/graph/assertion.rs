@@ -11,7 +11,7 @@ use std::time::Duration;
 use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 
-use super::certificate::{self, ALGORITHM, Pair, Unusable};
+use super::certificate::{self, ALGORITHM, CertificateError, Pair};
 use crate::{
     clock::{self, Clock},
     config, telemetry,
@@ -37,9 +37,9 @@ pub(super) fn sign(
     client_id: &str,
     endpoint: &str,
     clock: Clock,
-) -> Result<String, Unusable> {
+) -> Result<String, CertificateError> {
     let Pair { certificate, key } = certificate::read(settings)?;
-    telemetry::note_certificate_end(certificate.ends_at);
+    telemetry::set_certificate_end(certificate.ends_at);
     let mut header = Header::new(ALGORITHM);
     header.x5t_s256 = Some(certificate.thumbprint);
     let now = clock.now();
@@ -47,12 +47,12 @@ pub(super) fn sign(
         aud: endpoint,
         iss: client_id,
         sub: client_id,
-        jti: clock.identifier().to_string(),
+        jti: clock.new_id().to_string(),
         iat: now.as_second(),
         nbf: now.as_second(),
         exp: clock::after(now, LIFE).as_second(),
     };
-    encode(&header, &claims, &key).ok_or_else(|| Unusable::NotRsa(settings.key.to_string()))
+    encode(&header, &claims, &key).ok_or_else(|| CertificateError::NotRsa(settings.key.to_string()))
 }
 
 /// Drops the error's text, which could quote its input.

@@ -28,7 +28,7 @@ pub(super) const ALGORITHM: Algorithm = Algorithm::PS256;
 
 /// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unusable {
+pub(super) enum CertificateError {
     #[error("{0}{cause}", cause = cause(.0))]
     File(#[from] SecretError),
     #[error("{0} holds no certificate: a line -----BEGIN CERTIFICATE----- is missing")]
@@ -42,7 +42,7 @@ pub(super) enum Unusable {
     #[error("the private key in {0} is not an RSA key of at least 2048 bits, which Entra asks for")]
     NotRsa(String),
     #[error("the private key in {0} is not the certificate's: give the two that were made together")]
-    Strangers(String),
+    KeyMismatch(String),
 }
 
 fn cause(error: &SecretError) -> String {
@@ -67,31 +67,32 @@ pub(super) struct Pair {
 }
 
 /// Reads both files and checks that they belong together. These are short blocking reads.
-pub(super) fn read(settings: &config::Certificate) -> Result<Pair, Unusable> {
+pub(super) fn read(settings: &config::Certificate) -> Result<Pair, CertificateError> {
     let certificate = read_certificate(settings)?;
     let place = || settings.key.to_string();
     let text = settings.key.read()?;
     let Some(pem) = section(text.expose_secret(), "PRIVATE KEY") else {
-        return Err(Unusable::NoKey(place()));
+        return Err(CertificateError::NoKey(place()));
     };
     if pem.starts_with("-----BEGIN ENCRYPTED") || pem.contains("Proc-Type: 4,ENCRYPTED") {
-        return Err(Unusable::Encrypted(place()));
+        return Err(CertificateError::Encrypted(place()));
     }
-    let key = EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_could_quote_it| Unusable::NotRsa(place()))?;
-    let signature = crypto::sign(b"fits", &key, ALGORITHM).map_err(|_could_quote_it| Unusable::NotRsa(place()))?;
+    let key = EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_could_quote_it| CertificateError::NotRsa(place()))?;
+    let signature =
+        crypto::sign(b"fits", &key, ALGORITHM).map_err(|_could_quote_it| CertificateError::NotRsa(place()))?;
     let public = DecodingKey::from_rsa_der(&certificate.public_key);
     match crypto::verify(&signature, b"fits", &public, ALGORITHM) {
         Ok(true) => Ok(Pair { certificate, key }),
-        Ok(false) | Err(_) => Err(Unusable::Strangers(place())),
+        Ok(false) | Err(_) => Err(CertificateError::KeyMismatch(place())),
     }
 }
 
 /// Reads the certificate alone.
-pub(super) fn read_certificate(settings: &config::Certificate) -> Result<Certificate, Unusable> {
+pub(super) fn read_certificate(settings: &config::Certificate) -> Result<Certificate, CertificateError> {
     let text = settings.certificate.read()?;
     let pem = section(text.expose_secret(), "CERTIFICATE")
-        .ok_or_else(|| Unusable::NoCertificate(settings.certificate.to_string()))?;
-    decoded(pem).and_then(|der| parsed(&der)).ok_or_else(|| Unusable::Damaged(settings.certificate.to_string()))
+        .ok_or_else(|| CertificateError::NoCertificate(settings.certificate.to_string()))?;
+    decoded(pem).and_then(|der| parsed(&der)).ok_or_else(|| CertificateError::Damaged(settings.certificate.to_string()))
 }
 
 /// The first PEM section whose label ends like this, with its markers; a file may hold others around it.

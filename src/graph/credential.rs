@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     config::{self, Credential, IdentityHost, Proof, SecretSource},
     domain::ids::Cloud,
-    outbound::{Call, HeaderName, HeaderValue, Method},
+    outbound::{HeaderName, HeaderValue, Method, Request},
 };
 
 /// Where virtual machines and nodes get the tokens of their identity. The address is the same on each, and reachable from
@@ -23,40 +23,45 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 
 /// The request, and where it goes.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct TokenRequest {
     pub(super) method: Method,
     pub(super) url: String,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Option<(&'static str, Vec<u8>)>,
-    pub(super) way: Way,
+    pub(super) way: TokenProvider,
 }
 
 /// Who answers the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum TokenProvider {
     /// The login service, through a proxy if there is one.
     LoginService,
     /// The platform that the gateway runs on, never through a proxy.
     Platform,
 }
 
-impl Asked {
+impl TokenRequest {
     /// The call, with this timeout and this limit in bytes for the answer.
-    pub(super) fn call(self, timeout: std::time::Duration, answer_max: usize) -> Call {
+    pub(super) fn call(self, timeout: std::time::Duration, answer_max: usize) -> Request {
         let Self { method, url, headers, body, .. } = self;
-        Call { method, url, headers, body, timeout, end_by: None, answer_max }
+        Request { method, url, headers, body, timeout, end_by: None, response_max: answer_max }
     }
 }
 
 /// The token request for these settings.
-pub(super) fn asked(settings: &config::Graph, clock: Clock) -> Result<Asked, Error> {
+pub(super) fn token_request(settings: &config::Graph, clock: Clock) -> Result<TokenRequest, Error> {
     match &settings.credential {
         Credential::Application { client_id, proof } => of_application(settings, client_id, proof, clock),
         Credential::ManagedIdentity { client_id, host } => of_identity(settings, client_id.as_deref(), host),
     }
 }
 
-fn of_application(settings: &config::Graph, client_id: &str, proof: &Proof, clock: Clock) -> Result<Asked, Error> {
+fn of_application(
+    settings: &config::Graph,
+    client_id: &str,
+    proof: &Proof,
+    clock: Clock,
+) -> Result<TokenRequest, Error> {
     let config::Graph { authority, tenant_id, scope, .. } = settings;
     let url = format!("{authority}/{tenant_id}/oauth2/v2.0/token");
     let mut form = Serializer::new(String::new());
@@ -78,10 +83,10 @@ fn of_application(settings: &config::Graph, client_id: &str, proof: &Proof, cloc
         }
     }
     let body = Some(("application/x-www-form-urlencoded", form.finish().into_bytes()));
-    Ok(Asked { method: Method::POST, url, headers: Vec::new(), body, way: Way::LoginService })
+    Ok(TokenRequest { method: Method::POST, url, headers: Vec::new(), body, way: TokenProvider::LoginService })
 }
 
-fn of_identity(settings: &config::Graph, client_id: Option<&str>, host: &IdentityHost) -> Result<Asked, Error> {
+fn of_identity(settings: &config::Graph, client_id: Option<&str>, host: &IdentityHost) -> Result<TokenRequest, Error> {
     // Unlike the login service, the platform takes the resource without the suffix that makes it a scope.
     let resource = settings.scope.trim_end_matches("/.default");
     let mut query = Serializer::new(String::new());
@@ -105,7 +110,7 @@ fn of_identity(settings: &config::Graph, client_id: Option<&str>, host: &Identit
         query.append_pair("client_id", client_id);
     }
     let url = format!("{endpoint}?{}", query.finish());
-    Ok(Asked { method: Method::GET, url, headers: vec![header], body: None, way: Way::Platform })
+    Ok(TokenRequest { method: Method::GET, url, headers: vec![header], body: None, way: TokenProvider::Platform })
 }
 
 fn read(source: &SecretSource) -> Result<secrecy::SecretString, Error> {

@@ -39,7 +39,7 @@ pub async fn watch(settings: config::Graph, clock: Clock, stopping: Cancellation
 fn look(files: &config::Certificate, now: Timestamp) {
     match certificate::read_certificate(files) {
         Ok(Certificate { ends_at, .. }) => {
-            telemetry::note_certificate_end(ends_at);
+            telemetry::set_certificate_end(ends_at);
             match notice(ends_at, now) {
                 Some(Notice::Ended) => {
                     tracing::error!(%ends_at, "the gateway's certificate has expired: Entra will refuse it");
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_told_thirty_days_ahead_and_when_it_has_come() {
+    fn certificate_expiry_is_reported_thirty_days_ahead_and_once_expired() {
         let now = Timestamp::UNIX_EPOCH;
         let ends_in = |days: u64| clock::after(now, Duration::from_hours(24 * days));
         assert_eq!(notice(ends_in(31), now), None);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Present, model};
+use super::{CurrentAssignments, model};
 use crate::{canonical, domain::ConfigurationId};
 
 /// The fields of a target that this version knows; all others are kept as they came.
@@ -35,7 +35,7 @@ pub(crate) fn answers(input: &[u8]) {
     }
 }
 
-fn written_back(input: &[u8], present: &Present) {
+fn written_back(input: &[u8], present: &CurrentAssignments) {
     let posted = model::assign_body(&present.direct);
     let posted: Value = posted.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
     let rows = posted.get("enrollmentConfigurationAssignments").cloned().unwrap_or_default();

@@ -18,8 +18,8 @@ mod model;
 mod pace;
 mod permission;
 mod reason;
-mod refusal;
 mod token;
+mod token_error;
 mod transport;
 
 use std::{fmt, time::Duration};
@@ -42,7 +42,7 @@ use crate::{
         Assignment, AssignmentSet, Configuration, ConfigurationId, Failure, FailureCode, FilterId, GroupId,
         ids::ApiVersion, operation::GraphAnswer,
     },
-    outbound::{Answer, Outbound},
+    outbound::{Outbound, Response},
 };
 
 /// The most groups looked up in one call; Graph takes no more values in one `in` of a filter.
@@ -125,7 +125,7 @@ impl Refusal {
 
 /// What is assigned at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Present {
+pub struct CurrentAssignments {
     /// The direct assignments: what a change can change.
     pub direct: AssignmentSet,
     /// Those that come from policy sets; they are not ours to post.
@@ -161,7 +161,7 @@ pub struct Receipt {
 
 /// Permission to send one announced write.
 #[derive(Clone, Debug)]
-pub struct Clearance {
+pub struct WriteGrant {
     /// Our id of the call.
     pub client_request_id: String,
     /// By [`Clock::elapsed`]: a call that could last beyond this is not sent. As Graph has no precondition, this is what
@@ -191,14 +191,14 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     async fn filters(&self) -> Result<Vec<AssignmentFilter>, Error>;
 
     /// The present assignments of a configuration, to the last page.
-    async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error>;
+    async fn read_assignments(&self, id: &ConfigurationId) -> Result<CurrentAssignments, Error>;
 
     /// Makes `set` the direct assignments of a configuration, whatever they were.
     async fn replace_assignments(
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        clearance: &Clearance,
+        clearance: &WriteGrant,
     ) -> Result<Receipt, Error>;
 }
 
@@ -235,7 +235,7 @@ impl Graph {
     /// All rows of a collection whose first page is `answer`.
     async fn all_from<T>(
         &self,
-        mut answer: Answer,
+        mut answer: Response,
         path: &str,
         by: &'static Permission,
         read: Reader<T>,
@@ -349,7 +349,7 @@ impl Upstream for Graph {
         }
     }
 
-    async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
+    async fn read_assignments(&self, id: &ConfigurationId) -> Result<CurrentAssignments, Error> {
         let path = format!("{CONFIGURATIONS}/{id}/assignments");
         // v1.0 hides filters and does not mark policy sets: writing back what it shows loses the former, doubles the latter.
         let first = self.transport.read_through(ApiVersion::Beta, &path, &permission::READING).await?;
@@ -360,7 +360,7 @@ impl Upstream for Graph {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        clearance: &Clearance,
+        clearance: &WriteGrant,
     ) -> Result<Receipt, Error> {
         self.admit(id, Some(set))?;
         let body = model::assign_body(set)?;

@@ -10,12 +10,12 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{AssignmentFilter, Error, Group, Present, Refusal};
+use super::{AssignmentFilter, CurrentAssignments, Error, Group, Refusal};
 use crate::{
     canonical,
     domain::{
         Assignment, AssignmentSet, Configuration, ConfigurationId, Filter, FilterMode, GroupId, Kind, Target,
-        assignment::Unread,
+        assignment::UninterpretedJson,
     },
 };
 
@@ -173,17 +173,17 @@ pub(super) fn assignments(body: &[u8]) -> Result<Page<Row>, Error> {
 }
 
 /// The set that these rows form, once all pages are read.
-pub(super) fn present(rows: Vec<Row>) -> Result<Present, Error> {
+pub(super) fn present(rows: Vec<Row>) -> Result<CurrentAssignments, Error> {
     let is_direct = |row: &Row| row.source.as_deref().is_none_or(|source| source == "direct");
     let (direct, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_direct);
     let direct = direct.into_iter().map(|row| assignment(row.target)).collect::<Result<Vec<_>, _>>()?;
     let direct = AssignmentSet::from_parts(direct).map_err(|error| Error::Unreadable(error.to_string()))?;
-    Ok(Present { direct, from_policy_sets: others.into_iter().map(shown).collect() })
+    Ok(CurrentAssignments { direct, from_policy_sets: others.into_iter().map(shown).collect() })
 }
 
 /// An assignment that is only shown and never posted, so one that makes no sense must not keep the others from being changed.
 fn shown(row: Row) -> Assignment {
-    let kept = Unread::new(canonical::text(&Value::Object(row.target.clone())));
+    let kept = UninterpretedJson::new(canonical::text(&Value::Object(row.target.clone())));
     let unclear = |_nonsense| Assignment { target: Target::Foreign(kept), filter: None, unread: None };
     assignment(row.target).unwrap_or_else(unclear)
 }
@@ -198,12 +198,12 @@ fn assignment(mut fields: Map<String, Value>) -> Result<Assignment, Error> {
         ALL_DEVICES => Target::AllDevices,
         ALL_USERS => Target::AllUsers,
         _ => {
-            let unread = Unread::new(canonical::text(&Value::Object(fields)));
+            let unread = UninterpretedJson::new(canonical::text(&Value::Object(fields)));
             return Ok(Assignment { target: Target::Foreign(unread), filter, unread: None });
         }
     };
     fields.remove(TYPE);
-    let unread = (!fields.is_empty()).then(|| Unread::new(canonical::text(&Value::Object(fields))));
+    let unread = (!fields.is_empty()).then(|| UninterpretedJson::new(canonical::text(&Value::Object(fields))));
     Ok(Assignment { target, filter, unread })
 }
 
@@ -267,7 +267,7 @@ fn entry(assignment: &Assignment) -> Result<Value, Error> {
     Ok(json!({ TYPE: format!("{NAMESPACE}enrollmentConfigurationAssignment"), "target": target }))
 }
 
-fn unread(unread: Option<&Unread>) -> Result<Map<String, Value>, Error> {
+fn unread(unread: Option<&UninterpretedJson>) -> Result<Map<String, Value>, Error> {
     unread.map_or_else(|| Ok(Map::new()), |unread| read("a kept target", unread.as_str().as_bytes()))
 }
 
@@ -303,11 +303,11 @@ pub(super) fn refusal(status: u16, request_id: Option<String>, body: &[u8]) -> R
 mod tests {
     use super::*;
 
-    fn present_of(json: &Value) -> Result<Present, Error> {
+    fn present_of(json: &Value) -> Result<CurrentAssignments, Error> {
         present(assignments(json.to_string().as_bytes())?.value)
     }
 
-    fn posted(present: &Present) -> Value {
+    fn posted(present: &CurrentAssignments) -> Value {
         serde_json::from_slice(&assign_body(&present.direct).unwrap()).unwrap()
     }
 

@@ -1,6 +1,6 @@
 //! How fast Graph is called: one pace for all calls of this process, since the tenant is throttled, not a single call.
 //!
-//! Four things hold a call back, each a rule of [`Regime`] or a budget:
+//! Four things hold a call back, each a rule of [`PaceState`] or a budget:
 //! - the budget: stays below Microsoft's published limits per application and tenant;
 //! - a pause that Graph named (`Retry-After`): nobody calls before it is over;
 //! - the number of calls in flight: one more for every round that goes well, half as many after throttling;
@@ -48,14 +48,14 @@ type Budget = RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Duratio
 
 /// Which limits a call counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(super) enum CallKind {
     Read,
     Write,
 }
 
 /// How a call ended, as far as the pace is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Went {
+pub(super) enum CallOutcome {
     /// Graph answered, whatever the answer.
     Answered,
     /// Graph throttles, and names this pause or none.
@@ -71,12 +71,12 @@ pub(super) struct Pace {
     writes: Budget,
     calls: Budget,
     places: Semaphore,
-    regime: Mutex<Regime>,
+    state: Mutex<PaceState>,
 }
 
 /// Permission to make one call; dropping it returns the place.
 #[derive(Debug)]
-pub(super) struct Pass<'a> {
+pub(super) struct CallPermit<'a> {
     pace: &'a Pace,
     place: Option<SemaphorePermit<'a>>,
 }
@@ -93,8 +93,8 @@ enum Admission {
 
 /// The rules, without a clock and without waiting.
 #[derive(Debug)]
-struct Regime {
-    at_once: AtOnce,
+struct PaceState {
+    at_once: ConcurrencyLimit,
     /// No call is made before this.
     paused_until: Duration,
     /// How often in a row Graph throttled.
@@ -106,7 +106,7 @@ struct Regime {
 
 /// How many calls may be in flight.
 #[derive(Debug)]
-struct AtOnce {
+struct ConcurrencyLimit {
     now: usize,
     max: usize,
     /// Calls that went well since the last step up.
@@ -118,8 +118,8 @@ struct AtOnce {
 impl Pace {
     pub(super) fn new(settings: &config::Pace, clock: Clock) -> Self {
         let at_once = AT_ONCE_FIRST.min(settings.calls_at_once_max);
-        let regime = Regime {
-            at_once: AtOnce { now: at_once, max: settings.calls_at_once_max, well: 0, excess: 0 },
+        let regime = PaceState {
+            at_once: ConcurrencyLimit { now: at_once, max: settings.calls_at_once_max, well: 0, excess: 0 },
             paused_until: Duration::ZERO,
             throttled: 0,
             failures: 0,
@@ -130,21 +130,21 @@ impl Pace {
             writes: budget(settings.writes_max, clock),
             calls: budget(settings.calls_max, clock),
             places: Semaphore::new(at_once),
-            regime: Mutex::new(regime),
+            state: Mutex::new(regime),
         }
     }
 
     /// Waits until a call may be made. A pause longer than [`PAUSE_MAX`], one that ends after the call must have begun, and an
     /// outage are errors instead. `begin_by` is a time of the clock's `elapsed`.
-    pub(super) async fn pass(&self, effect: Effect, begin_by: Option<Duration>) -> Result<Pass<'_>, Error> {
+    pub(super) async fn acquire(&self, effect: CallKind, begin_by: Option<Duration>) -> Result<CallPermit<'_>, Error> {
         // Taken from the end, each once: writes are scarcer, so none is taken before the call itself is within its budget.
         let mut wanted = match effect {
-            Effect::Read => vec![&self.calls],
-            Effect::Write => vec![&self.writes, &self.calls],
+            CallKind::Read => vec![&self.calls],
+            CallKind::Write => vec![&self.writes, &self.calls],
         };
         loop {
             let pass = self.place(begin_by).await?;
-            let admission = self.regime().admit(self.clock.elapsed(), self.clock.chance());
+            let admission = self.state().admit(self.clock.elapsed(), self.clock.random_fraction());
             let pause = match admission {
                 Admission::Go => self.within_budget(&mut wanted),
                 Admission::Out(pause) => {
@@ -165,7 +165,7 @@ impl Pace {
     }
 
     /// Waits for a place among the calls in flight, until the call must have begun.
-    async fn place(&self, begin_by: Option<Duration>) -> Result<Pass<'_>, Error> {
+    async fn place(&self, begin_by: Option<Duration>) -> Result<CallPermit<'_>, Error> {
         let in_time = async {
             match begin_by {
                 Some(by) => self.clock.sleep(by.saturating_sub(self.clock.elapsed())).await,
@@ -176,7 +176,7 @@ impl Pace {
             biased;
             place = self.places.acquire() => {
                 let place = place.map_err(|closed| Error::Unavailable(closed.to_string()))?;
-                Ok(Pass { pace: self, place: Some(place) })
+                Ok(CallPermit { pace: self, place: Some(place) })
             }
             () = in_time => Err(Error::Throttled { pause: PAUSE_MAX }),
         }
@@ -196,12 +196,12 @@ impl Pace {
     /// How many calls have failed in a row.
     #[cfg(test)]
     pub(super) fn failures(&self) -> u32 {
-        self.regime().failures
+        self.state().failures
     }
 
-    fn regime(&self) -> MutexGuard<'_, Regime> {
+    fn state(&self) -> MutexGuard<'_, PaceState> {
         // Each change of it is a few assignments that cannot panic halfway.
-        self.regime.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,30 +213,30 @@ fn budget(per_window: NonZeroU32, clock: Clock) -> Budget {
     RateLimiter::direct_with_clock(quota.allow_burst(half), clock)
 }
 
-impl Pass<'_> {
+impl CallPermit<'_> {
     /// Reports how the call ended.
-    pub(super) fn went(mut self, went: Went) {
+    pub(super) fn finish(mut self, went: CallOutcome) {
         let Pace { clock, .. } = self.pace;
         let now = clock.elapsed();
-        let mut regime = self.pace.regime();
-        regime.note(now, clock.chance(), went);
-        if matches!(went, Went::Throttled(_)) {
+        let mut regime = self.pace.state();
+        regime.note(now, clock.random_fraction(), went);
+        if matches!(went, CallOutcome::Throttled(_)) {
             telemetry::count_throttling(clock::after(clock.now(), regime.paused_until.saturating_sub(now)));
         }
-        let AtOnce { now, .. } = regime.at_once;
+        let ConcurrencyLimit { now, .. } = regime.at_once;
         tracing::trace!(?went, at_once = now, "a call to Graph has ended");
         if regime.at_once.excess > 0
             && let Some(place) = self.place.take()
         {
             regime.at_once.excess = regime.at_once.excess.saturating_sub(1);
             place.forget();
-        } else if went == Went::Answered && regime.at_once.step_up() {
+        } else if went == CallOutcome::Answered && regime.at_once.step_up() {
             self.pace.places.add_permits(1);
         }
     }
 }
 
-impl Regime {
+impl PaceState {
     fn admit(&mut self, now: Duration, chance: f64) -> Admission {
         if now < self.paused_until {
             return Admission::Pause(self.paused_until.saturating_sub(now));
@@ -252,10 +252,10 @@ impl Regime {
         Admission::Go
     }
 
-    fn note(&mut self, now: Duration, chance: f64, went: Went) {
+    fn note(&mut self, now: Duration, chance: f64, went: CallOutcome) {
         match went {
-            Went::Answered => (self.failures, self.throttled) = (0, 0),
-            Went::Throttled(named) => {
+            CallOutcome::Answered => (self.failures, self.throttled) = (0, 0),
+            CallOutcome::Throttled(named) => {
                 self.failures = 0;
                 // Calls in flight at the same moment are throttled for the same reason: one step down for all of them.
                 if now >= self.paused_until {
@@ -265,7 +265,7 @@ impl Regime {
                 let pause = named.unwrap_or_else(|| UNNAMED.pause(self.throttled, chance));
                 self.paused_until = self.paused_until.max(now.saturating_add(pause));
             }
-            Went::Failed => {
+            CallOutcome::Failed => {
                 self.failures = self.failures.saturating_add(1);
                 if self.failures >= OUTAGE {
                     self.probe_at = self.next_probe(now, chance);
@@ -280,7 +280,7 @@ impl Regime {
     }
 }
 
-impl AtOnce {
+impl ConcurrencyLimit {
     /// Allows one more once as many calls went well as may be in flight. Returns whether it did.
     fn step_up(&mut self) -> bool {
         self.well = self.well.saturating_add(1);
@@ -305,9 +305,9 @@ mod tests {
 
     use super::*;
 
-    fn regime() -> Regime {
-        Regime {
-            at_once: AtOnce { now: 8, max: 16, well: 0, excess: 0 },
+    fn regime() -> PaceState {
+        PaceState {
+            at_once: ConcurrencyLimit { now: 8, max: 16, well: 0, excess: 0 },
             paused_until: Duration::ZERO,
             throttled: 0,
             failures: 0,
@@ -322,10 +322,10 @@ mod tests {
     #[test]
     fn a_named_pause_holds_everybody_and_a_shorter_one_does_not_end_it() {
         let mut regime = regime();
-        regime.note(second(1), 0.5, Went::Throttled(Some(second(30))));
-        regime.note(second(2), 0.5, Went::Throttled(Some(second(3))));
+        regime.note(second(1), 0.5, CallOutcome::Throttled(Some(second(30))));
+        regime.note(second(2), 0.5, CallOutcome::Throttled(Some(second(3))));
         // An answer to an earlier call does not end it either.
-        regime.note(second(3), 0.5, Went::Answered);
+        regime.note(second(3), 0.5, CallOutcome::Answered);
         assert_eq!(regime.admit(second(11), 0.5), Admission::Pause(second(20)));
         assert_eq!(regime.admit(second(31), 0.5), Admission::Go);
         assert_eq!(regime.at_once.now, 4, "one step down for all that were throttled together");
@@ -336,7 +336,7 @@ mod tests {
         let mut regime = regime();
         let mut now = Duration::ZERO;
         let pauses = [1, 2, 4, 8, 16, 30, 30].map(|expected| {
-            regime.note(now, 1.0, Went::Throttled(None));
+            regime.note(now, 1.0, CallOutcome::Throttled(None));
             let Admission::Pause(pause) = regime.admit(now, 1.0) else { panic!("no pause") };
             now += pause;
             (pause, second(expected))
@@ -349,15 +349,15 @@ mod tests {
         let mut regime = regime();
         for _ in 0..OUTAGE {
             assert_eq!(regime.admit(second(1), 1.0), Admission::Go);
-            regime.note(second(1), 1.0, Went::Failed);
+            regime.note(second(1), 1.0, CallOutcome::Failed);
         }
         assert_eq!(regime.admit(second(2), 1.0), Admission::Out(second(1)));
         assert_eq!(regime.admit(second(3), 1.0), Admission::Go);
         assert!(matches!(regime.admit(second(3), 1.0), Admission::Out(_)), "somebody is trying");
-        regime.note(second(4), 1.0, Went::Failed);
+        regime.note(second(4), 1.0, CallOutcome::Failed);
         assert_eq!(regime.admit(second(5), 1.0), Admission::Out(second(3)), "pauses grow");
         assert_eq!(regime.admit(second(8), 1.0), Admission::Go);
-        regime.note(second(9), 1.0, Went::Answered);
+        regime.note(second(9), 1.0, CallOutcome::Answered);
         assert_eq!(regime.admit(second(9), 1.0), Admission::Go);
         assert_eq!(regime.admit(second(9), 1.0), Admission::Go);
     }
@@ -365,7 +365,7 @@ mod tests {
     proptest! {
         #[test]
         fn calls_at_once_stay_between_one_and_their_maximum(went in prop::collection::vec(any::<bool>(), 0..300)) {
-            let mut at_once = AtOnce { now: 4, max: 16, well: 0, excess: 0 };
+            let mut at_once = ConcurrencyLimit { now: 4, max: 16, well: 0, excess: 0 };
             for well in went {
                 if well {
                     at_once.step_up();
@@ -401,9 +401,9 @@ mod tests {
         let (writes_max, calls_max) = (NonZeroU32::new(4).unwrap(), NonZeroU32::new(10).unwrap());
         let pace = Pace::new(&config::Pace { writes_max, calls_max, calls_at_once_max: 4 }, clock);
         for _ in 0..5 {
-            drop(pace.pass(Effect::Read, None).await.unwrap());
+            drop(pace.acquire(CallKind::Read, None).await.unwrap());
         }
-        drop(pace.pass(Effect::Write, None).await.unwrap());
+        drop(pace.acquire(CallKind::Write, None).await.unwrap());
         assert_eq!(clock.elapsed(), second(4), "it waited for a call");
         assert!(pace.writes.check().is_ok() && pace.writes.check().is_err());
     }
@@ -414,46 +414,48 @@ mod tests {
         let (writes_max, calls_max) = (NonZeroU32::new(10).unwrap(), NonZeroU32::new(1000).unwrap());
         let pace = Pace::new(&config::Pace { writes_max, calls_max, calls_at_once_max: 1 }, clock);
         for _ in 0..5 {
-            drop(pace.pass(Effect::Write, None).await.unwrap());
+            drop(pace.acquire(CallKind::Write, None).await.unwrap());
         }
         // The next write is within the budget after four seconds.
-        let late = pace.pass(Effect::Write, Some(second(3))).await;
+        let late = pace.acquire(CallKind::Write, Some(second(3))).await;
         assert!(matches!(late, Err(Error::Throttled { pause }) if pause == second(4)), "{late:?}");
         assert_eq!(clock.elapsed(), Duration::ZERO, "it is known at once");
-        let write = pace.pass(Effect::Write, Some(second(5)));
+        let write = pace.acquire(CallKind::Write, Some(second(5)));
         let read = async {
-            drop(pace.pass(Effect::Read, None).await.unwrap());
+            drop(pace.acquire(CallKind::Read, None).await.unwrap());
             clock.elapsed()
         };
         let (write, read) = tokio::join!(write, read);
         assert_eq!((read, clock.elapsed()), (Duration::ZERO, second(4)));
         // While it holds the only place, a write that must begin soon is given up.
-        let late = pace.pass(Effect::Write, Some(second(5))).await;
+        let late = pace.acquire(CallKind::Write, Some(second(5))).await;
         assert!(matches!(late, Err(Error::Throttled { .. })), "{late:?}");
         assert_eq!(clock.elapsed(), second(5));
         drop(write.unwrap());
     }
 
     #[tokio::test]
-    async fn places_follow_the_regime_and_a_call_given_up_gives_its_place_back() {
+    async fn permits_follow_the_concurrency_limit_and_an_aborted_call_returns_its_permit() {
         let many = NonZeroU32::new(1000).unwrap();
         let settings = config::Pace { writes_max: many, calls_max: many, calls_at_once_max: 4 };
         let pace = Pace::new(&settings, Clock::system());
         for _ in 0..8 {
-            drop(pace.pass(Effect::Read, None).await.unwrap());
+            drop(pace.acquire(CallKind::Read, None).await.unwrap());
         }
         let all = [
-            pace.pass(Effect::Read, None).await.unwrap(),
-            pace.pass(Effect::Read, None).await.unwrap(),
-            pace.pass(Effect::Read, None).await.unwrap(),
-            pace.pass(Effect::Write, None).await.unwrap(),
+            pace.acquire(CallKind::Read, None).await.unwrap(),
+            pace.acquire(CallKind::Read, None).await.unwrap(),
+            pace.acquire(CallKind::Read, None).await.unwrap(),
+            pace.acquire(CallKind::Write, None).await.unwrap(),
         ];
         assert_eq!(pace.places.available_permits(), 0);
         for pass in all {
-            pass.went(Went::Throttled(Some(second(60))));
+            pass.finish(CallOutcome::Throttled(Some(second(60))));
         }
         assert_eq!(pace.places.available_permits(), 2);
-        assert!(matches!(pace.pass(Effect::Read, None).await, Err(Error::Throttled { pause }) if pause > second(50)));
+        assert!(
+            matches!(pace.acquire(CallKind::Read, None).await, Err(Error::Throttled { pause }) if pause > second(50))
+        );
         assert_eq!(pace.places.available_permits(), 2);
     }
 }

@@ -5,7 +5,7 @@
 //! fetch that failed, the login service is left alone for a while, however many callers come.
 //!
 //! It deliberately does not retry; its callers know how long they may wait, and learn how long the rest lasts. `credential`
-//! makes the request, and `refusal` says what a refusal means.
+//! makes the request, and `token_error` says what a refusal means.
 
 use std::{
     sync::{
@@ -22,8 +22,8 @@ use serde::Deserialize;
 
 use super::{
     Error,
-    credential::{self, Way},
-    refusal::{self, NoToken},
+    credential::{self, TokenProvider},
+    token_error::{self, TokenError},
     transport::heeded,
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 /// How long the login service may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer of the login service is a few kilobytes.
-const ANSWER_MAX: usize = 64 * 1024;
+const RESPONSE_MAX: usize = 64 * 1024;
 /// A token is not used in its last seconds: it must not expire on the way to Graph.
 const MARGIN: Duration = Duration::from_secs(30);
 
@@ -107,7 +107,7 @@ impl Tokens {
     }
 
     /// A token that is valid now.
-    pub(super) async fn token(&self) -> Result<Arc<Token>, NoToken> {
+    pub(super) async fn token(&self) -> Result<Arc<Token>, TokenError> {
         let now = self.source.clock.now();
         match self.cache.get(&()).await {
             Some(token) if now < token.refresh_at => return Ok(token),
@@ -118,7 +118,7 @@ impl Tokens {
             Some(ended) => self.forget(&ended).await,
             None => {}
         }
-        self.cache.try_get_with((), self.source.fetch()).await.map_err(|none| NoToken::clone(&none))
+        self.cache.try_get_with((), self.source.fetch()).await.map_err(|none| TokenError::clone(&none))
     }
 
     /// Drops a token that Graph did not accept, unless many were dropped for that reason just now.
@@ -167,7 +167,7 @@ impl Tokens {
             let _flight = flight;
             match source.fetch().await {
                 Ok(token) => cache.insert((), token).await,
-                Err(NoToken { error, .. }) => {
+                Err(TokenError { error, .. }) => {
                     tracing::warn!(%error, "cannot refresh the token for Graph yet; the present one is still used");
                 }
             }
@@ -188,17 +188,17 @@ impl Refused {
 
 impl Source {
     /// A new token, unless the login service is left alone at present.
-    async fn fetch(&self) -> Result<Arc<Token>, NoToken> {
+    async fn fetch(&self) -> Result<Arc<Token>, TokenError> {
         if let Some(none) = self.resting() {
             return Err(none);
         }
         let asked = self.ask().await;
         telemetry::count_token_fetch(match &asked {
             Ok(_token) => telemetry::Fetch::Fetched,
-            Err(NoToken { error: Error::Unauthorised(_), .. }) => telemetry::Fetch::Refused,
+            Err(TokenError { error: Error::Unauthorised(_), .. }) => telemetry::Fetch::Refused,
             Err(_passing) => telemetry::Fetch::Unavailable,
         });
-        asked.inspect_err(|NoToken { error, rest }| self.leave_alone(*rest, error))
+        asked.inspect_err(|TokenError { error, rest }| self.leave_alone(*rest, error))
     }
 
     /// Asks for no token for a while, unless a longer pause applies already.
@@ -214,39 +214,39 @@ impl Source {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn resting(&self) -> Option<NoToken> {
+    fn resting(&self) -> Option<TokenError> {
         let now = self.clock.elapsed();
         let rest = self.rest();
         let (until, error) = rest.as_ref().filter(|(until, _)| now < *until)?;
         let pause = until.saturating_sub(now);
         let throttled = matches!(error, Error::Throttled { .. });
         let error = if throttled { Error::Throttled { pause } } else { error.clone() };
-        Some(NoToken { error, rest: pause })
+        Some(TokenError { error, rest: pause })
     }
 
-    async fn ask(&self) -> Result<Arc<Token>, NoToken> {
-        let asked = credential::asked(&self.settings, self.clock).map_err(NoToken::unauthorised)?;
+    async fn ask(&self) -> Result<Arc<Token>, TokenError> {
+        let asked = credential::token_request(&self.settings, self.clock).map_err(TokenError::unauthorised)?;
         let way = asked.way;
         let (outbound, whom) = match way {
-            Way::LoginService => (self.outbound.clone(), "the login service"),
-            Way::Platform => {
-                let direct = self.outbound.direct().map_err(|error| NoToken::unavailable(error.to_string()))?;
+            TokenProvider::LoginService => (self.outbound.clone(), "the login service"),
+            TokenProvider::Platform => {
+                let direct = self.outbound.direct().map_err(|error| TokenError::unavailable(error.to_string()))?;
                 (direct, "the managed identity's endpoint")
             }
         };
         let asked_at = self.clock.now();
-        let answer = outbound.send(asked.call(TIMEOUT, ANSWER_MAX)).await;
-        let answer = answer.map_err(|error| NoToken::unavailable(format!("{whom}: {error}")))?;
+        let answer = outbound.send(asked.call(TIMEOUT, RESPONSE_MAX)).await;
+        let answer = answer.map_err(|error| TokenError::unavailable(format!("{whom}: {error}")))?;
         if !answer.status.is_success() {
             let pause = answer.header("retry-after").and_then(|value| heeded(value, self.clock.now()));
-            return Err(refusal::judged(&answer, way, pause));
+            return Err(token_error::classify(&answer, way, pause));
         }
-        let unusable = || NoToken::unavailable(format!("{whom} answered with something that is not a token"));
+        let unusable = || TokenError::unavailable(format!("{whom} answered with something that is not a token"));
         // The text of an error could quote the answer, and with it the token.
         let given: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_quoting| unusable())?;
         let life = given.life(asked_at).ok_or_else(unusable)?;
         tracing::info!(expires_in = life.as_secs(), "fetched a token for Graph");
-        telemetry::note_token_end(clock::after(asked_at, life));
+        telemetry::set_token_end(clock::after(asked_at, life));
         Ok(Arc::new(Token::new(given.access_token, asked_at, life)))
     }
 }
@@ -318,7 +318,7 @@ mod tests {
     use super::{super::fixture, *};
 
     #[tokio::test(start_paused = true)]
-    async fn a_rest_is_over_in_time_though_the_clock_was_set_back() {
+    async fn token_backoff_ends_on_time_even_if_the_clock_is_set_back() {
         let clock = Clock::simulated("2026-03-01T11:00:00Z".parse().unwrap(), 1);
         let secret = tempfile::NamedTempFile::new().unwrap();
         let settings = fixture::settings(secret.path());
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_lacks_something_is_given_up_once_it_is_a_minute_old() {
+    fn a_token_that_lacks_a_permission_is_dropped_after_a_minute() {
         let second = |number| Timestamp::from_second(number).unwrap();
         let token = Token::new("t".into(), second(1_000), Duration::from_hours(1));
         assert!(!token.is_outgrown(second(1_059)) && token.is_outgrown(second(1_060)));

@@ -11,25 +11,25 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    Clearance, Error, Refusal, Tokens, model,
-    pace::{Effect, PAUSE_MAX, Pace, Went},
+    Error, Refusal, Tokens, WriteGrant, model,
+    pace::{CallKind, CallOutcome, PAUSE_MAX, Pace},
     permission::{self, Permission},
     reason::{APPROVAL_CODE, Reason},
-    refusal::NoToken,
     token::Token,
+    token_error::TokenError,
 };
 use crate::{
     clock::{Backoff, Clock},
     config,
     domain::ids::ApiVersion,
     outbound::{
-        self, Answer, Call, HeaderName, HeaderValue, Method, Outbound,
+        self, HeaderName, HeaderValue, Method, Outbound, Request, Response,
         header::{ACCEPT, AUTHORIZATION},
     },
 };
 
 /// The largest answer that is read: a page of assignments is some hundred kilobytes at most.
-const ANSWER_MAX: usize = 8 * 1024 * 1024;
+const RESPONSE_MAX: usize = 8 * 1024 * 1024;
 /// Pauses between attempts when Graph names none.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(10) };
 /// The pause reported when Graph throttles without naming one, which Intune often does.
@@ -53,8 +53,8 @@ pub(super) struct Transport {
 }
 
 /// A call that can be made several times.
-struct Asked<'a> {
-    effect: Effect,
+struct PreparedCall<'a> {
+    effect: CallKind,
     url: &'a str,
     body: Option<Vec<u8>>,
     client_request_id: &'a str,
@@ -93,7 +93,7 @@ impl Transport {
                 Err(none) => none,
             };
             failed = failed.saturating_add(1);
-            if !none.is_passing() || failed >= self.settings.attempts_max || none.rest > PAUSE_MAX {
+            if !none.is_transient() || failed >= self.settings.attempts_max || none.rest > PAUSE_MAX {
                 return Err(none.error);
             }
             self.clock.sleep(none.rest).await;
@@ -101,7 +101,7 @@ impl Transport {
     }
 
     /// Reads a path below the API version.
-    pub(super) async fn read(&self, path: &str, permission: &'static Permission) -> Result<Answer, Error> {
+    pub(super) async fn read(&self, path: &str, permission: &'static Permission) -> Result<Response, Error> {
         self.read_through(self.settings.api_version, path, permission).await
     }
 
@@ -111,12 +111,12 @@ impl Transport {
         version: ApiVersion,
         path: &str,
         permission: &'static Permission,
-    ) -> Result<Answer, Error> {
+    ) -> Result<Response, Error> {
         self.read_at(&self.url(version, path), permission).await
     }
 
     /// Reads the next page, if its link leads to the same Graph.
-    pub(super) async fn read_next(&self, link: &str, permission: &'static Permission) -> Result<Answer, Error> {
+    pub(super) async fn read_next(&self, link: &str, permission: &'static Permission) -> Result<Response, Error> {
         match self.next(link) {
             Some(url) => self.read_at(&url, permission).await,
             None => Err(Error::Unreadable("the link to the next page leads to another host".to_owned())),
@@ -132,25 +132,33 @@ impl Transport {
     }
 
     /// Posts a body to a path below the API version.
-    pub(super) async fn write(&self, path: &str, body: Vec<u8>, clearance: &Clearance) -> Result<Answer, Error> {
-        let Clearance { client_request_id, until } = clearance;
+    pub(super) async fn write(&self, path: &str, body: Vec<u8>, clearance: &WriteGrant) -> Result<Response, Error> {
+        let WriteGrant { client_request_id, until } = clearance;
         let (url, end_by) = (self.url(self.settings.api_version, path), Some(*until));
         let permission = &permission::ASSIGNING;
-        self.ask(Asked { effect: Effect::Write, url: &url, body: Some(body), client_request_id, permission, end_by })
-            .await
+        self.ask(PreparedCall {
+            effect: CallKind::Write,
+            url: &url,
+            body: Some(body),
+            client_request_id,
+            permission,
+            end_by,
+        })
+        .await
     }
 
-    async fn read_at(&self, url: &str, permission: &'static Permission) -> Result<Answer, Error> {
-        let client_request_id = self.clock.identifier().to_string();
+    async fn read_at(&self, url: &str, permission: &'static Permission) -> Result<Response, Error> {
+        let client_request_id = self.clock.new_id().to_string();
         let client_request_id = &client_request_id;
-        self.ask(Asked { effect: Effect::Read, url, body: None, client_request_id, permission, end_by: None }).await
+        self.ask(PreparedCall { effect: CallKind::Read, url, body: None, client_request_id, permission, end_by: None })
+            .await
     }
 
     fn url(&self, version: ApiVersion, path: &str) -> String {
         format!("{}/{}/{path}", self.settings.endpoint, version.name())
     }
 
-    async fn ask(&self, asked: Asked<'_>) -> Result<Answer, Error> {
+    async fn ask(&self, asked: PreparedCall<'_>) -> Result<Response, Error> {
         let mut renewed = false;
         let mut failed = 0_u32;
         loop {
@@ -166,7 +174,7 @@ impl Transport {
                 Next::Fail(error) => return Err(error),
                 Next::Retry(named, error) => {
                     failed = failed.saturating_add(1);
-                    let pause = named.unwrap_or_else(|| BACKOFF.pause(failed, self.clock.chance()));
+                    let pause = named.unwrap_or_else(|| BACKOFF.pause(failed, self.clock.random_fraction()));
                     if failed >= self.settings.attempts_max || pause > PAUSE_MAX {
                         return Err(error);
                     }
@@ -177,17 +185,17 @@ impl Transport {
         }
     }
 
-    async fn attempt(&self, asked: &Asked<'_>) -> Result<Answer, Next> {
+    async fn attempt(&self, asked: &PreparedCall<'_>) -> Result<Response, Next> {
         let token = self.tokens.token().await.map_err(tokenless)?;
         let call = self.call(asked, &token.bearer()).map_err(Next::Fail)?;
         let begin_by = asked.end_by.map(|end_by| end_by.saturating_sub(self.settings.call_timeout));
-        let pass = self.pace.pass(asked.effect, begin_by).await.map_err(Next::Fail)?;
+        let pass = self.pace.acquire(asked.effect, begin_by).await.map_err(Next::Fail)?;
         let answer = match self.outbound.send(call).await {
             Ok(answer) => answer,
             Err(error) => {
                 match error {
-                    outbound::Error::Unreached(_) | outbound::Error::Unanswered(_) => pass.went(Went::Failed),
-                    outbound::Error::TooLarge { .. } => pass.went(Went::Answered),
+                    outbound::Error::Unreached(_) | outbound::Error::Unanswered(_) => pass.finish(CallOutcome::Failed),
+                    outbound::Error::TooLarge { .. } => pass.finish(CallOutcome::Answered),
                     // Nothing was sent, which says nothing about Graph.
                     outbound::Error::Late | outbound::Error::Impossible(_) => drop(pass),
                 }
@@ -195,7 +203,7 @@ impl Transport {
             }
         };
         let named = answer.header("retry-after").and_then(|text| heeded(text, self.clock.now()));
-        pass.went(went(&answer, named));
+        pass.finish(went(&answer, named));
         tracing::debug!(
             graph.status = answer.status.as_u16(),
             graph.request_id = answer.header("request-id"),
@@ -222,7 +230,7 @@ impl Transport {
         Err(next)
     }
 
-    fn call(&self, asked: &Asked<'_>, bearer: &str) -> Result<Call, Error> {
+    fn call(&self, asked: &PreparedCall<'_>, bearer: &str) -> Result<Request, Error> {
         let mut bearer = HeaderValue::from_str(bearer)
             .map_err(|_invalid| Error::Unauthorised("the login service's token is not a header's text".to_owned()))?;
         bearer.set_sensitive(true);
@@ -236,42 +244,42 @@ impl Transport {
             // Without it, members that were added to an enumeration later read as "unknownFutureValue".
             (HeaderName::from_static("prefer"), HeaderValue::from_static("include-unknown-enum-members")),
         ];
-        Ok(Call {
-            method: if asked.effect == Effect::Read { Method::GET } else { Method::POST },
+        Ok(Request {
+            method: if asked.effect == CallKind::Read { Method::GET } else { Method::POST },
             url: asked.url.to_owned(),
             headers,
             body: asked.body.clone().map(|body| ("application/json", body)),
             timeout: self.settings.call_timeout,
             end_by: asked.end_by,
-            answer_max: ANSWER_MAX,
+            response_max: RESPONSE_MAX,
         })
     }
 }
 
 /// What to do about a call that was not made for lack of a token. Before the rest is over, there would be none either.
-fn tokenless(none: NoToken) -> Next {
-    if none.is_passing() { Next::Retry(Some(none.rest), none.error) } else { Next::Fail(none.error) }
+fn tokenless(none: TokenError) -> Next {
+    if none.is_transient() { Next::Retry(Some(none.rest), none.error) } else { Next::Fail(none.error) }
 }
 
 /// What to do about a call without an answer.
-fn unanswered(effect: Effect, error: &outbound::Error) -> Next {
+fn unanswered(effect: CallKind, error: &outbound::Error) -> Next {
     let words = error.to_string();
     match (error, effect) {
-        (outbound::Error::Unreached(_), _) | (outbound::Error::Unanswered(_), Effect::Read) => {
+        (outbound::Error::Unreached(_), _) | (outbound::Error::Unanswered(_), CallKind::Read) => {
             Next::Retry(None, Error::Unavailable(words))
         }
-        (outbound::Error::Unanswered(_) | outbound::Error::TooLarge { .. }, Effect::Write) => {
+        (outbound::Error::Unanswered(_) | outbound::Error::TooLarge { .. }, CallKind::Write) => {
             Next::Fail(Error::Unknown(words))
         }
         (outbound::Error::Late, _) => Next::Fail(Error::Unavailable(words)),
-        (outbound::Error::TooLarge { .. }, Effect::Read) | (outbound::Error::Impossible(_), _) => {
+        (outbound::Error::TooLarge { .. }, CallKind::Read) | (outbound::Error::Impossible(_), _) => {
             Next::Fail(Error::Unreadable(words))
         }
     }
 }
 
 /// The refusal in an answer that is not a success.
-fn refusal(asked: &Asked<'_>, answer: &Answer) -> Refusal {
+fn refusal(asked: &PreparedCall<'_>, answer: &Response) -> Refusal {
     let request_id = answer.header("request-id").map(str::to_owned);
     let said = model::refusal(answer.status.as_u16(), request_id, &answer.body);
     let reason = Reason::of(&said, answer.header(APPROVAL_CODE), asked.permission);
@@ -279,7 +287,7 @@ fn refusal(asked: &Asked<'_>, answer: &Answer) -> Refusal {
 }
 
 /// What to do about a refusal.
-fn judge(effect: Effect, refusal: Refusal, named: Option<Duration>) -> Next {
+fn judge(effect: CallKind, refusal: Refusal, named: Option<Duration>) -> Next {
     let words = refusal.to_string();
     match refusal.status {
         _ if refusal.reason == Reason::Approval => Next::Fail(Error::Forbidden(refusal)),
@@ -289,7 +297,7 @@ fn judge(effect: Effect, refusal: Refusal, named: Option<Duration>) -> Next {
         403 => Next::Fail(Error::Forbidden(refusal)),
         404 => Next::Fail(Error::Missing(refusal)),
         429 => Next::Retry(named, Error::Throttled { pause: named.unwrap_or(THROTTLED_UNSAID) }),
-        408 | 500.. if effect == Effect::Write => Next::Fail(Error::Unknown(words)),
+        408 | 500.. if effect == CallKind::Write => Next::Fail(Error::Unknown(words)),
         // Conflicts and locks are transient, and nothing was changed.
         408 | 409 | 423 | 500.. => Next::Retry(named, Error::Unavailable(words)),
         _ => Next::Fail(Error::Refused(refusal)),
@@ -297,12 +305,12 @@ fn judge(effect: Effect, refusal: Refusal, named: Option<Duration>) -> Next {
 }
 
 /// What an answer says about Graph's condition. A 503 that names a pause counts as throttling.
-fn went(answer: &Answer, named: Option<Duration>) -> Went {
+fn went(answer: &Response, named: Option<Duration>) -> CallOutcome {
     match answer.status.as_u16() {
-        429 => Went::Throttled(named),
-        503 if named.is_some() => Went::Throttled(named),
-        500.. => Went::Failed,
-        _ => Went::Answered,
+        429 => CallOutcome::Throttled(named),
+        503 if named.is_some() => CallOutcome::Throttled(named),
+        500.. => CallOutcome::Failed,
+        _ => CallOutcome::Answered,
     }
 }
 
@@ -349,7 +357,7 @@ mod tests {
             assert!(transport.read("x", &permission::READING).await.is_err());
             assert_eq!(transport.pace.failures(), failures);
         }
-        let late = Clearance { client_request_id: "id".to_owned(), until: Duration::ZERO };
+        let late = WriteGrant { client_request_id: "id".to_owned(), until: Duration::ZERO };
         let error = transport.write("x", Vec::new(), &late).await.unwrap_err();
         assert!(error.to_string().contains("no time left"), "{error}");
         assert_eq!(transport.pace.failures(), 3);

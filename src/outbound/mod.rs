@@ -3,13 +3,13 @@
 //! Guarantees: every call has a deadline, an answer is read up to a limit and no further, redirects are not followed (a
 //! token must not travel to a host that the configuration does not name), and the W3C trace context of the current span
 //! is sent along. Dropping a call ends it. Connections belong to the runtime in which [`Outbound::new`] was called, so
-//! none dies with the server worker that happened to open it. A client bound to a [`Reach`] connects to no address
+//! none dies with the server worker that happened to open it. A client bound to an [`AddressScope`] connects to no address
 //! outside of it, and uses neither a proxy nor a connection twice.
 //!
 //! It deliberately does not retry and does not judge a status: the callers know what a retry would do.
 
+mod address_scope;
 mod proxied;
-mod reach;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -27,8 +27,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 use url::Url;
 
-pub use self::reach::Reach;
-use self::reach::Resolver;
+pub use self::address_scope::AddressScope;
+use self::address_scope::Resolver;
 use crate::{
     clock::{self, Clock},
     telemetry,
@@ -42,26 +42,26 @@ const RENEWED_AFTER: Duration = Duration::from_secs(2);
 /// A client with its connection pool; clones share the pool.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    client: Arc<Renewable>,
+    client: Arc<ReplaceableClient>,
     /// Made on first use: few need it, and each client reads the system's certification authorities for itself.
-    direct: Arc<OnceLock<Arc<Renewable>>>,
+    direct: Arc<OnceLock<Arc<ReplaceableClient>>>,
     runtime: Handle,
     clock: Clock,
     /// Where it may connect to; none for anywhere.
-    reach: Option<Reach>,
-    discretion: Discretion,
+    scope: Option<AddressScope>,
+    queries: QueryVisibility,
 }
 
 /// Whether the query of a URL may appear in spans and errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Discretion {
-    Open,
-    Discreet,
+enum QueryVisibility {
+    Shown,
+    Hidden,
 }
 
 /// A client that can be replaced by an identical one without connections.
 #[derive(Debug)]
-struct Renewable {
+struct ReplaceableClient {
     way: Route,
     /// The client, and when it was last replaced.
     client: Mutex<(Client, Option<Duration>)>,
@@ -70,19 +70,19 @@ struct Renewable {
 /// The route that a client takes.
 #[derive(Clone, Debug)]
 enum Route {
-    Usual(Way),
+    Usual(ClientOptions),
     /// Through the given proxy, whatever the system exempts from it.
-    Proxied(Way),
+    Proxied(ClientOptions),
     /// Through no proxy.
     Direct,
     /// Through no proxy, and only to these addresses; with the authorities trusted besides the system's.
-    Within(Reach, Option<Vec<u8>>),
+    Within(AddressScope, Option<Vec<u8>>),
 }
 
 /// How calls leave. The default is the system's: its proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`) and the
 /// certification authorities that it trusts.
 #[derive(Clone, Debug, Default)]
-pub struct Way {
+pub struct ClientOptions {
     /// A proxy to use instead of the system's.
     pub proxy: Option<Url>,
     /// Certification authorities trusted besides the system's, in PEM.
@@ -91,7 +91,7 @@ pub struct Way {
 
 /// What to send.
 #[derive(Debug)]
-pub struct Call {
+pub struct Request {
     /// The method.
     pub method: Method,
     /// The whole URL.
@@ -105,12 +105,12 @@ pub struct Call {
     /// By [`Clock::elapsed`]: the call is started only if its whole timeout ends before this.
     pub end_by: Option<Duration>,
     /// The most bytes of an answer that are read.
-    pub answer_max: usize,
+    pub response_max: usize,
 }
 
 /// What came back.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     /// The status.
     pub status: StatusCode,
     /// The headers.
@@ -119,7 +119,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// A header's value, if it is present and is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
@@ -169,34 +169,35 @@ impl Error {
 impl Outbound {
     /// A client on the system's route; needs a running runtime, which must outlive all calls.
     pub fn new(clock: Clock) -> Result<Self, Error> {
-        Self::by(&Way::default(), clock)
+        Self::with_options(&ClientOptions::default(), clock)
     }
 
     /// A client with its own proxy and authorities; otherwise as [`Outbound::new`].
-    pub fn by(way: &Way, clock: Clock) -> Result<Self, Error> {
+    pub fn with_options(way: &ClientOptions, clock: Clock) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
-        let client = Renewable::new(Route::Usual(way.clone()))?;
-        Ok(Self { client, direct: Arc::default(), runtime, clock, reach: None, discretion: Discretion::Open })
+        let client = ReplaceableClient::new(Route::Usual(way.clone()))?;
+        Ok(Self { client, direct: Arc::default(), runtime, clock, scope: None, queries: QueryVisibility::Shown })
     }
 
     /// The same without any proxy, for what is on this machine or next to it.
     pub fn direct(&self) -> Result<Self, Error> {
-        let made = self.direct.get().map_or_else(|| Renewable::new(Route::Direct), |made| Ok(Arc::clone(made)))?;
+        let made =
+            self.direct.get().map_or_else(|| ReplaceableClient::new(Route::Direct), |made| Ok(Arc::clone(made)))?;
         // If two are made at the same time, one of them is kept.
         Ok(Self { client: Arc::clone(self.direct.get_or_init(|| made)), ..self.clone() })
     }
 
     /// The same, for URLs that others write: whatever follows their `?` appears neither in spans nor in errors.
     #[must_use]
-    pub fn discreet(&self) -> Self {
-        Self { discretion: Discretion::Discreet, ..self.clone() }
+    pub fn hiding_queries(&self) -> Self {
+        Self { queries: QueryVisibility::Hidden, ..self.clone() }
     }
 
     /// A client for addresses that others choose. It uses no proxy: we could not check which address a proxy connects to.
-    pub fn within(&self, reach: Reach) -> Result<Self, Error> {
+    pub fn limited_to(&self, reach: AddressScope) -> Result<Self, Error> {
         let authorities = if let Route::Usual(way) = &self.client.way { way.authorities.clone() } else { None };
-        let client = Renewable::new(Route::Within(reach, authorities))?;
-        Ok(Self { direct: Arc::new(Arc::clone(&client).into()), client, reach: Some(reach), ..self.clone() })
+        let client = ReplaceableClient::new(Route::Within(reach, authorities))?;
+        Ok(Self { direct: Arc::new(Arc::clone(&client).into()), client, scope: Some(reach), ..self.clone() })
     }
 
     /// Makes later calls use new connections; those in flight keep theirs. At most once every few seconds, however often
@@ -219,7 +220,7 @@ impl Outbound {
 
     /// Sends a call and reads its answer, in a span that follows OpenTelemetry's conventions for HTTP clients. Dropping
     /// the future ends the call.
-    pub async fn send(&self, call: Call) -> Result<Answer, Error> {
+    pub async fn send(&self, call: Request) -> Result<Response, Error> {
         let (host, port) = server_of(&call.url);
         let span = tracing::info_span!(
             "call",
@@ -234,7 +235,7 @@ impl Outbound {
             otel.status_code = tracing::field::Empty,
         );
         let (method, begun) = (call.method.clone(), self.clock.elapsed());
-        if let Some(why) = self.reach.and_then(|reach| reach.refuses(&call.url)) {
+        if let Some(why) = self.scope.and_then(|reach| reach.refusal_of(&call.url)) {
             let error = Error::Unreached(why);
             span.record("otel.status_code", "ERROR").record("error.type", error.class());
             return Err(error);
@@ -242,7 +243,7 @@ impl Outbound {
         // A connection is driven by a task of the runtime in which its first call ran, and later calls share it. Opened
         // by a handler, it would die with the server's worker at shutdown, and with it a lane's write in flight.
         let exchange =
-            exchange(self.client.present().0.clone(), call, self.clock, self.discretion).instrument(span.clone());
+            exchange(self.client.present().0.clone(), call, self.clock, self.queries).instrument(span.clone());
         let exchanged = AbortOnDropHandle::new(self.runtime.spawn(exchange)).await;
         let outcome = exchanged.unwrap_or_else(|ended| Err(Error::Unanswered(ended.to_string())));
         let failed = match &outcome {
@@ -268,14 +269,14 @@ impl Outbound {
 
 impl Outbound {
     fn shown<'a>(&self, url: &'a str) -> &'a str {
-        match self.discretion {
-            Discretion::Open => url,
-            Discretion::Discreet => url.split_once('?').map_or(url, |(plain, _)| plain),
+        match self.queries {
+            QueryVisibility::Shown => url,
+            QueryVisibility::Hidden => url.split_once('?').map_or(url, |(plain, _)| plain),
         }
     }
 }
 
-impl Renewable {
+impl ReplaceableClient {
     fn new(way: Route) -> Result<Arc<Self>, Error> {
         let client = Mutex::new((made(&way)?, None));
         Ok(Arc::new(Self { way, client }))
@@ -298,7 +299,9 @@ fn made(way: &Route) -> Result<Client, Error> {
         }
         Route::Usual(way) | Route::Proxied(way) => (builder(), &way.authorities),
     };
-    if let Route::Usual(Way { proxy: Some(proxy), .. }) | Route::Proxied(Way { proxy: Some(proxy), .. }) = way {
+    if let Route::Usual(ClientOptions { proxy: Some(proxy), .. })
+    | Route::Proxied(ClientOptions { proxy: Some(proxy), .. }) = way
+    {
         // What the system exempts from its own proxies is usually exempt from this one, too.
         let excepted = if matches!(way, Route::Usual(_)) { NoProxy::from_env() } else { None };
         builder = builder.proxy(Proxy::all(proxy.as_str()).map_err(impossible)?.no_proxy(excepted));
@@ -329,7 +332,7 @@ fn server_of(url: &str) -> (String, u16) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
-async fn exchange(client: Client, call: Call, clock: Clock, discretion: Discretion) -> Result<Answer, Error> {
+async fn exchange(client: Client, call: Request, clock: Clock, discretion: QueryVisibility) -> Result<Response, Error> {
     let mut request = client.request(call.method, call.url).timeout(call.timeout);
     for (name, value) in call.headers {
         request = request.header(name, value);
@@ -345,19 +348,19 @@ async fn exchange(client: Client, call: Call, clock: Clock, discretion: Discreti
         return Err(Error::Late);
     }
     let classify = |error: reqwest::Error| match discretion {
-        Discretion::Open => classify(&error),
-        Discretion::Discreet => classify(&error.without_url()),
+        QueryVisibility::Shown => classify(&error),
+        QueryVisibility::Hidden => classify(&error.without_url()),
     };
     let mut response = request.send().await.map_err(classify)?;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(classify)? {
-        if body.len().saturating_add(chunk.len()) > call.answer_max {
-            return Err(Error::TooLarge { most: call.answer_max, status, headers });
+        if body.len().saturating_add(chunk.len()) > call.response_max {
+            return Err(Error::TooLarge { most: call.response_max, status, headers });
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status, headers, body })
+    Ok(Response { status, headers, body })
 }
 
 fn classify(error: &reqwest::Error) -> Error {
@@ -418,14 +421,14 @@ mod tests {
         let clock = Clock::system();
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let timeout = Duration::from_secs(20);
-        let call = Call {
+        let call = Request {
             method: Method::POST,
             url: format!("http://{}/", server.local_addr().unwrap()),
             headers: Vec::new(),
             body: None,
             timeout,
             end_by: Some(clock.elapsed().saturating_add(timeout)),
-            answer_max: 1,
+            response_max: 1,
         };
         let sent = Outbound::new(clock).unwrap().send(call).await;
         assert!(matches!(sent, Err(Error::Late)), "{sent:?}");

@@ -8,14 +8,14 @@
 use hyper_util::client::proxy::matcher::Matcher;
 use url::Url;
 
-use super::{Error, Outbound, Renewable, Route, Way};
+use super::{ClientOptions, Error, Outbound, ReplaceableClient, Route};
 
 impl Outbound {
     /// The same for everything below a URL, only through a proxy. Fails if there is none for it.
     pub fn proxied(&self, url: &Url) -> Result<Self, Error> {
         match &self.client.way {
-            Route::Usual(way @ Way { proxy: Some(_), .. }) => {
-                Ok(Self { client: Renewable::new(Route::Proxied(way.clone()))?, ..self.clone() })
+            Route::Usual(way @ ClientOptions { proxy: Some(_), .. }) => {
+                Ok(Self { client: ReplaceableClient::new(Route::Proxied(way.clone()))?, ..self.clone() })
             }
             // By the same rules that the client uses.
             Route::Usual(_)

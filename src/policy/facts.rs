@@ -1,7 +1,7 @@
-//! Callers and configurations in Cedar's terms; with [`told`](super::told), all that `schema.cedarschema` describes.
+//! Callers and configurations in Cedar's terms; with [`context`](super::context), all that `schema.cedarschema` describes.
 //!
 //! Guarantees: what is built here is checked against the schema before anything is decided on it, so a mismatch on either
-//! side denies, and is reported as early as when the policies are loaded ([`rehearsal`]).
+//! side denies, and is reported as early as when the policies are loaded ([`schema_sample`]).
 //!
 //! It deliberately decides nothing. Called by `policy` only.
 
@@ -11,7 +11,8 @@ use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, Restri
 use jiff::Timestamp;
 
 use crate::domain::{
-    Caller, Change, Configuration, Digest, Filter, FilterMode, Kind, Role, Target, Wanted, operation::Submission,
+    Caller, Change, Configuration, DesiredAssignment, Digest, Filter, FilterMode, Kind, Role, Target,
+    operation::Submission,
 };
 
 /// A configuration with its tags from the catalogue.
@@ -125,7 +126,7 @@ pub(super) fn text(text: &str) -> Value {
 
 /// A caller, a configuration and changes that together use every name of the schema.
 #[expect(clippy::type_complexity, reason = "the parts of one rehearsal, taken apart where it is asked for")]
-pub(super) fn rehearsal() -> Result<(Caller, Configuration, BTreeSet<String>, Vec<Submission>), String> {
+pub(super) fn schema_sample() -> Result<(Caller, Configuration, BTreeSet<String>, Vec<Submission>), String> {
     const ID: &str = "00000000-0000-4000-8000-000000000001";
     let caller = Caller {
         name: "somebody".to_owned(),
@@ -143,7 +144,7 @@ pub(super) fn rehearsal() -> Result<(Caller, Configuration, BTreeSet<String>, Ve
     };
     let filter = Filter { id: ID.parse().map_err(|why| format!("{why}"))?, mode: FilterMode::Include };
     let group = Target::Group(ID.parse().map_err(|why| format!("{why}"))?);
-    let wanted = || vec![Wanted { target: group.clone(), filter: Some(filter) }];
+    let wanted = || vec![DesiredAssignment { target: group.clone(), filter: Some(filter) }];
     let changes = [
         Change::amend(wanted(), vec![Target::AllUsers], 2),
         Change::replace(wanted(), 1),

@@ -16,7 +16,7 @@ use crate::domain::{ConfigurationId, FilterId, FilterMode, GroupId, Kind};
 
 /// The names in the settings.
 #[derive(Clone, Debug, Default)]
-pub struct Known {
+pub struct KnownNames {
     /// Of callers, including webhook sources.
     pub callers: BTreeSet<String>,
     /// Of issuers, and of webhook sources as policies name them.
@@ -50,7 +50,7 @@ const CHANGES: [&str; 5] = ["add", "remove", "replace", "clear", "revert"];
 const OPERATORS: [&str; 5] = ["==", "!=", "contains", "containsAny", "containsAll"];
 
 /// What a policy names that is not known, each with what it was taken for.
-pub(super) fn unknown(policy: &Policy, known: &Known) -> BTreeSet<String> {
+pub(super) fn unknown(policy: &Policy, known: &KnownNames) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for literal in policy.entity_literals() {
         let (kind, id) = (literal.type_name().basename().to_owned(), literal.id().unescaped().to_owned());
@@ -94,7 +94,7 @@ fn misspelt(id: &str, ours: &str) -> String {
 }
 
 /// Looks at every comparison in a policy's syntax tree.
-fn walk(tree: &Value, known: &Known, found: &mut BTreeSet<String>) {
+fn walk(tree: &Value, known: &KnownNames, found: &mut BTreeSet<String>) {
     match tree {
         Value::Object(fields) => {
             for (operator, sides) in fields {
@@ -112,7 +112,7 @@ fn walk(tree: &Value, known: &Known, found: &mut BTreeSet<String>) {
     }
 }
 
-fn compare(attribute: &Value, words: &Value, known: &Known, found: &mut BTreeSet<String>) {
+fn compare(attribute: &Value, words: &Value, known: &KnownNames, found: &mut BTreeSet<String>) {
     let Some(compared) = compared(&path(attribute)) else { return };
     let mut named = Vec::new();
     texts(words, &mut named);

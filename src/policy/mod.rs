@@ -9,16 +9,16 @@
 //! by `postern check`.
 
 mod answer;
+mod attribute_use;
+mod context;
+mod evaluation;
 mod facts;
 mod literals;
 mod load;
 mod questions;
-mod scene;
-mod sight;
 mod slices;
 #[cfg(test)]
 mod tests;
-mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,18 +39,18 @@ use crate::{
 
 use self::{
     answer::broken,
+    context::QuestionContext,
+    evaluation::{EntityCache, Evaluation},
     facts::Vocabulary,
     load::Loaded,
     questions::{Question, opposite, questions},
-    scene::{Casts, Scene},
     slices::Slices,
-    told::Told,
 };
 pub use self::{
     answer::{Allowed, Denial, Denied, Permit, Reason, Verdict},
+    attribute_use::Attribute,
     facts::Resource,
-    literals::Known,
-    sight::Facet,
+    literals::KnownNames,
 };
 
 /// The policies of a folder, checked against their schema.
@@ -65,7 +65,7 @@ pub struct Policies {
     approvals: BTreeMap<PolicyId, String>,
     vocabulary: Vocabulary,
     authorizer: Authorizer,
-    casts: Casts,
+    casts: EntityCache,
 }
 
 /// What a caller wants to do other than a change.
@@ -109,14 +109,14 @@ impl Policies {
 
     fn new(Loaded { schema, set, places, approvals }: Loaded) -> Result<Self, String> {
         let vocabulary = Vocabulary::new()?;
-        let (slices, authorizer, casts) = (Slices::new(&set, &schema)?, Authorizer::new(), scene::casts());
+        let (slices, authorizer, casts) = (Slices::new(&set, &schema)?, Authorizer::new(), evaluation::entity_cache());
         let policies = Self { set, slices, schema, places, approvals, vocabulary, authorizer, casts };
-        policies.rehearse()?;
+        policies.check_schema_fit()?;
         Ok(policies)
     }
 
     /// What policies name that does not exist, each with its place: such policies are valid, but there they never apply.
-    pub fn unknown(&self, known: &Known) -> Vec<Fault> {
+    pub fn unknown(&self, known: &KnownNames) -> Vec<Fault> {
         let mut faults = Vec::new();
         for policy in self.set.policies() {
             let Some((place, line)) = self.places.get(policy.id()) else { continue };
@@ -148,7 +148,11 @@ impl Policies {
 
     /// The permit for carrying out an end that was set: it rests on what permitted the change that is undone, and covers
     /// undoing that change and nothing else.
-    pub fn permit_end(&self, original: &Operation, submission: Submission) -> Result<Permit<Submission>, Denial> {
+    pub fn permit_until_reversal(
+        &self,
+        original: &Operation,
+        submission: Submission,
+    ) -> Result<Permit<Submission>, Denial> {
         let asked = &original.submission;
         let same = asked.caller == submission.caller && asked.configuration == submission.configuration;
         let undoes = |it: &Reversal| it.operation() == original.id && it.cause() == Cause::Until;
@@ -202,15 +206,19 @@ impl Policies {
         if questions.is_empty() && submission.change.reversal().is_none() {
             return Err(undecided("the change is empty, so there is nothing to decide on".to_owned()));
         }
-        let scene = Scene::new(self, caller, Some(resource)).map_err(undecided)?;
+        let scene = Evaluation::new(self, caller, Some(resource)).map_err(undecided)?;
         let now = submission.accepted_at;
         let mut allowed = Allowed::default();
         for (action, denied, wanted) in questions {
-            allowed.extend(scene.decide(action, denied, Told::of_change(&submission, now, wanted.as_ref()))?);
+            allowed.extend(scene.decide(
+                action,
+                denied,
+                QuestionContext::of_change(&submission, now, wanted.as_ref()),
+            )?);
         }
         let mut ends = None;
         if let Some(until) = &submission.until {
-            let allows = scene.decide_end(&submission, now)?;
+            let allows = scene.decide_until(&submission, now)?;
             ends = Some(Until { policies: allows.policies.iter().cloned().collect(), ..until.clone() });
             allowed.extend(allows);
         }
@@ -219,7 +227,7 @@ impl Policies {
 
     /// Decides whether a caller may answer, for or against, a change that awaits approvals of these names: on each target
     /// and each name. That nobody answers for their own change is not up to policy, and not checked here.
-    pub fn decide_word(
+    pub fn decide_approval(
         &self,
         caller: &Caller,
         resource: Resource<'_>,
@@ -236,11 +244,11 @@ impl Policies {
         if questions.is_empty() || names.is_empty() || submission.configuration != resource.configuration.id {
             return Err(undecided("there is nothing to decide on, or it is about another configuration".to_owned()));
         }
-        let scene = Scene::new(self, caller, Some(resource)).map_err(undecided)?;
+        let scene = Evaluation::new(self, caller, Some(resource)).map_err(undecided)?;
         let mut allowed = Allowed::default();
         for (action, denied, wanted) in questions {
             for name in names {
-                let told = Told::of_approval(submission, now, (action, wanted.as_ref()), name);
+                let told = QuestionContext::of_approval(submission, now, (action, wanted.as_ref()), name);
                 allowed.extend(scene.decide(APPROVE, denied.clone(), told)?);
             }
         }
@@ -254,17 +262,17 @@ impl Policies {
         resource: Resource<'_>,
         submission: &Submission,
     ) -> Result<Vec<Verdict>, String> {
-        let scene = Scene::new(self, caller, Some(resource))?;
+        let scene = Evaluation::new(self, caller, Some(resource))?;
         let now = submission.accepted_at;
-        let verdict = |(action, denied, wanted): Question, told: Option<Told>| {
+        let verdict = |(action, denied, wanted): Question, told: Option<QuestionContext>| {
             let target = denied.as_ref().map(|denied| denied.target.clone());
-            let told = told.unwrap_or_else(|| Told::of_change(submission, now, wanted.as_ref()));
+            let told = told.unwrap_or_else(|| QuestionContext::of_change(submission, now, wanted.as_ref()));
             Verdict { action, target, decision: scene.decide(action, denied, told).map_err(|denial| denial.reason) }
         };
         let mut verdicts: Vec<_> =
             questions(&submission.change).into_iter().map(|question| verdict(question, None)).collect();
         if submission.until.is_some() {
-            verdicts.push(verdict(("revert", None, None), Some(Told::of(Action::Revert { own: true }))));
+            verdicts.push(verdict(("revert", None, None), Some(QuestionContext::of(Action::Revert { own: true }))));
             verdicts.extend(opposite(&submission.change).into_iter().map(|question| verdict(question, None)));
         }
         Ok(verdicts)
@@ -276,11 +284,11 @@ impl Policies {
     }
 
     /// Whether a decision for this caller can depend on one of these: policies that may apply look at it.
-    pub fn look_at(&self, facets: &[Facet], caller: &Caller, action: &str) -> bool {
+    pub fn depends_on(&self, facets: &[Attribute], caller: &Caller, action: &str) -> bool {
         let caller = self.vocabulary.caller(&facts::Parties::new(caller, None));
         let action = self.vocabulary.action(action);
         let mut parts = self.slices.of(&action, &caller);
-        parts.any(|part| facets.iter().any(|facet| part.sight.sees(*facet)))
+        parts.any(|part| facets.iter().any(|facet| part.sight.uses(*facet)))
     }
 
     /// Decides on reading the audit records that are about the gateway itself.
@@ -290,21 +298,24 @@ impl Policies {
 
     fn decide_on(&self, caller: &Caller, of: Action, resource: Option<Resource<'_>>) -> Result<Permit<()>, Denial> {
         let action = of.name();
-        let scene = Scene::new(self, caller, resource)
+        let scene = Evaluation::new(self, caller, resource)
             .map_err(|why| broken(Denial { action, target: None, reason: Reason::Undecided(why) }))?;
-        scene.decide(action, None, Told::of(of)).map(|allowed| allowed.permit(()))
+        scene.decide(action, None, QuestionContext::of(of)).map(|allowed| allowed.permit(()))
     }
 
     /// Builds every question that the gateway can ask, to check that the schema knows it.
-    fn rehearse(&self) -> Result<(), String> {
-        let (caller, configuration, tags, submissions) = facts::rehearsal()?;
-        let scene = Scene::new(self, &caller, Some(Resource { configuration: &configuration, tags: &tags }))?;
+    fn check_schema_fit(&self) -> Result<(), String> {
+        let (caller, configuration, tags, submissions) = facts::schema_sample()?;
+        let scene = Evaluation::new(self, &caller, Some(Resource { configuration: &configuration, tags: &tags }))?;
         let mut asked = Vec::new();
         for submission in &submissions {
             let now = submission.accepted_at;
             for (action, _, wanted) in questions(&submission.change) {
-                let approval = Told::of_approval(submission, now, (action, wanted.as_ref()), "approval");
-                asked.extend([(action, Told::of_change(submission, now, wanted.as_ref())), ("approve", approval)]);
+                let approval = QuestionContext::of_approval(submission, now, (action, wanted.as_ref()), "approval");
+                asked.extend([
+                    (action, QuestionContext::of_change(submission, now, wanted.as_ref())),
+                    ("approve", approval),
+                ]);
             }
         }
         let own = true;
@@ -316,12 +327,12 @@ impl Policies {
             Action::Revert { own },
             Action::Audit,
         ];
-        asked.extend(others.map(|action| (action.name(), Told::of(action))));
+        asked.extend(others.map(|action| (action.name(), QuestionContext::of(action))));
         for (action, told) in asked {
             scene.request(action, &told).map_err(|why| format!("it does not fit this version: {why}"))?;
         }
-        let scene = Scene::new(self, &caller, None)?;
-        let asked = scene.request(Action::Audit.name(), &Told::of(Action::Audit));
+        let scene = Evaluation::new(self, &caller, None)?;
+        let asked = scene.request(Action::Audit.name(), &QuestionContext::of(Action::Audit));
         asked.map(drop).map_err(|why| format!("it does not fit this version: {why}"))
     }
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use cedar_policy::{ActionConstraint, EntityUid, PolicySet, PrincipalConstraint, Schema};
 
-use super::sight::Sight;
+use super::attribute_use::AttributeUse;
 
 /// The policies by action.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ struct Slice {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Part {
     pub(super) policies: PolicySet,
-    pub(super) sight: Sight,
+    pub(super) sight: AttributeUse,
 }
 
 impl Slices {
@@ -54,7 +54,7 @@ impl Slices {
                     | PrincipalConstraint::IsIn(..) => &mut slice.anybody,
                 };
                 whose.policies.add(policy.clone()).map_err(|why| why.to_string())?;
-                whose.sight.extend(&Sight::of(policy));
+                whose.sight.extend(&AttributeUse::of(policy));
             }
         }
         Ok(Self(slices))

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{
-    AssignmentSet, Change, Configuration, Filter, FilterMode, Kind, Merged, OperationId, Role, State, Target, Wanted,
-    assignment::Unread, change::List, merge, operation::Ending,
+    AssignmentSet, Change, Configuration, DesiredAssignment, Filter, FilterMode, Kind, MergeOutcome, OperationId, Role,
+    State, Target, assignment::UninterpretedJson, change::List, merge, operation::SuccessEvidence,
 };
 
 const GROUP: &str = "b0000000-0000-4000-8000-000000000001";
@@ -56,8 +56,8 @@ fn group() -> Target {
     Target::Group(GROUP.parse().unwrap())
 }
 
-fn wanted(target: Target) -> Wanted {
-    Wanted { target, filter: None }
+fn wanted(target: Target) -> DesiredAssignment {
+    DesiredAssignment { target, filter: None }
 }
 
 fn adding(targets: &[Target]) -> Change {
@@ -170,9 +170,9 @@ fn a_reversal_takes_the_right_to_revert_and_that_to_each_target() {
         let present = Change::amend(vec![wanted(removed.clone())], vec![], 1).unwrap();
         let present = merge(&AssignmentSet::default(), [&present]).desired;
         let asked = Change::amend(vec![wanted(added)], vec![removed], 2).unwrap();
-        let Some(Merged::Applied(difference)) = merge(&present, [&asked]).merged.pop() else { panic!() };
+        let Some(MergeOutcome::Applied(difference)) = merge(&present, [&asked]).merged.pop() else { panic!() };
         let (at, digest) = (Timestamp::UNIX_EPOCH, present.digest());
-        let ending = Ending { at, difference, before: digest.clone(), after: digest, write: None };
+        let ending = SuccessEvidence { at, difference, before: digest.clone(), after: digest, write: None };
         let state = State::Queued.start(at).unwrap().succeed(ending).unwrap();
         let id = OperationId::from(uuid::Uuid::from_u128(1));
         Operation { id, submission: submission(caller, asked, None), state }
@@ -277,8 +277,8 @@ fn policies_see_name_id_filter_and_number_of_targets() {
     );
     let filter = Filter { id: GROUP.parse().unwrap(), mode: FilterMode::Include };
     let asked = |mode| {
-        let add = vec![Wanted { target: group(), filter: Some(Filter { mode, ..filter }) }];
-        Change::amend(add, vec![Target::Foreign(Unread::new("{}".to_owned()))], 9).unwrap()
+        let add = vec![DesiredAssignment { target: group(), filter: Some(Filter { mode, ..filter }) }];
+        Change::amend(add, vec![Target::Foreign(UninterpretedJson::new("{}".to_owned()))], 9).unwrap()
     };
     let decided = |mode| change(&policies, &servicenow(), "sales", asked(mode));
     assert_eq!(decided(FilterMode::Include).unwrap(), ["all", "remove"]);
@@ -381,7 +381,7 @@ fn any_submission() -> impl Strategy<Value = Submission> {
     let filter = Filter { id: GROUP.parse().unwrap(), mode: FilterMode::Include };
     (ticket, name, 1_u128..3, 1_usize..3, 0_i64..600_000, any::<bool>()).prop_map(
         move |(ticket, name, number, targets, second, narrowed)| {
-            let group = |number| Wanted { target: group_of(number), filter: narrowed.then_some(filter) };
+            let group = |number| DesiredAssignment { target: group_of(number), filter: narrowed.then_some(filter) };
             let wanted = (number..).take(targets).map(group).collect();
             let named = name.map(|name| (uuid::Uuid::from_u128(number).to_string(), name.to_owned()));
             Submission {
@@ -410,13 +410,13 @@ proptest! {
         let (configuration, tags) = (configuration(), BTreeSet::from(["sales".to_owned()]));
         let resource = Some(Resource { configuration: &configuration, tags: &tags });
         for caller in [servicenow(), caller("portal", &["Assignments.Else"]), caller("else", &[])] {
-            let scene = Scene::new(&policies, &caller, resource).unwrap();
+            let scene = Evaluation::new(&policies, &caller, resource).unwrap();
             let entities = policies.vocabulary.entities(&facts::Parties::new(&caller, resource), &policies.schema).unwrap();
             let about = |submission: &Submission| {
-                Told::of_change(submission, submission.accepted_at, submission.change.wanted().first())
+                QuestionContext::of_change(submission, submission.accepted_at, submission.change.wanted().first())
             };
             let of_changes = ["add", "remove", "replace"].map(|action| submissions.iter().map(move |it| (action, about(it))));
-            for (action, told) in of_changes.into_iter().flatten().chain([("plan", Told::of(Action::Plan))]) {
+            for (action, told) in of_changes.into_iter().flatten().chain([("plan", QuestionContext::of(Action::Plan))]) {
                 let request = scene.request(action, &told).unwrap();
                 let all = policies.authorizer.is_authorized(&request, &policies.set, &entities);
                 let ids: BTreeSet<_> = all.diagnostics().reason().map(ToString::to_string).collect();
@@ -525,7 +525,7 @@ fn a_schema_of_another_version_is_a_fault_when_it_is_loaded() {
 }
 
 #[test]
-fn no_name_is_taken_for_more_than_a_name() {
+fn caller_and_role_names_match_exactly_and_are_never_interpreted() {
     let policies = Policies::load(&shipped()).unwrap();
     for name in [
         "servicenow\"",
@@ -666,7 +666,7 @@ fn whoever_policy_permits_approves_and_for_all_that_was_asked_for() {
     let asked = submission(&servicenow(), adding(&groups(11)), Some("RITM0012345"));
     let word = |caller: &Caller, names: &[&str]| {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let permit = policies.decide_word(caller, resource, &asked, (&names, TUESDAY.parse().unwrap()));
+        let permit = policies.decide_approval(caller, resource, &asked, (&names, TUESDAY.parse().unwrap()));
         permit.map(|permit| permit.policies().to_vec()).map_err(|denial| denial.reason)
     };
     let approver = caller("approvers", &["Assignments.Approve"]);
@@ -703,7 +703,7 @@ unless { !(context.target.kind == "devices") || context.time.weekday == "Friday"
 when { context.change == "clears" && context.asker == "portal" && context.asker != "nobody" };"#;
     let dir = folder(&[("a.cedar", text)]);
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-    let known = Known {
+    let known = KnownNames {
         callers: names(&["servicenow", "portal"]),
         issuers: names(&["sandbox"]),
         tags: names(&["sales", "kiosk"]),
@@ -733,7 +733,7 @@ when { context.change == "clears" && context.asker == "portal" && context.asker 
 #[test]
 fn the_shipped_policies_and_examples_name_nothing_unknown() {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-    let known = Known {
+    let known = KnownNames {
         callers: names(&["servicenow", "portal", "helpdesk"]),
         issuers: names(&["sandbox"]),
         tags: names(&["sales", "kiosk", "restriction"]),
@@ -750,7 +750,7 @@ fn any_target() -> impl Strategy<Value = Target> {
         Just(Target::AllDevices),
         Just(Target::AllUsers),
         Just(Target::ExcludedGroup(GROUP.parse().unwrap())),
-        ".*".prop_map(|text| Target::Foreign(Unread::new(text))),
+        ".*".prop_map(|text| Target::Foreign(UninterpretedJson::new(text))),
     ]
 }
 

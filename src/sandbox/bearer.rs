@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::errors::Refusal;
 use super::login;
-use super::wire::Call;
+use super::wire::Request;
 use super::world::State;
 
 /// The roles in a token.
@@ -64,7 +64,7 @@ impl Rights {
 }
 
 /// The rights of the call's bearer, or Graph's refusal of the token.
-pub(crate) fn rights(call: &Call, state: &State) -> Result<Rights, Refusal> {
+pub(crate) fn rights(call: &Request, state: &State) -> Result<Rights, Refusal> {
     let sent = call.header("authorization").unwrap_or_default();
     let token =
         sent.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());

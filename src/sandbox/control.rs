@@ -19,7 +19,7 @@ use super::limits::Limits;
 use super::proof::Register;
 use super::switches::Switches;
 use super::tenant::Tenant;
-use super::wire::{Answer, Call};
+use super::wire::{Request, Response};
 use super::world::{Release, State, World};
 use super::{Error, graph};
 
@@ -42,21 +42,21 @@ const ENDPOINTS: [&str; 15] = [
 ];
 
 /// The answer to a call below `/_sandbox`.
-pub(crate) async fn answer(call: &Call, world: &World) -> Answer {
+pub(crate) async fn answer(call: &Request, world: &World) -> Response {
     let parts = call.parts();
     let answer = match (call.method.as_str(), parts.get(1..).unwrap_or_default()) {
-        ("GET", []) => Ok(Answer::json(200, json!({ "endpoints": ENDPOINTS }))),
-        ("GET", ["state"]) => Ok(Answer::json(200, state(world))),
-        ("GET", ["journal"]) => Ok(Answer::json(200, world.state().journal.shown())),
+        ("GET", []) => Ok(Response::json(200, json!({ "endpoints": ENDPOINTS }))),
+        ("GET", ["state"]) => Ok(Response::json(200, state(world))),
+        ("GET", ["journal"]) => Ok(Response::json(200, world.state().journal.shown())),
         ("POST", ["reset"]) => Ok(reset(world)),
-        ("GET", ["switches"]) => Ok(Answer::json(200, Value::Object(world.state().switches.shown()))),
+        ("GET", ["switches"]) => Ok(Response::json(200, Value::Object(world.state().switches.shown()))),
         ("POST", ["switches"]) => switch(call, world),
-        ("GET", ["switches", "words"]) => Ok(Answer::json(200, Value::Object(Switches::words()))),
-        ("GET", ["faults"]) => Ok(Answer::json(200, world.state().faults.shown())),
+        ("GET", ["switches", "words"]) => Ok(Response::json(200, Value::Object(Switches::words()))),
+        ("GET", ["faults"]) => Ok(Response::json(200, world.state().faults.shown())),
         ("POST", ["faults"]) => order(call, world),
         ("DELETE", ["faults"]) => {
             world.release(Release::Proceed);
-            Ok(Answer::empty(204))
+            Ok(Response::empty(204))
         }
         ("POST", ["token"]) => token(call, world),
         ("POST", ["issuer", "rotate"]) => rotate(call, world).await,
@@ -65,22 +65,22 @@ pub(crate) async fn answer(call: &Call, world: &World) -> Answer {
         ("DELETE", ["groups", id]) => delete_group(world, id),
         (method, _) => {
             let error = format!("nothing answers {method} {}", call.path);
-            Ok(Answer::json(404, json!({"error": error, "endpoints": ENDPOINTS})))
+            Ok(Response::json(404, json!({"error": error, "endpoints": ENDPOINTS})))
         }
     };
     answer.unwrap_or_else(|refused| refused)
 }
 
-fn refused(status: u16, error: impl Into<String>) -> Answer {
+fn refused(status: u16, error: impl Into<String>) -> Response {
     let error: String = error.into();
-    Answer::json(status, json!({ "error": error }))
+    Response::json(status, json!({ "error": error }))
 }
 
-fn broken(error: &Error) -> Answer {
+fn broken(error: &Error) -> Response {
     refused(500, error.to_string())
 }
 
-fn body<T: DeserializeOwned>(call: &Call) -> Result<T, Answer> {
+fn body<T: DeserializeOwned>(call: &Request) -> Result<T, Response> {
     serde_json::from_slice(&call.body).map_err(|error| refused(400, format!("the body is not as it must be: {error}")))
 }
 
@@ -90,7 +90,7 @@ fn state(world: &World) -> Value {
     json!({"configurations": configurations, "groups": state.tenant.groups, "jwks_fetches": state.issuer.fetches})
 }
 
-fn reset(world: &World) -> Answer {
+fn reset(world: &World) -> Response {
     {
         let mut state = world.state();
         state.tenant = Tenant::new(&state.seed);
@@ -102,38 +102,38 @@ fn reset(world: &World) -> Answer {
     }
     // Calls held since before the reset must not change the new state.
     world.release(Release::Cut);
-    Answer::empty(204)
+    Response::empty(204)
 }
 
-fn switch(call: &Call, world: &World) -> Result<Answer, Answer> {
+fn switch(call: &Request, world: &World) -> Result<Response, Response> {
     let wanted: Map<String, Value> = body(call)?;
     let mut state = world.state();
     let set = state.switches.set(&wanted);
     state.switches =
-        set.map_err(|fault| Answer::json(400, json!({"error": fault, "switches": state.switches.shown()})))?;
-    Ok(Answer::json(200, Value::Object(state.switches.shown())))
+        set.map_err(|fault| Response::json(400, json!({"error": fault, "switches": state.switches.shown()})))?;
+    Ok(Response::json(200, Value::Object(state.switches.shown())))
 }
 
-fn order(call: &Call, world: &World) -> Result<Answer, Answer> {
+fn order(call: &Request, world: &World) -> Result<Response, Response> {
     let order: Order = body(call)?;
     let mut state = world.state();
     let State { faults, tenant, .. } = &mut *state;
     faults.order(order, tenant).map_err(|fault| refused(400, fault))?;
-    Ok(Answer::json(201, state.faults.shown()))
+    Ok(Response::json(201, state.faults.shown()))
 }
 
-fn token(call: &Call, world: &World) -> Result<Answer, Answer> {
+fn token(call: &Request, world: &World) -> Result<Response, Response> {
     let order: issuer::Order = body(call)?;
     let state = world.state();
     state.issuer.token(&order, call, &state.seed).map_err(|error| broken(&error))
 }
 
-async fn rotate(call: &Call, world: &World) -> Result<Answer, Answer> {
+async fn rotate(call: &Request, world: &World) -> Result<Response, Response> {
     let rotation = if call.body.is_empty() { Rotation::default() } else { body(call)? };
     let key = Key::generate(world.clock).await.map_err(|error| broken(&error))?;
     let kid = key.kid().to_owned();
     let published = world.state().issuer.rotate(key, &rotation);
-    Ok(Answer::json(200, json!({"kid": kid, "keys": published})))
+    Ok(Response::json(200, json!({"kid": kid, "keys": published})))
 }
 
 #[derive(Deserialize)]
@@ -143,14 +143,14 @@ struct Registration {
     certificate: String,
 }
 
-fn register(call: &Call, world: &World) -> Result<Answer, Answer> {
+fn register(call: &Request, world: &World) -> Result<Response, Response> {
     let Registration { client_id, certificate } = body(call)?;
     let mut state = world.state();
     if !state.seed.apps.iter().any(|app| app.client_id == client_id) {
         return Err(refused(404, format!("there is no app {client_id}")));
     }
     state.register.add(client_id, &certificate).map_err(|fault| refused(400, fault))?;
-    Ok(Answer::empty(204))
+    Ok(Response::empty(204))
 }
 
 #[derive(Deserialize)]
@@ -162,7 +162,7 @@ struct Amendment {
 }
 
 /// Changes an app's roles or secret, from its next token on.
-fn amend(call: &Call, world: &World) -> Result<Answer, Answer> {
+fn amend(call: &Request, world: &World) -> Result<Response, Response> {
     let Amendment { client_id, roles, client_secret } = body(call)?;
     let mut state = world.state();
     let app = state.seed.apps.iter_mut().find(|app| app.client_id == client_id);
@@ -173,10 +173,10 @@ fn amend(call: &Call, world: &World) -> Result<Answer, Answer> {
     if let Some(secret) = client_secret {
         app.client_secret = secret;
     }
-    Ok(Answer::empty(204))
+    Ok(Response::empty(204))
 }
 
-fn delete_group(world: &World, id: &str) -> Result<Answer, Answer> {
+fn delete_group(world: &World, id: &str) -> Result<Response, Response> {
     let wanted = Uuid::try_parse(id).map_err(|_malformed| refused(400, format!("`{id}` is not a group's id")))?;
     let mut state = world.state();
     let before = state.tenant.groups.len();
@@ -184,6 +184,6 @@ fn delete_group(world: &World, id: &str) -> Result<Answer, Answer> {
     if state.tenant.groups.len() == before {
         Err(refused(404, format!("there is no group {wanted}")))
     } else {
-        Ok(Answer::empty(204))
+        Ok(Response::empty(204))
     }
 }

@@ -13,10 +13,10 @@ use super::graph::Visit;
 use super::odata::{Clause, Query, Test, unsupported};
 use super::seed::Group;
 use super::targets::Version;
-use super::wire::Answer;
+use super::wire::Response;
 
 /// `GET /{version}/groups` and below.
-pub(crate) fn groups(visit: Visit<'_>, path: &[&str]) -> Result<Answer, Refusal> {
+pub(crate) fn groups(visit: Visit<'_>, path: &[&str]) -> Result<Response, Refusal> {
     visit.rights.groups()?;
     match path {
         [] => listed(visit),
@@ -25,7 +25,7 @@ pub(crate) fn groups(visit: Visit<'_>, path: &[&str]) -> Result<Answer, Refusal>
     }
 }
 
-fn one(visit: Visit<'_>, id: &str) -> Result<Answer, Refusal> {
+fn one(visit: Visit<'_>, id: &str) -> Result<Response, Refusal> {
     let query = Query::of(visit.call, &["$select"])?;
     if Uuid::try_parse(id).is_err() {
         return Err(Refusal::graph(400, "Request_BadRequest", format!("Invalid object identifier '{id}'.")));
@@ -37,7 +37,7 @@ fn one(visit: Visit<'_>, id: &str) -> Result<Answer, Refusal> {
     })?;
     let mut row = fields(json!(group));
     row.insert("@odata.context".to_owned(), json!(context(visit, "groups/$entity")));
-    Ok(Answer::json(200, query.selected(row)))
+    Ok(Response::json(200, query.selected(row)))
 }
 
 /// Groups per page without `$top`, as in the directory.
@@ -45,7 +45,7 @@ const PAGE: usize = 100;
 /// The number of values that `in` accepts, as in the directory.
 const VALUES_MAX: usize = 15;
 
-fn listed(visit: Visit<'_>) -> Result<Answer, Refusal> {
+fn listed(visit: Visit<'_>) -> Result<Response, Refusal> {
     let query = Query::of(visit.call, &["$filter", "$select", "$top", "$skiptoken"])?;
     let mut rows = Vec::new();
     for group in &visit.state.tenant.groups {
@@ -55,7 +55,7 @@ fn listed(visit: Visit<'_>) -> Result<Answer, Refusal> {
     }
     let mut page = query.page(rows, Some(PAGE), &visit.state.url, visit.call);
     page.insert("@odata.context".to_owned(), json!(context(visit, "groups")));
-    Ok(Answer::json(200, Value::Object(page)))
+    Ok(Response::json(200, Value::Object(page)))
 }
 
 fn passes(clause: Option<&Clause>, group: &Group) -> Result<bool, Refusal> {
@@ -75,20 +75,20 @@ fn passes(clause: Option<&Clause>, group: &Group) -> Result<bool, Refusal> {
 }
 
 /// `GET /beta/deviceManagement/assignmentFilters` and below.
-pub(crate) fn filters(visit: Visit<'_>, path: &[&str]) -> Result<Answer, Refusal> {
+pub(crate) fn filters(visit: Visit<'_>, path: &[&str]) -> Result<Response, Refusal> {
     visit.rights.filters()?;
     match (visit.version, path) {
         (Version::Beta, []) => {
             let query = Query::of(visit.call, &["$select", "$top", "$skiptoken"])?;
             let rows = visit.state.tenant.filters.iter().map(|filter| query.selected(fields(json!(filter)))).collect();
-            Ok(Answer::json(200, visit.collection(rows, &query, "assignmentFilters")))
+            Ok(Response::json(200, visit.collection(rows, &query, "assignmentFilters")))
         }
         (Version::Beta, [id]) => {
             let query = Query::of(visit.call, &["$select"])?;
             let wanted = Uuid::try_parse(id).ok();
             let found = visit.state.tenant.filters.iter().find(|filter| Some(filter.id) == wanted);
             let found = found.ok_or_else(|| Refusal::intune(404, "ResourceNotFound", "The filter was not found."))?;
-            Ok(Answer::json(200, query.selected(fields(json!(found)))))
+            Ok(Response::json(200, query.selected(fields(json!(found)))))
         }
         _ => Err(no_route(visit.call)),
     }

@@ -9,7 +9,7 @@
 use serde_json::{Value, json};
 
 use super::switches::{ErrorShape, InnerError, Switches};
-use super::wire::{Answer, Body, Call};
+use super::wire::{Body, Request, Response};
 
 /// Why a Graph call is refused.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Refusal {
     }
 
     /// The response on the wire.
-    pub(crate) fn answer(&self, call: &Call, switches: &Switches) -> Answer {
+    pub(crate) fn answer(&self, call: &Request, switches: &Switches) -> Response {
         let shape = if self.origin == Origin::Intune { switches.error_shape } else { ErrorShape::Nested };
         let mut answer = match shape {
             ErrorShape::Nested => self.in_json(call, switches, &self.code, &self.message_of(call)),
@@ -72,8 +72,8 @@ impl Refusal {
                 let inner = json!({"ErrorCode": self.code, "Message": self.message_of(call), "Target": null});
                 self.in_json(call, switches, "UnknownError", &inner.to_string())
             }
-            ErrorShape::Html => Answer { body: Body::Html(HTML), ..Answer::empty(self.status) },
-            ErrorShape::Empty => Answer::empty(self.status),
+            ErrorShape::Html => Response { body: Body::Html(HTML), ..Response::empty(self.status) },
+            ErrorShape::Empty => Response::empty(self.status),
         };
         if shape == ErrorShape::DoublyNested && self.status == 403 {
             answer.status = 401; // As captured: the outer status contradicts the inner code.
@@ -88,14 +88,14 @@ impl Refusal {
         answer
     }
 
-    fn message_of(&self, call: &Call) -> String {
+    fn message_of(&self, call: &Request) -> String {
         match self.origin {
             Origin::Graph => self.message.clone(),
             Origin::Intune => nested(&self.message, call),
         }
     }
 
-    fn in_json(&self, call: &Call, switches: &Switches, code: &str, message: &str) -> Answer {
+    fn in_json(&self, call: &Request, switches: &Switches, code: &str, message: &str) -> Response {
         let mut error = json!({"code": code, "message": message});
         let inner = match switches.inner_error {
             InnerError::InnerError => "innerError",
@@ -107,26 +107,26 @@ impl Refusal {
             }
             fields.insert(inner.to_owned(), inner_error(call));
         }
-        Answer::json(self.status, json!({ "error": error }))
+        Response::json(self.status, json!({ "error": error }))
     }
 }
 
 const HTML: &str = "<!DOCTYPE html><html><head><title>Service unavailable</title></head><body><h2>Our services aren't \
 available right now</h2></body></html>";
 
-fn inner_error(call: &Call) -> Value {
+fn inner_error(call: &Request) -> Value {
     json!({
         "date": call.at.strftime("%Y-%m-%dT%H:%M:%S").to_string(),
-        "request-id": call.request_id,
+        "request-id": call.id,
         "client-request-id": call.client_request_id(),
     })
 }
 
-fn nested(message: &str, call: &Call) -> String {
+fn nested(message: &str, call: &Request) -> String {
     let told = format!(
         "{message} - Operation ID (for customer support): 00000000-0000-0000-0000-000000000000 - Activity ID: {} - Url: \
          https://fef.sandbox01.manage.microsoft.com/StatelessOnboardingService{}?api-version=5023-03-29",
-        call.request_id, call.path
+        call.id, call.path
     );
     format!(
         "{{\r\n  \"_version\": 3,\r\n  \"Message\": {},\r\n  \"CustomApiErrorPhrase\": \"\",\r\n  \"RetryAfter\": \
@@ -136,7 +136,7 @@ fn nested(message: &str, call: &Call) -> String {
 }
 
 /// Graph's refusal of a path or method that it does not route.
-pub(crate) fn no_route(call: &Call) -> Refusal {
+pub(crate) fn no_route(call: &Request) -> Refusal {
     let names = call.segments.iter().skip(1);
     let template: Vec<&str> = names.enumerate().map(|(depth, name)| segment_kind(depth, name)).collect();
     let rest = call.path.splitn(3, '/').nth(2).unwrap_or_default();

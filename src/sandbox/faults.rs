@@ -18,7 +18,7 @@ use super::identity;
 use super::login;
 use super::switches::Switches;
 use super::tenant::Tenant;
-use super::wire::{Answer, Call};
+use super::wire::{Request, Response};
 
 /// The faults in force.
 #[derive(Debug, Default)]
@@ -102,7 +102,7 @@ impl Effect {
 }
 
 impl Order {
-    fn hits(&self, call: &Call) -> bool {
+    fn hits(&self, call: &Request) -> bool {
         let path = format!("/{}", call.segments.join("/"));
         let verb = self.method.as_ref().is_none_or(|method| method.eq_ignore_ascii_case(&call.method));
         // The issuer is hit only if its path is named: an order without a path is meant for Graph and token requests.
@@ -116,7 +116,7 @@ impl Order {
     }
 
     /// Returns itself if this call is to be hit; counts the calls that it lets pass.
-    fn reached(&mut self, call: &Call) -> Option<&mut Self> {
+    fn reached(&mut self, call: &Request) -> Option<&mut Self> {
         if self.times == Some(0) || !self.hits(call) {
             return None;
         }
@@ -169,7 +169,7 @@ impl Faults {
     }
 
     /// Takes the fault for this call, if any, and counts the hit.
-    pub(crate) fn take(&mut self, call: &Call) -> Option<Taken> {
+    pub(crate) fn take(&mut self, call: &Request) -> Option<Taken> {
         let order = self.orders.iter_mut().find_map(|order| order.reached(call))?;
         order.applied = order.applied.saturating_add(1);
         order.times = order.times.map(|times| times.saturating_sub(1));
@@ -187,15 +187,15 @@ impl Faults {
 }
 
 /// The response that an order asks for, in the format of the service that was called.
-pub(crate) fn answer(call: &Call, status: u16, body: Option<&Value>, switches: &Switches) -> Answer {
+pub(crate) fn answer(call: &Request, status: u16, body: Option<&Value>, switches: &Switches) -> Response {
     if let Some(body) = body {
-        return graph::identified(Answer::json(status, body.clone()), call);
+        return graph::identified(Response::json(status, body.clone()), call);
     }
     match call.parts().as_slice() {
-        ["issuer", ..] => Answer::json(status, json!({"error": "ordered"})),
+        ["issuer", ..] => Response::json(status, json!({"error": "ordered"})),
         ["metadata" | "msi", ..] => identity::ordered(status),
         [_, "oauth2", ..] => login::ordered(call, status),
-        _ if status < 400 => graph::identified(Answer::empty(status), call),
+        _ if status < 400 => graph::identified(Response::empty(status), call),
         _ => graph::identified(refusal(status).answer(call, switches), call),
     }
 }

@@ -18,15 +18,15 @@ use super::switches::{
     NextLinkHost,
 };
 use super::targets::Version;
-use super::tenant::{Asked, Assignment, Configuration};
-use super::wire::{Answer, Call};
+use super::tenant::{AssignOptions, Assignment, Configuration};
+use super::wire::{Request, Response};
 use super::world::State;
 
 const DIAGNOSTIC: &str =
     r#"{"ServerInfo":{"DataCenter":"Sandbox","Slice":"E","Ring":"0","ScaleUnit":"001","RoleInstance":"SANDBOX"}}"#;
 
 /// Graph's response to a call.
-pub(crate) fn answer(call: &Call, state: &mut State) -> Answer {
+pub(crate) fn answer(call: &Request, state: &mut State) -> Response {
     let admitted = state.limits.admit(call, &state.switches);
     let answer = admitted.map_or_else(
         |refused| *refused,
@@ -38,9 +38,9 @@ pub(crate) fn answer(call: &Call, state: &mut State) -> Answer {
 }
 
 /// Adds the headers that Graph puts on every response.
-pub(crate) fn identified(answer: Answer, call: &Call) -> Answer {
+pub(crate) fn identified(answer: Response, call: &Request) -> Response {
     answer
-        .with("request-id", call.request_id.clone())
+        .with("request-id", call.id.clone())
         .with("client-request-id", call.client_request_id().to_owned())
         .with("x-ms-ags-diagnostic", DIAGNOSTIC.to_owned())
 }
@@ -71,13 +71,13 @@ const IN_V1: [&str; 19] = [
 /// The context of a call to an endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Visit<'a> {
-    pub(crate) call: &'a Call,
+    pub(crate) call: &'a Request,
     pub(crate) version: Version,
     pub(crate) rights: &'a Rights,
     pub(crate) state: &'a State,
 }
 
-fn served(call: &Call, state: &mut State) -> Result<Answer, Refusal> {
+fn served(call: &Request, state: &mut State) -> Result<Response, Refusal> {
     let parts = keys_split(call);
     let version = match parts.first().map(String::as_str) {
         Some("beta") => Version::Beta,
@@ -132,7 +132,7 @@ fn canonical(part: &str) -> &str {
 }
 
 /// The segments of the path, with `name('key')` split into name and key.
-fn keys_split(call: &Call) -> Vec<String> {
+fn keys_split(call: &Request) -> Vec<String> {
     let split = |part: &String| match part.split_once("('") {
         Some((name, key)) => vec![name.to_owned(), key.trim_end_matches("')").to_owned()],
         None => vec![part.clone()],
@@ -140,56 +140,51 @@ fn keys_split(call: &Call) -> Vec<String> {
     call.segments.iter().flat_map(split).collect()
 }
 
-fn assign(call: &Call, state: &mut State, version: Version, id: &str) -> Result<Answer, Refusal> {
+fn assign(call: &Request, state: &mut State, version: Version, id: &str) -> Result<Response, Refusal> {
     if !call.carries("application/json") {
         return Err(Refusal::graph(400, "BadRequest", "Write requests must be of type application/json."));
     }
     let body: Value = serde_json::from_slice(&call.body)
         .map_err(|error| Refusal::graph(400, "BadRequest", format!("Unable to read JSON request payload: {error}")))?;
     approved(call, state.switches.multi_admin_approval)?;
-    state.tenant.assign(id, &body, Asked { version, switches: &state.switches })?;
+    state.tenant.assign(id, &body, AssignOptions { version, switches: &state.switches })?;
     Ok(match state.switches.assign_answer {
-        AssignAnswer::NoContent => Answer::empty(204),
-        AssignAnswer::OkEmpty => Answer::empty(200),
+        AssignAnswer::NoContent => Response::empty(204),
+        AssignAnswer::OkEmpty => Response::empty(200),
         AssignAnswer::OkJson => {
             let visit = Visit { call, version, rights: &Rights::default(), state };
             let rows = visit.configuration(id)?.assignments.iter().map(|row| visit.assignment(row)).collect();
-            Answer::json(200, visit.collection(rows, &Query::default(), "assignments"))
+            Response::json(200, visit.collection(rows, &Query::default(), "assignments"))
         }
     })
 }
 
-fn set_priority(call: &Call, state: &mut State, version: Version, id: &str) -> Result<Answer, Refusal> {
+fn set_priority(call: &Request, state: &mut State, version: Version, id: &str) -> Result<Response, Refusal> {
     let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
     let wanted = body.get("priority").and_then(Value::as_i64).and_then(|number| usize::try_from(number).ok());
     let wanted = wanted.filter(|number| *number > 0);
     let wanted = wanted.ok_or_else(|| Refusal::bad_request("priority must be a number from 1 on."))?;
     state.tenant.configuration(id, version, &state.switches)?;
     state.tenant.rank(id, wanted)?;
-    Ok(Answer::empty(204))
+    Ok(Response::empty(204))
 }
 
 /// Whether the tenant's access policy lets a change through; no approval is ever given here.
-fn approved(call: &Call, policy: MultiAdminApproval) -> Result<(), Refusal> {
+fn approved(call: &Request, policy: MultiAdminApproval) -> Result<(), Refusal> {
     let wanted = "Header 'x-msft-approval-justification' is required to request approval";
-    let filed =
-        format!("The change needs the approval of another administrator; the approval code is {}.", call.request_id);
+    let filed = format!("The change needs the approval of another administrator; the approval code is {}.", call.id);
     let pending = "An active Approval Request already exists for this entity";
     Err(match policy {
         MultiAdminApproval::Off => return Ok(()),
         MultiAdminApproval::BadRequest => Refusal::intune(400, "BadRequest", wanted),
         MultiAdminApproval::Forbidden => Refusal::intune(403, "Forbidden", wanted),
-        MultiAdminApproval::PreconditionFailed => {
-            Refusal::intune(412, "PreconditionFailed", filed).filed_as(&call.request_id)
-        }
-        MultiAdminApproval::ApprovalRequired => {
-            Refusal::intune(403, "ApprovalRequired", filed).filed_as(&call.request_id)
-        }
+        MultiAdminApproval::PreconditionFailed => Refusal::intune(412, "PreconditionFailed", filed).filed_as(&call.id),
+        MultiAdminApproval::ApprovalRequired => Refusal::intune(403, "ApprovalRequired", filed).filed_as(&call.id),
         MultiAdminApproval::Conflict => Refusal::intune(409, "Conflict", pending),
     })
 }
 
-fn configurations(visit: Visit<'_>, path: &[&str]) -> Result<Answer, Refusal> {
+fn configurations(visit: Visit<'_>, path: &[&str]) -> Result<Response, Refusal> {
     visit.rights.read()?;
     match path {
         [] => list(visit),
@@ -197,24 +192,24 @@ fn configurations(visit: Visit<'_>, path: &[&str]) -> Result<Answer, Refusal> {
             let query = Query::of(visit.call, &["$select", "$expand"])?;
             let mut row = visit.shown(visit.configuration(id)?, &query)?;
             row.insert("@odata.context".to_owned(), json!(visit.context("deviceEnrollmentConfigurations/$entity")));
-            Ok(Answer::json(200, query.selected(row)))
+            Ok(Response::json(200, query.selected(row)))
         }
         [id, "assignments"] => {
             let query = Query::of(visit.call, &["$top", "$skiptoken"])?;
             let rows = visit.configuration(id)?.seen().iter().map(|row| visit.assignment(row)).collect();
-            Ok(Answer::json(200, visit.collection(rows, &query, &format!("{CONFIGURATIONS}('{id}')/assignments"))))
+            Ok(Response::json(200, visit.collection(rows, &query, &format!("{CONFIGURATIONS}('{id}')/assignments"))))
         }
         [id, "assignments", assignment] => {
             let found = visit.configuration(id)?.assignments.iter().find(|row| row.id.eq_ignore_ascii_case(assignment));
             let found =
                 found.ok_or_else(|| Refusal::intune(404, "ResourceNotFound", "The assignment was not found."))?;
-            Ok(Answer::json(200, visit.assignment(found)))
+            Ok(Response::json(200, visit.assignment(found)))
         }
         _ => Err(no_route(visit.call)),
     }
 }
 
-fn list(visit: Visit<'_>) -> Result<Answer, Refusal> {
+fn list(visit: Visit<'_>) -> Result<Response, Refusal> {
     // Seen in the real service: this function fails instead of being refused.
     if visit.call.options().iter().any(|(name, value)| name == "$filter" && value.to_lowercase().contains("endswith("))
     {
@@ -236,7 +231,7 @@ fn list(visit: Visit<'_>) -> Result<Answer, Refusal> {
     for configuration in found {
         rows.push(query.selected(visit.shown(configuration, &query)?));
     }
-    Ok(Answer::json(200, visit.collection(rows, &query, CONFIGURATIONS)))
+    Ok(Response::json(200, visit.collection(rows, &query, CONFIGURATIONS)))
 }
 
 fn passes(clause: Option<&Clause>, row: &Row) -> Result<bool, Refusal> {

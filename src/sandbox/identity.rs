@@ -11,14 +11,14 @@ use uuid::Uuid;
 
 use super::login;
 use super::seed::App;
-use super::wire::{Answer, Call};
+use super::wire::{Request, Response};
 use super::world::State;
 
 /// The header value that App Service requires; public, like all secrets here.
 const APP_SERVICE_HEADER: &str = "sandbox-identity-header";
 
 /// The response of a virtual machine's endpoint.
-pub(crate) fn of_machine(call: &Call, state: &State) -> Answer {
+pub(crate) fn of_machine(call: &Request, state: &State) -> Response {
     if !call.header("metadata").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return refused(400, "bad_request_102", "Required metadata header not specified");
     }
@@ -32,7 +32,7 @@ pub(crate) fn of_machine(call: &Call, state: &State) -> Answer {
 }
 
 /// The response of App Service's endpoint.
-pub(crate) fn of_app_service(call: &Call, state: &State) -> Answer {
+pub(crate) fn of_app_service(call: &Request, state: &State) -> Response {
     if call.header("x-identity-header") != Some(APP_SERVICE_HEADER) {
         return refused(401, "unauthorized", "The identity header is missing or wrong");
     }
@@ -45,15 +45,20 @@ pub(crate) fn of_app_service(call: &Call, state: &State) -> Answer {
 }
 
 /// An ordered refusal in the format of these endpoints, for faults.
-pub(crate) fn ordered(status: u16) -> Answer {
+pub(crate) fn ordered(status: u16) -> Response {
     refused(status, "ordered", "An error has occurred")
 }
 
-fn refused(status: u16, error: &str, description: &str) -> Answer {
-    Answer::json(status, json!({"error": error, "error_description": description}))
+fn refused(status: u16, error: &str, description: &str) -> Response {
+    Response::json(status, json!({"error": error, "error_description": description}))
 }
 
-fn token(call: &Call, state: &State, version: &str, body: impl FnOnce(String, &App, (i64, i64)) -> Value) -> Answer {
+fn token(
+    call: &Request,
+    state: &State,
+    version: &str,
+    body: impl FnOnce(String, &App, (i64, i64)) -> Value,
+) -> Response {
     if call.method != "GET" {
         return refused(405, "method_not_allowed", "The endpoint only accepts GET requests");
     }
@@ -72,7 +77,7 @@ fn token(call: &Call, state: &State, version: &str, body: impl FnOnce(String, &A
     let now = call.at.as_second();
     let ends = now.saturating_add(i64::from(state.switches.token_lifetime_seconds));
     match login::signed(call, state, app, "2") {
-        Some(token) => Answer::json(200, body(token, app, (now, ends))),
+        Some(token) => Response::json(200, body(token, app, (now, ends))),
         None => ordered(500),
     }
 }

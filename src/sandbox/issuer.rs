@@ -15,7 +15,7 @@ use super::Error;
 use super::keys::Key;
 use super::login::object;
 use super::seed::Seed;
-use super::wire::{Answer, Call};
+use super::wire::{Request, Response};
 
 /// How long a caller's token is valid unless its claims say otherwise.
 const LIFETIME_SECONDS: i64 = 3600;
@@ -55,15 +55,15 @@ impl Issuer {
     }
 
     /// The response to a call below `/issuer`.
-    pub(crate) fn answer(&mut self, call: &Call) -> Answer {
+    pub(crate) fn answer(&mut self, call: &Request) -> Response {
         match (call.method.as_str(), call.parts().get(1..).unwrap_or_default()) {
-            ("GET", [".well-known", "openid-configuration"]) => Answer::json(200, self.discovery()),
+            ("GET", [".well-known", "openid-configuration"]) => Response::json(200, self.discovery()),
             ("GET", ["jwks"]) => {
                 self.fetches = self.fetches.saturating_add(1);
                 let keys = std::iter::once(&self.current).chain(&self.older);
-                Answer::json(200, json!({"keys": keys.map(|key| key.published(&self.name)).collect::<Vec<_>>()}))
+                Response::json(200, json!({"keys": keys.map(|key| key.published(&self.name)).collect::<Vec<_>>()}))
             }
-            (method, _) => Answer::json(404, json!({"error": format!("nothing answers {method} {}", call.path)})),
+            (method, _) => Response::json(404, json!({"error": format!("nothing answers {method} {}", call.path)})),
         }
     }
 
@@ -94,18 +94,18 @@ impl Issuer {
     }
 
     /// The ordered token.
-    pub(crate) fn token(&self, order: &Order, call: &Call, seed: &Seed) -> Result<Answer, Error> {
+    pub(crate) fn token(&self, order: &Order, call: &Request, seed: &Seed) -> Result<Response, Error> {
         let Some(caller) = seed.callers.iter().find(|caller| caller.name == order.caller) else {
             let known: Vec<&str> = seed.callers.iter().map(|caller| caller.name.as_str()).collect();
             let error = format!("there is no caller `{}`; known: {}", order.caller, known.join(", "));
-            return Ok(Answer::json(404, json!({"error": error, "callers": known})));
+            return Ok(Response::json(404, json!({"error": error, "callers": known})));
         };
         let now = call.at.as_second();
         let mut claims = object(json!({
             "aud": "api://postern", "iss": self.name,
             "iat": now, "nbf": now, "exp": now.saturating_add(LIFETIME_SECONDS),
             "azp": caller.azp, "azpacr": "1", "oid": caller.oid, "sub": caller.oid,
-            "roles": caller.roles, "tid": seed.tenant_id, "uti": call.request_id, "ver": "2.0",
+            "roles": caller.roles, "tid": seed.tenant_id, "uti": call.id, "ver": "2.0",
         }));
         overlay(&mut claims, &order.claims);
         let mut header = object(json!({"typ": "JWT", "alg": "RS256", "kid": self.current.kid()}));
@@ -113,7 +113,7 @@ impl Issuer {
         let until = claims.get("exp").and_then(Value::as_i64);
         let lifetime = until.map_or(LIFETIME_SECONDS, |until| until.saturating_sub(now));
         let token = self.current.sign(&header, &claims)?;
-        Ok(Answer::json(200, json!({"access_token": token, "expires_in": lifetime})))
+        Ok(Response::json(200, json!({"access_token": token, "expires_in": lifetime})))
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use super::wire::{Answer, Body, Call};
+use super::wire::{Body, Request, Response};
 
 /// The calls so far.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Records a call and its response, if there was one; `fault` names the fault that was applied.
-    pub(crate) fn add(&mut self, call: &Call, answer: Option<&Answer>, fault: Option<&'static str>, limit: usize) {
+    pub(crate) fn add(&mut self, call: &Request, answer: Option<&Response>, fault: Option<&'static str>, limit: usize) {
         self.calls.push_back(entry(call, answer, fault));
         while self.calls.len() > limit {
             self.calls.pop_front();
@@ -35,7 +35,7 @@ impl Journal {
     }
 }
 
-fn entry(call: &Call, answer: Option<&Answer>, fault: Option<&'static str>) -> Value {
+fn entry(call: &Request, answer: Option<&Response>, fault: Option<&'static str>) -> Value {
     json!({
         "time": call.at.to_string(),
         "method": call.method,
@@ -46,7 +46,7 @@ fn entry(call: &Call, answer: Option<&Answer>, fault: Option<&'static str>) -> V
         "violation": answer.and_then(|answer| answer.violation),
         "request": request(call),
         "answer": answer.map(given),
-        "request-id": call.request_id,
+        "request-id": call.id,
         "client-request-id": call.header("client-request-id"),
         "connection": call.peer,
         "traceparent": call.header("traceparent"),
@@ -55,7 +55,7 @@ fn entry(call: &Call, answer: Option<&Answer>, fault: Option<&'static str>) -> V
     })
 }
 
-fn request(call: &Call) -> Value {
+fn request(call: &Request) -> Value {
     if call.body.is_empty() {
         return Value::Null;
     }
@@ -71,7 +71,7 @@ fn request(call: &Call) -> Value {
     }
 }
 
-fn given(answer: &Answer) -> Value {
+fn given(answer: &Response) -> Value {
     match &answer.body {
         Body::Empty => Value::Null,
         Body::Json(body) => masked(body.clone()),

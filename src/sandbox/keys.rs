@@ -40,7 +40,7 @@ impl fmt::Debug for Key {
 impl Key {
     /// Generates a key.
     pub(crate) async fn generate(clock: Clock) -> Result<Arc<Self>, Error> {
-        let kid = clock.identifier().simple().to_string();
+        let kid = clock.new_id().simple().to_string();
         // This computes for a quarter of a second: too long for a thread that serves calls.
         let made = task::spawn_blocking(move || Self::compute(kid)).await;
         made.unwrap_or(Err(Error::Key)).map(Arc::new)

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::errors::Refusal;
 use super::switches::{RetryAfter, Switches};
-use super::wire::{Answer, Call};
+use super::wire::{Request, Response};
 
 const CALLS: Duration = Duration::from_secs(20);
 const UNITS: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ impl Window {
 
 impl Limits {
     /// Counts a call; refuses it if it exceeds a limit.
-    pub(crate) fn admit(&mut self, call: &Call, switches: &Switches) -> Result<(), Box<Answer>> {
+    pub(crate) fn admit(&mut self, call: &Request, switches: &Switches) -> Result<(), Box<Response>> {
         let mut windows = vec![(self.calls.count(call.at, CALLS), switches.calls_max)];
         if call.method != "GET" {
             windows.push((self.writes.count(call.at, CALLS), switches.writes_max));
@@ -66,7 +66,7 @@ impl Limits {
     }
 
     /// Adds to the response to a group call what it cost and, near the limit, the share used.
-    pub(crate) fn told(&self, answer: Answer, switches: &Switches) -> Answer {
+    pub(crate) fn told(&self, answer: Response, switches: &Switches) -> Response {
         let answer = answer.with("x-ms-resource-unit", "1".to_owned());
         let Some(most) = switches.group_units_max else { return answer };
         let used = share(self.units.0.len(), most);

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::proof::{self, Desk};
+use super::proof::{self, ProofContext};
 use super::seed::App;
-use super::wire::{Answer, Call};
+use super::wire::{Request, Response};
 use super::world::State;
 
 /// Why Entra issues no token.
@@ -30,16 +30,16 @@ pub(crate) fn denial(status: u16, error: &'static str, code: u32, description: i
 }
 
 /// The token endpoint's response to a call for this tenant.
-pub(crate) fn answer(call: &Call, state: &mut State, tenant: &str) -> Answer {
+pub(crate) fn answer(call: &Request, state: &mut State, tenant: &str) -> Response {
     let answer = token(call, state, tenant).unwrap_or_else(|denial| denial.answer(call));
     answer
-        .with("x-ms-request-id", call.request_id.clone())
+        .with("x-ms-request-id", call.id.clone())
         .with("client-request-id", call.client_request_id().to_owned())
         .with("Cache-Control", "no-store, no-cache".to_owned())
 }
 
 /// An ordered refusal in Entra's format, for faults.
-pub(crate) fn ordered(call: &Call, status: u16) -> Answer {
+pub(crate) fn ordered(call: &Request, status: u16) -> Response {
     let denial = match status {
         400 => denial(status, "invalid_request", 900_144, "The request body is not as it must be."),
         401 => denial(status, "invalid_client", 7_000_215, "Invalid client secret provided."),
@@ -101,7 +101,7 @@ pub(crate) fn unknown_code(code: u32) -> Option<String> {
 }
 
 /// The refusal with an ordered code.
-pub(crate) fn with_code(call: &Call, code: u32) -> Answer {
+pub(crate) fn with_code(call: &Request, code: u32) -> Response {
     let row = CODES.into_iter().find(|row| row.0 == code).unwrap_or(CODES[27]);
     denial(row.1, row.2, row.0, row.3).answer(call)
 }
@@ -111,7 +111,7 @@ pub(crate) fn authority(state: &State) -> String {
     format!("{}/{}/", state.url, state.seed.tenant_id)
 }
 
-fn token(call: &Call, state: &mut State, tenant: &str) -> Result<Answer, Denial> {
+fn token(call: &Request, state: &mut State, tenant: &str) -> Result<Response, Denial> {
     if call.method != "POST" {
         return Err(denial(400, "invalid_request", 900_561, "The endpoint only accepts POST requests."));
     }
@@ -122,13 +122,13 @@ fn token(call: &Call, state: &mut State, tenant: &str) -> Result<Answer, Denial>
     let form = call.form();
     let app = app(&form, state)?.clone();
     check_scope(field(&form, "scope")?, &state.url)?;
-    let mut desk = Desk {
+    let mut context = ProofContext {
         endpoint: format!("{}{}", state.url, call.path),
         now: call.at.as_second(),
         issuer: &state.issuer,
         register: &mut state.register,
     };
-    let proven = proof::check(&form, &app, &mut desk)?;
+    let proven = proof::check(&form, &app, &mut context)?;
     issued(call, state, &app, proven)
         .ok_or_else(|| denial(500, "server_error", 90_033, "A transient error has occurred."))
 }
@@ -199,24 +199,24 @@ fn check_scope(scope: &str, url: &str) -> Result<(), Denial> {
     Err(denial(400, "invalid_resource", 500_011, description))
 }
 
-fn issued(call: &Call, state: &State, app: &App, proven: &str) -> Option<Answer> {
+fn issued(call: &Request, state: &State, app: &App, proven: &str) -> Option<Response> {
     let lifetime = state.switches.token_lifetime_seconds;
     let token = signed(call, state, app, proven)?;
-    Some(Answer::json(
+    Some(Response::json(
         200,
         json!({"token_type": "Bearer", "expires_in": lifetime, "ext_expires_in": lifetime, "access_token": token}),
     ))
 }
 
 /// A token for this sandbox's Graph, for an app that authenticated in this way.
-pub(crate) fn signed(call: &Call, state: &State, app: &App, proven: &str) -> Option<String> {
+pub(crate) fn signed(call: &Request, state: &State, app: &App, proven: &str) -> Option<String> {
     let lifetime = state.switches.token_lifetime_seconds;
     let now = call.at.as_second();
     let claims = json!({
         "aud": state.url, "iss": authority(state), "iat": now, "nbf": now,
         "exp": now.saturating_add(i64::from(lifetime)),
         "appid": app.client_id, "appidacr": proven, "idtyp": "app", "oid": app.client_id, "sub": app.client_id,
-        "tid": state.seed.tenant_id, "roles": app.roles, "uti": call.request_id, "ver": "1.0",
+        "tid": state.seed.tenant_id, "roles": app.roles, "uti": call.id, "ver": "1.0",
     });
     let header = json!({"typ": "JWT", "alg": "RS256", "kid": state.graph_key.kid()});
     state.graph_key.sign(&object(header), &object(claims)).ok()
@@ -228,10 +228,10 @@ pub(crate) fn object(value: Value) -> Map<String, Value> {
 }
 
 impl Denial {
-    fn answer(&self, call: &Call) -> Answer {
+    fn answer(&self, call: &Request) -> Response {
         let moment = call.at.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
-        let (trace, correlation) = (&call.request_id, call.client_request_id());
-        Answer::json(
+        let (trace, correlation) = (&call.id, call.client_request_id());
+        Response::json(
             self.status,
             json!({
                 "error": self.error,

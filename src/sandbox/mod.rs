@@ -46,7 +46,7 @@ use tokio::task::JoinHandle;
 
 use self::keys::Key;
 pub use self::seed::Seed;
-use self::wire::{Answer, Body, Call, Manner};
+use self::wire::{Body, Manner, Request, Response};
 use self::world::{Outcome, Release, State, World};
 use crate::clock::Clock;
 
@@ -198,11 +198,11 @@ fn cut(request: &HttpRequest) -> HttpResponse {
     HttpResponse::InternalServerError().finish()
 }
 
-fn call(request: &HttpRequest, body: &[u8], clock: Clock) -> Call {
+fn call(request: &HttpRequest, body: &[u8], clock: Clock) -> Request {
     let text = |value: &actix_web::http::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers: BTreeMap<_, _> =
         request.headers().iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
-    Call {
+    Request {
         at: clock.now(),
         method: request.method().as_str().to_owned(),
         path: request.uri().path().to_owned(),
@@ -210,12 +210,12 @@ fn call(request: &HttpRequest, body: &[u8], clock: Clock) -> Call {
         query: request.query_string().to_owned(),
         headers,
         body: body.to_vec(),
-        request_id: clock.identifier().to_string(),
+        id: clock.new_id().to_string(),
         peer: request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default(),
     }
 }
 
-fn response(answer: Answer, manner: Manner, clock: Clock) -> HttpResponse {
+fn response(answer: Response, manner: Manner, clock: Clock) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(status);
     for header in answer.headers {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
 use super::errors::Refusal;
-use super::wire::Call;
+use super::wire::Request;
 
 /// The options of a call.
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ impl Clause {
 
 impl Query {
     /// Parses the options of a call to an endpoint that knows these.
-    pub(crate) fn of(call: &Call, known: &[&str]) -> Result<Self, Refusal> {
+    pub(crate) fn of(call: &Request, known: &[&str]) -> Result<Self, Refusal> {
         let mut query = Self::default();
         for (name, value) in call.options().into_iter().filter(|(name, _)| name.starts_with('$')) {
             if !known.contains(&name.as_str()) {
@@ -89,7 +89,13 @@ impl Query {
     }
 
     /// One page of these rows, with a link on `origin` to the next page if there is one.
-    pub(crate) fn page(&self, rows: Vec<Value>, size: Option<usize>, origin: &str, call: &Call) -> Map<String, Value> {
+    pub(crate) fn page(
+        &self,
+        rows: Vec<Value>,
+        size: Option<usize>,
+        origin: &str,
+        call: &Request,
+    ) -> Map<String, Value> {
         let size = self.top.or(size).unwrap_or(usize::MAX);
         let next = self.skip.saturating_add(size);
         let more = rows.len() > next;
@@ -102,7 +108,7 @@ impl Query {
     }
 }
 
-fn next_link(origin: &str, skip: usize, call: &Call) -> String {
+fn next_link(origin: &str, skip: usize, call: &Request) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(call.options().iter().filter(|(name, _)| name != "$skiptoken"));
     query.append_pair("$skiptoken", &URL_SAFE_NO_PAD.encode(format!("{PAGE}{skip}")));

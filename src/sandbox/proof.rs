@@ -57,7 +57,7 @@ impl Register {
 }
 
 /// What is needed to check a proof: the endpoint that was called, the time, the issuer, the register.
-pub(crate) struct Desk<'a> {
+pub(crate) struct ProofContext<'a> {
     pub(crate) endpoint: String,
     pub(crate) now: i64,
     pub(crate) issuer: &'a Issuer,
@@ -65,7 +65,11 @@ pub(crate) struct Desk<'a> {
 }
 
 /// Checks the proof; returns its kind as in the token's `appidacr`.
-pub(crate) fn check(form: &BTreeMap<String, String>, app: &App, desk: &mut Desk<'_>) -> Result<&'static str, Denial> {
+pub(crate) fn check(
+    form: &BTreeMap<String, String>,
+    app: &App,
+    context: &mut ProofContext<'_>,
+) -> Result<&'static str, Denial> {
     if let Some(secret) = form.get("client_secret") {
         return check_secret(secret, app).map(|()| "1");
     }
@@ -81,7 +85,7 @@ pub(crate) fn check(form: &BTreeMap<String, String>, app: &App, desk: &mut Desk<
     let assertion = Assertion::parse(assertion)
         .ok_or_else(|| refused(50_027, "JWT token is invalid or malformed: the client assertion is no token."))?;
     let by_certificate = assertion.header.contains_key("x5t#S256") || assertion.header.contains_key("x5t");
-    if by_certificate { by_own_key(&assertion, app, desk) } else { by_issuer(&assertion, app, desk) }.map(|()| "2")
+    if by_certificate { by_own_key(&assertion, app, context) } else { by_issuer(&assertion, app, context) }.map(|()| "2")
 }
 
 fn refused(code: u32, description: impl Into<String>) -> Denial {
@@ -147,10 +151,10 @@ impl Assertion {
     }
 }
 
-fn by_own_key(assertion: &Assertion, app: &App, desk: &mut Desk<'_>) -> Result<(), Denial> {
+fn by_own_key(assertion: &Assertion, app: &App, context: &mut ProofContext<'_>) -> Result<(), Denial> {
     let [full, short] = ["x5t#S256", "x5t"].map(|name| assertion.head(name));
     let held =
-        desk.register.certificates.iter().find(|held| {
+        context.register.certificates.iter().find(|held| {
             held.client_id == app.client_id && (held.thumbprints[0] == full || held.thumbprints[1] == short)
         });
     let Some(held) = held else {
@@ -171,7 +175,7 @@ fn by_own_key(assertion: &Assertion, app: &App, desk: &mut Desk<'_>) -> Result<(
     key.verify(assertion.signed.as_bytes(), &assertion.signature).map_err(|_unspecified| {
         refused(700_027, "Client assertion failed signature validation. [Reason - The key used is another.]")
     })?;
-    if assertion.claim("aud") != desk.endpoint {
+    if assertion.claim("aud") != context.endpoint {
         return Err(refused(700_023, "Client assertion audience claim does not match Realm issuer."));
     }
     let own = app.client_id.to_string();
@@ -179,15 +183,15 @@ fn by_own_key(assertion: &Assertion, app: &App, desk: &mut Desk<'_>) -> Result<(
         let description = "Client assertion application identifier doesn't match 'client_id' parameter.";
         return Err(refused(700_021, description));
     }
-    assertion.check_times(desk.now, LIFE_MAX_SECONDS)?;
+    assertion.check_times(context.now, LIFE_MAX_SECONDS)?;
     let id = assertion.claim("jti");
-    if id.is_empty() || !desk.register.used.insert(id.to_owned()) {
+    if id.is_empty() || !context.register.used.insert(id.to_owned()) {
         return Err(refused(50_013, "Assertion is invalid: its 'jti' is missing or was used before."));
     }
     Ok(())
 }
 
-fn by_issuer(assertion: &Assertion, app: &App, desk: &Desk<'_>) -> Result<(), Denial> {
+fn by_issuer(assertion: &Assertion, app: &App, context: &ProofContext<'_>) -> Result<(), Denial> {
     let trusted = &app.federated;
     let told = |code, what: &str, claim: &str| {
         let value = assertion.claim(claim);
@@ -196,7 +200,7 @@ fn by_issuer(assertion: &Assertion, app: &App, desk: &Desk<'_>) -> Result<(), De
     if trusted.is_empty() {
         return Err(told(70_021, "of application, issuer", "iss"));
     }
-    if assertion.claim("iss") != desk.issuer.name {
+    if assertion.claim("iss") != context.issuer.name {
         return Err(told(700_211, "issuer", "iss"));
     }
     if !trusted.iter().any(|row| row.audience == assertion.claim("aud")) {
@@ -205,8 +209,8 @@ fn by_issuer(assertion: &Assertion, app: &App, desk: &Desk<'_>) -> Result<(), De
     if !trusted.iter().any(|row| row.subject == assertion.claim("sub")) {
         return Err(told(700_213, "subject", "sub"));
     }
-    assertion.check_times(desk.now, i64::MAX)?;
-    if desk.issuer.signed(&assertion.text) {
+    assertion.check_times(context.now, i64::MAX)?;
+    if context.issuer.signed(&assertion.text) {
         Ok(())
     } else {
         Err(refused(50_013, "Assertion failed signature validation."))

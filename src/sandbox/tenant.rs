@@ -76,7 +76,7 @@ impl Tenant {
     }
 
     /// Replaces the direct assignments of a configuration with those of the body.
-    pub(crate) fn assign(&mut self, id: &str, body: &Value, asked: Asked<'_>) -> Result<(), Refusal> {
+    pub(crate) fn assign(&mut self, id: &str, body: &Value, asked: AssignOptions<'_>) -> Result<(), Refusal> {
         let present = self.configuration(id, asked.version, asked.switches)?;
         present.check_assignable(asked.switches)?;
         let wanted = self.wanted(entries(body, asked.switches)?, present, asked)?;
@@ -112,7 +112,12 @@ impl Tenant {
         Ok(())
     }
 
-    fn wanted(&self, entries: &[Value], present: &Configuration, asked: Asked<'_>) -> Result<Vec<Target>, Refusal> {
+    fn wanted(
+        &self,
+        entries: &[Value],
+        present: &Configuration,
+        asked: AssignOptions<'_>,
+    ) -> Result<Vec<Target>, Refusal> {
         let mut wanted: Vec<Target> = Vec::new();
         for entry in entries {
             let target = self.accepted(entry, asked)?;
@@ -128,7 +133,7 @@ impl Tenant {
         Ok(wanted)
     }
 
-    fn accepted(&self, entry: &Value, asked: Asked<'_>) -> Result<Target, Refusal> {
+    fn accepted(&self, entry: &Value, asked: AssignOptions<'_>) -> Result<Target, Refusal> {
         let target = targets::parse(target_of(entry)?, asked.version)?;
         if target.kind == Kind::ExcludedGroup && asked.switches.exclusion_targets == ExclusionTargets::Refused {
             return Err(Refusal::bad_request("Exclusion assignments are not supported for this policy type."));
@@ -144,7 +149,7 @@ impl Tenant {
 
 /// The version and the switches under which an assign is made.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct AssignOptions<'a> {
     pub(crate) version: Version,
     pub(crate) switches: &'a Switches,
 }
@@ -196,7 +201,7 @@ impl Configuration {
         Ok(())
     }
 
-    fn with_stored_filter(&self, target: Target, asked: Asked<'_>) -> Target {
+    fn with_stored_filter(&self, target: Target, asked: AssignOptions<'_>) -> Target {
         let keeps = asked.version == Version::V1 && asked.switches.v1_filters == V1Filters::Kept;
         let direct = |old: &&Assignment| old.source == Source::Direct && old.target.key == target.key;
         match self.assignments.iter().find(direct) {

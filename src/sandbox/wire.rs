@@ -1,7 +1,7 @@
 //! Requests and responses, without the web framework.
 //!
-//! A [`Call`] is one HTTP request, read completely; an [`Answer`] is the response to send. Everything behind the server uses
-//! these two, so endpoints are plain functions from a call to an answer.
+//! A [`Request`] is one HTTP request, read completely; a [`Response`] is what is sent. Everything behind the server uses these
+//! two, so endpoints are plain functions from a call to an answer.
 //!
 //! Guarantees: a path is split before it is decoded, so an encoded slash stays part of its segment. It deliberately knows
 //! nothing of Graph or Entra. `mod.rs` makes calls; every endpoint reads them.
@@ -14,7 +14,7 @@ use url::form_urlencoded;
 
 /// One HTTP request, read completely.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct Request {
     pub(crate) at: Timestamp,
     pub(crate) method: String,
     /// As sent, still percent-encoded.
@@ -25,12 +25,12 @@ pub(crate) struct Call {
     /// Names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
-    pub(crate) request_id: String,
+    pub(crate) id: String,
     /// The client's address and port.
     pub(crate) peer: String,
 }
 
-impl Call {
+impl Request {
     /// The value of a header; the name is in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
@@ -38,7 +38,7 @@ impl Call {
 
     /// The caller's own id of this call, or else the sandbox's, as in Graph.
     pub(crate) fn client_request_id(&self) -> &str {
-        self.header("client-request-id").unwrap_or(&self.request_id)
+        self.header("client-request-id").unwrap_or(&self.id)
     }
 
     /// The decoded pairs of the query.
@@ -65,7 +65,7 @@ impl Call {
 
 /// A response.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Body,
@@ -73,7 +73,7 @@ pub(crate) struct Answer {
     pub(crate) violation: Option<&'static str>,
 }
 
-/// The body of an [`Answer`].
+/// The body of a [`Response`].
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
     Empty,
@@ -94,7 +94,7 @@ pub(crate) enum Manner {
     Halting(u32),
 }
 
-impl Answer {
+impl Response {
     /// A JSON response.
     pub(crate) fn json(status: u16, body: Value) -> Self {
         Self { status, headers: Vec::new(), body: Body::Json(body), violation: None }

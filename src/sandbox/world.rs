@@ -20,7 +20,7 @@ use super::proof::Register;
 use super::seed::Seed;
 use super::switches::Switches;
 use super::tenant::Tenant;
-use super::wire::{Answer, Call, Manner};
+use super::wire::{Manner, Request, Response};
 use super::{control, graph, identity, login};
 use crate::clock::Clock;
 
@@ -57,9 +57,9 @@ pub(crate) enum Release {
 /// What happens to a call.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Answered(Answer),
+    Answered(Response),
     /// Answered, but the body is sent in an unusual manner.
-    Sent(Answer, Manner),
+    Sent(Response, Manner),
     Cut,
 }
 
@@ -80,7 +80,7 @@ impl State {
         }
     }
 
-    fn answer(&mut self, call: &Call) -> Answer {
+    fn answer(&mut self, call: &Request) -> Response {
         match call.parts().as_slice() {
             ["issuer", ..] => self.issuer.answer(call),
             [tenant, "oauth2", "v2.0", "token"] => login::answer(call, self, tenant),
@@ -90,7 +90,7 @@ impl State {
         }
     }
 
-    fn record(&mut self, call: &Call, answer: Option<&Answer>, fault: Option<&'static str>) {
+    fn record(&mut self, call: &Request, answer: Option<&Response>, fault: Option<&'static str>) {
         if call.segments.first().is_none_or(|first| first != "issuer") {
             self.journal.add(call, answer, fault, self.switches.journal_limit);
         }
@@ -115,7 +115,7 @@ impl World {
     }
 
     /// Processes a call.
-    pub(crate) async fn exchange(&self, mut call: Call) -> Outcome {
+    pub(crate) async fn exchange(&self, mut call: Request) -> Outcome {
         if call.segments.first().is_some_and(|first| first == "_sandbox") {
             return Outcome::Answered(control::answer(&call, self).await);
         }
@@ -182,11 +182,11 @@ impl World {
         }
     }
 
-    fn sent(&self, call: &Call, fault: Option<&'static str>, manner: Manner) -> Outcome {
+    fn sent(&self, call: &Request, fault: Option<&'static str>, manner: Manner) -> Outcome {
         Outcome::Sent(self.served(call, fault), manner)
     }
 
-    fn served(&self, call: &Call, fault: Option<&'static str>) -> Answer {
+    fn served(&self, call: &Request, fault: Option<&'static str>) -> Response {
         let mut state = self.state();
         let answer = state.answer(call);
         state.record(call, Some(&answer), fault);

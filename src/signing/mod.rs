@@ -189,7 +189,7 @@ pub fn is_fresh(moment: Timestamp, now: Timestamp, tolerance: Duration) -> bool 
 }
 
 /// Whether two secrets are equal, in a time that reveals nothing about them or their lengths.
-pub fn same(one: &[u8], other: &[u8]) -> bool {
+pub fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
     let digest = |secret: &[u8]| digest::digest(&digest::SHA256, secret);
     constant_time::verify_slices_are_equal(digest(one).as_ref(), digest(other).as_ref()).is_ok()
 }

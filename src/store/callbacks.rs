@@ -53,7 +53,7 @@ pub struct Attempt {
 
 /// The result of an attempt.
 #[derive(Clone, Debug)]
-pub struct Attempted {
+pub struct AttemptResult {
     /// Of which operation.
     pub operation: OperationId,
     /// Its number.
@@ -107,7 +107,7 @@ impl Resending {
 
 /// The present state of a callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct Status {
     /// Its state.
     pub state: CallbackState,
     /// Attempts so far, including one under way.

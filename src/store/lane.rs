@@ -130,7 +130,7 @@ pub struct Turn {
     /// The operations, all running, in order of acceptance.
     pub operations: Vec<Operation>,
     /// What was announced and never settled: the owner crashed, lost the lane, or parked it.
-    pub announced: Announced,
+    pub announced: UnsettledWrites,
     /// Digest of the set as a turn last left it, or found it before parking; none if that is unknown.
     pub left: Option<Digest>,
     /// Sets that writes of this lane have replaced lately.
@@ -150,7 +150,7 @@ pub struct ReplacedSet {
 
 /// What was announced on a lane and is not settled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Announced {
+pub struct UnsettledWrites {
     /// The last announced write.
     pub intent: Option<Intent>,
     /// What earlier writes of unknown effect may have done for operations that have not ended. An operation that finds the set
@@ -159,7 +159,7 @@ pub struct Announced {
     pub doubts: BTreeMap<OperationId, Doubt>,
 }
 
-impl Announced {
+impl UnsettledWrites {
     /// Whether the last write is known to have taken effect.
     pub fn is_known(&self) -> bool {
         self.intent.as_ref().is_some_and(|intent| intent.write.is_some())
@@ -173,7 +173,7 @@ impl Announced {
     }
 
     /// Moves what the last write may have done to the doubts.
-    pub fn give_up(&mut self) {
+    pub fn demote_intent(&mut self) {
         if let Some(intent) = self.intent.take() {
             self.doubts.extend(intent.doubts());
         }
@@ -182,7 +182,7 @@ impl Announced {
     /// What stays announced once some operations have ended and others are still to do. The last write stays if it is not
     /// known to have taken effect and carries one of the latter; else what it did for those that have not ended is in doubt.
     #[must_use]
-    pub fn after(&self, ended: &BTreeSet<OperationId>, to_do: &BTreeSet<OperationId>) -> Self {
+    pub fn remaining_after(&self, ended: &BTreeSet<OperationId>, to_do: &BTreeSet<OperationId>) -> Self {
         let carries = |so: &dyn Fn(&OperationId) -> bool| {
             self.intent.as_ref().filter(|intent| intent.carried.iter().any(|it| so(&it.operation)))
         };
@@ -291,16 +291,16 @@ pub struct Settlement {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The first of several. Announces what is known by now.
-    First(Announced),
+    First(UnsettledWrites),
     /// Neither the first nor the last. What is announced stays as it is.
     Further,
     /// The last, or the only one. What may have been done for other operations stays announced.
-    Last(Announced),
+    Last(UnsettledWrites),
 }
 
 impl Part {
     /// What is announced from then on; none if that stays as it is.
-    pub fn announced(&self) -> Option<&Announced> {
+    pub fn announced(&self) -> Option<&UnsettledWrites> {
         match self {
             Self::First(announced) | Self::Last(announced) => Some(announced),
             Self::Further => None,
@@ -316,7 +316,7 @@ pub struct Parking {
     /// Why, in one sentence.
     pub because: String,
     /// What may have taken effect; replaces what was announced before.
-    pub announced: Announced,
+    pub announced: UnsettledWrites,
     /// Digest of the set as it was found; none if nothing new is known.
     pub left: Option<Digest>,
     /// Sets that were replaced lately; they take the place of those stored.

@@ -12,17 +12,17 @@
 //!
 //! It deliberately knows neither callers' rights nor Graph: it stores what it is given.
 
+mod audit_batch;
 pub mod callbacks;
+mod capacity;
+mod commands;
 mod lane;
-mod ledger;
 pub mod notices;
 pub mod postgres;
-mod room;
 mod rows;
 pub mod sqlite;
 mod trail;
 mod until;
-mod verbs;
 mod writer;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -33,14 +33,14 @@ use jiff::Timestamp;
 use self::lane::Holder;
 pub use self::{
     lane::{
-        Announced, Carried, Claim, Claimed, Doubt, Intent, Lease, Parking, Part, PolicySetsSeen, ReplacedSet,
-        Settlement, Turn,
+        Carried, Claim, Claimed, Doubt, Intent, Lease, Parking, Part, PolicySetsSeen, ReplacedSet, Settlement, Turn,
+        UnsettledWrites,
     },
     notices::Notices,
     postgres::Postgres,
     sqlite::Sqlite,
-    trail::{AuditPage, AuditQuery, Filed, Following, Trail},
-    until::{Due, Release, Sequel},
+    trail::{AuditPage, AuditQuery, SinkClaim, StoredRecord, Trail},
+    until::{DueQuery, FollowUps, UntilSettlement},
 };
 use crate::{
     audit::{Entry, Head},
@@ -124,19 +124,19 @@ pub struct Acceptance {
     /// The audit record of the acceptance.
     pub entry: Entry,
     /// How many operations may be pending, this one included.
-    pub bounds: Bounds,
+    pub limits: PendingLimits,
     /// The operation whose `until` this reversal carries out, if any: accepted only if that is still ahead, and settles it.
-    pub ends: Option<OperationId>,
+    pub carries_out_until_of: Option<OperationId>,
 }
 
 /// How many operations may be pending at once. What other replicas accept may be counted up to a second late, so together they
 /// can exceed these bounds by that much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct PendingLimits {
     /// For one configuration.
-    pub of_configuration: usize,
+    pub per_configuration: usize,
     /// In total.
-    pub in_all: usize,
+    pub total: usize,
 }
 
 /// A caller's name for one request and its retries.
@@ -162,18 +162,18 @@ pub enum Accepted {
     /// The key was used before for a different request. Nothing was stored.
     KeyReused(OperationId),
     /// A bound is reached. Nothing was stored, and the key is free.
-    Full(Full),
+    LimitReached(LimitReached),
     /// The end that it was to carry out is already settled. Nothing was stored.
-    Over,
+    EndAlreadySettled,
 }
 
 /// Which bound is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum LimitReached {
     /// The configuration's.
     Configuration,
     /// The total.
-    Everything,
+    Total,
 }
 
 /// An operation to cancel.
@@ -200,7 +200,7 @@ pub enum Cancelled {
 
 /// An answer to the approval that an operation awaits.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub struct ApprovalReply {
     /// Which operation.
     pub operation: OperationId,
     /// The answer.
@@ -211,7 +211,7 @@ pub struct Reply {
 
 /// The result of an answer.
 #[derive(Clone, Debug)]
-pub enum Answered {
+pub enum ApprovalOutcome {
     /// The answer counts; this is the operation now: queued, or ended.
     Done(Box<Operation>),
     /// The operation does not await this answer (any more, or yet): this is its present state. Nothing was stored.
@@ -239,7 +239,7 @@ pub struct Query {
 
 /// What may be removed.
 #[derive(Clone, Copy, Debug)]
-pub struct Forgetting {
+pub struct Purge {
     /// Operations that ended before this.
     pub ended_before: Timestamp,
     /// Idempotency keys that have expired by then.
@@ -280,30 +280,30 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error>;
 
     /// Looks up what a caller's key stands for; stores nothing. `fingerprint` and times are used as in [`Store::accept`].
-    async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error>;
+    async fn find_by_key(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error>;
 
     /// Cancels an operation that no lane has taken up. A cancelled operation is never in a turn and one in a turn is never
     /// cancelled, even if both happen at the same moment.
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error>;
 
     /// Settles an end without a reversal. Returns whether it was still ahead; if not, nothing is stored.
-    async fn release(&self, release: Release) -> Result<bool, Error>;
+    async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error>;
 
     /// Operations whose `until` is due, whatever their state.
-    async fn due(&self, due: Due) -> Result<Vec<Operation>, Error>;
+    async fn due_untils(&self, due: DueQuery) -> Result<Vec<Operation>, Error>;
 
     /// Claims attempts to deliver callbacks of operations that have ended: those due, longest due first. Nobody else gets them
     /// until the claim expires.
     async fn claim_callbacks(&self, claim: callbacks::Claim) -> Result<Vec<callbacks::Attempt>, Error>;
 
     /// Stores the result of an attempt. Returns whether that attempt was still the current one; if not, nothing is stored.
-    async fn note_attempt(&self, attempted: callbacks::Attempted) -> Result<bool, Error>;
+    async fn record_attempt(&self, attempted: callbacks::AttemptResult) -> Result<bool, Error>;
 
     /// Makes a delivered or parked callback due again. Returns whether it was one of these; if not, nothing is stored.
     async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error>;
 
     /// What followed an operation: its callback, its end, its reversals.
-    async fn sequel(&self, id: OperationId) -> Result<Sequel, Error>;
+    async fn follow_ups(&self, id: OperationId) -> Result<FollowUps, Error>;
 
     /// Operations of the same configuration that took effect before this one and have been reverted since, newest first, up to
     /// a fixed number; not those whose reversal has been reverted. Reversals that are pending count. What waited for approval
@@ -317,13 +317,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error>;
 
     /// Answers the approval that an operation awaits, which is then queued or ends. Of several answers, the first counts.
-    async fn answer(&self, reply: Reply) -> Result<Answered, Error>;
+    async fn answer_approval(&self, reply: ApprovalReply) -> Result<ApprovalOutcome, Error>;
 
     /// Operations still awaiting an approval that has expired by this time, in any order.
-    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error>;
+    async fn expired_approvals(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error>;
 
     /// Stores audit records that belong to no other verb.
-    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;
+    async fn append_records(&self, entries: Vec<Entry>) -> Result<(), Error>;
 
     /// One operation, if it exists.
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error>;
@@ -345,7 +345,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn claim(&self, claim: Claim) -> Result<Claimed, Error>;
 
     /// Announces a write, so that a successor can find out whether it took effect, and extends the lease to `ttl` from now.
-    async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error>;
+    async fn begin_write(&self, lease: &mut Lease, announced: &UnsettledWrites, ttl: Duration) -> Result<(), Error>;
 
     /// Ends operations. Frees the lane, or returns the extended lease if the settlement keeps it.
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error>;
@@ -356,10 +356,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Removes operations that ended long ago and expired idempotency keys, oldest first. Returns how many: fewer than the
     /// limit if nothing is left or another replica is removing the rest. An operation stays while a key stands for it, its
     /// callback is pending, or its end or that of the operation it reverts is ahead. Audit records stay.
-    async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error>;
+    async fn purge(&self, forgetting: Purge) -> Result<usize, Error>;
 
     /// Matching audit records, oldest first. No record is committed later at a position before one that was returned.
-    async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error>;
+    async fn records(&self, query: &AuditQuery) -> Result<Vec<StoredRecord>, Error>;
 
     /// Audit records after a position, oldest first.
     async fn audit(&self, after: Option<i64>, limit: usize) -> Result<AuditPage, Error> {
@@ -369,13 +369,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Takes or keeps a sink's turn, stores how far it was delivered to, and returns that position; none if somebody else has
     /// the turn. The position never goes back.
-    async fn follow(&self, following: Following) -> Result<Option<i64>, Error>;
+    async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error>;
 
     /// The ends of all chains that have grown since an opening named them: with those that openings name, the whole trail.
-    async fn ends(&self) -> Result<Vec<Head>, Error>;
+    async fn chain_heads(&self) -> Result<Vec<Head>, Error>;
 
     /// The end of the chain that this run writes, if it has grown since an opening named it.
-    async fn own_end(&self) -> Result<Option<Head>, Error>;
+    async fn own_chain_head(&self) -> Result<Option<Head>, Error>;
 
     /// Checks that the store can be written to.
     async fn probe(&self) -> Result<(), Error>;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Announced, Error, ReplacedSet, callbacks::Standing};
+use super::{Error, ReplacedSet, UnsettledWrites, callbacks::Status};
 use crate::domain::{
     CallbackState, Digest, Operation, State,
     callback::Progress,
@@ -27,8 +27,8 @@ pub(super) fn operation(id: &str, submission: &str, fate: &str) -> Result<Operat
 }
 
 /// What was announced on a lane, from the values of its two columns.
-pub(super) fn announced(intent: Option<&str>, doubts: Option<&str>) -> Result<Announced, Error> {
-    Ok(Announced {
+pub(super) fn announced(intent: Option<&str>, doubts: Option<&str>) -> Result<UnsettledWrites, Error> {
+    Ok(UnsettledWrites {
         intent: intent.map(|json| from_json("lanes.intent", json)).transpose()?,
         doubts: doubts.map_or_else(|| Ok(BTreeMap::new()), |json| from_json("lanes.doubts", json))?,
     })
@@ -42,7 +42,7 @@ pub(super) struct Announcement {
 }
 
 impl Announcement {
-    pub(super) fn of(Announced { intent, doubts }: &Announced) -> Result<Self, Error> {
+    pub(super) fn of(UnsettledWrites { intent, doubts }: &UnsettledWrites) -> Result<Self, Error> {
         let intent = intent.as_ref().map(|intent| to_json("lanes.intent", intent)).transpose()?;
         let doubts = (!doubts.is_empty()).then(|| to_json("lanes.doubts", doubts)).transpose()?;
         Ok(Self { intent, doubts })
@@ -63,7 +63,7 @@ pub(super) fn replaced_sets_since(json: Option<&str>, age: Option<i64>) -> Resul
     let age = Duration::from_micros(age.and_then(|age| u64::try_from(age).ok()).unwrap_or(0));
     let still = |(set, ttl): (String, u64)| {
         let ttl = Duration::from_millis(ttl).checked_sub(age)?;
-        Some(ReplacedSet { set: Digest::stored(&set), ttl })
+        Some(ReplacedSet { set: Digest::from_stored(&set), ttl })
     };
     Ok(stored.into_iter().filter_map(still).collect())
 }
@@ -140,13 +140,13 @@ pub(super) fn callback(
     attempts: i64,
     progress: Progress,
     due: Option<Timestamp>,
-) -> Result<Option<Standing>, Error> {
+) -> Result<Option<Status>, Error> {
     let Some(state) = state else { return Ok(None) };
     let unknown = || unreadable("operations.callback_state", &state);
     let state = CallbackState::ALL.into_iter().find(|it| it.name() == state).ok_or_else(unknown)?;
     // A first attempt is due when its operation ends, so there is no time to report.
     let next_attempt_at = due.filter(|_| state == CallbackState::Pending && progress.failures > 0);
-    Ok(Some(Standing { state, attempts, progress, next_attempt_at }))
+    Ok(Some(Status { state, attempts, progress, next_attempt_at }))
 }
 
 /// A number as databases take it, capped at the largest that they can.

@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use jiff::Timestamp;
 
 use super::{Error, Sqlite, postgres};
-use crate::{audit::Place, config, domain::OperationId};
+use crate::{audit::RecordId, config, domain::OperationId};
 
 /// A page of the audit trail, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +39,7 @@ pub struct AuditQuery {
 
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filed {
+pub struct StoredRecord {
     /// Its position, by which the store's records are ordered.
     pub position: i64,
     /// Its text.
@@ -48,7 +48,7 @@ pub struct Filed {
 
 impl AuditPage {
     /// The page that these records make, which were queried with this `limit`.
-    pub(super) fn of(kept: Vec<Filed>, limit: usize) -> Self {
+    pub(super) fn of(kept: Vec<StoredRecord>, limit: usize) -> Self {
         let next = kept.last().filter(|_| kept.len() >= limit).map(|last| last.position);
         Self { records: kept.into_iter().map(|kept| kept.text).collect(), next }
     }
@@ -58,13 +58,13 @@ impl AuditPage {
 const ENDS: [&str; 4] = ["settled", "cancelled", "rejected", "approval-expired"];
 
 /// The condition, in SQL, that a record is that of an operation's end.
-pub(super) fn is_an_end() -> String {
+pub(super) fn ends_operation_sql() -> String {
     ENDS.map(|event| format!(r#"text LIKE '%"event":"{event}"%'"#)).join(" OR ")
 }
 
 /// A sink's turn: taken, kept, or given back.
 #[derive(Clone, Debug)]
-pub struct Following {
+pub struct SinkClaim {
     /// Which sink.
     pub sink: String,
     /// Who delivers.
@@ -95,7 +95,7 @@ impl Trail {
     }
 
     /// The position of a record; none if it is not there.
-    pub async fn position(&mut self, place: &Place) -> Result<Option<i64>, Error> {
+    pub async fn position(&mut self, place: &RecordId) -> Result<Option<i64>, Error> {
         match &mut self.0 {
             Kind::Sqlite(path) => Sqlite::find_record(path, place).await,
             Kind::Postgres(trail) => trail.position(place).await,

@@ -13,7 +13,7 @@ use crate::{
 
 /// Which ends to list: those ahead that are due, earliest first.
 #[derive(Clone, Copy, Debug)]
-pub struct Due {
+pub struct DueQuery {
     /// Due by this time.
     pub by: Timestamp,
     /// After the end of this operation, given with its time.
@@ -24,7 +24,7 @@ pub struct Due {
 
 /// Settles an end without a reversal.
 #[derive(Clone, Debug)]
-pub struct Release {
+pub struct UntilSettlement {
     /// The operation whose end it is.
     pub operation: OperationId,
     /// How it is settled.
@@ -35,9 +35,9 @@ pub struct Release {
 
 /// What followed an operation.
 #[derive(Clone, Debug, Default)]
-pub struct Sequel {
+pub struct FollowUps {
     /// The state of its callback; none if it has none.
-    pub callback: Option<callbacks::Standing>,
+    pub callback: Option<callbacks::Status>,
     /// The state of its `until`; none if it has none.
     pub until: Option<UntilState>,
     /// The operations that revert it, newest first, up to a fixed number.

@@ -6,7 +6,8 @@
 //! Guarantees: no verb returns success before its commit; if a shared transaction fails because of its content, its verbs are
 //! tried one by one, so a bad one fails alone.
 //!
-//! It deliberately contains no SQL and no rules about operations or lanes: these are in the [`Desk`] of each kind of store.
+//! It deliberately contains no SQL and no rules about operations or lanes: these are in the [`WriteBackend`] of each kind
+//! of store.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -18,103 +19,103 @@ use tokio::{
 
 use super::{
     Error,
-    verbs::{Done, Outcome, Verb},
+    commands::{CommandOutput, CommandResult, WriteCommand},
 };
 use crate::{clock::Clock, telemetry};
 
 /// Verbs per transaction: bounds its memory and how long the first of them waits.
 const BATCH_MAX: usize = 256;
 /// How often the writer yields before a commit: each time, a thread that brings no verb may take milliseconds.
-const GIVES_WAY_MAX: u32 = 2;
+const YIELDS_MAX: u32 = 2;
 /// Verbs queued for the writer; callers with more wait for a place.
 const QUEUE_MAX: usize = 4096;
 
 /// Why a transaction failed.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(super) enum TransactionError {
     /// Because of its content: one of its verbs may be the cause.
     Content(Error),
     /// Because of something outside it: no verb would do better alone.
-    Surroundings(Error),
+    Environment(Error),
 }
 
-impl Failed {
+impl TransactionError {
     pub(super) fn into_error(self) -> Error {
         match self {
-            Self::Content(error) | Self::Surroundings(error) => error,
+            Self::Content(error) | Self::Environment(error) => error,
         }
     }
 }
 
 /// Where a kind of store writes.
 #[async_trait]
-pub(super) trait Desk: Send + 'static {
+pub(super) trait WriteBackend: Send + 'static {
     /// Yields, before a commit, to threads that may be about to submit a verb.
-    fn give_way(&self);
+    fn yield_before_commit(&self);
 
     /// Carries out verbs in one transaction; returns an outcome for each, in order.
-    async fn commit(&mut self, verbs: &[Verb]) -> Result<Vec<Outcome>, Failed>;
+    async fn commit(&mut self, commands: &[WriteCommand]) -> Result<Vec<CommandResult>, TransactionError>;
 
     /// Does what follows a commit, such as notifying other replicas. The callers already have their outcomes.
-    async fn announce(&mut self);
+    async fn after_commit(&mut self);
 
     /// Closes the connection.
     async fn close(self);
 }
 
 #[derive(Debug)]
-struct Asked {
-    verb: Verb,
-    reply: oneshot::Sender<Outcome>,
+struct QueuedCommand {
+    command: WriteCommand,
+    reply: oneshot::Sender<CommandResult>,
 }
 
 /// A handle to the writer.
 #[derive(Debug)]
 pub(super) struct Writer {
-    asked: Mutex<Option<mpsc::Sender<Asked>>>,
+    queue: Mutex<Option<mpsc::Sender<QueuedCommand>>>,
     ended: tokio::sync::Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Writer {
     /// Starts the writer as a task.
-    pub(super) fn start(desk: impl Desk, clock: Clock) -> Self {
-        let (writer, work) = Self::at(desk, clock);
+    pub(super) fn start(backend: impl WriteBackend, clock: Clock) -> Self {
+        let (writer, work) = Self::at(backend, clock);
         tokio::spawn(work);
         writer
     }
 
-    /// Starts the writer on a thread of its own, for a desk that blocks.
-    pub(super) fn start_blocking(desk: impl Desk, clock: Clock) -> std::io::Result<Self> {
-        let (writer, work) = Self::at(desk, clock);
+    /// Starts the writer on a thread of its own, for a backend that blocks.
+    pub(super) fn start_blocking(backend: impl WriteBackend, clock: Clock) -> std::io::Result<Self> {
+        let (writer, work) = Self::at(backend, clock);
         let runtime = Handle::current();
         std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || runtime.block_on(work))?;
         Ok(writer)
     }
 
-    fn at(desk: impl Desk, clock: Clock) -> (Self, impl Future<Output = ()> + Send) {
-        let (asked, queue) = mpsc::channel(QUEUE_MAX);
+    fn at(backend: impl WriteBackend, clock: Clock) -> (Self, impl Future<Output = ()> + Send) {
+        let (queued, queue) = mpsc::channel(QUEUE_MAX);
         let (over, ended) = oneshot::channel();
         let work = async move {
-            work(desk, queue, clock).await;
+            work(backend, queue, clock).await;
             if over.send(()).is_err() {
                 tracing::debug!("nobody waits for the end of the store's writer");
             }
         };
-        (Self { asked: Mutex::new(Some(asked)), ended: tokio::sync::Mutex::new(Some(ended)) }, work)
+        (Self { queue: Mutex::new(Some(queued)), ended: tokio::sync::Mutex::new(Some(ended)) }, work)
     }
 
     /// Runs one verb; returns after its commit.
-    pub(super) async fn run(&self, verb: Verb) -> Outcome {
+    pub(super) async fn run(&self, command: WriteCommand) -> CommandResult {
         let closed = || Error::Unavailable("the store is closed".to_owned());
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
+        let queued = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
         let (reply, outcome) = oneshot::channel();
-        asked.send(Asked { verb, reply }).await.map_err(|_closed| closed())?;
+        queued.send(QueuedCommand { command, reply }).await.map_err(|_closed| closed())?;
         outcome.await.map_err(|_gone| closed())?
     }
 
     /// Accepts no more verbs, finishes those that are waiting, and closes the connection.
     pub(super) async fn stop(&self) {
-        drop(self.asked.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(ended) = self.ended.lock().await.take()
             && ended.await.is_err()
         {
@@ -123,14 +124,14 @@ impl Writer {
     }
 }
 
-async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>, clock: Clock) {
-    let mut asked = Vec::with_capacity(BATCH_MAX);
-    while queue.recv_many(&mut asked, BATCH_MAX).await > 0 {
-        gather(&desk, &mut queue, &mut asked);
-        let (verbs, replies): (Vec<_>, Vec<_>) = asked.drain(..).map(|it| (it.verb, it.reply)).unzip();
+async fn work(mut backend: impl WriteBackend, mut queue: mpsc::Receiver<QueuedCommand>, clock: Clock) {
+    let mut queued = Vec::with_capacity(BATCH_MAX);
+    while queue.recv_many(&mut queued, BATCH_MAX).await > 0 {
+        gather(&backend, &mut queue, &mut queued);
+        let (commands, replies): (Vec<_>, Vec<_>) = queued.drain(..).map(|it| (it.command, it.reply)).unzip();
         let begun = clock.elapsed();
-        let outcomes = write(&mut desk, &verbs).await;
-        telemetry::measure_commit(verbs.len(), clock.elapsed().saturating_sub(begun));
+        let outcomes = write(&mut backend, &commands).await;
+        telemetry::measure_commit(commands.len(), clock.elapsed().saturating_sub(begun));
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
             if let Err(error) = &outcome {
                 telemetry::count_store_failure(error.class());
@@ -138,44 +139,44 @@ async fn work(mut desk: impl Desk, mut queue: mpsc::Receiver<Asked>, clock: Cloc
             // The caller may be gone (a client hung up); what was written stays written.
             drop(reply.send(outcome));
         }
-        desk.announce().await;
+        backend.after_commit().await;
     }
-    desk.close().await;
+    backend.close().await;
 }
 
 /// Takes more verbs that arrive while it yields to other threads, as long as any do.
-fn gather(desk: &impl Desk, queue: &mut mpsc::Receiver<Asked>, asked: &mut Vec<Asked>) {
-    for _ in 0..GIVES_WAY_MAX {
-        let before = asked.len();
+fn gather(backend: &impl WriteBackend, queue: &mut mpsc::Receiver<QueuedCommand>, queued: &mut Vec<QueuedCommand>) {
+    for _ in 0..YIELDS_MAX {
+        let before = queued.len();
         if before == BATCH_MAX {
             break;
         }
-        desk.give_way();
-        while asked.len() < BATCH_MAX
+        backend.yield_before_commit();
+        while queued.len() < BATCH_MAX
             && let Ok(more) = queue.try_recv()
         {
-            asked.push(more);
+            queued.push(more);
         }
-        if asked.len() == before {
+        if queued.len() == before {
             break;
         }
     }
 }
 
 /// Writes verbs together; if that fails because of their content, one by one.
-async fn write(desk: &mut impl Desk, verbs: &[Verb]) -> Vec<Outcome> {
-    match desk.commit(verbs).await {
+async fn write(backend: &mut impl WriteBackend, commands: &[WriteCommand]) -> Vec<CommandResult> {
+    match backend.commit(commands).await {
         Ok(outcomes) => return outcomes,
-        Err(Failed::Surroundings(error)) => return verbs.iter().map(|_| Err(error.clone())).collect(),
-        Err(Failed::Content(error)) if verbs.len() == 1 => return vec![Err(error)],
-        Err(Failed::Content(error)) => {
-            tracing::warn!(%error, verbs = verbs.len(), "a shared commit failed; its verbs are tried alone");
+        Err(TransactionError::Environment(error)) => return commands.iter().map(|_| Err(error.clone())).collect(),
+        Err(TransactionError::Content(error)) if commands.len() == 1 => return vec![Err(error)],
+        Err(TransactionError::Content(error)) => {
+            tracing::warn!(%error, verbs = commands.len(), "a shared commit failed; its verbs are tried alone");
         }
     }
-    let mut outcomes = Vec::with_capacity(verbs.len());
-    for verb in verbs {
-        outcomes.push(match desk.commit(std::slice::from_ref(verb)).await {
-            Ok(mut outcomes) => outcomes.pop().unwrap_or(Ok(Done::Written)),
+    let mut outcomes = Vec::with_capacity(commands.len());
+    for command in commands {
+        outcomes.push(match backend.commit(std::slice::from_ref(command)).await {
+            Ok(mut outcomes) => outcomes.pop().unwrap_or(Ok(CommandOutput::Written)),
             Err(failed) => Err(failed.into_error()),
         });
     }

@@ -120,7 +120,7 @@ pub fn count_acceptance() {
 }
 
 /// Sets how many operations have not ended.
-pub fn note_pending(Pending { states, parked, oldest_age }: Pending<'_>) {
+pub fn set_pending(Pending { states, parked, oldest_age }: Pending<'_>) {
     for (state, count) in states {
         METERS.operations_pending.record(*count, &[KeyValue::new("postern.operation.state", *state)]);
     }
@@ -129,7 +129,7 @@ pub fn note_pending(Pending { states, parked, oldest_age }: Pending<'_>) {
 }
 
 /// Sets how many callbacks of ended operations are undelivered, and how long the oldest pending one has waited.
-pub fn note_undelivered(states: &[(&'static str, u64)], oldest_age: Duration) {
+pub fn set_undelivered(states: &[(&'static str, u64)], oldest_age: Duration) {
     for (state, count) in states {
         METERS.callbacks_undelivered.record(*count, &[KeyValue::new("postern.callback.state", *state)]);
     }
@@ -160,7 +160,7 @@ pub fn measure_write(operations: usize) {
 }
 
 /// Sets how many lanes this replica is working on.
-pub fn note_lanes(running: usize) {
+pub fn set_lanes(running: usize) {
     METERS.lanes_running.record(whole(running), &[]);
 }
 
@@ -211,12 +211,12 @@ pub fn count_callback(result: &'static str) {
 }
 
 /// Sets when the gateway's token for Graph expires.
-pub fn note_token_end(moment: Timestamp) {
+pub fn set_token_end(moment: Timestamp) {
     METERS.token_end.record(seconds_since_1970(moment), &[]);
 }
 
 /// Sets when the gateway's certificate expires.
-pub fn note_certificate_end(moment: Timestamp) {
+pub fn set_certificate_end(moment: Timestamp) {
     METERS.certificate_end.record(seconds_since_1970(moment), &[]);
 }
 
@@ -232,7 +232,7 @@ pub fn count_store_failure(class: &'static str) {
 }
 
 /// Sets whether the store could be written to when last tried.
-pub fn note_store<E>(tried: &Result<(), E>) {
+pub fn set_store_available<E>(tried: &Result<(), E>) {
     METERS.store_works.record(u64::from(tried.is_ok()), &[]);
 }
 
@@ -242,7 +242,7 @@ pub fn count_delivered(sink: &'static str, records: usize) {
 }
 
 /// Sets how long the oldest audit record that a sink has not taken has waited.
-pub fn note_audit_lag(sink: &'static str, lag: Duration) {
+pub fn set_audit_lag(sink: &'static str, lag: Duration) {
     METERS.audit_lag.record(lag.as_secs_f64(), &[KeyValue::new("postern.audit.sink", sink)]);
 }
 

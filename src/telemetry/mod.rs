@@ -9,11 +9,11 @@
 //!
 //! It deliberately keeps OpenTelemetry to itself: no other module uses its types.
 
-mod figures;
 mod ids;
 mod instruments;
-mod lines;
+mod json_log;
 mod meters;
+mod metrics_export;
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -44,19 +44,19 @@ use tracing_subscriber::{
 use url::Url;
 
 pub use self::{
-    figures::exposition,
     meters::{
         Call, Fetch, Pending, Request, count_acceptance, count_audit_break, count_broken_turn, count_callback,
         count_decision, count_delivered, count_drift, count_end, count_load, count_parking, count_problem,
         count_store_failure, count_throttling, count_token_fetch, count_until, count_webhook, known_method,
-        measure_call, measure_commit, measure_operation, measure_request, measure_write, note_audit_lag,
-        note_certificate_end, note_lanes, note_pending, note_store, note_token_end, note_undelivered,
+        measure_call, measure_commit, measure_operation, measure_request, measure_write, set_audit_lag,
+        set_certificate_end, set_lanes, set_pending, set_store_available, set_token_end, set_undelivered,
     },
+    metrics_export::exposition,
 };
 
 use self::{
     ids::Ids,
-    lines::{Fields, Lines},
+    json_log::{Fields, Lines},
 };
 
 /// The service name in traces, metrics and logs.
@@ -135,7 +135,7 @@ pub fn start(settings: &Settings, instance: &str) -> Result<Telemetry, Error> {
         .with_attribute(KeyValue::new("service.instance.id", instance.to_owned()))
         .build();
     let tracing = tracer_provider(settings, resource.clone())?;
-    let metering = figures::provider(settings, resource.clone())?;
+    let metering = metrics_export::provider(settings, resource.clone())?;
     let logging = logger_provider(settings, resource)?;
     let ((filter, of_log), (filter_sent, of_sent)) =
         (reload::Layer::new(filter(&settings.log_filter)?), reload::Layer::new(filter(&settings.log_filter)?));

@@ -18,7 +18,7 @@ use std::{
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value as Term, value::Serde};
 use serde_json::{Map, Value, json};
 
-use crate::config::{Catalogue, Fault, Webhook, WebhookRule as Rule, Written};
+use crate::config::{Catalogue, Expression, Fault, Webhook, WebhookRule as Rule};
 
 /// What one evaluation may cost: about this many steps, or 64 bytes each.
 const FUEL: u64 = 20_000;
@@ -70,7 +70,7 @@ impl Language {
         Self { environment: Arc::new(environment), catalogue: Arc::new(RwLock::new(term(catalogue))) }
     }
 
-    pub(super) fn take_up(&self, catalogue: &Catalogue) {
+    pub(super) fn replace_catalogue(&self, catalogue: &Catalogue) {
         *self.catalogue.write().unwrap_or_else(PoisonError::into_inner) = term(catalogue);
     }
 
@@ -78,7 +78,7 @@ impl Language {
         self.catalogue.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn evaluate(&self, expression: &Written, scope: &Scope) -> Result<Term, String> {
+    fn evaluate(&self, expression: &Expression, scope: &Scope) -> Result<Term, String> {
         let compiled =
             self.environment.compile_expression_owned(expression.text.clone()).map_err(|error| told(&error))?;
         let term = compiled.eval(scope.names(self.catalogue())).map_err(|error| told(&error))?;
@@ -90,7 +90,7 @@ impl Language {
     }
 
     /// What is wrong with an expression, whatever the event.
-    fn fault(&self, expression: &Written) -> Option<Fault> {
+    fn fault(&self, expression: &Expression) -> Option<Fault> {
         let compiled = match self.environment.compile_expression_owned(expression.text.clone()) {
             Ok(compiled) => compiled,
             Err(error) => {
@@ -156,7 +156,7 @@ impl Scope {
 pub(super) struct Rules {
     language: Language,
     all: Vec<Rule>,
-    message_id: Option<Written>,
+    message_id: Option<Expression>,
 }
 
 /// All faults in the expressions of a source.
@@ -212,7 +212,7 @@ impl Turn<'_> {
         Unmapped { place: format!("rule {}, {field}", self.rule.name), detail, expression: None }
     }
 
-    fn evaluate(&self, field: &str, expression: &Written, scope: &Scope) -> Result<Term, Unmapped> {
+    fn evaluate(&self, field: &str, expression: &Expression, scope: &Scope) -> Result<Term, Unmapped> {
         self.language
             .evaluate(expression, scope)
             .map_err(|detail| Unmapped { expression: Some(expression.text.clone()), ..self.failed(field, detail) })

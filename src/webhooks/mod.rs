@@ -24,7 +24,7 @@ use serde_json::Value;
 pub use self::mapping::{Draft, Unmapped};
 use self::mapping::{Language, Rules};
 use crate::{
-    config::{Catalogue, Fault, Named, Webhook, WebhookProof},
+    config::{Catalogue, Fault, SecretRef, Webhook, WebhookProof},
     domain::{Caller, Digest},
     signing::{self, Key, KeyForm, Message, Piece, Scheme},
 };
@@ -48,7 +48,7 @@ pub struct Source {
 
 /// What the headers of a message say, before anything is proven.
 #[derive(Clone, Copy, Debug)]
-pub struct Presented<'a> {
+pub struct UnverifiedMessage<'a> {
     /// The signature, or the credentials.
     proof: &'a str,
     id: &'a str,
@@ -57,7 +57,7 @@ pub struct Presented<'a> {
 
 /// A message whose proof was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proven {
+pub struct VerifiedMessage {
     /// Its id, if the proof covers one; none if anybody with the proof could give it any id.
     id: Option<String>,
 }
@@ -89,7 +89,7 @@ pub enum Rejection {
 
 /// How much of a message its proof covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Covered {
+pub enum ProofScope {
     /// The body; anybody could have put the headers there.
     Body,
     /// All of it: it comes from whoever holds the secret.
@@ -111,8 +111,8 @@ impl Webhooks {
     }
 
     /// From now on, rules look things up in this catalogue.
-    pub fn take_up(&self, catalogue: &Catalogue) {
-        self.language.take_up(catalogue);
+    pub fn replace_catalogue(&self, catalogue: &Catalogue) {
+        self.language.replace_catalogue(catalogue);
     }
 
     /// The source with this name.
@@ -149,7 +149,7 @@ pub fn warnings(settings: &[Webhook]) -> impl Iterator<Item = String> {
 }
 
 /// What is wrong with a secret that can be read; one that cannot is reported elsewhere.
-fn secret_fault(proof: &WebhookProof, named: &Named) -> Option<Fault> {
+fn secret_fault(proof: &WebhookProof, named: &SecretRef) -> Option<Fault> {
     let secret = named.source.read().ok()?;
     let fault = match proof {
         WebhookProof::Signature { scheme, .. } => match key(scheme, &secret) {
@@ -185,10 +185,10 @@ impl Source {
     }
 
     /// How much of a message its proof covers.
-    pub fn covered(&self) -> Covered {
+    pub fn covered(&self) -> ProofScope {
         match self.settings.proof {
-            WebhookProof::Signature { .. } => Covered::Body,
-            WebhookProof::Bearer | WebhookProof::Basic | WebhookProof::Certificate => Covered::Everything,
+            WebhookProof::Signature { .. } => ProofScope::Body,
+            WebhookProof::Bearer | WebhookProof::Basic | WebhookProof::Certificate => ProofScope::Everything,
         }
     }
 
@@ -220,14 +220,14 @@ impl Source {
     }
 
     /// The headers that its proof consists of. This costs next to nothing, and so does a call without them.
-    pub fn present<'a>(&self, header: impl Fn(&str) -> Header<'a>) -> Result<Presented<'a>, Rejection> {
+    pub fn present<'a>(&self, header: impl Fn(&str) -> Header<'a>) -> Result<UnverifiedMessage<'a>, Rejection> {
         let named = |name: &str| header(name).map_err(|what| Rejection::Header { header: name.to_owned(), what });
         let scheme = match &self.settings.proof {
             WebhookProof::Signature { scheme, .. } => scheme,
             WebhookProof::Bearer | WebhookProof::Basic => {
-                return Ok(Presented { proof: named("authorization")?, id: "", timestamp: "" });
+                return Ok(UnverifiedMessage { proof: named("authorization")?, id: "", timestamp: "" });
             }
-            WebhookProof::Certificate => return Ok(Presented { proof: "", id: "", timestamp: "" }),
+            WebhookProof::Certificate => return Ok(UnverifiedMessage { proof: "", id: "", timestamp: "" }),
         };
         let if_any = |name: &Option<String>| name.as_deref().map_or(Ok(""), named);
         let (id, timestamp) = (if_any(&scheme.id_header)?, if_any(&scheme.timestamp_header)?);
@@ -235,7 +235,7 @@ impl Source {
             let header = scheme.id_header.clone().unwrap_or_default();
             return Err(Rejection::Header { header, what: "is longer than 256 characters" });
         }
-        Ok(Presented { proof: named(&scheme.signature_header)?, id, timestamp })
+        Ok(UnverifiedMessage { proof: named(&scheme.signature_header)?, id, timestamp })
     }
 
     /// Whether a connection with this client certificate, or with none, may carry its messages.
@@ -248,13 +248,18 @@ impl Source {
     }
 
     /// Verifies the proof of a body. Reads the secrets, which is a short blocking read.
-    pub fn prove(&self, presented: Presented<'_>, body: &[u8], now: Timestamp) -> Result<Proven, Rejection> {
+    pub fn prove(
+        &self,
+        presented: UnverifiedMessage<'_>,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<VerifiedMessage, Rejection> {
         let secrets: Vec<_> = self.settings.secrets.iter().filter_map(|named| self.secret(named)).collect();
         match &self.settings.proof {
-            WebhookProof::Certificate => Ok(Proven { id: None }),
+            WebhookProof::Certificate => Ok(VerifiedMessage { id: None }),
             _ if secrets.is_empty() => Err(Rejection::KeysUnavailable),
             WebhookProof::Signature { scheme, tolerance, .. } => {
-                let Presented { proof, id, timestamp } = presented;
+                let UnverifiedMessage { proof, id, timestamp } = presented;
                 let keys: Vec<_> = secrets.iter().filter_map(|secret| key(scheme, secret).ok()).collect();
                 let message = Message { id, timestamp, body };
                 if !scheme.verify(&keys, message, proof) {
@@ -267,7 +272,7 @@ impl Source {
                 }
                 let named = scheme.signed.contains(&Piece::Id);
                 let id = if named { id.to_owned() } else { Digest::of(&scheme.content(message)).to_string() };
-                Ok(Proven { id: Some(id) })
+                Ok(VerifiedMessage { id: Some(id) })
             }
             WebhookProof::Bearer => Self::fits(&secrets, "Bearer", presented.proof, str::to_owned),
             WebhookProof::Basic => Self::fits(&secrets, "Basic", presented.proof, |secret| STANDARD.encode(secret)),
@@ -279,17 +284,17 @@ impl Source {
         scheme: &str,
         presented: &str,
         written: impl Fn(&str) -> String,
-    ) -> Result<Proven, Rejection> {
+    ) -> Result<VerifiedMessage, Rejection> {
         let (given, credentials) = presented.trim().split_once(' ').ok_or(Rejection::Unproven)?;
         let same = |secret: &SecretString| {
-            signing::same(written(secret.expose_secret()).as_bytes(), credentials.trim_start().as_bytes())
+            signing::constant_time_eq(written(secret.expose_secret()).as_bytes(), credentials.trim_start().as_bytes())
         };
         let fits = given.eq_ignore_ascii_case(scheme) && secrets.iter().any(same);
-        if fits { Ok(Proven { id: None }) } else { Err(Rejection::Unproven) }
+        if fits { Ok(VerifiedMessage { id: None }) } else { Err(Rejection::Unproven) }
     }
 
     /// A secret; none if it cannot be read: the other one may do.
-    fn secret(&self, named: &Named) -> Option<SecretString> {
+    fn secret(&self, named: &SecretRef) -> Option<SecretString> {
         named
             .source
             .read()
@@ -300,7 +305,7 @@ impl Source {
     /// The id of a proven message: by the rule in the settings, by its proof, or as given by whoever holds the proof.
     pub fn message_id(
         &self,
-        proven: Proven,
+        proven: VerifiedMessage,
         event: &Value,
         called: Option<String>,
     ) -> Result<Option<String>, Unmapped> {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     until::{call_off, end_comes, end_is, with_end},
     world::{ASSIGNMENTS, EVERYTHING, SALES_ESP, Setup, World, add, group},
 };
@@ -45,12 +45,12 @@ async fn approver(world: &World, caller: &str, subject: &str) -> String {
     world.forge(caller, json!({"roles": roles, "sub": subject}), json!({})).await
 }
 
-async fn say(world: &World, token: &str, id: &str, answer: &str) -> Got {
+async fn say(world: &World, token: &str, id: &str, answer: &str) -> Reply {
     let request = world.bare("POST", &format!("/v1/operations/{id}/{answer}")).bearer_auth(token);
     world.send(request).await
 }
 
-async fn comment(world: &World, token: &str, (id, answer): (&str, &str), body: &Value) -> Got {
+async fn comment(world: &World, token: &str, (id, answer): (&str, &str), body: &Value) -> Reply {
     let request = world.bare("POST", &format!("/v1/operations/{id}/{answer}")).bearer_auth(token);
     world.send(request.json(body)).await
 }
@@ -104,7 +104,7 @@ async fn what_is_rejected_fails_with_the_reason_and_reaches_nothing() {
     let waiting = world.send(waiting.header("prefer", "wait=20"));
     let token = approver(&world, "helpdesk", "bob").await;
     let (told, _) = tokio::join!(waiting, async {
-        while world.gateway().store().notices().waiting() == 0 {
+        while world.gateway().store().notices().waiter_count() == 0 {
             tokio::task::yield_now().await;
         }
         comment(&world, &token, (&id, "reject"), &json!({"comment": "Not before Monday."})).await.expect(200)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    answers::is_trace_id,
+    responses::is_trace_id,
     world::{
         EVERYTHING, FILTER, KIOSK_ESP, LIMIT, NOTICE, RESTRICTION, SALES_ESP, Setup, World, add, group, remove, target,
     },

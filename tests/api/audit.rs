@@ -4,7 +4,7 @@ use postern::audit::Verifier;
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, KIOSK_ESP, SALES_ESP, Setup, World, add, group},
 };
 
@@ -13,11 +13,11 @@ async fn auditor(world: &World) -> String {
     world.forge("helpdesk", json!({"roles": ["Assignments.Audit"]}), json!({})).await
 }
 
-async fn ask(world: &World, token: &str, path: &str) -> Got {
+async fn ask(world: &World, token: &str, path: &str) -> Reply {
     world.send(world.bare("GET", path).bearer_auth(token)).await
 }
 
-fn events(got: &Got) -> Vec<&str> {
+fn events(got: &Reply) -> Vec<&str> {
     got.body["records"].as_array().unwrap().iter().map(|record| record["event"].as_str().unwrap()).collect()
 }
 
@@ -77,7 +77,7 @@ async fn pages_go_on_where_they_ended_and_a_cursor_waits_for_what_is_written_lat
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_end_of_a_page_or_no_query_is_refused() {
+async fn forged_cursors_and_invalid_queries_are_refused() {
     let world = World::start().await;
     let token = auditor(&world).await;
     let page = ask(&world, &token, "/v1/audit?limit=1").await.expect(200);

@@ -7,7 +7,7 @@ use crate::world::{ASSIGNMENTS, KIOSK_ESP, Setup, World, add, group};
 
 const INVALID: &str = "Bearer realm=\"postern\", error=\"invalid_token\"";
 
-async fn ask(world: &World, token: &str) -> crate::answers::Got {
+async fn ask(world: &World, token: &str) -> crate::responses::Reply {
     world.send(world.bare("GET", "/v1/operations").bearer_auth(token)).await
 }
 

@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::{
-    handbook::follow,
     process::{Process, traceparent, vacant},
+    runbook::run_block,
     world::{SALES_ESP, add, group},
 };
 
@@ -23,7 +23,7 @@ async fn a_store_is_backed_up_while_in_use_and_restored_with_all_that_was_in_it(
     let folder = tempfile::tempdir().unwrap();
     let (store, backup) = (world.store().display().to_string(), folder.path().join("backup.db").display().to_string());
     let variables = [("STORE", store.as_str()), ("BACKUP", backup.as_str())];
-    let verified = follow("backup-sqlite", folder.path(), &variables);
+    let verified = run_block("backup-sqlite", folder.path(), &variables);
     assert!(verified.contains("every hash fits"), "{verified}");
     world.clear_faults().await;
     process.end_of(&world, &pending).await.succeeded("changed");
@@ -33,7 +33,7 @@ async fn a_store_is_backed_up_while_in_use_and_restored_with_all_that_was_in_it(
     assert!(status.success(), "{status}: {log}");
 
     fs::write(world.store(), "what a failing disk leaves").unwrap();
-    let restored = follow("restore-sqlite", folder.path(), &variables);
+    let restored = run_block("restore-sqlite", folder.path(), &variables);
     assert_eq!(restored, verified, "the same records, the same newest hash");
     let process = Process::start(&world, &brief);
     process.end_of(&world, &done).await.succeeded("changed");

@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, Setup, World, add, group},
 };
 
-async fn ask(world: &World, configuration: &str, number: usize, key: &str) -> Got {
+async fn ask(world: &World, configuration: &str, number: usize, key: &str) -> Reply {
     let headers = [("prefer", "respond-async"), ("idempotency-key", key)];
     world.post("servicenow", ASSIGNMENTS, &add(configuration, &group(number)), &headers).await
 }

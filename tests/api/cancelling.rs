@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, EVERYTHING, SALES_ESP, Setup, World, add, group},
 };
 
-async fn cancel(world: &World, caller: &str, id: &str) -> Got {
+async fn cancel(world: &World, caller: &str, id: &str) -> Reply {
     world.send(world.request(caller, "DELETE", &format!("/v1/operations/{id}")).await).await
 }
 
@@ -68,7 +68,7 @@ async fn whoever_waits_for_a_change_learns_that_it_was_cancelled() {
     let waiting = world.request("servicenow", "GET", &format!("/v1/operations/{}", queued[0])).await;
     let waiting = world.send(waiting.header("prefer", "wait=20"));
     let (answer, _) = tokio::join!(waiting, async {
-        while world.gateway().store().notices().waiting() == 0 {
+        while world.gateway().store().notices().waiter_count() == 0 {
             tokio::task::yield_now().await;
         }
         cancel(&world, "servicenow", &queued[0]).await.expect(200)

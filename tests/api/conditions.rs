@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, EVERYTHING, SALES_ESP, Setup, World, add, group, remove},
 };
 
@@ -16,7 +16,7 @@ async fn etag(world: &World) -> String {
     plan.header("etag").to_owned()
 }
 
-async fn change_if(world: &World, body: &Value, etag: &str) -> Got {
+async fn change_if(world: &World, body: &Value, etag: &str) -> Reply {
     world.post("servicenow", ASSIGNMENTS, body, &[("if-match", etag), ("prefer", "wait=25")]).await
 }
 
@@ -146,7 +146,7 @@ async fn a_condition_is_a_part_of_what_is_asked_under_a_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replacement_for_another_set_is_no_word_that_a_vanished_one_is_true() {
+async fn a_replace_with_a_stale_if_match_does_not_confirm_a_vanished_set() {
     let world = World::with(Setup { policies: vec![EVERYTHING], ..Setup::default() }).await;
     world.change(&add("Sales ESP", &group(1))).await.succeeded("changed");
     let seen = etag(&world).await;

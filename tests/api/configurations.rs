@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{
         DEFAULT_ESP, EVERYTHING, FILTER, KIOSK_ESP, LIMIT, NOTICE, RESTRICTION, SALES_ESP, Setup, World, add, group,
         tenant,
@@ -12,11 +12,11 @@ use crate::{
 
 const CONFIGURATIONS: &str = "/v1/configurations";
 
-fn names(page: &Got) -> Vec<&str> {
+fn names(page: &Reply) -> Vec<&str> {
     page.body["configurations"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect()
 }
 
-async fn assignments(world: &World, caller: &str, reference: &str) -> Got {
+async fn assignments(world: &World, caller: &str, reference: &str) -> Reply {
     world.get(caller, &format!("{CONFIGURATIONS}/{reference}/assignments")).await
 }
 

@@ -3,7 +3,7 @@
 use reqwest::RequestBuilder;
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, SALES_ESP, Setup, World, add, group},
 };
 
@@ -20,11 +20,11 @@ fn question(world: &World, origin: &str) -> RequestBuilder {
     request.header("access-control-request-method", "POST")
 }
 
-fn list(got: &Got, header: &str) -> Vec<String> {
+fn list(got: &Reply, header: &str) -> Vec<String> {
     got.header(header).split(", ").map(str::to_lowercase).collect()
 }
 
-fn shares_nothing(got: &Got) {
+fn shares_nothing(got: &Reply) {
     let named = got.headers.keys().find(|name| name.starts_with("access-control"));
     assert_eq!(named, None, "{got:?}");
 }
@@ -107,7 +107,7 @@ async fn nothing_is_shared_without_the_setting_nor_by_the_internal_address() {
 
     let world = world(&format!("\"{PORTAL}\"")).await;
     let url = format!("{}/metrics", world.gateway().admin_url());
-    let got = crate::answers::got(world.client.get(url).header("origin", PORTAL)).await.expect(200);
+    let got = crate::responses::got(world.client.get(url).header("origin", PORTAL)).await.expect(200);
     shares_nothing(&got);
     world.end().await;
 }

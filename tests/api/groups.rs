@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{DEFAULT_ESP, FILTER, KIOSK_ESP, LIMIT, RESTRICTION, SALES_ESP, Setup, World, add, group, tenant},
 };
 
-async fn reach(world: &World, caller: &str, reference: &str) -> Got {
+async fn reach(world: &World, caller: &str, reference: &str) -> Reply {
     world.get(caller, &format!("/v1/groups/{reference}/assignments")).await
 }
 
@@ -80,7 +80,7 @@ async fn a_group_is_found_by_name_and_a_deleted_one_by_id() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_that_is_none_or_several_is_told() {
+async fn unknown_and_ambiguous_groups_list_candidates() {
     let mut seed = tenant();
     let twins = [11, 12].map(|number| json!({"id": group(number), "displayName": "Twins"}));
     seed["groups"].as_array_mut().unwrap().extend(twins);
@@ -115,7 +115,7 @@ async fn only_what_the_caller_may_read_is_told_and_it_is_said_that_there_may_be_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_set_that_cannot_be_read_spoils_the_answer() {
+async fn one_unreadable_set_fails_the_whole_lookup() {
     let world = World::start().await;
     let path = format!("/{KIOSK_ESP}/assignments");
     for (effect, status, code) in [

@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, SALES_ESP, Setup, World, add},
 };
 
-async fn raw(world: &World, content_type: Option<&str>, body: impl Into<Vec<u8>>) -> Got {
+async fn raw(world: &World, content_type: Option<&str>, body: impl Into<Vec<u8>>) -> Reply {
     let request = world.request("servicenow", "POST", ASSIGNMENTS).await.body(body.into());
     world.send(content_type.into_iter().fold(request, |request, value| request.header("content-type", value))).await
 }

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    answers::got,
+    callback_receivers::{CallbackWorld, edits},
     program::Program,
-    receivers::{Desk, edits},
-    senders::{SECRET, STANDARD_SECRET, Senders, hex, now},
+    responses::got,
+    webhook_senders::{SECRET, STANDARD_SECRET, WebhookSenders, hex, now},
     world::{EVERYTHING, SALES_ESP, Setup, World, add, group},
 };
 
@@ -101,7 +101,7 @@ async fn messages_are_proven(world: &World, at: &str, operation: &str) {
         ("msg_x".to_owned(), STANDARD_SECRET, now(), "sys_user", 410),
     ] {
         let (body, time) = (event(table).to_string(), time.to_string());
-        let signature = crate::senders::standard_signature(secret, &id, &time, &body);
+        let signature = crate::webhook_senders::standard_signature(secret, &id, &time, &body);
         let request = world.client.post(format!("{at}/api/postern")).header("webhook-id", &id);
         let request = request.header("webhook-timestamp", time).header("webhook-signature", signature).body(body);
         got(request).await.expect(status);
@@ -324,9 +324,13 @@ async fn the_examples_in_python_and_typescript_and_curl_change_and_explain_thems
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_examples_take_a_callback_and_no_other() {
-    let desk = Desk::start().await;
-    desk.world.change(&desk.told(add("Sales ESP", &group(1)), json!({"sys_id": "46d44a"}))).await.expect(200);
-    let [taken] = desk.receiver.received(1).await.try_into().unwrap();
+    let callbacks = CallbackWorld::start().await;
+    callbacks
+        .world
+        .change(&callbacks.with_callback_to_receiver(add("Sales ESP", &group(1)), json!({"sys_id": "46d44a"})))
+        .await
+        .expect(200);
+    let [taken] = callbacks.receiver.received(1).await.try_into().unwrap();
     let header = |name: &str| taken.headers[name].clone();
     let message = |secret: &str, body: &str| {
         [secret, &header("webhook-id"), &header("webhook-timestamp"), &header("webhook-signature"), body]
@@ -348,7 +352,7 @@ async fn the_examples_take_a_callback_and_no_other() {
         assert!(!example(message(STANDARD_SECRET, &altered)).0);
         assert!(!example(message("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", &taken.text)).0);
     }
-    desk.end().await;
+    callbacks.end().await;
 }
 
 /// The rules that a page shows: its first block of settings that has any.
@@ -363,7 +367,7 @@ fn rules_of(page: &str) -> String {
 async fn what_jiras_automation_sends_is_taken_by_its_secret_and_once() {
     let page = std::fs::read_to_string(format!("{ROOT}/docs/integrations/jira.md")).unwrap();
     let name = page.lines().find(|line| line.starts_with("message_id")).unwrap();
-    let senders = Senders::start("bearer", SECRET, name, &rules_of("jira.md")).await;
+    let senders = WebhookSenders::start("bearer", SECRET, name, &rules_of("jira.md")).await;
     let world = &senders.world;
     // Shaped as on Atlassian's page on automation webhooks; the fields are user-defined.
     let body = json!({
@@ -394,7 +398,7 @@ async fn what_jiras_automation_sends_is_taken_by_its_secret_and_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_bamboohr_sends_of_joiners_and_leavers_becomes_changes() {
-    let senders = Senders::start("bamboohr", SECRET, "", &rules_of("hr.md")).await;
+    let senders = WebhookSenders::start("bamboohr", SECRET, "", &rules_of("hr.md")).await;
     let world = &senders.world;
     // Shaped as on BambooHR's page on field-based webhooks; field names are user-defined aliases.
     let employee = |id: &str, status: &str, group: &str| {

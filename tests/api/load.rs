@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     trail::is_ours,
     world::{ASSIGNMENTS, SALES_ESP, Setup, TRIES, World, add, group, remove, tenant},
 };
@@ -26,7 +26,7 @@ fn seed(groups: usize, assigned: usize) -> Value {
 }
 
 /// Submits all changes at once and waits for their ends; the n-th with the n-th key, if there are keys.
-async fn all(world: &World, changes: &[Value], keys: &[String]) -> Vec<Got> {
+async fn all(world: &World, changes: &[Value], keys: &[String]) -> Vec<Reply> {
     world.token("servicenow").await;
     let ask = |(index, change)| async move {
         let key = keys.get(index).map(|key: &String| ("idempotency-key", key.as_str()));
@@ -37,7 +37,7 @@ async fn all(world: &World, changes: &[Value], keys: &[String]) -> Vec<Got> {
 }
 
 /// The same, with reads held until all are accepted, so that merging does not depend on the machine's speed.
-async fn all_queued(world: &World, changes: &[Value], keys: &[String]) -> Vec<Got> {
+async fn all_queued(world: &World, changes: &[Value], keys: &[String]) -> Vec<Reply> {
     world.hold("/assignments").await;
     let released = async {
         for _ in 0..TRIES {
@@ -73,7 +73,7 @@ async fn calls(world: &World, what: &str) -> usize {
     all.saturating_sub(groups)
 }
 
-fn merged(answers: &[Got]) -> u64 {
+fn merged(answers: &[Reply]) -> u64 {
     answers.iter().filter_map(|answer| answer.body["graph"]["merged_with"].as_u64()).max().unwrap()
 }
 
@@ -118,7 +118,7 @@ async fn the_same_two_hundred_changes_sent_twice_at_once_are_two_hundred_operati
     let changes: Vec<_> = (101..=300).map(|number| add("Sales ESP", &group(number))).collect();
     let keys: Vec<_> = (101..=300).map(|number| format!("key-{number}")).collect();
     let (first, second) = tokio::join!(all_queued(&world, &changes, &keys), all(&world, &changes, &keys));
-    let replayed = |answers: &[Got]| answers.iter().filter(|it| it.header("idempotency-replayed") == "true").count();
+    let replayed = |answers: &[Reply]| answers.iter().filter(|it| it.header("idempotency-replayed") == "true").count();
     for (one, other) in first.iter().zip(&second) {
         assert_eq!(one.succeeded("changed"), other.succeeded("changed"));
     }

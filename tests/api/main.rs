@@ -12,13 +12,13 @@
     reason = "a test that cannot go on ends"
 )]
 
-mod answers;
 mod approval;
 mod assignments;
 mod audit;
 mod auth;
 mod backup;
 mod bounds;
+mod callback_receivers;
 mod callbacks;
 mod cancelling;
 #[path = "../support/certificate.rs"]
@@ -30,20 +30,19 @@ mod configurations;
 mod contract;
 mod cors;
 mod credentials;
-#[path = "../support/document.rs"]
-mod document;
-mod explained;
-mod forged;
+mod forged_tokens;
+mod graph_error_causes;
 mod graph_faults;
+mod graph_trouble;
 mod groups;
-#[path = "../support/handbook.rs"]
-mod handbook;
 mod idempotency;
 mod input;
 mod integrations;
 mod limits;
 mod load;
 mod names;
+#[path = "../support/openapi_check.rs"]
+mod openapi_check;
 mod operations;
 mod pacing;
 mod policy;
@@ -53,24 +52,25 @@ mod process;
 #[expect(dead_code, reason = "examples end by themselves or are killed")]
 #[path = "../support/program.rs"]
 mod program;
-mod receivers;
 mod reference;
 mod refusals;
 mod reload;
+mod responses;
 mod restart;
 mod retention;
 mod reverting;
+#[path = "../support/runbook.rs"]
+mod runbook;
 mod secrets;
-mod senders;
 mod streaming;
-mod switched;
 mod telemetry;
 mod tls;
 mod tracing;
 mod trail;
-mod trouble;
+mod unknown_behaviour;
 mod until;
 mod versions;
 mod waiting;
+mod webhook_senders;
 mod webhooks;
 mod world;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{
         ASSIGNMENTS, EVERYTHING, FILTER, KIOSK_ESP, LIMIT, NOTICE, SALES_ESP, Setup, World, add, group, remove, tenant,
     },
@@ -23,7 +23,7 @@ fn with_groups(names: &[&str]) -> Value {
     seed
 }
 
-fn candidates(problem: &Got) -> Vec<(&str, &str, &str)> {
+fn candidates(problem: &Reply) -> Vec<(&str, &str, &str)> {
     let text = |candidate: &'static str, row| -> &str {
         Value::get(row, candidate).and_then(Value::as_str).unwrap_or_default()
     };
@@ -65,7 +65,7 @@ async fn configurations_groups_and_filters_are_named_by_their_display_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_meant_for_no_configuration_is_looked_up_nowhere() {
+async fn names_are_not_looked_up_for_an_unknown_configuration() {
     let world = open(tenant()).await;
     let absent = "a0000000-0000-4000-8000-0000000000ff_Limit";
     for configuration in ["Nothing", absent] {
@@ -126,7 +126,7 @@ async fn a_name_of_several_groups_is_refused_with_all_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_that_mean_nothing_and_names_that_mean_too_much_are_told_together() {
+async fn unknown_and_ambiguous_names_are_reported_together() {
     let mut seed = with_groups(&["Twins", "Twins", "Berlin Staffers"]);
     for number in [2, 3] {
         let id = format!("f0000000-0000-4000-8000-00000000000{number}");
@@ -344,7 +344,7 @@ async fn graph_that_cannot_be_asked_for_a_name_refuses_the_change_for_now() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_caller_may_not_look_at_is_not_told_by_its_mistakes() {
+async fn errors_reveal_no_names_that_the_caller_may_not_read() {
     let world = World::start().await;
     let alias = add("Kiosk ESP", "sales_laptop");
     let names = [add("Kiosk ESP", "Berlin Sta"), add("Welcome", "Sales Laptops"), add("kiosk esp", "Sales Laptops")];

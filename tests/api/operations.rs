@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::{
-    answers::got,
+    responses::got,
     world::{ASSIGNMENTS, KIOSK_ESP, SALES_ESP, World, add, group},
 };
 

@@ -6,7 +6,7 @@ use postern::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
-    answers::got,
+    responses::got,
     world::{ASSIGNMENTS, EVERYTHING, KIOSK_ESP, SALES_ESP, Setup, TRIES, World, add, group, remove},
 };
 

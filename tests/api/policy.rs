@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, EVERYTHING, KIOSK_ESP, NOTICE, SALES_ESP, Setup, World, add, group, remove},
 };
 
 /// Submits a change, and checks that only a denial results.
-async fn denied(world: &World, caller: &str, body: &Value, words: &str) -> Got {
+async fn denied(world: &World, caller: &str, body: &Value, words: &str) -> Reply {
     let before = world.events("denied").await.len();
     let problem = world.post(caller, ASSIGNMENTS, body, &[]).await.problem(403, "not-permitted");
     let detail = problem.body["detail"].as_str().unwrap();

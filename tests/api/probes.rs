@@ -4,7 +4,7 @@ use serde_json::json;
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
 
 use crate::{
-    answers::{got, sent},
+    responses::{got, sent},
     world::{TRIES, World, add, group},
 };
 

@@ -10,10 +10,10 @@ use postern::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
-    answers::{Got, got},
     certificate::made,
     collector::{Collector, attribute, hex, spans},
     credentials,
+    responses::{Reply, got},
     world::{ASSIGNMENTS, SALES_ESP, TRIES, World, add, group, has_ended},
 };
 
@@ -80,14 +80,14 @@ impl Process {
         drop(self.log.join().unwrap());
     }
 
-    pub(crate) async fn post(&self, world: &World, body: &Value, traceparent: &str) -> Got {
+    pub(crate) async fn post(&self, world: &World, body: &Value, traceparent: &str) -> Reply {
         let request =
             world.client.post(format!("{}{ASSIGNMENTS}", self.url)).bearer_auth(world.token("servicenow").await);
         let request = request.header("prefer", "respond-async").header("traceparent", traceparent);
         got(request.json(body)).await
     }
 
-    pub(crate) async fn end_of(&self, world: &World, id: &str) -> Got {
+    pub(crate) async fn end_of(&self, world: &World, id: &str) -> Reply {
         let request = world.client.get(format!("{}/v1/operations/{id}", self.url));
         let request = request.bearer_auth(world.token("servicenow").await).header("prefer", "wait=20");
         let ended = got(request).await.expect(200);

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::{
-    answers::got,
-    document::{DOCUMENT, meant, misfits},
+    openapi_check::{DOCUMENT, meant, misfits},
+    responses::got,
     world::{World, add, group},
 };
 

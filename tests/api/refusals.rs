@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, DEFAULT_ESP, EVERYTHING, FILTER, LIMIT, NOTICE, SALES_ESP, Setup, World, add, group, remove},
 };
 
@@ -12,11 +12,11 @@ async fn open() -> World {
     World::with(Setup { policies: vec![EVERYTHING, ("guard.cedar", "")], ..Setup::default() }).await
 }
 
-async fn ask(world: &World, body: &Value) -> Got {
+async fn ask(world: &World, body: &Value) -> Reply {
     world.post("servicenow", ASSIGNMENTS, body, &[]).await
 }
 
-async fn refused(world: &World, body: &Value, code: &str, pointers: &[&str]) -> Got {
+async fn refused(world: &World, body: &Value, code: &str, pointers: &[&str]) -> Reply {
     let problem = ask(world, body).await.problem(422, code);
     assert_eq!(problem.pointers(), pointers, "{body}: {}", problem.text);
     let planned = world.post("servicenow", "/v1/plan", body, &[]).await.problem(422, code);

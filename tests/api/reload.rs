@@ -10,9 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    answers::{Got, got},
     process::{Process, vacant},
-    senders::{HIRED, JOINER, SECRET, Senders},
+    responses::{Reply, got},
+    webhook_senders::{HIRED, JOINER, SECRET, WebhookSenders},
     world::{ASSIGNMENTS, EVERYTHING, Setup, TRIES, World, add, group},
 };
 
@@ -23,12 +23,12 @@ fn setup() -> Setup {
 
 const FREEZE: &str = "@id(\"freeze\")\nforbid (principal, action == Postern::Action::\"plan\", resource);\n";
 
-async fn plan(world: &World, reference: &str) -> Got {
+async fn plan(world: &World, reference: &str) -> Reply {
     world.post("servicenow", "/v1/plan", &add(reference, "Sales Laptops"), &[]).await
 }
 
 /// Polls until the response has the second status; until then it must have the first, with nothing in between.
-async fn until(world: &World, reference: &str, (before, after): (u16, u16)) -> Got {
+async fn until(world: &World, reference: &str, (before, after): (u16, u16)) -> Reply {
     for _ in 0..TRIES {
         let answer = plan(world, reference).await;
         if answer.status == after {
@@ -145,7 +145,7 @@ async fn the_catalogue_is_taken_up_with_its_tags() {
 async fn rules_of_webhooks_look_things_up_in_the_catalogue_in_force() {
     let setup = Setup { policies: vec![EVERYTHING], ..setup() };
     let rule = JOINER.replace("\"data.department ~ ' Laptops'\"", "\"catalogue.groups['Joiners']\"");
-    let senders = Senders::with("bearer", SECRET, "", &rule, setup).await;
+    let senders = WebhookSenders::with("bearer", SECRET, "", &rule, setup).await;
     let world = &senders.world;
     let sent =
         || senders.to_source(HIRED).header("authorization", format!("Bearer {SECRET}")).header("prefer", "wait=25");
@@ -168,7 +168,7 @@ async fn rules_of_webhooks_look_things_up_in_the_catalogue_in_force() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_whose_body_takes_its_time_is_decided_by_what_is_in_force_when_it_is_there() {
     let setup = Setup { policies: vec![EVERYTHING], ..setup() };
-    let senders = Senders::with("bearer", SECRET, "", JOINER, setup).await;
+    let senders = WebhookSenders::with("bearer", SECRET, "", JOINER, setup).await;
     let world = &senders.world;
     let token = world.token("servicenow").await;
     let change = add("Sales ESP", &group(1)).to_string();

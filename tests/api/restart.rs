@@ -82,7 +82,7 @@ async fn a_write_that_took_effect_while_nobody_ran_is_recognised_not_repeated() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_read_does_not_fail_what_may_be_done() {
+async fn a_refused_read_after_a_restart_does_not_fail_a_possibly_applied_change() {
     let (mut world, id) = stopped_before_the_answer().await;
     let refused = json!({"kind": "answer", "status": 400});
     world.fault(json!({"method": "GET", "path_ends": "/assignments", "times": 1, "effect": refused})).await;
@@ -93,7 +93,7 @@ async fn a_refused_read_does_not_fail_what_may_be_done() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_somebody_followed_up_while_nobody_ran_is_still_told_of() {
+async fn a_write_edited_by_others_while_down_is_recorded_as_undecided() {
     let (mut world, id) = stopped_before_the_answer().await;
     world.administrator_assigns(SALES_ESP, &[1, 3, 6].map(group)).await;
     world.start_gateway().await;

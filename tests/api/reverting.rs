@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, EVERYTHING, FILTER, KIOSK_ESP, SALES_ESP, Setup, World, add, group, remove},
 };
 
-async fn revert(world: &World, caller: &str, id: &str, body: &Value) -> Got {
+async fn revert(world: &World, caller: &str, id: &str, body: &Value) -> Reply {
     world.post(caller, &format!("/v1/operations/{id}/revert"), body, &[("prefer", "wait=25")]).await
 }
 

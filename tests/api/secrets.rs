@@ -4,9 +4,9 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::{
-    answers::got,
     collector::Collector,
     process::{Process, traceparent, vacant},
+    responses::got,
     world::{ASSIGNMENTS, SALES_ESP, World, add, group},
 };
 

@@ -11,7 +11,7 @@ use std::{
 
 use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
 use postern::{
-    audit::{Form, PublicKey, Signer, Verifier},
+    audit::{ExportFormat, PublicKey, Signer, Verifier},
     store::Sqlite,
 };
 use serde_json::{Value, json};
@@ -128,7 +128,7 @@ async fn a_collector_that_was_down_gets_everything_and_nobody_waited_for_it() {
     world.take_gateway().stop().await;
     let taken = std::mem::take(&mut *logs.taken.lock().unwrap());
     let bodies: Vec<_> = taken.iter().map(|log| log["body"]["stringValue"].as_str().unwrap().to_owned()).collect();
-    let expected: Vec<_> = texts(&world).await.iter().map(|text| Form::Ecs.line(text)).collect();
+    let expected: Vec<_> = texts(&world).await.iter().map(|text| ExportFormat::Ecs.line(text)).collect();
     assert_eq!(bodies, expected);
     let accepted = taken.iter().find(|log| log["eventName"] == "postern.audit.accepted").unwrap();
     let record: Value = serde_json::from_str(accepted["body"]["stringValue"].as_str().unwrap()).unwrap();

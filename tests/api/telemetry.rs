@@ -15,11 +15,11 @@ use postern::clock::Clock;
 use serde_json::json;
 
 use crate::{
-    answers::got,
     certificate::made,
     collector::{Collector, Telemetry, attribute, hex, spans},
     credentials,
     process::{Process, traceparent, vacant},
+    responses::got,
     world::{ASSIGNMENTS, SALES_ESP, TRIES, World, add, group},
 };
 
@@ -361,7 +361,7 @@ async fn prometheus_finds_nothing_wrong_with_the_figures() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_is_told_is_not_asked_about_each_time() {
+async fn disabled_log_levels_are_not_evaluated() {
     let world = World::start().await;
     // By the shipped filter; beyond this level, events are not even created.
     assert_eq!(tracing::level_filters::LevelFilter::current(), tracing::level_filters::LevelFilter::INFO);

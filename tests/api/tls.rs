@@ -10,10 +10,10 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    answers::sent,
     certificate::pem,
     collector::hex,
-    senders::{HIRED, JOINER, SECRET},
+    responses::sent,
+    webhook_senders::{HIRED, JOINER, SECRET},
     world::{ASSIGNMENTS, EVERYTHING, Setup, TRIES, World, add, group},
 };
 
@@ -118,7 +118,7 @@ async fn the_api_speaks_tls_and_takes_up_a_new_certificate_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_is_tied_to_a_certificate_is_nobody_without_it() {
+async fn a_certificate_bound_caller_is_rejected_without_its_certificate() {
     let (folder, ours, theirs) = (tempfile::tempdir().unwrap(), Authority::new(), Authority::new());
     let (own, other) = (theirs.signs("servicenow.test"), theirs.signs("portal.test"));
     std::fs::write(folder.path().join("clients.pem"), theirs.pem()).unwrap();
@@ -211,7 +211,7 @@ async fn a_certificate_proves_the_messages_of_a_source_or_is_asked_for_besides()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_certificates_are_required_nobody_is_heard_without_one() {
+async fn connections_without_a_required_client_certificate_are_refused() {
     let (folder, ours, theirs) = (tempfile::tempdir().unwrap(), Authority::new(), Authority::new());
     std::fs::write(folder.path().join("clients.pem"), theirs.pem()).unwrap();
     let mut world = world(&folder, &ours.signs("127.0.0.1"), "client_ca_file = \"FOLDER/clients.pem\"", "").await;
@@ -225,7 +225,7 @@ async fn where_certificates_are_required_nobody_is_heard_without_one() {
 }
 
 #[test]
-fn what_cannot_be_used_is_told_by_its_setting_and_not_shown() {
+fn unusable_certificates_are_reported_by_setting_without_their_content() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     let (one, other) = (authority.signs("a.test"), authority.signs("b.test"));
     let at = |name: &str, text: &str| {

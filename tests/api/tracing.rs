@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    answers::is_trace_id,
+    responses::is_trace_id,
     world::{ASSIGNMENTS, SALES_ESP, World, add, group},
 };
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
 
 use crate::{
-    answers::Got,
+    responses::Reply,
     world::{ASSIGNMENTS, EVERYTHING, FILTER, SALES_ESP, Setup, TRIES, World, add, group, remove},
 };
 
@@ -31,7 +31,7 @@ pub(crate) async fn end_comes(world: &World) {
 
 /// Makes the `until` of one operation due, and waits until it is settled. Returns the reversal, or the operation if there is
 /// none.
-async fn end_of_one(world: &World, id: &str) -> Got {
+async fn end_of_one(world: &World, id: &str) -> Reply {
     let url = format!("sqlite:{}", world.store().display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();
     let due = sqlx::query("UPDATE operations SET until_at = 1 WHERE until_at IS NOT NULL AND id = ?").bind(id);
@@ -49,7 +49,7 @@ async fn end_of_one(world: &World, id: &str) -> Got {
 }
 
 /// The operation, as soon as its `until` is in this state.
-pub(crate) async fn end_is(world: &World, id: &str, state: &str) -> Got {
+pub(crate) async fn end_is(world: &World, id: &str, state: &str) -> Reply {
     for _ in 0..TRIES {
         let found = world.operation(id).await;
         if found.body["ends"]["state"] == state {
@@ -59,7 +59,7 @@ pub(crate) async fn end_is(world: &World, id: &str, state: &str) -> Got {
     panic!("the end of {id} is never {state}: {}", world.operation(id).await.text);
 }
 
-pub(crate) async fn call_off(world: &World, caller: &str, id: &str) -> Got {
+pub(crate) async fn call_off(world: &World, caller: &str, id: &str) -> Reply {
     world.send(world.request(caller, "DELETE", &format!("/v1/operations/{id}/until")).await).await
 }
 
@@ -266,7 +266,7 @@ async fn what_has_not_begun_at_its_end_is_cancelled_and_what_runs_is_undone_afte
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_bound_and_no_trouble_makes_a_due_end_be_forgotten() {
+async fn a_due_until_survives_full_limits_outages_and_a_stray_404() {
     let bound = ("OPERATIONS__PENDING_MAX", "1");
     let mut world = World::with(Setup { settings: vec![bound], ..Setup::default() }).await;
     let id = world.change(&with_end(add("Sales ESP", &group(1)))).await.succeeded("changed");

@@ -47,7 +47,7 @@ async fn what_v1_does_not_know_or_keep_is_refused_unwritten() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_v1_does_not_show_is_not_lost() {
+async fn data_hidden_by_v1_is_not_overwritten() {
     let world = world().await;
     let before = world.assigned(SALES_ESP).await;
     let filtered = |row: &&Value| row["target"]["deviceAndAppManagementAssignmentFilterId"] == FILTER;

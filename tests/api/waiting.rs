@@ -75,7 +75,7 @@ async fn a_caller_that_hangs_up_changes_nothing_about_its_change() {
     let world = World::start().await;
     world.hold("/assign").await;
     let request = world.request("servicenow", "POST", ASSIGNMENTS).await.json(&add("Sales ESP", &group(1)));
-    let asking = tokio::spawn(crate::answers::sent(request.header("prefer", "wait=20")));
+    let asking = tokio::spawn(crate::responses::sent(request.header("prefer", "wait=20")));
     world.held(1).await;
     asking.abort();
     assert!(asking.await.unwrap_err().is_cancelled());

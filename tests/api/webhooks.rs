@@ -5,13 +5,13 @@ use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
-    senders::{HIRED, JOINER, SECRET, STANDARD_SECRET, Senders, base64, hex, now, standard_signature},
+    responses::Reply,
+    webhook_senders::{HIRED, JOINER, SECRET, STANDARD_SECRET, WebhookSenders, base64, hex, now, standard_signature},
     world::{KIOSK_ESP, SALES_ESP, Setup, World, group},
 };
 
 /// The ids of the operations in a response.
-fn ids(got: &Got) -> Vec<String> {
+fn ids(got: &Reply) -> Vec<String> {
     let operations = got.body["operations"].as_array().unwrap_or_else(|| panic!("{got:?}"));
     operations.iter().map(|operation| operation["id"].as_str().unwrap().to_owned()).collect()
 }
@@ -23,13 +23,13 @@ async fn accepted(world: &World, request: RequestBuilder) -> Vec<String> {
     ids(&got)
 }
 
-async fn refused(world: &World, request: RequestBuilder, status: u16, code: &str) -> Got {
+async fn refused(world: &World, request: RequestBuilder, status: u16, code: &str) -> Reply {
     world.send(request).await.problem(status, code)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signed_event_becomes_a_change_of_its_source() {
-    let senders = Senders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
+    let senders = WebhookSenders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
     let world = &senders.world;
     let got = world.send(senders.standard("msg_1", now(), HIRED)).await.expect(202);
     let [id] = ids(&got).try_into().unwrap();
@@ -69,7 +69,7 @@ async fn every_preset_takes_what_its_vendor_signs_and_nothing_else() {
             Some(("X-BambooHR-Timestamp", "1772352000")),
         ),
     ] {
-        let senders = Senders::start(scheme, SECRET, "", JOINER).await;
+        let senders = WebhookSenders::start(scheme, SECRET, "", JOINER).await;
         let world = &senders.world;
         let signed = |signature: &str, body: &str| {
             let request = senders.to_source(body.to_owned()).header(header, signature);
@@ -103,7 +103,7 @@ async fn a_timestamp_without_a_separator_is_signed_on_either_side() {
         ),
         ("bamboohr", "X-BambooHR-Signature", hex(&format!("{HIRED}{time}")), "X-BambooHR-Timestamp"),
     ] {
-        let senders = Senders::start(scheme, SECRET, "", JOINER).await;
+        let senders = WebhookSenders::start(scheme, SECRET, "", JOINER).await;
         let request =
             |signature: &str| senders.to_source(HIRED).header(header, signature).header(timestamp, time.as_str());
         // The opposite order, which some public code uses, is rejected.
@@ -118,7 +118,7 @@ async fn a_timestamp_without_a_separator_is_signed_on_either_side() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_proven_is_refused_and_on_record() {
-    let senders = Senders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
+    let senders = WebhookSenders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
     let world = &senders.world;
     let (time, good) = (now(), now().to_string());
     let signature = standard_signature(STANDARD_SECRET, "m", &good, HIRED);
@@ -166,7 +166,7 @@ async fn what_is_not_proven_is_refused_and_on_record() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_sent_again_finds_its_operations_and_an_altered_one_is_refused() {
-    let mut senders = Senders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
+    let mut senders = WebhookSenders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
     let first = accepted(&senders.world, senders.standard("msg_1", now(), HIRED)).await;
     senders.world.restart().await;
     // A vendor's retry: the same id and body, signed at another time.
@@ -199,7 +199,7 @@ async fn two_secrets_hold_during_a_rotation_and_files_are_read_again() {
     let previous = other.path().join("previous");
     std::fs::write(&previous, STANDARD_SECRET).unwrap();
     let more = format!("previous_secret_file = \"{}\"", previous.display());
-    let senders = Senders::start("standard-webhooks", new, &more, JOINER).await;
+    let senders = WebhookSenders::start("standard-webhooks", new, &more, JOINER).await;
     let time = now().to_string();
     let by = |secret: &str, id: &str| {
         let request = senders.to_source(HIRED).header("webhook-id", id).header("webhook-timestamp", time.as_str());
@@ -221,7 +221,7 @@ async fn two_secrets_hold_during_a_rotation_and_files_are_read_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_makes_several_changes_or_none() {
-    let senders = Senders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
+    let senders = WebhookSenders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
     let world = &senders.world;
     let moved = |configurations: Value| {
         let groups = ["Sales Laptops", "Sales Kiosks"];
@@ -254,7 +254,7 @@ async fn an_event_makes_several_changes_or_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_rule_cannot_make_of_an_event_is_told_and_recorded() {
-    let senders = Senders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
+    let senders = WebhookSenders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
     let world = &senders.world;
     let lacks = json!({"type": "employee.hired", "data": {"department": "Sales", "id": 7}}).to_string();
     let problem = refused(world, senders.standard("1", now(), &lacks), 422, "event-not-mapped").await;
@@ -283,7 +283,7 @@ async fn what_a_rule_cannot_make_of_an_event_is_told_and_recorded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policy_names_and_graph_are_asked_as_for_any_other_caller() {
-    let senders = Senders::with("standard-webhooks", STANDARD_SECRET, "", JOINER, Setup::default()).await;
+    let senders = WebhookSenders::with("standard-webhooks", STANDARD_SECRET, "", JOINER, Setup::default()).await;
     let world = &senders.world;
     let moved = |configuration: &str, group: &str| {
         json!({"type": "employee.moved", "data": {"id": "R1", "configurations": [configuration], "groups": group}})
@@ -313,7 +313,7 @@ async fn policy_names_and_graph_are_asked_as_for_any_other_caller() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn senders_that_cannot_sign_are_known_by_their_secret() {
-    let senders = Senders::start("bearer", SECRET, "", JOINER).await;
+    let senders = WebhookSenders::start("bearer", SECRET, "", JOINER).await;
     let world = &senders.world;
     let bearer = |secret: &str| senders.to_source(HIRED).header("authorization", format!("Bearer {secret}"));
     let problem = refused(world, bearer("a shared secret of 32 character"), 401, "invalid-signature").await;
@@ -332,7 +332,7 @@ async fn senders_that_cannot_sign_are_known_by_their_secret() {
     assert_eq!(accepted(world, cloud).await, first, "source and id name a CloudEvent");
     senders.world.end().await;
 
-    let basic = Senders::start("basic", "hr:a password of some length", "", JOINER).await;
+    let basic = WebhookSenders::start("basic", "hr:a password of some length", "", JOINER).await;
     let by = |password: &str| basic.to_source(HIRED).basic_auth("hr", Some(password));
     let problem = refused(&basic.world, by("another password"), 401, "invalid-signature").await;
     assert_eq!(problem.header("www-authenticate"), "Basic realm=\"postern\"");
@@ -349,7 +349,7 @@ when = "event is mapping and event.kind is defined or data is defined and data.k
 configuration = "'Sales ESP'"
 add = ["event.group if event.group is defined else data.group"]
 "#;
-    let senders = Senders::start("github", SECRET, "", rules).await;
+    let senders = WebhookSenders::start("github", SECRET, "", rules).await;
     let world = &senders.world;
     let sent = |media: &str, body: &str| {
         let request = world.bare("POST", "/v1/webhooks/hr").header("content-type", media).body(body.to_owned());
@@ -383,7 +383,7 @@ add = ["event.group if event.group is defined else data.group"]
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_address_can_be_tried_out_before_there_is_a_secret() {
-    let senders = Senders::start("hibob", SECRET, "origins = [\"eventgrid.azure.net\"]", JOINER).await;
+    let senders = WebhookSenders::start("hibob", SECRET, "origins = [\"eventgrid.azure.net\"]", JOINER).await;
     let world = &senders.world;
     for ping in ["Ping test", "\"Ping test\""] {
         assert_eq!(world.send(senders.to_source(ping)).await.expect(200).body["result"], "ignored");
@@ -405,7 +405,7 @@ async fn the_address_can_be_tried_out_before_there_is_a_secret() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scheme_of_ones_own_and_a_message_id_from_the_body() {
     let more = "signature_header = \"X-Sig\"\nsignature_prefix = \"v0=\"\nsigned = \"v0:{timestamp}:{body}\"\ntimestamp_header = \"X-Time\"\nmessage_id = \"data.id\"\ntolerance = \"10m\"";
-    let senders = Senders::start("hmac", SECRET, more, JOINER).await;
+    let senders = WebhookSenders::start("hmac", SECRET, more, JOINER).await;
     let sent = |time: i64, body: &str| {
         let signature = format!("v0={}", hex(&format!("v0:{time}:{body}")));
         senders.to_source(body.to_owned()).header("X-Sig", signature).header("X-Time", time.to_string())
@@ -431,7 +431,7 @@ fn signed_by(program: &str, script: &str, message: [&str; 4]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_published_libraries_sign_is_accepted() {
-    let senders = Senders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
+    let senders = WebhookSenders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
     let body = HIRED.replace("jane", "j\u{fc}rgen");
     for (program, script) in
         [("target/webhooks/python/bin/python", "tests/webhooks/sign.py"), ("node", "target/webhooks/node/sign.mjs")]
@@ -448,7 +448,7 @@ async fn what_the_published_libraries_sign_is_accepted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_has_the_limits_of_the_caller_that_it_is() {
     let setup = Setup { settings: vec![("SERVER__CALLS_MAX", "2")], ..Setup::default() };
-    let senders = Senders::with("standard-webhooks", STANDARD_SECRET, "", JOINER, setup).await;
+    let senders = WebhookSenders::with("standard-webhooks", STANDARD_SECRET, "", JOINER, setup).await;
     let nothing = r#"{"type":"other"}"#;
     for id in ["1", "2"] {
         let got = senders.world.send(senders.standard(id, now(), nothing)).await.expect(200);
@@ -467,7 +467,7 @@ async fn a_message_that_was_taken_in_part_is_taken_up_where_it_broke_off() {
         policies: vec![crate::world::EVERYTHING],
         ..Setup::default()
     };
-    let senders = Senders::with("standard-webhooks", STANDARD_SECRET, "", JOINER, setup).await;
+    let senders = WebhookSenders::with("standard-webhooks", STANDARD_SECRET, "", JOINER, setup).await;
     let world = &senders.world;
     let configurations = ["Sales ESP", "Kiosk ESP"];
     let both = json!({"type": "employee.moved", "data": {"id": 8, "configurations": configurations, "groups": "Sales Kiosks"}});

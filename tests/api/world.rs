@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    answers::{Got, got},
+    responses::{Reply, got},
     trail,
 };
 
@@ -179,7 +179,7 @@ impl World {
     }
 
     /// Sends a request, and records the code of a problem.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Got {
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Reply {
         let answer = got(request).await;
         if let Some(code) = answer.body["code"].as_str() {
             self.codes.lock().unwrap().insert(code.to_owned());
@@ -187,17 +187,17 @@ impl World {
         answer
     }
 
-    pub(crate) async fn post(&self, caller: &str, path: &str, body: &Value, headers: &[(&str, &str)]) -> Got {
+    pub(crate) async fn post(&self, caller: &str, path: &str, body: &Value, headers: &[(&str, &str)]) -> Reply {
         let request = self.request(caller, "POST", path).await.json(body);
         self.send(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
     }
 
-    pub(crate) async fn get(&self, caller: &str, path: &str) -> Got {
+    pub(crate) async fn get(&self, caller: &str, path: &str) -> Reply {
         self.send(self.request(caller, "GET", path).await).await
     }
 
     /// Submits a change as servicenow and waits for its end as long as possible.
-    pub(crate) async fn change(&self, body: &Value) -> Got {
+    pub(crate) async fn change(&self, body: &Value) -> Reply {
         self.post("servicenow", ASSIGNMENTS, body, &[("prefer", "wait=25")]).await
     }
 
@@ -206,12 +206,12 @@ impl World {
         self.post("servicenow", ASSIGNMENTS, body, &[("prefer", "respond-async")]).await.expect(202).id()
     }
 
-    pub(crate) async fn operation(&self, id: &str) -> Got {
+    pub(crate) async fn operation(&self, id: &str) -> Reply {
         self.get("servicenow", &format!("/v1/operations/{id}")).await.expect(200)
     }
 
     /// The operation once it has ended.
-    pub(crate) async fn end_of(&self, id: &str) -> Got {
+    pub(crate) async fn end_of(&self, id: &str) -> Reply {
         for _ in 0..4 {
             let request = self.request("servicenow", "GET", &format!("/v1/operations/{id}")).await;
             let answer = self.send(request.header("prefer", "wait=20")).await.expect(200);
@@ -236,7 +236,7 @@ impl World {
 
     // The sandbox.
 
-    pub(crate) async fn control(&self, method: &str, path: &str, body: Option<Value>) -> Got {
+    pub(crate) async fn control(&self, method: &str, path: &str, body: Option<Value>) -> Reply {
         let url = format!("{}/_sandbox/{path}", self.sandbox.url());
         let request = self.client.request(Method::from_bytes(method.as_bytes()).unwrap(), url);
         got(match body {

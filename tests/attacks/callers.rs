@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    answers::Got,
-    siege::part,
+    attacked_gateway::part,
+    responses::Reply,
     world::{ASSIGNMENTS, SALES_ESP, World, add, group},
 };
 
@@ -17,7 +17,7 @@ async fn with_an_operation() -> (World, String) {
     (world, id)
 }
 
-async fn ask(world: &World, caller: &str, method: &str, path: &str) -> Got {
+async fn ask(world: &World, caller: &str, method: &str, path: &str) -> Reply {
     world.send(world.request(caller, method, path).await).await
 }
 
@@ -40,7 +40,7 @@ async fn the_operation_of_another_is_neither_seen_nor_cancelled_nor_told_from_no
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_query_and_no_place_to_go_on_from_shows_the_operations_of_another() {
+async fn no_query_or_cursor_shows_another_callers_operations() {
     let (world, id) = with_an_operation().await;
     let later = "op_7zzzzzzzzzzzzzzzzzzzzzzzzz";
     for query in [

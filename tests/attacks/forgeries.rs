@@ -9,7 +9,7 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use crate::siege::{Seen, Siege, part};
+use crate::attacked_gateway::{AttackedGateway, Seen, part};
 
 /// DER encoded as PEM.
 pub(crate) fn armoured(label: &str, der: &[u8]) -> String {
@@ -43,7 +43,7 @@ impl Own {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_without_a_signature_proves_nothing_however_none_is_spelt() {
-    let siege = Siege::lay().await;
+    let siege = AttackedGateway::start().await;
     let seen = siege.seen().await;
     let [_, payload, signature] = &seen.parts;
     let spellings =
@@ -69,7 +69,7 @@ async fn a_token_without_a_signature_proves_nothing_however_none_is_spelt() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_issuers_public_key_and_well_known_words_are_no_secrets_to_sign_with() {
-    let siege = Siege::lay().await;
+    let siege = AttackedGateway::start().await;
     let seen = siege.seen().await;
     let words =
         ["secret", "...", "12345", "password", "hs256", "your-256-bit-secret", "changeme", "key", "jwt", "test"];
@@ -88,7 +88,7 @@ async fn the_issuers_public_key_and_well_known_words_are_no_secrets_to_sign_with
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_or_an_address_that_the_token_brings_along_is_not_used() {
-    let siege = Siege::lay().await;
+    let siege = AttackedGateway::start().await;
     let seen = siege.seen().await;
     let own = Own(KeyPair::generate(KeySize::Rsa2048).unwrap());
     let (kid, trap) = (&seen.header["kid"], siege.trap());
@@ -188,7 +188,7 @@ fn signatures(good: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_other_signature_fits_and_a_good_one_fits_nothing_else() {
-    let siege = Siege::lay().await;
+    let siege = AttackedGateway::start().await;
     let seen = siege.seen().await;
     let [header, payload, signature] = &seen.parts;
     for other in signatures(signature) {
@@ -210,8 +210,8 @@ async fn no_other_signature_fits_and_a_good_one_fits_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_two_readers_could_read_differently_is_no_token() {
-    let siege = Siege::lay().await;
+async fn tokens_that_parsers_could_read_differently_are_rejected() {
+    let siege = AttackedGateway::start().await;
     let seen = siege.seen().await;
     let [header, payload, signature] = &seen.parts;
     let (claims, kid) = (seen.claims.to_string(), seen.header["kid"].as_str().unwrap());
@@ -392,7 +392,7 @@ fn wrong_headers() -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_alone_is_not_enough() {
-    let siege = Siege::lay().await;
+    let siege = AttackedGateway::start().await;
     let Seen { claims, .. } = siege.seen().await;
     let now = claims["iat"].as_i64().unwrap();
     for claims in wrong_times(now).into_iter().chain(wrong_parties(siege.world.sandbox.url())) {

@@ -13,25 +13,25 @@
     reason = "a test that cannot go on ends"
 )]
 
-#[path = "../api/answers.rs"]
-#[expect(dead_code, reason = "the other tests need more of it")]
-mod answers;
+mod attacked_gateway;
 mod bodies;
 mod callers;
 #[path = "../support/contract.rs"]
 mod contract;
-#[path = "../support/document.rs"]
-mod document;
 mod forgeries;
+mod jwt_tool;
 mod messages;
-mod playbook;
-#[path = "../api/senders.rs"]
+#[path = "../support/openapi_check.rs"]
+mod openapi_check;
+#[path = "../api/responses.rs"]
 #[expect(dead_code, reason = "the other tests need more of it")]
-mod senders;
-mod siege;
+mod responses;
 mod slow;
 #[path = "../api/trail.rs"]
 mod trail;
+#[path = "../api/webhook_senders.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod webhook_senders;
 mod wire;
 #[path = "../api/world.rs"]
 #[expect(dead_code, reason = "the other tests need more of it")]

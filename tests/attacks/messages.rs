@@ -8,8 +8,8 @@ use reqwest::{RequestBuilder, header::HeaderValue};
 use serde_json::Value;
 
 use crate::{
-    senders::{HIRED, JOINER, STANDARD_SECRET, Senders, now, standard_signature},
-    siege::Siege,
+    attacked_gateway::AttackedGateway,
+    webhook_senders::{HIRED, JOINER, STANDARD_SECRET, WebhookSenders, now, standard_signature},
     world::World,
 };
 
@@ -93,7 +93,7 @@ fn near(good: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_its_source_did_not_sign_for_now_and_here_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let siege = Siege::before(vec![], vec![("[catalogue.groups]\n", sources(folder.path()))]).await;
+    let siege = AttackedGateway::before(vec![], vec![("[catalogue.groups]\n", sources(folder.path()))]).await;
     let time = now();
     let signed = |secret: &str, id: &str, time: i64, body: &str| {
         let time = time.to_string();
@@ -151,21 +151,21 @@ async fn a_message_that_its_source_did_not_sign_for_now_and_here_changes_nothing
         let Some(request) = message(&siege.world, source, &headers, body) else { continue };
         let answer = siege.sent(request).await;
         assert_eq!(answer.status, 401, "{headers:?}: {}", answer.text);
-        siege.withstood().await;
+        siege.is_still_serving().await;
     }
     for source in ["nobody", "HR", "hr%2f", "hr%00", "..%2fhr", "hr%20", "hr;x=1"] {
         let answer = siege.sent(message(&siege.world, source, &honest, HIRED.to_owned()).unwrap()).await;
         assert_eq!(answer.status, 404, "{source}: {}", answer.text);
-        siege.withstood().await;
+        siege.is_still_serving().await;
     }
     siege.end("messages that prove nothing").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recorded_message_does_nothing_twice_even_after_a_restart() {
-    let mut senders = Senders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
+    let mut senders = WebhookSenders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
     let time = now();
-    let sent = |senders: &Senders, time| senders.standard("m", time, HIRED).header("prefer", "wait=25");
+    let sent = |senders: &WebhookSenders, time| senders.standard("m", time, HIRED).header("prefer", "wait=25");
     let first = senders.world.send(sent(&senders, time)).await.expect(200);
     let operation = first.body["operations"][0]["id"].clone();
     let mut tried = 0;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{siege::Siege, world::add};
+use crate::{attacked_gateway::AttackedGateway, world::add};
 
 /// Far longer than anything takes here.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -73,7 +73,7 @@ fn heads() -> Vec<(&'static str, &'static str)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection() {
-    let siege = Siege::lay().await;
+    let siege = AttackedGateway::start().await;
     let token = siege.world.token("servicenow").await;
     let url = siege.world.gateway().url();
     let change = add("Sales ESP", "Sales Laptops").to_string();
@@ -93,14 +93,14 @@ async fn a_head_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection(
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{line} {headers}: {answer}");
         assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{line} {headers}: {answer}");
         assert!(!answer.contains(&token));
-        siege.withstood().await;
+        siege.is_still_serving().await;
     }
     siege.end("heads that can be read in two ways").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chunks_that_lie_about_their_size_carry_no_change() {
-    let siege = Siege::lay().await;
+    let siege = AttackedGateway::start().await;
     let token = siege.world.token("servicenow").await;
     let url = siege.world.gateway().url();
     let change = add("Sales ESP", "Sales Laptops").to_string();
@@ -123,14 +123,14 @@ async fn chunks_that_lie_about_their_size_carry_no_change() {
         );
         let answer = spoken(&url, request.as_bytes());
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{chunks}: {answer}");
-        siege.withstood().await;
+        siege.is_still_serving().await;
     }
     siege.end("chunks").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_are_bounded_and_what_is_no_http_is_not_answered_to() {
-    let siege = Siege::lay().await;
+    let siege = AttackedGateway::start().await;
     let token = siege.world.token("servicenow").await;
     let url = siege.world.gateway().url();
     let head = |extra: &str| {
@@ -156,7 +156,7 @@ async fn heads_are_bounded_and_what_is_no_http_is_not_answered_to() {
         let refused = ["HTTP/1.1 400 ", "HTTP/1.1 413 ", "HTTP/1.1 431 ", "HTTP/1.1 408 "];
         let fits = answer.is_empty() || refused.iter().any(|start| answer.starts_with(start));
         assert!(fits, "{}: {answer:.200}", String::from_utf8_lossy(&request[..request.len().min(60)]));
-        siege.withstood().await;
+        siege.is_still_serving().await;
     }
     siege.end("heads beyond the bounds").await;
 }

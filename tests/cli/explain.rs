@@ -107,7 +107,7 @@ fn whatever_is_wrong_with_the_request_is_told_at_once() {
 }
 
 #[test]
-fn without_a_caller_each_there_is_is_told_of() {
+fn without_the_caller_option_every_caller_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let fine = CHANGE.replace(r#", {"all": "devices"}"#, "");
     let ended = explain(folder.path(), &fine, &["--role", "Assignments.Change"]);

@@ -55,7 +55,7 @@ fn settings_that_were_spoilt_meanwhile_say_nothing_about_the_gateway() {
 }
 
 #[test]
-fn who_is_not_there_says_nothing_or_has_no_known_port_is_not_well() {
+fn probe_fails_for_absent_silent_and_unconfigured_gateways() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = listener.local_addr().unwrap().to_string();

@@ -40,7 +40,7 @@ fn store() -> TempDir {
                 repeated: None,
             };
             let entry = Entry { at: clock.now(), trace_id: None, event };
-            store.record(vec![entry.clone(), entry]).await.unwrap();
+            store.append_records(vec![entry.clone(), entry]).await.unwrap();
             store.close().await;
         }
     });
@@ -203,9 +203,9 @@ fn write(folder: &Path, key: &str, runs: &[(&str, &[&str])]) {
             for ticket in *tickets {
                 let mut entry = denied(ticket);
                 if *ticket == "*" {
-                    entry.event = signer.checkpoint(&store.ends().await.unwrap(), entry.at);
+                    entry.event = signer.checkpoint(&store.chain_heads().await.unwrap(), entry.at);
                 }
-                store.record(vec![entry]).await.unwrap();
+                store.append_records(vec![entry]).await.unwrap();
             }
             store.close().await;
         }
@@ -372,7 +372,7 @@ fn what_an_export_up_to_a_time_leaves_out_comes_with_the_next() {
             Event::ConfigurationLoaded { policies: Digest::of(b"p"), settings: Digest::of(b"s"), callers: vec![] };
         let later = "2100-01-01T00:00:00Z".parse().unwrap();
         let entry = |at| Entry { at, trace_id: None, event: event.clone() };
-        store.record([clock.now(), later, clock.now()].map(entry).into()).await.unwrap();
+        store.append_records([clock.now(), later, clock.now()].map(entry).into()).await.unwrap();
         store.close().await;
     });
     let whole = export(folder.path(), &[]).out;

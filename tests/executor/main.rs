@@ -8,8 +8,8 @@
 )]
 
 mod ends;
-#[path = "../support/model.rs"]
-mod model;
+#[path = "../support/model_store.rs"]
+mod model_store;
 mod turns;
 mod undecided;
 mod upstream;

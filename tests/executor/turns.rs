@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
-    domain::{Change, Digest, Failure, FailureCode, State, Wanted},
-    store::{Announced, Parking, Part, Settlement, Turn},
+    domain::{Change, DesiredAssignment, Digest, Failure, FailureCode, State},
+    store::{Parking, Part, Settlement, Turn, UnsettledWrites},
 };
 use tokio::sync::Semaphore;
 
@@ -34,14 +34,14 @@ async fn the_sweep_finds_work_though_notices_never_cease() {
     world.accept(1, &lane(1)).await;
     // Another replica that will not come back: nobody gives notice when its lease expires.
     drop(world.taken_by_another(Duration::from_millis(300)).await);
-    drop(world.store.notices().work().await);
+    drop(world.store.notices().wait_for_work().await);
     let _running = world.run();
     // Notices for another lane come more often than the sweep interval.
     let drummed = async {
         let mut drum = tokio::time::interval(Duration::from_millis(20));
         loop {
             drum.tick().await;
-            world.store.notices().work_on(lane(2));
+            world.store.notices().notify_work(lane(2));
         }
     };
     tokio::select! {
@@ -55,7 +55,7 @@ fn unfinished() -> Parking {
     Parking {
         pause: Duration::ZERO,
         because: "stopped".to_owned(),
-        announced: Announced::default(),
+        announced: UnsettledWrites::default(),
         left: None,
         replaced_sets: Vec::new(),
         ended: vec![],
@@ -64,7 +64,7 @@ fn unfinished() -> Parking {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_that_another_replica_gives_up_is_taken_up_soon_though_it_was_told_of_once_only() {
+async fn a_lane_freed_by_another_replica_is_claimed_soon_after_a_single_notice() {
     let mut world = World::simulated(Tenant::new());
     world.settings.sweep_interval = Duration::from_hours(1);
     world.accept(1, &lane(1)).await;
@@ -106,7 +106,7 @@ async fn a_lane_that_another_replica_holds_is_asked_for_twice_a_second_however_o
     let _running = world.run();
     let before = database.claims.load(Ordering::SeqCst);
     for _ in 0..1_000 {
-        world.store.notices().work_on(lane(1));
+        world.store.notices().notify_work(lane(1));
         world.clock.sleep(Duration::from_millis(10)).await;
     }
     let asked = database.claims.load(Ordering::SeqCst) - before;
@@ -272,7 +272,7 @@ async fn records_of(world: &World, event: &str) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_else_did_while_graph_throttled_is_not_put_down_to_the_write_that_it_refused() {
+async fn an_outside_edit_during_throttling_is_not_credited_to_the_throttled_write() {
     let tenant = Tenant::new();
     tenant.throttled.store(1, Ordering::SeqCst);
     let world = World::simulated(tenant);
@@ -333,7 +333,7 @@ async fn a_read_that_lags_behind_a_write_does_not_undo_it() {
 /// The lane left a full set, which now reads as empty. A replace confirms that, but this one fails, so later changes
 /// must not rely on it.
 #[tokio::test(start_paused = true)]
-async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
+async fn a_failed_replace_does_not_confirm_an_empty_set() {
     let left = Digest::of(b"full");
     for (only_on, forbids) in [(None, false), (None, true), (Some(left.clone()), false)] {
         let mut tenant = Tenant::new();
@@ -351,10 +351,10 @@ async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
             replaced_sets: Vec::new(),
             entries: vec![],
             keep: None,
-            part: Part::Last(Announced::default()),
+            part: Part::Last(UnsettledWrites::default()),
         };
         world.store.settle(lease, settlement).await.unwrap();
-        let stated = Change::replace(vec![Wanted { target: group(2), filter: None }], 1).unwrap();
+        let stated = Change::replace(vec![DesiredAssignment { target: group(2), filter: None }], 1).unwrap();
         world.accept_change(2, &lane(1), world.clock.now(), (stated, only_on)).await;
         world.accept(3, &lane(1)).await;
         let _running = world.run();
@@ -371,7 +371,7 @@ async fn an_empty_set_is_not_confirmed_by_a_change_that_comes_to_nothing() {
 
 /// Graph forbids the first of two changes; the second finds its group already assigned.
 #[tokio::test(start_paused = true)]
-async fn what_is_there_already_is_not_forbidden() {
+async fn a_change_without_effect_succeeds_although_graph_forbids_the_write() {
     let mut tenant = Tenant::new();
     tenant.forbidden = BTreeSet::from([group(1)]);
     let world = World::simulated(tenant);

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use postern::{
     domain::{
-        Assignment, AssignmentSet, Change, Difference, Digest, Failure, FailureCode, State, Target, Wanted,
-        operation::Ending,
+        Assignment, AssignmentSet, Change, DesiredAssignment, Difference, Digest, Failure, FailureCode, State, Target,
+        operation::SuccessEvidence,
     },
-    store::{Announced, Carried, Intent, Parking, Part, Settlement, Turn},
+    store::{Carried, Intent, Parking, Part, Settlement, Turn, UnsettledWrites},
 };
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ async fn announced(world: &World, attempts: u32) -> Intent {
         replaced_sets: Vec::new(),
         entries: Vec::new(),
         keep: None,
-        part: Part::Last(Announced::default()),
+        part: Part::Last(UnsettledWrites::default()),
     };
     world.store.settle(lease, settlement).await.unwrap();
     world.accept(2, &lane(1)).await;
@@ -40,7 +40,7 @@ async fn announced(world: &World, attempts: u32) -> Intent {
     let intent = Intent { before: digest("full"), after: digest("fuller"), client_request_id, carried, write: None };
     for _ in 0..attempts {
         let Turn { mut lease, .. } = world.taken_by_another(Duration::from_mins(1)).await;
-        let announced = Announced { intent: Some(intent.clone()), ..Announced::default() };
+        let announced = UnsettledWrites { intent: Some(intent.clone()), ..UnsettledWrites::default() };
         world.store.begin_write(&mut lease, &announced, Duration::from_mins(1)).await.unwrap();
         let parking = Parking {
             pause: Duration::ZERO,
@@ -91,11 +91,11 @@ async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_r
         .collect();
     let client_request_id = "call-1".to_owned();
     let intent = Intent { before: before.clone(), after: after.clone(), client_request_id, carried, write: None };
-    let announced = Announced { intent: Some(intent.clone()), ..Announced::default() };
+    let announced = UnsettledWrites { intent: Some(intent.clone()), ..UnsettledWrites::default() };
     world.store.begin_write(&mut lease, &announced, Duration::from_mins(1)).await.unwrap();
     let known = Intent { write: Some(intent.effect()), ..intent };
     let at = world.clock.now();
-    let ending = Ending {
+    let ending = SuccessEvidence {
         at,
         difference: Difference::default(),
         before: before.clone(),
@@ -108,7 +108,7 @@ async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_r
         replaced_sets: Vec::new(),
         entries: Vec::new(),
         keep: Some(Duration::from_secs(5)),
-        part: Part::First(Announced { intent: Some(known), ..announced }),
+        part: Part::First(UnsettledWrites { intent: Some(known), ..announced }),
     };
     drop(world.store.settle(lease, settlement).await.unwrap());
     let _running = world.run();
@@ -133,7 +133,7 @@ async fn undecided(world: &World, carried: &[(u128, Difference)]) {
         carried: carried.collect(),
         write: None,
     };
-    let announced = Announced { intent: Some(intent), ..Announced::default() };
+    let announced = UnsettledWrites { intent: Some(intent), ..UnsettledWrites::default() };
     world.store.begin_write(&mut lease, &announced, Duration::from_mins(1)).await.unwrap();
     let parking = Parking {
         pause: Duration::ZERO,
@@ -149,14 +149,15 @@ async fn undecided(world: &World, carried: &[(u128, Difference)]) {
 
 /// The difference made by adding these groups.
 fn adding(groups: &[u128]) -> Difference {
-    let added: Vec<_> = groups.iter().map(|number| Wanted { target: group(*number), filter: None }).collect();
+    let added: Vec<_> =
+        groups.iter().map(|number| DesiredAssignment { target: group(*number), filter: None }).collect();
     Difference { after: added.len(), added, ..Difference::default() }
 }
 
 /// The third of three changes was carried by a write with unknown outcome. The second requires a set that the first
 /// does not lead to, so nothing can be decided yet about the one after it.
 #[tokio::test(start_paused = true)]
-async fn a_change_that_is_for_any_set_does_not_fail_for_one_that_is_not() {
+async fn an_unmet_if_match_does_not_fail_the_unconditional_change_after_it() {
     let world = World::simulated(Tenant::new());
     world.accept(1, &lane(1)).await;
     world.accept_on(2, &lane(1), world.clock.now(), Some(Digest::of(b"another"))).await;
@@ -174,10 +175,10 @@ async fn a_change_that_is_for_any_set_does_not_fail_for_one_that_is_not() {
 
 /// The first of two changes now does what the lost write may have done for the second.
 #[tokio::test(start_paused = true)]
-async fn what_another_change_does_now_is_not_put_down_to_a_lost_write() {
+async fn an_effect_produced_now_is_not_credited_to_a_lost_write() {
     let world = World::simulated(Tenant::new());
     for number in [1, 2] {
-        let change = Change::amend(vec![Wanted { target: group(3), filter: None }], vec![], 1).unwrap();
+        let change = Change::amend(vec![DesiredAssignment { target: group(3), filter: None }], vec![], 1).unwrap();
         world.accept_change(number, &lane(1), world.clock.now(), (change, None)).await;
     }
     undecided(&world, &[(2, adding(&[3]))]).await;
@@ -219,7 +220,7 @@ async fn what_a_lost_write_did_is_known_after_others_have_ended() {
 #[tokio::test(start_paused = true)]
 async fn what_a_lost_write_did_counts_beside_what_is_done_again() {
     let world = World::simulated(Tenant::new());
-    let wanted = [3, 4].map(|number| Wanted { target: group(number), filter: None });
+    let wanted = [3, 4].map(|number| DesiredAssignment { target: group(number), filter: None });
     let change = Change::amend(wanted.to_vec(), vec![], 2).unwrap();
     world.accept_change(1, &lane(1), world.clock.now(), (change, None)).await;
     world.tenant.edited(&lane(1), group(3));
@@ -261,12 +262,12 @@ async fn a_change_that_is_refused_after_its_write_was_lost_says_what_is_in_doubt
 
 /// The first of two changes removes a group and the second adds it again: together they changed nothing. The first is refused.
 #[tokio::test(start_paused = true)]
-async fn what_changes_did_to_each_other_in_a_lost_write_is_put_down_to_none_of_them() {
+async fn targets_shared_by_changes_of_a_lost_write_are_credited_to_none_of_them() {
     let mut tenant = Tenant::new();
     tenant.refused = BTreeSet::from([group(9)]);
     let world = World::simulated(tenant);
     world.tenant.edited(&lane(1), group(2));
-    let wanted = vec![Wanted { target: group(9), filter: None }];
+    let wanted = vec![DesiredAssignment { target: group(9), filter: None }];
     let change = Change::amend(wanted, vec![group(2)], 2).unwrap();
     world.accept_change(1, &lane(1), world.clock.now(), (change, None)).await;
     world.accept(2, &lane(1)).await;

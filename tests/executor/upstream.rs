@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use postern::{
-    domain::{AssignmentSet, Change, Configuration, ConfigurationId, GroupId, Target, Wanted, merge},
-    graph::{AssignmentFilter, Clearance, Error, Group, Present, Receipt, Refusal, Upstream},
+    domain::{AssignmentSet, Change, Configuration, ConfigurationId, DesiredAssignment, GroupId, Target, merge},
+    graph::{AssignmentFilter, CurrentAssignments, Error, Group, Receipt, Refusal, Upstream, WriteGrant},
 };
 use tokio::sync::Semaphore;
 
@@ -81,7 +81,7 @@ impl Tenant {
 
     /// Somebody else adds this target.
     pub(crate) fn edited(&self, id: &ConfigurationId, target: Target) {
-        let change = Change::amend(vec![Wanted { target, filter: None }], vec![], 1).unwrap();
+        let change = Change::amend(vec![DesiredAssignment { target, filter: None }], vec![], 1).unwrap();
         let mut sets = self.sets.lock().unwrap();
         let set = sets.entry(id.clone()).or_default();
         *set = merge(set, [&change]).desired;
@@ -127,14 +127,14 @@ impl Upstream for Tenant {
         Err(Error::Unreadable("nobody asks for them here".to_owned()))
     }
 
-    async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
+    async fn read_assignments(&self, id: &ConfigurationId) -> Result<CurrentAssignments, Error> {
         if let Some((past, times)) = self.stale.lock().unwrap().get_mut(id).filter(|(_, times)| *times > 0) {
             *times -= 1;
-            return Ok(Present { direct: past.clone(), from_policy_sets: Vec::new() });
+            return Ok(CurrentAssignments { direct: past.clone(), from_policy_sets: Vec::new() });
         }
         let told = self.reads.lock().unwrap().get(id).copied();
         match told {
-            None => Ok(Present { direct: self.set(id), from_policy_sets: Vec::new() }),
+            None => Ok(CurrentAssignments { direct: self.set(id), from_policy_sets: Vec::new() }),
             Some(Read::Unavailable) => Err(Error::Unavailable("it is down".to_owned())),
             Some(Read::Garbled) => Err(Error::Unreadable("it makes no sense".to_owned())),
             Some(Read::Missing) => Err(Error::Missing(Refusal { status: 404, ..Refusal::default() })),
@@ -151,7 +151,7 @@ impl Upstream for Tenant {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        _clearance: &Clearance,
+        _clearance: &WriteGrant,
     ) -> Result<Receipt, Error> {
         let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.under_way_max.fetch_max(now, Ordering::SeqCst);

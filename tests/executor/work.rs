@@ -4,19 +4,22 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use postern::{
-    audit::{Actor, Aims, Entry, Event},
+    audit::{Actor, Entry, Event, RecordedChange},
     clock::Clock,
     config,
-    domain::{Change, ConfigurationId, Digest, Operation, OperationId, State, Target, Wanted, operation::Submission},
-    executor::{Executor, Parts},
-    store::{Acceptance, Accepted, Bounds, Claim, Run, Sqlite, Store, Turn},
+    domain::{
+        Change, ConfigurationId, DesiredAssignment, Digest, Operation, OperationId, State, Target,
+        operation::Submission,
+    },
+    executor::{Dependencies, Executor},
+    store::{Acceptance, Accepted, Claim, PendingLimits, Run, Sqlite, Store, Turn},
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{model::Database, upstream::Tenant};
+use crate::{model_store::Database, upstream::Tenant};
 
 /// Longer than anything takes here.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -108,7 +111,7 @@ impl World {
 
     /// Starts the executor.
     pub(crate) fn run(&self) -> Running {
-        let executor = Executor::new(Parts {
+        let executor = Executor::new(Dependencies {
             store: Arc::clone(&self.store),
             upstream: Arc::<Tenant>::clone(&self.tenant),
             clock: self.clock,
@@ -136,7 +139,7 @@ impl World {
         accepted_at: Timestamp,
         only_on: Option<Digest>,
     ) {
-        let wanted = vec![Wanted { target: group(number), filter: None }];
+        let wanted = vec![DesiredAssignment { target: group(number), filter: None }];
         self.accept_change(number, lane, accepted_at, (Change::amend(wanted, vec![], 1).unwrap(), only_on)).await;
     }
 
@@ -169,7 +172,7 @@ impl World {
             operation: id(number),
             actor,
             configuration: lane.to_string(),
-            change: Aims::from(&submission.change),
+            change: RecordedChange::from(&submission.change),
             ticket: None,
             requested_for: None,
             comment: None,
@@ -180,8 +183,12 @@ impl World {
         };
         let entry = Entry { at: self.clock.now(), trace_id: None, event };
         let operation = Operation { id: id(number), submission, state: State::Queued };
-        let bounds = Bounds { of_configuration: 100, in_all: 100 };
-        let accepted = self.store.accept(Acceptance { operation, key: None, entry, bounds, ends: None }).await.unwrap();
+        let bounds = PendingLimits { per_configuration: 100, total: 100 };
+        let accepted = self
+            .store
+            .accept(Acceptance { operation, key: None, entry, limits: bounds, carries_out_until_of: None })
+            .await
+            .unwrap();
         assert!(matches!(accepted, Accepted::New));
     }
 
@@ -191,12 +198,12 @@ impl World {
 
     /// The state in which an operation ends.
     pub(crate) async fn end_of(&self, number: u128) -> State {
-        let mut end = self.store.notices().end_of(id(number));
+        let mut end = self.store.notices().subscribe_end(id(number));
         let state = self.state(number).await;
         if state.has_ended() {
             return state;
         }
-        let ended = tokio::time::timeout(PATIENCE, end.notice()).await;
+        let ended = tokio::time::timeout(PATIENCE, end.notified()).await;
         assert!(ended.is_ok(), "operation {number} does not end: it is {:?}", self.state(number).await);
         self.state(number).await
     }

@@ -166,7 +166,7 @@ impl Door {
 
     /// Writes a unique mark to the log.
     async fn marked(&self) -> String {
-        let mark = format!("/mark-{}", Clock::system().identifier());
+        let mark = format!("/mark-{}", Clock::system().new_id());
         sent(self.client.get(format!("{}{mark}", self.url))).await.unwrap();
         mark
     }

@@ -13,20 +13,20 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-#[path = "../api/answers.rs"]
-#[expect(dead_code, reason = "the other tests need more of it")]
-mod answers;
 #[path = "../support/contract.rs"]
 mod contract;
-#[path = "../support/document.rs"]
-mod document;
+#[path = "../support/openapi_check.rs"]
+mod openapi_check;
+#[path = "../api/responses.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod responses;
 #[path = "../api/trail.rs"]
 mod trail;
 #[path = "../api/world.rs"]
 #[expect(dead_code, reason = "the other tests need more of it")]
 mod world;
 
-use answers::{Got, got};
+use responses::{Reply, got};
 use world::{ASSIGNMENTS, Setup, World, add, group};
 
 /// The audience of tokens: the gateway, as this issuer knows it.
@@ -91,7 +91,7 @@ async fn world(issuer: &Issuer) -> World {
     World::with(Setup { edits, policies: vec![("hr.cedar", POLICY)], ..Setup::default() }).await
 }
 
-async fn ask(world: &World, token: &str, number: usize) -> Got {
+async fn ask(world: &World, token: &str, number: usize) -> Reply {
     let request = world.bare("POST", ASSIGNMENTS).bearer_auth(token).header("prefer", "wait=25");
     world.send(request.json(&add("Sales ESP", &group(number)))).await
 }
@@ -102,7 +102,7 @@ fn part(token: &str, place: usize) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_of_another_issuer_is_heard_and_nobody_else_of_it() {
+async fn only_the_configured_caller_of_another_issuer_is_accepted() {
     let issuer = Issuer::start(0, "first");
     let world = world(&issuer).await;
     let token = issuer.token(&world, "hr", Some(AUDIENCE)).await;

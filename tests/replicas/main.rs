@@ -11,10 +11,10 @@
 )]
 
 mod callbacks;
+mod final_checks;
 mod fleet;
-#[path = "../support/handbook.rs"]
-mod handbook;
 mod history;
+mod kill_and_pause;
 mod pair;
 mod pauses;
 #[path = "../support/postgres.rs"]
@@ -22,5 +22,5 @@ mod postgres;
 #[path = "../support/program.rs"]
 mod program;
 mod rolling;
-mod storms;
-mod verdict;
+#[path = "../support/runbook.rs"]
+mod runbook;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sqlx::Connection;
 use tempfile::TempDir;
 
-use crate::{handbook::follow, postgres};
+use crate::{postgres, runbook::run_block};
 
 /// Far longer than anything takes here.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -223,13 +223,13 @@ async fn a_database_is_backed_up_while_in_use_and_restored_into_another_as_the_h
     let backup = world.folder.path().join("backup").display().to_string();
     let variables = [("BACKUP", backup.as_str()), ("DATABASE", world.store_url.as_str()), ("CONFIG", "gateway.toml")];
     let into = |database| [&variables[..], &[("NEW_DATABASE", database)]].concat();
-    let verified = follow("backup-postgres", world.folder.path(), &into(&verifying));
+    let verified = run_block("backup-postgres", world.folder.path(), &into(&verifying));
     assert!(verified.contains("every hash fits"), "{verified}");
     let after = world.change(1, &add("Sales Kiosks"), "wait=25").await.1;
     let World { client, sandbox, gateways: [a, b], token, folder, .. } = world;
     tokio::join!(a.stop(), b.stop());
 
-    let restored = follow("restore-postgres", folder.path(), &into(&restoring));
+    let restored = run_block("restore-postgres", folder.path(), &into(&restoring));
     assert_eq!(restored, verified, "the same records, the same newest hash");
     let gateway = gateway(folder.path(), &restoring, Clock::system()).await;
     let look = async |operation: &Value| {

@@ -6,8 +6,8 @@
 use serde_json::{Value, json};
 
 use crate::{
+    final_checks::{self, Accepted},
     fleet::{Change, Fleet, configuration, group},
-    verdict::{self, Accepted},
 };
 
 /// Where the owner is when it is paused.
@@ -75,7 +75,7 @@ async fn stop_and_go(place: Place, rounds: usize) {
         // It notices before anything else is submitted to it.
         tokio::task::block_in_place(|| fleet.replicas[stopped].program.err.until("a lane's turn broke off"));
     }
-    verdict::check(fleet, start, &all).await;
+    final_checks::check(fleet, start, &all).await;
     eprintln!("{place:?}: pauses: {rounds}, operations: {}", all.len());
 }
 

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
+    final_checks::{self, Accepted},
     fleet::{Change, Fleet, GROUPS, Replica, configuration, group, sent},
-    verdict::{self, Accepted},
 };
 
 const CALLERS: usize = 6;
@@ -215,6 +215,6 @@ async fn a_rolling_restart_fails_no_call_and_loses_no_change() {
     let accepted = std::mem::take(&mut *callers.accepted.lock().unwrap());
     let connections = balancer.connections.load(Ordering::SeqCst);
     assert!(connections * 2 < accepted.len(), "connections are kept: {connections} for {} calls", accepted.len());
-    verdict::check(fleet, start, &accepted).await;
+    final_checks::check(fleet, start, &accepted).await;
     eprintln!("calls: {}, connections: {connections}", accepted.len());
 }

@@ -22,7 +22,7 @@ fn signed(world: &World, made: &Made, algorithm: Algorithm, changed: Value) -> S
     let now = Clock::system().now().as_second();
     let endpoint = format!("{}/{TENANT}/oauth2/v2.0/token", world.sandbox.url());
     let claims = json!({
-        "aud": endpoint, "iss": CLIENT, "sub": CLIENT, "jti": Clock::system().identifier().to_string(),
+        "aud": endpoint, "iss": CLIENT, "sub": CLIENT, "jti": Clock::system().new_id().to_string(),
         "iat": now, "nbf": now, "exp": now + 300,
     });
     let mut claims: Map<String, Value> = serde_json::from_value(claims).unwrap();

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Gateways and executors are the real ones; store and tenant are models. The model store passes the real stores'
-//! suite. The invariants are in `ledger` (checked during a run) and `judge` (checked at the end).
+//! suite. The invariants are in `online_checks` (checked during a run) and `final_checks` (checked at the end).
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -17,18 +17,18 @@
     reason = "a test that cannot go on ends"
 )]
 
+mod actors;
 mod chance;
-mod desk;
-mod fold;
-mod judge;
-mod ledger;
-#[path = "../support/model.rs"]
-mod model;
-mod people;
+mod faulty_store;
+mod final_checks;
+#[path = "../support/model_store.rs"]
+mod model_store;
+mod online_checks;
+mod parameters;
+mod reference_merge;
 mod replica;
-mod story;
+mod run;
 mod tenant;
-mod weather;
 mod world;
 
 use std::{
@@ -41,8 +41,8 @@ use std::{
 use postern::policy::Policies;
 
 use crate::{
-    story::Story,
-    world::{Counts, Telling},
+    run::SimulationRun,
+    world::{Counts, Logging},
 };
 
 /// Seeds run by default.
@@ -55,7 +55,7 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 static SEED: AtomicU64 = AtomicU64::new(0);
 
 /// The command line.
-enum Asked {
+enum CliCommand {
     Seeds {
         from: u64,
         count: u64,
@@ -77,7 +77,7 @@ fn policies() -> Policies {
 }
 
 /// Parses our own options and those that `cargo test` passes to every test binary.
-fn asked() -> Result<Asked, String> {
+fn asked() -> Result<CliCommand, String> {
     let (mut from, mut count, mut other) = (1, SEEDS, None);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -88,17 +88,17 @@ fn asked() -> Result<Asked, String> {
         match word.as_str() {
             "--seeds" => count = number()?,
             "--from" => from = number()?,
-            "--seed" => other = Some(Asked::Seed(number()?)),
-            "--list" => other = Some(Asked::List),
-            "--ignored" => other = Some(Asked::Nothing),
+            "--seed" => other = Some(CliCommand::Seed(number()?)),
+            "--list" => other = Some(CliCommand::List),
+            "--ignored" => other = Some(CliCommand::Nothing),
             // Options of the test harness that have no meaning here, some with a value.
             "--test-threads" | "--format" | "--color" | "--skip" | "-Z" => drop(words.next()),
             flag if flag.starts_with('-') => {}
             filter if "simulation".contains(filter) => {}
-            _ => other = Some(Asked::Nothing),
+            _ => other = Some(CliCommand::Nothing),
         }
     }
-    Ok(other.unwrap_or(Asked::Seeds { from, count }))
+    Ok(other.unwrap_or(CliCommand::Seeds { from, count }))
 }
 
 #[expect(clippy::print_stdout, reason = "it tells how it went")]
@@ -109,13 +109,13 @@ fn main() -> ExitCode {
         PANICS.fetch_add(1, Ordering::Relaxed);
     }));
     match asked() {
-        Ok(Asked::Seeds { from, count }) => try_seeds(from, count),
-        Ok(Asked::Seed(seed)) => tell(seed),
-        Ok(Asked::List) => {
+        Ok(CliCommand::Seeds { from, count }) => try_seeds(from, count),
+        Ok(CliCommand::Seed(seed)) => tell(seed),
+        Ok(CliCommand::List) => {
             println!("simulation: test");
             ExitCode::SUCCESS
         }
-        Ok(Asked::Nothing) => ExitCode::SUCCESS,
+        Ok(CliCommand::Nothing) => ExitCode::SUCCESS,
         Err(why) => {
             println!("{why}");
             ExitCode::from(2)
@@ -125,7 +125,7 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "it tells how it went")]
 fn tell(seed: u64) -> ExitCode {
-    let story = Story::of(seed, &policies(), Telling::Aloud);
+    let story = SimulationRun::of(seed, &policies(), Logging::Aloud);
     println!("seed {seed}: {:?}\n{}", story.counts, story.violations.join("\n"));
     if story.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -135,8 +135,8 @@ fn try_seeds(from: u64, count: u64) -> ExitCode {
     let policies = policies();
     let mut counts = Counts::new();
     for seed in from..from.saturating_add(count) {
-        let story = Story::of(seed, &policies, Telling::Silent);
-        let repeats = || Story::of(seed, &policies, Telling::Silent).digest == story.digest;
+        let story = SimulationRun::of(seed, &policies, Logging::Silent);
+        let repeats = || SimulationRun::of(seed, &policies, Logging::Silent).digest == story.digest;
         let mut violations = story.violations.join("\n");
         if seed < from.saturating_add(REPEATED) && !repeats() {
             violations.push_str("\nit does not repeat itself");

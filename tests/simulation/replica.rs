@@ -13,10 +13,10 @@ use postern::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    desk::Desk,
-    model::Database,
-    tenant::{Door, Tenant},
-    world::{Life, Seat, World},
+    faulty_store::FaultyStore,
+    model_store::Database,
+    tenant::{FaultyUpstream, Tenant},
+    world::{ReplicaLife, RunningReplica, World},
 };
 
 /// The parts of a replica.
@@ -43,29 +43,30 @@ impl Replica {
     async fn live(&self) {
         let Self { world, database, tenant, policies, place } = self;
         let clock = self.clock();
-        let chain = clock.identifier().to_string();
+        let chain = clock.new_id().to_string();
         let owner = format!("{}-{chain}", self.place);
-        let life = Arc::new(Life::new(owner.clone()));
+        let life = Arc::new(ReplicaLife::new(owner.clone()));
         let board = Arc::new(Notices::default());
         let model = database.open(Run { chain, clock });
-        let desk = Desk { world: Arc::clone(world), model, board: Arc::clone(&board), life: Arc::clone(&life), clock };
+        let desk =
+            FaultyStore { world: Arc::clone(world), model, board: Arc::clone(&board), life: Arc::clone(&life), clock };
         let (store, upstream) =
-            (Arc::new(desk), Arc::new(Door { tenant: Arc::clone(tenant), life: Arc::clone(&life), clock }));
+            (Arc::new(desk), Arc::new(FaultyUpstream { tenant: Arc::clone(tenant), life: Arc::clone(&life), clock }));
         let (stopping, working) = (CancellationToken::new(), CancellationToken::new());
-        let executor = Executor::new(executor::Parts {
-            store: Arc::<Desk>::clone(&store),
-            upstream: Arc::<Door>::clone(&upstream),
+        let executor = Executor::new(executor::Dependencies {
+            store: Arc::<FaultyStore>::clone(&store),
+            upstream: Arc::<FaultyUpstream>::clone(&upstream),
             clock,
             settings: world.weather.settings.clone(),
             owner,
         });
         let mut executor = tokio::spawn(executor.run(working.clone()));
-        let gateway = Arc::new(Gateway::new(gateway::Parts {
+        let gateway = Arc::new(Gateway::new(gateway::Dependencies {
             store,
             upstream,
             policies: policies.clone(),
             catalogue: config::Catalogue::default(),
-            callable: gateway::Callable::default(),
+            callback_rules: gateway::CallbackRules::default(),
             settings: operations(world.weather.pending_max),
             names_ttl: std::time::Duration::from_hours(24),
             denied_per_minute: 1_000,
@@ -73,9 +74,9 @@ impl Replica {
             stopping: stopping.clone(),
         }));
         let (keeper, told) = (Arc::clone(&gateway), stopping.clone());
-        let keeper = AbortOnDropHandle::new(tokio::spawn(async move { keeper.keep_ends(told).await }));
-        world.tell(format_args!("{} starts", life.owner));
-        let seat = Seat { life: Arc::clone(&life), gateway, board };
+        let keeper = AbortOnDropHandle::new(tokio::spawn(async move { keeper.run_until_sweep(told).await }));
+        world.log(format_args!("{} starts", life.owner));
+        let seat = RunningReplica { life: Arc::clone(&life), gateway, board };
         world.seats.lock().unwrap()[*place] = Some(Arc::new(seat));
         let stop = tokio::select! {
             biased;
@@ -84,7 +85,7 @@ impl Replica {
         };
         world.seats.lock().unwrap()[*place] = None;
         if stop {
-            world.tell(format_args!("{} stops", life.owner));
+            world.log(format_args!("{} stops", life.owner));
             stopping.cancel();
             working.cancel();
         }

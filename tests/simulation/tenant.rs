@@ -12,14 +12,14 @@ use async_trait::async_trait;
 use postern::{
     clock::Clock,
     domain::{AssignmentSet, Configuration, ConfigurationId, GroupId, Kind, Target},
-    graph::{AssignmentFilter, Clearance, Error, Group, Present, Receipt, Refusal, Upstream},
+    graph::{AssignmentFilter, CurrentAssignments, Error, Group, Receipt, Refusal, Upstream, WriteGrant},
 };
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::{
-    ledger::Read,
-    world::{Life, World},
+    online_checks::Read,
+    world::{ReplicaLife, World},
 };
 
 /// One version of a configuration's assignments, and its origin.
@@ -33,12 +33,12 @@ pub(crate) struct Version {
 pub(crate) enum By {
     Start,
     Administrator,
-    Write(Landed),
+    Write(AppliedWrite),
 }
 
 /// A write that took effect.
 #[derive(Debug)]
-pub(crate) struct Landed {
+pub(crate) struct AppliedWrite {
     pub(crate) client_request_id: String,
     /// The version it was built on.
     pub(crate) base: usize,
@@ -54,7 +54,7 @@ pub(crate) enum Arrival {
     Late,
 }
 
-impl Landed {
+impl AppliedWrite {
     pub(crate) fn is_late(&self) -> bool {
         self.arrival == Arrival::Late
     }
@@ -80,9 +80,9 @@ pub(crate) fn poison() -> Target {
 
 /// One replica's access to the tenant.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct FaultyUpstream {
     pub(crate) tenant: Arc<Tenant>,
-    pub(crate) life: Arc<Life>,
+    pub(crate) life: Arc<ReplicaLife>,
     /// The replica's clock.
     pub(crate) clock: Clock,
 }
@@ -109,7 +109,7 @@ impl Tenant {
 
     pub(crate) fn put(&self, lane: &ConfigurationId, version: Version) {
         let Version { set, by } = &version;
-        self.world.tell(format_args!("{lane} is {} by {by:?}: {:?}", short(set), fold_lines(set)));
+        self.world.log(format_args!("{lane} is {} by {by:?}: {:?}", short(set), fold_lines(set)));
         self.sets.lock().unwrap().get_mut(lane).unwrap().push(version);
     }
 
@@ -146,11 +146,11 @@ impl Tenant {
         if arrival == Arrival::Late {
             self.world.count("late writes");
         }
-        let landed = Landed { client_request_id: id.clone(), base: read.version, stale: read.stale, arrival };
+        let landed = AppliedWrite { client_request_id: id.clone(), base: read.version, stale: read.stale, arrival };
         self.put(lane, Version { set: set.clone(), by: By::Write(landed) });
     }
 
-    async fn serve(self: Arc<Self>, sent: Sent, life: Arc<Life>, answer: Answer) {
+    async fn serve(self: Arc<Self>, sent: Sent, life: Arc<ReplicaLife>, answer: Answer) {
         let world = &self.world;
         // A frozen process has not sent it yet, and a dead one never will.
         tokio::select! {
@@ -210,7 +210,7 @@ fn fold_lines(set: &AssignmentSet) -> Vec<String> {
 }
 
 #[async_trait]
-impl Upstream for Door {
+impl Upstream for FaultyUpstream {
     async fn configuration(&self, id: &ConfigurationId) -> Result<Configuration, Error> {
         self.life.pass(&self.tenant.world).await;
         self.tenant.way().await;
@@ -243,14 +243,14 @@ impl Upstream for Door {
         Err(Error::Unreadable("everything is named by id here".to_owned()))
     }
 
-    async fn read_assignments(&self, id: &ConfigurationId) -> Result<Present, Error> {
+    async fn read_assignments(&self, id: &ConfigurationId) -> Result<CurrentAssignments, Error> {
         let (Self { tenant, life, .. }, lane) = (self, id);
         let world = &tenant.world;
         life.step(world).await;
         world.judge(world.ledger.lock().unwrap().called(&life.owner, lane, world.now()));
         tenant.way().await;
         if let Some(error) = tenant.refusal(lane) {
-            world.tell(format_args!("{}: a read of {lane}: {error}", life.owner));
+            world.log(format_args!("{}: a read of {lane}: {error}", life.owner));
             return Err(error);
         }
         if world.fails("unreadable", |faults| faults.unreadable) {
@@ -263,21 +263,16 @@ impl Upstream for Door {
         tenant.way().await;
         life.step(world).await;
         world.count("reads");
-        world.tell(format_args!(
-            "{}: reads {lane}, {}{}",
-            life.owner,
-            short(&set),
-            if stale { " (stale)" } else { "" }
-        ));
+        world.log(format_args!("{}: reads {lane}, {}{}", life.owner, short(&set), if stale { " (stale)" } else { "" }));
         world.ledger.lock().unwrap().read(&life.owner, lane, Read { version, set: set.clone(), stale });
-        Ok(Present { direct: set, from_policy_sets: Vec::new() })
+        Ok(CurrentAssignments { direct: set, from_policy_sets: Vec::new() })
     }
 
     async fn replace_assignments(
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        clearance: &Clearance,
+        clearance: &WriteGrant,
     ) -> Result<Receipt, Error> {
         let Self { tenant, life, clock } = self;
         let (lane, id) = (id, clearance.client_request_id.as_str());
@@ -290,7 +285,7 @@ impl Upstream for Door {
                 return Err(Error::Unknown("it must not be sent".to_owned()));
             }
         };
-        world.tell(format_args!("{}: sends {id}, {}", life.owner, short(set)));
+        world.log(format_args!("{}: sends {id}, {}", life.owner, short(set)));
         let (answer, answered) = oneshot::channel();
         let write = Sent {
             lane: lane.clone(),
@@ -309,7 +304,7 @@ impl Upstream for Door {
             Err(_) => std::future::pending().await,
         };
         life.step(world).await;
-        world.tell(format_args!("{}: hears of {id}: {result:?}", life.owner));
+        world.log(format_args!("{}: hears of {id}: {result:?}", life.owner));
         result
     }
 }

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     chance::Chance,
-    ledger::{Ledger, Verdict},
-    weather::{Faults, Weather},
+    online_checks::{OnlineChecks, Verdict},
+    parameters::{Faults, RunParameters},
 };
 
 /// How often each thing happened.
@@ -27,11 +27,11 @@ pub(crate) struct World {
     chance: Mutex<Chance>,
     /// The database's time, which only the oracles read.
     pub(crate) clock: Clock,
-    pub(crate) weather: Weather,
+    pub(crate) weather: RunParameters,
     pub(crate) lanes: Vec<ConfigurationId>,
     pub(crate) log: Mutex<Log>,
-    pub(crate) ledger: Mutex<Ledger>,
-    pub(crate) seats: Mutex<Vec<Option<Arc<Seat>>>>,
+    pub(crate) ledger: Mutex<OnlineChecks>,
+    pub(crate) seats: Mutex<Vec<Option<Arc<RunningReplica>>>>,
     /// Orderly shutdowns still to come.
     stops: Mutex<usize>,
     /// Set once nothing goes wrong any more.
@@ -41,7 +41,7 @@ pub(crate) struct World {
 
 /// Whether the log is printed as it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Telling {
+pub(crate) enum Logging {
     #[default]
     Silent,
     Aloud,
@@ -52,19 +52,19 @@ pub(crate) struct Log {
     pub(crate) text: String,
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<String>,
-    telling: Telling,
+    telling: Logging,
 }
 
 /// A running replica.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    pub(crate) life: Arc<Life>,
+pub(crate) struct RunningReplica {
+    pub(crate) life: Arc<ReplicaLife>,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) board: Arc<Notices>,
 }
 
 impl World {
-    pub(crate) fn new(chance: Chance, weather: Weather, telling: Telling) -> Self {
+    pub(crate) fn new(chance: Chance, weather: RunParameters, telling: Logging) -> Self {
         let mut chance = chance;
         let start = "2026-03-01T08:00:00Z".parse().unwrap();
         let clock = Clock::simulated(start, chance.draw());
@@ -101,9 +101,9 @@ impl World {
         fails
     }
 
-    pub(crate) fn calm_down(&self) {
+    pub(crate) fn stop_faults(&self) {
         self.calm.store(true, Ordering::Relaxed);
-        self.tell("from now on nothing goes wrong");
+        self.log("from now on nothing goes wrong");
     }
 
     pub(crate) fn count(&self, name: &'static str) {
@@ -111,10 +111,10 @@ impl World {
     }
 
     #[expect(clippy::print_stdout, reason = "a replay tells what happens")]
-    pub(crate) fn tell(&self, what: impl std::fmt::Display) {
+    pub(crate) fn log(&self, what: impl std::fmt::Display) {
         let mut log = self.log.lock().unwrap();
         let line = format!("{:>12.6} {what}", self.clock.elapsed().as_secs_f64());
-        if log.telling == Telling::Aloud {
+        if log.telling == Logging::Aloud {
             println!("{line}");
         }
         writeln!(log.text, "{line}").unwrap();
@@ -123,7 +123,7 @@ impl World {
     /// Records an oracle's verdict.
     pub(crate) fn judge(&self, verdict: Verdict) {
         if let Err(why) = verdict {
-            self.tell(format_args!("VIOLATION: {why}"));
+            self.log(format_args!("VIOLATION: {why}"));
             self.log.lock().unwrap().violations.push(why);
         }
     }
@@ -146,13 +146,13 @@ impl World {
     }
 
     /// A random running replica, if there is one.
-    pub(crate) fn any_seat(&self) -> Option<Arc<Seat>> {
+    pub(crate) fn any_seat(&self) -> Option<Arc<RunningReplica>> {
         let seats: Vec<_> = self.seats.lock().unwrap().iter().flatten().cloned().collect();
         if seats.is_empty() { None } else { Some(self.chance().pick(&seats)) }
     }
 
     /// Notifies all replicas; some miss it.
-    pub(crate) fn spread(&self, own: &str, tell: impl Fn(&Notices)) {
+    pub(crate) fn notify_all(&self, own: &str, tell: impl Fn(&Notices)) {
         let seats: Vec<_> = self.seats.lock().unwrap().iter().flatten().cloned().collect();
         for seat in seats {
             if seat.life.owner == own || !self.fails("notices lost", |faults| faults.notice_lost) {
@@ -164,13 +164,13 @@ impl World {
 
 /// One life of a replica, from start to shutdown or death.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct ReplicaLife {
     pub(crate) owner: String,
     pub(crate) dead: CancellationToken,
     frozen_until: Mutex<Duration>,
 }
 
-impl Life {
+impl ReplicaLife {
     pub(crate) fn new(owner: String) -> Self {
         Self { owner, dead: CancellationToken::new(), frozen_until: Mutex::default() }
     }
@@ -191,14 +191,14 @@ impl Life {
 
     pub(crate) fn freeze(&self, world: &World) {
         let pause = world.chance().millis(1_000, 200_000);
-        world.tell(format_args!("{} is frozen for {pause:?}", self.owner));
+        world.log(format_args!("{} is frozen for {pause:?}", self.owner));
         world.count("freezes");
         let mut until = self.frozen_until.lock().unwrap();
         *until = (*until).max(world.now() + pause);
     }
 
     pub(crate) fn kill(&self, world: &World) {
-        world.tell(format_args!("{} is killed", self.owner));
+        world.log(format_args!("{} is killed", self.owner));
         world.count("kills");
         self.dead.cancel();
     }

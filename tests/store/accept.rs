@@ -36,7 +36,7 @@ async fn a_key_used_again_for_the_same_gives_the_first_operation_as_it_stands() 
         store.accept(keyed(first.clone(), "k", "body", 0)).await.unwrap();
         let again = store.accept(keyed(operation(2, &lane(1)), "k", "body", 5)).await.unwrap();
         assert!(matches!(again, Accepted::Replayed(operation) if *operation == first));
-        let recalled = store.recall("servicenow", &used("k", "body", 6)).await.unwrap();
+        let recalled = store.find_by_key("servicenow", &used("k", "body", 6)).await.unwrap();
         assert!(matches!(recalled, Some(Accepted::Replayed(operation)) if *operation == first));
         assert_eq!((all(&*store).await.len(), records_of(&*store, "accepted").await.len()), (1, 1));
     })
@@ -50,7 +50,7 @@ async fn a_key_used_again_for_something_else_is_refused_and_stores_nothing() {
         store.accept(keyed(operation(1, &lane(1)), "k", "body", 0)).await.unwrap();
         let other = store.accept(keyed(operation(2, &lane(1)), "k", "another", 5)).await.unwrap();
         assert!(matches!(other, Accepted::KeyReused(first) if first == id(1)));
-        let recalled = store.recall("servicenow", &used("k", "another", 5)).await.unwrap();
+        let recalled = store.find_by_key("servicenow", &used("k", "another", 5)).await.unwrap();
         assert!(matches!(recalled, Some(Accepted::KeyReused(first)) if first == id(1)));
         assert_eq!((all(&*store).await.len(), records_of(&*store, "accepted").await.len()), (1, 1));
     })
@@ -62,7 +62,7 @@ async fn the_same_key_of_another_caller_is_another_key() {
     each(async |fixture| {
         let store = fixture.open().await;
         store.accept(keyed(operation(1, &lane(1)), "k", "body", 0)).await.unwrap();
-        assert!(store.recall("portal", &used("k", "body", 0)).await.unwrap().is_none());
+        assert!(store.find_by_key("portal", &used("k", "body", 0)).await.unwrap().is_none());
         let mut of_portal = operation(2, &lane(1));
         of_portal.submission.caller = "portal".to_owned();
         let accepted = store.accept(keyed(of_portal, "k", "another", 0)).await.unwrap();
@@ -78,11 +78,11 @@ async fn a_key_is_free_again_when_its_time_is_over() {
         let short = IdempotencyKey { expires_at: at(60), ..used("k", "body", 0) };
         let first = postern::store::Acceptance { key: Some(short), ..acceptance(operation(1, &lane(1))) };
         store.accept(first).await.unwrap();
-        assert!(store.recall("servicenow", &used("k", "body", 59)).await.unwrap().is_some());
-        assert!(store.recall("servicenow", &used("k", "body", 60)).await.unwrap().is_none());
+        assert!(store.find_by_key("servicenow", &used("k", "body", 59)).await.unwrap().is_some());
+        assert!(store.find_by_key("servicenow", &used("k", "body", 60)).await.unwrap().is_none());
         let next = store.accept(keyed(operation(2, &lane(1)), "k", "another", 60)).await.unwrap();
         assert!(matches!(next, Accepted::New));
-        let now = store.recall("servicenow", &used("k", "another", 61)).await.unwrap();
+        let now = store.find_by_key("servicenow", &used("k", "another", 61)).await.unwrap();
         assert!(matches!(now, Some(Accepted::Replayed(operation)) if operation.id == id(2)));
     })
     .await;
@@ -124,7 +124,7 @@ async fn in_a_burst_of_old_and_new_keys_each_gets_what_its_own_key_stands_for() 
                 Accepted::New => assert_eq!(number % 2, 0),
                 Accepted::Replayed(operation) => assert_eq!((number % 2, operation.id), (1, id(number))),
                 Accepted::KeyReused(first) => assert_eq!((number, first), (7, id(7))),
-                other @ (Accepted::Full(_) | Accepted::Over) => panic!("{other:?}"),
+                other @ (Accepted::LimitReached(_) | Accepted::EndAlreadySettled) => panic!("{other:?}"),
             }
         }
         assert_eq!((all(&*store).await.len(), records_of(&*store, "accepted").await.len()), (20, 20));
@@ -149,7 +149,7 @@ async fn five_hundred_at_once_are_all_durable_and_recorded_in_their_order() {
         let recorded: Vec<_> = recorded.iter().map(|record| record["operation"].as_str().unwrap()).collect();
         assert_eq!(recorded, stored.iter().map(ToString::to_string).collect::<Vec<_>>());
         for number in 1..=500_u128 {
-            let known = store.recall("servicenow", &used(&number.to_string(), "", 1)).await.unwrap();
+            let known = store.find_by_key("servicenow", &used(&number.to_string(), "", 1)).await.unwrap();
             assert!(matches!(known, Some(Accepted::Replayed(operation)) if operation.id == id(number)));
         }
     })

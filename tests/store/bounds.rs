@@ -1,16 +1,16 @@
 //! Limits on pending operations.
 
 use futures_util::future::join_all;
-use postern::store::{Acceptance, Accepted, Bounds, Full};
+use postern::store::{Acceptance, Accepted, LimitReached, PendingLimits};
 
 use crate::fixture::{
     acceptance, all, cancellation, claim, each, id, ids, keyed, lane, operation, records_of, settle, trail, turn, used,
 };
 
-const BOUNDS: Bounds = Bounds { of_configuration: 3, in_all: 5 };
+const BOUNDS: PendingLimits = PendingLimits { per_configuration: 3, total: 5 };
 
 fn bounded(acceptance: Acceptance) -> Acceptance {
-    Acceptance { bounds: BOUNDS, ..acceptance }
+    Acceptance { limits: BOUNDS, ..acceptance }
 }
 
 fn plain(number: u128, place: u8) -> Acceptance {
@@ -25,19 +25,28 @@ async fn no_more_than_the_bound_of_a_configuration_is_pending_until_something_en
             assert!(matches!(store.accept(plain(number, 1)).await.unwrap(), Accepted::New));
         }
         let before = trail(&*store).await;
-        assert!(matches!(store.accept(plain(4, 1)).await.unwrap(), Accepted::Full(Full::Configuration)));
+        assert!(matches!(
+            store.accept(plain(4, 1)).await.unwrap(),
+            Accepted::LimitReached(LimitReached::Configuration)
+        ));
         assert_eq!((all(&*store).await.len(), trail(&*store).await), (3, before));
         assert!(matches!(store.accept(plain(5, 2)).await.unwrap(), Accepted::New));
         // A running operation is pending, too; one that was cancelled or has ended is not.
         let held = turn(&*store, postern::store::Claim { batch_max: 2, ..claim(&lane(1), "a", 0) }).await;
-        assert!(matches!(store.accept(plain(4, 1)).await.unwrap(), Accepted::Full(Full::Configuration)));
+        assert!(matches!(
+            store.accept(plain(4, 1)).await.unwrap(),
+            Accepted::LimitReached(LimitReached::Configuration)
+        ));
         store.cancel(cancellation(3, 1)).await.unwrap();
         assert!(matches!(store.accept(plain(4, 1)).await.unwrap(), Accepted::New));
         settle(&*store, held.lease, &held.operations).await;
         for number in [6, 7] {
             assert!(matches!(store.accept(plain(number, 1)).await.unwrap(), Accepted::New));
         }
-        assert!(matches!(store.accept(plain(8, 1)).await.unwrap(), Accepted::Full(Full::Configuration)));
+        assert!(matches!(
+            store.accept(plain(8, 1)).await.unwrap(),
+            Accepted::LimitReached(LimitReached::Configuration)
+        ));
     })
     .await;
 }
@@ -50,7 +59,10 @@ async fn no_more_than_the_bound_of_all_is_pending() {
             assert!(matches!(store.accept(plain(u128::from(number), number)).await.unwrap(), Accepted::New));
         }
         for place in [1, 6] {
-            assert!(matches!(store.accept(plain(9, place)).await.unwrap(), Accepted::Full(Full::Everything)));
+            assert!(matches!(
+                store.accept(plain(9, place)).await.unwrap(),
+                Accepted::LimitReached(LimitReached::Total)
+            ));
         }
         store.cancel(cancellation(2, 1)).await.unwrap();
         assert!(matches!(store.accept(plain(9, 6)).await.unwrap(), Accepted::New));
@@ -65,7 +77,7 @@ async fn acceptances_that_share_a_commit_count_each_other() {
         let burst = join_all((0..40_u8).map(|number| store.accept(plain(u128::from(number), number % 2)))).await;
         let outcomes: Vec<_> = burst.into_iter().map(Result::unwrap).collect();
         let new = outcomes.iter().filter(|it| matches!(it, Accepted::New)).count();
-        let full = outcomes.iter().filter(|it| matches!(it, Accepted::Full(_))).count();
+        let full = outcomes.iter().filter(|it| matches!(it, Accepted::LimitReached(_))).count();
         assert_eq!((new, full, all(&*store).await.len()), (5, 35, 5));
         // In the order in which they came.
         let mut stored = ids(&all(&*store).await);
@@ -85,17 +97,20 @@ async fn a_refused_change_leaves_its_key_free_and_a_known_key_is_answered_all_th
             store.accept(ask(number, &number.to_string(), "body")).await.unwrap();
         }
         // Alone, and together with others that share its commit.
-        assert!(matches!(store.accept(ask(4, "k", "body")).await.unwrap(), Accepted::Full(Full::Configuration)));
+        assert!(matches!(
+            store.accept(ask(4, "k", "body")).await.unwrap(),
+            Accepted::LimitReached(LimitReached::Configuration)
+        ));
         let burst =
             [ask(5, "k", "body"), ask(6, "2", "body"), ask(7, "k", "body"), ask(8, "3", "another"), plain(9, 2)];
         let outcomes = join_all(burst.into_iter().map(|it| store.accept(it))).await;
         let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
         let [first, known, again, reused, elsewhere] = outcomes.as_slice() else { panic!() };
-        assert!(matches!((first, again), (Accepted::Full(_), Accepted::Full(_))), "{outcomes:?}");
+        assert!(matches!((first, again), (Accepted::LimitReached(_), Accepted::LimitReached(_))), "{outcomes:?}");
         assert!(matches!(known, Accepted::Replayed(operation) if operation.id == id(2)), "{known:?}");
         assert!(matches!(reused, Accepted::KeyReused(first) if *first == id(3)), "{reused:?}");
         assert!(matches!(elsewhere, Accepted::New));
-        assert!(store.recall("servicenow", &used("k", "body", 0)).await.unwrap().is_none());
+        assert!(store.find_by_key("servicenow", &used("k", "body", 0)).await.unwrap().is_none());
         store.cancel(cancellation(1, 1)).await.unwrap();
         // Even with another body: nothing about it was stored.
         assert!(matches!(store.accept(ask(10, "k", "another")).await.unwrap(), Accepted::New));
@@ -105,7 +120,7 @@ async fn a_refused_change_leaves_its_key_free_and_a_known_key_is_answered_all_th
 }
 
 #[tokio::test]
-async fn a_key_that_is_over_stays_so_when_its_second_use_is_refused() {
+async fn an_expired_key_stays_expired_when_its_reuse_is_refused() {
     each(async |fixture| {
         let store = fixture.open().await;
         for number in 1..=3 {
@@ -113,8 +128,8 @@ async fn a_key_that_is_over_stays_so_when_its_second_use_is_refused() {
         }
         // The first use is kept for an hour.
         let later = || bounded(keyed(operation(4, &lane(1)), "1", "another", 3_600));
-        assert!(matches!(store.accept(later()).await.unwrap(), Accepted::Full(Full::Configuration)));
-        assert!(store.recall("servicenow", &used("1", "another", 3_600)).await.unwrap().is_none());
+        assert!(matches!(store.accept(later()).await.unwrap(), Accepted::LimitReached(LimitReached::Configuration)));
+        assert!(store.find_by_key("servicenow", &used("1", "another", 3_600)).await.unwrap().is_none());
         store.cancel(cancellation(2, 1)).await.unwrap();
         assert!(matches!(store.accept(later()).await.unwrap(), Accepted::New));
     })

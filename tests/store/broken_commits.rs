@@ -1,7 +1,7 @@
 //! Commits to which PostgreSQL's response is lost or late, and databases that lose what was committed.
 
 use postern::{
-    audit::{Entry, Event, Head, Lacking, Report, Verifier},
+    audit::{Entry, Event, Head, Report, VerificationFailure, Verifier},
     clock::Clock,
     store::{Error, Store},
 };
@@ -22,7 +22,7 @@ const DIES: &str = "
         FOR EACH ROW WHEN (NEW.intent IS NOT NULL) EXECUTE FUNCTION die();";
 
 #[tokio::test]
-async fn a_commit_without_records_that_did_not_take_place_is_not_taken_for_done() {
+async fn a_lost_commit_without_audit_records_is_reported_as_failed() {
     let fixture = Fixture::new(Kind::Postgres).await;
     let store = fixture.open().await;
     accept(&*store, &lane(1), [1]).await;
@@ -82,7 +82,7 @@ async fn accept_again(store: &dyn Store, number: u128) {
     }
 }
 
-fn verify(texts: &[String]) -> Result<Report, Lacking> {
+fn verify(texts: &[String]) -> Result<Report, VerificationFailure> {
     let mut verifier = Verifier::default();
     for text in texts {
         verifier.feed(text).unwrap();
@@ -117,15 +117,17 @@ async fn a_chain_whose_end_the_database_lost_is_not_continued_and_the_hole_shows
     assert_eq!((&opening["previous_chain"], &opening["previous_sequence"]), (&lost.chain.into(), &3.into()));
     assert_eq!(opening["previous_hash"], found.hash);
     let torn = verify(&trail).unwrap_err();
-    let Lacking::Torn { breaks, report } = &torn else { panic!("{torn:?}") };
+    let VerificationFailure::BrokenChains { breaks, report } = &torn else { panic!("{torn:?}") };
     assert_eq!((breaks[0].written.sequence, breaks[0].found, report.records), (5, 3, 6));
     assert!(torn.to_string().contains("had ended it with record 5, but the last one there is record 3"), "{torn}");
     // The new chain is the run's own from now on.
-    let own = store.own_end().await.unwrap().unwrap();
+    let own = store.own_chain_head().await.unwrap().unwrap();
     assert_eq!((own.sequence, own), (3, newest(&*store).await));
     let store = fixture.reopen(store).await;
     accept(&*store, &lane(1), [7]).await;
-    assert!(matches!(verify(&texts(&*store).await), Err(Lacking::Torn { breaks, .. }) if breaks.len() == 1));
+    assert!(
+        matches!(verify(&texts(&*store).await), Err(VerificationFailure::BrokenChains { breaks, .. }) if breaks.len() == 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +140,7 @@ async fn a_chain_that_the_database_lost_altogether_is_named_by_the_next() {
     accept_again(&*store, 2).await;
     let trail = texts(&*store).await;
     assert_eq!(reopened(&trail)["expected_end"]["hash"], lost.hash);
-    assert!(matches!(verify(&trail), Err(Lacking::Torn { breaks, .. }) if breaks[0].found == 0));
+    assert!(matches!(verify(&trail), Err(VerificationFailure::BrokenChains { breaks, .. }) if breaks[0].found == 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +161,7 @@ async fn a_chain_to_which_somebody_else_has_added_is_not_continued() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_takes_place_after_it_was_given_up_ends_no_chain() {
+async fn a_late_commit_does_not_break_the_audit_chain() {
     let fixture = Fixture::new(Kind::Postgres).await;
     let store = fixture.open().await;
     let before = newest(&*store).await;

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use postern::{
     domain::{Callback, CallbackState, Operation, callback::Progress, operation::Submission},
     store::{
-        Forgetting, Parking, Store,
-        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending, Standing, Undelivered},
+        Parking, Purge, Store,
+        callbacks::{Attempt, AttemptResult, Claim, Destinations, Next, Resending, Status, Undelivered},
     },
 };
 
@@ -54,16 +54,16 @@ async fn one(store: &dyn Store, destination: &str) -> Attempt {
     store.claim_callbacks(of(destination, 1)).await.unwrap().pop().unwrap()
 }
 
-fn noted(attempt: &Attempt, next: Next) -> Attempted {
+fn noted(attempt: &Attempt, next: Next) -> AttemptResult {
     let failures = attempt.progress.failures + u32::from(next != Next::Delivered);
     let delivered_at = (next == Next::Delivered).then(|| at(9));
     let progress = Progress { failures, last_status: Some(500), delivered_at, ..attempt.progress.clone() };
     let entry = (!matches!(next, Next::Again(_))).then(|| cancellation(1, 9).entry);
-    Attempted { operation: attempt.operation.id, number: attempt.number, progress, next, entry }
+    AttemptResult { operation: attempt.operation.id, number: attempt.number, progress, next, entry }
 }
 
-async fn standing(store: &dyn Store, number: u128) -> Standing {
-    store.sequel(id(number)).await.unwrap().callback.unwrap()
+async fn standing(store: &dyn Store, number: u128) -> Status {
+    store.follow_ups(id(number)).await.unwrap().callback.unwrap()
 }
 
 fn resending(number: u128) -> Resending {
@@ -96,7 +96,7 @@ async fn a_callback_is_due_as_soon_as_its_operation_has_ended_and_not_before() {
         );
         let stored = store.operation(id(2)).await.unwrap();
         assert_eq!(attempts.iter().find(|it| number_of(it) == 2).map(|it| it.operation.clone()), stored);
-        assert!(store.sequel(id(5)).await.unwrap().callback.is_none());
+        assert!(store.follow_ups(id(5)).await.unwrap().callback.is_none());
     })
     .await;
 }
@@ -114,9 +114,9 @@ async fn what_is_claimed_is_nobody_elses_until_its_time_is_over() {
         assert!(again.len() == 3 && again.iter().all(|it| it.number == 2), "{again:?}");
         // The first claimant is too late.
         let late = Attempt { number: 1, ..again[0].clone() };
-        assert!(!store.note_attempt(noted(&late, Next::Delivered)).await.unwrap());
-        assert!(store.note_attempt(noted(&again[0], Next::Delivered)).await.unwrap());
-        assert!(!store.note_attempt(noted(&again[0], Next::Parked)).await.unwrap(), "it is noted once");
+        assert!(!store.record_attempt(noted(&late, Next::Delivered)).await.unwrap());
+        assert!(store.record_attempt(noted(&again[0], Next::Delivered)).await.unwrap());
+        assert!(!store.record_attempt(noted(&again[0], Next::Parked)).await.unwrap(), "it is noted once");
         assert_eq!(records_of(&*store, "cancelled").await.len(), 1, "what is not noted leaves no record");
     })
     .await;
@@ -130,7 +130,7 @@ async fn what_came_of_an_attempt_is_known_and_decides_when_the_next_is_due() {
         let fresh = standing(&*store, 1).await;
         assert_eq!((fresh.state, fresh.attempts, fresh.next_attempt_at), (CallbackState::Pending, 0, None));
         let attempt = one(&*store, "desk").await;
-        assert!(store.note_attempt(noted(&attempt, Next::Again(minutes(10)))).await.unwrap());
+        assert!(store.record_attempt(noted(&attempt, Next::Again(minutes(10)))).await.unwrap());
         assert!(claimed(&*store, of("desk", 9)).await.is_empty());
         let waiting = standing(&*store, 1).await;
         assert_eq!((waiting.attempts, waiting.progress.failures, waiting.progress.last_status), (1, 1, Some(500)));
@@ -142,7 +142,7 @@ async fn what_came_of_an_attempt_is_known_and_decides_when_the_next_is_due() {
         let attempt = one(&*store, "desk").await;
         assert_eq!((attempt.number, attempt.progress.failures), (2, 1));
         assert_eq!(standing(&*store, 1).await.next_attempt_at, None, "one is under way");
-        assert!(store.note_attempt(noted(&attempt, Next::Delivered)).await.unwrap());
+        assert!(store.record_attempt(noted(&attempt, Next::Delivered)).await.unwrap());
         fixture.pass(60).await;
         assert!(claimed(&*store, of("desk", 9)).await.is_empty());
         let done = standing(&*store, 1).await;
@@ -162,7 +162,7 @@ async fn what_is_delivered_or_parked_is_sent_again_on_demand_and_nothing_else() 
         }
         for next in [Next::Parked, Next::Delivered] {
             let attempt = one(&*store, "desk").await;
-            assert!(store.note_attempt(noted(&attempt, next)).await.unwrap());
+            assert!(store.record_attempt(noted(&attempt, next)).await.unwrap());
             assert!(store.resend_callback(resending(1)).await.unwrap());
             assert!(!store.resend_callback(resending(1)).await.unwrap());
         }
@@ -174,7 +174,7 @@ async fn what_is_delivered_or_parked_is_sent_again_on_demand_and_nothing_else() 
 }
 
 #[tokio::test]
-async fn the_backlog_counts_ends_that_were_not_told_and_dates_the_first_of_those_still_to_be() {
+async fn the_backlog_counts_undelivered_callbacks_and_dates_the_oldest_pending() {
     each(async |fixture| {
         let store = fixture.open().await;
         let undelivered = async || store.backlog().await.unwrap().callbacks;
@@ -195,10 +195,10 @@ async fn the_backlog_counts_ends_that_were_not_told_and_dates_the_first_of_those
         let attempts = store.claim_callbacks(of("desk", 3)).await.unwrap();
         let attempt = |number| attempts.iter().find(|it| number_of(it) == number).unwrap();
         assert_eq!(undelivered().await, expected, "an attempt under way is no delivery");
-        assert!(store.note_attempt(noted(attempt(1), Next::Again(minutes(9)))).await.unwrap());
-        assert!(store.note_attempt(noted(attempt(2), Next::Parked)).await.unwrap());
+        assert!(store.record_attempt(noted(attempt(1), Next::Again(minutes(9)))).await.unwrap());
+        assert!(store.record_attempt(noted(attempt(2), Next::Parked)).await.unwrap());
         assert_eq!(undelivered().await, Undelivered { pending: 2, oldest: ended_at(3).await, parked: 1 });
-        assert!(store.note_attempt(noted(attempt(3), Next::Delivered)).await.unwrap());
+        assert!(store.record_attempt(noted(attempt(3), Next::Delivered)).await.unwrap());
         assert_eq!(undelivered().await, Undelivered { pending: 1, oldest: ended_at(1).await, parked: 1 });
         assert!(store.resend_callback(resending(2)).await.unwrap());
         assert_eq!(undelivered().await, Undelivered { pending: 2, oldest: ended_at(2).await, parked: 0 });
@@ -229,14 +229,14 @@ async fn an_operation_is_kept_while_its_callback_is_pending() {
     each(async |fixture| {
         let store = fixture.open().await;
         ended(&*store, "desk", [1]).await;
-        let old = Forgetting { ended_before: at(1_000_000), keys_expired_by: at(0), limit: 100 };
-        assert_eq!(store.forget(old).await.unwrap(), 0);
+        let old = Purge { ended_before: at(1_000_000), keys_expired_by: at(0), limit: 100 };
+        assert_eq!(store.purge(old).await.unwrap(), 0);
         let attempt = one(&*store, "desk").await;
-        assert!(store.note_attempt(noted(&attempt, Next::Again(Duration::ZERO))).await.unwrap());
-        assert_eq!(store.forget(old).await.unwrap(), 0);
+        assert!(store.record_attempt(noted(&attempt, Next::Again(Duration::ZERO))).await.unwrap());
+        assert_eq!(store.purge(old).await.unwrap(), 0);
         let attempt = one(&*store, "desk").await;
-        assert!(store.note_attempt(noted(&attempt, Next::Parked)).await.unwrap());
-        assert_eq!(store.forget(old).await.unwrap(), 1);
+        assert!(store.record_attempt(noted(&attempt, Next::Parked)).await.unwrap());
+        assert_eq!(store.purge(old).await.unwrap(), 1);
         assert!(!store.resend_callback(resending(1)).await.unwrap());
     })
     .await;
@@ -254,10 +254,10 @@ async fn a_restart_gives_back_what_the_run_before_had_claimed() {
 }
 
 #[tokio::test]
-async fn an_end_is_heard_by_all_who_send_callbacks() {
+async fn ended_operations_wake_callback_subscribers() {
     each(async |fixture| {
         let store = fixture.open().await;
-        let mut news = store.notices().calls_back();
+        let mut news = store.notices().subscribe_callbacks();
         assert!(!news.has_changed().unwrap());
         ended(&*store, "desk", [1]).await;
         news.changed().await.unwrap();

@@ -71,14 +71,14 @@ async fn whoever_waits_for_an_operation_is_told_that_it_is_cancelled() {
     each(async |fixture| {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1, 2]).await;
-        let (mut end, still) = (store.notices().end_of(id(1)), store.notices().end_of(id(2)));
+        let (mut end, still) = (store.notices().subscribe_end(id(1)), store.notices().subscribe_end(id(2)));
         store.cancel(cancellation(1, 1)).await.unwrap();
-        tokio::time::timeout(LONG, end.notice()).await.unwrap();
+        tokio::time::timeout(LONG, end.notified()).await.unwrap();
         drop(turn(&*store, claim(&lane(1), "a", 1)).await);
         store.cancel(cancellation(2, 1)).await.unwrap();
         // Only the registration that was never notified is left.
         drop(end);
-        assert_eq!(store.notices().waiting(), 1);
+        assert_eq!(store.notices().waiter_count(), 1);
         drop(still);
     })
     .await;

@@ -8,8 +8,8 @@ use postern::{
     checkpoints::Checkpoints,
     clock::Clock,
     config,
-    domain::approval::Word,
-    store::{AuditQuery, Error, Forgetting, Postgres, Query, Run, Settlement, Store},
+    domain::approval::Decision,
+    store::{AuditQuery, Error, Postgres, Purge, Query, Run, Settlement, Store},
 };
 use sqlx::{Connection, PgConnection};
 
@@ -74,7 +74,7 @@ async fn verbs_fail_soon_while_the_server_is_away_and_work_when_it_is_back() {
     let settings = config::Postgres { url: url.parse().unwrap(), password: None };
     let clock = Clock::system();
     let store = Postgres::open(&settings, Run { chain: "a".to_owned(), clock }).await.unwrap();
-    eventually("it hears", async || !store.notices().may_have_missed(store.notices().gaps())).await;
+    eventually("it hears", async || !store.notices().may_have_missed(store.notices().epoch())).await;
     let (mut accepted, mut number) = (Vec::new(), 0_u128);
     for round in 0..3 {
         // Under load: the server stops while commits are in flight.
@@ -103,7 +103,7 @@ async fn verbs_fail_soon_while_the_server_is_away_and_work_when_it_is_back() {
         let (one, open) = tokio::join!(store.operation(id(1)), store.open_lanes(10));
         assert!(matches!((one, open), (Err(Error::Unavailable(_)), Err(Error::Unavailable(_)))));
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-        eventually("it hears nothing", async || store.notices().may_have_missed(store.notices().gaps())).await;
+        eventually("it hears nothing", async || store.notices().may_have_missed(store.notices().epoch())).await;
         gone = tokio::task::spawn_blocking(move || {
             gone.start();
             gone
@@ -112,7 +112,7 @@ async fn verbs_fail_soon_while_the_server_is_away_and_work_when_it_is_back() {
         .unwrap();
         server = gone;
         eventually("it writes again", async || store.probe().await.is_ok()).await;
-        eventually("it hears again", async || !store.notices().may_have_missed(store.notices().gaps())).await;
+        eventually("it hears again", async || !store.notices().may_have_missed(store.notices().epoch())).await;
     }
     let stored = ids(&all(&store).await);
     assert!(accepted.iter().all(|id| stored.contains(id)), "what was accepted is there");
@@ -154,7 +154,7 @@ async fn a_password_comes_from_its_file_and_is_in_no_message() {
     let password = Some(config::SecretSource::File(file.clone()));
     let settings = config::Postgres { url: url.parse().unwrap(), password };
     std::fs::write(&file, "battery staple\n").unwrap();
-    let run = || Run { chain: fixture.clock.identifier().to_string(), clock: fixture.clock };
+    let run = || Run { chain: fixture.clock.new_id().to_string(), clock: fixture.clock };
     let refused = Postgres::open(&settings, run()).await.unwrap_err();
     assert!(matches!(&refused, Error::Unusable(why) if why.contains("password authentication failed")), "{refused}");
     assert!(!format!("{refused:?}").contains("staple"));
@@ -172,7 +172,7 @@ async fn a_password_comes_from_its_file_and_is_in_no_message() {
 
 /// A table is locked for long, as by a backup or VACUUM: a starting process waits for it, running ones do not queue behind that.
 #[tokio::test]
-async fn a_beginning_that_waits_for_tables_keeps_nobody_waiting() {
+async fn a_startup_that_waits_for_table_locks_blocks_nobody() {
     let fixture = Fixture::new(Kind::Postgres).await;
     let store = fixture.open().await;
     let mut connection = fixture.connection().await;
@@ -192,7 +192,7 @@ async fn a_beginning_that_waits_for_tables_keeps_nobody_waiting() {
             let works = async {
                 store.probe().await.unwrap();
                 store.parked(&lane(1)).await.unwrap();
-                store.record(vec![cancellation(1, 1).entry]).await.unwrap();
+                store.append_records(vec![cancellation(1, 1).entry]).await.unwrap();
             };
             works.await;
             holding.rollback().await.unwrap();
@@ -286,7 +286,7 @@ async fn a_search_by_state_looks_at_what_is_in_it_only() {
     for number in [1, 2] {
         store.accept(acceptance(awaiting(number, &lane(1), 100))).await.unwrap();
     }
-    store.answer(reply(2, Word::Rejected, 1)).await.unwrap();
+    store.answer_approval(reply(2, Decision::Rejected, 1)).await.unwrap();
     accept(&*store, &lane(1), [3, 4]).await;
     store.cancel(cancellation(3, 1)).await.unwrap();
     accept(&*store, &lane(2), [5]).await;
@@ -309,15 +309,15 @@ async fn a_search_by_state_looks_at_what_is_in_it_only() {
 }
 
 #[tokio::test]
-async fn forgetting_looks_at_little_however_much_is_kept() {
+async fn purging_scans_few_rows_however_many_are_kept() {
     let fixture = Fixture::new(Kind::Postgres).await;
     let store = fixture.open().await;
     accept(&*store, &lane(1), [1]).await;
     store.cancel(cancellation(1, 1)).await.unwrap();
     let (mut connection, kept) = (fixture.connection().await, 20_000);
     past(kept, Some(at(1_000).as_microsecond()), &mut connection).await;
-    let forgetting = Forgetting { ended_before: at(10), keys_expired_by: at(0), limit: 100 };
-    assert_eq!([store.forget(forgetting).await.unwrap(), store.forget(forgetting).await.unwrap()], [1, 0]);
+    let forgetting = Purge { ended_before: at(10), keys_expired_by: at(0), limit: 100 };
+    assert_eq!([store.purge(forgetting).await.unwrap(), store.purge(forgetting).await.unwrap()], [1, 0]);
     store.close().await;
     let read = read_of("operations", &mut connection).await;
     assert!(read < kept / 2, "{read} entries and rows were read, while {kept} are kept");
@@ -325,7 +325,7 @@ async fn forgetting_looks_at_little_however_much_is_kept() {
 
 /// Nobody removes the chains of earlier runs.
 #[tokio::test]
-async fn whether_there_is_something_to_vouch_for_is_looked_for_in_the_own_chain_only() {
+async fn the_checkpoint_check_reads_only_its_own_chain() {
     let fixture = Fixture::new(Kind::Postgres).await;
     let run = Run { chain: "own".to_owned(), clock: fixture.clock };
     let store = postern::store::open(&fixture.settings(), run).await.unwrap();
@@ -363,9 +363,9 @@ async fn whether_there_is_something_to_vouch_for_is_looked_for_in_the_own_chain_
 async fn a_search_by_an_operation_looks_at_no_turn_after_its_end() {
     let fixture = Fixture::new(Kind::Postgres).await;
     let store = fixture.open().await;
-    for (number, word, now) in [(1, Word::Rejected, 1), (2, Word::Expired, 100)] {
+    for (number, word, now) in [(1, Decision::Rejected, 1), (2, Decision::Expired, 100)] {
         store.accept(acceptance(awaiting(number, &lane(1), 100))).await.unwrap();
-        store.answer(reply(number, word, now)).await.unwrap();
+        store.answer_approval(reply(number, word, now)).await.unwrap();
     }
     let mut connection = fixture.connection().await;
     let turns: i64 = 20_000;

@@ -3,10 +3,10 @@
 use std::{fs, sync::Arc};
 
 use postern::{
-    audit::Form,
+    audit::ExportFormat,
     clock::Clock,
     config::{AuditFile, Sink},
-    delivery::{Delivery, Outlet},
+    delivery::{Delivery, SinkWriter},
     outbound::Outbound,
     store::Store,
 };
@@ -20,10 +20,11 @@ async fn deliver(store: &Arc<dyn Store>, owners: &[&str], file: &AuditFile) {
     let (clock, stop) = (Clock::system(), CancellationToken::new());
     stop.cancel();
     let outbound = Outbound::new(clock).unwrap();
-    let outlet = Outlet::new(&Sink::File(file.clone()), &outbound);
+    let outlet = SinkWriter::new(&Sink::File(file.clone()), &outbound);
     let one = |owner: &&str| {
         let (store, outlet) = (Arc::clone(store), outlet.clone());
-        Delivery { store, clock, owner: (*owner).to_owned(), form: Form::Jsonl, outlet }.run(stop.clone())
+        Delivery { store, clock, owner: (*owner).to_owned(), format: ExportFormat::Jsonl, sink: outlet }
+            .run(stop.clone())
     };
     futures_util::future::join_all(owners.iter().map(one)).await;
 }

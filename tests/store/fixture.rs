@@ -6,17 +6,17 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use postern::{
-    audit::{Actor, Aims, Entry, Event, Verifier},
+    audit::{Actor, Entry, Event, RecordedChange, Verifier},
     clock::Clock,
     config,
     domain::{
-        Change, ConfigurationId, Difference, Digest, Operation, OperationId, State, Target, Wanted,
-        approval::{Answer, Approval, Word},
-        operation::{Ending, Submission},
+        Change, ConfigurationId, DesiredAssignment, Difference, Digest, Operation, OperationId, State, Target,
+        approval::{Answer, Approval, Decision},
+        operation::{Submission, SuccessEvidence},
     },
     store::{
-        Acceptance, Accepted, Announced, Bounds, Cancellation, Carried, Claim, Doubt, Error, IdempotencyKey, Intent,
-        Lease, Parking, Part, Query, Reply, Run, Settlement, Store, Turn,
+        Acceptance, Accepted, ApprovalReply, Cancellation, Carried, Claim, Doubt, Error, IdempotencyKey, Intent, Lease,
+        Parking, Part, PendingLimits, Query, Run, Settlement, Store, Turn, UnsettledWrites,
     },
 };
 use serde_json::Value;
@@ -24,10 +24,10 @@ use sqlx::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::{model::Database, server};
+use crate::{model_store::Database, server};
 
 /// More than any test needs.
-pub(crate) const AMPLE: Bounds = Bounds { of_configuration: 1_000_000, in_all: 1_000_000 };
+pub(crate) const AMPLE: PendingLimits = PendingLimits { per_configuration: 1_000_000, total: 1_000_000 };
 
 /// A kind of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Fixture {
     }
 
     pub(crate) async fn try_open(&self) -> Result<Arc<dyn Store>, Error> {
-        let run = Run { chain: self.clock.identifier().to_string(), clock: self.clock };
+        let run = Run { chain: self.clock.new_id().to_string(), clock: self.clock };
         match self.kind {
             Kind::Sqlite | Kind::Postgres => postern::store::open(&self.settings(), run).await,
             Kind::Model => Ok(Arc::new(self.model.open(run))),
@@ -183,7 +183,8 @@ pub(crate) fn digest(text: &str) -> Digest {
 /// A queued operation with a value in every field.
 pub(crate) fn operation(number: u128, lane: &ConfigurationId) -> Operation {
     let group = |number: u128| Target::Group(Uuid::from_u128(number).to_string().parse().unwrap());
-    let change = Change::amend(vec![Wanted { target: group(number), filter: None }], vec![group(9_999)], 10).unwrap();
+    let change =
+        Change::amend(vec![DesiredAssignment { target: group(number), filter: None }], vec![group(9_999)], 10).unwrap();
     let submission = Submission {
         configuration: lane.clone(),
         configuration_name: "Sales \"ESP\" \u{e9}".to_owned(),
@@ -209,7 +210,7 @@ pub(crate) fn acceptance(operation: Operation) -> Acceptance {
         operation: operation.id,
         actor: actor(caller),
         configuration: configuration.to_string(),
-        change: Aims::from(change),
+        change: RecordedChange::from(change),
         ticket: ticket.clone(),
         requested_for: None,
         comment: None,
@@ -219,7 +220,7 @@ pub(crate) fn acceptance(operation: Operation) -> Acceptance {
         approvals: vec![],
     };
     let entry = Entry { at: at(0), trace_id: None, event };
-    Acceptance { key: None, entry, operation, bounds: AMPLE, ends: None }
+    Acceptance { key: None, entry, operation, limits: AMPLE, carries_out_until_of: None }
 }
 
 fn actor(caller: &str) -> Actor {
@@ -235,17 +236,17 @@ pub(crate) fn awaiting(number: u128, lane: &ConfigurationId, until: i64) -> Oper
 }
 
 /// An answer to the approval that this operation awaits.
-pub(crate) fn reply(number: u128, word: Word, now: i64) -> Reply {
+pub(crate) fn reply(number: u128, word: Decision, now: i64) -> ApprovalReply {
     let (operation, actor, comment, policies) = (id(number), actor("approvers"), None, vec!["a".to_owned()]);
     let configuration = lane(1).to_string();
     let event = match word {
-        Word::Approved => Event::Approved { operation, configuration, actor, comment, policies },
-        Word::Rejected => Event::Rejected { operation, configuration, actor, comment, policies },
-        Word::Expired => Event::ApprovalExpired { operation, configuration },
+        Decision::Approved => Event::Approved { operation, configuration, actor, comment, policies },
+        Decision::Rejected => Event::Rejected { operation, configuration, actor, comment, policies },
+        Decision::Expired => Event::ApprovalExpired { operation, configuration },
     };
-    let by = (word != Word::Expired).then(|| "approvers".to_owned());
+    let by = (word != Decision::Expired).then(|| "approvers".to_owned());
     let answer = Answer { word, at: at(now), by, comment: Some("Seen.".to_owned()) };
-    Reply { operation, answer, entry: Entry { at: at(now), trace_id: None, event } }
+    ApprovalReply { operation, answer, entry: Entry { at: at(now), trace_id: None, event } }
 }
 
 /// A cancellation of this operation.
@@ -301,7 +302,8 @@ pub(crate) fn ids(operations: &[Operation]) -> Vec<OperationId> {
 /// The successful end of a running operation.
 pub(crate) fn succeeded(operation: &Operation, now: i64) -> (OperationId, State) {
     let difference = Difference { after: 1, ..Difference::default() };
-    let ending = Ending { at: at(now), difference, before: digest("before"), after: digest("after"), write: None };
+    let ending =
+        SuccessEvidence { at: at(now), difference, before: digest("before"), after: digest("after"), write: None };
     (operation.id, operation.state.clone().succeed(ending).unwrap())
 }
 
@@ -329,7 +331,7 @@ pub(crate) fn settlement(operations: &[Operation], now: i64) -> Settlement {
         replaced_sets: Vec::new(),
         entries: operations.iter().map(entry).collect(),
         keep: None,
-        part: Part::Last(Announced::default()),
+        part: Part::Last(UnsettledWrites::default()),
     }
 }
 
@@ -338,7 +340,7 @@ pub(crate) async fn settle(store: &dyn Store, lease: Lease, operations: &[Operat
 }
 
 /// The announcement of a write that carries these, and what an earlier write may have done for each.
-pub(crate) fn announced(operations: &[Operation]) -> Announced {
+pub(crate) fn announced(operations: &[Operation]) -> UnsettledWrites {
     let carried = |it: &Operation| Carried { operation: it.id, difference: Difference::default(), done: None };
     let intent = Intent {
         before: digest("before"),
@@ -349,7 +351,7 @@ pub(crate) fn announced(operations: &[Operation]) -> Announced {
     };
     let doubt = Doubt { difference: Difference::default(), write: intent.effect() };
     let doubts = operations.iter().map(|it| (it.id, doubt.clone())).collect();
-    Announced { intent: Some(intent), doubts }
+    UnsettledWrites { intent: Some(intent), doubts }
 }
 
 /// The whole trail, with every record verified.
@@ -387,7 +389,7 @@ pub(crate) fn parking(number: u64) -> Parking {
     Parking {
         pause: minutes(number),
         because: "Graph is throttling".to_owned(),
-        announced: Announced::default(),
+        announced: UnsettledWrites::default(),
         left: None,
         replaced_sets: Vec::new(),
         ended: vec![],

@@ -3,7 +3,7 @@
 use postern::{
     clock,
     domain::State,
-    store::{Announced, Claim, Parking, ReplacedSet, Settlement, Turn},
+    store::{Claim, Parking, ReplacedSet, Settlement, Turn, UnsettledWrites},
 };
 
 use crate::fixture::{
@@ -24,7 +24,7 @@ async fn a_claim_marks_operations_running_and_gives_them_in_the_order_of_their_a
         // The lane's idea of its lease is never longer than what the store grants.
         let left = turn.lease.left(fixture.clock);
         assert!(is_about(left, minutes(10)) && left <= minutes(10), "{left:?}");
-        assert_eq!((turn.announced, turn.left, turn.attempts), (Announced::default(), None, 0));
+        assert_eq!((turn.announced, turn.left, turn.attempts), (UnsettledWrites::default(), None, 0));
         for operation in turn.operations {
             assert_eq!(operation.state, State::Running { started_at: at(1) });
             assert_eq!(store.operation(operation.id).await.unwrap(), Some(operation));
@@ -176,7 +176,10 @@ async fn a_settled_turn_forgets_attempts_and_the_announced_write_and_leaves_its_
         accept(&*store, &lane(1), [2]).await;
         assert_eq!(store.backlog().await.unwrap().parked, 0);
         let third = turn(&*store, claim(&lane(1), "a", 21)).await;
-        assert_eq!((third.attempts, third.announced, third.left), (0, Announced::default(), Some(digest("left"))));
+        assert_eq!(
+            (third.attempts, third.announced, third.left),
+            (0, UnsettledWrites::default(), Some(digest("left")))
+        );
         // A turn that does not know what it leaves keeps what was known before.
         let replaced = |minute| vec![ReplacedSet { set: digest("before"), ttl: minutes(minute) }];
         let unknown = Settlement { left: None, replaced_sets: replaced(20), ..settlement(&third.operations, 22) };
@@ -209,12 +212,12 @@ async fn parking_ends_what_has_waited_long_enough_and_keeps_the_rest_and_the_ann
         let told = announced(&held.operations);
         store.begin_write(&mut held.lease, &told, minutes(60)).await.unwrap();
         let ending = settlement(&held.operations[..1], 4);
-        let mut noticed = store.notices().end_of(id(1));
+        let mut noticed = store.notices().subscribe_end(id(1));
         let (doubtful, left) = (told.clone(), Some(digest("found")));
         let ended = (ending.ended, ending.entries);
         let lasting = Parking { announced: doubtful, left, ended: ended.0, entries: ended.1, ..parking(30) };
         store.park(held.lease, lasting).await.unwrap();
-        noticed.notice().await;
+        noticed.notified().await;
         assert_eq!((state(&*store, 1).await, state(&*store, 2).await), ("succeeded", "running"));
         assert_eq!(records_of(&*store, "settled").await.len(), 1);
         fixture.pass(30).await;
@@ -232,7 +235,7 @@ async fn parking_ends_what_has_waited_long_enough_and_keeps_the_rest_and_the_ann
         store.park(third.lease, parking(30)).await.unwrap();
         fixture.pass(30).await;
         let fourth = turn(&*store, claim(&lane(1), "c", 71)).await;
-        assert_eq!((fourth.announced, fourth.left), (Announced::default(), Some(digest("found"))));
+        assert_eq!((fourth.announced, fourth.left), (UnsettledWrites::default(), Some(digest("found"))));
     })
     .await;
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postern::{
     domain::Operation,
-    store::{Announced, Error, Lease, Parked, Store},
+    store::{Error, Lease, Parked, Store, UnsettledWrites},
 };
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ async fn whoever_lost_a_lane_cannot_announce_a_write() {
         fixture.pass(10).await;
         // Neither the intent nor the lease's extension was stored.
         let next = turn(&*store, claim(&lane(1), "c", 20)).await;
-        assert_eq!(next.announced, Announced::default());
+        assert_eq!(next.announced, UnsettledWrites::default());
     })
     .await;
 }
@@ -82,7 +82,7 @@ async fn a_lease_of_an_owner_that_took_the_lane_again_is_lost_too() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_over_still_counts_while_nobody_took_the_lane() {
+async fn an_expired_lease_stays_valid_until_another_owner_claims_the_lane() {
     each(async |fixture| {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1]).await;

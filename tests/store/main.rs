@@ -23,8 +23,8 @@ mod lanes;
 mod leases;
 mod listing;
 mod many;
-#[path = "../support/model.rs"]
-mod model;
+#[path = "../support/model_store.rs"]
+mod model_store;
 mod notices;
 mod postgres;
 mod random;

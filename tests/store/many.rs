@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 use postern::{
     audit::{Entry, Event, Head},
     domain::{Operation, OperationId},
-    store::{Acceptance, Accepted, AuditQuery, Claim, Filed, Forgetting, Query, Store},
+    store::{Acceptance, Accepted, AuditQuery, Claim, Purge, Query, Store, StoredRecord},
 };
 use serde_json::Value;
 use sqlx::{Connection, SqliteConnection, migrate::Migrator};
@@ -72,7 +72,7 @@ async fn operations_are_found(store: &dyn Store) {
 async fn records_are_found(store: &dyn Store, sample: &[u128]) {
     let everything = AuditQuery { limit: 10_000, ..AuditQuery::default() };
     let all = store.records(&everything).await.unwrap();
-    let all: Vec<(Filed, Value)> =
+    let all: Vec<(StoredRecord, Value)> =
         all.into_iter().map(|filed| (filed.clone(), serde_json::from_str(&filed.text).unwrap())).collect();
     let under = |ticket: &str| -> BTreeSet<String> {
         let named = all.iter().filter(|(_, record)| record["ticket"] == ticket);
@@ -93,7 +93,7 @@ async fn records_are_found(store: &dyn Store, sample: &[u128]) {
     queries.extend(sample.iter().map(|number| AuditQuery { operation: Some(id(*number)), ..everything.clone() }));
     for query in queries {
         let of_ticket = query.ticket.as_deref().map(|ticket| (ticket, under(ticket)));
-        let fits = |(_, record): &&(Filed, Value)| {
+        let fits = |(_, record): &&(StoredRecord, Value)| {
             let operation = record["operation"].as_str();
             let names = |wanted: &str| {
                 let turn = record["operations"].as_array();
@@ -125,7 +125,7 @@ async fn records_are_found(store: &dyn Store, sample: &[u128]) {
 }
 
 #[tokio::test]
-async fn whatever_is_looked_for_is_found_among_much_and_little() {
+async fn searches_find_every_match_among_few_and_many_rows() {
     each(async |fixture| {
         let store = fixture.open().await;
         for number in 1..=160 {
@@ -155,7 +155,7 @@ async fn others(store: &dyn Store) {
     let event = Event::ConfigurationLoaded { policies: digest.clone(), settings: digest, callers: vec![] };
     for number in 0..9 {
         let entry = Entry { at: at(number), trace_id: None, event: event.clone() };
-        store.record(vec![entry; 150]).await.unwrap();
+        store.append_records(vec![entry; 150]).await.unwrap();
     }
 }
 
@@ -164,7 +164,7 @@ async fn count(connection: &mut SqliteConnection, sql: &'static str) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_forgotten_leaves_nothing_behind_that_it_was_looked_for_by() {
+async fn purged_operations_leave_no_index_rows() {
     let fixture = Fixture::new(Kind::Sqlite).await;
     let store = fixture.open().await;
     for number in 1..=150 {
@@ -178,8 +178,8 @@ async fn what_is_forgotten_leaves_nothing_behind_that_it_was_looked_for_by() {
     let stray = "SELECT count(*) FROM operations_index WHERE position NOT IN (SELECT position FROM operations)";
     let mut connection = SqliteConnection::connect(&format!("sqlite:{}", fixture.path().display())).await.unwrap();
     let before = count(&mut connection, marks).await;
-    let forgetting = Forgetting { ended_before: at(100), keys_expired_by: at(0), limit: 1_000 };
-    assert_eq!(store.forget(forgetting).await.unwrap(), 100);
+    let forgetting = Purge { ended_before: at(100), keys_expired_by: at(0), limit: 1_000 };
+    assert_eq!(store.purge(forgetting).await.unwrap(), 100);
     assert_eq!(count(&mut connection, stray).await, 0);
     // Two thirds were removed; one operation in five has no ticket.
     assert_eq!((before, count(&mut connection, marks).await), (120 + 150 + 150, 40 + 50 + 50));
@@ -189,7 +189,7 @@ async fn what_is_forgotten_leaves_nothing_behind_that_it_was_looked_for_by() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_put_in_its_place_is_found_and_keeps_nobody_from_being_accepted() {
+async fn failed_indexing_hides_no_row_and_blocks_no_acceptance() {
     // The latter rolls back the whole transaction, as some disk errors do.
     for fault in ["ABORT", "ROLLBACK"] {
         let fixture = Fixture::new(Kind::Sqlite).await;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use postern::{
     audit::Verifier,
     clock::Clock,
-    store::{Acceptance, Accepted, Bounds, Cancelled, Claimed, Error, Full, Store, Trail},
+    store::{Acceptance, Accepted, Cancelled, Claimed, Error, LimitReached, PendingLimits, Store, Trail},
 };
 use sqlx::Connection;
 
@@ -25,7 +25,7 @@ async fn replicas() -> (Fixture, Arc<dyn Store>, Arc<dyn Store>) {
     let fixture = Fixture::new(Kind::Postgres).await;
     let (a, b) = (fixture.open().await, fixture.open().await);
     for store in [&a, &b] {
-        eventually("it hears of others", async || !store.notices().may_have_missed(store.notices().gaps())).await;
+        eventually("it hears of others", async || !store.notices().may_have_missed(store.notices().epoch())).await;
     }
     (fixture, a, b)
 }
@@ -80,14 +80,14 @@ async fn of_replicas_that_claim_at_once_one_gets_each_lane() {
 async fn whoever_waits_at_one_replica_is_told_of_an_end_at_another() {
     let (_fixture, a, b) = replicas().await;
     accept(&*a, &lane(1), 1..=700).await;
-    let noticed = tokio::time::timeout(LONG, b.notices().work()).await.unwrap();
+    let noticed = tokio::time::timeout(LONG, b.notices().wait_for_work()).await.unwrap();
     assert!(noticed.contains(&lane(1)));
-    let mut ends: Vec<_> = (1..=700).map(|number| a.notices().end_of(id(number))).collect();
+    let mut ends: Vec<_> = (1..=700).map(|number| a.notices().subscribe_end(id(number))).collect();
     let held = turn(&*b, postern::store::Claim { batch_max: 1_000, ..claim(&lane(1), "b", 0) }).await;
     b.settle(held.lease, settlement(&held.operations, 1)).await.unwrap();
     // More than one notice can hold.
     for end in &mut ends {
-        tokio::time::timeout(LONG, end.notice()).await.unwrap();
+        tokio::time::timeout(LONG, end.notified()).await.unwrap();
     }
 }
 
@@ -155,9 +155,9 @@ async fn of_a_cancellation_and_a_claim_that_meet_at_one_operation_the_first_has_
 async fn whoever_waits_at_one_replica_is_told_of_a_cancellation_at_another() {
     let (_fixture, a, b) = replicas().await;
     accept(&*a, &lane(1), [1]).await;
-    let mut end = a.notices().end_of(id(1));
+    let mut end = a.notices().subscribe_end(id(1));
     b.cancel(cancellation(1, 1)).await.unwrap();
-    tokio::time::timeout(LONG, end.notice()).await.unwrap();
+    tokio::time::timeout(LONG, end.notified()).await.unwrap();
 }
 
 #[tokio::test]
@@ -177,17 +177,17 @@ async fn a_key_used_at_two_replicas_at_once_is_one_operation() {
 async fn what_one_replica_accepts_fills_the_bound_of_another_before_long() {
     const BOUND: u128 = 300;
     let (_fixture, a, b) = replicas().await;
-    let bounds = Bounds { of_configuration: usize::try_from(BOUND).unwrap(), in_all: usize::MAX };
-    let bounded = |number| Acceptance { bounds, ..acceptance(operation(number, &lane(1))) };
+    let limits = PendingLimits { per_configuration: usize::try_from(BOUND).unwrap(), total: usize::MAX };
+    let bounded = |number| Acceptance { limits, ..acceptance(operation(number, &lane(1))) };
     // It has counted once, and keeps its own count from there.
     assert!(matches!(a.accept(bounded(1)).await.unwrap(), Accepted::New));
     let others = join_all((2..=BOUND).map(|number| b.accept(bounded(number)))).await;
     assert!(others.into_iter().all(|accepted| matches!(accepted.unwrap(), Accepted::New)));
-    assert!(matches!(b.accept(bounded(BOUND + 1)).await.unwrap(), Accepted::Full(Full::Configuration)));
+    assert!(matches!(b.accept(bounded(BOUND + 1)).await.unwrap(), Accepted::LimitReached(LimitReached::Configuration)));
     let mut number = BOUND;
     eventually("a replica counts what another has accepted", async || {
         number += 1;
-        matches!(a.accept(bounded(number)).await.unwrap(), Accepted::Full(Full::Configuration))
+        matches!(a.accept(bounded(number)).await.unwrap(), Accepted::LimitReached(LimitReached::Configuration))
     })
     .await;
     assert!(number < 2 * BOUND, "its own count had not filled the bound");

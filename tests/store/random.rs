@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern::{
-    domain::{OperationId, State, approval::Word},
-    store::{Answered, Cancelled, Claim, Error, Lease, Query, Settlement, Store, Turn},
+    domain::{OperationId, State, approval::Decision},
+    store::{ApprovalOutcome, Cancelled, Claim, Error, Lease, Query, Settlement, Store, Turn},
 };
 use proptest::prelude::*;
 
@@ -121,7 +121,10 @@ impl World {
                 let accepted = id(self.accepted);
                 self.lane(number).awaiting.insert(accepted);
             }
-            Step::Answer(number, yes) => self.answer(number, if yes { Word::Approved } else { Word::Rejected }).await,
+            Step::Answer(number, yes) => {
+                let decision = if yes { Decision::Approved } else { Decision::Rejected };
+                self.answer(number, decision).await;
+            }
             Step::Claim { owner, lane, batch_max } => self.claim(owner, lane, batch_max).await,
             Step::Cancel(number) => self.cancel(number).await,
             Step::Announce(turn) => self.announce(turn).await,
@@ -179,18 +182,18 @@ impl World {
         Some((believed, if good { Worth::Good } else { Worth::Lost }))
     }
 
-    async fn answer(&mut self, of: prop::sample::Index, word: Word) {
+    async fn answer(&mut self, of: prop::sample::Index, word: Decision) {
         if self.accepted == 0 {
             return;
         }
         let number = 1 + u128::try_from(of.index(usize::try_from(self.accepted).unwrap())).unwrap();
         let lane = self.lanes.values_mut().find(|lane| lane.awaiting.contains(&id(number)));
-        let outcome = self.store.answer(reply(number, word, self.now)).await.unwrap();
-        assert_eq!(matches!(outcome, Answered::Done(_)), lane.is_some(), "{outcome:?}");
-        assert_eq!(matches!(outcome, Answered::TooLate(_)), lane.is_none(), "{outcome:?}");
+        let outcome = self.store.answer_approval(reply(number, word, self.now)).await.unwrap();
+        assert_eq!(matches!(outcome, ApprovalOutcome::Done(_)), lane.is_some(), "{outcome:?}");
+        assert_eq!(matches!(outcome, ApprovalOutcome::TooLate(_)), lane.is_none(), "{outcome:?}");
         if let Some(lane) = lane {
             lane.awaiting.remove(&id(number));
-            if word == Word::Approved {
+            if word == Decision::Approved {
                 // Its place is by acceptance, not by approval.
                 lane.pending.push(id(number));
                 lane.pending.sort();

@@ -2,7 +2,7 @@
 
 use postern::{
     audit::{Actor, Entry, Event},
-    store::{Accepted, Announced, Settlement},
+    store::{Accepted, Settlement, UnsettledWrites},
 };
 
 use crate::fixture::{
@@ -47,7 +47,7 @@ async fn the_digest_left_and_the_attempts_survive_reopening() {
         assert!(store.claim(claim(&lane(1), "b", 29)).await.unwrap().turn().is_none());
         fixture.pass(1).await;
         let next = turn(&*store, claim(&lane(1), "b", 30)).await;
-        assert_eq!((next.left, next.attempts, next.announced), (Some(digest("left")), 1, Announced::default()));
+        assert_eq!((next.left, next.attempts, next.announced), (Some(digest("left")), 1, UnsettledWrites::default()));
         assert_eq!(ids(&next.operations), [id(2)]);
     })
     .await;
@@ -62,7 +62,7 @@ async fn operations_and_keys_survive_reopening() {
         let store = fixture.reopen(store).await;
         assert_eq!(store.operation(id(1)).await.unwrap(), Some(first.clone()));
         assert_eq!(store.open_lanes(10).await.unwrap(), [lane(1)]);
-        let known = store.recall("servicenow", &used("k", "body", 1)).await.unwrap();
+        let known = store.find_by_key("servicenow", &used("k", "body", 1)).await.unwrap();
         assert!(matches!(known, Some(Accepted::Replayed(operation)) if *operation == first));
     })
     .await;
@@ -104,8 +104,8 @@ async fn records_of_no_other_verb_are_chained_and_durable_too() {
             repeated: None,
         };
         let entry = Entry { at: at(0), trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()), event };
-        store.record(vec![entry.clone(), entry]).await.unwrap();
-        store.record(vec![]).await.unwrap();
+        store.append_records(vec![entry.clone(), entry]).await.unwrap();
+        store.append_records(vec![]).await.unwrap();
         store.probe().await.unwrap();
         let store = fixture.reopen(store).await;
         assert_eq!(trail(&*store).await.iter().filter(|record| record["event"] == "denied").count(), 2);

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use postern::{
     domain::{ConfigurationId, Failure, FailureCode, Operation, State},
     retention::Retention,
-    store::{Accepted, Claim, Forgetting, Store},
+    store::{Accepted, Claim, Purge, Store},
 };
 use sqlx::{Connection, migrate::Migrator};
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,8 @@ use crate::fixture::{
 const LONG: Duration = Duration::from_mins(1);
 
 /// Removes operations that ended before one time, and keys that expired by another.
-fn forgetting(ended_before: i64, keys_expired_by: i64) -> Forgetting {
-    Forgetting { ended_before: at(ended_before), keys_expired_by: at(keys_expired_by), limit: 100 }
+fn forgetting(ended_before: i64, keys_expired_by: i64) -> Purge {
+    Purge { ended_before: at(ended_before), keys_expired_by: at(keys_expired_by), limit: 100 }
 }
 
 /// Ends everything that is pending on a lane, at this time.
@@ -50,14 +50,14 @@ async fn what_ended_before_is_forgotten_and_nothing_else() {
         accept(&*store, &lane(2), [6]).await;
         let running = turn(&*store, claim(&lane(2), "a", 0)).await;
         let before = trail(&*store).await;
-        assert_eq!(store.forget(forgetting(99, 0)).await.unwrap(), 0);
-        assert_eq!(store.forget(forgetting(100, 0)).await.unwrap(), 1);
+        assert_eq!(store.purge(forgetting(99, 0)).await.unwrap(), 0);
+        assert_eq!(store.purge(forgetting(100, 0)).await.unwrap(), 1);
         assert_eq!(ids_of(&*store).await, [1, 2, 3, 5, 6].map(id));
-        assert_eq!(store.forget(forgetting(200, 0)).await.unwrap(), 2);
+        assert_eq!(store.purge(forgetting(200, 0)).await.unwrap(), 2);
         assert_eq!(ids_of(&*store).await, [3, 5, 6].map(id));
         // However old: queued and running operations have not ended.
-        assert_eq!(store.forget(forgetting(1_000_000, 0)).await.unwrap(), 1);
-        assert_eq!(store.forget(forgetting(1_000_000, 0)).await.unwrap(), 0);
+        assert_eq!(store.purge(forgetting(1_000_000, 0)).await.unwrap(), 1);
+        assert_eq!(store.purge(forgetting(1_000_000, 0)).await.unwrap(), 0);
         assert_eq!((state(&*store, 5).await, state(&*store, 6).await), ("queued", "running"));
         assert_eq!(trail(&*store).await, before);
         // The lane still knows what it left.
@@ -75,15 +75,15 @@ async fn an_operation_stays_as_long_as_its_key_is_remembered() {
         store.accept(keyed(operation(1, &lane(1)), "k", "body", 0)).await.unwrap();
         end(&*store, &lane(1), 100).await;
         store.accept(keyed(operation(2, &lane(2)), "pending", "body", 0)).await.unwrap();
-        assert_eq!(store.forget(forgetting(1_000, 3_599)).await.unwrap(), 0);
-        let known = store.recall("servicenow", &used("k", "body", 3_599)).await.unwrap();
+        assert_eq!(store.purge(forgetting(1_000, 3_599)).await.unwrap(), 0);
+        let known = store.find_by_key("servicenow", &used("k", "body", 3_599)).await.unwrap();
         assert!(matches!(known, Some(Accepted::Replayed(operation)) if operation.id == id(1)));
         // Two keys and one operation.
-        assert_eq!(store.forget(forgetting(1_000, 3_600)).await.unwrap(), 3);
+        assert_eq!(store.purge(forgetting(1_000, 3_600)).await.unwrap(), 3);
         assert_eq!(ids_of(&*store).await, [id(2)]);
         // Even as of a time before their expiry: they are gone.
         for key in ["k", "pending"] {
-            assert!(store.recall("servicenow", &used(key, "body", 1)).await.unwrap().is_none());
+            assert!(store.find_by_key("servicenow", &used(key, "body", 1)).await.unwrap().is_none());
         }
         assert!(matches!(store.accept(keyed(operation(3, &lane(1)), "k", "else", 1)).await.unwrap(), Accepted::New));
     })
@@ -100,10 +100,10 @@ async fn a_step_removes_no_more_than_its_limit_and_the_oldest_first() {
             store.accept(keyed(operation(u128::from(number), &place), &key, "body", seconds)).await.unwrap();
             end(&*store, &place, 100 - seconds).await;
         }
-        let step = Forgetting { limit: 3, ..forgetting(1_000, 10_000) };
+        let step = Purge { limit: 3, ..forgetting(1_000, 10_000) };
         let mut left = Vec::new();
         for expected in [3, 3, 2, 0] {
-            assert_eq!(store.forget(step).await.unwrap(), expected);
+            assert_eq!(store.purge(step).await.unwrap(), expected);
             left.push(ids_of(&*store).await);
         }
         let all: Vec<_> = (1..=4).map(id).collect();
@@ -130,10 +130,10 @@ async fn operations_that_ended_under_an_earlier_schema_are_forgotten_too() {
         ];
         begin_with_the_first_schema(&fixture, &operations).await;
         let store = fixture.open().await;
-        assert_eq!(store.forget(forgetting(100, 0)).await.unwrap(), 0, "{kind:?}");
+        assert_eq!(store.purge(forgetting(100, 0)).await.unwrap(), 0, "{kind:?}");
         let kept: Vec<_> = all(&*store).await.into_iter().rev().collect();
         assert_eq!(kept, operations, "{kind:?}");
-        assert_eq!(store.forget(forgetting(101, 0)).await.unwrap(), 3, "{kind:?}");
+        assert_eq!(store.purge(forgetting(101, 0)).await.unwrap(), 3, "{kind:?}");
         assert_eq!(ids_of(&*store).await, [id(4), id(5)]);
         let taken_up = Operation { state: State::Running { started_at: at(2) }, ..operation(5, &lane(1)) };
         let turn = turn(&*store, claim(&lane(1), "a", 2)).await;
@@ -186,11 +186,11 @@ async fn replicas_that_forget_at_once_share_the_work() {
     let used = |number: u128, key: u128, now| keyed(operation(number, &lane(1)), &key.to_string(), "body", now);
     join_all((1..=600).map(|number| a.accept(used(number, number, 0)))).await;
     end(&*a, &lane(1), 100).await;
-    let step = Forgetting { limit: 10, ..forgetting(1_000, 4_000) };
+    let step = Purge { limit: 10, ..forgetting(1_000, 4_000) };
     let forget = async |store: &dyn Store, from: u128| {
         let (mut removed, mut new) = (0, 0);
         for round in 0..150 {
-            removed += store.forget(step).await.unwrap();
+            removed += store.purge(step).await.unwrap();
             // Both reuse the same expired keys while they are being removed.
             let again = store.accept(used(from + round, 600 - 4 * round, 5_000)).await.unwrap();
             assert!(matches!(again, Accepted::New | Accepted::Replayed(_)), "{again:?}");

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use postern::{
-    audit::{Entry, Event, Marks},
-    store::{AuditQuery, Filed, Following, Store},
+    audit::{Entry, Event, IndexFields},
+    store::{AuditQuery, SinkClaim, Store, StoredRecord},
 };
 
 use crate::fixture::{accept, at, cancellation, claim, each, id, lane, minutes, settle, trail, turn};
 
 async fn found(store: &dyn Store, query: AuditQuery) -> Vec<String> {
     let query = AuditQuery { limit: if query.limit == 0 { 100 } else { query.limit }, ..query };
-    let event = |filed: &Filed| {
+    let event = |filed: &StoredRecord| {
         let record: serde_json::Value = serde_json::from_str(&filed.text).unwrap();
         record["event"].as_str().unwrap().to_owned()
     };
@@ -58,9 +58,10 @@ async fn records_are_found_by_time_and_read_on_from_a_position() {
         };
         let entry = |seconds| Entry { at: at(seconds), trace_id: None, event: event.clone() };
         // Not in order of their times, as replicas with differing clocks would write them.
-        store.record([3, 1, 2, 5, 4].map(entry).into()).await.unwrap();
+        store.append_records([3, 1, 2, 5, 4].map(entry).into()).await.unwrap();
         let between = AuditQuery { from: Some(at(2)), to: Some(at(5)), limit: 10, ..AuditQuery::default() };
-        let times = |filed: &[Filed]| filed.iter().map(|it| Marks::read(&it.text).unwrap().at).collect::<Vec<_>>();
+        let times =
+            |filed: &[StoredRecord]| filed.iter().map(|it| IndexFields::read(&it.text).unwrap().at).collect::<Vec<_>>();
         let all = store.records(&between).await.unwrap();
         assert_eq!(times(&all), [3, 2, 4].map(at));
         let mut read = Vec::new();
@@ -80,40 +81,40 @@ async fn the_end_of_the_chain_is_told_until_an_opening_names_it() {
     each(async |fixture| {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1]).await;
-        let ends = store.ends().await.unwrap();
+        let ends = store.chain_heads().await.unwrap();
         let newest = trail(&*store).await.pop().unwrap();
         assert_eq!((ends.len(), ends[0].sequence), (1, 2));
         assert_eq!(newest["hash"], ends[0].hash);
-        assert_eq!(store.own_end().await.unwrap().as_ref(), ends.first());
+        assert_eq!(store.own_chain_head().await.unwrap().as_ref(), ends.first());
         let store = fixture.reopen(store).await;
-        let ends = store.ends().await.unwrap();
+        let ends = store.chain_heads().await.unwrap();
         assert_eq!((ends.len(), ends[0].sequence), (1, 1), "the opening has named the end of the chain before");
-        assert_eq!(store.own_end().await.unwrap().as_ref(), ends.first());
+        assert_eq!(store.own_chain_head().await.unwrap().as_ref(), ends.first());
     })
     .await;
 }
 
-fn following(owner: &str, delivered: Option<i64>, ttl: Duration) -> Following {
-    Following { sink: "file".to_owned(), owner: owner.to_owned(), ttl, delivered }
+fn following(owner: &str, delivered: Option<i64>, ttl: Duration) -> SinkClaim {
+    SinkClaim { sink: "file".to_owned(), owner: owner.to_owned(), ttl, delivered }
 }
 
 #[tokio::test]
 async fn one_owner_at_a_time_delivers_to_a_sink_and_the_next_goes_on_where_it_ended() {
     each(async |fixture| {
         let store = fixture.open().await;
-        let mine = |delivered| store.follow(following("a", delivered, minutes(1)));
+        let mine = |delivered| store.claim_sink(following("a", delivered, minutes(1)));
         assert_eq!(mine(None).await.unwrap(), Some(0));
-        assert_eq!(store.follow(following("b", None, minutes(1))).await.unwrap(), None);
+        assert_eq!(store.claim_sink(following("b", None, minutes(1))).await.unwrap(), None);
         assert_eq!(mine(Some(7)).await.unwrap(), Some(7));
         assert_eq!(mine(Some(5)).await.unwrap(), Some(7), "it never goes back");
-        let other = Following { sink: "otlp".to_owned(), ..following("b", Some(2), minutes(1)) };
-        assert_eq!(store.follow(other).await.unwrap(), Some(2), "every sink has a turn of its own");
-        assert_eq!(store.follow(following("a", Some(9), Duration::ZERO)).await.unwrap(), Some(9));
-        assert_eq!(store.follow(following("b", None, minutes(1))).await.unwrap(), Some(9));
+        let other = SinkClaim { sink: "otlp".to_owned(), ..following("b", Some(2), minutes(1)) };
+        assert_eq!(store.claim_sink(other).await.unwrap(), Some(2), "every sink has a turn of its own");
+        assert_eq!(store.claim_sink(following("a", Some(9), Duration::ZERO)).await.unwrap(), Some(9));
+        assert_eq!(store.claim_sink(following("b", None, minutes(1))).await.unwrap(), Some(9));
         assert_eq!(mine(Some(12)).await.unwrap(), None);
-        assert_eq!(store.follow(following("b", None, minutes(1))).await.unwrap(), Some(9));
+        assert_eq!(store.claim_sink(following("b", None, minutes(1))).await.unwrap(), Some(9));
         let store = fixture.reopen(store).await;
-        assert_eq!(store.follow(following("b", None, Duration::ZERO)).await.unwrap(), Some(9));
+        assert_eq!(store.claim_sink(following("b", None, Duration::ZERO)).await.unwrap(), Some(9));
     })
     .await;
 }

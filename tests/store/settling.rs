@@ -1,7 +1,7 @@
 //! Ending operations.
 
 use futures_util::future::join_all;
-use postern::store::{Announced, Error, Intent, Part, PolicySetsSeen, Settlement};
+use postern::store::{Error, Intent, Part, PolicySetsSeen, Settlement, UnsettledWrites};
 
 use crate::fixture::{
     accept, acceptance, all, announced, cancellation, claim, each, id, ids, is_about, lane, minutes, operation,
@@ -52,7 +52,7 @@ async fn a_settlement_may_keep_the_lane_for_more_of_the_turn() {
 }
 
 #[tokio::test]
-async fn what_comes_from_policy_sets_is_remembered_and_its_loss_is_on_record_with_it() {
+async fn policy_set_assignments_and_the_record_of_their_loss_are_stored_together() {
     each(async |fixture| {
         let store = fixture.open().await;
         let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
@@ -88,7 +88,7 @@ async fn a_write_stays_announced_as_it_is_known_until_the_last_part_of_its_settl
         let (first, second) = held.operations.split_at(1);
         let (second, third) = second.split_at(1);
         let intent = told.intent.unwrap();
-        let known = Announced { intent: Some(Intent { write: Some(intent.effect()), ..intent }), ..told };
+        let known = UnsettledWrites { intent: Some(Intent { write: Some(intent.effect()), ..intent }), ..told };
         let part = Settlement { keep: Some(minutes(50)), part: Part::First(known.clone()), ..settlement(first, 4) };
         let kept = store.settle(held.lease, part).await.unwrap().unwrap();
         let further = Settlement { keep: Some(minutes(50)), part: Part::Further, ..settlement(second, 5) };
@@ -99,7 +99,7 @@ async fn a_write_stays_announced_as_it_is_known_until_the_last_part_of_its_settl
         assert_eq!((ids(&next.operations), next.announced), (ids(third), known));
         assert!(store.settle(next.lease, settlement(third, 52)).await.unwrap().is_none());
         accept(&*store, &lane(1), [4]).await;
-        assert_eq!(turn(&*store, claim(&lane(1), "c", 53)).await.announced, Announced::default());
+        assert_eq!(turn(&*store, claim(&lane(1), "c", 53)).await.announced, UnsettledWrites::default());
     })
     .await;
 }

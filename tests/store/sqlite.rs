@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use postern::{
     clock::Clock,
     domain::State,
-    store::{Acceptance, Accepted, Bounds, Error, Forgetting, Full, Run, Sqlite, Store},
+    store::{Acceptance, Accepted, Error, LimitReached, PendingLimits, Purge, Run, Sqlite, Store},
 };
 use sqlx::{Connection, SqliteConnection, migrate::Migrator};
 
@@ -181,12 +181,12 @@ async fn leases_of_an_earlier_run_are_void_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_undone_together_leaves_no_room_behind() {
+async fn a_rolled_back_commit_frees_no_capacity() {
     let fixture = fixture().await;
     let store = fixture.open().await;
     accept(&*store, &lane(1), 1..=3).await;
-    let bounds = Bounds { of_configuration: 3, in_all: 1_000 };
-    let bounded = |number| Acceptance { bounds, ..acceptance(operation(number, &lane(1))) };
+    let limits = PendingLimits { per_configuration: 3, total: 1_000 };
+    let bounded = |number| Acceptance { limits, ..acceptance(operation(number, &lane(1))) };
     let mut other = SqliteConnection::connect(&format!("sqlite:{}", fixture.path().display())).await.unwrap();
     let broken =
         "CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'broken'); END; BEGIN IMMEDIATE";
@@ -200,11 +200,14 @@ async fn what_is_undone_together_leaves_no_room_behind() {
     assert!(!matches!(accepted, Ok(Accepted::New)), "{accepted:?}");
     sqlx::raw_sql("DROP TRIGGER broken").execute(&mut other).await.unwrap();
     let full = store.accept(bounded(5)).await;
-    assert!(matches!(full, Ok(Accepted::Full(Full::Configuration))), "three are pending, but: {full:?}");
+    assert!(
+        matches!(full, Ok(Accepted::LimitReached(LimitReached::Configuration))),
+        "three are pending, but: {full:?}"
+    );
 }
 
 #[tokio::test]
-async fn what_a_key_stands_for_is_kept_since_an_earlier_version() {
+async fn operations_behind_unexpired_keys_survive_a_migration() {
     let fixture = fixture().await;
     let url = format!("sqlite:{}?mode=rwc", fixture.path().display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();
@@ -231,8 +234,8 @@ async fn what_a_key_stands_for_is_kept_since_an_earlier_version() {
     connection.close().await.unwrap();
     let store = fixture.open().await;
     let forgotten = async |keys_expired_by| {
-        let forgetting = Forgetting { ended_before: at(20), keys_expired_by: at(keys_expired_by), limit: 100 };
-        store.forget(forgetting).await.unwrap()
+        let forgetting = Purge { ended_before: at(20), keys_expired_by: at(keys_expired_by), limit: 100 };
+        store.purge(forgetting).await.unwrap()
     };
     // The operation without a key; then a key; then the other key with its operation.
     assert_eq!([forgotten(49).await, forgotten(99).await, forgotten(100).await], [1, 1, 2]);

@@ -3,11 +3,11 @@
 use futures_util::future::join_all;
 use postern::{
     domain::{
-        Change, Difference, Operation, Reversal, State, Target, Wanted,
-        operation::{Ending, Submission, Until, UntilState},
+        Change, DesiredAssignment, Difference, Operation, Reversal, State, Target,
+        operation::{Submission, SuccessEvidence, Until, UntilState},
         reversal::Cause,
     },
-    store::{Acceptance, Accepted, Due, Forgetting, Release, Settlement, Store},
+    store::{Acceptance, Accepted, DueQuery, Purge, Settlement, Store, UntilSettlement},
 };
 use uuid::Uuid;
 
@@ -26,33 +26,33 @@ fn ending(number: u128, place: u8, until: i64) -> Operation {
 /// The operation of this number, which reverts another, and carries out its `until` if that is the cause.
 fn undoing(number: u128, original: &Operation, cause: Cause) -> Acceptance {
     let target = Target::Group(Uuid::from_u128(1).to_string().parse().unwrap());
-    let added = vec![Wanted { target, filter: None }];
+    let added = vec![DesiredAssignment { target, filter: None }];
     let difference = Difference { added, after: 1, ..Difference::default() };
-    let end = Ending { at: at(1), difference, before: digest("b"), after: digest("a"), write: None };
+    let end = SuccessEvidence { at: at(1), difference, before: digest("b"), after: digest("a"), write: None };
     let state = State::Queued.start(at(0)).unwrap().succeed(end).unwrap();
     let done = Operation { state, ..original.clone() };
     let change = Change::Revert(Reversal::of(&done, cause).unwrap());
     let undoing = operation(number, &original.submission.configuration);
     let undoing = Operation { submission: Submission { change, ..undoing.submission }, ..undoing };
     let ends = (cause == Cause::Until).then_some(original.id);
-    Acceptance { ends, ..acceptance(undoing) }
+    Acceptance { carries_out_until_of: ends, ..acceptance(undoing) }
 }
 
-fn due(by: i64) -> Due {
-    Due { by: at(by), after: None, limit: 100 }
+fn due(by: i64) -> DueQuery {
+    DueQuery { by: at(by), after: None, limit: 100 }
 }
 
-async fn due_ids(store: &dyn Store, due: Due) -> Vec<postern::domain::OperationId> {
-    ids(&store.due(due).await.unwrap())
+async fn due_ids(store: &dyn Store, due: DueQuery) -> Vec<postern::domain::OperationId> {
+    ids(&store.due_untils(due).await.unwrap())
 }
 
-fn release(number: u128, state: UntilState) -> Release {
+fn release(number: u128, state: UntilState) -> UntilSettlement {
     let entry = cancellation(number, 7).entry;
-    Release { operation: id(number), state, entry: (state == UntilState::CalledOff).then_some(entry) }
+    UntilSettlement { operation: id(number), state, entry: (state == UntilState::CalledOff).then_some(entry) }
 }
 
 async fn until_of(store: &dyn Store, number: u128) -> Option<UntilState> {
-    store.sequel(id(number)).await.unwrap().until
+    store.follow_ups(id(number)).await.unwrap().until
 }
 
 #[tokio::test]
@@ -63,12 +63,12 @@ async fn ends_are_due_in_their_order_and_page_by_page() {
             store.accept(acceptance(ending(number, 1, until))).await.unwrap();
         }
         store.accept(acceptance(operation(6, &lane(1)))).await.unwrap();
-        assert!(store.due(due(9)).await.unwrap().is_empty());
+        assert!(store.due_untils(due(9)).await.unwrap().is_empty());
         assert_eq!(due_ids(&*store, due(10)).await, [id(2)]);
         assert_eq!(due_ids(&*store, due(30)).await, [2, 3, 4, 1].map(id));
-        assert_eq!(due_ids(&*store, Due { limit: 2, ..due(30) }).await, [2, 3].map(id));
-        assert_eq!(due_ids(&*store, Due { after: Some((at(20), id(3))), ..due(30) }).await, [4, 1].map(id));
-        assert_eq!(store.due(due(10)).await.unwrap()[0], ending(2, 1, 10));
+        assert_eq!(due_ids(&*store, DueQuery { limit: 2, ..due(30) }).await, [2, 3].map(id));
+        assert_eq!(due_ids(&*store, DueQuery { after: Some((at(20), id(3))), ..due(30) }).await, [4, 1].map(id));
+        assert_eq!(store.due_untils(due(10)).await.unwrap()[0], ending(2, 1, 10));
         assert_eq!((until_of(&*store, 1).await, until_of(&*store, 6).await), (Some(UntilState::Ahead), None));
         let store = fixture.reopen(store).await;
         assert_eq!(due_ids(&*store, due(30)).await, [2, 3, 4, 1].map(id));
@@ -84,15 +84,18 @@ async fn an_end_is_settled_once_with_the_acceptance_that_carries_it_out() {
         store.accept(acceptance(original.clone())).await.unwrap();
         assert!(matches!(store.accept(undoing(2, &original, Cause::Until)).await.unwrap(), Accepted::New));
         let before = trail(&*store).await;
-        assert!(matches!(store.accept(undoing(3, &original, Cause::Until)).await.unwrap(), Accepted::Over));
-        assert!(!store.release(release(1, UntilState::CalledOff)).await.unwrap());
+        assert!(matches!(
+            store.accept(undoing(3, &original, Cause::Until)).await.unwrap(),
+            Accepted::EndAlreadySettled
+        ));
+        assert!(!store.settle_without_reversal(release(1, UntilState::CalledOff)).await.unwrap());
         assert_eq!(trail(&*store).await, before, "what comes too late leaves no record");
         assert!(store.operation(id(3)).await.unwrap().is_none());
-        assert!(store.due(due(99)).await.unwrap().is_empty());
+        assert!(store.due_untils(due(99)).await.unwrap().is_empty());
         // A caller may still revert it.
         assert!(matches!(store.accept(undoing(4, &original, Cause::Asked)).await.unwrap(), Accepted::New));
         let store = fixture.reopen(store).await;
-        let sequel = store.sequel(id(1)).await.unwrap();
+        let sequel = store.follow_ups(id(1)).await.unwrap();
         assert_eq!((sequel.until, ids(&sequel.reversals)), (Some(UntilState::Reverted(id(2))), vec![id(4), id(2)]));
     })
     .await;
@@ -146,14 +149,17 @@ async fn an_end_that_is_called_off_is_neither_due_nor_carried_out() {
         let original = ending(1, 1, 10);
         store.accept(acceptance(original.clone())).await.unwrap();
         store.accept(acceptance(operation(2, &lane(1)))).await.unwrap();
-        assert!(store.release(release(1, UntilState::CalledOff)).await.unwrap());
-        assert!(!store.release(release(1, UntilState::CalledOff)).await.unwrap());
+        assert!(store.settle_without_reversal(release(1, UntilState::CalledOff)).await.unwrap());
+        assert!(!store.settle_without_reversal(release(1, UntilState::CalledOff)).await.unwrap());
         for without in [2, 3] {
-            assert!(!store.release(release(without, UntilState::Moot)).await.unwrap());
+            assert!(!store.settle_without_reversal(release(without, UntilState::Moot)).await.unwrap());
         }
         assert_eq!(records_of(&*store, "cancelled").await.len(), 1);
-        assert!(store.due(due(99)).await.unwrap().is_empty());
-        assert!(matches!(store.accept(undoing(4, &original, Cause::Until)).await.unwrap(), Accepted::Over));
+        assert!(store.due_untils(due(99)).await.unwrap().is_empty());
+        assert!(matches!(
+            store.accept(undoing(4, &original, Cause::Until)).await.unwrap(),
+            Accepted::EndAlreadySettled
+        ));
         assert_eq!(until_of(&*store, 1).await, Some(UntilState::CalledOff));
         assert_eq!(store.operation(id(1)).await.unwrap(), Some(original), "what was asked stays as it was asked");
     })
@@ -177,7 +183,7 @@ async fn of_all_who_carry_an_end_out_or_call_it_off_at_once_one_does() {
             let (a, b, c) = tokio::join!(
                 one.accept(ends(1_000 + number)),
                 two.accept(ends(2_000 + number)),
-                two.release(release(number, UntilState::CalledOff)),
+                two.settle_without_reversal(release(number, UntilState::CalledOff)),
             );
             let accepted = [a.unwrap(), b.unwrap()].iter().filter(|it| matches!(it, Accepted::New)).count();
             assert_eq!(accepted + usize::from(c.unwrap()), 1, "{kind:?} {number}");
@@ -197,12 +203,15 @@ async fn an_operation_is_kept_while_its_end_is_ahead() {
         let held = turn(&*store, claim(&lane(1), "a", 0)).await;
         let ended: Settlement = settlement(&held.operations, 5);
         store.settle(held.lease, ended).await.unwrap();
-        let old = Forgetting { ended_before: at(1_000_000), keys_expired_by: at(0), limit: 100 };
-        assert_eq!(store.forget(old).await.unwrap(), 0);
-        assert!(store.release(release(1, UntilState::Moot)).await.unwrap());
-        assert_eq!(store.forget(old).await.unwrap(), 1);
-        assert!(store.sequel(id(1)).await.unwrap().until.is_none());
-        assert!(matches!(store.accept(undoing(2, &original, Cause::Until)).await.unwrap(), Accepted::Over));
+        let old = Purge { ended_before: at(1_000_000), keys_expired_by: at(0), limit: 100 };
+        assert_eq!(store.purge(old).await.unwrap(), 0);
+        assert!(store.settle_without_reversal(release(1, UntilState::Moot)).await.unwrap());
+        assert_eq!(store.purge(old).await.unwrap(), 1);
+        assert!(store.follow_ups(id(1)).await.unwrap().until.is_none());
+        assert!(matches!(
+            store.accept(undoing(2, &original, Cause::Until)).await.unwrap(),
+            Accepted::EndAlreadySettled
+        ));
     })
     .await;
 }
@@ -219,32 +228,32 @@ async fn what_undid_an_operation_whose_end_is_ahead_is_not_removed() {
         store.accept(undoing(3, &reversal, Cause::Asked)).await.unwrap();
         let held = turn(&*store, claim(&lane(1), "a", 0)).await;
         store.settle(held.lease, settlement(&held.operations, 5)).await.unwrap();
-        let old = Forgetting { ended_before: at(1_000), keys_expired_by: at(1_000), limit: 100 };
-        assert_eq!(store.forget(old).await.unwrap(), 0);
-        assert_eq!(ids(&store.sequel(id(1)).await.unwrap().reversals), [id(2)]);
-        assert_eq!(ids(&store.sequel(id(2)).await.unwrap().reversals), [id(3)]);
-        assert!(store.release(release(1, UntilState::Moot)).await.unwrap());
-        assert_eq!(store.forget(old).await.unwrap(), 3);
+        let old = Purge { ended_before: at(1_000), keys_expired_by: at(1_000), limit: 100 };
+        assert_eq!(store.purge(old).await.unwrap(), 0);
+        assert_eq!(ids(&store.follow_ups(id(1)).await.unwrap().reversals), [id(2)]);
+        assert_eq!(ids(&store.follow_ups(id(2)).await.unwrap().reversals), [id(3)]);
+        assert!(store.settle_without_reversal(release(1, UntilState::Moot)).await.unwrap());
+        assert_eq!(store.purge(old).await.unwrap(), 3);
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_is_being_undone_is_not_removed_before_that_has_ended() {
+async fn an_operation_is_kept_until_its_pending_reversal_has_ended() {
     each(async |fixture| {
         let store = fixture.open().await;
         let original = ending(1, 1, 9_999);
         store.accept(acceptance(original.clone())).await.unwrap();
         let held = turn(&*store, claim(&lane(1), "a", 0)).await;
         store.settle(held.lease, settlement(&held.operations, 5)).await.unwrap();
-        let reversal = Acceptance { ends: Some(id(1)), ..undoing(2, &original, Cause::Until) };
+        let reversal = Acceptance { carries_out_until_of: Some(id(1)), ..undoing(2, &original, Cause::Until) };
         assert!(matches!(store.accept(reversal).await.unwrap(), Accepted::New));
         // Whoever wants to stop the reversal may have to be somebody who could have approved the original.
-        let old = Forgetting { ended_before: at(1_000), keys_expired_by: at(1_000), limit: 100 };
-        assert_eq!(store.forget(old).await.unwrap(), 0);
+        let old = Purge { ended_before: at(1_000), keys_expired_by: at(1_000), limit: 100 };
+        assert_eq!(store.purge(old).await.unwrap(), 0);
         let held = turn(&*store, claim(&lane(1), "a", 10)).await;
         store.settle(held.lease, settlement(&held.operations, 15)).await.unwrap();
-        assert_eq!(store.forget(old).await.unwrap(), 2);
+        assert_eq!(store.purge(old).await.unwrap(), 2);
     })
     .await;
 }

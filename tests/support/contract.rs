@@ -144,7 +144,7 @@ impl Contract {
 
 /// Whether an object is sent or received.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Direction {
     Request,
     Answer,
 }
@@ -152,7 +152,7 @@ enum Way {
 /// Checks one object and collects its faults.
 struct Judge<'c> {
     contract: &'c Contract,
-    way: Way,
+    direction: Direction,
     faults: Vec<String>,
 }
 
@@ -167,12 +167,12 @@ pub(crate) fn faults(call: &Value, ours: Ours) -> Vec<String> {
     }
     let contract = Contract::of(version);
     let operation = contract.operation(text("method"), &format!("/{path}"));
-    let mut judge = Judge { contract: &contract, way: Way::Request, faults: Vec::new() };
+    let mut judge = Judge { contract: &contract, direction: Direction::Request, faults: Vec::new() };
     if ours == Ours::Yes {
         judge.request(call, operation);
     }
     if call["fault"] != "answer" && !call["status"].is_null() {
-        judge.way = Way::Answer;
+        judge.direction = Direction::Answer;
         judge.answer(call, operation);
     }
     judge.faults
@@ -270,7 +270,7 @@ impl Judge<'_> {
             "boolean" => value.is_boolean(),
             "int32" => value.as_i64().is_some_and(|number| i32::try_from(number).is_ok()),
             "guid" => text.is_some_and(|text| uuid::Uuid::try_parse(text).is_ok()),
-            "date" => text.is_some_and(|text| is_moment(text, self.way)),
+            "date" => text.is_some_and(|text| is_moment(text, self.direction)),
             of => {
                 let Members { flags, names } = &self.contract.enums[of];
                 let known = |name: &str| names.iter().any(|known| known == name);
@@ -290,7 +290,7 @@ impl Judge<'_> {
             Some(kind) if kind == declared && !is_target => kind,
             Some(kind) if kind != declared && self.contract.derives(kind, declared) => kind,
             Some(_) => return self.fault(format!("{place} cannot be a {named:?}")),
-            None if is_target || (self.way == Way::Request && !declared.ends_with("Parameters")) => {
+            None if is_target || (self.direction == Direction::Request && !declared.ends_with("Parameters")) => {
                 return self.fault(format!("{place} does not name its type: {value}"));
             }
             None => declared,
@@ -313,7 +313,8 @@ impl Judge<'_> {
 }
 
 /// An RFC 3339 timestamp; Graph's errors omit the zone.
-fn is_moment(text: &str, way: Way) -> bool {
-    let zoneless = way == Way::Answer && text.parse::<jiff::civil::DateTime>().is_ok() && !text.ends_with('Z');
+fn is_moment(text: &str, direction: Direction) -> bool {
+    let zoneless =
+        direction == Direction::Answer && text.parse::<jiff::civil::DateTime>().is_ok() && !text.ends_with('Z');
     zoneless || text.parse::<jiff::Timestamp>().is_ok()
 }

@@ -48,7 +48,7 @@ async fn a_token_that_is_refused_anyway_causes_no_fetch() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_down_is_bridged_by_its_last_good_keys_for_a_day() {
+async fn last_good_keys_are_used_for_a_day_while_the_issuer_is_down() {
     let mut world = World::new();
     world.token(&honest()).await.unwrap();
     let huge = "x".repeat(300 * 1024);
@@ -71,7 +71,7 @@ async fn an_issuer_that_is_down_is_bridged_by_its_last_good_keys_for_a_day() {
 }
 
 #[tokio::test]
-async fn whether_an_unknown_key_is_known_by_now_is_open_while_the_issuer_is_down() {
+async fn an_unknown_key_gives_keys_unavailable_while_the_issuer_is_down() {
     let mut world = World::new();
     world.token(&honest()).await.unwrap();
     world.entra.fail(503, "");

@@ -13,13 +13,13 @@ use sqlx::PgConnection;
 
 use super::{
     super::{
-        Acceptance, Accepted, Error, Full, IdempotencyKey,
-        ledger::Ledger,
-        room::{Pending, Room, Wait},
+        Acceptance, Accepted, Error, IdempotencyKey, LimitReached,
+        audit_batch::AuditBatch,
+        capacity::{Pending, PendingCapacity, Wait},
         rows::{approval_until, destination, micros, reverts, to_json, until_at},
-        writer::Failed,
+        writer::TransactionError,
     },
-    ends, failed, read, rows,
+    failed, read, rows, unleased,
 };
 use crate::{
     clock::Clock,
@@ -37,56 +37,56 @@ type First<'a> = (&'a Acceptance, &'a IdempotencyKey);
 
 /// Room for acceptances, as far as known here: by a recent count, and what this process has accepted since.
 #[derive(Debug)]
-pub(super) struct Counted {
-    room: Option<Room>,
+pub(super) struct CapacityCache {
+    capacity: Option<PendingCapacity>,
     at: Duration,
     clock: Clock,
 }
 
-impl Counted {
+impl CapacityCache {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { room: None, at: Duration::ZERO, clock }
+        Self { capacity: None, at: Duration::ZERO, clock }
     }
 
     /// To be called if the transaction failed: places taken in it are free, and operations that ended in it have not ended.
-    pub(super) fn forget(&mut self) {
-        self.room = None;
+    pub(super) fn invalidate(&mut self) {
+        self.capacity = None;
     }
 
-    fn forget_if_old(&mut self) {
+    fn invalidate_if_stale(&mut self) {
         if self.clock.elapsed().saturating_sub(self.at) >= COUNT_HOLDS {
-            self.room = None;
+            self.capacity = None;
         }
     }
 
     /// Takes a place for an acceptance. `new` are those of this transaction that have a place and are not stored yet.
-    async fn take(
+    async fn reserve(
         &mut self,
         connection: &mut PgConnection,
         (new, counted): (&[&Acceptance], &mut bool),
         acceptance: &Acceptance,
-    ) -> Result<Option<Full>, Failed> {
-        let full = self.room.as_mut().map_or(Some(Full::Everything), |room| room.take(acceptance));
+    ) -> Result<Option<LimitReached>, TransactionError> {
+        let full = self.capacity.as_mut().map_or(Some(LimitReached::Total), |capacity| capacity.reserve(acceptance));
         if full.is_none() || *counted {
             return Ok(full);
         }
         // Operations that have ended since the last count may have made room.
         *counted = true;
         self.at = self.clock.elapsed();
-        let room = self.room.insert(pending(connection).await?);
+        let capacity = self.capacity.insert(pending(connection).await?);
         for accepted in new {
-            room.add(accepted);
+            capacity.add(accepted);
         }
-        Ok(room.take(acceptance))
+        Ok(capacity.reserve(acceptance))
     }
 }
 
 pub(super) async fn accept(
     connection: &mut PgConnection,
-    ledger: &mut Ledger,
-    room: &mut Counted,
+    audit: &mut AuditBatch,
+    capacity: &mut CapacityCache,
     acceptances: &[&Acceptance],
-) -> Result<Vec<Accepted>, Failed> {
+) -> Result<Vec<Accepted>, TransactionError> {
     let mut firsts: BTreeMap<Name<'_>, First<'_>> = BTreeMap::new();
     for acceptance in acceptances {
         if let Some(key) = &acceptance.key {
@@ -96,8 +96,8 @@ pub(super) async fn accept(
     let taken = take_keys(connection, &firsts).await?;
     let mut accepted = Vec::with_capacity(acceptances.len());
     let mut new = Vec::with_capacity(acceptances.len());
-    let mut refused: HashMap<OperationId, Full> = HashMap::new();
-    room.forget_if_old();
+    let mut refused: HashMap<OperationId, LimitReached> = HashMap::new();
+    capacity.invalidate_if_stale();
     let mut counted = false;
     for acceptance in acceptances {
         let known = match &acceptance.key {
@@ -109,7 +109,7 @@ pub(super) async fn accept(
                 match first {
                     Some(first) if is_taken && std::ptr::eq(first, *acceptance) => None,
                     Some(first) if is_taken => Some(match refused.get(&first.operation.id) {
-                        Some(full) => Accepted::Full(*full),
+                        Some(full) => Accepted::LimitReached(*full),
                         None => meet(first, key),
                     }),
                     Some(_) | None => Some(known(connection, name.0, key).await?),
@@ -120,21 +120,21 @@ pub(super) async fn accept(
             accepted.push(known);
             continue;
         }
-        if let Some(full) = room.take(connection, (&new, &mut counted), acceptance).await? {
+        if let Some(full) = capacity.reserve(connection, (&new, &mut counted), acceptance).await? {
             if acceptance.key.is_some() {
                 refused.insert(acceptance.operation.id, full);
             }
-            accepted.push(Accepted::Full(full));
+            accepted.push(Accepted::LimitReached(full));
             continue;
         }
-        if let Some(ended) = acceptance.ends
-            && !ends::settle_until(connection, ended, UntilState::Reverted(acceptance.operation.id)).await?
+        if let Some(ended) = acceptance.carries_out_until_of
+            && !unleased::settle_until(connection, ended, UntilState::Reverted(acceptance.operation.id)).await?
         {
-            accepted.push(Accepted::Over);
+            accepted.push(Accepted::EndAlreadySettled);
             continue;
         }
         new.push(*acceptance);
-        ledger.add(&acceptance.entry);
+        audit.add(&acceptance.entry);
         accepted.push(Accepted::New);
     }
     give_back(connection, refused.keys()).await?;
@@ -147,9 +147,13 @@ fn name_of<'a>(acceptance: &'a Acceptance, key: &'a IdempotencyKey) -> Name<'a> 
 }
 
 /// What a key stands for that was taken before.
-async fn known(connection: &mut PgConnection, caller: &str, key: &IdempotencyKey) -> Result<Accepted, Failed> {
-    let known = read::recall(connection, caller, key).await.map_err(Failed::Content)?;
-    let gone = || Failed::Content(Error::Unavailable("an idempotency key was forgotten just now".to_owned()));
+async fn known(
+    connection: &mut PgConnection,
+    caller: &str,
+    key: &IdempotencyKey,
+) -> Result<Accepted, TransactionError> {
+    let known = read::find_by_key(connection, caller, key).await.map_err(TransactionError::Content)?;
+    let gone = || TransactionError::Content(Error::Unavailable("an idempotency key was forgotten just now".to_owned()));
     known.ok_or_else(gone)
 }
 
@@ -157,7 +161,7 @@ async fn known(connection: &mut PgConnection, caller: &str, key: &IdempotencyKey
 async fn take_keys(
     connection: &mut PgConnection,
     firsts: &BTreeMap<Name<'_>, First<'_>>,
-) -> Result<BTreeSet<(String, String)>, Failed> {
+) -> Result<BTreeSet<(String, String)>, TransactionError> {
     if firsts.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -185,14 +189,14 @@ async fn take_keys(
     .await
     .map_err(failed)?;
     let name = |row| Ok((rows::column(row, "caller")?, rows::column(row, "key")?));
-    taken.iter().map(name).collect::<Result<_, Error>>().map_err(Failed::Content)
+    taken.iter().map(name).collect::<Result<_, Error>>().map_err(TransactionError::Content)
 }
 
 /// Frees the keys of acceptances for which there is no room.
 async fn give_back(
     connection: &mut PgConnection,
     refused: impl ExactSizeIterator<Item = &OperationId>,
-) -> Result<(), Failed> {
+) -> Result<(), TransactionError> {
     if refused.len() == 0 {
         return Ok(());
     }
@@ -205,7 +209,7 @@ async fn give_back(
 }
 
 /// Counts what is pending. Each half is served by a partial index on its state.
-async fn pending(connection: &mut PgConnection) -> Result<Room, Failed> {
+async fn pending(connection: &mut PgConnection) -> Result<PendingCapacity, TransactionError> {
     let found = sqlx::query_as(
         "SELECT configuration, count(*), FALSE FROM operations WHERE state IN ('queued', 'running') GROUP BY configuration
          UNION ALL
@@ -214,21 +218,21 @@ async fn pending(connection: &mut PgConnection) -> Result<Room, Failed> {
     .fetch_all(connection)
     .await
     .map_err(failed)?;
-    Ok(Room::new(found.into_iter().map(|(configuration, number, awaiting)| {
+    Ok(PendingCapacity::new(found.into_iter().map(|(configuration, number, awaiting)| {
         let wait = if awaiting { Wait::Approval } else { Wait::Turn };
         Pending { configuration, number, wait }
     })))
 }
 
-async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -> Result<(), Failed> {
+async fn insert_operations(connection: &mut PgConnection, new: &[&Acceptance]) -> Result<(), TransactionError> {
     if new.is_empty() {
         return Ok(());
     }
     let mut submissions = Vec::with_capacity(new.len());
     let mut fates = Vec::with_capacity(new.len());
     for Acceptance { operation, .. } in new {
-        submissions.push(to_json("submission", &operation.submission).map_err(Failed::Content)?);
-        fates.push(to_json("fate", &operation.state).map_err(Failed::Content)?);
+        submissions.push(to_json("submission", &operation.submission).map_err(TransactionError::Content)?);
+        fates.push(to_json("fate", &operation.state).map_err(TransactionError::Content)?);
     }
     let operations = || new.iter().map(|it| &it.operation);
     sqlx::query(

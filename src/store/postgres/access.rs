@@ -60,7 +60,7 @@ impl Access {
     async fn acquire(&self, pool: &PgPool) -> Result<PoolConnection<sqlx::Postgres>, Error> {
         let acquired = match pool.acquire().await {
             Err(error) if is_refused(&error) => {
-                self.renewed()?;
+                self.current_options()?;
                 pool.acquire().await
             }
             acquired => acquired,
@@ -69,12 +69,12 @@ impl Access {
     }
 
     /// A pool of one connection, for the listener. A new one each time: an old pool would wait for its silent connection.
-    pub(super) fn ears(&self) -> Result<PgPool, Error> {
-        Ok(pool(1, self.renewed()?))
+    pub(super) fn listener_pool(&self) -> Result<PgPool, Error> {
+        Ok(pool(1, self.current_options()?))
     }
 
     /// Reads the password anew, for all connections opened from now on.
-    fn renewed(&self) -> Result<PgConnectOptions, Error> {
+    fn current_options(&self) -> Result<PgConnectOptions, Error> {
         let options = options(&self.settings)?;
         for pool in [&self.readers, &self.of_trail] {
             pool.set_connect_options(options.clone());
@@ -84,19 +84,19 @@ impl Access {
 
     /// A connection on which the server enforces no bounds yet, as for migrations.
     pub(super) async fn connect(&self) -> Result<PgConnection, Error> {
-        let options = self.renewed()?;
+        let options = self.current_options()?;
         let connected = tokio::time::timeout(CONNECT_MAX, PgConnection::connect_with(&options)).await;
-        connected.map_err(|_elapsed| late())?.map_err(unavailable)
+        connected.map_err(|_elapsed| timed_out())?.map_err(unavailable)
     }
 
     /// Has the server enforce the bounds on a connection.
-    pub(super) async fn bind(&self, connection: &mut PgConnection) -> Result<(), Error> {
+    pub(super) async fn apply_limits(&self, connection: &mut PgConnection) -> Result<(), Error> {
         sqlx::raw_sql(BOUNDS).execute(connection).await.map(drop).map_err(unavailable)
     }
 
     /// Does something, or fails as [`Error::Unavailable`] after the time that a verb may take.
     pub(super) async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
-        tokio::time::timeout(VERB_MAX, work).await.map_err(|_elapsed| late())?
+        tokio::time::timeout(VERB_MAX, work).await.map_err(|_elapsed| timed_out())?
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -124,7 +124,7 @@ fn is_refused(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code.starts_with("28"))
 }
 
-fn late() -> Error {
+fn timed_out() -> Error {
     Error::Unavailable("the database does not answer in time".to_owned())
 }
 

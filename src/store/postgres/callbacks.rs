@@ -7,10 +7,10 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use super::{
     super::{
         Error,
-        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending, Undelivered},
-        ledger::Ledger,
+        audit_batch::AuditBatch,
+        callbacks::{Attempt, AttemptResult, Claim, Destinations, Next, Resending, Undelivered},
         rows::{OPERATION, count, progress, to_json},
-        writer::Failed,
+        writer::TransactionError,
     },
     failed,
     rows::{self, micros},
@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Rows that another replica has locked are left to it.
-pub(super) async fn claim(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<Attempt>, Failed> {
+pub(super) async fn claim(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<Attempt>, TransactionError> {
     let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(
         "WITH due AS (SELECT position AS place FROM operations WHERE callback_state = 'pending' AND ended_at IS NOT NULL",
     );
@@ -45,15 +45,15 @@ pub(super) async fn claim(connection: &mut PgConnection, claim: &Claim) -> Resul
             progress: progress(rows::column(row, "callback_progress")?)?,
         })
     };
-    claimed.iter().map(attempt).collect::<Result<_, Error>>().map_err(Failed::Content)
+    claimed.iter().map(attempt).collect::<Result<_, Error>>().map_err(TransactionError::Content)
 }
 
 /// Stores the result of an attempt; returns whether it was still under way.
-pub(super) async fn attempted(
+pub(super) async fn record_attempt(
     connection: &mut PgConnection,
-    ledger: &mut Ledger,
-    attempted: &Attempted,
-) -> Result<bool, Failed> {
+    audit: &mut AuditBatch,
+    attempted: &AttemptResult,
+) -> Result<bool, TransactionError> {
     let pause = if let Next::Again(pause) = attempted.next { Some(micros(pause)) } else { None };
     let noted = sqlx::query(
         "UPDATE operations SET callback_under_way = false, callback_state = $1, callback_progress = $2,
@@ -61,7 +61,7 @@ pub(super) async fn attempted(
          WHERE id = $4 AND callback_attempts = $5 AND callback_under_way",
     )
     .bind(attempted.next.state().name())
-    .bind(to_json("callback_progress", &attempted.progress).map_err(Failed::Content)?)
+    .bind(to_json("callback_progress", &attempted.progress).map_err(TransactionError::Content)?)
     .bind(pause)
     .bind(attempted.operation.to_string())
     .bind(attempted.number)
@@ -71,7 +71,7 @@ pub(super) async fn attempted(
     .rows_affected()
         == 1;
     if let Some(entry) = attempted.entry.as_ref().filter(|_| noted) {
-        ledger.add(entry);
+        audit.add(entry);
     }
     Ok(noted)
 }
@@ -79,14 +79,14 @@ pub(super) async fn attempted(
 /// Makes a delivered or parked callback due again; returns whether it was one of these.
 pub(super) async fn resend(
     connection: &mut PgConnection,
-    ledger: &mut Ledger,
+    audit: &mut AuditBatch,
     resending: &Resending,
-) -> Result<bool, Failed> {
+) -> Result<bool, TransactionError> {
     let resent = sqlx::query(
         "UPDATE operations SET callback_state = 'pending', callback_due = to_timestamp(0), callback_progress = $1
          WHERE id = $2 AND callback_state IN ('delivered', 'parked')",
     )
-    .bind(to_json("callback_progress", &resending.progress()).map_err(Failed::Content)?)
+    .bind(to_json("callback_progress", &resending.progress()).map_err(TransactionError::Content)?)
     .bind(resending.operation.to_string())
     .execute(connection)
     .await
@@ -94,7 +94,7 @@ pub(super) async fn resend(
     .rows_affected()
         == 1;
     if resent {
-        ledger.add(&resending.entry);
+        audit.add(&resending.entry);
     }
     Ok(resent)
 }

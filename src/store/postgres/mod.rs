@@ -4,24 +4,24 @@
 //! whose clocks differ agree on who owns a lane. Each run has its own audit chain. When the database is unreachable, verbs
 //! fail soon and nothing hangs; when it is back, they work again. If it then has another end of this run's chain than was
 //! committed, the run continues in a new chain, which names both ends. A verb that failed as `Unavailable` may have been committed
-//! all the same, if the connection broke during its commit (see `desk`).
+//! all the same, if the connection broke during its commit (see `backend`).
 //!
-//! Each process has one connection that writes (`desk`), a few that read, some of them the audit trail only, and one that listens
-//! (`news`). Opening leaves other owners' leases to expire.
+//! Each process has one connection that writes (`backend`), a few that read, some of them the audit trail only, and
+//! one that listens (`notify`). Opening leaves other owners' leases to expire.
 //!
 //! It deliberately decides nothing differently from the SQLite store: one suite tests both.
 
 mod accept;
 mod access;
+mod backend;
 mod callbacks;
-mod desk;
-mod ends;
-mod news;
-mod opening;
+mod commands;
+mod notify;
 mod read;
 mod rows;
+mod startup;
 mod trail;
-mod verbs;
+mod unleased;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,16 +33,16 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::{access::Access, desk::Desk, news::Listener};
+use self::{access::Access, backend::PostgresBackend, notify::Listener};
 use super::{
-    Acceptance, Accepted, Announced, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed,
-    Due, Error, Filed, Following, Forgetting, IdempotencyKey, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
-    Release, Reply, Run, Sequel, Settlement, Store,
-    verbs::Verbs,
-    writer::{Failed, Writer},
+    Acceptance, Accepted, ApprovalOutcome, ApprovalReply, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled,
+    Claim, Claimed, DueQuery, Error, FollowUps, IdempotencyKey, Lease, Notices, Parked, Parking, PolicySetsSeen, Purge,
+    Query, Run, Settlement, SinkClaim, Store, StoredRecord, UnsettledWrites, UntilSettlement,
+    commands::WriterClient,
+    writer::{TransactionError, Writer},
 };
 use crate::{
-    audit::{Entry, Head, Place},
+    audit::{Entry, Head, RecordId},
     clock::Clock,
     config,
     domain::{ConfigurationId, Operation, OperationId},
@@ -51,7 +51,7 @@ use crate::{
 /// A store in a database.
 #[derive(Debug)]
 pub struct Postgres {
-    verbs: Verbs,
+    client: WriterClient,
     access: Access,
     /// The chain that this run writes.
     chain: watch::Receiver<String>,
@@ -63,15 +63,16 @@ impl Postgres {
     pub async fn open(settings: &config::Postgres, run: Run) -> Result<Self, Error> {
         let unusable = |error: Error| Error::Unusable(format!("cannot open {}: {error}", settings.url));
         let access = Access::new(settings.clone()).map_err(unusable)?;
-        let desk = Desk::open(access.clone(), &run).await.map_err(unusable)?;
+        let backend = PostgresBackend::open(access.clone(), &run).await.map_err(unusable)?;
         let notices = Arc::new(Notices::default());
-        notices.miss();
+        notices.mark_disconnected();
         let (ears, clock) = (access.clone(), run.clock);
-        let listener = Listener { access: ears, notices: Arc::clone(&notices), clock, own: desk.own() };
+        let listener =
+            Listener { access: ears, notices: Arc::clone(&notices), clock, backend_pid: backend.backend_pid() };
         let listening = Mutex::new(Some(tokio::spawn(listener.listen())));
-        let chain = desk.chain();
-        let verbs = Verbs { writer: Writer::start(desk, clock), notices, clock };
-        Ok(Self { verbs, access, chain, listening })
+        let chain = backend.chain();
+        let verbs = WriterClient { writer: Writer::start(backend, clock), notices, clock };
+        Ok(Self { client: verbs, access, chain, listening })
     }
 
     async fn reader(&self) -> Result<PoolConnection<Database>, Error> {
@@ -95,7 +96,7 @@ impl Trail {
         Ok(Self { access, connection, clock: Clock::system() })
     }
 
-    pub(super) async fn position(&mut self, place: &Place) -> Result<Option<i64>, Error> {
+    pub(super) async fn position(&mut self, place: &RecordId) -> Result<Option<i64>, Error> {
         self.access.in_time(trail::position(&mut self.connection, place)).await
     }
 
@@ -116,11 +117,11 @@ fn unavailable(error: sqlx::Error) -> Error {
 }
 
 /// Classifies an error by whether the verbs, tried one by one, could do better.
-fn failed(error: sqlx::Error) -> Failed {
+fn failed(error: sqlx::Error) -> TransactionError {
     if error.as_database_error().is_some_and(is_about_content) {
-        Failed::Content(unavailable(error))
+        TransactionError::Content(unavailable(error))
     } else {
-        Failed::Surroundings(unavailable(error))
+        TransactionError::Environment(unavailable(error))
     }
 }
 
@@ -135,40 +136,40 @@ fn is_about_content(error: &(dyn DatabaseError + 'static)) -> bool {
 #[async_trait]
 impl Store for Postgres {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
-        self.verbs.accept(acceptance).await
+        self.client.accept(acceptance).await
     }
 
-    async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
-        self.access.in_time(async { read::recall(&mut *self.reader().await?, caller, key).await }).await
+    async fn find_by_key(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
+        self.access.in_time(async { read::find_by_key(&mut *self.reader().await?, caller, key).await }).await
     }
 
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
-        self.verbs.cancel(cancellation).await
+        self.client.cancel(cancellation).await
     }
 
-    async fn release(&self, release: Release) -> Result<bool, Error> {
-        self.verbs.release(release).await
+    async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error> {
+        self.client.settle_without_reversal(release).await
     }
 
-    async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
-        self.access.in_time(async { read::due(&mut *self.reader().await?, &due).await }).await
+    async fn due_untils(&self, due: DueQuery) -> Result<Vec<Operation>, Error> {
+        self.access.in_time(async { read::due_untils(&mut *self.reader().await?, &due).await }).await
     }
 
     async fn claim_callbacks(&self, claim: super::callbacks::Claim) -> Result<Vec<super::callbacks::Attempt>, Error> {
-        self.verbs.claim_callbacks(claim).await
+        self.client.claim_callbacks(claim).await
     }
 
-    async fn note_attempt(&self, attempted: super::callbacks::Attempted) -> Result<bool, Error> {
-        self.verbs.note_attempt(attempted).await
+    async fn record_attempt(&self, attempted: super::callbacks::AttemptResult) -> Result<bool, Error> {
+        self.client.record_attempt(attempted).await
     }
 
     async fn resend_callback(&self, resending: super::callbacks::Resending) -> Result<bool, Error> {
-        self.verbs.resend_callback(resending).await
+        self.client.resend_callback(resending).await
     }
 
-    async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
-        let clock = self.verbs.clock;
-        self.access.in_time(async { read::sequel(&mut *self.reader().await?, id, clock).await }).await
+    async fn follow_ups(&self, id: OperationId) -> Result<FollowUps, Error> {
+        let clock = self.client.clock;
+        self.access.in_time(async { read::follow_ups(&mut *self.reader().await?, id, clock).await }).await
     }
 
     async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
@@ -180,19 +181,19 @@ impl Store for Postgres {
     }
 
     async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error> {
-        self.verbs.note_policy_sets(seen).await
+        self.client.note_policy_sets(seen).await
     }
 
-    async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
-        self.verbs.answer(reply).await
+    async fn answer_approval(&self, reply: ApprovalReply) -> Result<ApprovalOutcome, Error> {
+        self.client.answer_approval(reply).await
     }
 
-    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
-        self.access.in_time(async { read::unanswered(&mut *self.reader().await?, at, limit).await }).await
+    async fn expired_approvals(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
+        self.access.in_time(async { read::expired_approvals(&mut *self.reader().await?, at, limit).await }).await
     }
 
-    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
-        self.verbs.record(entries).await
+    async fn append_records(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.client.append_records(entries).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
@@ -204,7 +205,7 @@ impl Store for Postgres {
     }
 
     async fn parked(&self, configuration: &ConfigurationId) -> Result<Option<Parked>, Error> {
-        let clock = self.verbs.clock;
+        let clock = self.client.clock;
         self.access.in_time(async { read::parked(&mut *self.reader().await?, configuration, clock).await }).await
     }
 
@@ -217,53 +218,53 @@ impl Store for Postgres {
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
-        self.verbs.claim(claim).await
+        self.client.claim(claim).await
     }
 
-    async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error> {
-        self.verbs.begin_write(lease, announced, ttl).await
+    async fn begin_write(&self, lease: &mut Lease, announced: &UnsettledWrites, ttl: Duration) -> Result<(), Error> {
+        self.client.begin_write(lease, announced, ttl).await
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
-        self.verbs.settle(lease, settlement).await
+        self.client.settle(lease, settlement).await
     }
 
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
-        self.verbs.park(lease, parking).await
+        self.client.park(lease, parking).await
     }
 
-    async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
-        self.verbs.forget(forgetting).await
+    async fn purge(&self, forgetting: Purge) -> Result<usize, Error> {
+        self.client.purge(forgetting).await
     }
 
-    async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
-        let clock = self.verbs.clock;
+    async fn records(&self, query: &AuditQuery) -> Result<Vec<StoredRecord>, Error> {
+        let clock = self.client.clock;
         self.access.in_time(async { trail::records(&mut *self.access.trail_reader().await?, clock, query).await }).await
     }
 
-    async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
-        self.verbs.follow(following).await
+    async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error> {
+        self.client.claim_sink(following).await
     }
 
-    async fn ends(&self) -> Result<Vec<Head>, Error> {
-        self.access.in_time(async { trail::ends(&mut *self.reader().await?).await }).await
+    async fn chain_heads(&self) -> Result<Vec<Head>, Error> {
+        self.access.in_time(async { trail::chain_heads(&mut *self.reader().await?).await }).await
     }
 
-    async fn own_end(&self) -> Result<Option<Head>, Error> {
+    async fn own_chain_head(&self) -> Result<Option<Head>, Error> {
         let chain = self.chain.borrow().clone();
-        self.access.in_time(async { trail::end(&mut *self.reader().await?, &chain).await }).await
+        self.access.in_time(async { trail::chain_head(&mut *self.reader().await?, &chain).await }).await
     }
 
     async fn probe(&self) -> Result<(), Error> {
-        self.verbs.probe().await
+        self.client.probe().await
     }
 
     fn notices(&self) -> &Notices {
-        &self.verbs.notices
+        &self.client.notices
     }
 
     async fn close(&self) {
-        self.verbs.writer.stop().await;
+        self.client.writer.stop().await;
         if let Some(listening) = self.listening.lock().await.take() {
             listening.abort();
         }

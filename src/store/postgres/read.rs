@@ -7,8 +7,8 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, postgres::PgRow}
 
 use super::{
     super::{
-        Backlog, Due, Error, IdempotencyKey, Parked, Query, Sequel,
-        callbacks::Standing,
+        Backlog, DueQuery, Error, FollowUps, IdempotencyKey, Parked, Query,
+        callbacks::Status,
         rows::{self as columns, CALLBACK, OPERATION, count, micros, progress, seen, unreadable, until_state},
         until::{REVERSALS_MAX, REVERTED_MAX},
     },
@@ -67,7 +67,7 @@ fn in_state(sql: &mut QueryBuilder<Postgres>, state: &str) -> &'static str {
 }
 
 /// What a key stands for, if it is known and has not expired.
-pub(super) async fn recall(
+pub(super) async fn find_by_key(
     connection: &mut PgConnection,
     caller: &str,
     key: &IdempotencyKey,
@@ -88,7 +88,7 @@ pub(super) async fn recall(
     Ok(Some(if same { Accepted::Replayed(Box::new(operation)) } else { Accepted::KeyReused(operation.id) }))
 }
 
-pub(super) async fn due(connection: &mut PgConnection, due: &Due) -> Result<Vec<Operation>, Error> {
+pub(super) async fn due_untils(connection: &mut PgConnection, due: &DueQuery) -> Result<Vec<Operation>, Error> {
     let after = due.after.map(|(at, id)| (micros(at), id.to_string()));
     let (at, id) = after.unwrap_or((i64::MIN, String::new()));
     let sql = format!(
@@ -99,7 +99,11 @@ pub(super) async fn due(connection: &mut PgConnection, due: &Due) -> Result<Vec<
     found.fetch_all(connection).await.map_err(unavailable)?.iter().map(rows::operation).collect()
 }
 
-pub(super) async fn sequel(connection: &mut PgConnection, id: OperationId, clock: Clock) -> Result<Sequel, Error> {
+pub(super) async fn follow_ups(
+    connection: &mut PgConnection,
+    id: OperationId,
+    clock: Clock,
+) -> Result<FollowUps, Error> {
     let sql = format!(
         "SELECT until_at, until_state, {CALLBACK},
                 (EXTRACT(EPOCH FROM callback_due - clock_timestamp()) * 1000000)::BIGINT AS callback_pause
@@ -113,7 +117,7 @@ pub(super) async fn sequel(connection: &mut PgConnection, id: OperationId, clock
     let sql = format!("SELECT {OPERATION} FROM operations WHERE reverts = $1 ORDER BY position DESC LIMIT $2");
     let reversals = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).bind(count(REVERSALS_MAX));
     let reversals = reversals.fetch_all(connection).await.map_err(unavailable)?;
-    Ok(Sequel { callback, until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
+    Ok(FollowUps { callback, until, reversals: reversals.iter().map(rows::operation).collect::<Result<_, _>>()? })
 }
 
 pub(super) async fn reverted_since(
@@ -139,7 +143,7 @@ pub(super) async fn reverted_since(
     found.fetch_all(connection).await.map_err(unavailable)?.iter().map(rows::operation).collect()
 }
 
-fn callback(row: &PgRow, clock: Clock) -> Result<Option<Standing>, Error> {
+fn callback(row: &PgRow, clock: Clock) -> Result<Option<Status>, Error> {
     let under_way: bool = rows::column(row, "callback_under_way")?;
     let pause: Option<i64> = rows::column(row, "callback_pause")?;
     let due = pause.filter(|_| !under_way).map(|pause| clock::after(clock.now(), rows::duration(pause)));
@@ -229,7 +233,7 @@ pub(super) async fn policy_sets_seen(
     Ok(found.map(|row| seen(rows::column(&row, "seen")?)).transpose()?.unwrap_or_default())
 }
 
-pub(super) async fn unanswered(
+pub(super) async fn expired_approvals(
     connection: &mut PgConnection,
     at: Timestamp,
     limit: usize,

@@ -6,30 +6,30 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::{
     super::{
-        AuditQuery, Error, Filed, Following,
-        ledger::{Ledger, head_after},
+        AuditQuery, Error, SinkClaim, StoredRecord,
+        audit_batch::{AuditBatch, head_after},
         rows::{count, micros as moment},
-        trail::is_an_end,
-        writer::Failed,
+        trail::ends_operation_sql,
+        writer::TransactionError,
     },
     failed,
     rows::{self, micros},
     unavailable,
 };
 use crate::{
-    audit::{Head, Place},
+    audit::{Head, RecordId},
     clock::Clock,
 };
 
 /// How often to check whether writing transactions have ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Writes the records of a transaction.
-pub(super) async fn write(connection: &mut PgConnection, ledger: &Ledger) -> Result<(), Failed> {
-    if ledger.records.is_empty() {
+pub(super) async fn write(connection: &mut PgConnection, audit: &AuditBatch) -> Result<(), TransactionError> {
+    if audit.records.is_empty() {
         return Ok(());
     }
-    let records = &ledger.records;
+    let records = &audit.records;
     sqlx::query(
         "INSERT INTO audit (chain, sequence, text, at, ticket, operation, caller, configuration)
          SELECT $1, new.*
@@ -37,7 +37,7 @@ pub(super) async fn write(connection: &mut PgConnection, ledger: &Ledger) -> Res
              AS new (sequence, text, at, ticket, operation, caller, configuration)
          ORDER BY sequence",
     )
-    .bind(&ledger.head.chain)
+    .bind(&audit.head.chain)
     .bind(records.iter().map(|record| number(record.sequence)).collect::<Vec<_>>())
     .bind(records.iter().map(|record| record.text.as_str()).collect::<Vec<_>>())
     .bind(records.iter().map(|record| moment(record.marks.at)).collect::<Vec<_>>())
@@ -48,7 +48,7 @@ pub(super) async fn write(connection: &mut PgConnection, ledger: &Ledger) -> Res
     .execute(connection)
     .await
     .map(drop)
-    .map_err(|error| if is_taken(&error) { Failed::Surroundings(unavailable(error)) } else { failed(error) })
+    .map_err(|error| if is_taken(&error) { TransactionError::Environment(unavailable(error)) } else { failed(error) })
 }
 
 /// Whether our place in the chain is taken: by an earlier commit of ours that took place after it was given up, or by somebody
@@ -62,12 +62,12 @@ fn number(sequence: u64) -> i64 {
 }
 
 /// The ends of all chains that no opening has named, the newest record's first. This looks at every chain there ever was.
-pub(super) async fn ends(connection: &mut PgConnection) -> Result<Vec<Head>, Error> {
+pub(super) async fn chain_heads(connection: &mut PgConnection) -> Result<Vec<Head>, Error> {
     newest(connection, None).await
 }
 
 /// The end of one chain, if no opening has named it. This looks at no other.
-pub(super) async fn end(connection: &mut PgConnection, chain: &str) -> Result<Option<Head>, Error> {
+pub(super) async fn chain_head(connection: &mut PgConnection, chain: &str) -> Result<Option<Head>, Error> {
     Ok(newest(connection, Some(chain)).await?.pop())
 }
 
@@ -87,7 +87,7 @@ async fn newest(connection: &mut PgConnection, chain: Option<&str>) -> Result<Ve
 }
 
 /// The position of a record; none if it is not there.
-pub(super) async fn position(connection: &mut PgConnection, place: &Place) -> Result<Option<i64>, Error> {
+pub(super) async fn position(connection: &mut PgConnection, place: &RecordId) -> Result<Option<i64>, Error> {
     sqlx::query_scalar("SELECT position FROM audit WHERE chain = $1 AND sequence = $2")
         .bind(&place.chain)
         .bind(number(place.sequence))
@@ -102,14 +102,14 @@ pub(super) async fn records(
     connection: &mut PgConnection,
     clock: Clock,
     query: &AuditQuery,
-) -> Result<Vec<Filed>, Error> {
+) -> Result<Vec<StoredRecord>, Error> {
     let decided = decided(connection, clock).await?;
     let mut sql = QueryBuilder::new("SELECT position, text FROM audit WHERE position > ");
     sql.push_bind(query.after.unwrap_or(0)).push(" AND position <= ").push_bind(decided);
     narrow(&mut sql, query);
     sql.push(" ORDER BY position LIMIT ").push_bind(count(query.limit));
     let found = sql.build().fetch_all(connection).await.map_err(unavailable)?;
-    let kept = |row| Ok(Filed { position: rows::column(row, "position")?, text: rows::column(row, "text")? });
+    let kept = |row| Ok(StoredRecord { position: rows::column(row, "position")?, text: rows::column(row, "text")? });
     found.iter().map(kept).collect()
 }
 
@@ -177,7 +177,7 @@ fn turns_of(sql: &mut QueryBuilder<Postgres>, operation: &str) {
     );
     own(sql, ") AND position > (SELECT min(position)");
     own(sql, ") AND position < (SELECT coalesce(min(position), 9223372036854775807)");
-    sql.push(" AND (").push(is_an_end()).push("))");
+    sql.push(" AND (").push(ends_operation_sql()).push("))");
     sql.push(" AND strpos(text, ").push_bind(operation.to_owned()).push(") > 0)");
 }
 
@@ -192,7 +192,7 @@ async fn decided(connection: &mut PgConnection, clock: Clock) -> Result<i64, Err
     let mut awaited: Vec<String> =
         sqlx::query_scalar(writing).fetch_all(&mut *connection).await.map_err(unavailable)?;
     while !awaited.is_empty() {
-        clock.sleep(LOOK_AGAIN).await;
+        clock.sleep(RECHECK_INTERVAL).await;
         let still: Vec<String> = sqlx::query_scalar(writing).fetch_all(&mut *connection).await.map_err(unavailable)?;
         awaited.retain(|transaction| still.contains(transaction));
     }
@@ -201,8 +201,11 @@ async fn decided(connection: &mut PgConnection, clock: Clock) -> Result<i64, Err
 
 /// Takes or keeps a sink's turn. Waits for no lock: changes written in the same commit must not wait for a replica that
 /// stalls.
-pub(super) async fn follow(connection: &mut PgConnection, following: &Following) -> Result<Option<i64>, Failed> {
-    let Following { sink, owner, ttl, delivered } = following;
+pub(super) async fn claim_sink(
+    connection: &mut PgConnection,
+    following: &SinkClaim,
+) -> Result<Option<i64>, TransactionError> {
+    let SinkClaim { sink, owner, ttl, delivered } = following;
     let made = "INSERT INTO deliveries (sink, position)
          SELECT $1, 0 WHERE NOT EXISTS (SELECT FROM deliveries WHERE sink = $1) ON CONFLICT DO NOTHING";
     sqlx::query(made).bind(sink).execute(&mut *connection).await.map_err(failed)?;

@@ -4,13 +4,14 @@ use rusqlite::{Connection, params};
 
 use super::{
     super::{
-        Acceptance, Accepted, Error, Full, IdempotencyKey,
-        ledger::Ledger,
-        room::{Pending, Room, Wait},
+        Acceptance, Accepted, Error, IdempotencyKey, LimitReached,
+        audit_batch::AuditBatch,
+        capacity::{Pending, PendingCapacity, Wait},
         rows::{approval_until, destination, micros, reverts, to_json, unreadable, until_at},
     },
-    ends, read,
+    read,
     rows::{all, change, column, one, text},
+    unleased,
 };
 use crate::domain::{CallbackState, Operation, OperationId, operation::UntilState};
 
@@ -18,7 +19,11 @@ use crate::domain::{CallbackState, Operation, OperationId, operation::UntilState
 const ROOM: i64 = 400;
 
 /// What a key stands for, if it is known and has not expired.
-pub(super) fn recall(connection: &Connection, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
+pub(super) fn find_by_key(
+    connection: &Connection,
+    caller: &str,
+    key: &IdempotencyKey,
+) -> Result<Option<Accepted>, Error> {
     let known = one(
         connection,
         "SELECT fingerprint, operation FROM idempotency_keys WHERE caller = ? AND key = ? AND expires_at > ?",
@@ -38,59 +43,59 @@ pub(super) fn recall(connection: &Connection, caller: &str, key: &IdempotencyKey
 }
 
 /// What the acceptances of one transaction share.
-pub(super) struct Accepting<'a> {
-    room: &'a mut Option<Room>,
+pub(super) struct AcceptanceBatch<'a> {
+    capacity: &'a mut Option<PendingCapacity>,
     /// Whether pending operations were counted in this transaction.
     counted: bool,
 }
 
-impl<'a> Accepting<'a> {
-    pub(super) fn new(room: &'a mut Option<Room>) -> Self {
-        Self { room, counted: false }
+impl<'a> AcceptanceBatch<'a> {
+    pub(super) fn new(capacity: &'a mut Option<PendingCapacity>) -> Self {
+        Self { capacity, counted: false }
     }
 
     pub(super) fn accept(
         &mut self,
         connection: &Connection,
-        ledger: &mut Ledger,
+        audit: &mut AuditBatch,
         acceptance: &Acceptance,
     ) -> Result<Accepted, Error> {
-        let Acceptance { operation, key, entry, ends, .. } = acceptance;
+        let Acceptance { operation, key, entry, carries_out_until_of: ends, .. } = acceptance;
         // This also finds keys that were accepted earlier in this transaction.
         if let Some(key) = key
-            && let Some(known) = recall(connection, &operation.submission.caller, key)?
+            && let Some(known) = find_by_key(connection, &operation.submission.caller, key)?
         {
             return Ok(known);
         }
-        if let Some(full) = self.take_room(connection, acceptance)? {
-            return Ok(Accepted::Full(full));
+        if let Some(full) = self.reserve(connection, acceptance)? {
+            return Ok(Accepted::LimitReached(full));
         }
         if let Some(ended) = *ends
-            && !ends::settle_until(connection, ended, UntilState::Reverted(operation.id))?
+            && !unleased::settle_until(connection, ended, UntilState::Reverted(operation.id))?
         {
-            return Ok(Accepted::Over);
+            return Ok(Accepted::EndAlreadySettled);
         }
         insert(connection, operation, key.as_ref())?;
         if let Some(key) = key {
             insert_key(connection, operation, key)?;
         }
-        ledger.add(entry);
+        audit.add(entry);
         Ok(Accepted::New)
     }
 
-    fn take_room(&mut self, connection: &Connection, acceptance: &Acceptance) -> Result<Option<Full>, Error> {
-        let full = self.room.as_mut().map_or(Some(Full::Everything), |room| room.take(acceptance));
+    fn reserve(&mut self, connection: &Connection, acceptance: &Acceptance) -> Result<Option<LimitReached>, Error> {
+        let full = self.capacity.as_mut().map_or(Some(LimitReached::Total), |capacity| capacity.reserve(acceptance));
         if full.is_none() || self.counted {
             return Ok(full);
         }
         // Operations that have ended since the last count may have made room.
         self.counted = true;
-        Ok(self.room.insert(pending(connection)?).take(acceptance))
+        Ok(self.capacity.insert(pending(connection)?).reserve(acceptance))
     }
 }
 
 /// Counts what is pending. Each half is served by a partial index on its state.
-fn pending(connection: &Connection) -> Result<Room, Error> {
+fn pending(connection: &Connection) -> Result<PendingCapacity, Error> {
     let found = all(
         connection,
         "SELECT configuration, count(*) AS pending, FALSE AS awaiting
@@ -103,7 +108,7 @@ fn pending(connection: &Connection) -> Result<Room, Error> {
             Ok(Pending { configuration: text(row, "configuration")?.to_owned(), number: column(row, "pending")?, wait })
         },
     )?;
-    Ok(Room::new(found))
+    Ok(PendingCapacity::new(found))
 }
 
 fn insert(connection: &Connection, operation: &Operation, key: Option<&IdempotencyKey>) -> Result<(), Error> {

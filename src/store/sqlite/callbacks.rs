@@ -6,8 +6,8 @@ use rusqlite::{Connection, params, params_from_iter, types::Value};
 use super::{
     super::{
         Error,
-        callbacks::{Attempt, Attempted, Claim, Destinations, Next, Resending, Undelivered},
-        ledger::Ledger,
+        audit_batch::AuditBatch,
+        callbacks::{Attempt, AttemptResult, Claim, Destinations, Next, Resending, Undelivered},
         rows::{count, micros, progress, to_json},
     },
     rows::{OPERATION, all, change, column, operation, optional_text, text},
@@ -47,11 +47,11 @@ pub(super) fn claim(connection: &Connection, now: Timestamp, claim: &Claim) -> R
 }
 
 /// Stores the result of an attempt; returns whether it was still under way.
-pub(super) fn attempted(
+pub(super) fn record_attempt(
     connection: &Connection,
-    ledger: &mut Ledger,
+    audit: &mut AuditBatch,
     now: Timestamp,
-    attempted: &Attempted,
+    attempted: &AttemptResult,
 ) -> Result<bool, Error> {
     let due = if let Next::Again(pause) = attempted.next { Some(micros(clock::after(now, pause))) } else { None };
     let noted = change(
@@ -67,13 +67,13 @@ pub(super) fn attempted(
         ],
     )? == 1;
     if let Some(entry) = attempted.entry.as_ref().filter(|_| noted) {
-        ledger.add(entry);
+        audit.add(entry);
     }
     Ok(noted)
 }
 
 /// Makes a delivered or parked callback due again; returns whether it was one of these.
-pub(super) fn resend(connection: &Connection, ledger: &mut Ledger, resending: &Resending) -> Result<bool, Error> {
+pub(super) fn resend(connection: &Connection, audit: &mut AuditBatch, resending: &Resending) -> Result<bool, Error> {
     let resent = change(
         connection,
         "UPDATE operations SET callback_state = 'pending', callback_due = 0, callback_progress = ?
@@ -81,7 +81,7 @@ pub(super) fn resend(connection: &Connection, ledger: &mut Ledger, resending: &R
         params![to_json("callback_progress", &resending.progress())?, resending.operation.to_string()],
     )? == 1;
     if resent {
-        ledger.add(&resending.entry);
+        audit.add(&resending.entry);
     }
     Ok(resent)
 }

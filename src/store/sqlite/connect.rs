@@ -59,7 +59,7 @@ pub(super) fn note_in_memory(connection: &Connection) -> Result<(), Error> {
 }
 
 /// A connection that moves the log into the file (checkpointing).
-pub(super) fn moving(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn open_for_checkpoint(path: &Path) -> rusqlite::Result<Connection> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     Ok(connection)

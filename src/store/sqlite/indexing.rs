@@ -121,7 +121,7 @@ impl Indexing {
     pub(super) fn begin(connection: &mut Connection) -> Self {
         for kind in KINDS {
             if let Err(error) = catch_up(connection, kind) {
-                tell(&error, kind);
+                log_failure(&error, kind);
             }
         }
         Self::default()
@@ -129,7 +129,7 @@ impl Indexing {
 
     /// Does a step, if one is due, within a transaction of the writer that writes this many audit records. Fails if the whole
     /// transaction is lost, since SQLite rolls it back after some disk errors.
-    pub(super) fn attend(&mut self, transaction: &mut Transaction<'_>, records: usize) -> Result<(), Error> {
+    pub(super) fn run_step_if_due(&mut self, transaction: &mut Transaction<'_>, records: usize) -> Result<(), Error> {
         if self.pause > 0 {
             self.pause = self.pause.saturating_sub(records);
             return Ok(());
@@ -141,7 +141,7 @@ impl Indexing {
         (self.waiting, self.next) = (0, self.next.saturating_add(1).checked_rem(KINDS.len()).unwrap_or(0));
         let mut step = transaction.savepoint().map_err(unavailable)?;
         let Err(error) = kind.fill(&step) else { return step.commit().map_err(unavailable) };
-        tell(&error, *kind);
+        log_failure(&error, *kind);
         self.pause = ROUND;
         let rolled_back = step.rollback().map_err(unavailable);
         self.lost = rolled_back.is_err();
@@ -149,7 +149,7 @@ impl Indexing {
     }
 
     /// Whether a step has rolled back a whole transaction since this was last called. The transaction after that has no step.
-    pub(super) fn has_lost(&mut self) -> bool {
+    pub(super) fn take_rolled_back(&mut self) -> bool {
         std::mem::take(&mut self.lost)
     }
 }
@@ -167,6 +167,6 @@ fn catch_up(connection: &mut Connection, kind: Kind) -> Result<(), Error> {
     transaction.commit().map_err(unavailable)
 }
 
-fn tell(error: &Error, kind: Kind) {
+fn log_failure(error: &Error, kind: Kind) {
     tracing::error!(%error, ?kind, "cannot fill the store's tables for searches, which take longer until that is possible");
 }

@@ -3,22 +3,22 @@
 //! Guarantees: write-ahead log with `synchronous = FULL`, so a commit is on disk when it returns; a lock file keeps out a
 //! second gateway, so opening the file voids the leases of earlier runs at once, except where a write was announced.
 //!
-//! The store's time is that process's clock. One connection writes (`desk`), a few read (`readers`). It deliberately has no
+//! The store's time is that process's clock. One connection writes (`backend`), a few read (`readers`). It deliberately has no
 //! connection that does both: readers never wait for a commit, and the writer never waits for a reader. Once the store is
 //! open, SQLite is called directly on threads that may block ([0030](../../../docs/adr/0030-sqlite-is-called-in-place.md)).
 
 mod accept;
+mod backend;
 mod callbacks;
+mod commands;
 mod connect;
-mod desk;
-mod ends;
 mod indexing;
-mod mover;
 mod read;
 mod readers;
 mod rows;
 mod trail;
-mod verbs;
+mod unleased;
+mod wal;
 
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
@@ -28,14 +28,15 @@ use rusqlite::TransactionBehavior;
 use sqlx::Connection as _;
 use tokio::sync::Mutex;
 
-use self::{desk::Desk, indexing::Indexing, mover::Mover, readers::Readers};
+use self::{backend::SqliteBackend, indexing::Indexing, readers::Readers, wal::WalCheckpointer};
 use super::{
-    Acceptance, Accepted, Announced, Answered, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled, Claim, Claimed,
-    Due, Error, Filed, Following, Forgetting, IdempotencyKey, Lease, Notices, Parked, Parking, PolicySetsSeen, Query,
-    Release, Reply, Run, Sequel, Settlement, Store, Turn, verbs::Verbs, writer::Writer,
+    Acceptance, Accepted, ApprovalOutcome, ApprovalReply, AuditPage, AuditQuery, Backlog, Cancellation, Cancelled,
+    Claim, Claimed, DueQuery, Error, FollowUps, IdempotencyKey, Lease, Notices, Parked, Parking, PolicySetsSeen, Purge,
+    Query, Run, Settlement, SinkClaim, Store, StoredRecord, Turn, UnsettledWrites, UntilSettlement,
+    commands::WriterClient, writer::Writer,
 };
 use crate::{
-    audit::{Entry, Head, Place},
+    audit::{Entry, Head, RecordId},
     domain::{ConfigurationId, Operation, OperationId},
 };
 
@@ -45,7 +46,7 @@ const UNREAD: Duration = Duration::from_mins(1);
 /// A store in a file.
 #[derive(Debug)]
 pub struct Sqlite {
-    verbs: Verbs,
+    client: WriterClient,
     readers: Readers,
     lanes: Readers,
     /// Held until the store is closed.
@@ -66,10 +67,11 @@ impl Sqlite {
         let indexing = Indexing::begin(&mut connection);
         // That may have sorted a whole table, which needs a temporary file; what follows does not.
         connect::note_in_memory(&connection).map_err(|error| unusable(&error))?;
-        let mover = Mover::new(path).map_err(|error| unusable(&error))?;
-        let desk = Desk { connection, mover, head, indexing, room: None, clock: run.clock };
-        let writer = Writer::start_blocking(desk, run.clock).map_err(|error| unusable(&error))?;
-        let verbs = Verbs { writer, notices: Arc::new(Notices::default()), clock: run.clock };
+        let mover = WalCheckpointer::new(path).map_err(|error| unusable(&error))?;
+        let backend =
+            SqliteBackend { connection, checkpointer: mover, head, indexing, capacity: None, clock: run.clock };
+        let writer = Writer::start_blocking(backend, run.clock).map_err(|error| unusable(&error))?;
+        let verbs = WriterClient { writer, notices: Arc::new(Notices::default()), clock: run.clock };
         let (readers, lanes) = (Readers::new(path.to_owned()), Readers::of_lanes(path.to_owned()));
         // Opening is to fail if the file cannot be read.
         readers.read(|_| Ok(())).await?;
@@ -77,7 +79,7 @@ impl Sqlite {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             tracing::info!(path = %path.display(), "there was no store here; a new, empty one is created");
         }
-        Ok(Self { verbs, readers, lanes, lock: Mutex::new(Some(lock)) })
+        Ok(Self { client: verbs, readers, lanes, lock: Mutex::new(Some(lock)) })
     }
 
     /// A page of the audit trail of a file that a gateway may be using, without disturbing it.
@@ -89,7 +91,7 @@ impl Sqlite {
     }
 
     /// The position of a record in such a file.
-    pub(super) async fn find_record(path: &Path, place: &Place) -> Result<Option<i64>, Error> {
+    pub(super) async fn find_record(path: &Path, place: &RecordId) -> Result<Option<i64>, Error> {
         let place = place.clone();
         Readers::new(path.to_owned()).read(move |connection| trail::position(connection, &place)).await
     }
@@ -97,7 +99,7 @@ impl Sqlite {
 
 fn begin_run(connection: &mut rusqlite::Connection, run: &Run) -> Result<Head, Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unavailable)?;
-    let head = verbs::begin_run(&transaction, run)?;
+    let head = commands::begin_run(&transaction, run)?;
     transaction.commit().map_err(unavailable)?;
     Ok(head)
 }
@@ -131,40 +133,40 @@ fn unavailable(error: rusqlite::Error) -> Error {
 #[async_trait]
 impl Store for Sqlite {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
-        self.verbs.accept(acceptance).await
+        self.client.accept(acceptance).await
     }
 
-    async fn recall(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
+    async fn find_by_key(&self, caller: &str, key: &IdempotencyKey) -> Result<Option<Accepted>, Error> {
         let (caller, key) = (caller.to_owned(), key.clone());
-        self.readers.read(move |connection| accept::recall(connection, &caller, &key)).await
+        self.readers.read(move |connection| accept::find_by_key(connection, &caller, &key)).await
     }
 
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
-        self.verbs.cancel(cancellation).await
+        self.client.cancel(cancellation).await
     }
 
-    async fn release(&self, release: Release) -> Result<bool, Error> {
-        self.verbs.release(release).await
+    async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error> {
+        self.client.settle_without_reversal(release).await
     }
 
-    async fn due(&self, due: Due) -> Result<Vec<Operation>, Error> {
-        self.readers.read(move |connection| read::due(connection, &due)).await
+    async fn due_untils(&self, due: DueQuery) -> Result<Vec<Operation>, Error> {
+        self.readers.read(move |connection| read::due_untils(connection, &due)).await
     }
 
     async fn claim_callbacks(&self, claim: super::callbacks::Claim) -> Result<Vec<super::callbacks::Attempt>, Error> {
-        self.verbs.claim_callbacks(claim).await
+        self.client.claim_callbacks(claim).await
     }
 
-    async fn note_attempt(&self, attempted: super::callbacks::Attempted) -> Result<bool, Error> {
-        self.verbs.note_attempt(attempted).await
+    async fn record_attempt(&self, attempted: super::callbacks::AttemptResult) -> Result<bool, Error> {
+        self.client.record_attempt(attempted).await
     }
 
     async fn resend_callback(&self, resending: super::callbacks::Resending) -> Result<bool, Error> {
-        self.verbs.resend_callback(resending).await
+        self.client.resend_callback(resending).await
     }
 
-    async fn sequel(&self, id: OperationId) -> Result<Sequel, Error> {
-        self.readers.read(move |connection| read::sequel(connection, id)).await
+    async fn follow_ups(&self, id: OperationId) -> Result<FollowUps, Error> {
+        self.readers.read(move |connection| read::follow_ups(connection, id)).await
     }
 
     async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
@@ -178,19 +180,19 @@ impl Store for Sqlite {
     }
 
     async fn note_policy_sets(&self, seen: PolicySetsSeen) -> Result<(), Error> {
-        self.verbs.note_policy_sets(seen).await
+        self.client.note_policy_sets(seen).await
     }
 
-    async fn answer(&self, reply: Reply) -> Result<Answered, Error> {
-        self.verbs.answer(reply).await
+    async fn answer_approval(&self, reply: ApprovalReply) -> Result<ApprovalOutcome, Error> {
+        self.client.answer_approval(reply).await
     }
 
-    async fn unanswered(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
-        self.readers.read(move |connection| read::unanswered(connection, at, limit)).await
+    async fn expired_approvals(&self, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
+        self.readers.read(move |connection| read::expired_approvals(connection, at, limit)).await
     }
 
-    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
-        self.verbs.record(entries).await
+    async fn append_records(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.client.append_records(entries).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
@@ -208,7 +210,7 @@ impl Store for Sqlite {
     }
 
     async fn open_lanes(&self, limit: usize) -> Result<Vec<ConfigurationId>, Error> {
-        let now = self.verbs.clock.now();
+        let now = self.client.clock.now();
         self.readers.read(move |connection| read::open_lanes(connection, now, limit)).await
     }
 
@@ -218,57 +220,57 @@ impl Store for Sqlite {
 
     async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
         let (configuration, batch_max) = (claim.configuration.clone(), claim.batch_max);
-        let Claimed::Turn(turn) = self.verbs.claim(claim).await? else { return Ok(Claimed::Nothing) };
+        let Claimed::Turn(turn) = self.client.claim(claim).await? else { return Ok(Claimed::Nothing) };
         match self.lanes.read(move |connection| read::running(connection, &configuration, batch_max)).await {
             Ok(operations) => Ok(Claimed::Turn(Box::new(Turn { operations, ..*turn }))),
             Err(error) => {
                 let (lease, parking) = unread(&error, *turn);
-                self.verbs.park(lease, parking).await?;
+                self.client.park(lease, parking).await?;
                 Err(error)
             }
         }
     }
 
-    async fn begin_write(&self, lease: &mut Lease, announced: &Announced, ttl: Duration) -> Result<(), Error> {
-        self.verbs.begin_write(lease, announced, ttl).await
+    async fn begin_write(&self, lease: &mut Lease, announced: &UnsettledWrites, ttl: Duration) -> Result<(), Error> {
+        self.client.begin_write(lease, announced, ttl).await
     }
 
     async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<Option<Lease>, Error> {
-        self.verbs.settle(lease, settlement).await
+        self.client.settle(lease, settlement).await
     }
 
     async fn park(&self, lease: Lease, parking: Parking) -> Result<(), Error> {
-        self.verbs.park(lease, parking).await
+        self.client.park(lease, parking).await
     }
 
-    async fn forget(&self, forgetting: Forgetting) -> Result<usize, Error> {
-        self.verbs.forget(forgetting).await
+    async fn purge(&self, forgetting: Purge) -> Result<usize, Error> {
+        self.client.purge(forgetting).await
     }
 
-    async fn records(&self, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
+    async fn records(&self, query: &AuditQuery) -> Result<Vec<StoredRecord>, Error> {
         let query = query.clone();
         self.readers.read(move |connection| trail::records(connection, &query)).await
     }
 
-    async fn follow(&self, following: Following) -> Result<Option<i64>, Error> {
-        self.verbs.follow(following).await
+    async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error> {
+        self.client.claim_sink(following).await
     }
 
-    async fn ends(&self) -> Result<Vec<Head>, Error> {
-        self.readers.read(trail::ends).await
+    async fn chain_heads(&self) -> Result<Vec<Head>, Error> {
+        self.readers.read(trail::chain_heads).await
     }
 
     /// Only this run writes here, so the newest record is its own.
-    async fn own_end(&self) -> Result<Option<Head>, Error> {
-        Ok(self.ends().await?.pop())
+    async fn own_chain_head(&self) -> Result<Option<Head>, Error> {
+        Ok(self.chain_heads().await?.pop())
     }
 
     async fn probe(&self) -> Result<(), Error> {
-        self.verbs.probe().await
+        self.client.probe().await
     }
 
     fn notices(&self) -> &Notices {
-        &self.verbs.notices
+        &self.client.notices
     }
 
     async fn close(&self) {
@@ -276,7 +278,7 @@ impl Store for Sqlite {
         // connection cannot do. So a closed store is one file, and a copy of it is complete.
         self.readers.close().await;
         self.lanes.close().await;
-        self.verbs.writer.stop().await;
+        self.client.writer.stop().await;
         // Closing alone leaves the lock with any copy of the handle, such as the one of a child process that is being started.
         if let Some(lock) = self.lock.lock().await.take()
             && let Err(error) = lock.unlock()

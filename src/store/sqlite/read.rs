@@ -5,8 +5,8 @@ use rusqlite::{Connection, Row, params, params_from_iter, types::Value};
 
 use super::{
     super::{
-        Backlog, Due, Error, Parked, Query, Sequel,
-        callbacks::Standing,
+        Backlog, DueQuery, Error, FollowUps, Parked, Query,
+        callbacks::Status,
         rows::{self as columns, CALLBACK, count, micros, moment, progress, seen, unreadable, until_state},
         until::{REVERSALS_MAX, REVERTED_MAX},
     },
@@ -117,7 +117,7 @@ pub(super) fn running(
     all(connection, &sql, params![configuration.as_str(), count(limit)], rows::operation)
 }
 
-pub(super) fn due(connection: &Connection, due: &Due) -> Result<Vec<Operation>, Error> {
+pub(super) fn due_untils(connection: &Connection, due: &DueQuery) -> Result<Vec<Operation>, Error> {
     let after = due.after.map(|(at, id)| (micros(at), id.to_string()));
     let (at, id) = after.unwrap_or((i64::MIN, String::new()));
     let sql = format!(
@@ -127,7 +127,7 @@ pub(super) fn due(connection: &Connection, due: &Due) -> Result<Vec<Operation>, 
     all(connection, &sql, params![micros(due.by), at, id, count(due.limit)], rows::operation)
 }
 
-pub(super) fn sequel(connection: &Connection, id: OperationId) -> Result<Sequel, Error> {
+pub(super) fn follow_ups(connection: &Connection, id: OperationId) -> Result<FollowUps, Error> {
     let sql = format!("SELECT until_at, until_state, callback_due, {CALLBACK} FROM operations WHERE id = ?");
     let own = one(connection, &sql, [id.to_string()], |row| {
         let until = until_state(column(row, "until_at")?, optional_text(row, "until_state")?)?;
@@ -136,7 +136,7 @@ pub(super) fn sequel(connection: &Connection, id: OperationId) -> Result<Sequel,
     let (callback, until) = own.unwrap_or_default();
     let sql = format!("SELECT {OPERATION} FROM operations WHERE reverts = ? ORDER BY position DESC LIMIT ?");
     let reversals = all(connection, &sql, params![id.to_string(), count(REVERSALS_MAX)], rows::operation)?;
-    Ok(Sequel { callback, until, reversals })
+    Ok(FollowUps { callback, until, reversals })
 }
 
 /// Each index is named, since without statistics SQLite picks others.
@@ -161,7 +161,7 @@ pub(super) fn reverted_since(
     all(connection, &sql, values, rows::operation)
 }
 
-fn callback(row: &Row<'_>) -> Result<Option<Standing>, Error> {
+fn callback(row: &Row<'_>) -> Result<Option<Status>, Error> {
     let under_way: bool = column(row, "callback_under_way")?;
     let due: Option<i64> = column(row, "callback_due")?;
     let due = due.filter(|_| !under_way).map(moment).transpose()?;
@@ -233,7 +233,7 @@ pub(super) fn policy_sets_seen(connection: &Connection, configuration: &Configur
     Ok(seen.unwrap_or_default())
 }
 
-pub(super) fn unanswered(connection: &Connection, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
+pub(super) fn expired_approvals(connection: &Connection, at: Timestamp, limit: usize) -> Result<Vec<Operation>, Error> {
     let sql =
         format!("SELECT {OPERATION} FROM operations WHERE state = 'awaiting_approval' AND approval_until <= ? LIMIT ?");
     all(connection, &sql, params![micros(at), count(limit)], rows::operation)

@@ -5,22 +5,22 @@ use rusqlite::{Connection, params, params_from_iter, types::Value};
 
 use super::{
     super::{
-        AuditQuery, Error, Filed, Following,
-        ledger::{Ledger, head_after},
+        AuditQuery, Error, SinkClaim, StoredRecord,
+        audit_batch::{AuditBatch, head_after},
         rows::{count, micros},
-        trail::is_an_end,
+        trail::ends_operation_sql,
     },
     indexing::Kind,
     rows::{Search, all, change, column, one, text},
 };
 use crate::{
-    audit::{Head, Place},
+    audit::{Head, RecordId},
     clock,
 };
 
 /// Writes the records of a transaction.
-pub(super) fn write(connection: &Connection, ledger: &Ledger) -> Result<(), Error> {
-    for record in &ledger.records {
+pub(super) fn write(connection: &Connection, audit: &AuditBatch) -> Result<(), Error> {
+    for record in &audit.records {
         let marks = &record.marks;
         change(
             connection,
@@ -46,22 +46,22 @@ fn number(sequence: u64) -> i64 {
 }
 
 /// Runs follow one another here, so the newest record is the end of the one chain that no opening has named.
-pub(super) fn ends(connection: &Connection) -> Result<Vec<Head>, Error> {
+pub(super) fn chain_heads(connection: &Connection) -> Result<Vec<Head>, Error> {
     let newest = "SELECT text FROM audit ORDER BY position DESC LIMIT 1";
     all(connection, newest, [], |row| head_after(text(row, "text")?))
 }
 
 /// The position of a record; none if it is not there.
-pub(super) fn position(connection: &Connection, place: &Place) -> Result<Option<i64>, Error> {
+pub(super) fn position(connection: &Connection, place: &RecordId) -> Result<Option<i64>, Error> {
     let sql = "SELECT position FROM audit WHERE chain = ? AND sequence = ?";
     one(connection, sql, params![place.chain, number(place.sequence)], |row| column(row, "position"))
 }
 
 /// Matching records, oldest first.
-pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec<Filed>, Error> {
+pub(super) fn records(connection: &Connection, query: &AuditQuery) -> Result<Vec<StoredRecord>, Error> {
     let (sql, values) = search_for(query);
     all(connection, &sql, params_from_iter(values), |row| {
-        Ok(Filed { position: column(row, "position")?, text: text(row, "text")?.to_owned() })
+        Ok(StoredRecord { position: column(row, "position")?, text: text(row, "text")?.to_owned() })
     })
 }
 
@@ -144,7 +144,7 @@ fn of_ticket(ticket: &str) -> String {
 /// the operation's first and that of its end. (The plus keeps SQLite from building an index of all records for this search.)
 fn of_operation(operation: &str) -> String {
     let (operation_through, turn_through) = (Kind::AuditOperation.through(), Kind::AuditTurn.through());
-    let is_an_end = is_an_end();
+    let is_an_end = ends_operation_sql();
     format!(
         "audit.position IN (
              WITH own(position) AS MATERIALIZED (
@@ -187,8 +187,8 @@ fn last_before(to: &str) -> String {
 }
 
 /// Takes or keeps a sink's turn.
-pub(super) fn follow(connection: &Connection, now: Timestamp, following: &Following) -> Result<Option<i64>, Error> {
-    let Following { sink, owner, ttl, delivered } = following;
+pub(super) fn claim_sink(connection: &Connection, now: Timestamp, following: &SinkClaim) -> Result<Option<i64>, Error> {
+    let SinkClaim { sink, owner, ttl, delivered } = following;
     one(
         connection,
         "INSERT INTO deliveries (sink, position, owner, lease_until) VALUES (?1, ?5, ?2, ?3)

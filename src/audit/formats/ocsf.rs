@@ -1,0 +1,137 @@
+//! The Open Cybersecurity Schema Framework 1.8: class Entity Management (3004).
+//!
+//! The actor is the authenticated caller. The person that a ticket names is not authenticated and only appears among
+//! the record's own fields. The policies that permitted it are in the actor's authorisations.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{EventCategory, Outcome, ParsedRecord, Severity, put};
+
+const VERSION: &str = "1.8.0";
+const CATEGORY: u64 = 3;
+const CLASS: u64 = 3004;
+/// OCSF's number for whatever has none of its own.
+const OTHER: u64 = 99;
+
+pub(super) fn event(told: &ParsedRecord) -> Value {
+    let (activity_id, activity) = activity(told);
+    let (severity_id, severity) = severity(told.severity());
+    let (status_id, status) = status(told.outcome());
+    let mut event = json!({
+        "activity_id": activity_id,
+        "activity_name": activity,
+        "category_name": "Identity & Access Management",
+        "category_uid": CATEGORY,
+        "class_name": "Entity Management",
+        "class_uid": CLASS,
+        "type_uid": CLASS.saturating_mul(100).saturating_add(activity_id),
+        "severity": severity,
+        "severity_id": severity_id,
+        "status": status,
+        "status_id": status_id,
+        "time": millis(told.at()),
+        "message": told.message(),
+        "metadata": metadata(told),
+        "entity": entity(told),
+        "unmapped": told.fields,
+    });
+    put(&mut event, "status_detail", told.reason());
+    put(&mut event, "comment", told.text("comment"));
+    put(&mut event, "actor", actor(told));
+    put(&mut event, "entity_result", entity_result(told));
+    if let Some((count, first, last)) = told.repeated() {
+        put(&mut event, "count", Some(count));
+        // The time of an aggregate is that of its first event.
+        put(&mut event, "time", Some(millis(first)));
+        put(&mut event, "start_time", Some(millis(first)));
+        put(&mut event, "end_time", Some(millis(last)));
+    }
+    event
+}
+
+fn activity(told: &ParsedRecord) -> (u64, String) {
+    match told.category() {
+        EventCategory::Look => (2, "Read".to_owned()),
+        EventCategory::Change | EventCategory::Configure => (3, "Update".to_owned()),
+        EventCategory::Prove | EventCategory::Begin | EventCategory::Vouch | EventCategory::Step => {
+            (OTHER, told.event().to_owned())
+        }
+    }
+}
+
+fn severity(severity: Severity) -> (u64, &'static str) {
+    match severity {
+        Severity::Informational => (1, "Informational"),
+        Severity::Low => (2, "Low"),
+        Severity::Medium => (3, "Medium"),
+    }
+}
+
+fn status(outcome: Outcome) -> (u64, &'static str) {
+    match outcome {
+        Outcome::Unknown => (0, "Unknown"),
+        Outcome::Success => (1, "Success"),
+        Outcome::Failure => (2, "Failure"),
+    }
+}
+
+fn metadata(told: &ParsedRecord) -> Value {
+    let product = json!({"name": "Postern", "vendor_name": "Postern", "version": env!("CARGO_PKG_VERSION")});
+    let mut metadata = json!({
+        "version": VERSION,
+        "product": product,
+        "uid": told.place(),
+        "sequence": told.sequence(),
+        "log_name": "audit",
+        "event_code": told.event(),
+        "original_time": told.at(),
+    });
+    put(&mut metadata, "correlation_uid", told.text("trace_id"));
+    metadata
+}
+
+fn actor(told: &ParsedRecord) -> Option<Value> {
+    let subject = told.text("subject")?;
+    let mut user = json!({"uid": subject, "type_id": 4, "type": "Service"});
+    put(&mut user, "name", told.text("caller"));
+    let mut session = json!({});
+    put(&mut session, "uid", told.text("token_id"));
+    put(&mut session, "issuer", told.text("issuer"));
+    let mut actor = json!({"user": user, "session": session});
+    put(&mut actor, "app_name", told.text("caller"));
+    let allowed = |policy: &str| json!({"decision": "allowed", "policy": {"name": policy}});
+    let policies: Vec<_> = told.texts("policies").into_iter().map(allowed).collect();
+    put(&mut actor, "authorizations", (!policies.is_empty()).then_some(policies));
+    Some(actor)
+}
+
+fn entity(told: &ParsedRecord) -> Value {
+    let Some(configuration) = told.text("configuration") else {
+        return json!({"name": "postern", "uid": told.text("chain"), "type": "Gateway", "type_id": OTHER});
+    };
+    let mut entity = named(configuration);
+    let (before, after) = told.values();
+    put(&mut entity, "version", before.filter(|_| told.event() != "settled"));
+    let wanted = after.filter(|_| matches!(told.event(), "accepted" | "denied"));
+    put(&mut entity, "data", wanted.map(|_| told.fields.get("change").cloned().unwrap_or_default()));
+    entity
+}
+
+/// The state afterwards; a set's version is its digest.
+fn entity_result(told: &ParsedRecord) -> Option<Value> {
+    let configuration = told.text("configuration")?;
+    let (_, after) = told.values();
+    let after = after.filter(|_| matches!(told.event(), "written" | "drift-seen"))?;
+    let mut entity = named(configuration);
+    put(&mut entity, "version", Some(after));
+    Some(entity)
+}
+
+fn named(configuration: &str) -> Value {
+    json!({"uid": configuration, "type": "Intune enrollment configuration", "type_id": OTHER})
+}
+
+fn millis(at: &str) -> i64 {
+    at.parse::<Timestamp>().map_or(0, Timestamp::as_millisecond)
+}
