@@ -85,7 +85,8 @@ pub(crate) fn check(
     let assertion = Assertion::parse(assertion)
         .ok_or_else(|| refused(50_027, "JWT token is invalid or malformed: the client assertion is no token."))?;
     let by_certificate = assertion.header.contains_key("x5t#S256") || assertion.header.contains_key("x5t");
-    if by_certificate { by_own_key(&assertion, app, context) } else { by_issuer(&assertion, app, context) }.map(|()| "2")
+    if by_certificate { by_own_key(&assertion, app, context) } else { by_issuer(&assertion, app, context) }
+        .map(|()| "2")
 }
 
 fn refused(code: u32, description: impl Into<String>) -> Denial {
