@@ -1,6 +1,9 @@
 //! The oracles that check a finished run: every version of every set, every operation, the whole trail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use postern::{
     audit::Verifier,
@@ -100,6 +103,9 @@ impl Evidence<'_> {
     }
 }
 
+/// For how long after a write a read of the set that it replaced is not believed.
+const NOT_BELIEVED: Duration = Duration::from_secs(10);
+
 /// All versions of one configuration's set.
 struct History<'a> {
     ledger: &'a OnlineChecks,
@@ -144,6 +150,8 @@ impl<'a> History<'a> {
             "version {number} of {} is not the fold of what succeeded: {set:?}, not {held:?}",
             self.lane
         )?;
+        let replaced = self.known_to_have_replaced(number, landed);
+        must!(replaced.is_none(), "version {number} of {} undoes {replaced:?}: {landed:?}", self.lane)?;
         for unseen in landed.base + 1..number {
             self.may_overwrite(landed, unseen, world).map_err(|why| format!("version {number}: {why}"))?;
         }
@@ -162,6 +170,28 @@ impl<'a> History<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The write, if any, because of which the read that another was built on must not have been believed: operations had
+    /// ended by it before that read began, and not long before the answer it had replaced just the set that was read.
+    fn known_to_have_replaced(&self, number: usize, landed: &AppliedWrite) -> Option<&'a AppliedWrite> {
+        if !landed.stale || landed.is_late() {
+            return None;
+        }
+        let found = self.set(landed.base).digest();
+        let (asked, answered) = landed.read;
+        let replaced = |other: &AppliedWrite| {
+            let written = self.trail.written.get(&other.client_request_id);
+            written.is_some_and(|known_by| known_by.iter().any(|it| it != "undecided"))
+                && self.announced(other).intent.before == found
+                && self.ledger.settled_at.get(&other.client_request_id).is_some_and(|at| *at <= asked)
+                && answered < other.at + NOT_BELIEVED
+        };
+        let mut unseen = self.landed().filter(|(unseen, _)| (landed.base + 1..number).contains(unseen));
+        let (at, known) = unseen.find(|(_, other)| replaced(other))?;
+        // Unless somebody has restored that set since.
+        let restored = self.versions[at + 1..number].iter().any(|version| version.set.digest() == found);
+        (!restored).then_some(known)
     }
 
     /// A write that took effect must be in the trail, unless it looked unsent to every later read.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use postern::{
     domain::{
         AssignmentSet, Change, ConfigurationId, Difference, Digest, FailureCode, Operation, OperationId, State, Target,
-        operation::{Submission, UntilState},
+        operation::{Submission, Success, UntilState},
         reversal::Cause,
     },
     store::{Carried, Claim, Intent, Parking, Part, Settlement, Turn},
@@ -29,6 +29,8 @@ pub(crate) struct OnlineChecks {
     /// State of each operation's `until`, if it has one.
     pub(crate) untils: BTreeMap<OperationId, UntilState>,
     pub(crate) announced: BTreeMap<String, Announced>,
+    /// By the database's time, when each write was first stored as the cause of an operation's end.
+    pub(crate) settled_at: BTreeMap<String, Duration>,
     lanes: BTreeMap<ConfigurationId, Watch>,
     reads: BTreeMap<(String, ConfigurationId), Read>,
 }
@@ -78,6 +80,8 @@ pub(crate) struct Read {
     pub(crate) set: AssignmentSet,
     /// Whether Graph returned an older version than the newest.
     pub(crate) stale: bool,
+    /// When it was asked for, and when the answer arrived.
+    pub(crate) lasted: (Duration, Duration),
 }
 
 #[derive(Debug, Default)]
@@ -306,6 +310,9 @@ impl OnlineChecks {
         for (id, state) in &settlement.ended {
             self.ends(*id, state, lane)?;
             self.put_down(*id, state)?;
+            if let State::Succeeded(Success { write: Some(write), .. }) = state {
+                self.settled_at.entry(write.client_request_id.clone()).or_insert(now);
+            }
             self.unmet(*id, state, by, read.as_ref())?;
         }
         self.lane(lane).settling.extend(settlement.ended.clone());

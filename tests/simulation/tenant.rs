@@ -44,6 +44,10 @@ pub(crate) struct AppliedWrite {
     pub(crate) base: usize,
     /// Whether Graph had returned an older version than the newest.
     pub(crate) stale: bool,
+    /// When the read that it was built on was asked for, and when the answer arrived.
+    pub(crate) read: (Duration, Duration),
+    /// When it took effect.
+    pub(crate) at: Duration,
     pub(crate) arrival: Arrival,
 }
 
@@ -146,7 +150,14 @@ impl Tenant {
         if arrival == Arrival::Late {
             self.world.count("late writes");
         }
-        let landed = AppliedWrite { client_request_id: id.clone(), base: read.version, stale: read.stale, arrival };
+        let landed = AppliedWrite {
+            client_request_id: id.clone(),
+            base: read.version,
+            stale: read.stale,
+            read: read.lasted,
+            at: self.world.now(),
+            arrival,
+        };
         self.put(lane, Version { set: set.clone(), by: By::Write(landed) });
     }
 
@@ -247,6 +258,7 @@ impl Upstream for FaultyUpstream {
         let (Self { tenant, life, .. }, lane) = (self, id);
         let world = &tenant.world;
         life.step(world).await;
+        let asked = world.now();
         world.judge(world.ledger.lock().unwrap().called(&life.owner, lane, world.now()));
         tenant.way().await;
         if let Some(error) = tenant.refusal(lane) {
@@ -264,7 +276,8 @@ impl Upstream for FaultyUpstream {
         life.step(world).await;
         world.count("reads");
         world.log(format_args!("{}: reads {lane}, {}{}", life.owner, short(&set), if stale { " (stale)" } else { "" }));
-        world.ledger.lock().unwrap().read(&life.owner, lane, Read { version, set: set.clone(), stale });
+        let read = Read { version, set: set.clone(), stale, lasted: (asked, world.now()) };
+        world.ledger.lock().unwrap().read(&life.owner, lane, read);
         Ok(CurrentAssignments { direct: set, from_policy_sets: Vec::new() })
     }
 
