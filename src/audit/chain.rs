@@ -67,7 +67,7 @@ impl IndexFields {
 }
 
 /// The place of a record: `CHAIN/SEQUENCE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordId {
     /// Its chain.
     pub chain: String,

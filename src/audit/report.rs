@@ -6,7 +6,7 @@
 
 use std::{cmp::Ordering, fmt};
 
-use super::chain::End;
+use super::chain::{End, RecordId};
 
 /// The first bad record, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,9 @@ pub enum VerificationFailure {
         /// What the trail contains; nothing else is wrong with it.
         report: Box<Report>,
     },
+    /// A break is said to be known, and the trail has none like it.
+    #[error("no run reports that it had ended its chain with record {0}, which was said to be a known break")]
+    NoSuchBreak(RecordId),
     /// Keys were given, but the trail has no checkpoint.
     #[error(
         "there is no checkpoint in it, so no key vouches for any of its records; if the key is new, verify again once a \
@@ -52,6 +55,14 @@ pub struct ChainBreak {
     pub written: End,
     /// The last record that the trail has of that chain; 0 if it has none.
     pub found: u64,
+}
+
+impl ChainBreak {
+    /// The last record that the run had written; it names the break.
+    pub fn id(&self) -> RecordId {
+        let End { chain, sequence, .. } = &self.written;
+        RecordId { chain: chain.clone(), sequence: *sequence }
+    }
 }
 
 impl fmt::Display for ChainBreak {
@@ -85,6 +96,8 @@ pub struct Report {
     pub unvouched: Option<u64>,
     /// The chains with records that only checkpoints of other runs cover, and how many; none if no key was given.
     pub by_others: Vec<(String, u64)>,
+    /// Breaks that were said to be known, in the order of the trail.
+    pub known_breaks: Vec<ChainBreak>,
 }
 
 /// How many chains the report names at most.
@@ -120,7 +133,8 @@ impl fmt::Display for Report {
                  nothing but their hashes protects them"
             ),
         }?;
-        self.write_by_others(f)
+        self.write_by_others(f)?;
+        self.known_breaks.iter().try_for_each(|known| write!(f, "\nknown: {known}"))
     }
 }
 

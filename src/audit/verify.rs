@@ -21,7 +21,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::{Map, Value};
 
 use super::{
-    chain::{End, GENESIS_HASH, Head, hash_of},
+    chain::{End, GENESIS_HASH, Head, RecordId, hash_of},
     checkpoint::PublicKey,
     report::{BrokenRecord, ChainBreak, Report, VerificationFailure},
 };
@@ -74,6 +74,7 @@ pub struct Verifier {
     signatures: BTreeSet<String>,
     records: u64,
     breaks: Vec<ChainBreak>,
+    known_breaks: BTreeSet<RecordId>,
 }
 
 impl Verifier {
@@ -97,6 +98,12 @@ impl Verifier {
         self.expected.extend(ends);
         self.expected.push(End::from(&head));
         Ok(true)
+    }
+
+    /// Takes a break that was examined before: the trail must have it, and does not fail because of it. It is named by the last
+    /// record that the run had written.
+    pub fn expect_break(&mut self, id: RecordId) {
+        self.known_breaks.insert(id);
     }
 
     /// Checks the next record's text.
@@ -243,10 +250,17 @@ impl Verifier {
         let by_others = by_others.filter(|(_, count)| has_keys && *count > 0).collect();
         let newest = self.newest.as_ref().and_then(|chain| self.chains.get(chain));
         let head = newest.map(|chain| chain.head.hash.clone());
-        let report =
-            Report { records: self.records, chains: self.chains.len(), head, checkpoints, unvouched, by_others };
-        if !self.breaks.is_empty() {
-            return Err(VerificationFailure::BrokenChains { breaks: self.breaks, report: Box::new(report) });
+        let (known_breaks, breaks): (Vec<_>, Vec<_>) =
+            self.breaks.into_iter().partition(|it| self.known_breaks.contains(&it.id()));
+        let found: BTreeSet<_> = known_breaks.iter().map(ChainBreak::id).collect();
+        let absent = self.known_breaks.difference(&found).next().cloned();
+        let (records, chains) = (self.records, self.chains.len());
+        let report = Report { records, chains, head, checkpoints, unvouched, by_others, known_breaks };
+        if !breaks.is_empty() {
+            return Err(VerificationFailure::BrokenChains { breaks, report: Box::new(report) });
+        }
+        if let Some(absent) = absent {
+            return Err(VerificationFailure::NoSuchBreak(absent));
         }
         if has_keys && checkpoints == 0 { Err(VerificationFailure::Unsigned) } else { Ok(report) }
     }

@@ -36,6 +36,9 @@ pub(super) enum Audit {
         /// Checkpoints kept elsewhere, as exported: the records that they name must still be in the trail.
         #[arg(long, value_name = "FILE")]
         checkpoint: Vec<PathBuf>,
+        /// A break that was examined, by the place of the last record that the run had written; repeat for each.
+        #[arg(long, value_name = "PLACE")]
+        known_break: Vec<RecordId>,
     },
     /// Print the records, oldest first; standard error names the place to continue from.
     Export {
@@ -100,18 +103,29 @@ impl std::str::FromStr for Limit {
 
 pub(super) async fn run(asked: Audit) -> anyhow::Result<ExitCode> {
     match asked {
-        Audit::Verify { trail, public_key, checkpoint } => verify(&trail, &public_key, &checkpoint).await,
+        Audit::Verify { trail, public_key, checkpoint, known_break } => {
+            let mut verifier = verifier(&public_key, &checkpoint)?;
+            for id in known_break {
+                verifier.expect_break(id);
+            }
+            verify(&trail, verifier).await
+        }
         Audit::Export { trail, format, range } => export(&trail, format, range).await,
         Audit::Key(settings) => key(&settings),
     }
 }
 
-async fn verify(trail: &Trail, keys: &[PathBuf], kept: &[PathBuf]) -> anyhow::Result<ExitCode> {
+/// A verifier with the keys and the checkpoints in these files.
+fn verifier(keys: &[PathBuf], checkpoints: &[PathBuf]) -> anyhow::Result<Verifier> {
     let keys = keys.iter().map(|path| public_key(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut verifier = Verifier::with_keys(keys);
-    for path in kept {
+    for path in checkpoints {
         expect(&mut verifier, path)?;
     }
+    Ok(verifier)
+}
+
+async fn verify(trail: &Trail, mut verifier: Verifier) -> anyhow::Result<ExitCode> {
     let mut broken = None;
     each_record(trail, None, |record| {
         broken = verifier.feed(record).err();
@@ -128,12 +142,17 @@ async fn verify(trail: &Trail, keys: &[PathBuf], kept: &[PathBuf]) -> anyhow::Re
             print(&report.to_string())?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(lacking) => {
-            let verdict = match lacking {
+        Err(failure) => {
+            let verdict = match failure {
                 VerificationFailure::Unsigned => "not vouched for",
+                VerificationFailure::NoSuchBreak(_) => "not the one expected",
                 VerificationFailure::Truncated(_) | VerificationFailure::BrokenChains { .. } => "broken",
             };
-            writeln!(io::stderr(), "the audit trail is {verdict}: {lacking}")?;
+            writeln!(io::stderr(), "the audit trail is {verdict}: {failure}")?;
+            if let VerificationFailure::BrokenChains { breaks, .. } = failure {
+                let known: Vec<_> = breaks.iter().map(|it| format!("--known-break {}", it.id())).collect();
+                writeln!(io::stderr(), "once this is examined and on record, verify with {}", known.join(" "))?;
+            }
             Ok(ExitCode::FAILURE)
         }
     }

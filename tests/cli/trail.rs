@@ -316,6 +316,34 @@ fn rechained(lines: &[String], mut line: serde_json::Value) -> String {
 }
 
 #[test]
+fn a_break_fails_until_it_is_said_to_be_known() {
+    let folder = store();
+    let lines: Vec<_> = export(folder.path(), &[]).out.lines().map(str::to_owned).collect();
+    let mut opening: serde_json::Value = serde_json::from_str(&lines[3]).unwrap();
+    opening["expected_end"] = serde_json::json!({"chain": "first", "sequence": 5, "hash": "0".repeat(64)});
+    fs::write(folder.path().join("trail.jsonl"), rechained(&lines[..3], opening)).unwrap();
+    let unknown = verify(folder.path(), &["--file", "trail.jsonl"]);
+    let broken = "the audit trail is broken: the run that wrote chain first had ended it with record 5, ";
+    assert_eq!((unknown.code, unknown.out.as_str()), (Some(1), ""));
+    assert!(unknown.err.starts_with(broken), "{}", unknown.err);
+    assert!(unknown.err.contains("verify with --known-break first/5\n"), "{}", unknown.err);
+    let known = verify(folder.path(), &["--file", "trail.jsonl", "--known-break", "first/5"]);
+    assert_eq!(known.code, Some(0), "{}", known.err);
+    assert!(known.out.contains("\nknown: the run that wrote chain first had ended it with record 5"), "{}", known.out);
+    // Another break than the known one fails, and so does a known one that is not there.
+    for other in ["first/4", "second/5"] {
+        let both = verify(folder.path(), &["--file", "trail.jsonl", "--known-break", other]);
+        assert_eq!((both.code, both.out.as_str()), (Some(1), ""));
+        assert!(both.err.starts_with(broken), "{}", both.err);
+        let none = verify(folder.path(), &["--store", "postern.db", "--known-break", other]);
+        assert_eq!((none.code, none.out.as_str()), (Some(1), ""));
+        assert!(none.err.contains(&format!("with record {other}, which was said to be a known break")), "{}", none.err);
+    }
+    let unclear = verify(folder.path(), &["--file", "trail.jsonl", "--known-break", "5"]);
+    assert!(unclear.err.contains("CHAIN/SEQUENCE"), "{}", unclear.err);
+}
+
+#[test]
 fn an_end_that_was_cut_off_shows_by_a_checkpoint_kept_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), KEY, &[("first", &["a", "*"]), ("second", &["b", "c", "*"])]);

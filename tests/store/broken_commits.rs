@@ -120,6 +120,12 @@ async fn a_chain_whose_end_the_database_lost_is_not_continued_and_the_hole_shows
     let VerificationFailure::BrokenChains { breaks, report } = &torn else { panic!("{torn:?}") };
     assert_eq!((breaks[0].written.sequence, breaks[0].found, report.records), (5, 3, 6));
     assert!(torn.to_string().contains("had ended it with record 5, but the last one there is record 3"), "{torn}");
+    let mut verifier = Verifier::default();
+    verifier.expect_break(breaks[0].id());
+    for text in &trail {
+        verifier.feed(text).unwrap();
+    }
+    assert_eq!(verifier.finish().unwrap().known_breaks, *breaks);
     // The new chain is the run's own from now on.
     let own = store.own_chain_head().await.unwrap().unwrap();
     assert_eq!((own.sequence, own), (3, newest(&*store).await));
