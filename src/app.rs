@@ -232,11 +232,11 @@ fn spawn_background(
     sweep_interval: Duration,
     stopping: &CancellationToken,
 ) -> Vec<Worker> {
-    let census = BacklogMetrics { store: Arc::clone(&retention.store), clock: retention.clock };
+    let backlog = BacklogMetrics { store: Arc::clone(&retention.store), clock: retention.clock };
     let (keeper, stop) = (Arc::clone(gateway), stopping.clone());
     vec![
         tokio::spawn(retention.run(stopping.clone())),
-        tokio::spawn(census.run(stopping.clone())),
+        tokio::spawn(backlog.run(stopping.clone())),
         tokio::spawn(async move { keeper.run_until_sweep(stop).await }),
         tokio::spawn(Arc::clone(gateway).run_count_flush(stopping.clone())),
         tokio::spawn(Arc::clone(gateway).run_approval_expiry(sweep_interval, stopping.clone())),
@@ -380,8 +380,8 @@ pub(crate) fn outbound(settings: &config::Outbound, clock: Clock) -> anyhow::Res
     let read =
         |path: &Path| std::fs::read(path).with_context(|| format!("outbound.ca_file: cannot read {}", path.display()));
     let authorities = settings.ca_file.as_deref().map(read).transpose()?;
-    let way = ClientOptions { proxy: settings.proxy.clone(), authorities };
-    Outbound::with_options(&way, clock).context("outbound.proxy or outbound.ca_file cannot be used")
+    let options = ClientOptions { proxy: settings.proxy.clone(), authorities };
+    Outbound::with_options(&options, clock).context("outbound.proxy or outbound.ca_file cannot be used")
 }
 
 /// Faults as text, one after another.

@@ -1,10 +1,11 @@
 //! Reloads policies, catalogue and log filter when their files change, without a restart.
 //!
-//! The files are compared by content every few seconds: a mounted `ConfigMap` changes by swapping a link, which no
-//! timestamp shows. Guarantees: all or nothing, and only what passes the checks of startup; a refusal is reported once, by
-//! log, audit trail and metric (the record waits until the store can write it), and the version in force stays. A change takes effect only if two reads in a row see the
-//! same: half a file of policies, still being written, can be valid and lack its last `forbid`. A signal skips that: its
-//! sender vouches that the files are complete. A version is in force only once that is recorded.
+//! The files are compared by content every few seconds: a mounted `ConfigMap` changes by swapping a link, which no timestamp
+//! shows. Guarantees: all or nothing, and only what passes the checks of startup; a refusal is reported once, by log, audit
+//! trail and metric (the record waits until the store can write it), and the version in force stays. A change takes effect
+//! only if two reads in a row see the same: half a file of policies, still being written, can be valid and lack its last
+//! `forbid`. A signal skips that: its sender vouches that the files are complete. A version is in force only once that is
+//! recorded.
 //!
 //! It deliberately leaves every other setting alone: addresses, callers and issuers need a restart, as the log says.
 //! Secrets are read where they are used. Started by `app`.

@@ -52,10 +52,10 @@ impl Retention {
     /// Removes step after step until nothing is left to remove.
     async fn round(&self, stop: &CancellationToken) -> Result<usize, Error> {
         let now = self.clock.now();
-        let forgetting = Purge { ended_before: before(now, self.operations), keys_expired_by: now, limit: STEP_MAX };
+        let purge = Purge { ended_before: before(now, self.operations), keys_expired_by: now, limit: STEP_MAX };
         let mut removed = 0_usize;
         loop {
-            let rows = self.store.purge(forgetting).await?;
+            let rows = self.store.purge(purge).await?;
             removed = removed.saturating_add(rows);
             if rows < STEP_MAX || self.pauses(PAUSE, stop).await == PauseOutcome::Stopped {
                 return Ok(removed);

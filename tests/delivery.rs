@@ -45,8 +45,8 @@ fn store(clock: Clock) -> Arc<dyn Store> {
     Arc::new(Database::new(clock).open(Run { chain: "chain".to_owned(), clock }))
 }
 
-fn delivery(store: &Arc<dyn Store>, clock: Clock, outlet: SinkWriter) -> Delivery {
-    Delivery { store: Arc::clone(store), clock, owner: "a".to_owned(), format: ExportFormat::Jsonl, sink: outlet }
+fn delivery(store: &Arc<dyn Store>, clock: Clock, sink: SinkWriter) -> Delivery {
+    Delivery { store: Arc::clone(store), clock, owner: "a".to_owned(), format: ExportFormat::Jsonl, sink }
 }
 
 /// Takes a sink's turn for another replica; whether there was one to take.
@@ -76,8 +76,8 @@ async fn a_replica_that_lost_its_turn_shows_no_lag() {
     let clock = Clock::simulated("2026-03-01T08:00:00Z".parse().unwrap(), 1);
     let store = store(clock);
     // Nothing can be sent to such an address, which takes no time.
-    let outlet = SinkWriter::new(&Sink::Otlp("data:nowhere".parse().unwrap()), &Outbound::new(clock).unwrap());
-    let mut running = Box::pin(delivery(&store, clock, outlet).run(CancellationToken::new()));
+    let sink = SinkWriter::new(&Sink::Otlp("data:nowhere".parse().unwrap()), &Outbound::new(clock).unwrap());
+    let mut running = Box::pin(delivery(&store, clock, sink).run(CancellationToken::new()));
     goes_on(clock, &mut running, second(600)).await;
     assert!(!take_turn(&store, "otlp").await, "the turn is kept while the sink fails");
     assert!(lag("otlp") > 500.0, "{}", lag("otlp"));
@@ -120,9 +120,9 @@ async fn a_sink_that_blocks_grows_late_and_is_logged_once() {
     let store = store(clock);
     // A thread that writes to standard output waits until this is dropped.
     let blocked = io::stdout().lock();
-    let outlet = SinkWriter::new(&Sink::Stdout, &Outbound::new(clock).unwrap());
+    let sink = SinkWriter::new(&Sink::Stdout, &Outbound::new(clock).unwrap());
     let stop = CancellationToken::new();
-    let mut running = Box::pin(delivery(&store, clock, outlet).run(stop.clone()));
+    let mut running = Box::pin(delivery(&store, clock, sink).run(stop.clone()));
     goes_on(clock, &mut running, second(15)).await;
     assert!(lag("stdout") > 10.0, "{}", lag("stdout"));
     assert_eq!(log.warnings(), 0);

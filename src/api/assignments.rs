@@ -61,8 +61,8 @@ pub(super) async fn wait_and_respond(
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     // The time to wait counts from when the request arrived.
     let left = wait.saturating_sub(clock::until(begun, gateway.now()));
-    let standing = gateway.wait(operation, left).await;
-    let mut response = answer(&standing, gateway.now());
+    let current = gateway.wait(operation, left).await;
+    let mut response = answer(&current, gateway.now());
     let headers = response.headers_mut();
     if replayed {
         operations::header(headers, "idempotency-replayed", "true");
@@ -74,14 +74,14 @@ pub(super) async fn wait_and_respond(
 }
 
 /// The response after waiting: the ended operation, the problem that it failed with, or its current state.
-fn answer(standing: &OperationStatus, now: jiff::Timestamp) -> HttpResponse {
-    let operation = &standing.operation;
+fn answer(current: &OperationStatus, now: jiff::Timestamp) -> HttpResponse {
+    let operation = &current.operation;
     if let Fate::Failed { failure, .. } = &operation.state {
         let problem = Problem::of_failure(failure, operation.id);
         return actix_web::ResponseError::error_response(&problem);
     }
     let status = if operation.state.has_ended() { HttpResponse::Ok() } else { HttpResponse::Accepted() };
-    operations::respond(status, standing, now)
+    operations::respond(status, current, now)
 }
 
 /// What a change would do to the present assignments.

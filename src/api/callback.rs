@@ -105,17 +105,17 @@ pub(super) struct CallbackView {
 }
 
 impl CallbackView {
-    pub(super) fn of(callback: &Callback, standing: Option<&callbacks::Status>) -> Self {
-        let progress = standing.map(|standing| &standing.progress);
+    pub(super) fn of(callback: &Callback, status: Option<&callbacks::Status>) -> Self {
+        let progress = status.map(|status| &status.progress);
         Self {
             url: callback.shown_url(),
             context: context(callback),
-            state: standing.map(|standing| standing.state.name()),
-            attempts: standing.map(|standing| standing.attempts),
+            state: status.map(|status| status.state.name()),
+            attempts: status.map(|status| status.attempts),
             last_attempt_at: progress.and_then(|progress| progress.last_at),
             last_status: progress.and_then(|progress| progress.last_status),
             last_error: progress.and_then(|progress| progress.last_error.clone()),
-            next_attempt_at: standing.and_then(|standing| standing.next_attempt_at),
+            next_attempt_at: status.and_then(|status| status.next_attempt_at),
             delivered_at: progress.and_then(|progress| progress.delivered_at),
         }
     }

@@ -78,7 +78,7 @@ impl Faults {
         if configuration.is_none() && !fields.contains_key("configuration") {
             self.note("/configuration", "is missing: give the id, alias or display name of a configuration");
         }
-        let wish = self.wish(fields);
+        let change = self.requested_change(fields);
         Some(ChangeRequest {
             ticket: self.text(fields, "", "ticket", TICKET_MAX),
             requested_for: self.text(fields, "", "requested_for", NAME_MAX),
@@ -86,7 +86,7 @@ impl Faults {
             until: self.moment(fields, "until"),
             callback: self.callback(fields),
             configuration: configuration?,
-            change: wish?,
+            change: change?,
             only_on: None,
         })
     }
@@ -122,7 +122,7 @@ impl Faults {
         })
     }
 
-    fn wish(&mut self, fields: &Map<String, Value>) -> Option<RequestedChange> {
+    fn requested_change(&mut self, fields: &Map<String, Value>) -> Option<RequestedChange> {
         let [add, remove, replace] =
             ["add", "remove", "replace"].map(|key| fields.get(key).map(|list| self.targets(list, key)));
         match (add, remove, replace) {
@@ -168,20 +168,21 @@ impl Faults {
                 false
             }
         };
-        let whom = self.whom(fields, at)?;
-        let whom = match whom {
+        let target = match self.target_ref(fields, at)? {
             TargetRef::Group(group) if excluded => TargetRef::ExcludedGroup(group),
             TargetRef::AllDevices | TargetRef::AllUsers if excluded => {
                 self.note(&format!("{at}/exclude"), "only groups can be excluded");
                 return None;
             }
-            whom
-            @ (TargetRef::Group(_) | TargetRef::ExcludedGroup(_) | TargetRef::AllDevices | TargetRef::AllUsers) => whom,
+            target @ (TargetRef::Group(_)
+            | TargetRef::ExcludedGroup(_)
+            | TargetRef::AllDevices
+            | TargetRef::AllUsers) => target,
         };
-        Some(NamedTarget { target: whom, filter: filter.map_or(Some(None), |filter| filter.map(Some))? })
+        Some(NamedTarget { target, filter: filter.map_or(Some(None), |filter| filter.map(Some))? })
     }
 
-    fn whom(&mut self, fields: &Map<String, Value>, at: &str) -> Option<TargetRef> {
+    fn target_ref(&mut self, fields: &Map<String, Value>, at: &str) -> Option<TargetRef> {
         match (fields.get("group"), fields.get("all")) {
             (Some(_), None) => self.text(fields, at, "group", NAME_MAX).map(TargetRef::Group),
             (None, Some(Value::String(all))) if all == "devices" => Some(TargetRef::AllDevices),
@@ -346,10 +347,10 @@ mod tests {
         });
         let request = read(&body).unwrap();
         assert_eq!(request.ticket.as_deref(), Some("RITM1"));
-        let whom: Vec<_> = request.change.targets().map(|(.., named)| named.target.clone()).collect();
+        let targets: Vec<_> = request.change.targets().map(|(.., named)| named.target.clone()).collect();
         let group = |name: &str| TargetRef::Group(name.to_owned());
         assert_eq!(
-            whom,
+            targets,
             [
                 group("Sales Laptops"),
                 TargetRef::AllUsers,

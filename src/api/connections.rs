@@ -47,7 +47,7 @@ pub(super) struct Connections {
 struct Connection {
     /// A second handle of its socket, by which it can be closed.
     socket: TcpStream,
-    standing: Mutex<Activity>,
+    activity: Mutex<Activity>,
     clock: Clock,
 }
 
@@ -74,8 +74,8 @@ impl Connections {
         let Some(stream) = secured.or_else(|| connection.downcast_ref()) else { return };
         match stream.as_fd().try_clone_to_owned() {
             Ok(socket) => {
-                let standing = Mutex::new(Activity { calls: 0, since: self.clock.elapsed() });
-                let connection = Arc::new(Connection { socket: socket.into(), standing, clock: self.clock });
+                let activity = Mutex::new(Activity { calls: 0, since: self.clock.elapsed() });
+                let connection = Arc::new(Connection { socket: socket.into(), activity, clock: self.clock });
                 lock(&self.open).push(Arc::downgrade(&connection));
                 notes.insert(connection);
             }
@@ -101,13 +101,13 @@ impl Connections {
 
 impl Connection {
     fn is_idle(&self, idle_max: Duration, now: Duration) -> bool {
-        let standing = lock(&self.standing);
-        standing.calls == 0 && now.saturating_sub(standing.since) >= idle_max
+        let activity = lock(&self.activity);
+        activity.calls == 0 && now.saturating_sub(activity.since) >= idle_max
     }
 
     fn count(&self, count: impl FnOnce(usize) -> usize) {
-        let mut standing = lock(&self.standing);
-        *standing = Activity { calls: count(standing.calls), since: self.clock.elapsed() };
+        let mut activity = lock(&self.activity);
+        *activity = Activity { calls: count(activity.calls), since: self.clock.elapsed() };
     }
 }
 

@@ -91,8 +91,8 @@ async fn note(gateway: &Gateway, rejection: &Rejection) -> Result<(), gateway::E
         Rejection::Invalid(_) => gateway.record_failed_authentication("", "invalid", why).await,
         Rejection::UnknownCaller { issuer, subject, token_id, detail, .. } => {
             let (issuer, subject) = (issuer.clone(), subject.clone());
-            let stranger = UnknownIdentity { issuer, subject, token_id: token_id.clone(), reason: detail.clone() };
-            gateway.record_unknown_caller(stranger).await
+            let identity = UnknownIdentity { issuer, subject, token_id: token_id.clone(), reason: detail.clone() };
+            gateway.record_unknown_caller(identity).await
         }
         Rejection::KeysUnavailable { .. } => Ok(()),
     }

@@ -1,8 +1,9 @@
 //! Strict JSON parsing of bodies: a key that occurs twice in one object is an error.
 //!
-//! Two readers of one body must not see different contents: what a proxy or an auditor reads could otherwise differ from what
-//! is done. For the same reason the bodies of callers have no number that would not be kept; events of other systems may, because
-//! the gateway does not return them. It deliberately builds a plain value; what the fields mean is checked by [`super::change`].
+//! Two readers of one body must not see different contents: what a proxy or an auditor reads could otherwise differ from
+//! what is done. For the same reason the bodies of callers have no number that would not be kept; events of other systems
+//! may, because the gateway does not return them. It deliberately builds a plain value; what the fields mean is checked by
+//! [`super::change`].
 
 use std::fmt;
 

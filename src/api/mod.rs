@@ -4,7 +4,8 @@
 //! for webhooks, authenticates the message itself; every failure, the framework's own included, is a problem document; each
 //! request has one span, which continues its caller's `traceparent`.
 //!
-//! It deliberately reaches neither store nor Graph: a handler can do what [`Gateway`](crate::gateway::Gateway) offers and no more.
+//! It deliberately reaches neither store nor Graph: a handler can do what [`Gateway`](crate::gateway::Gateway) offers and no
+//! more.
 
 mod assignments;
 mod audit;

@@ -171,7 +171,7 @@ pub(super) struct OperationView {
 }
 
 impl OperationView {
-    pub(super) fn of(operation: &Operation, parked: Option<&Parked>, sequel: &FollowUps) -> Self {
+    pub(super) fn of(operation: &Operation, parked: Option<&Parked>, follow_ups: &FollowUps) -> Self {
         let Operation { id, submission, state } = operation;
         let Submission { configuration, configuration_name, change, names, .. } = submission;
         let success = if let State::Succeeded(success) = state { Some(success) } else { None };
@@ -184,9 +184,9 @@ impl OperationView {
             configuration: ConfigurationView { id: configuration.to_string(), name: configuration_name.clone() },
             reverts: change.reversal().map(|it| it.operation().to_string()),
             cause: submission.carries_out_until().then_some(Cause::Until.name()),
-            reverted_by: reverted_by(sequel),
+            reverted_by: reverted_by(follow_ups),
             until: submission.until.as_ref().map(|until| until.at),
-            ends: sequel.until.map(EndsView::from),
+            ends: follow_ups.until.map(EndsView::from),
             change: ChangeView::of(change, names),
             difference: success.map(|success| DifferenceView::of(&success.difference, names)),
             if_match: submission.only_on.as_ref().map(view::etag),
@@ -205,16 +205,16 @@ impl OperationView {
                 until: *until,
                 attempts: *attempts,
             }),
-            callback: submission.callback.as_ref().map(|it| CallbackView::of(it, sequel.callback.as_ref())),
+            callback: submission.callback.as_ref().map(|it| CallbackView::of(it, follow_ups.callback.as_ref())),
             trace_id: submission.traceparent.as_deref().and_then(telemetry::trace_id_in),
             links: LinksView::of(operation),
         }
     }
 }
 
-fn reverted_by(sequel: &FollowUps) -> Option<String> {
+fn reverted_by(follow_ups: &FollowUps) -> Option<String> {
     let undoes = |it: &&Operation| !matches!(it.state, State::Failed { .. } | State::Cancelled { .. });
-    sequel.reversals.iter().find(undoes).map(|it| it.id.to_string())
+    follow_ups.reversals.iter().find(undoes).map(|it| it.id.to_string())
 }
 
 fn times(state: &State) -> (Option<Timestamp>, Option<Timestamp>) {

@@ -36,7 +36,7 @@ pub(super) async fn one(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let (gateway, state) = (extract::gateway(&request)?, extract::state(&request)?);
-    let mut standing = gateway.operation(&caller, named(&id)?).await?;
+    let mut current = gateway.operation(&caller, named(&id)?).await?;
     let preference = extract::preference(request.headers());
     let wait = match preference {
         Preference::Wait(wait) => wait.min(gateway.wait_max()),
@@ -44,10 +44,10 @@ pub(super) async fn one(
     };
     let place = if wait.is_zero() { None } else { state.limits.place(&caller.name) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
-    if place.is_some() && !standing.operation.state.has_ended() {
-        standing = gateway.wait(standing.operation, wait).await;
+    if place.is_some() && !current.operation.state.has_ended() {
+        current = gateway.wait(current.operation, wait).await;
     }
-    let mut response = respond(HttpResponse::Ok(), &standing, gateway.now());
+    let mut response = respond(HttpResponse::Ok(), &current, gateway.now());
     if let Some(applied) = applied(preference, wait) {
         header(response.headers_mut(), "preference-applied", &applied);
     }
@@ -144,21 +144,21 @@ pub(super) async fn many(
 /// An operation as a response. If it has not ended, headers say where and when to look again.
 pub(super) fn respond(
     mut response: actix_web::HttpResponseBuilder,
-    standing: &OperationStatus,
+    current: &OperationStatus,
     now: Timestamp,
 ) -> HttpResponse {
-    let OperationStatus { operation, parked, follow_ups: sequel } = standing;
+    let OperationStatus { operation, parked, follow_ups } = current;
     if !operation.state.has_ended() {
         response.insert_header(("location", format!("/v1/operations/{}", operation.id)));
-        response.insert_header(("retry-after", problem::whole_seconds(pause(standing, now))));
+        response.insert_header(("retry-after", problem::whole_seconds(pause(current, now))));
     }
-    response.json(OperationView::of(operation, parked.as_ref(), sequel))
+    response.json(OperationView::of(operation, parked.as_ref(), follow_ups))
 }
 
 /// How long a caller should wait before it looks at an operation again.
-pub(super) fn pause(standing: &OperationStatus, now: Timestamp) -> Duration {
-    let least = if standing.operation.state == Fate::AwaitingApproval { POLL_APPROVAL } else { POLL };
-    standing.parked.as_ref().map_or(least, |parked| clock::until(now, parked.until).max(least))
+pub(super) fn pause(current: &OperationStatus, now: Timestamp) -> Duration {
+    let least = if current.operation.state == Fate::AwaitingApproval { POLL_APPROVAL } else { POLL };
+    current.parked.as_ref().map_or(least, |parked| clock::until(now, parked.until).max(least))
 }
 
 /// The part of a preference that was applied.

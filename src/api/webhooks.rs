@@ -121,16 +121,16 @@ async fn accept_message(
     let submitted = gateway.submit_all(&caller, requests, name.as_ref()).await;
     let submitted = submitted.map_err(|broken| part(broken, &drafts))?;
     let replayed = submitted.iter().all(|one| one.replayed);
-    let mut standings = Vec::new();
+    let mut statuses = Vec::new();
     let wait = wait_limit(headers, gateway);
     let place = if wait.is_zero() { None } else { state.limits.place(&caller.name) };
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     for one in submitted {
         // The time to wait counts from when the message arrived.
         let left = wait.saturating_sub(clock::until(begun, gateway.now()));
-        standings.push(gateway.wait(one.operation, left).await);
+        statuses.push(gateway.wait(one.operation, left).await);
     }
-    let mut response = answer(&standings, gateway);
+    let mut response = answer(&statuses, gateway);
     if replayed {
         operations::header(response.headers_mut(), "idempotency-replayed", "true");
     }
@@ -235,18 +235,18 @@ fn wait_limit(headers: &HeaderMap, gateway: &Gateway) -> Duration {
     }
 }
 
-fn answer(standings: &[crate::gateway::OperationStatus], gateway: &Gateway) -> HttpResponse {
-    let open: Vec<_> = standings.iter().filter(|standing| !standing.operation.state.has_ended()).collect();
+fn answer(statuses: &[crate::gateway::OperationStatus], gateway: &Gateway) -> HttpResponse {
+    let open: Vec<_> = statuses.iter().filter(|current| !current.operation.state.has_ended()).collect();
     let mut response = if open.is_empty() { HttpResponse::Ok() } else { HttpResponse::Accepted() };
     if let [only] = open.as_slice() {
         response.insert_header(("location", format!("/v1/operations/{}", only.operation.id)));
     }
-    if let Some(pause) = open.iter().map(|standing| operations::pause(standing, gateway.now())).max() {
+    if let Some(pause) = open.iter().map(|current| operations::pause(current, gateway.now())).max() {
         response.insert_header(("retry-after", problem::whole_seconds(pause)));
     }
     let view =
         |it: &crate::gateway::OperationStatus| OperationView::of(&it.operation, it.parked.as_ref(), &it.follow_ups);
-    response.json(Answer { result: "accepted", operations: standings.iter().map(view).collect() })
+    response.json(Answer { result: "accepted", operations: statuses.iter().map(view).collect() })
 }
 
 /// Consents to a subscription (CloudEvents' HTTP webhook, section 4), or does not.

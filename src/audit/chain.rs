@@ -33,7 +33,7 @@ pub struct Record {
     /// The record itself: canonical JSON, with its hash.
     pub text: String,
     /// The fields by which it can be found.
-    pub marks: IndexFields,
+    pub index_fields: IndexFields,
 }
 
 /// The fields by which a record can be found, if it has them.
@@ -179,10 +179,10 @@ impl Head {
             Object::of(&untied).or_else(|_| Object::of(&UnhashedRecord { event: None, ..untied })).unwrap_or_default();
         let hash = Digest::of(record.text().as_bytes()).as_str().to_owned();
         let text = record.with(HASH, &format!("\"{hash}\""));
-        let marks = IndexFields::of(entry.at, |key| serde_json::from_str(record.get(key)?).ok());
+        let index_fields = IndexFields::of(entry.at, |key| serde_json::from_str(record.get(key)?).ok());
         self.sequence = sequence;
         self.hash = hash;
-        Record { chain: self.chain.clone(), sequence, text, marks }
+        Record { chain: self.chain.clone(), sequence, text, index_fields }
     }
 
     /// The head of the chain after this record; none if the text is not a record.

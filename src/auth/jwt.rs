@@ -1,7 +1,8 @@
 //! The checks of one token (RFC 7519, RFC 8725, RFC 9068; Entra's v1 and v2 access tokens).
 //!
 //! Guarantees: nothing in a token is believed before its signature was verified, with a key of the very issuer it names and
-//! an algorithm that the configuration allows for that issuer and that fits the key. An [`UnverifiedToken`] was only read; there is one way to make a [`VerifiedToken`] from it. Where to find a key is never taken from the token: `jku`, `x5u`,
+//! an algorithm that the configuration allows for that issuer and that fits the key. An [`UnverifiedToken`] was only read;
+//! there is one way to make a [`VerifiedToken`] from it. Where to find a key is never taken from the token: `jku`, `x5u`,
 //! `jwk` and `x5c` are not even read. Details of a refusal never repeat what the token says.
 //!
 //! The library verifies signatures. Claims are checked here, since the library reads the system clock and by default

@@ -253,21 +253,21 @@ impl ShutdownSignals {
 
 /// The settings, if they and what they refer to (secrets, policies) have no fault.
 fn load_checked(settings: &Settings) -> Result<(Config, Policies), Vec<Fault>> {
-    let LoadReport { config, policy, secrets, pointers, mut faults, .. } =
+    let LoadReport { config, policy, secrets, references, mut faults, .. } =
         config::examine_process(settings.config.as_deref());
     faults.extend(secrets.iter().filter_map(config::SecretRef::check));
     let policies = policy.and_then(|policy| Policies::load(&policy.dir).map_err(|why| faults.extend(why)).ok());
     // A secret that cannot be read is reported once, not again by each check that needs it.
     let at = |fault: &Fault| fault.line.map(|line| (fault.place.clone(), line));
     let told: Vec<_> = faults.iter().filter_map(at).collect();
-    let more = check_references(&pointers).into_iter();
+    let more = check_references(&references).into_iter();
     faults.extend(more.filter(|fault| at(fault).is_none_or(|at| !told.contains(&at))));
     config.zip(policies).filter(|_| faults.is_empty()).ok_or(faults)
 }
 
 /// Faults of what settings refer to: certificates, keys, expressions, the form of secrets.
-fn check_references(pointers: &ExternalReferences) -> Vec<Fault> {
-    let ExternalReferences { tls, graph, outbound, audit, webhooks, destinations, catalogue } = pointers;
+fn check_references(references: &ExternalReferences) -> Vec<Fault> {
+    let ExternalReferences { tls, graph, outbound, audit, webhooks, destinations, catalogue } = references;
     let mut faults = Vec::new();
     faults.extend(graph.as_ref().filter(|graph| graph::readable(graph)).and_then(graph::examine));
     let tls = tls.clone().and_then(|tls| api::Certificate::open(tls).err());

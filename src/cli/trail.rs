@@ -199,7 +199,7 @@ async fn export(trail: &Trail, format: ExportFormat, range: Range) -> anyhow::Re
     each_record(trail, start, |record| {
         let place = RecordId::of(record);
         // A record that cannot be read is exported nevertheless: whoever verifies the export must see it.
-        let at = IndexFields::read(record).map(|marks| marks.at);
+        let at = IndexFields::read(record).map(|fields| fields.at);
         if at.is_some_and(|at| earliest.is_some_and(|from| at < from)) {
             return Ok(true);
         }

@@ -143,7 +143,7 @@ pub(super) fn interpret(
         callers: Vec::new(),
         destinations: Vec::new(),
         webhooks: Vec::new(),
-        shelves: CatalogueTables::default(),
+        catalogue_tables: CatalogueTables::default(),
     };
     file.sort(document.get_ref());
     (file.root.variables, file.root.platform) =
@@ -161,7 +161,7 @@ struct File<'p> {
     callers: Vec<Table<'p>>,
     destinations: Vec<Table<'p>>,
     webhooks: Vec<Entry<'p>>,
-    shelves: CatalogueTables<'p>,
+    catalogue_tables: CatalogueTables<'p>,
 }
 
 impl<'p> File<'p> {
@@ -175,12 +175,12 @@ impl<'p> File<'p> {
         let known = References { issuers: names, clients, destinations: &destinations, open_max: sections.open_max() };
         let callers = lists::callers(self.callers, &known, &mut self.diagnostics);
         let webhooks = webhooks::webhooks(self.webhooks, &known, &mut self.diagnostics);
-        let catalogue = lists::catalogue(self.shelves, &mut self.diagnostics);
+        let catalogue = lists::catalogue(self.catalogue_tables, &mut self.diagnostics);
         let policy = sections.policy.clone();
         let senders = webhooks.iter().flat_map(|webhook| webhook.secrets.iter());
         let receivers = destinations.iter().flat_map(|it| it.secrets.iter().chain(it.authentication.secret()));
         let secrets = sections.secrets.into_iter().chain(senders.chain(receivers).cloned()).collect();
-        let pointers = ExternalReferences {
+        let references = ExternalReferences {
             tls: sections.tls,
             graph: sections.graph.clone(),
             outbound: sections.outbound.clone(),
@@ -210,7 +210,7 @@ impl<'p> File<'p> {
             })
         };
         let (admin_listen, faults) = (sections.admin_listen, Vec::new());
-        (LoadReport { config: whole(), admin_listen, policy, secrets, pointers, faults }, self.diagnostics)
+        (LoadReport { config: whole(), admin_listen, policy, secrets, references, faults }, self.diagnostics)
     }
 
     /// Sorts the parts of the document by who reads them.
@@ -271,8 +271,8 @@ impl<'p> File<'p> {
             let line = self.place.line(key.span().start);
             match key.get_ref().as_ref() {
                 "configurations" => self.configurations(line, value.get_ref()),
-                "groups" => self.shelves.groups = self.shelf("catalogue.groups", line, value.get_ref()),
-                "filters" => self.shelves.filters = self.shelf("catalogue.filters", line, value.get_ref()),
+                "groups" => self.catalogue_tables.groups = self.subtable("catalogue.groups", line, value.get_ref()),
+                "filters" => self.catalogue_tables.filters = self.subtable("catalogue.filters", line, value.get_ref()),
                 other => self.wrong(
                     line,
                     format!("unknown section {:?}", format!("catalogue.{}", segment(other))),
@@ -289,13 +289,13 @@ impl<'p> File<'p> {
             let shown = format!("catalogue.configurations.{:?}", alias.get_ref());
             if let Some(entry) = self.object(&shown, line, value.get_ref()) {
                 let table = self.table("catalogue.configurations", shown, line, entry);
-                self.shelves.configurations.push((alias.get_ref().to_string(), table));
+                self.catalogue_tables.configurations.push((alias.get_ref().to_string(), table));
             }
         }
     }
 
     /// A table whose keys are chosen by the operator.
-    fn shelf(&mut self, kind: &'static str, line: usize, value: &DeValue<'_>) -> Option<Table<'p>> {
+    fn subtable(&mut self, kind: &'static str, line: usize, value: &DeValue<'_>) -> Option<Table<'p>> {
         let entries = self.object(kind, line, value)?;
         let mut table = Table::new(self.place, Title { kind, shown: kind.to_owned(), line: Some(line) });
         for (alias, value) in entries {

@@ -169,10 +169,10 @@ pub(super) struct CatalogueTables<'p> {
 }
 
 /// Reads `[catalogue]`.
-pub(super) fn catalogue(shelves: CatalogueTables<'_>, diagnostics: &mut Diagnostics) -> Catalogue {
+pub(super) fn catalogue(tables: CatalogueTables<'_>, diagnostics: &mut Diagnostics) -> Catalogue {
     let mut configurations = BTreeMap::new();
     let mut ids = BTreeSet::new();
-    for (alias, mut table) in shelves.configurations {
+    for (alias, mut table) in tables.configurations {
         let id = table.required("id", value::parsed::<ConfigurationId>);
         let tags = table.list("tags", Some(&[]), value::filled);
         // Two entries would give one configuration two sets of tags, and policy would see whichever was asked for.
@@ -183,8 +183,8 @@ pub(super) fn catalogue(shelves: CatalogueTables<'_>, diagnostics: &mut Diagnost
         configurations.extend(id.map(|id| (alias, CatalogueEntry { id, tags })));
         diagnostics.close(table);
     }
-    let groups = shelves.groups.map(|table| aliases::<GroupId>(table, diagnostics)).unwrap_or_default();
-    let filters = shelves.filters.map(|table| aliases::<FilterId>(table, diagnostics)).unwrap_or_default();
+    let groups = tables.groups.map(|table| aliases::<GroupId>(table, diagnostics)).unwrap_or_default();
+    let filters = tables.filters.map(|table| aliases::<FilterId>(table, diagnostics)).unwrap_or_default();
     Catalogue { configurations, groups, filters }
 }
 

@@ -19,7 +19,7 @@ pub struct LoadReport {
     /// The secrets that settings refer to, as far as they could be read.
     pub secrets: Vec<SecretRef>,
     /// Other settings that refer to something outside the settings.
-    pub pointers: ExternalReferences,
+    pub references: ExternalReferences,
     /// All faults; settings with faults must not be used.
     pub faults: Vec<Fault>,
 }

@@ -169,7 +169,7 @@ fn a_caller_is_tied_to_a_certificate_only_where_clients_show_them() {
             "{print}"
         );
     }
-    // Whoever takes the last one away must not open the door.
+    // Whoever takes the last one away must not admit everybody.
     let none = format!("{}{tls}{}", least(), caller("").replace("\"\"", ""));
     assert!(faults(&none).contains("certificate_sha256: the list is empty"), "{}", faults(&none));
 }

@@ -165,7 +165,7 @@ impl Delivery {
 
     /// How long the first of these has been waiting.
     fn lag(&self, batch: &[StoredRecord]) -> Duration {
-        let first = batch.first().and_then(|filed| IndexFields::read(&filed.text));
+        let first = batch.first().and_then(|record| IndexFields::read(&record.text));
         first.map_or(Duration::ZERO, |first| until(first.at, self.clock.now()))
     }
 

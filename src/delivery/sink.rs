@@ -46,7 +46,7 @@ pub enum SinkWriter {
 }
 
 impl SinkWriter {
-    /// The outlet for a sink of the settings.
+    /// What writes to a sink of the settings.
     pub fn new(sink: &Sink, outbound: &Outbound) -> Self {
         match sink {
             Sink::Stdout => Self::Stdout,
@@ -69,7 +69,7 @@ impl SinkWriter {
     /// Sends a batch, or the beginning of it if the sink does not accept all at once, and returns how many records that
     /// were. After an error, nothing is known to have been sent.
     pub(super) async fn send(&self, batch: &[StoredRecord], form: ExportFormat) -> Result<usize, String> {
-        let lines = || batch.iter().map(|filed| form.line(&filed.text) + "\n").collect::<String>();
+        let lines = || batch.iter().map(|record| form.line(&record.text) + "\n").collect::<String>();
         match self {
             Self::Stdout => run_detached(lines(), |lines| print(&lines)).await.map_err(|error| error.to_string())?,
             Self::File(file) => {
@@ -228,7 +228,7 @@ fn logs(batch: &[StoredRecord], form: ExportFormat) -> Value {
         {"key": "service.name", "value": {"stringValue": "postern"}},
         {"key": "service.version", "value": {"stringValue": env!("CARGO_PKG_VERSION")}},
     ]);
-    let records: Vec<_> = batch.iter().map(|filed| log(&filed.text, form)).collect();
+    let records: Vec<_> = batch.iter().map(|record| log(&record.text, form)).collect();
     json!({"resourceLogs": [{
         "resource": {"attributes": resource},
         "scopeLogs": [{"scope": {"name": "postern.audit"}, "logRecords": records}],
@@ -237,7 +237,7 @@ fn logs(batch: &[StoredRecord], form: ExportFormat) -> Value {
 
 fn log(text: &str, form: ExportFormat) -> Value {
     let record: Value = serde_json::from_str(text).unwrap_or_default();
-    let nanos = IndexFields::read(text).map_or(0, |marks| marks.at.as_nanosecond());
+    let nanos = IndexFields::read(text).map_or(0, |fields| fields.at.as_nanosecond());
     let text_of = |key: &str| record.get(key).and_then(Value::as_str);
     let event = text_of("event").unwrap_or("unknown");
     // OpenTelemetry's severities: information, warning.

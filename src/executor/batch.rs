@@ -3,8 +3,8 @@
 //! Guarantees: no write follows a read that makes no sense, or one that is empty although the set was not left empty; a write
 //! is announced before it is sent, and both fit in the lease; a write whose answer was lost is decided by the next read.
 //!
-//! It deliberately ends no operation: it returns a [`BatchOutcome`] or why the batch cannot go on ([`BatchError`]), and [`super::lane`]
-//! settles, parks or halves.
+//! It deliberately ends no operation: it returns a [`BatchOutcome`] or why the batch cannot go on ([`BatchError`]), and
+//! [`super::lane`] settles, parks or halves.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -309,13 +309,13 @@ impl Lane {
         store.begin_write(&mut held.lease, &held.announced, settings.lease_ttl).await?;
         let margin = SETTLE_MARGIN.min(settings.lease_ttl.mul_f64(0.25));
         let left = held.lease.left(*clock).saturating_sub(margin);
-        let clearance = WriteGrant { client_request_id, until: clock.elapsed().saturating_add(left) };
-        let sent = upstream.replace_assignments(&self.configuration, desired, &clearance);
+        let grant = WriteGrant { client_request_id, until: clock.elapsed().saturating_add(left) };
+        let sent = upstream.replace_assignments(&self.configuration, desired, &grant);
         match tokio::time::timeout(left, sent).await {
             Ok(Ok(Receipt { request_id })) => {
                 telemetry::measure_write(merged_with.saturating_add(1));
                 held.replaced.note(before, clock.elapsed());
-                let WriteGrant { client_request_id, .. } = clearance;
+                let WriteGrant { client_request_id, .. } = grant;
                 let write = Write { merged_with, request_id, client_request_id };
                 if let Some(intent) = &mut held.announced.intent {
                     intent.write = Some(write.clone());

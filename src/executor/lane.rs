@@ -131,10 +131,10 @@ impl Lane {
         }
         let replaced = RecentlyReplaced::by_earlier_turns(replaced_sets, self.parts.clock.elapsed());
         let held = HeldLease { lease, announced, left, replaced, vanishing_told: false, attempts };
-        let mut course = TurnState { held, batches: vec![operations], writes_unknown: 0 };
-        while let Some(batch) = course.batches.pop() {
-            match self.step(course, batch).await? {
-                StepOutcome::Continue(next) => course = *next,
+        let mut state = TurnState { held, batches: vec![operations], writes_unknown: 0 };
+        while let Some(batch) = state.batches.pop() {
+            match self.step(state, batch).await? {
+                StepOutcome::Continue(next) => state = *next,
                 StepOutcome::Finish(after) => return Ok(after),
             }
         }
@@ -142,16 +142,16 @@ impl Lane {
     }
 
     /// Does one batch, or finds out why it cannot be done as it is.
-    async fn step(&self, mut course: TurnState, batch: Vec<Operation>) -> Result<StepOutcome, Error> {
-        match self.apply(&mut course.held, &batch).await {
-            Ok(outcome) => self.settle(course, outcome).await,
+    async fn step(&self, mut state: TurnState, batch: Vec<Operation>) -> Result<StepOutcome, Error> {
+        match self.apply(&mut state.held, &batch).await {
+            Ok(outcome) => self.settle(state, outcome).await,
             Err(BatchError::Store(error)) => Err(error),
-            Err(BatchError::Park(pause, because)) => self.park(course, batch, pause, because).await,
+            Err(BatchError::Park(pause, because)) => self.park(state, batch, pause, because).await,
             Err(BatchError::Fail(failure)) if self.waits(&batch, &failure) => {
-                self.park(course, batch, None, failure.detail).await
+                self.park(state, batch, None, failure.detail).await
             }
-            Err(BatchError::Fail(failure)) => self.fail(course, batch, &failure).await,
-            Err(BatchError::Split(failure)) if batch.len() == 1 => self.fail(course, batch, &failure).await,
+            Err(BatchError::Fail(failure)) => self.fail(state, batch, &failure).await,
+            Err(BatchError::Split(failure)) if batch.len() == 1 => self.fail(state, batch, &failure).await,
             Err(BatchError::Split(failure)) => {
                 tracing::warn!(
                     reason = failure.detail,
@@ -160,29 +160,29 @@ impl Lane {
                 );
                 let mut first = batch;
                 let second = first.split_off(first.len() / 2);
-                course.batches.extend([second, first]);
-                Ok(StepOutcome::Continue(Box::new(course)))
+                state.batches.extend([second, first]);
+                Ok(StepOutcome::Continue(Box::new(state)))
             }
             Err(BatchError::EffectUnknown(because)) => {
-                course.writes_unknown = course.writes_unknown.saturating_add(1);
-                if course.writes_unknown >= WRITES_MAX {
-                    return self.park(course, batch, None, because).await;
+                state.writes_unknown = state.writes_unknown.saturating_add(1);
+                if state.writes_unknown >= WRITES_MAX {
+                    return self.park(state, batch, None, because).await;
                 }
                 tracing::warn!(because, "the answer to a write was lost; the set is read back");
                 // Graph may still be carrying it out.
                 let Dependencies { clock, .. } = &self.parts;
-                clock.sleep(READ_BACK.pause(course.writes_unknown, clock.random_fraction())).await;
-                course.batches.push(batch);
-                Ok(StepOutcome::Continue(Box::new(course)))
+                clock.sleep(READ_BACK.pause(state.writes_unknown, clock.random_fraction())).await;
+                state.batches.push(batch);
+                Ok(StepOutcome::Continue(Box::new(state)))
             }
         }
     }
 
     /// Stores the ends of operations, a limited number per transaction. The write that carried them stays announced, as
     /// one that took effect, until the last has ended, so a successor ends the others by it, whatever it reads.
-    async fn settle(&self, course: TurnState, outcome: BatchOutcome) -> Result<StepOutcome, Error> {
+    async fn settle(&self, state: TurnState, outcome: BatchOutcome) -> Result<StepOutcome, Error> {
         let BatchOutcome { written, mut done, left, rest } = outcome;
-        let TurnState { held, mut batches, .. } = course;
+        let TurnState { held, mut batches, .. } = state;
         if !rest.is_empty() {
             batches.push(rest);
         }
@@ -221,13 +221,13 @@ impl Lane {
     /// Leaves the lane for a while. Operations that have been waiting for Graph too long fail.
     async fn park(
         &self,
-        course: TurnState,
+        state: TurnState,
         batch: Vec<Operation>,
         asked: Option<Duration>,
         because: String,
     ) -> Result<StepOutcome, Error> {
         let Dependencies { store, clock, settings, .. } = &self.parts;
-        let TurnState { held, batches, .. } = course;
+        let TurnState { held, batches, .. } = state;
         let (attempts, now) = (held.attempts.saturating_add(1), clock.now());
         let pause = asked.unwrap_or_else(|| PARKING.pause(attempts, clock.random_fraction()));
         let pause = pause.clamp(PARKING_MIN, PARKING.longest);
@@ -256,9 +256,9 @@ impl Lane {
         batch.iter().all(|it| outcome::waits(it, failure, now))
     }
 
-    async fn fail(&self, course: TurnState, batch: Vec<Operation>, failure: &Failure) -> Result<StepOutcome, Error> {
-        let outcome = BatchOutcome::of_failure(batch, self.parts.clock.now(), failure, &course.held.announced)?;
-        self.settle(course, outcome).await
+    async fn fail(&self, state: TurnState, batch: Vec<Operation>, failure: &Failure) -> Result<StepOutcome, Error> {
+        let outcome = BatchOutcome::of_failure(batch, self.parts.clock.now(), failure, &state.held.announced)?;
+        self.settle(state, outcome).await
     }
 }
 

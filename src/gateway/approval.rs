@@ -130,8 +130,8 @@ impl Gateway {
         }
     }
 
-    /// The policies by which a caller may make an approved change permanent; none are needed if no approval was required. Whoever
-    /// approved the change approved its end too, so only somebody who may approve it may drop that end.
+    /// The policies by which a caller may make an approved change permanent; none are needed if no approval was required.
+    /// Whoever approved the change approved its end too, so only somebody who may approve it may drop that end.
     pub(super) async fn permit_to_outlast_until(
         &self,
         caller: &Caller,

@@ -127,9 +127,9 @@ impl Gateway {
         if let Err(denial) = self.check_may_read(caller, &configuration) {
             return Err(self.record_denial(caller, About::looking(&configuration.id), &denial).await);
         }
-        let share = self.quotas.of(caller);
+        let quota = self.quotas.of(caller);
         let read = async {
-            let present = share.run(self.upstream.read_assignments(&configuration.id)).await?;
+            let present = quota.run(self.upstream.read_assignments(&configuration.id)).await?;
             let CurrentAssignments { direct, from_policy_sets } = present;
             let names = called(self.names(), direct.iter().chain(&from_policy_sets).map(parts)).await;
             Ok((direct, from_policy_sets, names))

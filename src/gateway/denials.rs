@@ -221,8 +221,8 @@ impl Gateway {
     }
 
     /// Records a call with an authenticated identity that is no configured caller.
-    pub async fn record_unknown_caller(&self, stranger: UnknownIdentity) -> Result<(), Error> {
-        let UnknownIdentity { issuer, subject, token_id, reason } = stranger;
+    pub async fn record_unknown_caller(&self, identity: UnknownIdentity) -> Result<(), Error> {
+        let UnknownIdentity { issuer, subject, token_id, reason } = identity;
         let kind = (issuer.clone(), "authenticate".to_owned());
         let actor = Some(Actor { caller: None, issuer, subject, token_id });
         let (action, about) = (Some("authenticate"), Subject::default());

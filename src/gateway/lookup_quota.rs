@@ -57,7 +57,7 @@ impl LookupQuota {
         Arc::clone(&self.0.lookups).acquire_owned().await.ok()
     }
 
-    /// Runs a lookup as soon as there is a place for it.
+    /// Runs a lookup as soon as there is a permit for it.
     pub(super) async fn run<T>(&self, lookup: impl Future<Output = T>) -> T {
         let _place = self.acquire().await;
         lookup.await

@@ -239,8 +239,8 @@ impl Gateway {
         }
         let asked = RefusedRequest::from(&request);
         let submission = self.submission(caller, request, &resolved)?;
-        let share = self.quotas.of(caller);
-        let read = async { Ok(share.run(self.upstream.read_assignments(&submission.configuration)).await?) };
+        let quota = self.quotas.of(caller);
+        let read = async { Ok(quota.run(self.upstream.read_assignments(&submission.configuration)).await?) };
         let present = self.in_time(read).await?.direct;
         let mut plan = merge(&present, [&submission]);
         let difference = match plan.merged.pop() {

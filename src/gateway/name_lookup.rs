@@ -165,7 +165,7 @@ impl NameLookup {
     }
 
     /// The assignment filter of this id; none if Intune has none.
-    pub(super) async fn filter(&self, id: FilterId, share: &LookupQuota) -> Option<KnownFilter> {
+    pub(super) async fn filter(&self, id: FilterId, quota: &LookupQuota) -> Option<KnownFilter> {
         let named = |all: &[AssignmentFilter]| {
             let found = all.iter().find(|filter| filter.id == id)?;
             Some(KnownFilter::Named(found.name.clone()))
@@ -193,7 +193,7 @@ impl NameLookup {
             }
             Some(all)
         };
-        share.run(anew).await.map_or(Some(KnownFilter::Unchecked), |all| named(&all))
+        quota.run(anew).await.map_or(Some(KnownFilter::Unchecked), |all| named(&all))
     }
 
     /// All assignment filters, if Graph lists them soon.
@@ -205,7 +205,7 @@ impl NameLookup {
     pub(super) async fn groups_called(
         &self,
         name: &str,
-        share: &LookupQuota,
+        quota: &LookupQuota,
     ) -> Result<Arc<NameMatches<Group>>, graph::Error> {
         let name = shortened(name);
         if let Some(known) = self.groups_called.get(name).await {
@@ -213,7 +213,7 @@ impl NameLookup {
         }
         // The quota is awaited outside the lookup that others may join, so that they wait only for their own.
         let look_up = self.groups_called.try_get_with(name.to_owned(), self.look_for_groups(name));
-        share.run(look_up).await.map_err(|error| graph::Error::clone(&error))
+        quota.run(look_up).await.map_err(|error| graph::Error::clone(&error))
     }
 
     async fn look_for_groups(&self, name: &str) -> Result<Arc<NameMatches<Group>>, graph::Error> {
@@ -243,11 +243,11 @@ impl NameLookup {
     pub(super) async fn configuration_for(
         &self,
         id: &ConfigurationId,
-        share: &LookupQuota,
+        quota: &LookupQuota,
     ) -> Result<Option<Configuration>, graph::Error> {
         match self.configurations.get(id).await {
             Some(known) => Ok(known),
-            None => self.look_up_configuration(id, share.acquire().await).await,
+            None => self.look_up_configuration(id, quota.acquire().await).await,
         }
     }
 
@@ -259,8 +259,8 @@ impl NameLookup {
         }
     }
 
-    /// In a task of its own: a caller who does not wait for as long as Graph takes leaves the answer to the next, and keeps its
-    /// place in its quota until then.
+    /// In a task of its own: a caller who does not wait for as long as Graph takes leaves the answer to the next, and keeps
+    /// its place in its quota until then.
     async fn look_up_configuration(
         &self,
         id: &ConfigurationId,
@@ -284,10 +284,10 @@ impl NameLookup {
     }
 
     /// The group of this id, looked up within its caller's quota if it is not cached.
-    pub(super) async fn group_for(&self, id: GroupId, share: &LookupQuota) -> Result<Option<KnownGroup>, graph::Error> {
+    pub(super) async fn group_for(&self, id: GroupId, quota: &LookupQuota) -> Result<Option<KnownGroup>, graph::Error> {
         match self.groups.get(&id).await {
             Some(known) => Ok(known),
-            None => share.run_group_lookup(self.group(id)).await,
+            None => quota.run_group_lookup(self.group(id)).await,
         }
     }
 

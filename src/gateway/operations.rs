@@ -68,11 +68,11 @@ impl Gateway {
     /// One operation, if the caller may read it. One that it may not read is as unknown as one that does not exist.
     pub async fn operation(&self, caller: &Caller, id: OperationId) -> Result<OperationStatus, Error> {
         let operation = self.readable_operation(caller, id).await?;
-        let mut standing = self.standing(operation).await?;
-        if !has_follow_ups(&standing.operation) && standing.operation.has_changed_something() {
-            standing.follow_ups = self.store.follow_ups(id).await?;
+        let mut status = self.status(operation).await?;
+        if !has_follow_ups(&status.operation) && status.operation.has_changed_something() {
+            status.follow_ups = self.store.follow_ups(id).await?;
         }
-        Ok(standing)
+        Ok(status)
     }
 
     /// One operation, found as by [`Gateway::operation`].
@@ -102,7 +102,7 @@ impl Gateway {
             return OperationStatus { operation, parked, follow_ups: FollowUps::default() };
         }
         match self.latest(&operation, up_to).await {
-            Ok(standing) => standing,
+            Ok(status) => status,
             Err(error) => {
                 tracing::warn!(?error, operation.id = %operation.id, "an accepted operation cannot be read at present");
                 OperationStatus { operation, parked: None, follow_ups: FollowUps::default() }
@@ -113,7 +113,7 @@ impl Gateway {
     /// Thousands may be waiting here, so whatever is needed only before or after the wait is on the heap meanwhile, or gone.
     async fn latest(&self, operation: &Operation, up_to: Duration) -> Result<OperationStatus, Error> {
         if up_to.is_zero() {
-            return Box::pin(self.standing(operation.clone())).await;
+            return Box::pin(self.status(operation.clone())).await;
         }
         let deadline = self.clock.elapsed().saturating_add(up_to);
         loop {
@@ -122,7 +122,7 @@ impl Gateway {
             let (heard, mut end) = (notices.epoch(), notices.subscribe_end(operation.id));
             let latest = self.reload_operation(operation.id).await?;
             if latest.state.has_ended() || self.clock.elapsed() >= deadline || self.stopping.is_cancelled() {
-                return Box::pin(self.standing(latest)).await;
+                return Box::pin(self.status(latest)).await;
             }
             drop(latest);
             // In a fixed order, so that a run can be repeated exactly; every branch leads to the same next read.
@@ -200,8 +200,8 @@ impl Gateway {
         let Some(id) = self.resolver.configuration_id(reference) else {
             return Ok(self.resolve_configuration(caller, reference, "").await?.id);
         };
-        let share = self.quotas.of(caller);
-        let known = tokio::time::timeout(LOOK_UP_MAX, self.names().configuration_for(&id, &share)).await;
+        let quota = self.quotas.of(caller);
+        let known = tokio::time::timeout(LOOK_UP_MAX, self.names().configuration_for(&id, &quota)).await;
         Ok(known.ok().and_then(Result::ok).flatten().map_or(id, |configuration| configuration.id))
     }
 
@@ -258,7 +258,7 @@ impl Gateway {
                 let kind = graph::kind_of(id);
                 let guessed =
                     [(Attribute::Name, true), (Attribute::Kind, kind == Kind::Unknown), (Attribute::Priority, true)];
-                (kind, guessed.into_iter().filter_map(|(facet, guessed)| guessed.then_some(facet)).collect())
+                (kind, guessed.into_iter().filter_map(|(attribute, guessed)| guessed.then_some(attribute)).collect())
             }
         };
         (Configuration { id: id.clone(), name: name.unwrap_or_default().to_owned(), kind, priority: -1 }, missing)
@@ -283,16 +283,16 @@ impl Gateway {
         known.map_err(|error| error.as_ref().clone().into())
     }
 
-    async fn standing(&self, mut operation: Operation) -> Result<OperationStatus, Error> {
-        let sequel =
+    async fn status(&self, mut operation: Operation) -> Result<OperationStatus, Error> {
+        let follow_ups =
             if has_follow_ups(&operation) { self.store.follow_ups(operation.id).await? } else { FollowUps::default() };
-        if (sequel.until.is_some() || sequel.callback.is_some()) && !operation.state.has_ended() {
+        if (follow_ups.until.is_some() || follow_ups.callback.is_some()) && !operation.state.has_ended() {
             // Ends and callbacks are settled by the operation's state, so the operation is read again after them.
             operation = self.reload_operation(operation.id).await?;
         }
         let parked =
             if operation.state.has_ended() { None } else { self.parked(&operation.submission.configuration).await? };
-        Ok(OperationStatus { operation, parked, follow_ups: sequel })
+        Ok(OperationStatus { operation, parked, follow_ups })
     }
 }
 

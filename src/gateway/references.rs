@@ -28,8 +28,8 @@ impl Gateway {
             let targets = self.resolver.targets(&request.change, &self.quotas.of(caller)).await?;
             // If every name was found, there is nothing to hint at, so policy is not asked.
             let told = !targets.missed.is_empty() && self.may_read_configuration(caller, &configuration);
-            let hints = if told { CandidateVisibility::Given } else { CandidateVisibility::Withheld };
-            self.resolver.resolve(configuration, request, targets, hints)
+            let visibility = if told { CandidateVisibility::Given } else { CandidateVisibility::Withheld };
+            self.resolver.resolve(configuration, request, targets, visibility)
         };
         self.in_time(resolve).await
     }

@@ -70,8 +70,8 @@ impl NameResolver {
     }
 
     /// Refuses a request that is too large before Graph is asked anything.
-    pub(super) fn bound(&self, wish: &RequestedChange) -> Result<(), Error> {
-        let found = wish.targets().count();
+    pub(super) fn bound(&self, change: &RequestedChange) -> Result<(), Error> {
+        let found = change.targets().count();
         if found > self.targets_max {
             let too_many = change::Fault::TooMany { found, allowed: self.targets_max };
             return Err(Error::InvalidChange(vec![placed(&too_many)]));
@@ -85,10 +85,10 @@ impl NameResolver {
         configuration: Configuration,
         request: &ChangeRequest,
         targets: Targets,
-        hints: CandidateVisibility,
+        visibility: CandidateVisibility,
     ) -> Result<Resolved, Error> {
         if !targets.missed.is_empty() {
-            return Err(missed(targets.missed, hints));
+            return Err(missed(targets.missed, visibility));
         }
         let refused = not_assignable(&configuration, &targets.known);
         if !refused.is_empty() {
@@ -120,10 +120,10 @@ impl NameResolver {
     pub(super) async fn sought(
         &self,
         reference: &str,
-        share: &LookupQuota,
+        quota: &LookupQuota,
     ) -> Result<ConfigurationMatch, graph::Error> {
         if let Some(id) = self.configuration_id(reference) {
-            let known = self.names.configuration_for(&id, share).await?;
+            let known = self.names.configuration_for(&id, quota).await?;
             return Ok(known.map_or(ConfigurationMatch::Nothing(Vec::new()), ConfigurationMatch::One));
         }
         let called = self.names.configurations_called(reference).await?;
@@ -160,9 +160,9 @@ impl NameResolver {
         self.tags.get(id)
     }
 
-    fn change(&self, wish: &RequestedChange, known: &[ResolvedTarget]) -> Result<Change, Error> {
+    fn change(&self, requested: &RequestedChange, known: &[ResolvedTarget]) -> Result<Change, Error> {
         let of = |list| known.iter().filter(move |placed| placed.list == list).map(|placed| placed.wanted.clone());
-        let change = match wish {
+        let change = match requested {
             RequestedChange::Amend { .. } => {
                 let unwanted = of(List::Remove).map(|wanted| wanted.target).collect();
                 Change::amend(of(List::Add).collect(), unwanted, self.targets_max)
@@ -174,11 +174,11 @@ impl NameResolver {
 }
 
 /// The refusal of a request with names that are unknown or ambiguous.
-fn missed(missed: Vec<UnresolvedName>, hints: CandidateVisibility) -> Error {
+fn missed(missed: Vec<UnresolvedName>, visibility: CandidateVisibility) -> Error {
     let several = missed.iter().all(|miss| miss.several);
     let (mut faults, mut candidates) = (Vec::new(), Vec::new());
     for mut miss in missed {
-        if hints == CandidateVisibility::Given {
+        if visibility == CandidateVisibility::Given {
             let question = miss.question();
             miss.fault.detail.push_str(&question);
             candidates.append(&mut miss.candidates);

@@ -100,9 +100,9 @@ impl UnresolvedName {
 
 impl NameResolver {
     /// What the targets of a request mean.
-    pub(super) async fn targets(&self, wish: &RequestedChange, share: &LookupQuota) -> Result<Targets, graph::Error> {
-        let resolved = wish.targets().map(|(list, index, named)| async move {
-            let target = self.target(named, list, &pointer(list, index), share).await?;
+    pub(super) async fn targets(&self, change: &RequestedChange, quota: &LookupQuota) -> Result<Targets, graph::Error> {
+        let resolved = change.targets().map(|(list, index, named)| async move {
+            let target = self.target(named, list, &pointer(list, index), quota).await?;
             Ok::<_, graph::Error>((list, index, target))
         });
         let mut targets = Targets::default();
@@ -127,10 +127,10 @@ impl NameResolver {
         named: &NamedTarget,
         list: List,
         at: &str,
-        share: &LookupQuota,
+        quota: &LookupQuota,
     ) -> Result<Result<Found, Vec<UnresolvedName>>, graph::Error> {
         let presence = if list == List::Remove { Presence::NotRequired } else { Presence::Required };
-        let group = async |reference| self.group(reference, presence, &format!("{at}/group"), share).await;
+        let group = async |reference| self.group(reference, presence, &format!("{at}/group"), quota).await;
         let target = match &named.target {
             TargetRef::Group(reference) => group(reference).await?.map(|found| (Target::Group(found.0), Some(found))),
             TargetRef::ExcludedGroup(reference) => {
@@ -140,7 +140,7 @@ impl NameResolver {
             TargetRef::AllUsers => Ok((Target::AllUsers, None)),
         };
         let filter = match &named.filter {
-            Some(filter) => self.filter(filter, &format!("{at}/filter"), share).await?.map(Some),
+            Some(filter) => self.filter(filter, &format!("{at}/filter"), quota).await?.map(Some),
             None => Ok(None),
         };
         Ok(match (target, filter) {
@@ -164,7 +164,7 @@ impl NameResolver {
         reference: &str,
         presence: Presence,
         at: &str,
-        share: &LookupQuota,
+        quota: &LookupQuota,
     ) -> Result<Result<FoundGroup, UnresolvedName>, graph::Error> {
         let miss = |detail| UnresolvedName::nothing(at, detail, Vec::new());
         let id = match self.catalogue.groups.get(reference) {
@@ -172,10 +172,10 @@ impl NameResolver {
             None => match reference.parse() {
                 Ok(id) => id,
                 Err(why) if looks_like_a_guid(reference) => return Ok(Err(miss(format!("{reference:?}: {why}")))),
-                Err(_) => return self.group_called(reference, at, share).await,
+                Err(_) => return self.group_called(reference, at, quota).await,
             },
         };
-        Ok(match self.names().group_for(id, share).await? {
+        Ok(match self.names().group_for(id, quota).await? {
             known @ Some(_) => Ok((id, known)),
             None if presence == Presence::NotRequired => Ok((id, None)),
             None => Err(miss(format!("the directory has no group {reference:?}; check its id"))),
@@ -186,12 +186,12 @@ impl NameResolver {
         &self,
         name: &str,
         at: &str,
-        share: &LookupQuota,
+        quota: &LookupQuota,
     ) -> Result<Result<FoundGroup, UnresolvedName>, graph::Error> {
         let nothing = |detail, candidates| {
             UnresolvedName::nothing(at, detail, candidates).asking(name, self.catalogue.groups.keys())
         };
-        let called = match self.names().groups_called(name, share).await {
+        let called = match self.names().groups_called(name, quota).await {
             Ok(called) => called,
             Err(graph::Error::Forbidden(refusal)) => {
                 tracing::warn!(error = %refusal, "Graph does not let the gateway look up groups by name");
@@ -223,13 +223,13 @@ impl NameResolver {
         &self,
         named: &NamedFilter,
         at: &str,
-        share: &LookupQuota,
+        quota: &LookupQuota,
     ) -> Result<Result<(Filter, Name), UnresolvedName>, graph::Error> {
         let NamedFilter { reference, mode } = named;
         let alias = self.catalogue.filters.get(reference).copied();
         if let Some(id) = alias.or_else(|| reference.parse().ok()) {
             let filter = Filter { id, mode: *mode };
-            return Ok(match self.names().filter(id, share).await {
+            return Ok(match self.names().filter(id, quota).await {
                 Some(KnownFilter::Named(name)) => Ok((filter, Some((id.to_string(), name)))),
                 Some(KnownFilter::Unchecked) => Ok((filter, alias.map(|id| (id.to_string(), reference.clone())))),
                 None => Err(UnresolvedName::nothing(

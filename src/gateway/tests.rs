@@ -70,7 +70,7 @@ impl Upstream for Tenant {
         &self,
         _id: &ConfigurationId,
         _set: &AssignmentSet,
-        _clearance: &WriteGrant,
+        _grant: &WriteGrant,
     ) -> Result<Receipt, graph::Error> {
         Err(graph::Error::Unavailable("down".to_owned()))
     }
@@ -123,11 +123,11 @@ impl World {
     async fn submit(&self, configuration: &str) -> Result<Submitted, Error> {
         let group = "b0000000-0000-4000-8000-000000000001".to_owned();
         let named = request::NamedTarget { target: request::TargetRef::Group(group), filter: None };
-        let wish = RequestedChange::Amend { add: Vec::new(), remove: vec![named] };
+        let change = RequestedChange::Amend { add: Vec::new(), remove: vec![named] };
         let configuration = configuration.to_owned();
-        let change = ChangeRequest {
+        let request = ChangeRequest {
             configuration,
-            change: wish,
+            change,
             ticket: None,
             requested_for: None,
             comment: None,
@@ -135,7 +135,7 @@ impl World {
             until: None,
             callback: None,
         };
-        self.gateway.submit(&caller("writer"), change, None).await
+        self.gateway.submit(&caller("writer"), request, None).await
     }
 
     async fn page(&self, of: &str, limit: usize) -> Page {

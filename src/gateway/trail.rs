@@ -67,9 +67,9 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    fn of(filed: &StoredRecord) -> Option<Self> {
-        let hash = Head::after(&filed.text)?.hash.chars().take(HASH_DIGITS).collect();
-        Some(Self { position: filed.position, hash })
+    fn of(record: &StoredRecord) -> Option<Self> {
+        let hash = Head::after(&record.text)?.hash.chars().take(HASH_DIGITS).collect();
+        Some(Self { position: record.position, hash })
     }
 }
 
@@ -115,10 +115,10 @@ impl Gateway {
         for _ in 0..SEARCH_ROUNDS {
             let found = self.store.records(&query).await?;
             let last_page = found.len() < query.limit;
-            for filed in found {
-                query.after = Some(filed.position);
-                seen = Cursor::of(&filed).or(seen);
-                let configuration = IndexFields::read(&filed.text).and_then(|marks| marks.configuration);
+            for record in found {
+                query.after = Some(record.position);
+                seen = Cursor::of(&record).or(seen);
+                let configuration = IndexFields::read(&record.text).and_then(|fields| fields.configuration);
                 let readable = if let Some(readable) = decided.get(&configuration) {
                     *readable
                 } else {
@@ -132,7 +132,7 @@ impl Gateway {
                     return Ok(Records { texts, end, more: true });
                 }
                 end.clone_from(&seen);
-                texts.push(filed.text);
+                texts.push(record.text);
             }
             if last_page {
                 return Ok(Records { texts, end, more: false });

@@ -191,9 +191,9 @@ impl Gateway {
     async fn settle_as_moot(&self, operation: &Operation, because: &'static str) -> Result<(), Error> {
         let configuration = operation.submission.configuration.to_string();
         let event = Event::UntilMoot { operation: operation.id, configuration, because };
-        let release =
+        let settlement =
             UntilSettlement { operation: operation.id, state: UntilState::Moot, entry: Some(self.entry(event)) };
-        if self.store.settle_without_reversal(release).await? {
+        if self.store.settle_without_reversal(settlement).await? {
             telemetry::count_until(UntilState::Moot.name());
         }
         Ok(())
@@ -211,8 +211,9 @@ impl Gateway {
             actor: actor(caller),
             policies: named(permit.policies(), approving),
         };
-        let release = UntilSettlement { operation: id, state: UntilState::CalledOff, entry: Some(self.entry(event)) };
-        if self.store.settle_without_reversal(release).await? {
+        let settlement =
+            UntilSettlement { operation: id, state: UntilState::CalledOff, entry: Some(self.entry(event)) };
+        if self.store.settle_without_reversal(settlement).await? {
             tracing::info!(operation.id = %id, caller.name = caller.name, "the end is called off");
             telemetry::count_until(UntilState::CalledOff.name());
             return Ok(operation);

@@ -28,7 +28,7 @@ pub(super) struct TokenRequest {
     pub(super) url: String,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Option<(&'static str, Vec<u8>)>,
-    pub(super) way: TokenProvider,
+    pub(super) provider: TokenProvider,
 }
 
 /// Who answers the request.
@@ -83,7 +83,7 @@ fn of_application(
         }
     }
     let body = Some(("application/x-www-form-urlencoded", form.finish().into_bytes()));
-    Ok(TokenRequest { method: Method::POST, url, headers: Vec::new(), body, way: TokenProvider::LoginService })
+    Ok(TokenRequest { method: Method::POST, url, headers: Vec::new(), body, provider: TokenProvider::LoginService })
 }
 
 fn of_identity(settings: &config::Graph, client_id: Option<&str>, host: &IdentityHost) -> Result<TokenRequest, Error> {
@@ -110,7 +110,7 @@ fn of_identity(settings: &config::Graph, client_id: Option<&str>, host: &Identit
         query.append_pair("client_id", client_id);
     }
     let url = format!("{endpoint}?{}", query.finish());
-    Ok(TokenRequest { method: Method::GET, url, headers: vec![header], body: None, way: TokenProvider::Platform })
+    Ok(TokenRequest { method: Method::GET, url, headers: vec![header], body: None, provider: TokenProvider::Platform })
 }
 
 fn read(source: &SecretSource) -> Result<secrecy::SecretString, Error> {

@@ -198,7 +198,7 @@ pub trait Upstream: Send + Sync + fmt::Debug {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        clearance: &WriteGrant,
+        grant: &WriteGrant,
     ) -> Result<Receipt, Error>;
 }
 
@@ -360,12 +360,12 @@ impl Upstream for Graph {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        clearance: &WriteGrant,
+        grant: &WriteGrant,
     ) -> Result<Receipt, Error> {
         self.admit(id, Some(set))?;
         let body = model::assign_body(set)?;
         let path = format!("{CONFIGURATIONS}/{id}/assign");
-        let answer = self.transport.write(&path, body, clearance).await?;
+        let answer = self.transport.write(&path, body, grant).await?;
         Ok(Receipt { request_id: answer.header("request-id").map(str::to_owned) })
     }
 }

@@ -6,7 +6,8 @@
 //! - the number of calls in flight: one more for every round that goes well, half as many after throttling;
 //! - the breaker: after several failures in a row, only one call at a time tries whether Graph is back.
 //!
-//! Guarantees: a call that waits for the budget of writes keeps no other from being made; a call that is given up returns its place.
+//! Guarantees: a call that waits for the budget of writes keeps no other from being made; a call that is given up returns
+//! its place.
 //!
 //! It deliberately knows nothing of other replicas: each has a pace of its own, and Graph's answers even that out.
 
@@ -118,7 +119,7 @@ struct ConcurrencyLimit {
 impl Pace {
     pub(super) fn new(settings: &config::Pace, clock: Clock) -> Self {
         let at_once = AT_ONCE_FIRST.min(settings.calls_at_once_max);
-        let regime = PaceState {
+        let state = PaceState {
             at_once: ConcurrencyLimit { now: at_once, max: settings.calls_at_once_max, well: 0, excess: 0 },
             paused_until: Duration::ZERO,
             throttled: 0,
@@ -130,7 +131,7 @@ impl Pace {
             writes: budget(settings.writes_max, clock),
             calls: budget(settings.calls_max, clock),
             places: Semaphore::new(at_once),
-            state: Mutex::new(regime),
+            state: Mutex::new(state),
         }
     }
 
@@ -218,19 +219,19 @@ impl CallPermit<'_> {
     pub(super) fn finish(mut self, went: CallOutcome) {
         let Pace { clock, .. } = self.pace;
         let now = clock.elapsed();
-        let mut regime = self.pace.state();
-        regime.note(now, clock.random_fraction(), went);
+        let mut state = self.pace.state();
+        state.note(now, clock.random_fraction(), went);
         if matches!(went, CallOutcome::Throttled(_)) {
-            telemetry::count_throttling(clock::after(clock.now(), regime.paused_until.saturating_sub(now)));
+            telemetry::count_throttling(clock::after(clock.now(), state.paused_until.saturating_sub(now)));
         }
-        let ConcurrencyLimit { now, .. } = regime.at_once;
+        let ConcurrencyLimit { now, .. } = state.at_once;
         tracing::trace!(?went, at_once = now, "a call to Graph has ended");
-        if regime.at_once.excess > 0
+        if state.at_once.excess > 0
             && let Some(place) = self.place.take()
         {
-            regime.at_once.excess = regime.at_once.excess.saturating_sub(1);
+            state.at_once.excess = state.at_once.excess.saturating_sub(1);
             place.forget();
-        } else if went == CallOutcome::Answered && regime.at_once.step_up() {
+        } else if went == CallOutcome::Answered && state.at_once.step_up() {
             self.pace.places.add_permits(1);
         }
     }
@@ -305,7 +306,7 @@ mod tests {
 
     use super::*;
 
-    fn regime() -> PaceState {
+    fn state() -> PaceState {
         PaceState {
             at_once: ConcurrencyLimit { now: 8, max: 16, well: 0, excess: 0 },
             paused_until: Duration::ZERO,
@@ -321,23 +322,23 @@ mod tests {
 
     #[test]
     fn a_named_pause_holds_everybody_and_a_shorter_one_does_not_end_it() {
-        let mut regime = regime();
-        regime.note(second(1), 0.5, CallOutcome::Throttled(Some(second(30))));
-        regime.note(second(2), 0.5, CallOutcome::Throttled(Some(second(3))));
+        let mut state = state();
+        state.note(second(1), 0.5, CallOutcome::Throttled(Some(second(30))));
+        state.note(second(2), 0.5, CallOutcome::Throttled(Some(second(3))));
         // An answer to an earlier call does not end it either.
-        regime.note(second(3), 0.5, CallOutcome::Answered);
-        assert_eq!(regime.admit(second(11), 0.5), Admission::Pause(second(20)));
-        assert_eq!(regime.admit(second(31), 0.5), Admission::Go);
-        assert_eq!(regime.at_once.now, 4, "one step down for all that were throttled together");
+        state.note(second(3), 0.5, CallOutcome::Answered);
+        assert_eq!(state.admit(second(11), 0.5), Admission::Pause(second(20)));
+        assert_eq!(state.admit(second(31), 0.5), Admission::Go);
+        assert_eq!(state.at_once.now, 4, "one step down for all that were throttled together");
     }
 
     #[test]
     fn pauses_that_graph_does_not_name_grow() {
-        let mut regime = regime();
+        let mut state = state();
         let mut now = Duration::ZERO;
         let pauses = [1, 2, 4, 8, 16, 30, 30].map(|expected| {
-            regime.note(now, 1.0, CallOutcome::Throttled(None));
-            let Admission::Pause(pause) = regime.admit(now, 1.0) else { panic!("no pause") };
+            state.note(now, 1.0, CallOutcome::Throttled(None));
+            let Admission::Pause(pause) = state.admit(now, 1.0) else { panic!("no pause") };
             now += pause;
             (pause, second(expected))
         });
@@ -346,20 +347,20 @@ mod tests {
 
     #[test]
     fn in_an_outage_one_call_at_a_time_tries_and_its_success_ends_it() {
-        let mut regime = regime();
+        let mut state = state();
         for _ in 0..OUTAGE {
-            assert_eq!(regime.admit(second(1), 1.0), Admission::Go);
-            regime.note(second(1), 1.0, CallOutcome::Failed);
+            assert_eq!(state.admit(second(1), 1.0), Admission::Go);
+            state.note(second(1), 1.0, CallOutcome::Failed);
         }
-        assert_eq!(regime.admit(second(2), 1.0), Admission::Out(second(1)));
-        assert_eq!(regime.admit(second(3), 1.0), Admission::Go);
-        assert!(matches!(regime.admit(second(3), 1.0), Admission::Out(_)), "somebody is trying");
-        regime.note(second(4), 1.0, CallOutcome::Failed);
-        assert_eq!(regime.admit(second(5), 1.0), Admission::Out(second(3)), "pauses grow");
-        assert_eq!(regime.admit(second(8), 1.0), Admission::Go);
-        regime.note(second(9), 1.0, CallOutcome::Answered);
-        assert_eq!(regime.admit(second(9), 1.0), Admission::Go);
-        assert_eq!(regime.admit(second(9), 1.0), Admission::Go);
+        assert_eq!(state.admit(second(2), 1.0), Admission::Out(second(1)));
+        assert_eq!(state.admit(second(3), 1.0), Admission::Go);
+        assert!(matches!(state.admit(second(3), 1.0), Admission::Out(_)), "somebody is trying");
+        state.note(second(4), 1.0, CallOutcome::Failed);
+        assert_eq!(state.admit(second(5), 1.0), Admission::Out(second(3)), "pauses grow");
+        assert_eq!(state.admit(second(8), 1.0), Admission::Go);
+        state.note(second(9), 1.0, CallOutcome::Answered);
+        assert_eq!(state.admit(second(9), 1.0), Admission::Go);
+        assert_eq!(state.admit(second(9), 1.0), Admission::Go);
     }
 
     proptest! {

@@ -226,8 +226,8 @@ impl Source {
 
     async fn ask(&self) -> Result<Arc<Token>, TokenError> {
         let asked = credential::token_request(&self.settings, self.clock).map_err(TokenError::unauthorised)?;
-        let way = asked.way;
-        let (outbound, whom) = match way {
+        let provider = asked.provider;
+        let (outbound, whom) = match provider {
             TokenProvider::LoginService => (self.outbound.clone(), "the login service"),
             TokenProvider::Platform => {
                 let direct = self.outbound.direct().map_err(|error| TokenError::unavailable(error.to_string()))?;
@@ -239,7 +239,7 @@ impl Source {
         let answer = answer.map_err(|error| TokenError::unavailable(format!("{whom}: {error}")))?;
         if !answer.status.is_success() {
             let pause = answer.header("retry-after").and_then(|value| heeded(value, self.clock.now()));
-            return Err(token_error::classify(&answer, way, pause));
+            return Err(token_error::classify(&answer, provider, pause));
         }
         let unusable = || TokenError::unavailable(format!("{whom} answered with something that is not a token"));
         // The text of an error could quote the answer, and with it the token.

@@ -138,10 +138,10 @@ struct Body {
 }
 
 /// What an answer without a token means. `pause` is the one that the answer names.
-pub(super) fn classify(answer: &Response, way: TokenProvider, pause: Option<Duration>) -> TokenError {
+pub(super) fn classify(answer: &Response, provider: TokenProvider, pause: Option<Duration>) -> TokenError {
     let status = answer.status.as_u16();
     let body: Body = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let (then, words) = match way {
+    let (then, words) = match provider {
         TokenProvider::LoginService => of_entra(status, &body),
         TokenProvider::Platform => of_platform(status, &body),
     };

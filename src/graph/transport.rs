@@ -132,8 +132,8 @@ impl Transport {
     }
 
     /// Posts a body to a path below the API version.
-    pub(super) async fn write(&self, path: &str, body: Vec<u8>, clearance: &WriteGrant) -> Result<Response, Error> {
-        let WriteGrant { client_request_id, until } = clearance;
+    pub(super) async fn write(&self, path: &str, body: Vec<u8>, grant: &WriteGrant) -> Result<Response, Error> {
+        let WriteGrant { client_request_id, until } = grant;
         let (url, end_by) = (self.url(self.settings.api_version, path), Some(*until));
         let permission = &permission::ASSIGNING;
         self.ask(PreparedCall {

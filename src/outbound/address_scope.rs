@@ -95,7 +95,7 @@ impl AddressScope {
             // Names are checked when they are resolved.
             Some(Host::Domain(_)) | None => return None,
         };
-        (!self.allows(address)).then(|| AddressNotAllowed { host: address.to_string(), reach: self }.to_string())
+        (!self.allows(address)).then(|| AddressNotAllowed { host: address.to_string(), scope: self }.to_string())
     }
 }
 
@@ -129,12 +129,12 @@ fn within_6(address: Ipv6Addr, (net, bits): (Ipv6Addr, u32)) -> bool {
 #[derive(Debug)]
 struct AddressNotAllowed {
     host: String,
-    reach: AddressScope,
+    scope: AddressScope,
 }
 
 impl fmt::Display for AddressNotAllowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wanted = match self.reach {
+        let wanted = match self.scope {
             AddressScope::Public => "the internet",
             AddressScope::Private => "the internet or one's own network",
             AddressScope::Loopback => "this machine",
@@ -151,15 +151,15 @@ pub(super) struct Resolver(pub(super) AddressScope);
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let Self(reach) = *self;
+        let Self(scope) = *self;
         Box::pin(async move {
             let host = name.as_str().to_owned();
             let asked = host.clone();
             // The system's resolver blocks.
             let found = tokio::task::spawn_blocking(move || (asked.as_str(), 0).to_socket_addrs()).await??;
-            let admitted: Vec<SocketAddr> = found.filter(|found| reach.allows(found.ip())).collect();
+            let admitted: Vec<SocketAddr> = found.filter(|found| scope.allows(found.ip())).collect();
             if admitted.is_empty() {
-                return Err(AddressNotAllowed { host, reach }.into());
+                return Err(AddressNotAllowed { host, scope }.into());
             }
             let admitted: Addrs = Box::new(admitted.into_iter());
             Ok(admitted)
@@ -171,8 +171,8 @@ impl Resolve for Resolver {
 mod tests {
     use super::*;
 
-    fn all(reach: AddressScope, addresses: &[&str]) -> Vec<String> {
-        let admitted = addresses.iter().filter(|address| reach.allows(address.parse().unwrap()));
+    fn all(scope: AddressScope, addresses: &[&str]) -> Vec<String> {
+        let admitted = addresses.iter().filter(|address| scope.allows(address.parse().unwrap()));
         admitted.map(|address| (*address).to_owned()).collect()
     }
 
@@ -260,10 +260,10 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_are_checked_after_name_resolution() {
-        let resolved = |reach| Resolver(reach).resolve("localhost".parse().unwrap());
+        let resolved = |scope| Resolver(scope).resolve("localhost".parse().unwrap());
         assert!(resolved(AddressScope::Loopback).await.unwrap().all(|found| found.ip().is_loopback()));
-        for reach in [AddressScope::Public, AddressScope::Private] {
-            let error = resolved(reach).await.err().unwrap().to_string();
+        for scope in [AddressScope::Public, AddressScope::Private] {
+            let error = resolved(scope).await.err().unwrap().to_string();
             assert!(error.contains("localhost is no address on"), "{error}");
         }
     }

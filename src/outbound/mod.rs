@@ -62,7 +62,7 @@ enum QueryVisibility {
 /// A client that can be replaced by an identical one without connections.
 #[derive(Debug)]
 struct ReplaceableClient {
-    way: Route,
+    route: Route,
     /// The client, and when it was last replaced.
     client: Mutex<(Client, Option<Duration>)>,
 }
@@ -173,9 +173,9 @@ impl Outbound {
     }
 
     /// A client with its own proxy and authorities; otherwise as [`Outbound::new`].
-    pub fn with_options(way: &ClientOptions, clock: Clock) -> Result<Self, Error> {
+    pub fn with_options(options: &ClientOptions, clock: Clock) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| Error::Impossible(error.to_string()))?;
-        let client = ReplaceableClient::new(Route::Usual(way.clone()))?;
+        let client = ReplaceableClient::new(Route::Usual(options.clone()))?;
         Ok(Self { client, direct: Arc::default(), runtime, clock, scope: None, queries: QueryVisibility::Shown })
     }
 
@@ -194,10 +194,10 @@ impl Outbound {
     }
 
     /// A client for addresses that others choose. It uses no proxy: we could not check which address a proxy connects to.
-    pub fn limited_to(&self, reach: AddressScope) -> Result<Self, Error> {
-        let authorities = if let Route::Usual(way) = &self.client.way { way.authorities.clone() } else { None };
-        let client = ReplaceableClient::new(Route::Within(reach, authorities))?;
-        Ok(Self { direct: Arc::new(Arc::clone(&client).into()), client, scope: Some(reach), ..self.clone() })
+    pub fn limited_to(&self, scope: AddressScope) -> Result<Self, Error> {
+        let authorities = if let Route::Usual(usual) = &self.client.route { usual.authorities.clone() } else { None };
+        let client = ReplaceableClient::new(Route::Within(scope, authorities))?;
+        Ok(Self { direct: Arc::new(Arc::clone(&client).into()), client, scope: Some(scope), ..self.clone() })
     }
 
     /// Makes later calls use new connections; those in flight keep theirs. At most once every few seconds, however often
@@ -212,7 +212,7 @@ impl Outbound {
             *last = Some(now);
         }
         // Outside the lock, so that nobody waits while certificates are read.
-        match made(&self.client.way) {
+        match made(&self.client.route) {
             Ok(client) => self.client.present().0 = client,
             Err(error) => tracing::warn!(%error, "cannot open new connections; those in use are kept"),
         }
@@ -235,7 +235,7 @@ impl Outbound {
             otel.status_code = tracing::field::Empty,
         );
         let (method, begun) = (call.method.clone(), self.clock.elapsed());
-        if let Some(why) = self.scope.and_then(|reach| reach.refusal_of(&call.url)) {
+        if let Some(why) = self.scope.and_then(|scope| scope.refusal_of(&call.url)) {
             let error = Error::Unreached(why);
             span.record("otel.status_code", "ERROR").record("error.type", error.class());
             return Err(error);
@@ -277,9 +277,9 @@ impl Outbound {
 }
 
 impl ReplaceableClient {
-    fn new(way: Route) -> Result<Arc<Self>, Error> {
-        let client = Mutex::new((made(&way)?, None));
-        Ok(Arc::new(Self { way, client }))
+    fn new(route: Route) -> Result<Arc<Self>, Error> {
+        let client = Mutex::new((made(&route)?, None));
+        Ok(Arc::new(Self { route, client }))
     }
 
     fn present(&self) -> MutexGuard<'_, (Client, Option<Duration>)> {
@@ -288,22 +288,22 @@ impl ReplaceableClient {
 }
 
 /// A client for this route.
-fn made(way: &Route) -> Result<Client, Error> {
+fn made(route: &Route) -> Result<Client, Error> {
     let impossible = |error: reqwest::Error| Error::Impossible(chain(&error));
-    let (mut builder, authorities) = match way {
+    let (mut builder, authorities) = match route {
         Route::Direct => (builder().no_proxy(), &None),
-        Route::Within(reach, authorities) => {
+        Route::Within(scope, authorities) => {
             // Reusing a connection would skip the check of where the name leads by now.
-            let builder = builder().no_proxy().dns_resolver(Arc::new(Resolver(*reach))).pool_max_idle_per_host(0);
+            let builder = builder().no_proxy().dns_resolver(Arc::new(Resolver(*scope))).pool_max_idle_per_host(0);
             (builder, authorities)
         }
-        Route::Usual(way) | Route::Proxied(way) => (builder(), &way.authorities),
+        Route::Usual(options) | Route::Proxied(options) => (builder(), &options.authorities),
     };
     if let Route::Usual(ClientOptions { proxy: Some(proxy), .. })
-    | Route::Proxied(ClientOptions { proxy: Some(proxy), .. }) = way
+    | Route::Proxied(ClientOptions { proxy: Some(proxy), .. }) = route
     {
         // What the system exempts from its own proxies is usually exempt from this one, too.
-        let excepted = if matches!(way, Route::Usual(_)) { NoProxy::from_env() } else { None };
+        let excepted = if matches!(route, Route::Usual(_)) { NoProxy::from_env() } else { None };
         builder = builder.proxy(Proxy::all(proxy.as_str()).map_err(impossible)?.no_proxy(excepted));
     }
     if let Some(pem) = authorities {
@@ -332,7 +332,7 @@ fn server_of(url: &str) -> (String, u16) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
-async fn exchange(client: Client, call: Request, clock: Clock, discretion: QueryVisibility) -> Result<Response, Error> {
+async fn exchange(client: Client, call: Request, clock: Clock, queries: QueryVisibility) -> Result<Response, Error> {
     let mut request = client.request(call.method, call.url).timeout(call.timeout);
     for (name, value) in call.headers {
         request = request.header(name, value);
@@ -347,7 +347,7 @@ async fn exchange(client: Client, call: Request, clock: Clock, discretion: Query
     if call.end_by.is_some_and(|end_by| clock.elapsed().saturating_add(call.timeout) > end_by) {
         return Err(Error::Late);
     }
-    let classify = |error: reqwest::Error| match discretion {
+    let classify = |error: reqwest::Error| match queries {
         QueryVisibility::Shown => classify(&error),
         QueryVisibility::Hidden => classify(&error.without_url()),
     };

@@ -13,9 +13,9 @@ use super::{ClientOptions, Error, Outbound, ReplaceableClient, Route};
 impl Outbound {
     /// The same for everything below a URL, only through a proxy. Fails if there is none for it.
     pub fn proxied(&self, url: &Url) -> Result<Self, Error> {
-        match &self.client.way {
-            Route::Usual(way @ ClientOptions { proxy: Some(_), .. }) => {
-                Ok(Self { client: ReplaceableClient::new(Route::Proxied(way.clone()))?, ..self.clone() })
+        match &self.client.route {
+            Route::Usual(options @ ClientOptions { proxy: Some(_), .. }) => {
+                Ok(Self { client: ReplaceableClient::new(Route::Proxied(options.clone()))?, ..self.clone() })
             }
             // By the same rules that the client uses.
             Route::Usual(_)

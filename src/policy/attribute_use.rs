@@ -1,7 +1,7 @@
 //! Which attributes of a question's context and of its resource policies look at: read once from their syntax trees.
 //!
-//! Guarantees: whatever a policy can read of the context, and of what Graph says of a configuration, is in its sight. A
-//! tree that is not understood sees everything.
+//! Guarantees: whatever a policy can read of the context, and of what Graph says of a configuration, is among what it uses.
+//! A tree that is not understood uses everything.
 //!
 //! Testing whether an attribute is present (`context has ticket`) is not looking at its value; its presence is always
 //! visible. It deliberately evaluates nothing. Called by `policy` only.
@@ -62,25 +62,25 @@ pub(super) struct AttributeUse(BTreeSet<Attribute>);
 
 impl AttributeUse {
     pub(super) fn of(policy: &Policy) -> Self {
-        let mut sight = Self::default();
+        let mut used = Self::default();
         match policy.to_json() {
-            Ok(tree) => sight.visit(&tree),
-            Err(_) => sight.add_below(&[]),
+            Ok(tree) => used.visit(&tree),
+            Err(_) => used.add_below(&[]),
         }
-        sight
+        used
     }
 
     pub(super) fn extend(&mut self, other: &Self) {
         self.0.extend(&other.0);
     }
 
-    pub(super) fn uses(&self, facet: Attribute) -> bool {
-        self.0.contains(&facet)
+    pub(super) fn uses(&self, attribute: Attribute) -> bool {
+        self.0.contains(&attribute)
     }
 
     /// Adds what is at this path and everything below it.
     fn add_below(&mut self, place: &[&str]) {
-        self.0.extend(ATTRIBUTES.iter().filter(|(_, at)| at.starts_with(place)).map(|(facet, _)| facet));
+        self.0.extend(ATTRIBUTES.iter().filter(|(_, at)| at.starts_with(place)).map(|(attribute, _)| attribute));
     }
 
     fn visit(&mut self, tree: &Value) {
@@ -117,52 +117,52 @@ fn place(tree: &Value) -> Option<Vec<&str>> {
 mod tests {
     use super::*;
 
-    fn sight(condition: &str) -> Vec<Attribute> {
+    fn used(condition: &str) -> Vec<Attribute> {
         let policy = format!("permit (principal, action, resource) when {{ {condition} }};");
         AttributeUse::of(&policy.parse().unwrap()).0.into_iter().collect()
     }
 
     #[test]
     fn a_policy_sees_what_it_reads() {
-        assert_eq!(sight("true"), []);
-        assert_eq!(sight(r#"principal.ticket == "x" && resource.target.name == "x""#), []);
-        assert_eq!(sight(r#"context.target.kind == "group" && context.own"#), []);
-        assert_eq!(sight(r#"context.ticket like "RITM*""#), [Attribute::Ticket]);
-        assert_eq!(sight(r#"!([context["ticket"]].contains("x"))"#), [Attribute::Ticket]);
-        assert_eq!(sight("context.targets > 3"), [Attribute::Targets]);
+        assert_eq!(used("true"), []);
+        assert_eq!(used(r#"principal.ticket == "x" && resource.target.name == "x""#), []);
+        assert_eq!(used(r#"context.target.kind == "group" && context.own"#), []);
+        assert_eq!(used(r#"context.ticket like "RITM*""#), [Attribute::Ticket]);
+        assert_eq!(used(r#"!([context["ticket"]].contains("x"))"#), [Attribute::Ticket]);
+        assert_eq!(used("context.targets > 3"), [Attribute::Targets]);
         assert_eq!(
-            sight(r#"context.time.hour < 6 || context.time.weekday == "sunday""#),
+            used(r#"context.time.hour < 6 || context.time.weekday == "sunday""#),
             [Attribute::Hour, Attribute::Weekday]
         );
-        assert_eq!(sight(r#"context.time.now.toDate() == datetime("2027-01-04")"#), [Attribute::Now]);
+        assert_eq!(used(r#"context.time.now.toDate() == datetime("2027-01-04")"#), [Attribute::Now]);
         let of_target =
             [Attribute::TargetId, Attribute::TargetName, Attribute::TargetFilter, Attribute::TargetFilterMode];
-        assert_eq!(sight(r#"context.target == {"kind": "group"}"#), of_target);
-        assert_eq!(sight("(if principal.a then context.target else resource.b).name == resource.c"), of_target);
-        assert_eq!(sight("context == resource.everything").len(), 9);
-        assert_eq!(sight(r#"{"a": context}.a.ticket == "x""#).len(), 9);
+        assert_eq!(used(r#"context.target == {"kind": "group"}"#), of_target);
+        assert_eq!(used("(if principal.a then context.target else resource.b).name == resource.c"), of_target);
+        assert_eq!(used("context == resource.everything").len(), 9);
+        assert_eq!(used(r#"{"a": context}.a.ticket == "x""#).len(), 9);
         assert_eq!(
-            sight(r#"{"Var": context.ticket, ".": context.targets, "has": {"left": context.target.id}} == resource.a"#),
+            used(r#"{"Var": context.ticket, ".": context.targets, "has": {"left": context.target.id}} == resource.a"#),
             [Attribute::TargetId, Attribute::Targets, Attribute::Ticket]
         );
     }
 
     #[test]
     fn a_policy_sees_what_it_reads_of_a_configuration() {
-        assert_eq!(sight(r#"resource.tags.contains("x") && principal.name == "x""#), []);
+        assert_eq!(used(r#"resource.tags.contains("x") && principal.name == "x""#), []);
         assert_eq!(
-            sight(r#"resource.name like "VIP*" || resource["priority"] < 3"#),
+            used(r#"resource.name like "VIP*" || resource["priority"] < 3"#),
             [Attribute::Name, Attribute::Priority]
         );
-        assert_eq!(sight(r#"context.own && resource.kind == "device-limit""#), [Attribute::Kind]);
-        assert_eq!(sight("(if context.own then resource else principal).name == principal.name").len(), 3);
+        assert_eq!(used(r#"context.own && resource.kind == "device-limit""#), [Attribute::Kind]);
+        assert_eq!(used("(if context.own then resource else principal).name == principal.name").len(), 3);
     }
 
     #[test]
     fn has_checks_do_not_count_as_reading_an_attribute() {
-        assert_eq!(sight("context has ticket && context.target has name"), []);
-        assert_eq!(sight(r#"context has ticket && context.ticket == "x""#), [Attribute::Ticket]);
-        assert_eq!(sight("context has target.name"), []);
-        assert_eq!(sight("(if principal.a then context.target else resource.b) has name").len(), 4);
+        assert_eq!(used("context has ticket && context.target has name"), []);
+        assert_eq!(used(r#"context has ticket && context.ticket == "x""#), [Attribute::Ticket]);
+        assert_eq!(used("context has target.name"), []);
+        assert_eq!(used("(if principal.a then context.target else resource.b) has name").len(), 4);
     }
 }

@@ -87,13 +87,13 @@ impl QuestionContext {
     }
 
     /// The same, but with a fixed value in place of each that no policy looks at.
-    pub(super) fn without_unused(mut self, sight: &AttributeUse) -> Self {
-        fn blank<T: Default>(told: &mut Option<T>) {
-            if let Some(told) = told {
-                *told = T::default();
+    pub(super) fn without_unused(mut self, attribute_use: &AttributeUse) -> Self {
+        fn blank<T: Default>(value: &mut Option<T>) {
+            if let Some(value) = value {
+                *value = T::default();
             }
         }
-        let unseen = |facet| !sight.uses(facet);
+        let unseen = |attribute| !attribute_use.uses(attribute);
         if unseen(Attribute::Targets) {
             blank(&mut self.targets);
         }
@@ -101,11 +101,11 @@ impl QuestionContext {
             blank(&mut self.ticket);
         }
         if let Some(TargetAttributes { kind: _, id, name, filter, filter_mode }) = &mut self.target {
-            for (facet, told) in
+            for (attribute, value) in
                 [(Attribute::TargetId, id), (Attribute::TargetName, name), (Attribute::TargetFilter, filter)]
             {
-                if unseen(facet) {
-                    blank(told);
+                if unseen(attribute) {
+                    blank(value);
                 }
             }
             if unseen(Attribute::TargetFilterMode) {
@@ -129,7 +129,7 @@ impl QuestionContext {
     /// The same as Cedar's context.
     pub(super) fn context(&self) -> Result<Context, String> {
         let Self { target, targets, ticket, time, change, approval, asker, own, about } = self;
-        let told = [
+        let pairs = [
             ("target", target.as_ref().map(TargetAttributes::value).transpose()?),
             ("targets", targets.map(Value::new_long)),
             ("ticket", ticket.as_deref().map(text)),
@@ -140,8 +140,8 @@ impl QuestionContext {
             ("own", own.map(Value::new_bool)),
             ("about", about.map(text)),
         ];
-        let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        Context::from_pairs(told).map_err(|why| why.to_string())
+        let pairs = pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Context::from_pairs(pairs).map_err(|why| why.to_string())
     }
 }
 
@@ -161,15 +161,15 @@ impl TargetAttributes {
 
     fn value(&self) -> Result<Value, String> {
         let Self { kind, id, name, filter, filter_mode } = self;
-        let told = [
+        let pairs = [
             ("kind", Some(*kind)),
             ("id", id.as_deref()),
             ("name", name.as_deref()),
             ("filter", filter.as_deref()),
             ("filter_mode", *filter_mode),
         ];
-        let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?))));
-        Value::new_record(told).map_err(|why| why.to_string())
+        let pairs = pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?))));
+        Value::new_record(pairs).map_err(|why| why.to_string())
     }
 }
 
@@ -190,13 +190,13 @@ impl Moment {
 
     fn value(&self) -> Result<Value, String> {
         let Self { now, hour, weekday } = self;
-        let told = [
+        let pairs = [
             // Cedar accepts no more than milliseconds.
             ("now", Value::new_datetime(now.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string())),
             ("hour", Value::new_long((*hour).into())),
             ("weekday", text(weekday)),
         ];
-        Value::new_record(told.map(|(name, value)| (name.to_owned(), value))).map_err(|why| why.to_string())
+        Value::new_record(pairs.map(|(name, value)| (name.to_owned(), value))).map_err(|why| why.to_string())
     }
 }
 

@@ -60,25 +60,25 @@ impl<'a> Evaluation<'a> {
     /// For a configuration; for the gateway if there is none.
     pub(super) fn new(policies: &'a Policies, caller: &Caller, resource: Option<Resource<'_>>) -> Result<Self, String> {
         let parties = Parties::new(caller, resource);
-        if let Some(cast) = policies.casts.get(&parties) {
-            return Ok(Self { policies, cached: cast });
+        if let Some(cached) = policies.entity_cache.get(&parties) {
+            return Ok(Self { policies, cached });
         }
         let words = &policies.vocabulary;
         let entities = words.entities(&parties, &policies.schema)?;
         let (principal, resource) = (words.caller(&parties), words.resource(&parties));
-        let cast = Arc::new(CachedEntities { entities, principal, resource, decided: Mutex::default() });
-        policies.casts.insert(parties, Arc::clone(&cast));
-        Ok(Self { policies, cached: cast })
+        let cached = Arc::new(CachedEntities { entities, principal, resource, decided: Mutex::default() });
+        policies.entity_cache.insert(parties, Arc::clone(&cached));
+        Ok(Self { policies, cached })
     }
 
-    pub(super) fn request(&self, action: &str, told: &QuestionContext) -> Result<Request, String> {
-        self.put(self.policies.vocabulary.action(action), told)
+    pub(super) fn request(&self, action: &str, context: &QuestionContext) -> Result<Request, String> {
+        self.put(self.policies.vocabulary.action(action), context)
     }
 
-    fn put(&self, action: EntityUid, told: &QuestionContext) -> Result<Request, String> {
+    fn put(&self, action: EntityUid, context: &QuestionContext) -> Result<Request, String> {
         let (principal, resource) = (self.cached.principal.clone(), self.cached.resource.clone());
         let schema = Some(&self.policies.schema);
-        Request::new(principal, action, resource, told.context()?, schema).map_err(|why| why.to_string())
+        Request::new(principal, action, resource, context.context()?, schema).map_err(|why| why.to_string())
     }
 
     /// What permits what the end of a change implies: that its caller reverts it, that the targets it adds are removed, and
@@ -101,20 +101,20 @@ impl<'a> Evaluation<'a> {
         &self,
         action: &'static str,
         target: Option<Denied>,
-        told: QuestionContext,
+        context: QuestionContext,
     ) -> Result<Allowed, Denial> {
-        let decided = self.decided(action, told).map_err(|reason| broken(Denial { action, target, reason }));
+        let decided = self.decided(action, context).map_err(|reason| broken(Denial { action, target, reason }));
         telemetry::count_decision(action, if decided.is_ok() { "permit" } else { "deny" });
         decided
     }
 
     /// What Cedar decides, or has decided about the same question.
-    fn decided(&self, name: &'static str, told: QuestionContext) -> CachedDecision {
+    fn decided(&self, name: &'static str, context: QuestionContext) -> CachedDecision {
         let action = self.policies.vocabulary.action(name);
         let parts = self.policies.slices.of(&action, &self.cached.principal);
-        let mut sight = AttributeUse::default();
-        parts.clone().for_each(|part| sight.extend(&part.sight));
-        let question = (name, told.without_unused(&sight));
+        let mut attribute_use = AttributeUse::default();
+        parts.clone().for_each(|part| attribute_use.extend(&part.attribute_use));
+        let question = (name, context.without_unused(&attribute_use));
         let decided = || self.cached.decided.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = decided().get(&question) {
             return known.clone();

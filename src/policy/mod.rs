@@ -65,7 +65,7 @@ pub struct Policies {
     approvals: BTreeMap<PolicyId, String>,
     vocabulary: Vocabulary,
     authorizer: Authorizer,
-    casts: EntityCache,
+    entity_cache: EntityCache,
 }
 
 /// What a caller wants to do other than a change.
@@ -109,8 +109,9 @@ impl Policies {
 
     fn new(Loaded { schema, set, places, approvals }: Loaded) -> Result<Self, String> {
         let vocabulary = Vocabulary::new()?;
-        let (slices, authorizer, casts) = (Slices::new(&set, &schema)?, Authorizer::new(), evaluation::entity_cache());
-        let policies = Self { set, slices, schema, places, approvals, vocabulary, authorizer, casts };
+        let (slices, authorizer, entity_cache) =
+            (Slices::new(&set, &schema)?, Authorizer::new(), evaluation::entity_cache());
+        let policies = Self { set, slices, schema, places, approvals, vocabulary, authorizer, entity_cache };
         policies.check_schema_fit()?;
         Ok(policies)
     }
@@ -206,11 +207,11 @@ impl Policies {
         if questions.is_empty() && submission.change.reversal().is_none() {
             return Err(undecided("the change is empty, so there is nothing to decide on".to_owned()));
         }
-        let scene = Evaluation::new(self, caller, Some(resource)).map_err(undecided)?;
+        let evaluation = Evaluation::new(self, caller, Some(resource)).map_err(undecided)?;
         let now = submission.accepted_at;
         let mut allowed = Allowed::default();
         for (action, denied, wanted) in questions {
-            allowed.extend(scene.decide(
+            allowed.extend(evaluation.decide(
                 action,
                 denied,
                 QuestionContext::of_change(&submission, now, wanted.as_ref()),
@@ -218,7 +219,7 @@ impl Policies {
         }
         let mut ends = None;
         if let Some(until) = &submission.until {
-            let allows = scene.decide_until(&submission, now)?;
+            let allows = evaluation.decide_until(&submission, now)?;
             ends = Some(Until { policies: allows.policies.iter().cloned().collect(), ..until.clone() });
             allowed.extend(allows);
         }
@@ -244,12 +245,12 @@ impl Policies {
         if questions.is_empty() || names.is_empty() || submission.configuration != resource.configuration.id {
             return Err(undecided("there is nothing to decide on, or it is about another configuration".to_owned()));
         }
-        let scene = Evaluation::new(self, caller, Some(resource)).map_err(undecided)?;
+        let evaluation = Evaluation::new(self, caller, Some(resource)).map_err(undecided)?;
         let mut allowed = Allowed::default();
         for (action, denied, wanted) in questions {
             for name in names {
-                let told = QuestionContext::of_approval(submission, now, (action, wanted.as_ref()), name);
-                allowed.extend(scene.decide(APPROVE, denied.clone(), told)?);
+                let context = QuestionContext::of_approval(submission, now, (action, wanted.as_ref()), name);
+                allowed.extend(evaluation.decide(APPROVE, denied.clone(), context)?);
             }
         }
         Ok(Allowed { approvals: BTreeSet::new(), ..allowed }.permit(()))
@@ -262,12 +263,16 @@ impl Policies {
         resource: Resource<'_>,
         submission: &Submission,
     ) -> Result<Vec<Verdict>, String> {
-        let scene = Evaluation::new(self, caller, Some(resource))?;
+        let evaluation = Evaluation::new(self, caller, Some(resource))?;
         let now = submission.accepted_at;
-        let verdict = |(action, denied, wanted): Question, told: Option<QuestionContext>| {
+        let verdict = |(action, denied, wanted): Question, context: Option<QuestionContext>| {
             let target = denied.as_ref().map(|denied| denied.target.clone());
-            let told = told.unwrap_or_else(|| QuestionContext::of_change(submission, now, wanted.as_ref()));
-            Verdict { action, target, decision: scene.decide(action, denied, told).map_err(|denial| denial.reason) }
+            let context = context.unwrap_or_else(|| QuestionContext::of_change(submission, now, wanted.as_ref()));
+            Verdict {
+                action,
+                target,
+                decision: evaluation.decide(action, denied, context).map_err(|denial| denial.reason),
+            }
         };
         let mut verdicts: Vec<_> =
             questions(&submission.change).into_iter().map(|question| verdict(question, None)).collect();
@@ -284,11 +289,11 @@ impl Policies {
     }
 
     /// Whether a decision for this caller can depend on one of these: policies that may apply look at it.
-    pub fn depends_on(&self, facets: &[Attribute], caller: &Caller, action: &str) -> bool {
+    pub fn depends_on(&self, attributes: &[Attribute], caller: &Caller, action: &str) -> bool {
         let caller = self.vocabulary.caller(&facts::Parties::new(caller, None));
         let action = self.vocabulary.action(action);
         let mut parts = self.slices.of(&action, &caller);
-        parts.any(|part| facets.iter().any(|facet| part.sight.uses(*facet)))
+        parts.any(|part| attributes.iter().any(|attribute| part.attribute_use.uses(*attribute)))
     }
 
     /// Decides on reading the audit records that are about the gateway itself.
@@ -298,15 +303,15 @@ impl Policies {
 
     fn decide_on(&self, caller: &Caller, of: Action, resource: Option<Resource<'_>>) -> Result<Permit<()>, Denial> {
         let action = of.name();
-        let scene = Evaluation::new(self, caller, resource)
+        let evaluation = Evaluation::new(self, caller, resource)
             .map_err(|why| broken(Denial { action, target: None, reason: Reason::Undecided(why) }))?;
-        scene.decide(action, None, QuestionContext::of(of)).map(|allowed| allowed.permit(()))
+        evaluation.decide(action, None, QuestionContext::of(of)).map(|allowed| allowed.permit(()))
     }
 
     /// Builds every question that the gateway can ask, to check that the schema knows it.
     fn check_schema_fit(&self) -> Result<(), String> {
         let (caller, configuration, tags, submissions) = facts::schema_sample()?;
-        let scene = Evaluation::new(self, &caller, Some(Resource { configuration: &configuration, tags: &tags }))?;
+        let evaluation = Evaluation::new(self, &caller, Some(Resource { configuration: &configuration, tags: &tags }))?;
         let mut asked = Vec::new();
         for submission in &submissions {
             let now = submission.accepted_at;
@@ -328,11 +333,11 @@ impl Policies {
             Action::Audit,
         ];
         asked.extend(others.map(|action| (action.name(), QuestionContext::of(action))));
-        for (action, told) in asked {
-            scene.request(action, &told).map_err(|why| format!("it does not fit this version: {why}"))?;
+        for (action, context) in asked {
+            evaluation.request(action, &context).map_err(|why| format!("it does not fit this version: {why}"))?;
         }
-        let scene = Evaluation::new(self, &caller, None)?;
-        let asked = scene.request(Action::Audit.name(), &QuestionContext::of(Action::Audit));
+        let evaluation = Evaluation::new(self, &caller, None)?;
+        let asked = evaluation.request(Action::Audit.name(), &QuestionContext::of(Action::Audit));
         asked.map(drop).map_err(|why| format!("it does not fit this version: {why}"))
     }
 }

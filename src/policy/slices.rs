@@ -27,7 +27,7 @@ struct Slice {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Part {
     pub(super) policies: PolicySet,
-    pub(super) sight: AttributeUse,
+    pub(super) attribute_use: AttributeUse,
 }
 
 impl Slices {
@@ -54,7 +54,7 @@ impl Slices {
                     | PrincipalConstraint::IsIn(..) => &mut slice.anybody,
                 };
                 whose.policies.add(policy.clone()).map_err(|why| why.to_string())?;
-                whose.sight.extend(&AttributeUse::of(policy));
+                whose.attribute_use.extend(&AttributeUse::of(policy));
             }
         }
         Ok(Self(slices))

@@ -410,17 +410,17 @@ proptest! {
         let (configuration, tags) = (configuration(), BTreeSet::from(["sales".to_owned()]));
         let resource = Some(Resource { configuration: &configuration, tags: &tags });
         for caller in [servicenow(), caller("portal", &["Assignments.Else"]), caller("else", &[])] {
-            let scene = Evaluation::new(&policies, &caller, resource).unwrap();
+            let evaluation = Evaluation::new(&policies, &caller, resource).unwrap();
             let entities = policies.vocabulary.entities(&facts::Parties::new(&caller, resource), &policies.schema).unwrap();
             let about = |submission: &Submission| {
                 QuestionContext::of_change(submission, submission.accepted_at, submission.change.wanted().first())
             };
             let of_changes = ["add", "remove", "replace"].map(|action| submissions.iter().map(move |it| (action, about(it))));
-            for (action, told) in of_changes.into_iter().flatten().chain([("plan", QuestionContext::of(Action::Plan))]) {
-                let request = scene.request(action, &told).unwrap();
+            for (action, context) in of_changes.into_iter().flatten().chain([("plan", QuestionContext::of(Action::Plan))]) {
+                let request = evaluation.request(action, &context).unwrap();
                 let all = policies.authorizer.is_authorized(&request, &policies.set, &entities);
                 let ids: BTreeSet<_> = all.diagnostics().reason().map(ToString::to_string).collect();
-                match scene.decide(action, None, told) {
+                match evaluation.decide(action, None, context) {
                     Ok(allowed) => prop_assert!(all.decision() == Decision::Allow && allowed.policies == ids),
                     Err(Denial { reason: Reason::Undecided(_), .. }) => {
                         prop_assert!(all.diagnostics().errors().next().is_some());

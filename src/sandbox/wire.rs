@@ -1,10 +1,10 @@
 //! Requests and responses, without the web framework.
 //!
-//! A [`Request`] is one HTTP request, read completely; a [`Response`] is what is sent. Everything behind the server uses these
-//! two, so endpoints are plain functions from a call to an answer.
+//! A [`Request`] is one HTTP request, read completely; a [`Response`] is what is sent. Everything behind the server uses
+//! these two, so endpoints are plain functions from a request to a response.
 //!
 //! Guarantees: a path is split before it is decoded, so an encoded slash stays part of its segment. It deliberately knows
-//! nothing of Graph or Entra. `mod.rs` makes calls; every endpoint reads them.
+//! nothing of Graph or Entra. `mod.rs` makes the requests; every endpoint reads them.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The writing verbs, as they are handed to a store's one writer, and their results.
 //!
-//! Guarantees: the duration of a lease is counted from before its verb was handed over, so a lane never relies on a lease that
-//! has expired in the store; waiters in this process are notified at once.
+//! Guarantees: the duration of a lease is counted from before its command was handed over, so a lane never relies on a lease
+//! that has expired in the store; waiters in this process are notified at once.
 //!
 //! It deliberately contains no SQL; `sqlite` and `postgres` do.
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{audit::Entry, clock::Clock};
 
-/// A verb to carry out.
+/// A writing verb, as the writer carries it out.
 #[derive(Debug)]
 pub(super) enum WriteCommand {
     Accept(Box<Acceptance>),
@@ -36,7 +36,7 @@ pub(super) enum WriteCommand {
     Probe,
 }
 
-/// The result of a verb.
+/// What a command returns.
 #[derive(Debug)]
 pub(super) enum CommandOutput {
     Accepted(Accepted),
@@ -55,7 +55,7 @@ pub(super) enum CommandOutput {
     Written,
 }
 
-/// The outcome of one verb: an error concerns it alone.
+/// The outcome of one command: an error concerns it alone.
 pub(super) type CommandResult = Result<CommandOutput, Error>;
 
 impl Holder {
@@ -68,7 +68,7 @@ impl Holder {
     }
 }
 
-/// The writer returned another verb's result, which no code path can cause.
+/// The writer returned another command's result, which no code path can cause.
 fn confused() -> Error {
     Error::Unavailable("the writer answered another question".to_owned())
 }
@@ -104,8 +104,9 @@ impl WriterClient {
         Ok(cancelled)
     }
 
-    pub(super) async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error> {
-        let CommandOutput::UntilSettled(was_ahead) = self.writer.run(WriteCommand::SettleUntil(release)).await? else {
+    pub(super) async fn settle_without_reversal(&self, settlement: UntilSettlement) -> Result<bool, Error> {
+        let CommandOutput::UntilSettled(was_ahead) = self.writer.run(WriteCommand::SettleUntil(settlement)).await?
+        else {
             return Err(confused());
         };
         Ok(was_ahead)
@@ -133,8 +134,8 @@ impl WriterClient {
         Ok(attempts)
     }
 
-    pub(super) async fn record_attempt(&self, attempted: callbacks::AttemptResult) -> Result<bool, Error> {
-        self.run_flagged(WriteCommand::RecordAttempt(attempted)).await
+    pub(super) async fn record_attempt(&self, result: callbacks::AttemptResult) -> Result<bool, Error> {
+        self.run_flagged(WriteCommand::RecordAttempt(result)).await
     }
 
     pub(super) async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error> {
@@ -196,15 +197,15 @@ impl WriterClient {
         Ok(())
     }
 
-    pub(super) async fn purge(&self, forgetting: Purge) -> Result<usize, Error> {
-        let CommandOutput::Purged(rows) = self.writer.run(WriteCommand::Purge(forgetting)).await? else {
+    pub(super) async fn purge(&self, purge: Purge) -> Result<usize, Error> {
+        let CommandOutput::Purged(rows) = self.writer.run(WriteCommand::Purge(purge)).await? else {
             return Err(confused());
         };
         Ok(rows)
     }
 
-    pub(super) async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error> {
-        let CommandOutput::SinkClaimed(position) = self.writer.run(WriteCommand::ClaimSink(following)).await? else {
+    pub(super) async fn claim_sink(&self, claim: SinkClaim) -> Result<Option<i64>, Error> {
+        let CommandOutput::SinkClaimed(position) = self.writer.run(WriteCommand::ClaimSink(claim)).await? else {
             return Err(confused());
         };
         Ok(position)

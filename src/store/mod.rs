@@ -287,7 +287,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error>;
 
     /// Settles an end without a reversal. Returns whether it was still ahead; if not, nothing is stored.
-    async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error>;
+    async fn settle_without_reversal(&self, settlement: UntilSettlement) -> Result<bool, Error>;
 
     /// Operations whose `until` is due, whatever their state.
     async fn due_untils(&self, due: DueQuery) -> Result<Vec<Operation>, Error>;
@@ -297,7 +297,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn claim_callbacks(&self, claim: callbacks::Claim) -> Result<Vec<callbacks::Attempt>, Error>;
 
     /// Stores the result of an attempt. Returns whether that attempt was still the current one; if not, nothing is stored.
-    async fn record_attempt(&self, attempted: callbacks::AttemptResult) -> Result<bool, Error>;
+    async fn record_attempt(&self, result: callbacks::AttemptResult) -> Result<bool, Error>;
 
     /// Makes a delivered or parked callback due again. Returns whether it was one of these; if not, nothing is stored.
     async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error>;
@@ -356,7 +356,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Removes operations that ended long ago and expired idempotency keys, oldest first. Returns how many: fewer than the
     /// limit if nothing is left or another replica is removing the rest. An operation stays while a key stands for it, its
     /// callback is pending, or its end or that of the operation it reverts is ahead. Audit records stay.
-    async fn purge(&self, forgetting: Purge) -> Result<usize, Error>;
+    async fn purge(&self, purge: Purge) -> Result<usize, Error>;
 
     /// Matching audit records, oldest first. No record is committed later at a position before one that was returned.
     async fn records(&self, query: &AuditQuery) -> Result<Vec<StoredRecord>, Error>;
@@ -369,7 +369,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Takes or keeps a sink's turn, stores how far it was delivered to, and returns that position; none if somebody else has
     /// the turn. The position never goes back.
-    async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error>;
+    async fn claim_sink(&self, claim: SinkClaim) -> Result<Option<i64>, Error>;
 
     /// The ends of all chains that have grown since an opening named them: with those that openings name, the whole trail.
     async fn chain_heads(&self) -> Result<Vec<Head>, Error>;

@@ -6,8 +6,8 @@
 //! Guarantees: no verb returns success before its commit; if a shared transaction fails because of its content, its verbs are
 //! tried one by one, so a bad one fails alone.
 //!
-//! It deliberately contains no SQL and no rules about operations or lanes: these are in the [`WriteBackend`] of each kind
-//! of store.
+//! It deliberately contains no SQL and no rules about operations or lanes: these are in the [`WriteBackend`] of each kind of
+//! store.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -23,19 +23,19 @@ use super::{
 };
 use crate::{clock::Clock, telemetry};
 
-/// Verbs per transaction: bounds its memory and how long the first of them waits.
+/// Commands per transaction: bounds its memory and how long the first of them waits.
 const BATCH_MAX: usize = 256;
-/// How often the writer yields before a commit: each time, a thread that brings no verb may take milliseconds.
+/// How often the writer yields before a commit: each time, a thread that brings no command may take milliseconds.
 const YIELDS_MAX: u32 = 2;
-/// Verbs queued for the writer; callers with more wait for a place.
+/// Commands queued for the writer; callers with more wait for a place.
 const QUEUE_MAX: usize = 4096;
 
 /// Why a transaction failed.
 #[derive(Debug)]
 pub(super) enum TransactionError {
-    /// Because of its content: one of its verbs may be the cause.
+    /// Because of its content: one of its commands may be the cause.
     Content(Error),
-    /// Because of something outside it: no verb would do better alone.
+    /// Because of something outside it: no command would do better alone.
     Environment(Error),
 }
 
@@ -50,10 +50,10 @@ impl TransactionError {
 /// Where a kind of store writes.
 #[async_trait]
 pub(super) trait WriteBackend: Send + 'static {
-    /// Yields, before a commit, to threads that may be about to submit a verb.
+    /// Yields, before a commit, to threads that may be about to submit a command.
     fn yield_before_commit(&self);
 
-    /// Carries out verbs in one transaction; returns an outcome for each, in order.
+    /// Carries out commands in one transaction; returns an outcome for each, in order.
     async fn commit(&mut self, commands: &[WriteCommand]) -> Result<Vec<CommandResult>, TransactionError>;
 
     /// Does what follows a commit, such as notifying other replicas. The callers already have their outcomes.
@@ -104,7 +104,7 @@ impl Writer {
         (Self { queue: Mutex::new(Some(queued)), ended: tokio::sync::Mutex::new(Some(ended)) }, work)
     }
 
-    /// Runs one verb; returns after its commit.
+    /// Runs one command; returns after its commit.
     pub(super) async fn run(&self, command: WriteCommand) -> CommandResult {
         let closed = || Error::Unavailable("the store is closed".to_owned());
         let queued = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
@@ -113,7 +113,7 @@ impl Writer {
         outcome.await.map_err(|_gone| closed())?
     }
 
-    /// Accepts no more verbs, finishes those that are waiting, and closes the connection.
+    /// Accepts no more commands, finishes those that are waiting, and closes the connection.
     pub(super) async fn stop(&self) {
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(ended) = self.ended.lock().await.take()
@@ -144,7 +144,7 @@ async fn work(mut backend: impl WriteBackend, mut queue: mpsc::Receiver<QueuedCo
     backend.close().await;
 }
 
-/// Takes more verbs that arrive while it yields to other threads, as long as any do.
+/// Takes more commands that arrive while it yields to other threads, as long as any do.
 fn gather(backend: &impl WriteBackend, queue: &mut mpsc::Receiver<QueuedCommand>, queued: &mut Vec<QueuedCommand>) {
     for _ in 0..YIELDS_MAX {
         let before = queued.len();
@@ -163,7 +163,7 @@ fn gather(backend: &impl WriteBackend, queue: &mut mpsc::Receiver<QueuedCommand>
     }
 }
 
-/// Writes verbs together; if that fails because of their content, one by one.
+/// Writes commands together; if that fails because of their content, one by one.
 async fn write(backend: &mut impl WriteBackend, commands: &[WriteCommand]) -> Vec<CommandResult> {
     match backend.commit(commands).await {
         Ok(outcomes) => return outcomes,

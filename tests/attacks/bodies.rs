@@ -9,8 +9,8 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_spelling_of_a_path_leads_past_the_token() {
-    let siege = AttackedGateway::start().await;
-    let portal = siege.world.token("portal").await;
+    let attacked = AttackedGateway::start().await;
+    let portal = attacked.world.token("portal").await;
     for path in [
         "/v1/assignments",
         "/v1/assignments/",
@@ -53,35 +53,35 @@ async fn no_spelling_of_a_path_leads_past_the_token() {
         "/%zz",
     ] {
         for token in ["", "x.y.z", &portal] {
-            let request = siege.world.bare("POST", path).bearer_auth(token);
-            let answer = siege.sent(request.json(&add("Sales ESP", "Sales Laptops"))).await;
+            let request = attacked.world.bare("POST", path).bearer_auth(token);
+            let answer = attacked.sent(request.json(&add("Sales ESP", "Sales Laptops"))).await;
             // The portal is authenticated, but no policy lets it touch this configuration.
             assert!((400..=405).contains(&answer.status), "{path} {}: {}", answer.status, answer.text);
         }
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
-    siege.end_after_lookups("spellings of paths").await;
+    attacked.end_after_lookups("spellings of paths").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_method_in_a_header_or_out_of_place_changes_nothing() {
-    let siege = AttackedGateway::start().await;
-    let token = siege.world.token("servicenow").await;
+    let attacked = AttackedGateway::start().await;
+    let token = attacked.world.token("servicenow").await;
     for method in ["PUT", "PATCH", "DELETE", "TRACE", "OPTIONS", "HEAD", "CONNECT", "PROPFIND", "post", "GET", "X"] {
-        let request = siege.world.bare(method, ASSIGNMENTS).bearer_auth(&token);
-        let answer = siege.sent(request.json(&add("Sales ESP", "Sales Laptops"))).await;
+        let request = attacked.world.bare(method, ASSIGNMENTS).bearer_auth(&token);
+        let answer = attacked.sent(request.json(&add("Sales ESP", "Sales Laptops"))).await;
         assert!((400..=405).contains(&answer.status), "{method}: {}", answer.status);
         assert!(!answer.text.contains(&token), "{method} gives the token back");
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
     for header in ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"] {
-        let request = siege.world.bare("GET", "/v1/operations").bearer_auth(&token);
+        let request = attacked.world.bare("GET", "/v1/operations").bearer_auth(&token);
         let request = request.header(header, if header.contains("url") { ASSIGNMENTS } else { "DELETE" });
-        let answer = siege.sent(request.json(&add("Sales ESP", "Sales Laptops"))).await.expect(200);
+        let answer = attacked.sent(request.json(&add("Sales ESP", "Sales Laptops"))).await.expect(200);
         assert_eq!(answer.body["operations"], json!([]));
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
-    siege.end("methods").await;
+    attacked.end("methods").await;
 }
 
 /// Bodies from a caller who may make changes, none of which is a valid change.
@@ -134,15 +134,15 @@ fn bodies() -> Vec<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_body_is_taken_for_a_change_that_is_none() {
-    let siege = AttackedGateway::start().await;
-    let token = siege.world.token("servicenow").await;
+    let attacked = AttackedGateway::start().await;
+    let token = attacked.world.token("servicenow").await;
     for body in bodies() {
         let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
-        let request = siege.world.bare("POST", ASSIGNMENTS).bearer_auth(&token);
-        let answer = siege.sent(request.header("content-type", "application/json").body(body)).await;
+        let request = attacked.world.bare("POST", ASSIGNMENTS).bearer_auth(&token);
+        let answer = attacked.sent(request.header("content-type", "application/json").body(body)).await;
         assert!((400..=422).contains(&answer.status), "{shown}: {} {}", answer.status, answer.text);
         assert!(answer.text.len() < 20_000, "{shown}");
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
     for content_type in [
         "",
@@ -156,10 +156,10 @@ async fn no_body_is_taken_for_a_change_that_is_none() {
         "*/*",
         "application/problem+json",
     ] {
-        let request = siege.world.bare("POST", ASSIGNMENTS).bearer_auth(&token).header("content-type", content_type);
-        let answer = siege.sent(request.body(add("Sales ESP", "Sales Laptops").to_string())).await;
+        let request = attacked.world.bare("POST", ASSIGNMENTS).bearer_auth(&token).header("content-type", content_type);
+        let answer = attacked.sent(request.body(add("Sales ESP", "Sales Laptops").to_string())).await;
         answer.problem(415, "unsupported-media-type");
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
-    siege.end_after_lookups("bodies").await;
+    attacked.end_after_lookups("bodies").await;
 }

@@ -43,8 +43,8 @@ impl Own {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_without_a_signature_proves_nothing_however_none_is_spelt() {
-    let siege = AttackedGateway::start().await;
-    let seen = siege.seen().await;
+    let attacked = AttackedGateway::start().await;
+    let seen = attacked.seen().await;
     let [_, payload, signature] = &seen.parts;
     let spellings =
         ["none", "None", "NONE", "nOnE", "noNE", "none ", " none", "none\0", "n\u{f6}ne", "", "null", "NULL"];
@@ -59,18 +59,18 @@ async fn a_token_without_a_signature_proves_nothing_however_none_is_spelt() {
     for alg in spellings {
         let header = seen.header_with(&json!({ "alg": alg }));
         for signature in ["", "AA", "bm9uZQ", signature] {
-            siege.refused(&format!("{header}.{payload}.{signature}")).await;
+            attacked.refused(&format!("{header}.{payload}.{signature}")).await;
         }
-        siege.refused(&format!("{header}.{payload}")).await;
-        siege.refused(&format!("{header}..{payload}")).await;
+        attacked.refused(&format!("{header}.{payload}")).await;
+        attacked.refused(&format!("{header}..{payload}")).await;
     }
-    siege.end("tokens without a signature").await;
+    attacked.end("tokens without a signature").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_issuers_public_key_and_well_known_words_are_no_secrets_to_sign_with() {
-    let siege = AttackedGateway::start().await;
-    let seen = siege.seen().await;
+    let attacked = AttackedGateway::start().await;
+    let seen = attacked.seen().await;
     let words =
         ["secret", "...", "12345", "password", "hs256", "your-256-bit-secret", "changeme", "key", "jwt", "test"];
     let secrets = seen.public().into_iter().chain(words.map(|word| word.as_bytes().to_vec()));
@@ -79,19 +79,19 @@ async fn the_issuers_public_key_and_well_known_words_are_no_secrets_to_sign_with
         for (name, hash) in hashes {
             for alg in [name, &name.to_lowercase(), "RS256", "ES256", "EdDSA"] {
                 let message = format!("{}.{}", seen.header_with(&json!({ "alg": alg })), seen.parts[1]);
-                siege.refused(&hmac_signed(hash, &secret, &message)).await;
+                attacked.refused(&hmac_signed(hash, &secret, &message)).await;
             }
         }
     }
-    siege.end("public key and words as shared secrets").await;
+    attacked.end("public key and words as shared secrets").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_or_an_address_that_the_token_brings_along_is_not_used() {
-    let siege = AttackedGateway::start().await;
-    let seen = siege.seen().await;
+    let attacked = AttackedGateway::start().await;
+    let seen = attacked.seen().await;
     let own = Own(KeyPair::generate(KeySize::Rsa2048).unwrap());
-    let (kid, trap) = (&seen.header["kid"], siege.trap());
+    let (kid, trap) = (&seen.header["kid"], attacked.trap());
     let address = |path: &str| json!(format!("{trap}/{path}"));
     let ours = |alg: &str| json!({ "alg": alg });
     let mut headers = vec![
@@ -139,15 +139,15 @@ async fn a_key_or_an_address_that_the_token_brings_along_is_not_used() {
     headers.extend([json!({"kid": 7}), json!({"kid": [kid]}), json!({"kid": {"kid": kid}}), json!({"kid": true})]);
     for header in headers {
         let message = format!("{}.{}", seen.header_with(&header), seen.claims_with(&json!({"jku": address("c")})));
-        siege.refused(&own.signs(&RSA_PKCS1_SHA256, &message)).await;
-        siege.refused(&hmac_signed(hmac::HMAC_SHA256, b"", &message)).await;
+        attacked.refused(&own.signs(&RSA_PKCS1_SHA256, &message)).await;
+        attacked.refused(&hmac_signed(hmac::HMAC_SHA256, b"", &message)).await;
     }
     for alg in ["PS256", "RS384", "ES256", "EdDSA"] {
         let message = format!("{}.{}", seen.header_with(&ours(alg)), seen.parts[1]);
-        siege.refused(&own.signs(&RSA_PSS_SHA256, &message)).await;
-        siege.refused(&format!("{message}.{}", seen.parts[2])).await;
+        attacked.refused(&own.signs(&RSA_PSS_SHA256, &message)).await;
+        attacked.refused(&format!("{message}.{}", seen.parts[2])).await;
     }
-    siege.end("keys and addresses that tokens bring along").await;
+    attacked.end("keys and addresses that tokens bring along").await;
 }
 
 /// Alternatives to a valid signature.
@@ -188,11 +188,11 @@ fn signatures(good: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_other_signature_fits_and_a_good_one_fits_nothing_else() {
-    let siege = AttackedGateway::start().await;
-    let seen = siege.seen().await;
+    let attacked = AttackedGateway::start().await;
+    let seen = attacked.seen().await;
     let [header, payload, signature] = &seen.parts;
     for other in signatures(signature) {
-        siege.refused(&format!("{header}.{payload}.{other}")).await;
+        attacked.refused(&format!("{header}.{payload}.{other}")).await;
     }
     for claims in [
         json!({"azp": "c0000000-0000-4000-8000-000000000002"}),
@@ -201,18 +201,18 @@ async fn no_other_signature_fits_and_a_good_one_fits_nothing_else() {
         json!({"sub": "root"}),
         json!({"added": 1}),
     ] {
-        siege.refused(&format!("{header}.{}.{signature}", seen.claims_with(&claims))).await;
+        attacked.refused(&format!("{header}.{}.{signature}", seen.claims_with(&claims))).await;
     }
-    let portal = siege.world.token("portal").await;
+    let portal = attacked.world.token("portal").await;
     let theirs = portal.rsplit_once('.').unwrap().1;
-    siege.refused(&format!("{header}.{payload}.{theirs}")).await;
-    siege.end("signatures that do not fit").await;
+    attacked.refused(&format!("{header}.{payload}.{theirs}")).await;
+    attacked.end("signatures that do not fit").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_that_parsers_could_read_differently_are_rejected() {
-    let siege = AttackedGateway::start().await;
-    let seen = siege.seen().await;
+    let attacked = AttackedGateway::start().await;
+    let seen = attacked.seen().await;
     let [header, payload, signature] = &seen.parts;
     let (claims, kid) = (seen.claims.to_string(), seen.header["kid"].as_str().unwrap());
     let inner = &claims[1..claims.len() - 1];
@@ -237,7 +237,7 @@ async fn tokens_that_parsers_could_read_differently_are_rejected() {
         "\"\"".to_owned(),
         String::new(),
     ] {
-        siege.refused(&format!("{header}.{}.{signature}", part(text))).await;
+        attacked.refused(&format!("{header}.{}.{signature}", part(text))).await;
     }
     for text in [
         format!("{{\"alg\":\"none\",\"alg\":\"RS256\",\"kid\":\"{kid}\"}}"),
@@ -247,7 +247,7 @@ async fn tokens_that_parsers_could_read_differently_are_rejected() {
         format!("{{\"alg\":\"RS256\",\"kid\":\"{kid}\",\"b64\":false,\"crit\":[\"b64\"]}}"),
         format!("{{\"alg\":\"RS256\",\"kid\":\"{kid}\",\"zip\":\"DEF\",\"enc\":\"A256GCM\"}} {{}}"),
     ] {
-        siege.refused(&format!("{}.{payload}.{signature}", part(text))).await;
+        attacked.refused(&format!("{}.{payload}.{signature}", part(text))).await;
     }
     let good = seen.parts.join(".");
     for token in [
@@ -271,9 +271,9 @@ async fn tokens_that_parsers_could_read_differently_are_rejected() {
         if token.trim() == good {
             continue;
         }
-        siege.refused(&token).await;
+        attacked.refused(&token).await;
     }
-    siege.end("tokens that can be read in two ways").await;
+    attacked.end("tokens that can be read in two ways").await;
 }
 
 /// Times and token kinds with which even the issuer's own signature must be rejected.
@@ -392,14 +392,14 @@ fn wrong_headers() -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_alone_is_not_enough() {
-    let siege = AttackedGateway::start().await;
-    let Seen { claims, .. } = siege.seen().await;
+    let attacked = AttackedGateway::start().await;
+    let Seen { claims, .. } = attacked.seen().await;
     let now = claims["iat"].as_i64().unwrap();
-    for claims in wrong_times(now).into_iter().chain(wrong_parties(siege.world.sandbox.url())) {
-        siege.refused(&siege.world.forge("servicenow", claims, json!({})).await).await;
+    for claims in wrong_times(now).into_iter().chain(wrong_parties(attacked.world.sandbox.url())) {
+        attacked.refused(&attacked.world.forge("servicenow", claims, json!({})).await).await;
     }
     for header in wrong_headers() {
-        siege.refused(&siege.world.forge("servicenow", json!({}), header).await).await;
+        attacked.refused(&attacked.world.forge("servicenow", json!({}), header).await).await;
     }
-    siege.end("issued tokens that are not for us or not for now").await;
+    attacked.end("issued tokens that are not for us or not for now").await;
 }

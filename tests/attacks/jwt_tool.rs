@@ -77,41 +77,41 @@ fn values(trap: &str) -> [Value; 6] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_header_or_claim_that_was_tampered_with_breaks_the_signature() {
-    let siege = AttackedGateway::start().await;
-    let seen = siege.seen().await;
+    let attacked = AttackedGateway::start().await;
+    let seen = attacked.seen().await;
     let [header, payload, signature] = &seen.parts;
-    for value in values(&siege.trap()) {
+    for value in values(&attacked.trap()) {
         for name in HEADERS {
             let mut tampered = seen.header.clone();
             tampered[name] = value.clone();
-            siege
+            attacked
                 .refused(&format!("{}.{payload}.{signature}", crate::attacked_gateway::part(tampered.to_string())))
                 .await;
         }
         for name in CLAIMS {
             let mut tampered = seen.claims.clone();
             tampered[name] = value.clone();
-            siege
+            attacked
                 .refused(&format!("{header}.{}.{signature}", crate::attacked_gateway::part(tampered.to_string())))
                 .await;
         }
     }
-    siege.end("jwt_tool's common headers and claims, tampered with").await;
+    attacked.end("jwt_tool's common headers and claims, tampered with").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn odd_claims_signed_by_the_issuer_never_change_the_caller() {
-    let siege = AttackedGateway::start().await;
-    siege.seen().await;
-    for value in values(&siege.trap()) {
+    let attacked = AttackedGateway::start().await;
+    attacked.seen().await;
+    for value in values(&attacked.trap()) {
         for name in HEADERS {
-            let token = siege.world.forge("servicenow", json!({}), json!({ name: value })).await;
-            siege.nobody_else(&token).await;
+            let token = attacked.world.forge("servicenow", json!({}), json!({ name: value })).await;
+            attacked.nobody_else(&token).await;
         }
         for name in CLAIMS {
-            let token = siege.world.forge("servicenow", json!({ name: value }), json!({})).await;
-            siege.nobody_else(&token).await;
+            let token = attacked.world.forge("servicenow", json!({ name: value }), json!({})).await;
+            attacked.nobody_else(&token).await;
         }
     }
-    siege.end("the same, signed by the issuer").await;
+    attacked.end("the same, signed by the issuer").await;
 }

@@ -2,7 +2,7 @@
 //! caller.
 //!
 //! Every attack must be refused without effect, and the honest caller's next request must be served; see
-//! [`siege::Siege::end`], which prints the number of attacks. `docs/threat-model.md` lists the attacks and the test for
+//! `AttackedGateway::end`, which prints the number of attacks. `docs/threat-model.md` lists the attacks and the test for
 //! each.
 #![expect(
     clippy::unwrap_used,

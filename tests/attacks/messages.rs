@@ -93,7 +93,7 @@ fn near(good: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_its_source_did_not_sign_for_now_and_here_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let siege = AttackedGateway::before(vec![], vec![("[catalogue.groups]\n", sources(folder.path()))]).await;
+    let attacked = AttackedGateway::before(vec![], vec![("[catalogue.groups]\n", sources(folder.path()))]).await;
     let time = now();
     let signed = |secret: &str, id: &str, time: i64, body: &str| {
         let time = time.to_string();
@@ -142,23 +142,23 @@ async fn a_message_that_its_source_did_not_sign_for_now_and_here_changes_nothing
         attacks.extend([missing, twice].map(|headers| ("hr", headers, HIRED.to_owned())));
     }
     // One source's signature and a caller's token prove nothing to another source.
-    let token = siege.world.token("servicenow").await;
+    let token = attacked.world.token("servicenow").await;
     attacks.push(("forge", honest.clone(), HIRED.to_owned()));
     attacks.push(("hr", hub(GITHUB_SECRET.as_bytes(), HIRED), HIRED.to_owned()));
     attacks.push(("hr", vec![("authorization", format!("Bearer {token}"))], HIRED.to_owned()));
     attacks.push(("hr", vec![("authorization", format!("Bearer {STANDARD_SECRET}"))], HIRED.to_owned()));
     for (source, headers, body) in attacks {
-        let Some(request) = message(&siege.world, source, &headers, body) else { continue };
-        let answer = siege.sent(request).await;
+        let Some(request) = message(&attacked.world, source, &headers, body) else { continue };
+        let answer = attacked.sent(request).await;
         assert_eq!(answer.status, 401, "{headers:?}: {}", answer.text);
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
     for source in ["nobody", "HR", "hr%2f", "hr%00", "..%2fhr", "hr%20", "hr;x=1"] {
-        let answer = siege.sent(message(&siege.world, source, &honest, HIRED.to_owned()).unwrap()).await;
+        let answer = attacked.sent(message(&attacked.world, source, &honest, HIRED.to_owned()).unwrap()).await;
         assert_eq!(answer.status, 404, "{source}: {}", answer.text);
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
-    siege.end("messages that prove nothing").await;
+    attacked.end("messages that prove nothing").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -73,9 +73,9 @@ fn heads() -> Vec<(&'static str, &'static str)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection() {
-    let siege = AttackedGateway::start().await;
-    let token = siege.world.token("servicenow").await;
-    let url = siege.world.gateway().url();
+    let attacked = AttackedGateway::start().await;
+    let token = attacked.world.token("servicenow").await;
+    let url = attacked.world.gateway().url();
     let change = add("Sales ESP", "Sales Laptops").to_string();
     let inner = format!(
         "POST /v1/assignments HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
@@ -93,16 +93,16 @@ async fn a_head_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection(
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{line} {headers}: {answer}");
         assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{line} {headers}: {answer}");
         assert!(!answer.contains(&token));
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
-    siege.end("heads that can be read in two ways").await;
+    attacked.end("heads that can be read in two ways").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chunks_that_lie_about_their_size_carry_no_change() {
-    let siege = AttackedGateway::start().await;
-    let token = siege.world.token("servicenow").await;
-    let url = siege.world.gateway().url();
+    let attacked = AttackedGateway::start().await;
+    let token = attacked.world.token("servicenow").await;
+    let url = attacked.world.gateway().url();
     let change = add("Sales ESP", "Sales Laptops").to_string();
     let size = format!("{:x}", change.len());
     for chunks in [
@@ -123,16 +123,16 @@ async fn chunks_that_lie_about_their_size_carry_no_change() {
         );
         let answer = spoken(&url, request.as_bytes());
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{chunks}: {answer}");
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
-    siege.end("chunks").await;
+    attacked.end("chunks").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_are_bounded_and_what_is_no_http_is_not_answered_to() {
-    let siege = AttackedGateway::start().await;
-    let token = siege.world.token("servicenow").await;
-    let url = siege.world.gateway().url();
+    let attacked = AttackedGateway::start().await;
+    let token = attacked.world.token("servicenow").await;
+    let url = attacked.world.gateway().url();
     let head = |extra: &str| {
         format!(
             "GET /v1/operations HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n{extra}\r\n"
@@ -156,7 +156,7 @@ async fn heads_are_bounded_and_what_is_no_http_is_not_answered_to() {
         let refused = ["HTTP/1.1 400 ", "HTTP/1.1 413 ", "HTTP/1.1 431 ", "HTTP/1.1 408 "];
         let fits = answer.is_empty() || refused.iter().any(|start| answer.starts_with(start));
         assert!(fits, "{}: {answer:.200}", String::from_utf8_lossy(&request[..request.len().min(60)]));
-        siege.is_still_serving().await;
+        attacked.is_still_serving().await;
     }
-    siege.end("heads beyond the bounds").await;
+    attacked.end("heads beyond the bounds").await;
 }

@@ -151,7 +151,7 @@ impl Upstream for Tenant {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        _clearance: &WriteGrant,
+        _grant: &WriteGrant,
     ) -> Result<Receipt, Error> {
         let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.under_way_max.fetch_max(now, Ordering::SeqCst);

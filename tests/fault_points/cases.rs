@@ -11,23 +11,23 @@ use crate::{
     scenario::{Disk, Scenario, strikes},
 };
 
-/// Stories at once.
+/// Scenarios at once.
 const AT_ONCE: usize = 4;
 
 const MOMENTS: [Moment; 2] = [Moment::Before, Moment::After];
 
-/// Runs one story; returns how often the plan struck.
+/// Runs one scenario; returns how often the plan struck.
 fn run_scenario(disk: Disk, plan: Plan) -> usize {
-    let story = Scenario::begin(disk, plan);
+    let scenario = Scenario::begin(disk, plan);
     let faults = Arc::new(Faults::planned(plan));
-    if !story.live(&faults) {
-        assert!(story.live(&Arc::default()), "the next life does it all");
+    if !scenario.live(&faults) {
+        assert!(scenario.live(&Arc::default()), "the next life does it all");
     }
-    story.check();
+    scenario.check();
     strikes(&faults)
 }
 
-/// Runs all of them. Every story makes the first call of each kind, so a plan for it must strike.
+/// Runs all of them. Every scenario makes the first call of each kind, so a plan for it must strike.
 fn run_all(disk: Disk, plans: Vec<Plan>) {
     let count = plans.len();
     let plans = Mutex::new(plans.into_iter());
@@ -38,7 +38,7 @@ fn run_all(disk: Disk, plans: Vec<Plan>) {
             scope.spawn(|| {
                 while let Some(plan) = next() {
                     match catch_unwind(AssertUnwindSafe(|| run_scenario(disk, plan))) {
-                        Ok(blows) if blows > 0 || plan.nth > 1 => *struck.lock().unwrap() += blows.min(1),
+                        Ok(faults) if faults > 0 || plan.nth > 1 => *struck.lock().unwrap() += faults.min(1),
                         Ok(_) | Err(_) => failed.lock().unwrap().push(plan),
                     }
                 }
@@ -51,7 +51,7 @@ fn run_all(disk: Disk, plans: Vec<Plan>) {
 }
 
 fn stops(calls: &[Call], nths: &[usize]) -> Vec<Plan> {
-    let plan = |call, nth, moment| Plan { call, nth, times: 1, blow: Fault::Stop(moment) };
+    let plan = |call, nth, moment| Plan { call, nth, times: 1, fault: Fault::Stop(moment) };
     let of_call = |call: &Call| {
         let call = *call;
         nths.iter().flat_map(move |nth| MOMENTS.map(|moment| plan(call, *nth, moment)))
@@ -60,7 +60,7 @@ fn stops(calls: &[Call], nths: &[usize]) -> Vec<Plan> {
 }
 
 fn failures(calls: &[Call]) -> Vec<Plan> {
-    let plan = |call, times, moment| Plan { call, nth: 1, times, blow: Fault::Fail(moment) };
+    let plan = |call, times, moment| Plan { call, nth: 1, times, fault: Fault::Fail(moment) };
     let of_call = |call: &Call| {
         let call = *call;
         [1, 3].into_iter().flat_map(move |times| MOMENTS.map(|moment| plan(call, times, moment)))
@@ -90,16 +90,16 @@ fn work_resumes_by_itself_after_any_call_has_failed_once_or_repeatedly() {
 #[test]
 fn work_resumes_by_itself_after_a_panic_in_a_lane() {
     let calls = [Call::Claim, Call::BeginWrite, Call::Settle, Call::Park, Call::Read, Call::Replace];
-    let plan = |call| Plan { call, nth: 1, times: 1, blow: Fault::Panic };
+    let plan = |call| Plan { call, nth: 1, times: 1, fault: Fault::Panic };
     run_all(Disk::Sqlite, calls.map(plan).to_vec());
 }
 
 #[test]
 fn work_resumes_by_itself_after_a_panic_of_the_executor() {
-    run_all(Disk::Sqlite, vec![Plan { call: Call::OpenLanes, nth: 1, times: 1, blow: Fault::Panic }]);
+    run_all(Disk::Sqlite, vec![Plan { call: Call::OpenLanes, nth: 1, times: 1, fault: Fault::Panic }]);
 }
 
 #[test]
 fn a_panic_in_one_group_lookup_stops_no_later_lookup() {
-    run_all(Disk::Sqlite, vec![Plan { call: Call::Groups, nth: 1, times: 1, blow: Fault::Panic }]);
+    run_all(Disk::Sqlite, vec![Plan { call: Call::Groups, nth: 1, times: 1, fault: Fault::Panic }]);
 }

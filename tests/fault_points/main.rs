@@ -1,5 +1,5 @@
 //! Fault points: the gateway stops before or after any call of the store or of Graph, or any such call fails; still
-//! every accepted operation ends, the set is the fold of the operations, and the audit trail verifies.
+//! every accepted operation ends, the set is the merge of the operations, and the audit trail verifies.
 //!
 //! Gateway and executor are the real ones; wrappers around the store's verbs and the calls to Graph inject the faults.
 #![expect(

@@ -71,7 +71,7 @@ pub(crate) struct Plan {
     pub(crate) call: Call,
     pub(crate) nth: usize,
     pub(crate) times: usize,
-    pub(crate) blow: Fault,
+    pub(crate) fault: Fault,
 }
 
 /// A plan as it is carried out.
@@ -90,7 +90,7 @@ impl Faults {
     }
 
     /// What happens to this call.
-    fn blow(&self, call: Call) -> Option<Fault> {
+    fn fault(&self, call: Call) -> Option<Fault> {
         if self.gone.load(Ordering::SeqCst) {
             return Some(Fault::Stop(Moment::Before));
         }
@@ -100,7 +100,7 @@ impl Faults {
         let hit = (plan.nth..plan.nth + plan.times).contains(&*seen);
         hit.then(|| {
             self.struck.fetch_add(1, Ordering::SeqCst);
-            plan.blow
+            plan.fault
         })
     }
 
@@ -111,7 +111,7 @@ impl Faults {
         made: impl Future<Output = Result<T, E>>,
         broken: impl FnOnce() -> E,
     ) -> Result<T, E> {
-        match self.blow(call) {
+        match self.fault(call) {
             None => made.await,
             Some(Fault::Stop(moment)) => {
                 if moment == Moment::After {

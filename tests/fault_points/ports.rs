@@ -46,8 +46,8 @@ impl Store for Kept {
         self.store.cancel(cancellation).await
     }
 
-    async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error> {
-        self.store.settle_without_reversal(release).await
+    async fn settle_without_reversal(&self, settlement: UntilSettlement) -> Result<bool, Error> {
+        self.store.settle_without_reversal(settlement).await
     }
 
     async fn due_untils(&self, due: DueQuery) -> Result<Vec<Operation>, Error> {
@@ -58,8 +58,8 @@ impl Store for Kept {
         self.store.claim_callbacks(claim).await
     }
 
-    async fn record_attempt(&self, attempted: callbacks::AttemptResult) -> Result<bool, Error> {
-        self.store.record_attempt(attempted).await
+    async fn record_attempt(&self, result: callbacks::AttemptResult) -> Result<bool, Error> {
+        self.store.record_attempt(result).await
     }
 
     async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error> {
@@ -130,16 +130,16 @@ impl Store for Kept {
         self.through(Call::Park, self.store.park(lease, parking)).await
     }
 
-    async fn purge(&self, forgetting: Purge) -> Result<usize, Error> {
-        self.store.purge(forgetting).await
+    async fn purge(&self, purge: Purge) -> Result<usize, Error> {
+        self.store.purge(purge).await
     }
 
     async fn records(&self, query: &AuditQuery) -> Result<Vec<StoredRecord>, Error> {
         self.store.records(query).await
     }
 
-    async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error> {
-        self.store.claim_sink(following).await
+    async fn claim_sink(&self, claim: SinkClaim) -> Result<Option<i64>, Error> {
+        self.store.claim_sink(claim).await
     }
 
     async fn chain_heads(&self) -> Result<Vec<Head>, Error> {
@@ -215,9 +215,9 @@ impl Upstream for Reached {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        clearance: &WriteGrant,
+        grant: &WriteGrant,
     ) -> Result<Receipt, graph::Error> {
         let lost = || graph::Error::Unknown("as planned".to_owned());
-        self.faults.through(Call::Replace, self.tenant.replace_assignments(id, set, clearance), lost).await
+        self.faults.through(Call::Replace, self.tenant.replace_assignments(id, set, grant), lost).await
     }
 }

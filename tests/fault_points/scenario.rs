@@ -166,7 +166,7 @@ impl Scenario {
             self.tenant.edited(&configuration(1), &change);
         }
         self.asked(&gateway, &REST).await;
-        // An unknown name makes the gateway look up whether its key was used before; so every story makes that call.
+        // An unknown name makes the gateway look up whether its key was used before; so every scenario makes that call.
         let in_vain = request("nothing".to_owned(), vec![], vec![]);
         assert!(
             gateway.submit(&caller(), in_vain, Some(attempt("g"))).await.is_err(),

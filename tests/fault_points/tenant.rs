@@ -80,13 +80,13 @@ impl Upstream for Tenant {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        clearance: &WriteGrant,
+        grant: &WriteGrant,
     ) -> Result<Receipt, Error> {
         // A real call never returns at once.
         tokio::task::yield_now().await;
         let before = self.sets.lock().unwrap().insert(id.clone(), set.clone());
         if before.is_some_and(|before| before == *set) {
-            self.idle.lock().unwrap().push(clearance.client_request_id.clone());
+            self.idle.lock().unwrap().push(grant.client_request_id.clone());
         }
         Ok(Receipt::default())
     }

@@ -53,8 +53,8 @@ pub(crate) fn first_set(chance: &mut Chance) -> reference_merge::Held {
 
 /// Edits in the portal, some of which exactly undo the latest version.
 pub(crate) async fn administrate(world: Arc<World>, tenant: Arc<Tenant>) {
-    for _ in 0..world.weather.edits {
-        let pause = world.weather.span / u32::try_from(world.weather.edits).unwrap();
+    for _ in 0..world.parameters.edits {
+        let pause = world.parameters.span / u32::try_from(world.parameters.edits).unwrap();
         let pause = pause.mul_f64(f64::from(u32::try_from(world.chance().below(2_000)).unwrap()) / 1_000.0);
         world.clock.sleep(pause).await;
         let lane = world.chance().pick(&world.lanes);
@@ -89,16 +89,16 @@ pub(crate) async fn crash_replicas(world: Arc<World>) {
     let mut plugs: Vec<(Duration, bool)> = Vec::new();
     {
         let mut chance = world.chance();
-        let span = u64::try_from(world.weather.span.as_millis()).unwrap();
-        plugs.extend((0..world.weather.kills).map(|_| (chance.millis(0, span), true)));
-        plugs.extend((0..world.weather.freezes).map(|_| (chance.millis(0, span), false)));
+        let span = u64::try_from(world.parameters.span.as_millis()).unwrap();
+        plugs.extend((0..world.parameters.kills).map(|_| (chance.millis(0, span), true)));
+        plugs.extend((0..world.parameters.freezes).map(|_| (chance.millis(0, span), false)));
     }
     plugs.sort_unstable();
     for (at, kills) in plugs {
         world.clock.sleep(at.saturating_sub(world.now())).await;
-        match world.any_seat() {
-            Some(seat) if kills => seat.life.kill(&world),
-            Some(seat) => seat.life.freeze(&world),
+        match world.any_replica() {
+            Some(replica) if kills => replica.life.kill(&world),
+            Some(replica) => replica.life.freeze(&world),
             None => {}
         }
     }
@@ -132,7 +132,7 @@ impl Wanted {
     /// Submits until accepted, sometimes once more, and waits for the end.
     pub(crate) async fn pursue(self) {
         let world = &self.world;
-        let start = world.chance().millis(0, u64::try_from(world.weather.span.as_millis()).unwrap());
+        let start = world.chance().millis(0, u64::try_from(world.parameters.span.as_millis()).unwrap());
         world.clock.sleep(start).await;
         let request = Ask::Change(Box::new(self.request()));
         let caller = Caller {
@@ -170,7 +170,7 @@ impl Wanted {
     /// Reverts the operation, whatever others have changed since.
     async fn undo(&self, caller: &Caller, id: OperationId) {
         let changed = matches!(
-            self.world.ledger.lock().unwrap().ended.get(&id),
+            self.world.checks.lock().unwrap().ended.get(&id),
             Some(State::Succeeded(success)) if !success.difference.is_empty()
         );
         if changed && let Some(undoing) = self.insist(caller, &Ask::Undo(id)).await {
@@ -182,11 +182,11 @@ impl Wanted {
     /// Cancels the change, if it is not too late and a replica responds.
     async fn cancel(&self, caller: &Caller, operation: &Operation) {
         let world = &self.world;
-        let Some(seat) = world.any_seat() else { return };
+        let Some(replica) = world.any_replica() else { return };
         let answered = tokio::select! {
             biased;
-            () = seat.life.dead.cancelled() => return,
-            answered = seat.gateway.cancel(caller, operation.id) => answered,
+            () = replica.life.dead.cancelled() => return,
+            answered = replica.gateway.cancel(caller, operation.id) => answered,
         };
         match answered {
             Ok(cancelled) => {
@@ -207,7 +207,7 @@ impl Wanted {
     fn request(&self) -> ChangeRequest {
         let mut chance = self.world.chance();
         let mut named = |filtered: bool| {
-            let whom = match target(&mut chance) {
+            let target = match target(&mut chance) {
                 Target::AllDevices => TargetRef::AllDevices,
                 Target::AllUsers => TargetRef::AllUsers,
                 Target::Group(id) => TargetRef::Group(id.to_string()),
@@ -215,7 +215,7 @@ impl Wanted {
             };
             let filter = filter(&mut chance).filter(|_| filtered);
             let filter = filter.map(|it| NamedFilter { reference: it.id.to_string(), mode: it.mode });
-            NamedTarget { target: whom, filter }
+            NamedTarget { target, filter }
         };
         let mut wanted: Vec<NamedTarget> = Vec::new();
         for filtered in [true, true, false, false] {
@@ -231,19 +231,20 @@ impl Wanted {
         wanted.truncate(chance.below(3));
         remove.truncate(chance.below(2) + usize::from(wanted.is_empty()));
         let fallback = || vec![NamedTarget { target: TargetRef::AllUsers, filter: None }];
-        let wish = match chance.below(12) {
+        let requested = match chance.below(12) {
             0 => RequestedChange::Replace(if wanted.is_empty() { fallback() } else { wanted }),
             _ if wanted.is_empty() && remove.is_empty() => RequestedChange::Amend { add: fallback(), remove },
             _ => RequestedChange::Amend { add: wanted, remove },
         };
         let configuration = chance.pick(&self.world.lanes).to_string();
         drop(chance);
-        let wish = if self.world.fails("poisoned changes", |faults| faults.poison) { poisoned(wish) } else { wish };
+        let is_poisoned = self.world.fails("poisoned changes", |faults| faults.poison);
+        let requested = if is_poisoned { poisoned(requested) } else { requested };
         let only_on = self.seen(&configuration);
         let until = self.end();
         ChangeRequest {
             configuration,
-            change: wish,
+            change: requested,
             ticket: None,
             requested_for: None,
             comment: None,
@@ -257,7 +258,7 @@ impl Wanted {
     fn end(&self) -> Option<jiff::Timestamp> {
         let world = &self.world;
         let mut chance = world.chance();
-        if !chance.hits(world.weather.ends) {
+        if !chance.hits(world.parameters.ends) {
             return None;
         }
         let ahead = chance.millis(1_300_000, 1_600_000);
@@ -284,8 +285,8 @@ impl Wanted {
     async fn insist(&self, caller: &Caller, request: &Ask) -> Option<Operation> {
         let world = &self.world;
         for _ in 0..TRIES_MAX {
-            if let Some(seat) = world.any_seat() {
-                match self.ask(&seat, caller, request).await {
+            if let Some(replica) = world.any_replica() {
+                match self.ask(&replica, caller, request).await {
                     Ok(Submitted { operation, replayed }) => {
                         let told = if replayed { "again" } else { "first" };
                         world.log(format_args!("key {}: is {}, {told}", self.number, operation.id));
@@ -309,7 +310,7 @@ impl Wanted {
         None
     }
 
-    async fn ask(&self, seat: &RunningReplica, caller: &Caller, request: &Ask) -> Result<Submitted, Unanswered> {
+    async fn ask(&self, replica: &RunningReplica, caller: &Caller, request: &Ask) -> Result<Submitted, Unanswered> {
         let fingerprint = Digest::of(format!("{request:?}").as_bytes());
         let key = match request {
             Ask::Change(_) => format!("key-{}", self.number),
@@ -318,14 +319,14 @@ impl Wanted {
         let attempt = Some(KeyedRequest { key, fingerprint });
         let asked = async {
             match request {
-                Ask::Change(request) => seat.gateway.submit(caller, (**request).clone(), attempt).await,
-                Ask::Undo(id) => seat.gateway.revert(caller, *id, RevertRequest::default(), attempt).await,
+                Ask::Change(request) => replica.gateway.submit(caller, (**request).clone(), attempt).await,
+                Ask::Undo(id) => replica.gateway.revert(caller, *id, RevertRequest::default(), attempt).await,
             }
         };
         let patience = if self.world.fails("callers that hang up", |faults| faults.hang_up) { 300 } else { 120_000 };
         let answered = tokio::select! {
             biased;
-            () = seat.life.dead.cancelled() => return Err(Unanswered::Again("the connection is lost".to_owned())),
+            () = replica.life.dead.cancelled() => return Err(Unanswered::Again("the connection is lost".to_owned())),
             answered = asked => answered,
             () = self.world.pause(patience, patience) => return Err(Unanswered::Again("hangs up".to_owned())),
         };
@@ -348,13 +349,13 @@ impl Wanted {
         })
     }
 
-    /// The returned operation must be in the ledger, and an ended one must stay as it ended.
+    /// The returned operation must be known to the online checks, and an ended one must stay as it ended.
     fn known(&self, operation: &Operation) {
-        let ledger = self.world.ledger.lock().unwrap();
-        let known = ledger.accepted.contains_key(&operation.id);
-        let ended = ledger.ended.get(&operation.id);
+        let checks = self.world.checks.lock().unwrap();
+        let known = checks.accepted.contains_key(&operation.id);
+        let ended = checks.ended.get(&operation.id);
         let same = !operation.state.has_ended() || ended == Some(&operation.state);
-        drop(ledger);
+        drop(checks);
         let wrong = || format!("{operation:?} is answered, and not what is kept");
         self.world.judge(if known && same { Ok(()) } else { Err(wrong()) });
     }
@@ -368,11 +369,11 @@ impl Wanted {
                 self.known(&latest);
                 return;
             }
-            if let Some(seat) = world.any_seat() {
+            if let Some(replica) = world.any_replica() {
                 tokio::select! {
                     biased;
-                    () = seat.life.dead.cancelled() => {}
-                    standing = seat.gateway.wait(latest.clone(), Duration::from_mins(1)) => latest = standing.operation,
+                    () = replica.life.dead.cancelled() => {}
+                    standing = replica.gateway.wait(latest.clone(), Duration::from_mins(1)) => latest = standing.operation,
                 }
             }
             world.pause(10, 2_000).await;
@@ -381,10 +382,10 @@ impl Wanted {
     }
 }
 
-/// The same wish plus a group that Graph refuses.
-fn poisoned(wish: RequestedChange) -> RequestedChange {
+/// The same change plus a group that Graph refuses.
+fn poisoned(change: RequestedChange) -> RequestedChange {
     let poison = NamedTarget { target: TargetRef::Group(Uuid::from_u128(666).to_string()), filter: None };
-    match wish {
+    match change {
         RequestedChange::Amend { mut add, remove } => {
             add.push(poison);
             RequestedChange::Amend { add, remove }

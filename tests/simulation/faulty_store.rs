@@ -1,4 +1,5 @@
-//! A replica's access to the model store: adds latency, fails before or after the commit, and reports commits to the ledger.
+//! A replica's access to the model store: adds latency, fails before or after the commit, and reports commits to the online
+//! checks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -72,8 +73,8 @@ impl FaultyStore {
         self.world.pause(0, if slow { 4_000 } else { 8 }).await;
     }
 
-    fn ledger(&self) -> std::sync::MutexGuard<'_, OnlineChecks> {
-        self.world.ledger.lock().unwrap()
+    fn checks(&self) -> std::sync::MutexGuard<'_, OnlineChecks> {
+        self.world.checks.lock().unwrap()
     }
 }
 
@@ -87,7 +88,7 @@ impl Store for FaultyStore {
             self.world
                 .log(format_args!("{}: accepts {} {:?}", self.life.owner, operation.id, operation.submission.change));
             self.world.notify_all(&self.life.owner, |board| board.notify_work(lane.clone()));
-            self.ledger().accepted(operation)
+            self.checks().accepted(operation)
         };
         self.verb("accept", self.model.accept(acceptance), seen).await
     }
@@ -102,19 +103,19 @@ impl Store for FaultyStore {
             let Ok(Cancelled::Done(operation)) = cancelled else { return Ok(()) };
             self.world.log(format_args!("{}: cancels {id}", self.life.owner));
             self.world.notify_all(&self.life.owner, |board| board.notify_ended([id]));
-            self.ledger().cancelled(operation)
+            self.checks().cancelled(operation)
         };
         self.verb("cancel", self.model.cancel(cancellation), seen).await
     }
 
-    async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error> {
-        let UntilSettlement { operation, state, .. } = release;
+    async fn settle_without_reversal(&self, settlement: UntilSettlement) -> Result<bool, Error> {
+        let UntilSettlement { operation, state, .. } = settlement;
         let told = format!("{operation} is {}", state.name());
         let seen = |released: &Result<bool, Error>| {
             self.world.log(format_args!("{}: the end of {told}: {released:?}", self.life.owner));
-            if matches!(released, Ok(true)) { self.ledger().settled_until(operation, state) } else { Ok(()) }
+            if matches!(released, Ok(true)) { self.checks().settled_until(operation, state) } else { Ok(()) }
         };
-        self.verb("release", self.model.settle_without_reversal(release), seen).await
+        self.verb("release", self.model.settle_without_reversal(settlement), seen).await
     }
 
     async fn due_untils(&self, due: DueQuery) -> Result<Vec<Operation>, Error> {
@@ -125,8 +126,8 @@ impl Store for FaultyStore {
         self.read("claim callbacks", self.model.claim_callbacks(claim)).await
     }
 
-    async fn record_attempt(&self, attempted: callbacks::AttemptResult) -> Result<bool, Error> {
-        self.read("note attempt", self.model.record_attempt(attempted)).await
+    async fn record_attempt(&self, result: callbacks::AttemptResult) -> Result<bool, Error> {
+        self.read("note attempt", self.model.record_attempt(result)).await
     }
 
     async fn resend_callback(&self, resending: callbacks::Resending) -> Result<bool, Error> {
@@ -199,7 +200,7 @@ impl Store for FaultyStore {
                 wanted.ttl,
                 turn.operations.iter().map(|it| it.id).collect::<Vec<_>>(),
             ));
-            self.ledger().claimed(&wanted, turn, self.world.now())
+            self.checks().claimed(&wanted, turn, self.world.now())
         };
         let ttl = claim.ttl;
         let mut claimed = self.verb("claim", self.model.claim(claim), seen).await?;
@@ -217,7 +218,7 @@ impl Store for FaultyStore {
             let Some(intent) = &announced.intent else { return Err(format!("nothing is announced on {lane}")) };
             self.world.log(format_args!("{}: announces {}: {begun:?}", held.0, intent.client_request_id));
             let now = self.world.now();
-            if begun.is_ok() { self.ledger().announced(&lane, &held, intent, (now, now + ttl)) } else { Ok(()) }
+            if begun.is_ok() { self.checks().announced(&lane, &held, intent, (now, now + ttl)) } else { Ok(()) }
         };
         self.verb("begin write", self.model.begin_write(lease, announced, ttl), seen).await?;
         lease.extend(asked + ttl);
@@ -236,7 +237,7 @@ impl Store for FaultyStore {
                 return Ok(());
             }
             self.world.notify_all(&self.life.owner, |board| board.notify_ended(told.ended.iter().map(|(id, _)| *id)));
-            self.ledger().settled(&lane, &held, &told, self.world.now())
+            self.checks().settled(&lane, &held, &told, self.world.now())
         };
         let mut kept = self.verb("settle", self.model.settle(lease, settlement), seen).await?;
         if let (Some(lease), Some(ttl)) = (&mut kept, keep) {
@@ -253,21 +254,21 @@ impl Store for FaultyStore {
             let (pause, because) = (told.pause, &told.because);
             self.world.log(format_args!("{}: parks {lane} for {pause:?}: {because} {parked:?} {ended:?}", held.0));
             self.world.notify_all(&self.life.owner, |board| board.notify_ended(told.ended.iter().map(|(id, _)| *id)));
-            if parked.is_ok() { self.ledger().parked(&lane, &held, &told, self.world.now()) } else { Ok(()) }
+            if parked.is_ok() { self.checks().parked(&lane, &held, &told, self.world.now()) } else { Ok(()) }
         };
         self.verb("park", self.model.park(lease, parking), seen).await
     }
 
-    async fn purge(&self, forgetting: Purge) -> Result<usize, Error> {
-        self.read("forget", self.model.purge(forgetting)).await
+    async fn purge(&self, purge: Purge) -> Result<usize, Error> {
+        self.read("forget", self.model.purge(purge)).await
     }
 
     async fn records(&self, query: &AuditQuery) -> Result<Vec<StoredRecord>, Error> {
         self.read("records", self.model.records(query)).await
     }
 
-    async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error> {
-        self.verb("follow", self.model.claim_sink(following), |_| Ok(())).await
+    async fn claim_sink(&self, claim: SinkClaim) -> Result<Option<i64>, Error> {
+        self.verb("follow", self.model.claim_sink(claim), |_| Ok(())).await
     }
 
     async fn chain_heads(&self) -> Result<Vec<Head>, Error> {

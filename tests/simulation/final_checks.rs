@@ -52,12 +52,12 @@ impl Evidence<'_> {
     }
 
     fn verdicts(&self, trail: &Trail) -> Vec<Verdict> {
-        let ledger = self.world.ledger.lock().unwrap();
+        let checks = self.world.checks.lock().unwrap();
         let mut verdicts = Vec::new();
         for (lane, versions) in self.tenant.sets.lock().unwrap().iter() {
-            let history = History { ledger: &ledger, lane, versions, trail };
+            let history = History { checks: &checks, lane, versions, trail };
             verdicts.extend((1..versions.len()).map(|number| history.step(number, self.world)));
-            let asked = ledger.accepted.iter().filter(|(_, asked)| asked.lane == *lane);
+            let asked = checks.accepted.iter().filter(|(_, asked)| asked.lane == *lane);
             for (id, asked) in asked {
                 verdicts.push(history.operation(*id, asked, self.world));
                 verdicts.push(history.has_ended(*id, self.world));
@@ -69,8 +69,8 @@ impl Evidence<'_> {
     /// The store must hold exactly the ends that were seen to be committed.
     async fn kept(&self) {
         let (accepted, ended): (Vec<_>, BTreeMap<_, _>) = {
-            let ledger = self.world.ledger.lock().unwrap();
-            (ledger.accepted.keys().copied().collect(), ledger.ended.clone())
+            let checks = self.world.checks.lock().unwrap();
+            (checks.accepted.keys().copied().collect(), checks.ended.clone())
         };
         for id in accepted {
             self.world.count("operations");
@@ -108,40 +108,40 @@ const NOT_BELIEVED: Duration = Duration::from_secs(10);
 
 /// All versions of one configuration's set.
 struct History<'a> {
-    ledger: &'a OnlineChecks,
+    checks: &'a OnlineChecks,
     lane: &'a ConfigurationId,
     versions: &'a [Version],
     trail: &'a Trail,
 }
 
 impl<'a> History<'a> {
-    fn landed(&self) -> impl Iterator<Item = (usize, &'a AppliedWrite)> {
+    fn applied(&self) -> impl Iterator<Item = (usize, &'a AppliedWrite)> {
         self.versions.iter().enumerate().filter_map(|(number, version)| match &version.by {
-            By::Write(landed) => Some((number, landed)),
+            By::Write(applied) => Some((number, applied)),
             By::Start | By::Administrator => None,
         })
     }
 
-    fn announced(&self, landed: &AppliedWrite) -> &'a Announced {
-        &self.ledger.announced[&landed.client_request_id]
+    fn announced(&self, applied: &AppliedWrite) -> &'a Announced {
+        &self.checks.announced[&applied.client_request_id]
     }
 
     fn set(&self, number: usize) -> &'a AssignmentSet {
         &self.versions[number].set
     }
 
-    /// Checks one version: a write must be the fold of the changes that it carried, except those that failed, over the
+    /// Checks one version: a write must be the merge of the changes that it carried, except those that failed, over the
     /// version it was built on. Versions that it overwrites unseen must be excused by a documented race.
     fn step(&self, number: usize, world: &World) -> Verdict {
-        let By::Write(landed) = &self.versions[number].by else { return Ok(()) };
-        let announced = self.announced(landed);
-        let mut held = reference_merge::held(self.set(landed.base));
+        let By::Write(applied) = &self.versions[number].by else { return Ok(()) };
+        let announced = self.announced(applied);
+        let mut held = reference_merge::held(self.set(applied.base));
         for carried in &announced.intent.carried {
             let id = carried.operation;
-            let failed = matches!(self.ledger.ended.get(&id), Some(State::Failed { .. }));
-            let excused = landed.is_late() || landed.stale || self.ledger.may_have_taken_effect(id);
+            let failed = matches!(self.checks.ended.get(&id), Some(State::Failed { .. }));
+            let excused = applied.is_late() || applied.stale || self.checks.may_have_taken_effect(id);
             if !failed || excused || carried.difference.is_empty() {
-                reference_merge::apply(&mut held, &self.ledger.accepted[&id].change);
+                reference_merge::apply(&mut held, &self.checks.accepted[&id].change);
             }
         }
         let set = self.set(number);
@@ -150,23 +150,23 @@ impl<'a> History<'a> {
             "version {number} of {} is not the fold of what succeeded: {set:?}, not {held:?}",
             self.lane
         )?;
-        let replaced = self.known_to_have_replaced(number, landed);
-        must!(replaced.is_none(), "version {number} of {} undoes {replaced:?}: {landed:?}", self.lane)?;
-        for unseen in landed.base + 1..number {
-            self.may_overwrite(landed, unseen, world).map_err(|why| format!("version {number}: {why}"))?;
+        let replaced = self.known_to_have_replaced(number, applied);
+        must!(replaced.is_none(), "version {number} of {} undoes {replaced:?}: {applied:?}", self.lane)?;
+        for unseen in applied.base + 1..number {
+            self.may_overwrite(applied, unseen, world).map_err(|why| format!("version {number}: {why}"))?;
         }
-        self.named(number, landed)
+        self.named(number, applied)
     }
 
     /// Allows the documented races, and no others.
-    fn may_overwrite(&self, landed: &AppliedWrite, unseen: usize, world: &World) -> Verdict {
+    fn may_overwrite(&self, applied: &AppliedWrite, unseen: usize, world: &World) -> Verdict {
         match &self.versions[unseen].by {
             By::Administrator => world.count("edits overwritten"),
-            By::Write(_) if landed.is_late() => world.count("writes overwritten by late ones"),
+            By::Write(_) if applied.is_late() => world.count("writes overwritten by late ones"),
             By::Write(other) if other.is_late() => world.count("late writes overwritten"),
-            By::Start | By::Write(_) if landed.stale => world.count("writes overwritten after a stale read"),
+            By::Start | By::Write(_) if applied.stale => world.count("writes overwritten after a stale read"),
             By::Start | By::Write(_) => {
-                return Err(format!("it overwrites version {unseen} of {} unseen: {landed:?}", self.lane));
+                return Err(format!("it overwrites version {unseen} of {} unseen: {applied:?}", self.lane));
             }
         }
         Ok(())
@@ -174,20 +174,20 @@ impl<'a> History<'a> {
 
     /// The write, if any, because of which the read that another was built on must not have been believed: operations had
     /// ended by it before that read began, and not long before the answer it had replaced just the set that was read.
-    fn known_to_have_replaced(&self, number: usize, landed: &AppliedWrite) -> Option<&'a AppliedWrite> {
-        if !landed.stale || landed.is_late() {
+    fn known_to_have_replaced(&self, number: usize, applied: &AppliedWrite) -> Option<&'a AppliedWrite> {
+        if !applied.stale || applied.is_late() {
             return None;
         }
-        let found = self.set(landed.base).digest();
-        let (asked, answered) = landed.read;
+        let found = self.set(applied.base).digest();
+        let (asked, answered) = applied.read;
         let replaced = |other: &AppliedWrite| {
             let written = self.trail.written.get(&other.client_request_id);
             written.is_some_and(|known_by| known_by.iter().any(|it| it != "undecided"))
                 && self.announced(other).intent.before == found
-                && self.ledger.settled_at.get(&other.client_request_id).is_some_and(|at| *at <= asked)
+                && self.checks.settled_at.get(&other.client_request_id).is_some_and(|at| *at <= asked)
                 && answered < other.at + NOT_BELIEVED
         };
-        let mut unseen = self.landed().filter(|(unseen, _)| (landed.base + 1..number).contains(unseen));
+        let mut unseen = self.applied().filter(|(unseen, _)| (applied.base + 1..number).contains(unseen));
         let (at, known) = unseen.find(|(_, other)| replaced(other))?;
         // Unless somebody has restored that set since.
         let restored = self.versions[at + 1..number].iter().any(|version| version.set.digest() == found);
@@ -195,39 +195,39 @@ impl<'a> History<'a> {
     }
 
     /// A write that took effect must be in the trail, unless it looked unsent to every later read.
-    fn named(&self, number: usize, landed: &AppliedWrite) -> Verdict {
-        let named = self.trail.written.contains_key(&landed.client_request_id);
-        let carried = &self.announced(landed).intent.carried;
-        let told = carried.iter().any(|it| self.ledger.may_have_taken_effect(it.operation));
-        let looked_unsent = || self.versions[number + 1..].iter().any(|later| later.set == *self.set(landed.base));
+    fn named(&self, number: usize, applied: &AppliedWrite) -> Verdict {
+        let named = self.trail.written.contains_key(&applied.client_request_id);
+        let carried = &self.announced(applied).intent.carried;
+        let told = carried.iter().any(|it| self.checks.may_have_taken_effect(it.operation));
+        let looked_unsent = || self.versions[number + 1..].iter().any(|later| later.set == *self.set(applied.base));
         must!(
-            named || told || landed.is_late() || looked_unsent() || self.was_hidden(landed),
-            "version {number} of {} stands in no record: {landed:?}",
+            named || told || applied.is_late() || looked_unsent() || self.was_hidden(applied),
+            "version {number} of {} stands in no record: {applied:?}",
             self.lane
         )
     }
 
     /// Whether Graph returned an older version after this write and something was built on that: the write then looked
     /// unsent, and a later announcement, which may never have been sent, replaced its own.
-    fn was_hidden(&self, landed: &AppliedWrite) -> bool {
-        let from = self.announced(landed).lasts.0;
+    fn was_hidden(&self, applied: &AppliedWrite) -> bool {
+        let from = self.announced(applied).lasts.0;
         let later = |it: &&Announced| it.lane == *self.lane && it.lasts.0 > from && it.built_on == Some(Source::Stale);
-        self.ledger.announced.values().any(|it| later(&it))
+        self.checks.announced.values().any(|it| later(&it))
     }
 
     fn operation(&self, id: OperationId, asked: &AcceptedOperation, world: &World) -> Verdict {
         let count = |of: &BTreeMap<OperationId, usize>| of.get(&id).copied().unwrap_or_default();
         let told = (count(&self.trail.accepted), count(&self.trail.settled), count(&self.trail.cancelled));
-        let cancelled = matches!(self.ledger.ended.get(&id), Some(State::Cancelled { .. }));
+        let cancelled = matches!(self.checks.ended.get(&id), Some(State::Cancelled { .. }));
         let due = if cancelled { (1, 0, 1) } else { (1, 1, 0) };
         must!(told == due, "{id} is accepted, settled and cancelled {told:?} times in the trail, not {due:?}")?;
         self.once(id)?;
-        let writes: Vec<_> = self.landed().filter(|(_, landed)| self.changes(landed, id)).collect();
-        match self.ledger.ended.get(&id) {
+        let writes: Vec<_> = self.applied().filter(|(_, applied)| self.changes(applied, id)).collect();
+        match self.checks.ended.get(&id) {
             Some(State::Succeeded(success)) => {
                 world.count("succeeded");
                 let Some(write) = &success.write else { return self.unnoticed(id, success, &writes) };
-                let did = writes.iter().any(|(_, landed)| landed.client_request_id == write.client_request_id);
+                let did = writes.iter().any(|(_, applied)| applied.client_request_id == write.client_request_id);
                 let undecided =
                     self.trail.written.get(&write.client_request_id).is_some_and(|it| it.contains("undecided"));
                 let seen = self.versions.iter().any(|version| version.set.digest() == success.after);
@@ -241,14 +241,14 @@ impl<'a> History<'a> {
                 let culprit = asked.change.wanted().iter().any(|wanted| wanted.target == poison())
                     || asked.change.reversal().is_some_and(put_back);
                 must!(!told || culprit, "{id} fails for another's fault: {failure:?}")?;
-                let excused = self.ledger.may_have_taken_effect(id);
+                let excused = self.checks.may_have_taken_effect(id);
                 let effect =
-                    writes.iter().find(|(_, landed)| !landed.is_late() && !self.was_hidden(landed) && !excused);
+                    writes.iter().find(|(_, applied)| !applied.is_late() && !self.was_hidden(applied) && !excused);
                 must!(effect.is_none(), "{id} failed and took effect: {effect:?}")
             }
             Some(State::Cancelled { .. }) => {
                 let carried = |it: &Announced| it.intent.carried.iter().any(|it| it.operation == id);
-                let carried = self.ledger.announced.values().find(|it| carried(it));
+                let carried = self.checks.announced.values().find(|it| carried(it));
                 must!(carried.is_none(), "{id} is cancelled and carried: {carried:?}")
             }
             other @ (None | Some(State::AwaitingApproval | State::Queued | State::Running { .. })) => {
@@ -259,9 +259,9 @@ impl<'a> History<'a> {
 
     /// If an operation ends as if none of its writes took effect, the set that it ended on must show no trace of one.
     fn unnoticed(&self, id: OperationId, success: &Success, writes: &[(usize, &AppliedWrite)]) -> Verdict {
-        for (number, landed) in writes {
+        for (number, applied) in writes {
             let (own, others): (Vec<_>, Vec<_>) =
-                self.announced(landed).intent.carried.iter().partition(|it| it.operation == id);
+                self.announced(applied).intent.carried.iter().partition(|it| it.operation == id);
             // What several changes did in one write belongs to all of them.
             let shared = others.iter().flat_map(|it| it.difference.targets()).collect();
             let shown = |version: &&Version| {
@@ -269,15 +269,15 @@ impl<'a> History<'a> {
                 version.set.digest() == success.before && still
             };
             let seen = self.versions[*number..].iter().find(shown);
-            let race = landed.is_late() || landed.stale || self.was_hidden(landed);
-            must!(race || seen.is_none(), "{id} ends as if it had not been written: {landed:?}, {seen:?}")?;
+            let race = applied.is_late() || applied.stale || self.was_hidden(applied);
+            must!(race || seen.is_none(), "{id} ends as if it had not been written: {applied:?}, {seen:?}")?;
         }
         Ok(())
     }
 
     /// An operation with an `until` must have been undone by then, by anyone, or have left nothing to undo.
     fn has_ended(&self, id: OperationId, world: &World) -> Verdict {
-        let Some(until) = self.ledger.untils.get(&id) else { return Ok(()) };
+        let Some(until) = self.checks.untils.get(&id) else { return Ok(()) };
         match until {
             UntilState::Reverted(_) => world.count("ends carried out"),
             UntilState::Moot => world.count("ends moot"),
@@ -287,7 +287,7 @@ impl<'a> History<'a> {
         // Where it came on top of another change that somebody has asked to revert, or whose end has come, nothing of that is
         // restored, even if that reversal has failed.
         let others =
-            self.ledger.accepted.keys().filter(|other| **other != id && self.reversals(**other).next().is_some());
+            self.checks.accepted.keys().filter(|other| **other != id && self.reversals(**other).next().is_some());
         let overlap: BTreeSet<_> = others.flat_map(|other| self.touched(*other)).collect();
         let undone = self.undone(id);
         did.retain(|target| !undone.contains(target) && !overlap.contains(target));
@@ -296,7 +296,7 @@ impl<'a> History<'a> {
 
     /// The targets of what an operation has changed.
     fn touched(&self, id: OperationId) -> BTreeSet<&Target> {
-        match self.ledger.ended.get(&id) {
+        match self.checks.ended.get(&id) {
             Some(State::Succeeded(success)) => success.difference.targets().collect(),
             _ => BTreeSet::new(),
         }
@@ -310,17 +310,17 @@ impl<'a> History<'a> {
     /// The reversals of an operation.
     fn reversals(&self, id: OperationId) -> impl Iterator<Item = OperationId> {
         let of = move |asked: &AcceptedOperation| asked.change.reversal().map(Reversal::operation) == Some(id);
-        self.ledger.accepted.iter().filter(move |(_, asked)| of(asked)).map(|(by, _)| *by)
+        self.checks.accepted.iter().filter(move |(_, asked)| of(asked)).map(|(by, _)| *by)
     }
 
-    fn changes(&self, landed: &AppliedWrite, id: OperationId) -> bool {
-        let carried = &self.announced(landed).intent.carried;
+    fn changes(&self, applied: &AppliedWrite, id: OperationId) -> bool {
+        let carried = &self.announced(applied).intent.carried;
         carried.iter().any(|it| it.operation == id && !it.difference.is_empty())
     }
 
     /// An operation's effect is written twice only if the first write was not visible.
     fn once(&self, id: OperationId) -> Verdict {
-        let writes: Vec<_> = self.landed().filter(|(_, landed)| self.changes(landed, id)).collect();
+        let writes: Vec<_> = self.applied().filter(|(_, applied)| self.changes(applied, id)).collect();
         for pair in writes.windows(2) {
             let [(first, one), (_, two)] = pair else { continue };
             let race = one.is_late() || two.is_late() || self.was_hidden(one);

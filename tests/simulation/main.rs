@@ -125,9 +125,9 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "it tells how it went")]
 fn tell(seed: u64) -> ExitCode {
-    let story = SimulationRun::of(seed, &policies(), Logging::Aloud);
-    println!("seed {seed}: {:?}\n{}", story.counts, story.violations.join("\n"));
-    if story.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let run = SimulationRun::of(seed, &policies(), Logging::Aloud);
+    println!("seed {seed}: {:?}\n{}", run.counts, run.violations.join("\n"));
+    if run.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[expect(clippy::print_stdout, reason = "it tells how it went")]
@@ -135,9 +135,9 @@ fn try_seeds(from: u64, count: u64) -> ExitCode {
     let policies = policies();
     let mut counts = Counts::new();
     for seed in from..from.saturating_add(count) {
-        let story = SimulationRun::of(seed, &policies, Logging::Silent);
-        let repeats = || SimulationRun::of(seed, &policies, Logging::Silent).digest == story.digest;
-        let mut violations = story.violations.join("\n");
+        let run = SimulationRun::of(seed, &policies, Logging::Silent);
+        let repeats = || SimulationRun::of(seed, &policies, Logging::Silent).digest == run.digest;
+        let mut violations = run.violations.join("\n");
         if seed < from.saturating_add(REPEATED) && !repeats() {
             violations.push_str("\nit does not repeat itself");
         }
@@ -146,7 +146,7 @@ fn try_seeds(from: u64, count: u64) -> ExitCode {
             println!("replay: cargo test --test simulation -- --seed {seed}");
             return ExitCode::FAILURE;
         }
-        for (name, count) in story.counts {
+        for (name, count) in run.counts {
             *counts.entry(name).or_default() += count;
         }
     }

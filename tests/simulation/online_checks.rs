@@ -1,7 +1,7 @@
 //! The oracles that check during a run: leases, pauses, announcements, writes and ends.
 //!
-//! The ledger sees every replica's commits as they happen, by the database's time, and keeps its own account; it trusts
-//! neither the store nor the executor.
+//! They see every replica's commits as they happen, by the database's time, and keep their own account; they trust neither
+//! the store nor the executor.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -236,7 +236,7 @@ impl OnlineChecks {
         self.reads.insert((owner.to_owned(), lane.clone()), read);
     }
 
-    /// Checks a write as it is handed to Graph: it must be announced, not sent before, and be the fold of the changes
+    /// Checks a write as it is handed to Graph: it must be announced, not sent before, and be the merge of the changes
     /// it carries over the set read for it in this turn.
     pub(crate) fn written(
         &mut self,

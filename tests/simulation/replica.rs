@@ -48,16 +48,16 @@ impl Replica {
         let life = Arc::new(ReplicaLife::new(owner.clone()));
         let board = Arc::new(Notices::default());
         let model = database.open(Run { chain, clock });
-        let desk =
+        let store =
             FaultyStore { world: Arc::clone(world), model, board: Arc::clone(&board), life: Arc::clone(&life), clock };
         let (store, upstream) =
-            (Arc::new(desk), Arc::new(FaultyUpstream { tenant: Arc::clone(tenant), life: Arc::clone(&life), clock }));
+            (Arc::new(store), Arc::new(FaultyUpstream { tenant: Arc::clone(tenant), life: Arc::clone(&life), clock }));
         let (stopping, working) = (CancellationToken::new(), CancellationToken::new());
         let executor = Executor::new(executor::Dependencies {
             store: Arc::<FaultyStore>::clone(&store),
             upstream: Arc::<FaultyUpstream>::clone(&upstream),
             clock,
-            settings: world.weather.settings.clone(),
+            settings: world.parameters.settings.clone(),
             owner,
         });
         let mut executor = tokio::spawn(executor.run(working.clone()));
@@ -67,7 +67,7 @@ impl Replica {
             policies: policies.clone(),
             catalogue: config::Catalogue::default(),
             callback_rules: gateway::CallbackRules::default(),
-            settings: operations(world.weather.pending_max),
+            settings: operations(world.parameters.pending_max),
             names_ttl: std::time::Duration::from_hours(24),
             denied_per_minute: 1_000,
             clock,
@@ -76,14 +76,14 @@ impl Replica {
         let (keeper, told) = (Arc::clone(&gateway), stopping.clone());
         let keeper = AbortOnDropHandle::new(tokio::spawn(async move { keeper.run_until_sweep(told).await }));
         world.log(format_args!("{} starts", life.owner));
-        let seat = RunningReplica { life: Arc::clone(&life), gateway, board };
-        world.seats.lock().unwrap()[*place] = Some(Arc::new(seat));
+        let replica = RunningReplica { life: Arc::clone(&life), gateway, board };
+        world.replicas.lock().unwrap()[*place] = Some(Arc::new(replica));
         let stop = tokio::select! {
             biased;
             () = life.dead.cancelled() => false,
             () = self.told_to_stop() => true,
         };
-        world.seats.lock().unwrap()[*place] = None;
+        world.replicas.lock().unwrap()[*place] = None;
         if stop {
             world.log(format_args!("{} stops", life.owner));
             stopping.cancel();

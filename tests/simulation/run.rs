@@ -1,4 +1,4 @@
-//! One run, from seed to verdict.
+//! One run, from seed to final checks.
 
 use std::{
     collections::BTreeMap,
@@ -39,39 +39,39 @@ pub(crate) struct SimulationRun {
 }
 
 impl SimulationRun {
-    pub(crate) fn of(seed: u64, policies: &Policies, telling: Logging) -> Self {
+    pub(crate) fn of(seed: u64, policies: &Policies, logging: Logging) -> Self {
         SEED.store(seed, Ordering::Relaxed);
         let panics = PANICS.load(Ordering::Relaxed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let mut story = runtime.block_on(live_through(seed, policies.clone(), telling));
+        let mut run = runtime.block_on(live_through(seed, policies.clone(), logging));
         if PANICS.load(Ordering::Relaxed) > panics {
-            story.violations.push("something panicked".to_owned());
+            run.violations.push("something panicked".to_owned());
         }
-        story
+        run
     }
 }
 
-async fn live_through(seed: u64, policies: Policies, telling: Logging) -> SimulationRun {
+async fn live_through(seed: u64, policies: Policies, logging: Logging) -> SimulationRun {
     let mut chance = Chance::seeded(seed);
-    let weather = RunParameters::drawn(&mut chance);
-    let world = Arc::new(World::new(chance, weather, telling));
-    world.log(format_args!("{:?}", world.weather));
+    let parameters = RunParameters::drawn(&mut chance);
+    let world = Arc::new(World::new(chance, parameters, logging));
+    world.log(format_args!("{:?}", world.parameters));
     let database = Database::new(world.clock);
     let first = |_: &_| Version { set: reference_merge::set(&actors::first_set(&mut world.chance())), by: By::Start };
     let sets: BTreeMap<_, _> = world.lanes.iter().map(|lane| (lane.clone(), vec![first(lane)])).collect();
     let tenant = Arc::new(Tenant { world: Arc::clone(&world), sets: Mutex::new(sets), under_way: Arc::default() });
     let mut replicas = JoinSet::new();
-    for place in 0..world.weather.replicas {
+    for place in 0..world.parameters.replicas {
         let (world, database, tenant) = (Arc::clone(&world), Arc::clone(&database), Arc::clone(&tenant));
         replicas.spawn(Replica { world, database, tenant, policies: policies.clone(), place }.run());
     }
     let mut people = JoinSet::new();
-    for number in 0..world.weather.changes {
+    for number in 0..world.parameters.changes {
         people.spawn(Wanted { number, world: Arc::clone(&world), tenant: Arc::clone(&tenant) }.pursue());
     }
     people.spawn(actors::administrate(Arc::clone(&world), Arc::clone(&tenant)));
     people.spawn(actors::crash_replicas(Arc::clone(&world)));
-    world.clock.sleep(world.weather.span + Duration::from_secs(30)).await;
+    world.clock.sleep(world.parameters.span + Duration::from_secs(30)).await;
     world.stop_faults();
     let ended = async {
         while people.join_next().await.is_some() {}
@@ -95,7 +95,7 @@ async fn live_through(seed: u64, policies: Policies, telling: Logging) -> Simula
 }
 
 fn all_ended(world: &World) -> bool {
-    let ledger = world.ledger.lock().unwrap();
-    let ahead = ledger.untils.values().any(|until| *until == UntilState::Ahead);
-    ledger.accepted.len() == ledger.ended.len() && !ahead
+    let checks = world.checks.lock().unwrap();
+    let ahead = checks.untils.values().any(|until| *until == UntilState::Ahead);
+    checks.accepted.len() == checks.ended.len() && !ahead
 }

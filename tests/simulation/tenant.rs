@@ -128,7 +128,7 @@ impl Tenant {
         let world = &self.world;
         if world.fails("throttled", |faults| faults.throttled) {
             let pause = world.chance().millis(500, 60_000);
-            world.ledger.lock().unwrap().throttled(lane, pause);
+            world.checks.lock().unwrap().throttled(lane, pause);
             return Some(Error::Throttled { pause });
         }
         if world.fails("unavailable", |faults| faults.unavailable) {
@@ -141,16 +141,16 @@ impl Tenant {
     fn takes_effect(&self, sent: &Sent, owner: &str, awaited: Arrival) {
         let Sent { lane, set, id, read, .. } = sent;
         let holds = {
-            let ledger = self.world.ledger.lock().unwrap();
-            let by = &ledger.announced[id].by;
-            by.0 == owner && ledger.holds(lane, by, self.world.now())
+            let checks = self.world.checks.lock().unwrap();
+            let by = &checks.announced[id].by;
+            by.0 == owner && checks.holds(lane, by, self.world.now())
         };
         self.world.count("writes");
         let arrival = if holds { awaited } else { Arrival::Late };
         if arrival == Arrival::Late {
             self.world.count("late writes");
         }
-        let landed = AppliedWrite {
+        let applied = AppliedWrite {
             client_request_id: id.clone(),
             base: read.version,
             stale: read.stale,
@@ -158,7 +158,7 @@ impl Tenant {
             at: self.world.now(),
             arrival,
         };
-        self.put(lane, Version { set: set.clone(), by: By::Write(landed) });
+        self.put(lane, Version { set: set.clone(), by: By::Write(applied) });
     }
 
     async fn serve(self: Arc<Self>, sent: Sent, life: Arc<ReplicaLife>, answer: Answer) {
@@ -169,15 +169,15 @@ impl Tenant {
             () = life.dead.cancelled() => return,
             () = life.pass(world) => {}
         }
-        if sent.clock.elapsed() + world.weather.call_timeout > sent.until {
+        if sent.clock.elapsed() + world.parameters.call_timeout > sent.until {
             world.count("writes without time left");
             answer.send(Err(Error::Unavailable("no time left to send it".to_owned()))).unwrap_or_default();
             return;
         }
-        let (_, until) = world.ledger.lock().unwrap().announced[&sent.id].lasts;
-        let ends = world.now() + world.weather.call_timeout;
+        let (_, until) = world.checks.lock().unwrap().announced[&sent.id].lasts;
+        let ends = world.now() + world.parameters.call_timeout;
         world.judge(if ends <= until { Ok(()) } else { Err(format!("{} may outlast its lease", sent.id)) });
-        world.judge(world.ledger.lock().unwrap().called(&life.owner, &sent.lane, world.now()));
+        world.judge(world.checks.lock().unwrap().called(&life.owner, &sent.lane, world.now()));
         self.way().await;
         let unknown = || Error::Unknown("the connection is lost".to_owned());
         let result = if let Some(error) = self.refusal(&sent.lane) {
@@ -259,7 +259,7 @@ impl Upstream for FaultyUpstream {
         let world = &tenant.world;
         life.step(world).await;
         let asked = world.now();
-        world.judge(world.ledger.lock().unwrap().called(&life.owner, lane, world.now()));
+        world.judge(world.checks.lock().unwrap().called(&life.owner, lane, world.now()));
         tenant.way().await;
         if let Some(error) = tenant.refusal(lane) {
             world.log(format_args!("{}: a read of {lane}: {error}", life.owner));
@@ -277,7 +277,7 @@ impl Upstream for FaultyUpstream {
         world.count("reads");
         world.log(format_args!("{}: reads {lane}, {}{}", life.owner, short(&set), if stale { " (stale)" } else { "" }));
         let read = Read { version, set: set.clone(), stale, lasted: (asked, world.now()) };
-        world.ledger.lock().unwrap().read(&life.owner, lane, read);
+        world.checks.lock().unwrap().read(&life.owner, lane, read);
         Ok(CurrentAssignments { direct: set, from_policy_sets: Vec::new() })
     }
 
@@ -285,12 +285,12 @@ impl Upstream for FaultyUpstream {
         &self,
         id: &ConfigurationId,
         set: &AssignmentSet,
-        clearance: &WriteGrant,
+        grant: &WriteGrant,
     ) -> Result<Receipt, Error> {
         let Self { tenant, life, clock } = self;
-        let (lane, id) = (id, clearance.client_request_id.as_str());
+        let (lane, id) = (id, grant.client_request_id.as_str());
         let world = &tenant.world;
-        let written = world.ledger.lock().unwrap().written(&life.owner, lane, (set, id));
+        let written = world.checks.lock().unwrap().written(&life.owner, lane, (set, id));
         let read = match written {
             Ok(read) => read,
             Err(why) => {
@@ -307,12 +307,13 @@ impl Upstream for FaultyUpstream {
             read,
             _under_way: Arc::clone(&tenant.under_way),
             clock: *clock,
-            until: clearance.until,
+            until: grant.until,
         };
         tokio::spawn(Arc::clone(tenant).serve(write, Arc::clone(life), answer));
         life.step(world).await;
         let given_up = |_| Ok(Err(Error::Unknown("no answer in time".to_owned())));
-        let result = match tokio::time::timeout(world.weather.call_timeout, answered).await.unwrap_or_else(given_up) {
+        let result = match tokio::time::timeout(world.parameters.call_timeout, answered).await.unwrap_or_else(given_up)
+        {
             Ok(result) => result,
             Err(_) => std::future::pending().await,
         };

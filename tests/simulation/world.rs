@@ -27,11 +27,11 @@ pub(crate) struct World {
     chance: Mutex<Chance>,
     /// The database's time, which only the oracles read.
     pub(crate) clock: Clock,
-    pub(crate) weather: RunParameters,
+    pub(crate) parameters: RunParameters,
     pub(crate) lanes: Vec<ConfigurationId>,
     pub(crate) log: Mutex<Log>,
-    pub(crate) ledger: Mutex<OnlineChecks>,
-    pub(crate) seats: Mutex<Vec<Option<Arc<RunningReplica>>>>,
+    pub(crate) checks: Mutex<OnlineChecks>,
+    pub(crate) replicas: Mutex<Vec<Option<Arc<RunningReplica>>>>,
     /// Orderly shutdowns still to come.
     stops: Mutex<usize>,
     /// Set once nothing goes wrong any more.
@@ -52,7 +52,7 @@ pub(crate) struct Log {
     pub(crate) text: String,
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<String>,
-    telling: Logging,
+    logging: Logging,
 }
 
 /// A running replica.
@@ -64,24 +64,24 @@ pub(crate) struct RunningReplica {
 }
 
 impl World {
-    pub(crate) fn new(chance: Chance, weather: RunParameters, telling: Logging) -> Self {
+    pub(crate) fn new(chance: Chance, parameters: RunParameters, logging: Logging) -> Self {
         let mut chance = chance;
         let start = "2026-03-01T08:00:00Z".parse().unwrap();
         let clock = Clock::simulated(start, chance.draw());
         let lane = |number| {
             format!("9f1c6a4e-8a77-4b8e-9d6e-3a54b2f1c0{number:02}_Windows10EnrollmentCompletionPageConfiguration")
         };
-        let lanes = (1..=weather.lanes).map(|number| lane(number).parse().unwrap()).collect();
-        let seats = Mutex::new(vec![None; weather.replicas]);
+        let lanes = (1..=parameters.lanes).map(|number| lane(number).parse().unwrap()).collect();
+        let replicas = Mutex::new(vec![None; parameters.replicas]);
         Self {
             chance: Mutex::new(chance),
             clock,
-            stops: Mutex::new(weather.stops),
-            weather,
+            stops: Mutex::new(parameters.stops),
+            parameters,
             lanes,
-            log: Mutex::new(Log { telling, ..Log::default() }),
-            ledger: Mutex::default(),
-            seats,
+            log: Mutex::new(Log { logging, ..Log::default() }),
+            checks: Mutex::default(),
+            replicas,
             calm: AtomicBool::new(false),
             over: CancellationToken::new(),
         }
@@ -93,7 +93,7 @@ impl World {
 
     /// Decides whether this fault occurs now.
     pub(crate) fn fails(&self, name: &'static str, rate: impl Fn(&Faults) -> u64) -> bool {
-        let fails = !self.calm.load(Ordering::Relaxed) && self.chance().hits(rate(&self.weather.faults));
+        let fails = !self.calm.load(Ordering::Relaxed) && self.chance().hits(rate(&self.parameters.faults));
         if fails {
             self.count(name);
             self.count("faults");
@@ -114,7 +114,7 @@ impl World {
     pub(crate) fn log(&self, what: impl std::fmt::Display) {
         let mut log = self.log.lock().unwrap();
         let line = format!("{:>12.6} {what}", self.clock.elapsed().as_secs_f64());
-        if log.telling == Logging::Aloud {
+        if log.logging == Logging::Aloud {
             println!("{line}");
         }
         writeln!(log.text, "{line}").unwrap();
@@ -146,17 +146,17 @@ impl World {
     }
 
     /// A random running replica, if there is one.
-    pub(crate) fn any_seat(&self) -> Option<Arc<RunningReplica>> {
-        let seats: Vec<_> = self.seats.lock().unwrap().iter().flatten().cloned().collect();
-        if seats.is_empty() { None } else { Some(self.chance().pick(&seats)) }
+    pub(crate) fn any_replica(&self) -> Option<Arc<RunningReplica>> {
+        let replicas: Vec<_> = self.replicas.lock().unwrap().iter().flatten().cloned().collect();
+        if replicas.is_empty() { None } else { Some(self.chance().pick(&replicas)) }
     }
 
     /// Notifies all replicas; some miss it.
     pub(crate) fn notify_all(&self, own: &str, tell: impl Fn(&Notices)) {
-        let seats: Vec<_> = self.seats.lock().unwrap().iter().flatten().cloned().collect();
-        for seat in seats {
-            if seat.life.owner == own || !self.fails("notices lost", |faults| faults.notice_lost) {
-                tell(&seat.board);
+        let replicas: Vec<_> = self.replicas.lock().unwrap().iter().flatten().cloned().collect();
+        for replica in replicas {
+            if replica.life.owner == own || !self.fails("notices lost", |faults| faults.notice_lost) {
+                tell(&replica.board);
             }
         }
     }

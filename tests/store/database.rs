@@ -316,8 +316,8 @@ async fn purging_scans_few_rows_however_many_are_kept() {
     store.cancel(cancellation(1, 1)).await.unwrap();
     let (mut connection, kept) = (fixture.connection().await, 20_000);
     past(kept, Some(at(1_000).as_microsecond()), &mut connection).await;
-    let forgetting = Purge { ended_before: at(10), keys_expired_by: at(0), limit: 100 };
-    assert_eq!([store.purge(forgetting).await.unwrap(), store.purge(forgetting).await.unwrap()], [1, 0]);
+    let purge = Purge { ended_before: at(10), keys_expired_by: at(0), limit: 100 };
+    assert_eq!([store.purge(purge).await.unwrap(), store.purge(purge).await.unwrap()], [1, 0]);
     store.close().await;
     let read = read_of("operations", &mut connection).await;
     assert!(read < kept / 2, "{read} entries and rows were read, while {kept} are kept");

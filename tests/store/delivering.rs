@@ -20,11 +20,10 @@ async fn deliver(store: &Arc<dyn Store>, owners: &[&str], file: &AuditFile) {
     let (clock, stop) = (Clock::system(), CancellationToken::new());
     stop.cancel();
     let outbound = Outbound::new(clock).unwrap();
-    let outlet = SinkWriter::new(&Sink::File(file.clone()), &outbound);
+    let sink = SinkWriter::new(&Sink::File(file.clone()), &outbound);
     let one = |owner: &&str| {
-        let (store, outlet) = (Arc::clone(store), outlet.clone());
-        Delivery { store, clock, owner: (*owner).to_owned(), format: ExportFormat::Jsonl, sink: outlet }
-            .run(stop.clone())
+        let (store, sink) = (Arc::clone(store), sink.clone());
+        Delivery { store, clock, owner: (*owner).to_owned(), format: ExportFormat::Jsonl, sink }.run(stop.clone())
     };
     futures_util::future::join_all(owners.iter().map(one)).await;
 }

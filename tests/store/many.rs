@@ -178,8 +178,8 @@ async fn purged_operations_leave_no_index_rows() {
     let stray = "SELECT count(*) FROM operations_index WHERE position NOT IN (SELECT position FROM operations)";
     let mut connection = SqliteConnection::connect(&format!("sqlite:{}", fixture.path().display())).await.unwrap();
     let before = count(&mut connection, marks).await;
-    let forgetting = Purge { ended_before: at(100), keys_expired_by: at(0), limit: 1_000 };
-    assert_eq!(store.purge(forgetting).await.unwrap(), 100);
+    let purge = Purge { ended_before: at(100), keys_expired_by: at(0), limit: 1_000 };
+    assert_eq!(store.purge(purge).await.unwrap(), 100);
     assert_eq!(count(&mut connection, stray).await, 0);
     // Two thirds were removed; one operation in five has no ticket.
     assert_eq!((before, count(&mut connection, marks).await), (120 + 150 + 150, 40 + 50 + 50));
@@ -249,10 +249,10 @@ async fn what_an_earlier_version_left_is_found() {
             "INSERT INTO audit (chain, sequence, text, at, ticket, operation, caller, configuration)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         );
-        let marks = &record.marks;
+        let index_fields = &record.index_fields;
         let row = row.bind(&record.chain).bind(i64::try_from(record.sequence).unwrap()).bind(&record.text);
-        let row = row.bind(marks.at.as_microsecond()).bind(&marks.ticket).bind(&marks.operation);
-        row.bind(&marks.caller).bind(&marks.configuration).execute(&mut connection).await.unwrap();
+        let row = row.bind(index_fields.at.as_microsecond()).bind(&index_fields.ticket).bind(&index_fields.operation);
+        row.bind(&index_fields.caller).bind(&index_fields.configuration).execute(&mut connection).await.unwrap();
     }
     connection.close().await.unwrap();
     let store = fixture.open().await;

@@ -21,7 +21,7 @@ use crate::fixture::{
 const LONG: Duration = Duration::from_mins(1);
 
 /// Removes operations that ended before one time, and keys that expired by another.
-fn forgetting(ended_before: i64, keys_expired_by: i64) -> Purge {
+fn purge(ended_before: i64, keys_expired_by: i64) -> Purge {
     Purge { ended_before: at(ended_before), keys_expired_by: at(keys_expired_by), limit: 100 }
 }
 
@@ -38,7 +38,7 @@ async fn ids_of(store: &dyn Store) -> Vec<postern::domain::OperationId> {
 }
 
 #[tokio::test]
-async fn what_ended_before_is_forgotten_and_nothing_else() {
+async fn a_purge_removes_what_ended_before_and_nothing_else() {
     each(async |fixture| {
         let store = fixture.open().await;
         accept(&*store, &lane(1), [1, 2]).await;
@@ -50,14 +50,14 @@ async fn what_ended_before_is_forgotten_and_nothing_else() {
         accept(&*store, &lane(2), [6]).await;
         let running = turn(&*store, claim(&lane(2), "a", 0)).await;
         let before = trail(&*store).await;
-        assert_eq!(store.purge(forgetting(99, 0)).await.unwrap(), 0);
-        assert_eq!(store.purge(forgetting(100, 0)).await.unwrap(), 1);
+        assert_eq!(store.purge(purge(99, 0)).await.unwrap(), 0);
+        assert_eq!(store.purge(purge(100, 0)).await.unwrap(), 1);
         assert_eq!(ids_of(&*store).await, [1, 2, 3, 5, 6].map(id));
-        assert_eq!(store.purge(forgetting(200, 0)).await.unwrap(), 2);
+        assert_eq!(store.purge(purge(200, 0)).await.unwrap(), 2);
         assert_eq!(ids_of(&*store).await, [3, 5, 6].map(id));
         // However old: queued and running operations have not ended.
-        assert_eq!(store.purge(forgetting(1_000_000, 0)).await.unwrap(), 1);
-        assert_eq!(store.purge(forgetting(1_000_000, 0)).await.unwrap(), 0);
+        assert_eq!(store.purge(purge(1_000_000, 0)).await.unwrap(), 1);
+        assert_eq!(store.purge(purge(1_000_000, 0)).await.unwrap(), 0);
         assert_eq!((state(&*store, 5).await, state(&*store, 6).await), ("queued", "running"));
         assert_eq!(trail(&*store).await, before);
         // The lane still knows what it left.
@@ -75,11 +75,11 @@ async fn an_operation_stays_as_long_as_its_key_is_remembered() {
         store.accept(keyed(operation(1, &lane(1)), "k", "body", 0)).await.unwrap();
         end(&*store, &lane(1), 100).await;
         store.accept(keyed(operation(2, &lane(2)), "pending", "body", 0)).await.unwrap();
-        assert_eq!(store.purge(forgetting(1_000, 3_599)).await.unwrap(), 0);
+        assert_eq!(store.purge(purge(1_000, 3_599)).await.unwrap(), 0);
         let known = store.find_by_key("servicenow", &used("k", "body", 3_599)).await.unwrap();
         assert!(matches!(known, Some(Accepted::Replayed(operation)) if operation.id == id(1)));
         // Two keys and one operation.
-        assert_eq!(store.purge(forgetting(1_000, 3_600)).await.unwrap(), 3);
+        assert_eq!(store.purge(purge(1_000, 3_600)).await.unwrap(), 3);
         assert_eq!(ids_of(&*store).await, [id(2)]);
         // Even as of a time before their expiry: they are gone.
         for key in ["k", "pending"] {
@@ -100,7 +100,7 @@ async fn a_step_removes_no_more_than_its_limit_and_the_oldest_first() {
             store.accept(keyed(operation(u128::from(number), &place), &key, "body", seconds)).await.unwrap();
             end(&*store, &place, 100 - seconds).await;
         }
-        let step = Purge { limit: 3, ..forgetting(1_000, 10_000) };
+        let step = Purge { limit: 3, ..purge(1_000, 10_000) };
         let mut left = Vec::new();
         for expected in [3, 3, 2, 0] {
             assert_eq!(store.purge(step).await.unwrap(), expected);
@@ -114,7 +114,7 @@ async fn a_step_removes_no_more_than_its_limit_and_the_oldest_first() {
 }
 
 #[tokio::test]
-async fn operations_that_ended_under_an_earlier_schema_are_forgotten_too() {
+async fn operations_that_ended_under_an_earlier_schema_are_purged_too() {
     for kind in [Kind::Sqlite, Kind::Postgres] {
         let fixture = Fixture::new(kind).await;
         let ended = |number: u128, state: State| Operation { state, ..operation(number, &lane(1)) };
@@ -130,10 +130,10 @@ async fn operations_that_ended_under_an_earlier_schema_are_forgotten_too() {
         ];
         begin_with_the_first_schema(&fixture, &operations).await;
         let store = fixture.open().await;
-        assert_eq!(store.purge(forgetting(100, 0)).await.unwrap(), 0, "{kind:?}");
+        assert_eq!(store.purge(purge(100, 0)).await.unwrap(), 0, "{kind:?}");
         let kept: Vec<_> = all(&*store).await.into_iter().rev().collect();
         assert_eq!(kept, operations, "{kind:?}");
-        assert_eq!(store.purge(forgetting(101, 0)).await.unwrap(), 3, "{kind:?}");
+        assert_eq!(store.purge(purge(101, 0)).await.unwrap(), 3, "{kind:?}");
         assert_eq!(ids_of(&*store).await, [id(4), id(5)]);
         let taken_up = Operation { state: State::Running { started_at: at(2) }, ..operation(5, &lane(1)) };
         let turn = turn(&*store, claim(&lane(1), "a", 2)).await;
@@ -180,13 +180,13 @@ async fn begin_with_the_first_schema(fixture: &Fixture, operations: &[Operation]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_forget_at_once_share_the_work() {
+async fn replicas_that_purge_at_once_share_the_work() {
     let fixture = Fixture::new(Kind::Postgres).await;
     let (a, b) = (fixture.open().await, fixture.open().await);
     let used = |number: u128, key: u128, now| keyed(operation(number, &lane(1)), &key.to_string(), "body", now);
     join_all((1..=600).map(|number| a.accept(used(number, number, 0)))).await;
     end(&*a, &lane(1), 100).await;
-    let step = Purge { limit: 10, ..forgetting(1_000, 4_000) };
+    let step = Purge { limit: 10, ..purge(1_000, 4_000) };
     let forget = async |store: &dyn Store, from: u128| {
         let (mut removed, mut new) = (0, 0);
         for round in 0..150 {

@@ -94,7 +94,7 @@ async fn the_end_of_the_chain_is_told_until_an_opening_names_it() {
     .await;
 }
 
-fn following(owner: &str, delivered: Option<i64>, ttl: Duration) -> SinkClaim {
+fn sink_claim(owner: &str, delivered: Option<i64>, ttl: Duration) -> SinkClaim {
     SinkClaim { sink: "file".to_owned(), owner: owner.to_owned(), ttl, delivered }
 }
 
@@ -102,19 +102,19 @@ fn following(owner: &str, delivered: Option<i64>, ttl: Duration) -> SinkClaim {
 async fn one_owner_at_a_time_delivers_to_a_sink_and_the_next_goes_on_where_it_ended() {
     each(async |fixture| {
         let store = fixture.open().await;
-        let mine = |delivered| store.claim_sink(following("a", delivered, minutes(1)));
+        let mine = |delivered| store.claim_sink(sink_claim("a", delivered, minutes(1)));
         assert_eq!(mine(None).await.unwrap(), Some(0));
-        assert_eq!(store.claim_sink(following("b", None, minutes(1))).await.unwrap(), None);
+        assert_eq!(store.claim_sink(sink_claim("b", None, minutes(1))).await.unwrap(), None);
         assert_eq!(mine(Some(7)).await.unwrap(), Some(7));
         assert_eq!(mine(Some(5)).await.unwrap(), Some(7), "it never goes back");
-        let other = SinkClaim { sink: "otlp".to_owned(), ..following("b", Some(2), minutes(1)) };
+        let other = SinkClaim { sink: "otlp".to_owned(), ..sink_claim("b", Some(2), minutes(1)) };
         assert_eq!(store.claim_sink(other).await.unwrap(), Some(2), "every sink has a turn of its own");
-        assert_eq!(store.claim_sink(following("a", Some(9), Duration::ZERO)).await.unwrap(), Some(9));
-        assert_eq!(store.claim_sink(following("b", None, minutes(1))).await.unwrap(), Some(9));
+        assert_eq!(store.claim_sink(sink_claim("a", Some(9), Duration::ZERO)).await.unwrap(), Some(9));
+        assert_eq!(store.claim_sink(sink_claim("b", None, minutes(1))).await.unwrap(), Some(9));
         assert_eq!(mine(Some(12)).await.unwrap(), None);
-        assert_eq!(store.claim_sink(following("b", None, minutes(1))).await.unwrap(), Some(9));
+        assert_eq!(store.claim_sink(sink_claim("b", None, minutes(1))).await.unwrap(), Some(9));
         let store = fixture.reopen(store).await;
-        assert_eq!(store.claim_sink(following("b", None, Duration::ZERO)).await.unwrap(), Some(9));
+        assert_eq!(store.claim_sink(sink_claim("b", None, Duration::ZERO)).await.unwrap(), Some(9));
     })
     .await;
 }

@@ -234,8 +234,8 @@ async fn operations_behind_unexpired_keys_survive_a_migration() {
     connection.close().await.unwrap();
     let store = fixture.open().await;
     let forgotten = async |keys_expired_by| {
-        let forgetting = Purge { ended_before: at(20), keys_expired_by: at(keys_expired_by), limit: 100 };
-        store.purge(forgetting).await.unwrap()
+        let purge = Purge { ended_before: at(20), keys_expired_by: at(keys_expired_by), limit: 100 };
+        store.purge(purge).await.unwrap()
     };
     // The operation without a key; then a key; then the other key with its operation.
     assert_eq!([forgotten(49).await, forgotten(99).await, forgotten(100).await], [1, 1, 2]);

@@ -46,7 +46,7 @@ async fn due_ids(store: &dyn Store, due: DueQuery) -> Vec<postern::domain::Opera
     ids(&store.due_untils(due).await.unwrap())
 }
 
-fn release(number: u128, state: UntilState) -> UntilSettlement {
+fn until_settlement(number: u128, state: UntilState) -> UntilSettlement {
     let entry = cancellation(number, 7).entry;
     UntilSettlement { operation: id(number), state, entry: (state == UntilState::CalledOff).then_some(entry) }
 }
@@ -88,7 +88,7 @@ async fn an_end_is_settled_once_with_the_acceptance_that_carries_it_out() {
             store.accept(undoing(3, &original, Cause::Until)).await.unwrap(),
             Accepted::EndAlreadySettled
         ));
-        assert!(!store.settle_without_reversal(release(1, UntilState::CalledOff)).await.unwrap());
+        assert!(!store.settle_without_reversal(until_settlement(1, UntilState::CalledOff)).await.unwrap());
         assert_eq!(trail(&*store).await, before, "what comes too late leaves no record");
         assert!(store.operation(id(3)).await.unwrap().is_none());
         assert!(store.due_untils(due(99)).await.unwrap().is_empty());
@@ -149,10 +149,10 @@ async fn an_end_that_is_called_off_is_neither_due_nor_carried_out() {
         let original = ending(1, 1, 10);
         store.accept(acceptance(original.clone())).await.unwrap();
         store.accept(acceptance(operation(2, &lane(1)))).await.unwrap();
-        assert!(store.settle_without_reversal(release(1, UntilState::CalledOff)).await.unwrap());
-        assert!(!store.settle_without_reversal(release(1, UntilState::CalledOff)).await.unwrap());
+        assert!(store.settle_without_reversal(until_settlement(1, UntilState::CalledOff)).await.unwrap());
+        assert!(!store.settle_without_reversal(until_settlement(1, UntilState::CalledOff)).await.unwrap());
         for without in [2, 3] {
-            assert!(!store.settle_without_reversal(release(without, UntilState::Moot)).await.unwrap());
+            assert!(!store.settle_without_reversal(until_settlement(without, UntilState::Moot)).await.unwrap());
         }
         assert_eq!(records_of(&*store, "cancelled").await.len(), 1);
         assert!(store.due_untils(due(99)).await.unwrap().is_empty());
@@ -183,7 +183,7 @@ async fn of_all_who_carry_an_end_out_or_call_it_off_at_once_one_does() {
             let (a, b, c) = tokio::join!(
                 one.accept(ends(1_000 + number)),
                 two.accept(ends(2_000 + number)),
-                two.settle_without_reversal(release(number, UntilState::CalledOff)),
+                two.settle_without_reversal(until_settlement(number, UntilState::CalledOff)),
             );
             let accepted = [a.unwrap(), b.unwrap()].iter().filter(|it| matches!(it, Accepted::New)).count();
             assert_eq!(accepted + usize::from(c.unwrap()), 1, "{kind:?} {number}");
@@ -205,7 +205,7 @@ async fn an_operation_is_kept_while_its_end_is_ahead() {
         store.settle(held.lease, ended).await.unwrap();
         let old = Purge { ended_before: at(1_000_000), keys_expired_by: at(0), limit: 100 };
         assert_eq!(store.purge(old).await.unwrap(), 0);
-        assert!(store.settle_without_reversal(release(1, UntilState::Moot)).await.unwrap());
+        assert!(store.settle_without_reversal(until_settlement(1, UntilState::Moot)).await.unwrap());
         assert_eq!(store.purge(old).await.unwrap(), 1);
         assert!(store.follow_ups(id(1)).await.unwrap().until.is_none());
         assert!(matches!(
@@ -232,7 +232,7 @@ async fn what_undid_an_operation_whose_end_is_ahead_is_not_removed() {
         assert_eq!(store.purge(old).await.unwrap(), 0);
         assert_eq!(ids(&store.follow_ups(id(1)).await.unwrap().reversals), [id(2)]);
         assert_eq!(ids(&store.follow_ups(id(2)).await.unwrap().reversals), [id(3)]);
-        assert!(store.settle_without_reversal(release(1, UntilState::Moot)).await.unwrap());
+        assert!(store.settle_without_reversal(until_settlement(1, UntilState::Moot)).await.unwrap());
         assert_eq!(store.purge(old).await.unwrap(), 3);
     })
     .await;

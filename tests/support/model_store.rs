@@ -316,8 +316,8 @@ impl Store for Model {
         Ok(Cancelled::Done(Box::new(operation)))
     }
 
-    async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error> {
-        let UntilSettlement { operation, state, entry } = release;
+    async fn settle_without_reversal(&self, settlement: UntilSettlement) -> Result<bool, Error> {
+        let UntilSettlement { operation, state, entry } = settlement;
         let mut tables = self.database.lock();
         let was_ahead = tables.settle_until(operation, state);
         if was_ahead {
@@ -363,10 +363,10 @@ impl Store for Model {
         Ok(due.into_iter().map(attempt).collect())
     }
 
-    async fn record_attempt(&self, attempted: callbacks::AttemptResult) -> Result<bool, Error> {
+    async fn record_attempt(&self, result: callbacks::AttemptResult) -> Result<bool, Error> {
         let mut tables = self.database.lock();
         let now = self.database.now();
-        let callbacks::AttemptResult { operation, number, progress, next, entry } = attempted;
+        let callbacks::AttemptResult { operation, number, progress, next, entry } = result;
         let outgoing = tables.callbacks.get_mut(&operation).filter(|it| it.under_way && it.attempts == number);
         let Some(outgoing) = outgoing else { return Ok(false) };
         (outgoing.under_way, outgoing.progress) = (false, progress);
@@ -626,8 +626,8 @@ impl Store for Model {
         Ok(())
     }
 
-    async fn purge(&self, forgetting: Purge) -> Result<usize, Error> {
-        let Purge { ended_before, keys_expired_by, limit } = forgetting;
+    async fn purge(&self, purge: Purge) -> Result<usize, Error> {
+        let Purge { ended_before, keys_expired_by, limit } = purge;
         let mut tables = self.database.lock();
         let expired = tables.keys.iter().filter(|(_, key)| key.expires_at <= keys_expired_by);
         let mut keys: Vec<_> = expired.map(|(name, key)| (key.expires_at, name.clone())).collect();
@@ -671,8 +671,8 @@ impl Store for Model {
         Ok(newer.filter(|kept| tables.fits(&kept.text, query)).take(query.limit).collect())
     }
 
-    async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error> {
-        let SinkClaim { sink, owner, ttl, delivered } = following;
+    async fn claim_sink(&self, claim: SinkClaim) -> Result<Option<i64>, Error> {
+        let SinkClaim { sink, owner, ttl, delivered } = claim;
         let mut tables = self.database.lock();
         let now = self.database.now();
         let turn = tables.deliveries.entry(sink).or_default();

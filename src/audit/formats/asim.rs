@@ -9,50 +9,50 @@ use super::{EventCategory, Outcome, ParsedRecord, Severity, put};
 
 const VERSION: &str = "0.1";
 
-pub(super) fn event(told: &ParsedRecord) -> Value {
-    let (count, first, last) = told.repeated().unwrap_or((1, told.at(), told.at()));
-    let (object, object_type) = object(told);
+pub(super) fn event(record: &ParsedRecord) -> Value {
+    let (count, first, last) = record.repeated().unwrap_or((1, record.at(), record.at()));
+    let (object, object_type) = object(record);
     let mut event = json!({
-        "TimeGenerated": told.at(),
+        "TimeGenerated": record.at(),
         "EventCount": count,
         "EventStartTime": first,
         "EventEndTime": last,
-        "EventType": event_type(told.category()),
-        "EventResult": result(told.outcome()),
-        "EventSeverity": severity(told.severity()),
-        "EventMessage": told.message(),
-        "EventOriginalType": told.event(),
-        "EventOriginalUid": told.place(),
+        "EventType": event_type(record.category()),
+        "EventResult": result(record.outcome()),
+        "EventSeverity": severity(record.severity()),
+        "EventMessage": record.message(),
+        "EventOriginalType": record.event(),
+        "EventOriginalUid": record.place(),
         "EventProduct": "Postern",
         "EventProductVersion": env!("CARGO_PKG_VERSION"),
         "EventVendor": "Postern",
         "EventSchema": "AuditEvent",
         "EventSchemaVersion": VERSION,
         "Dvc": "Postern",
-        "Operation": told.text("action").unwrap_or(told.event()),
+        "Operation": record.text("action").unwrap_or(record.event()),
         "Object": object,
         "ObjectType": object_type,
-        "AdditionalFields": told.fields,
+        "AdditionalFields": record.fields,
     });
-    put(&mut event, "ObjectId", told.text("configuration"));
-    put(&mut event, "EventOriginalResultDetails", told.reason());
-    put(&mut event, "RuleName", told.policies());
-    if told.category() == EventCategory::Change {
-        let (old, new) = told.values();
+    put(&mut event, "ObjectId", record.text("configuration"));
+    put(&mut event, "EventOriginalResultDetails", record.reason());
+    put(&mut event, "RuleName", record.policies());
+    if record.category() == EventCategory::Change {
+        let (old, new) = record.values();
         put(&mut event, "OldValue", old);
         put(&mut event, "NewValue", new);
     }
-    if told.text("configuration").is_some() {
+    if record.text("configuration").is_some() {
         put(&mut event, "TargetAppName", Some("Microsoft Intune"));
         put(&mut event, "TargetAppType", Some("SaaS application"));
     }
-    if let Some(subject) = told.text("subject") {
+    if let Some(subject) = record.text("subject") {
         put(&mut event, "ActorUserId", Some(subject));
         put(&mut event, "ActorUserIdType", Some("Other"));
         put(&mut event, "ActorUserType", Some("Application"));
-        put(&mut event, "ActorSessionId", told.text("token_id"));
+        put(&mut event, "ActorSessionId", record.text("token_id"));
     }
-    if let Some(caller) = told.text("caller") {
+    if let Some(caller) = record.text("caller") {
         put(&mut event, "ActorUsername", Some(caller));
         put(&mut event, "ActorUsernameType", Some("Simple"));
         put(&mut event, "ActingAppName", Some(caller));
@@ -61,8 +61,8 @@ pub(super) fn event(told: &ParsedRecord) -> Value {
     event
 }
 
-fn event_type(deed: EventCategory) -> &'static str {
-    match deed {
+fn event_type(category: EventCategory) -> &'static str {
+    match category {
         EventCategory::Change | EventCategory::Configure => "Set",
         EventCategory::Look => "Read",
         EventCategory::Begin => "Start",
@@ -71,8 +71,8 @@ fn event_type(deed: EventCategory) -> &'static str {
     }
 }
 
-fn object(told: &ParsedRecord) -> (&str, &'static str) {
-    match (told.text("configuration"), told.category()) {
+fn object(record: &ParsedRecord) -> (&str, &'static str) {
+    match (record.text("configuration"), record.category()) {
         (Some(configuration), _) => (configuration, "Configuration Atom"),
         (None, EventCategory::Vouch) => ("audit trail", "Event Log"),
         (None, EventCategory::Configure) => ("policies and callers", "Policy Rule"),

@@ -6,49 +6,49 @@ use super::{EventCategory, Outcome, ParsedRecord, Severity, put};
 
 const VERSION: &str = "9.4.0";
 
-pub(super) fn event(told: &ParsedRecord) -> Value {
+pub(super) fn event(record: &ParsedRecord) -> Value {
     let mut event = json!({
-        "@timestamp": told.at(),
+        "@timestamp": record.at(),
         "ecs": {"version": VERSION},
-        "message": told.message(),
-        "event": about(told),
+        "message": record.message(),
+        "event": about(record),
         "service": {"name": "postern", "version": env!("CARGO_PKG_VERSION")},
-        "postern": told.fields,
+        "postern": record.fields,
     });
-    put(&mut event, "trace", told.text("trace_id").map(|id| json!({"id": id})));
-    put(&mut event, "rule", told.policies().map(|policies| json!({"name": policies})));
-    if let Some(subject) = told.text("subject") {
+    put(&mut event, "trace", record.text("trace_id").map(|id| json!({"id": id})));
+    put(&mut event, "rule", record.policies().map(|policies| json!({"name": policies})));
+    if let Some(subject) = record.text("subject") {
         let mut user = json!({"id": subject});
-        put(&mut user, "name", told.text("caller"));
+        put(&mut user, "name", record.text("caller"));
         put(&mut event, "user", Some(user));
     }
-    let people: Vec<_> = ["caller", "subject", "requested_for"].iter().filter_map(|key| told.text(key)).collect();
+    let people: Vec<_> = ["caller", "subject", "requested_for"].iter().filter_map(|key| record.text(key)).collect();
     put(&mut event, "related", (!people.is_empty()).then(|| json!({"user": people})));
     event
 }
 
-fn about(told: &ParsedRecord) -> Value {
-    let (categories, types) = classes(told);
-    let action = match told.text("action") {
-        Some(action) => format!("{}-{action}", told.event()),
-        None => told.event().to_owned(),
+fn about(record: &ParsedRecord) -> Value {
+    let (categories, types) = classes(record);
+    let action = match record.text("action") {
+        Some(action) => format!("{}-{action}", record.event()),
+        None => record.event().to_owned(),
     };
     let mut about = json!({
         "kind": "event",
         "category": categories,
         "type": types,
         "action": action,
-        "outcome": outcome(told.outcome()),
-        "severity": severity(told.severity()),
-        "id": told.place(),
-        "sequence": told.sequence(),
+        "outcome": outcome(record.outcome()),
+        "severity": severity(record.severity()),
+        "id": record.place(),
+        "sequence": record.sequence(),
         "module": "postern",
         "dataset": "postern.audit",
         "provider": "postern",
     });
-    put(&mut about, "hash", told.text("hash"));
-    put(&mut about, "reason", told.reason());
-    if let Some((_, first, last)) = told.repeated() {
+    put(&mut about, "hash", record.text("hash"));
+    put(&mut about, "reason", record.reason());
+    if let Some((_, first, last)) = record.repeated() {
         put(&mut about, "start", Some(first));
         put(&mut about, "end", Some(last));
     }
@@ -56,14 +56,14 @@ fn about(told: &ParsedRecord) -> Value {
 }
 
 /// Categories, and the types that are expected with them.
-fn classes(told: &ParsedRecord) -> (Vec<&'static str>, Vec<&'static str>) {
-    let denied = matches!(told.event(), "denied" | "refused");
-    match told.category() {
+fn classes(record: &ParsedRecord) -> (Vec<&'static str>, Vec<&'static str>) {
+    let denied = matches!(record.event(), "denied" | "refused");
+    match record.category() {
         EventCategory::Prove => (vec!["authentication"], vec!["start"]),
         EventCategory::Change | EventCategory::Look if denied => (vec!["api"], vec!["denied"]),
         EventCategory::Change | EventCategory::Configure => (vec!["configuration"], vec!["change"]),
         EventCategory::Look => (vec!["api"], vec!["access"]),
-        EventCategory::Step if told.event() == "accepted" => (vec!["api"], vec!["allowed"]),
+        EventCategory::Step if record.event() == "accepted" => (vec!["api"], vec!["allowed"]),
         EventCategory::Begin => (vec!["process"], vec!["start"]),
         EventCategory::Vouch | EventCategory::Step => (vec!["configuration"], vec!["info"]),
     }

@@ -14,10 +14,10 @@ const CLASS: u64 = 3004;
 /// OCSF's number for whatever has none of its own.
 const OTHER: u64 = 99;
 
-pub(super) fn event(told: &ParsedRecord) -> Value {
-    let (activity_id, activity) = activity(told);
-    let (severity_id, severity) = severity(told.severity());
-    let (status_id, status) = status(told.outcome());
+pub(super) fn event(record: &ParsedRecord) -> Value {
+    let (activity_id, activity) = activity(record);
+    let (severity_id, severity) = severity(record.severity());
+    let (status_id, status) = status(record.outcome());
     let mut event = json!({
         "activity_id": activity_id,
         "activity_name": activity,
@@ -30,17 +30,17 @@ pub(super) fn event(told: &ParsedRecord) -> Value {
         "severity_id": severity_id,
         "status": status,
         "status_id": status_id,
-        "time": millis(told.at()),
-        "message": told.message(),
-        "metadata": metadata(told),
-        "entity": entity(told),
-        "unmapped": told.fields,
+        "time": millis(record.at()),
+        "message": record.message(),
+        "metadata": metadata(record),
+        "entity": entity(record),
+        "unmapped": record.fields,
     });
-    put(&mut event, "status_detail", told.reason());
-    put(&mut event, "comment", told.text("comment"));
-    put(&mut event, "actor", actor(told));
-    put(&mut event, "entity_result", entity_result(told));
-    if let Some((count, first, last)) = told.repeated() {
+    put(&mut event, "status_detail", record.reason());
+    put(&mut event, "comment", record.text("comment"));
+    put(&mut event, "actor", actor(record));
+    put(&mut event, "entity_result", entity_result(record));
+    if let Some((count, first, last)) = record.repeated() {
         put(&mut event, "count", Some(count));
         // The time of an aggregate is that of its first event.
         put(&mut event, "time", Some(millis(first)));
@@ -50,12 +50,12 @@ pub(super) fn event(told: &ParsedRecord) -> Value {
     event
 }
 
-fn activity(told: &ParsedRecord) -> (u64, String) {
-    match told.category() {
+fn activity(record: &ParsedRecord) -> (u64, String) {
+    match record.category() {
         EventCategory::Look => (2, "Read".to_owned()),
         EventCategory::Change | EventCategory::Configure => (3, "Update".to_owned()),
         EventCategory::Prove | EventCategory::Begin | EventCategory::Vouch | EventCategory::Step => {
-            (OTHER, told.event().to_owned())
+            (OTHER, record.event().to_owned())
         }
     }
 }
@@ -76,53 +76,53 @@ fn status(outcome: Outcome) -> (u64, &'static str) {
     }
 }
 
-fn metadata(told: &ParsedRecord) -> Value {
+fn metadata(record: &ParsedRecord) -> Value {
     let product = json!({"name": "Postern", "vendor_name": "Postern", "version": env!("CARGO_PKG_VERSION")});
     let mut metadata = json!({
         "version": VERSION,
         "product": product,
-        "uid": told.place(),
-        "sequence": told.sequence(),
+        "uid": record.place(),
+        "sequence": record.sequence(),
         "log_name": "audit",
-        "event_code": told.event(),
-        "original_time": told.at(),
+        "event_code": record.event(),
+        "original_time": record.at(),
     });
-    put(&mut metadata, "correlation_uid", told.text("trace_id"));
+    put(&mut metadata, "correlation_uid", record.text("trace_id"));
     metadata
 }
 
-fn actor(told: &ParsedRecord) -> Option<Value> {
-    let subject = told.text("subject")?;
+fn actor(record: &ParsedRecord) -> Option<Value> {
+    let subject = record.text("subject")?;
     let mut user = json!({"uid": subject, "type_id": 4, "type": "Service"});
-    put(&mut user, "name", told.text("caller"));
+    put(&mut user, "name", record.text("caller"));
     let mut session = json!({});
-    put(&mut session, "uid", told.text("token_id"));
-    put(&mut session, "issuer", told.text("issuer"));
+    put(&mut session, "uid", record.text("token_id"));
+    put(&mut session, "issuer", record.text("issuer"));
     let mut actor = json!({"user": user, "session": session});
-    put(&mut actor, "app_name", told.text("caller"));
+    put(&mut actor, "app_name", record.text("caller"));
     let allowed = |policy: &str| json!({"decision": "allowed", "policy": {"name": policy}});
-    let policies: Vec<_> = told.texts("policies").into_iter().map(allowed).collect();
+    let policies: Vec<_> = record.texts("policies").into_iter().map(allowed).collect();
     put(&mut actor, "authorizations", (!policies.is_empty()).then_some(policies));
     Some(actor)
 }
 
-fn entity(told: &ParsedRecord) -> Value {
-    let Some(configuration) = told.text("configuration") else {
-        return json!({"name": "postern", "uid": told.text("chain"), "type": "Gateway", "type_id": OTHER});
+fn entity(record: &ParsedRecord) -> Value {
+    let Some(configuration) = record.text("configuration") else {
+        return json!({"name": "postern", "uid": record.text("chain"), "type": "Gateway", "type_id": OTHER});
     };
     let mut entity = named(configuration);
-    let (before, after) = told.values();
-    put(&mut entity, "version", before.filter(|_| told.event() != "settled"));
-    let wanted = after.filter(|_| matches!(told.event(), "accepted" | "denied"));
-    put(&mut entity, "data", wanted.map(|_| told.fields.get("change").cloned().unwrap_or_default()));
+    let (before, after) = record.values();
+    put(&mut entity, "version", before.filter(|_| record.event() != "settled"));
+    let wanted = after.filter(|_| matches!(record.event(), "accepted" | "denied"));
+    put(&mut entity, "data", wanted.map(|_| record.fields.get("change").cloned().unwrap_or_default()));
     entity
 }
 
 /// The state afterwards; a set's version is its digest.
-fn entity_result(told: &ParsedRecord) -> Option<Value> {
-    let configuration = told.text("configuration")?;
-    let (_, after) = told.values();
-    let after = after.filter(|_| matches!(told.event(), "written" | "drift-seen"))?;
+fn entity_result(record: &ParsedRecord) -> Option<Value> {
+    let configuration = record.text("configuration")?;
+    let (_, after) = record.values();
+    let after = after.filter(|_| matches!(record.event(), "written" | "drift-seen"))?;
     let mut entity = named(configuration);
     put(&mut entity, "version", Some(after));
     Some(entity)

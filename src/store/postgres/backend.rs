@@ -30,9 +30,10 @@ use super::{
 };
 use crate::{audit::Head, clock::Clock, telemetry};
 
-/// Begins a transaction of verbs. The server makes one plan for all uses of a statement. Made while a table is small, it would
-/// scan all of it, and go on so when the table has grown. So sequential scans are the last resort; each of these statements
-/// has an index. Servers up to 17 then estimate costs so high that they would compile the plan (JIT), which takes longer.
+/// Begins a transaction of commands. The server makes one plan for all uses of a statement. Made while a table is small, it
+/// would scan all of it, and go on so when the table has grown. So sequential scans are the last resort; each of these
+/// statements has an index. Servers up to 17 then estimate costs so high that they would compile the plan (JIT), which takes
+/// longer.
 const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL jit = off";
 
 /// A connection that may write, and what is pending.

@@ -52,25 +52,25 @@ pub(super) async fn claim(connection: &mut PgConnection, claim: &Claim) -> Resul
 pub(super) async fn record_attempt(
     connection: &mut PgConnection,
     audit: &mut AuditBatch,
-    attempted: &AttemptResult,
+    result: &AttemptResult,
 ) -> Result<bool, TransactionError> {
-    let pause = if let Next::Again(pause) = attempted.next { Some(micros(pause)) } else { None };
+    let pause = if let Next::Again(pause) = result.next { Some(micros(pause)) } else { None };
     let noted = sqlx::query(
         "UPDATE operations SET callback_under_way = false, callback_state = $1, callback_progress = $2,
              callback_due = clock_timestamp() + $3 * INTERVAL '1 microsecond'
          WHERE id = $4 AND callback_attempts = $5 AND callback_under_way",
     )
-    .bind(attempted.next.state().name())
-    .bind(to_json("callback_progress", &attempted.progress).map_err(TransactionError::Content)?)
+    .bind(result.next.state().name())
+    .bind(to_json("callback_progress", &result.progress).map_err(TransactionError::Content)?)
     .bind(pause)
-    .bind(attempted.operation.to_string())
-    .bind(attempted.number)
+    .bind(result.operation.to_string())
+    .bind(result.number)
     .execute(connection)
     .await
     .map_err(failed)?
     .rows_affected()
         == 1;
-    if let Some(entry) = attempted.entry.as_ref().filter(|_| noted) {
+    if let Some(entry) = result.entry.as_ref().filter(|_| noted) {
         audit.add(entry);
     }
     Ok(noted)

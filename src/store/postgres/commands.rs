@@ -1,8 +1,8 @@
 //! The SQL of the writing verbs. Each function runs inside a transaction that `backend` opens and commits.
 //!
-//! Leases and pauses expire by the database's time. To avoid deadlocks, all replicas lock rows in one order: of the verbs of a
-//! transaction, acceptances come first, then lanes by name, and within a lane its own row, then its operations in order of
-//! acceptance. Forgetting and claiming callbacks come last and wait for no lock.
+//! Leases and pauses expire by the database's time. To avoid deadlocks, all replicas lock rows in one order: of the commands
+//! of a transaction, acceptances come first, then lanes by name, and within a lane its own row, then its operations in order
+//! of acceptance. Purging and claiming callbacks come last and wait for no lock.
 
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ use crate::{
     domain::{Digest, Operation, OperationId, State},
 };
 
-/// Carries out the verbs of one transaction. An error rolls back all of them; an error in an outcome concerns that verb alone.
+/// Carries out the commands of one transaction. An error rolls back all of them; an error in an outcome concerns that
+/// command alone.
 pub(super) async fn apply(
     connection: &mut PgConnection,
     audit: &mut AuditBatch,
@@ -54,8 +55,8 @@ pub(super) async fn apply(
             WriteCommand::Cancel(cancellation) => {
                 Ok(CommandOutput::Cancelled(unleased::cancel(connection, audit, cancellation).await?))
             }
-            WriteCommand::SettleUntil(release) => {
-                Ok(CommandOutput::UntilSettled(unleased::settle_without_reversal(connection, audit, release).await?))
+            WriteCommand::SettleUntil(settlement) => {
+                Ok(CommandOutput::UntilSettled(unleased::settle_without_reversal(connection, audit, settlement).await?))
             }
             WriteCommand::AnswerApproval(reply) => {
                 Ok(CommandOutput::Answered(unleased::answer_approval(connection, audit, reply).await?))
@@ -85,11 +86,9 @@ pub(super) async fn apply(
             }
             WriteCommand::Settle(holder, settlement) => settle(connection, audit, holder, settlement).await?,
             WriteCommand::Park(holder, parking) => park(connection, audit, holder, parking).await?,
-            WriteCommand::Purge(forgetting) => {
-                Ok(CommandOutput::Purged(unleased::purge(connection, forgetting).await?))
-            }
-            WriteCommand::ClaimSink(following) => {
-                Ok(CommandOutput::SinkClaimed(trail::claim_sink(connection, following).await?))
+            WriteCommand::Purge(purge) => Ok(CommandOutput::Purged(unleased::purge(connection, purge).await?)),
+            WriteCommand::ClaimSink(claim) => {
+                Ok(CommandOutput::SinkClaimed(trail::claim_sink(connection, claim).await?))
             }
             WriteCommand::Probe => {
                 let sql = "INSERT INTO probe (one, probed_at) VALUES (1, clock_timestamp())
@@ -104,12 +103,12 @@ pub(super) async fn apply(
     Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
-/// Whether a verb locks rows of many lanes, skipping those that are locked.
+/// Whether a command locks rows of many lanes, skipping those that are locked.
 fn comes_last(command: &WriteCommand) -> bool {
     matches!(command, WriteCommand::Purge(_) | WriteCommand::ClaimCallbacks(_))
 }
 
-/// Which rows a verb locks: those of a lane, and if it is about a single operation, that one's position.
+/// Which rows a command locks: those of a lane, and if it is about a single operation, that one's position.
 fn locks<'a>(command: &'a WriteCommand, singled: &'a Places) -> Option<(&'a str, Option<i64>)> {
     match command {
         WriteCommand::Claim(claim, _) => Some((claim.configuration.as_str(), None)),

@@ -3,11 +3,11 @@
 //! Guarantees: what a verb wrote is committed when it returns; leases and pauses expire by the database's time, so replicas
 //! whose clocks differ agree on who owns a lane. Each run has its own audit chain. When the database is unreachable, verbs
 //! fail soon and nothing hangs; when it is back, they work again. If it then has another end of this run's chain than was
-//! committed, the run continues in a new chain, which names both ends. A verb that failed as `Unavailable` may have been committed
-//! all the same, if the connection broke during its commit (see `backend`).
+//! committed, the run continues in a new chain, which names both ends. A verb that failed as `Unavailable` may have been
+//! committed all the same, if the connection broke during its commit (see `backend`).
 //!
-//! Each process has one connection that writes (`backend`), a few that read, some of them the audit trail only, and
-//! one that listens (`notify`). Opening leaves other owners' leases to expire.
+//! Each process has one connection that writes (`backend`), a few that read, some of them the audit trail only, and one that
+//! listens (`notify`). Opening leaves other owners' leases to expire.
 //!
 //! It deliberately decides nothing differently from the SQLite store: one suite tests both.
 
@@ -66,13 +66,17 @@ impl Postgres {
         let backend = PostgresBackend::open(access.clone(), &run).await.map_err(unusable)?;
         let notices = Arc::new(Notices::default());
         notices.mark_disconnected();
-        let (ears, clock) = (access.clone(), run.clock);
-        let listener =
-            Listener { access: ears, notices: Arc::clone(&notices), clock, backend_pid: backend.backend_pid() };
+        let clock = run.clock;
+        let listener = Listener {
+            access: access.clone(),
+            notices: Arc::clone(&notices),
+            clock,
+            backend_pid: backend.backend_pid(),
+        };
         let listening = Mutex::new(Some(tokio::spawn(listener.listen())));
         let chain = backend.chain();
-        let verbs = WriterClient { writer: Writer::start(backend, clock), notices, clock };
-        Ok(Self { client: verbs, access, chain, listening })
+        let client = WriterClient { writer: Writer::start(backend, clock), notices, clock };
+        Ok(Self { client, access, chain, listening })
     }
 
     async fn reader(&self) -> Result<PoolConnection<Database>, Error> {
@@ -116,7 +120,7 @@ fn unavailable(error: sqlx::Error) -> Error {
     })
 }
 
-/// Classifies an error by whether the verbs, tried one by one, could do better.
+/// Classifies an error by whether the commands, tried one by one, could do better.
 fn failed(error: sqlx::Error) -> TransactionError {
     if error.as_database_error().is_some_and(is_about_content) {
         TransactionError::Content(unavailable(error))
@@ -127,7 +131,7 @@ fn failed(error: sqlx::Error) -> TransactionError {
 
 /// Whether an error is about what is in the transaction. Not so are: the connection (08), a read-only database, such as a
 /// former primary (25), lack of resources (53), a server that is being stopped or started (57P), and waits that took too long
-/// (55P03, 57014): tried one by one, each verb would wait as long. Source: PostgreSQL's appendix on error codes.
+/// (55P03, 57014): tried one by one, each command would wait as long. Source: PostgreSQL's appendix on error codes.
 fn is_about_content(error: &(dyn DatabaseError + 'static)) -> bool {
     let code = error.code().unwrap_or_default();
     !["08", "25", "53", "57P", "55P03", "57014"].iter().any(|class| code.starts_with(class))
@@ -147,8 +151,8 @@ impl Store for Postgres {
         self.client.cancel(cancellation).await
     }
 
-    async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error> {
-        self.client.settle_without_reversal(release).await
+    async fn settle_without_reversal(&self, settlement: UntilSettlement) -> Result<bool, Error> {
+        self.client.settle_without_reversal(settlement).await
     }
 
     async fn due_untils(&self, due: DueQuery) -> Result<Vec<Operation>, Error> {
@@ -159,8 +163,8 @@ impl Store for Postgres {
         self.client.claim_callbacks(claim).await
     }
 
-    async fn record_attempt(&self, attempted: super::callbacks::AttemptResult) -> Result<bool, Error> {
-        self.client.record_attempt(attempted).await
+    async fn record_attempt(&self, result: super::callbacks::AttemptResult) -> Result<bool, Error> {
+        self.client.record_attempt(result).await
     }
 
     async fn resend_callback(&self, resending: super::callbacks::Resending) -> Result<bool, Error> {
@@ -233,8 +237,8 @@ impl Store for Postgres {
         self.client.park(lease, parking).await
     }
 
-    async fn purge(&self, forgetting: Purge) -> Result<usize, Error> {
-        self.client.purge(forgetting).await
+    async fn purge(&self, purge: Purge) -> Result<usize, Error> {
+        self.client.purge(purge).await
     }
 
     async fn records(&self, query: &AuditQuery) -> Result<Vec<StoredRecord>, Error> {
@@ -242,8 +246,8 @@ impl Store for Postgres {
         self.access.in_time(async { trail::records(&mut *self.access.trail_reader().await?, clock, query).await }).await
     }
 
-    async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error> {
-        self.client.claim_sink(following).await
+    async fn claim_sink(&self, claim: SinkClaim) -> Result<Option<i64>, Error> {
+        self.client.claim_sink(claim).await
     }
 
     async fn chain_heads(&self) -> Result<Vec<Head>, Error> {

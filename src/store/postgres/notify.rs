@@ -1,8 +1,8 @@
 //! Notices between replicas, by `LISTEN` and `NOTIFY`.
 //!
-//! News of a commit is sent after it, outside its transaction: PostgreSQL lets one notifying transaction commit at a time, and
-//! commits must not wait for mere hints. A listener feeds the news of other replicas into [`Notices`]; while it has no
-//! connection, the notices say so, and waiters read the store themselves.
+//! Notices of a commit are sent after it, outside its transaction: PostgreSQL lets one notifying transaction commit at a
+//! time, and commits must not wait for mere hints. A listener feeds the notices of other replicas into [`Notices`]; while it
+//! has no connection, the notices say so, and waiters read the store themselves.
 
 use std::{
     collections::BTreeSet,
@@ -46,7 +46,7 @@ pub(super) struct OutgoingNotices {
 }
 
 impl OutgoingNotices {
-    /// Collects the news of a commit.
+    /// Collects the notices of a commit.
     pub(super) fn collect(&mut self, commands: &[WriteCommand], outcomes: &[CommandResult]) {
         for pair in commands.iter().zip(outcomes) {
             match pair {
@@ -103,7 +103,7 @@ fn payloads(names: impl IntoIterator<Item = String>) -> Vec<String> {
     payloads
 }
 
-/// Receives the news of other replicas.
+/// Receives the notices of other replicas.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) access: Access,

@@ -47,9 +47,10 @@ pub(super) async fn operations(connection: &mut PgConnection, query: &Query) -> 
     found.iter().map(rows::operation).collect()
 }
 
-/// The condition of a state, and by what to order what is in it. A state in which few operations are stands in the statement itself: the
-/// server takes the index of these few only then, once it plans for any values. By the mere position it would still go through all
-/// that ever was, in that order, where it takes what is pending to be much; sorted is what is pending at once.
+/// The condition of a state, and by what to order what is in it. A state in which few operations are stands in the statement
+/// itself: the server takes the index of these few only then, once it plans for any values. By the mere position it would
+/// still go through all that ever was, in that order, where it takes what is pending to be much; sorted is what is pending
+/// at once.
 fn in_state(sql: &mut QueryBuilder<Postgres>, state: &str) -> &'static str {
     let (condition, order) = match state {
         "awaiting_approval" => ("state = 'awaiting_approval'", "position + 0"),

@@ -1,8 +1,8 @@
 //! How a run begins: its tables are created or migrated, then its audit chain begins. Also how it continues in a new chain.
 //!
-//! Guarantees: while an opening waits for locks, nobody who uses the tables waits behind it longer than the lock timeouts below.
-//! A migration then holds its locks for as long as it takes, so one that reads a whole table, such as an index on records, has to
-//! do that without locking out writers (`-- no-transaction`, `CREATE INDEX CONCURRENTLY`).
+//! Guarantees: while an opening waits for locks, nobody who uses the tables waits behind it longer than the lock timeouts
+//! below. A migration then holds its locks for as long as it takes, so one that reads a whole table, such as an index on
+//! records, has to do that without locking out writers (`-- no-transaction`, `CREATE INDEX CONCURRENTLY`).
 
 use std::time::Duration;
 

@@ -40,11 +40,11 @@ pub(super) async fn write(connection: &mut PgConnection, audit: &AuditBatch) -> 
     .bind(&audit.head.chain)
     .bind(records.iter().map(|record| number(record.sequence)).collect::<Vec<_>>())
     .bind(records.iter().map(|record| record.text.as_str()).collect::<Vec<_>>())
-    .bind(records.iter().map(|record| moment(record.marks.at)).collect::<Vec<_>>())
-    .bind(records.iter().map(|record| record.marks.ticket.as_deref()).collect::<Vec<_>>())
-    .bind(records.iter().map(|record| record.marks.operation.as_deref()).collect::<Vec<_>>())
-    .bind(records.iter().map(|record| record.marks.caller.as_deref()).collect::<Vec<_>>())
-    .bind(records.iter().map(|record| record.marks.configuration.as_deref()).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| moment(record.index_fields.at)).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| record.index_fields.ticket.as_deref()).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| record.index_fields.operation.as_deref()).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| record.index_fields.caller.as_deref()).collect::<Vec<_>>())
+    .bind(records.iter().map(|record| record.index_fields.configuration.as_deref()).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)
@@ -203,9 +203,9 @@ async fn decided(connection: &mut PgConnection, clock: Clock) -> Result<i64, Err
 /// stalls.
 pub(super) async fn claim_sink(
     connection: &mut PgConnection,
-    following: &SinkClaim,
+    claim: &SinkClaim,
 ) -> Result<Option<i64>, TransactionError> {
-    let SinkClaim { sink, owner, ttl, delivered } = following;
+    let SinkClaim { sink, owner, ttl, delivered } = claim;
     let made = "INSERT INTO deliveries (sink, position)
          SELECT $1, 0 WHERE NOT EXISTS (SELECT FROM deliveries WHERE sink = $1) ON CONFLICT DO NOTHING";
     sqlx::query(made).bind(sink).execute(&mut *connection).await.map_err(failed)?;

@@ -19,13 +19,13 @@ use crate::domain::{Operation, OperationId, operation::UntilState};
 /// The lane of each operation, and its position in the order of acceptance. Neither ever changes.
 pub(super) type Places = HashMap<OperationId, (String, i64)>;
 
-/// The single operation that a verb is about.
+/// The single operation that a command is about.
 pub(super) fn single(command: &WriteCommand) -> Option<OperationId> {
     match command {
         WriteCommand::Cancel(cancellation) => Some(cancellation.operation),
-        WriteCommand::SettleUntil(release) => Some(release.operation),
+        WriteCommand::SettleUntil(settlement) => Some(settlement.operation),
         WriteCommand::AnswerApproval(reply) => Some(reply.operation),
-        WriteCommand::RecordAttempt(attempted) => Some(attempted.operation),
+        WriteCommand::RecordAttempt(result) => Some(result.operation),
         WriteCommand::ResendCallback(resending) => Some(resending.operation),
         WriteCommand::Accept(_)
         | WriteCommand::ClaimCallbacks(_)
@@ -41,7 +41,7 @@ pub(super) fn single(command: &WriteCommand) -> Option<OperationId> {
     }
 }
 
-/// Looks up the places of the operations of all verbs that are about a single one.
+/// Looks up the places of the operations of all commands that are about a single one.
 pub(super) async fn places(
     connection: &mut PgConnection,
     commands: &[WriteCommand],
@@ -80,10 +80,10 @@ pub(super) async fn cancel(
 pub(super) async fn settle_without_reversal(
     connection: &mut PgConnection,
     audit: &mut AuditBatch,
-    release: &UntilSettlement,
+    settlement: &UntilSettlement,
 ) -> Result<bool, TransactionError> {
-    let was_ahead = settle_until(connection, release.operation, release.state).await?;
-    if let Some(entry) = release.entry.as_ref().filter(|_| was_ahead) {
+    let was_ahead = settle_until(connection, settlement.operation, settlement.state).await?;
+    if let Some(entry) = settlement.entry.as_ref().filter(|_| was_ahead) {
         audit.add(entry);
     }
     Ok(was_ahead)
@@ -144,10 +144,11 @@ async fn update(
         .map_err(failed)
 }
 
-/// Keys go first: an operation that one stands for is still needed. Rows that another replica has locked are left to it. The first
-/// conditions are those of the index `operations_to_forget`, so that what is kept for longer is not searched. A reversal is kept
-/// while the end of what it reverts is ahead, as are a reversal of that and one of that again, and what is reverted until that is done.
-pub(super) async fn purge(connection: &mut PgConnection, forgetting: &Purge) -> Result<usize, TransactionError> {
+/// Keys go first: an operation that one stands for is still needed. Rows that another replica has locked are left to it. The
+/// first conditions are those of the index `operations_to_forget`, so that what is kept for longer is not searched. A
+/// reversal is kept while the end of what it reverts is ahead, as are a reversal of that and one of that again, and what is
+/// reverted until that is done.
+pub(super) async fn purge(connection: &mut PgConnection, purge: &Purge) -> Result<usize, TransactionError> {
     let keys = sqlx::query(
         "WITH expired AS (
              SELECT caller, key FROM idempotency_keys WHERE expires_at <= $1
@@ -156,8 +157,8 @@ pub(super) async fn purge(connection: &mut PgConnection, forgetting: &Purge) -> 
          DELETE FROM idempotency_keys AS known USING expired
          WHERE known.caller = expired.caller AND known.key = expired.key",
     )
-    .bind(micros(forgetting.keys_expired_by))
-    .bind(count(forgetting.limit))
+    .bind(micros(purge.keys_expired_by))
+    .bind(count(purge.limit))
     .execute(&mut *connection)
     .await
     .map_err(failed)?;
@@ -177,8 +178,8 @@ pub(super) async fn purge(connection: &mut PgConnection, forgetting: &Purge) -> 
          )
          DELETE FROM operations USING ended WHERE operations.position = ended.position",
     )
-    .bind(micros(forgetting.ended_before))
-    .bind(count(forgetting.limit.saturating_sub(keys)))
+    .bind(micros(purge.ended_before))
+    .bind(count(purge.limit.saturating_sub(keys)))
     .execute(connection)
     .await
     .map_err(failed)?;

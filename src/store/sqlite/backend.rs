@@ -52,7 +52,7 @@ impl SqliteBackend {
 /// It blocks its thread until the data is on disk, and so it has a thread of its own.
 #[async_trait]
 impl writer::WriteBackend for SqliteBackend {
-    /// If all cores are busy, some of the threads that wait for one bring verbs; if one is free, this returns at once.
+    /// If all cores are busy, some of the threads that wait for one bring commands; if one is free, this returns at once.
     fn yield_before_commit(&self) {
         thread::yield_now();
     }
@@ -83,7 +83,7 @@ impl writer::WriteBackend for SqliteBackend {
     }
 }
 
-/// Nothing can be written now, whatever the verbs.
+/// Nothing can be written now, whatever the commands.
 fn busy(error: rusqlite::Error) -> TransactionError {
     TransactionError::Environment(unavailable(error))
 }

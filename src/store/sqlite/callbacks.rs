@@ -51,22 +51,22 @@ pub(super) fn record_attempt(
     connection: &Connection,
     audit: &mut AuditBatch,
     now: Timestamp,
-    attempted: &AttemptResult,
+    result: &AttemptResult,
 ) -> Result<bool, Error> {
-    let due = if let Next::Again(pause) = attempted.next { Some(micros(clock::after(now, pause))) } else { None };
+    let due = if let Next::Again(pause) = result.next { Some(micros(clock::after(now, pause))) } else { None };
     let noted = change(
         connection,
         "UPDATE operations SET callback_under_way = 0, callback_state = ?, callback_due = ?, callback_progress = ?
          WHERE id = ? AND callback_attempts = ? AND callback_under_way = 1",
         params![
-            attempted.next.state().name(),
+            result.next.state().name(),
             due,
-            to_json("callback_progress", &attempted.progress)?,
-            attempted.operation.to_string(),
-            attempted.number,
+            to_json("callback_progress", &result.progress)?,
+            result.operation.to_string(),
+            result.number,
         ],
     )? == 1;
-    if let Some(entry) = attempted.entry.as_ref().filter(|_| noted) {
+    if let Some(entry) = result.entry.as_ref().filter(|_| noted) {
         audit.add(entry);
     }
     Ok(noted)

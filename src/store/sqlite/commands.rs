@@ -45,7 +45,8 @@ pub(super) fn begin_run(connection: &Connection, run: &Run) -> Result<Head, Erro
     Ok(audit.head)
 }
 
-/// Carries out the verbs of one transaction. An error rolls back all of them; an error in an outcome concerns that verb alone.
+/// Carries out the commands of one transaction. An error rolls back all of them; an error in an outcome concerns that
+/// command alone.
 pub(super) fn apply(
     connection: &Connection,
     capacity: &mut Option<PendingCapacity>,
@@ -60,8 +61,8 @@ pub(super) fn apply(
             WriteCommand::Cancel(cancellation) => {
                 Ok(CommandOutput::Cancelled(unleased::cancel(connection, audit, cancellation)?))
             }
-            WriteCommand::SettleUntil(release) => {
-                Ok(CommandOutput::UntilSettled(unleased::settle_without_reversal(connection, audit, release)?))
+            WriteCommand::SettleUntil(settlement) => {
+                Ok(CommandOutput::UntilSettled(unleased::settle_without_reversal(connection, audit, settlement)?))
             }
             WriteCommand::AnswerApproval(reply) => {
                 Ok(CommandOutput::Answered(unleased::answer_approval(connection, audit, reply)?))
@@ -94,9 +95,9 @@ pub(super) fn apply(
             }
             WriteCommand::Settle(holder, settlement) => settle(connection, audit, now, (holder, settlement))?,
             WriteCommand::Park(holder, parking) => park(connection, audit, now, (holder, parking))?,
-            WriteCommand::Purge(forgetting) => Ok(CommandOutput::Purged(unleased::purge(connection, forgetting)?)),
-            WriteCommand::ClaimSink(following) => {
-                Ok(CommandOutput::SinkClaimed(trail::claim_sink(connection, now, following)?))
+            WriteCommand::Purge(purge) => Ok(CommandOutput::Purged(unleased::purge(connection, purge)?)),
+            WriteCommand::ClaimSink(claim) => {
+                Ok(CommandOutput::SinkClaimed(trail::claim_sink(connection, now, claim)?))
             }
             WriteCommand::Probe => {
                 let sql = "INSERT INTO probe (one, probed_at) VALUES (1, ?1) ON CONFLICT DO UPDATE SET probed_at = ?1";

@@ -46,7 +46,7 @@ pub(super) fn writing(path: &Path) -> Result<Connection, Error> {
         return Err(Error::Unavailable("a write-ahead log cannot be kept in this folder".to_owned()));
     }
     connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
-    // The mover does the checkpointing.
+    // `wal` does the checkpointing, beside the writer.
     for (name, value) in [("cache_size", CACHE), ("wal_autocheckpoint", 0)] {
         connection.pragma_update(None, name, value).map_err(unavailable)?;
     }

@@ -3,8 +3,8 @@
 //! Guarantees: write-ahead log with `synchronous = FULL`, so a commit is on disk when it returns; a lock file keeps out a
 //! second gateway, so opening the file voids the leases of earlier runs at once, except where a write was announced.
 //!
-//! The store's time is that process's clock. One connection writes (`backend`), a few read (`readers`). It deliberately has no
-//! connection that does both: readers never wait for a commit, and the writer never waits for a reader. Once the store is
+//! The store's time is that process's clock. One connection writes (`backend`), a few read (`readers`). It deliberately has
+//! no connection that does both: readers never wait for a commit, and the writer never waits for a reader. Once the store is
 //! open, SQLite is called directly on threads that may block ([0030](../../../docs/adr/0030-sqlite-is-called-in-place.md)).
 
 mod accept;
@@ -67,11 +67,10 @@ impl Sqlite {
         let indexing = Indexing::begin(&mut connection);
         // That may have sorted a whole table, which needs a temporary file; what follows does not.
         connect::note_in_memory(&connection).map_err(|error| unusable(&error))?;
-        let mover = WalCheckpointer::new(path).map_err(|error| unusable(&error))?;
-        let backend =
-            SqliteBackend { connection, checkpointer: mover, head, indexing, capacity: None, clock: run.clock };
+        let checkpointer = WalCheckpointer::new(path).map_err(|error| unusable(&error))?;
+        let backend = SqliteBackend { connection, checkpointer, head, indexing, capacity: None, clock: run.clock };
         let writer = Writer::start_blocking(backend, run.clock).map_err(|error| unusable(&error))?;
-        let verbs = WriterClient { writer, notices: Arc::new(Notices::default()), clock: run.clock };
+        let client = WriterClient { writer, notices: Arc::new(Notices::default()), clock: run.clock };
         let (readers, lanes) = (Readers::new(path.to_owned()), Readers::of_lanes(path.to_owned()));
         // Opening is to fail if the file cannot be read.
         readers.read(|_| Ok(())).await?;
@@ -79,7 +78,7 @@ impl Sqlite {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             tracing::info!(path = %path.display(), "there was no store here; a new, empty one is created");
         }
-        Ok(Self { client: verbs, readers, lanes, lock: Mutex::new(Some(lock)) })
+        Ok(Self { client, readers, lanes, lock: Mutex::new(Some(lock)) })
     }
 
     /// A page of the audit trail of a file that a gateway may be using, without disturbing it.
@@ -145,8 +144,8 @@ impl Store for Sqlite {
         self.client.cancel(cancellation).await
     }
 
-    async fn settle_without_reversal(&self, release: UntilSettlement) -> Result<bool, Error> {
-        self.client.settle_without_reversal(release).await
+    async fn settle_without_reversal(&self, settlement: UntilSettlement) -> Result<bool, Error> {
+        self.client.settle_without_reversal(settlement).await
     }
 
     async fn due_untils(&self, due: DueQuery) -> Result<Vec<Operation>, Error> {
@@ -157,8 +156,8 @@ impl Store for Sqlite {
         self.client.claim_callbacks(claim).await
     }
 
-    async fn record_attempt(&self, attempted: super::callbacks::AttemptResult) -> Result<bool, Error> {
-        self.client.record_attempt(attempted).await
+    async fn record_attempt(&self, result: super::callbacks::AttemptResult) -> Result<bool, Error> {
+        self.client.record_attempt(result).await
     }
 
     async fn resend_callback(&self, resending: super::callbacks::Resending) -> Result<bool, Error> {
@@ -243,8 +242,8 @@ impl Store for Sqlite {
         self.client.park(lease, parking).await
     }
 
-    async fn purge(&self, forgetting: Purge) -> Result<usize, Error> {
-        self.client.purge(forgetting).await
+    async fn purge(&self, purge: Purge) -> Result<usize, Error> {
+        self.client.purge(purge).await
     }
 
     async fn records(&self, query: &AuditQuery) -> Result<Vec<StoredRecord>, Error> {
@@ -252,8 +251,8 @@ impl Store for Sqlite {
         self.readers.read(move |connection| trail::records(connection, &query)).await
     }
 
-    async fn claim_sink(&self, following: SinkClaim) -> Result<Option<i64>, Error> {
-        self.client.claim_sink(following).await
+    async fn claim_sink(&self, claim: SinkClaim) -> Result<Option<i64>, Error> {
+        self.client.claim_sink(claim).await
     }
 
     async fn chain_heads(&self) -> Result<Vec<Head>, Error> {

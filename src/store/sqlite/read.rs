@@ -87,8 +87,9 @@ fn search_for(query: &Query) -> (String, Vec<Value>) {
     (format!("{found} ORDER BY position DESC LIMIT {limit}"), search.values)
 }
 
-/// The index of a state in which few operations are, and the condition of that state. SQLite uses such an index only if the state stands in
-/// the statement, and surely only if the index is named: otherwise it goes through all that ever was, in the order that is asked for.
+/// The index of a state in which few operations are, and the condition of that state. SQLite uses such an index only if the
+/// state stands in the statement, and surely only if the index is named: otherwise it goes through all that ever was, in the
+/// order that is asked for.
 fn of_few(state: &str) -> Option<(&'static str, &'static str)> {
     let taken_up = "state = 'queued' AND operations.position IN (SELECT position FROM running)";
     let waiting = "state = 'queued' AND operations.position NOT IN (SELECT position FROM running)";

@@ -21,7 +21,7 @@ use crate::{
 /// Writes the records of a transaction.
 pub(super) fn write(connection: &Connection, audit: &AuditBatch) -> Result<(), Error> {
     for record in &audit.records {
-        let marks = &record.marks;
+        let index_fields = &record.index_fields;
         change(
             connection,
             "INSERT INTO audit (chain, sequence, text, at, ticket, operation, caller, configuration)
@@ -30,11 +30,11 @@ pub(super) fn write(connection: &Connection, audit: &AuditBatch) -> Result<(), E
                 record.chain,
                 number(record.sequence),
                 record.text,
-                micros(marks.at),
-                marks.ticket,
-                marks.operation,
-                marks.caller,
-                marks.configuration,
+                micros(index_fields.at),
+                index_fields.ticket,
+                index_fields.operation,
+                index_fields.caller,
+                index_fields.configuration,
             ],
         )?;
     }
@@ -187,8 +187,8 @@ fn last_before(to: &str) -> String {
 }
 
 /// Takes or keeps a sink's turn.
-pub(super) fn claim_sink(connection: &Connection, now: Timestamp, following: &SinkClaim) -> Result<Option<i64>, Error> {
-    let SinkClaim { sink, owner, ttl, delivered } = following;
+pub(super) fn claim_sink(connection: &Connection, now: Timestamp, claim: &SinkClaim) -> Result<Option<i64>, Error> {
+    let SinkClaim { sink, owner, ttl, delivered } = claim;
     one(
         connection,
         "INSERT INTO deliveries (sink, position, owner, lease_until) VALUES (?1, ?5, ?2, ?3)

@@ -64,10 +64,10 @@ fn update(connection: &Connection, Operation { id, submission, state }: &Operati
 pub(super) fn settle_without_reversal(
     connection: &Connection,
     audit: &mut AuditBatch,
-    release: &UntilSettlement,
+    settlement: &UntilSettlement,
 ) -> Result<bool, Error> {
-    let was_ahead = settle_until(connection, release.operation, release.state)?;
-    if let Some(entry) = release.entry.as_ref().filter(|_| was_ahead) {
+    let was_ahead = settle_until(connection, settlement.operation, settlement.state)?;
+    if let Some(entry) = settlement.entry.as_ref().filter(|_| was_ahead) {
         audit.add(entry);
     }
     Ok(was_ahead)
@@ -83,9 +83,9 @@ pub(super) fn settle_until(connection: &Connection, operation: OperationId, stat
     Ok(settled == 1)
 }
 
-/// Removes operations that ended long ago. The first conditions are those of the index `operations_to_forget`, so that what is kept
-/// for longer is not searched. A reversal is kept while the end of what it reverts is ahead, as are a reversal of that and one of that again, and what is reverted
-/// until that is done.
+/// Removes operations that ended long ago. The first conditions are those of the index `operations_to_forget`, so that what
+/// is kept for longer is not searched. A reversal is kept while the end of what it reverts is ahead, as are a reversal of
+/// that and one of that again, and what is reverted until that is done.
 const PURGE: &str = "DELETE FROM operations WHERE position IN (
          SELECT position FROM operations
          WHERE ended_at < ? AND until_at IS NULL AND callback_state IS NOT 'pending'
@@ -99,21 +99,17 @@ const PURGE: &str = "DELETE FROM operations WHERE position IN (
          ORDER BY ended_at LIMIT ?)";
 
 /// Keys go first: an operation that one stands for is still needed.
-pub(super) fn purge(connection: &Connection, forgetting: &Purge) -> Result<usize, Error> {
+pub(super) fn purge(connection: &Connection, purge: &Purge) -> Result<usize, Error> {
     let keys = change(
         connection,
         "DELETE FROM idempotency_keys WHERE (caller, key) IN (
              SELECT caller, key FROM idempotency_keys WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
-        params![micros(forgetting.keys_expired_by), count(forgetting.limit)],
+        params![micros(purge.keys_expired_by), count(purge.limit)],
     )?;
     let operations = change(
         connection,
         PURGE,
-        params![
-            micros(forgetting.ended_before),
-            micros(forgetting.keys_expired_by),
-            count(forgetting.limit.saturating_sub(keys))
-        ],
+        params![micros(purge.ended_before), micros(purge.keys_expired_by), count(purge.limit.saturating_sub(keys))],
     )?;
     Ok(keys.saturating_add(operations))
 }
@@ -136,14 +132,14 @@ mod tests {
              SELECT 'op_' || n, 'c', 'caller', 'succeeded', '', '', n, iif(n < ?1 AND n % 2, 9, NULL),
                  iif(n < ?1 AND n % 2 = 0, 'pending', 'delivered') FROM n";
         connection.execute(sql, [KEPT]).unwrap();
-        let forgetting = Purge { ended_before: Timestamp::MAX, keys_expired_by: Timestamp::UNIX_EPOCH, limit: 100 };
-        assert_eq!(purge(&connection, &forgetting).unwrap(), 5);
+        let all = Purge { ended_before: Timestamp::MAX, keys_expired_by: Timestamp::UNIX_EPOCH, limit: 100 };
+        assert_eq!(purge(&connection, &all).unwrap(), 5);
         let steps = connection.prepare_cached(PURGE).unwrap().get_status(StatementStatus::VmStep);
         // Each operation that is looked at takes some.
         assert!(i64::from(steps) < KEPT / 2, "it takes {steps} steps");
         // As soon as nothing keeps them, they are removed.
         connection.execute("UPDATE operations SET until_at = NULL WHERE ended_at = 1", []).unwrap();
         connection.execute("UPDATE operations SET callback_state = 'parked' WHERE ended_at = 2", []).unwrap();
-        assert_eq!(purge(&connection, &forgetting).unwrap(), 2);
+        assert_eq!(purge(&connection, &all).unwrap(), 2);
     }
 }

@@ -145,15 +145,15 @@ mod tests {
     /// The least number of pages that one commit of these tests changes.
     const AT_ONCE: i64 = 64;
 
-    /// A file with a table, a connection that writes to it, and its mover.
-    fn backend() -> (TempDir, Connection, WalCheckpointer) {
+    /// A file with a table, a connection that writes to it, and its checkpointer.
+    fn fixture() -> (TempDir, Connection, WalCheckpointer) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store.db");
         drop(Connection::open(&path).expect("a file"));
         let writer = connect::writing(&path).expect("a connection");
         writer.execute_batch("CREATE TABLE things (thing BLOB NOT NULL)").expect("a table");
-        let mover = WalCheckpointer::new(&path).expect("a connection");
-        (folder, writer, mover)
+        let checkpointer = WalCheckpointer::new(&path).expect("a connection");
+        (folder, writer, checkpointer)
     }
 
     fn commit(writer: &Connection) {
@@ -162,33 +162,33 @@ mod tests {
     }
 
     /// Commits until a move begins; returns how many commits that took.
-    fn until_moving(writer: &Connection, mover: &mut WalCheckpointer) -> i64 {
+    fn until_moving(writer: &Connection, checkpointer: &mut WalCheckpointer) -> i64 {
         let most = PAGES / AT_ONCE + 1;
         let begun = (1..=most).find(|_| {
             commit(writer);
-            mover.run_if_due(writer);
-            mover.under_way.is_some()
+            checkpointer.run_if_due(writer);
+            checkpointer.under_way.is_some()
         });
         begun.expect("moving begins by then")
     }
 
-    fn rest(mover: &WalCheckpointer) {
-        while mover.under_way.as_ref().is_some_and(|work| !work.is_finished()) {
+    fn rest(checkpointer: &WalCheckpointer) {
+        while checkpointer.under_way.as_ref().is_some_and(|work| !work.is_finished()) {
             thread::yield_now();
         }
     }
 
     #[test]
     fn a_log_that_was_moved_begins_anew() {
-        let (folder, writer, mut mover) = backend();
-        let commits = until_moving(&writer, &mut mover);
-        rest(&mover);
+        let (folder, writer, mut checkpointer) = fixture();
+        let commits = until_moving(&writer, &mut checkpointer);
+        rest(&checkpointer);
         let log = wal_status(&writer).expect("an account");
         assert!(log.pages >= PAGES && log.moved == log.pages, "{} of {}", log.moved, log.pages);
         commit(&writer);
-        mover.run_if_due(&writer);
+        checkpointer.run_if_due(&writer);
         assert!(wal_status(&writer).expect("an account").pages < 2 * AT_ONCE);
-        mover.close();
+        checkpointer.close();
         let found: i64 =
             writer.query_row("SELECT count(*) FROM things", [], |row| row.get(0)).expect("what was written");
         assert_eq!(found, commits + 1);
@@ -198,41 +198,41 @@ mod tests {
 
     #[test]
     fn a_reader_holds_up_the_log_and_nobody_else() {
-        let (folder, writer, mut mover) = backend();
+        let (folder, writer, mut checkpointer) = fixture();
         let reader = connect::read_only(&folder.path().join("store.db")).expect("a connection");
         reader.execute_batch("BEGIN; SELECT count(*) FROM things").expect("a look");
-        until_moving(&writer, &mut mover);
-        rest(&mover);
+        until_moving(&writer, &mut checkpointer);
+        rest(&checkpointer);
         // Once per `PAGES`, not again with each commit.
-        mover.run_if_due(&writer);
-        assert!(until_moving(&writer, &mut mover) > 1);
-        rest(&mover);
-        mover.run_if_due(&writer);
+        checkpointer.run_if_due(&writer);
+        assert!(until_moving(&writer, &mut checkpointer) > 1);
+        rest(&checkpointer);
+        checkpointer.run_if_due(&writer);
         assert!(wal_status(&writer).expect("an account").moved < PAGES, "the reader still sees what was");
         reader.execute_batch("COMMIT").expect("an end");
-        until_moving(&writer, &mut mover);
-        rest(&mover);
+        until_moving(&writer, &mut checkpointer);
+        rest(&checkpointer);
         commit(&writer);
-        mover.run_if_due(&writer);
+        checkpointer.run_if_due(&writer);
         assert!(wal_status(&writer).expect("an account").pages < 2 * AT_ONCE);
     }
 
     #[test]
     fn a_log_that_is_long_is_moved_while_the_writer_waits() {
-        let (folder, writer, mut mover) = backend();
+        let (folder, writer, mut checkpointer) = fixture();
         let reader = connect::read_only(&folder.path().join("store.db")).expect("a connection");
         reader.execute_batch("BEGIN; SELECT count(*) FROM things").expect("a look");
         while wal_status(&writer).expect("an account").pages < PAGES_MAX {
-            until_moving(&writer, &mut mover);
-            rest(&mover);
-            mover.run_if_due(&writer);
+            until_moving(&writer, &mut checkpointer);
+            rest(&checkpointer);
+            checkpointer.run_if_due(&writer);
         }
-        until_moving(&writer, &mut mover);
-        rest(&mover);
-        // Like a writer that never rests: it has committed again before the mover looks.
+        until_moving(&writer, &mut checkpointer);
+        rest(&checkpointer);
+        // Like a writer that never rests: it has committed again before the checkpointer looks.
         reader.execute_batch("COMMIT").expect("an end");
         commit(&writer);
-        mover.run_if_due(&writer);
+        checkpointer.run_if_due(&writer);
         let log = wal_status(&writer).expect("an account");
         assert!(log.pages >= PAGES_MAX && log.moved == log.pages, "{} of {}", log.moved, log.pages);
     }
