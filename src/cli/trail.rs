@@ -2,6 +2,9 @@
 //!
 //! A record's place is written `CHAIN/SEQUENCE`, as in every export format, so an export that was interrupted can be
 //! continued after the last complete line that it wrote.
+//!
+//! It deliberately uses only the settings of the store and of the key: whoever audits needs no credential, and faults elsewhere say
+//! nothing about the trail.
 
 use std::{
     fs,
@@ -18,7 +21,9 @@ use super::{Settings, print};
 use crate::{
     app,
     audit::{ExportFormat, IndexFields, PublicKey, RecordId, VerificationFailure, Verifier},
-    checkpoints, config, store,
+    checkpoints,
+    config::{self, LoadReport},
+    store,
 };
 
 /// Audit records read at a time.
@@ -177,9 +182,9 @@ fn expect(verifier: &mut Verifier, path: &Path) -> anyhow::Result<()> {
 }
 
 fn key(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let config =
-        config::load_from_process(settings.config.as_deref()).map_err(|faults| anyhow!(app::listed(&faults)))?;
-    let signer = checkpoints::signer(&config.audit).map_err(|why| anyhow!("audit.key_file: {why}"))?;
+    let LoadReport { references, faults, .. } = config::examine_process(settings.config.as_deref());
+    let audit = references.audit.ok_or_else(|| anyhow!(app::listed(&faults)))?;
+    let signer = checkpoints::signer(&audit).map_err(|why| anyhow!("audit.key_file: {why}"))?;
     let signer = signer.context("audit.key_file is not set, so no checkpoints are signed")?;
     print(&signer.public().to_string())?;
     writeln!(io::stderr(), "key id: {}", signer.public().id())?;
@@ -245,14 +250,18 @@ async fn each_record(
     if let Some(file) = &trail.file {
         return each_line(file, start, take);
     }
-    let configured = || config::load_from_process(trail.config.as_deref()).map(|config| config.store);
-    let named = trail.store.clone().map(config::Store::Sqlite);
-    let store = named.map_or_else(configured, Ok).map_err(|faults| anyhow!(app::listed(&faults)))?;
+    let (store, faults) = if let Some(path) = &trail.store {
+        (config::Store::Sqlite(path.clone()), Vec::new())
+    } else {
+        let LoadReport { store, faults, .. } = config::examine_process(trail.config.as_deref());
+        (store.ok_or_else(|| anyhow!(app::listed(&faults)))?, faults)
+    };
     let unreadable = || match &store {
         config::Store::Sqlite(path) => format!("cannot read the trail in {}", path.display()),
         config::Store::Postgres(settings) => format!("cannot read the trail in {}", settings.url),
     };
-    let mut stored = store::Trail::open(&store).await?;
+    let opened = store::Trail::open(&store).await.map_err(anyhow::Error::from);
+    let mut stored = opened.map_err(|why| if faults.is_empty() { why } else { why.context(app::listed(&faults)) })?;
     let start = match start {
         None => None,
         Some(Start::After(place)) => Some((place, 0)),

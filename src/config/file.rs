@@ -29,14 +29,8 @@ use super::{
 };
 use crate::domain::Digest;
 
-/// Reads and checks the settings of the process: the file (`path`, or the one named by `POSTERN_CONFIG`) and the
-/// environment.
-pub fn load_from_process(path: Option<&Path>) -> Result<Config, Vec<Fault>> {
-    let path = named(path).map_err(|fault| vec![fault])?;
-    load(Some(&path), process_environment())
-}
-
-/// Like [`load_from_process`], with `assumed` as values of variables that the environment does not set.
+/// Reads and checks the settings of the process: the file and the environment, with `assumed` as values of variables that the
+/// environment does not set.
 pub fn load_with(path: &Path, assumed: impl IntoIterator<Item = (String, String)>) -> Result<Config, Vec<Fault>> {
     let variables: BTreeMap<_, _> = assumed.into_iter().chain(process_environment()).collect();
     load(Some(path), variables.into_iter())
@@ -82,8 +76,8 @@ pub fn load(path: Option<&Path>, environment: impl Iterator<Item = (String, Stri
     config.filter(|_| faults.is_empty()).ok_or(faults)
 }
 
-/// Reads the settings of the process as far as possible, so that what they refer to can be checked even if other
-/// settings have faults.
+/// Reads the settings of the process, the file (`path`, or the one named by `POSTERN_CONFIG`) and the environment, as far as
+/// possible, so that some can be used or checked even if others have faults.
 pub fn examine_process(path: Option<&Path>) -> LoadReport {
     let text = named(path).and_then(|path| Ok((read(&path)?, path)));
     match text {
@@ -176,7 +170,7 @@ impl<'p> File<'p> {
         let callers = lists::callers(self.callers, &known, &mut self.diagnostics);
         let webhooks = webhooks::webhooks(self.webhooks, &known, &mut self.diagnostics);
         let catalogue = lists::catalogue(self.catalogue_tables, &mut self.diagnostics);
-        let policy = sections.policy.clone();
+        let (policy, store) = (sections.policy.clone(), sections.store.clone());
         let senders = webhooks.iter().flat_map(|webhook| webhook.secrets.iter());
         let receivers = destinations.iter().flat_map(|it| it.secrets.iter().chain(it.authentication.secret()));
         let secrets = sections.secrets.into_iter().chain(senders.chain(receivers).cloned()).collect();
@@ -210,7 +204,7 @@ impl<'p> File<'p> {
             })
         };
         let (admin_listen, faults) = (sections.admin_listen, Vec::new());
-        (LoadReport { config: whole(), admin_listen, policy, secrets, references, faults }, self.diagnostics)
+        (LoadReport { config: whole(), admin_listen, store, policy, secrets, references, faults }, self.diagnostics)
     }
 
     /// Sorts the parts of the document by who reads them.

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Audit, Catalogue, Config, Destination, Fault, Graph, Outbound, Policy, SecretRef, Tls, Webhook};
+use super::{Audit, Catalogue, Config, Destination, Fault, Graph, Outbound, Policy, SecretRef, Store, Tls, Webhook};
 
 /// Settings as far as they could be read, and all their faults.
 #[derive(Debug, Default)]
@@ -14,6 +14,8 @@ pub struct LoadReport {
     pub config: Option<Config>,
     /// Address of the probes, if it could be read.
     pub admin_listen: Option<SocketAddr>,
+    /// The store, if it could be read.
+    pub store: Option<Store>,
     /// Where policies are, if that could be read.
     pub policy: Option<Policy>,
     /// The secrets that settings refer to, as far as they could be read.

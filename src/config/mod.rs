@@ -44,7 +44,7 @@ use url::Url;
 pub use self::{
     audit::{Audit, AuditFile, AuditFormat, Sink},
     callbacks::{Authentication, CallbackRights, Callbacks, Destination, Network},
-    file::{Origin, examine_process, load, load_from_process, load_with},
+    file::{Origin, examine_process, load, load_with},
     issuer::{Algorithm, Issuer, KeySource, TokenType},
     load_report::{ExternalReferences, LoadReport},
     secret::SecretError,

@@ -316,6 +316,20 @@ fn rechained(lines: &[String], mut line: serde_json::Value) -> String {
 }
 
 #[test]
+fn whoever_audits_needs_no_other_settings_than_those_of_the_store() {
+    let folder = store();
+    let config = "[store]\nurl = \"sqlite:postern.db\"\n[graph.credential]\nkind = \"secret\"\n[graf]\n";
+    fs::write(folder.path().join("gateway.toml"), config).unwrap();
+    let whole = verify(folder.path(), &["--config", "gateway.toml"]);
+    assert_eq!((whole.code, whole.err.as_str()), (Some(0), ""), "{whole:?}");
+    // Without those of the store nothing can be read.
+    fs::write(folder.path().join("gateway.toml"), "[store]\nurl = \"mysql://db/postern\"\n").unwrap();
+    let none = verify(folder.path(), &["--config", "gateway.toml"]);
+    assert_eq!((none.code, none.out.as_str()), (Some(1), ""));
+    assert!(none.err.contains("gateway.toml:2: store.url"), "{}", none.err);
+}
+
+#[test]
 fn a_break_fails_until_it_is_said_to_be_known() {
     let folder = store();
     let lines: Vec<_> = export(folder.path(), &[]).out.lines().map(str::to_owned).collect();
