@@ -301,7 +301,7 @@ impl Problem {
     /// The same for a change of a webhook's message; `context` is inserted before the final full stop.
     pub(crate) fn of_message(self, context: &str) -> Self {
         let detail = if self.0.code == Code::KeyReused {
-            "A message with this id was accepted before, with different content"
+            "A message with this id was accepted before, with different content or under rules that made other changes of it"
         } else {
             self.0.detail.trim_end_matches('.')
         };

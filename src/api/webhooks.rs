@@ -178,13 +178,23 @@ fn map(source: &Source, proven: VerifiedMessage, event: &Event, given: Option<St
         Ok(id) => id,
         Err(reason) => return (None, Err(reason)),
     };
-    let fingerprint = Digest::of(canonical::text(&event.value).as_bytes());
-    let name = id.as_ref().map(|id| MessageIdentity {
-        name: format!("webhook:{}:{}", source.name(), Digest::of(id.as_bytes()).as_str()),
-        fingerprint,
-        remember: source.remember(),
+    let outcome = source.draft(&event.value).map(|drafts| {
+        let name = id.as_ref().map(|id| MessageIdentity {
+            name: format!("webhook:{}:{}", source.name(), Digest::of(id.as_bytes()).as_str()),
+            fingerprint: fingerprint(event, &drafts),
+            remember: source.remember(),
+        });
+        (drafts, name)
     });
-    (id, source.draft(&event.value).map(|drafts| (drafts, name)))
+    (id, outcome)
+}
+
+/// A digest of an event and of the changes that the rules make from it: changes are known by their number, so under other rules
+/// a repeated message could make one of them again, or another.
+fn fingerprint(event: &Event, drafts: &[Draft]) -> Digest {
+    let changes = drafts.iter().map(|draft| canonical::text(&draft.body));
+    let text = changes.fold(canonical::text(&event.value), |text, change| format!("{text}\n{change}"));
+    Digest::of(text.as_bytes())
 }
 
 /// Records that an event could not be mapped, and returns the problem.

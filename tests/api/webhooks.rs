@@ -490,3 +490,26 @@ async fn a_message_that_was_taken_in_part_is_taken_up_where_it_broke_off() {
     assert_eq!(again.header("idempotency-replayed"), "true");
     senders.world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_message_does_nothing_more_when_other_rules_are_in_force() {
+    let mut senders = WebhookSenders::start("github", SECRET, "", JOINER).await;
+    let recorded = |senders: &WebhookSenders| {
+        senders.to_source(HIRED).header("x-hub-signature-256", format!("sha256={}", hex(HIRED)))
+    };
+    let first = accepted(&senders.world, recorded(&senders)).await;
+    senders.world.change(&crate::world::remove("Sales ESP", &group(1))).await.succeeded("changed");
+    // The operator writes another rule before the one that made the change.
+    let file = senders.world.config_file();
+    let settings = std::fs::read_to_string(&file).unwrap();
+    let joiner = "[[webhooks.rules]]\nname = \"joiner\"";
+    let another = "[[webhooks.rules]]\nname = \"kiosk\"\nwhen = \"event.type == 'employee.hired'\"\n\
+                   configuration = \"'Kiosk ESP'\"\nadd = [\"'Sales Kiosks'\"]\nticket = \"data.id\"\n";
+    std::fs::write(&file, settings.replace(joiner, &format!("{another}{joiner}"))).unwrap();
+    senders.world.restart().await;
+    let problem = refused(&senders.world, recorded(&senders), 422, "idempotency-key-reused").await;
+    assert_eq!(problem.body["operation"]["id"], first[0].as_str());
+    assert_eq!(senders.world.events("accepted").await.len(), 2);
+    assert!(!senders.world.groups(SALES_ESP).await.contains(&group(1)), "it stays removed");
+    senders.world.end().await;
+}
