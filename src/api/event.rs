@@ -4,12 +4,13 @@
 //! message is authenticated, never before.
 //!
 //! It deliberately takes nothing of an event from headers that the authentication does not cover: a signature covers the body
-//! only.
+//! only. The media type is such a header, so it must fit the body: JSON is not read as a form or a text.
 
 use std::collections::BTreeMap;
 
 use actix_web::http::header::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
@@ -21,6 +22,10 @@ use crate::webhooks::ProofScope;
 
 /// The media type of a structured CloudEvent.
 const CLOUD_EVENT: &str = "application/cloudevents+json";
+/// That of a form.
+const FORM: &str = "application/x-www-form-urlencoded";
+/// That of a text.
+const TEXT: &str = "text/plain";
 
 /// An event, and its id if it is a CloudEvent.
 #[derive(Debug)]
@@ -37,6 +42,10 @@ pub(super) fn read(headers: &HeaderMap, body: &[u8], covered: ProofScope) -> Res
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
     let essence = essence(headers);
+    if matches!(essence.as_str(), FORM | TEXT) && looks_like_json(body) {
+        let detail = "The body is JSON: send it as application/json.";
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    }
     let content = content(&essence, body)?;
     let value = if binary { envelope(headers, content) } else { content };
     if binary || essence == CLOUD_EVENT { cloud_event(value) } else { Ok(Event { value, id: None }) }
@@ -50,8 +59,8 @@ fn essence(headers: &HeaderMap) -> String {
 
 fn content(essence: &str, body: &[u8]) -> Result<Value, Problem> {
     match essence {
-        "application/x-www-form-urlencoded" => Ok(form(body)),
-        "text/plain" => text(body),
+        FORM => Ok(form(body)),
+        TEXT => text(body),
         // Some senders send no body.
         _ if is_json(essence) && body.trim_ascii().is_empty() => Ok(Value::Null),
         _ if is_json(essence) => json::parse(body),
@@ -61,6 +70,12 @@ fn content(essence: &str, body: &[u8]) -> Result<Value, Problem> {
             Err(Problem::new(Code::UnsupportedMediaType, detail))
         }
     }
+}
+
+/// Whether a body is an object or a list in JSON, even one that is refused as an event.
+fn looks_like_json(body: &[u8]) -> bool {
+    let opens = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
+    opens && serde_json::from_slice::<IgnoredAny>(body).is_ok()
 }
 
 fn is_json(essence: &str) -> bool {

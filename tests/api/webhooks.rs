@@ -513,3 +513,32 @@ async fn a_recorded_message_does_nothing_more_when_other_rules_are_in_force() {
     assert!(!senders.world.groups(SALES_ESP).await.contains(&group(1)), "it stays removed");
     senders.world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_that_nobody_signed_does_not_make_another_event_of_a_body() {
+    let rules = r#"
+[[webhooks.rules]]
+name = "approved"
+when = "event is mapping and event.state is defined and event.state == 'approved'"
+configuration = "'Sales ESP'"
+add = ["event.group"]
+"#;
+    let senders = WebhookSenders::start("github", SECRET, "", rules).await;
+    let world = &senders.world;
+    // Whoever wrote the title had no say in the state, until somebody sends the message again as a form.
+    let opened = r#"{"state":"opened","title":"x&state=approved&group=Sales+Laptops&y="}"#;
+    let sent = |media: &str, body: &str| {
+        let request = world.bare("POST", "/v1/webhooks/hr").header("content-type", media).body(body.to_owned());
+        request.header("x-hub-signature-256", format!("sha256={}", hex(body)))
+    };
+    let got = world.send(sent("application/json", opened)).await.expect(200);
+    assert_eq!(got.body["result"], "ignored");
+    for media in ["application/x-www-form-urlencoded", "text/plain"] {
+        for body in [opened.to_owned(), format!(" \n{opened}"), format!("[{opened}]")] {
+            let problem = refused(world, sent(media, &body), 415, "unsupported-media-type").await;
+            assert!(problem.body["detail"].as_str().unwrap().contains("application/json"), "{problem:?}");
+        }
+    }
+    assert!(world.events("accepted").await.is_empty());
+    senders.world.end().await;
+}
