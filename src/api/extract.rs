@@ -17,7 +17,7 @@ use crate::{
     auth::Rejection,
     canonical, config,
     domain::{Caller, Digest},
-    gateway::{self, Gateway, KeyedRequest, UnknownIdentity},
+    gateway::{self, Gateway, KeyedRequest, UnknownIdentity, message::is_key_of_message},
 };
 
 /// The longest idempotency key, in bytes.
@@ -181,7 +181,12 @@ pub(super) fn keyed_request(
 ) -> Result<Option<KeyedRequest>, Problem> {
     let asked = beside.iter().fold(canonical::text(body), |asked, more| format!("{asked}\n{more}"));
     let fingerprint = Digest::of(asked.as_bytes());
-    Ok(key(headers)?.map(|key| KeyedRequest { key, fingerprint }))
+    let key = key(headers)?;
+    if key.as_deref().is_some_and(is_key_of_message) {
+        let detail = "Idempotency-Key must not be like webhook:…#…, which is kept for the messages of webhooks.";
+        return Err(Problem::new(Code::InvalidHeader, detail));
+    }
+    Ok(key.map(|key| KeyedRequest { key, fingerprint }))
 }
 
 /// The idempotency key of a request, quoted (as the draft has it) or bare (as most clients send it).

@@ -24,7 +24,7 @@ use crate::{
 /// What identifies a message, and for how long it is recognised.
 #[derive(Clone, Debug)]
 pub struct MessageIdentity {
-    /// Different for any two messages of a caller.
+    /// Different for any two messages of a caller; begins with `webhook:`.
     pub name: String,
     /// Digest of its content.
     pub fingerprint: Digest,
@@ -138,6 +138,12 @@ impl Gateway {
         let key = self.key(attempt);
         IdempotencyKey { expires_at: clock::after(key.used_at, *remember), ..key }
     }
+}
+
+/// Whether a key has the form of those under which the changes of messages are accepted, which no caller may give itself: ids of
+/// messages can be foreseen, and whoever was first would take the message's place.
+pub fn is_key_of_message(key: &str) -> bool {
+    key.strip_prefix("webhook:").is_some_and(|rest| rest.contains('#'))
 }
 
 fn broken(at: usize, error: Error, steps: &[Step]) -> PartialFailure {

@@ -542,3 +542,22 @@ add = ["event.group"]
     assert!(world.events("accepted").await.is_empty());
     senders.world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_key_of_a_caller_takes_the_place_of_a_message() {
+    let senders = WebhookSenders::start("standard-webhooks", STANDARD_SECRET, "", JOINER).await;
+    let world = &senders.world;
+    // Ids of messages can be foreseen, for instance if they are the numbers of tickets.
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"msg_1");
+    let digest = digest.as_ref().iter().fold(String::new(), |written, byte| format!("{written}{byte:02x}"));
+    let key = format!("webhook:hr:{digest}#0");
+    let body = crate::world::add("Kiosk ESP", "Sales Kiosks");
+    for key in [key.clone(), format!("\"{key}\"")] {
+        let taken = world.post("servicenow", "/v1/assignments", &body, &[("idempotency-key", &key)]).await;
+        taken.problem(400, "invalid-header");
+    }
+    let own = [("idempotency-key", "webhook:7"), ("prefer", "wait=25")];
+    world.post("servicenow", "/v1/assignments", &body, &own).await.succeeded("changed");
+    assert_eq!(accepted(world, senders.standard("msg_1", now(), HIRED)).await.len(), 1);
+    senders.world.end().await;
+}
