@@ -128,6 +128,7 @@ impl Denials {
             reason: String::new(),
             repeated: Repeated { count: 0, first: at, last: at },
         });
+        counted.actor = counted.actor.take().zip(denied.actor.as_ref()).map(|(actor, other)| actor.in_common(other));
         counted.reason.clone_from(&denied.reason);
         counted.repeated.count = counted.repeated.count.saturating_add(1);
         counted.repeated.last = at;
@@ -166,6 +167,7 @@ impl Window {
             self.counted = Some(older);
             return;
         };
+        newer.actor = newer.actor.take().zip(older.actor.as_ref()).map(|(actor, other)| actor.in_common(other));
         newer.repeated.count = newer.repeated.count.saturating_add(older.repeated.count);
         newer.repeated.first = newer.repeated.first.min(older.repeated.first);
         newer.repeated.last = newer.repeated.last.max(older.repeated.last);

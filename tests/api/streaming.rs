@@ -226,3 +226,34 @@ async fn denials_that_come_too_fast_are_counted_and_hold_nothing_of_a_token() {
     world.start_gateway().await;
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_of_denials_names_no_subject_if_there_were_several() {
+    let mut world = World::with(with("denied_per_minute = 1")).await;
+    let stranger = json!({"azp": "11111111-2222-4333-8444-555555555555", "appid": null, "client_id": null});
+    let mut denied = Vec::new();
+    for subject in ["first", "mallory", "alice", "alice"] {
+        let mut claims = stranger.clone();
+        claims["sub"] = json!(subject);
+        denied.push(world.forge("helpdesk", claims, json!({})).await);
+    }
+    for token in &denied {
+        world.send(world.bare("GET", "/v1/operations").bearer_auth(token)).await.problem(403, "unknown-caller");
+    }
+    for subject in ["first", "jane", "jane"] {
+        let token = world.forge("helpdesk", json!({"sub": subject}), json!({})).await;
+        let request = world.bare("POST", ASSIGNMENTS).bearer_auth(token).json(&add("Sales ESP", &group(1)));
+        world.send(request).await.problem(403, "not-permitted");
+    }
+    world.take_gateway().stop().await;
+    let mut counted = world.events("denied").await;
+    counted.retain(|record| record["repeated"].is_object());
+    let of = |action: &str| counted.iter().find(|record| record["action"] == action).unwrap();
+    let (strangers, helpdesk) = (of("authenticate"), of("add"));
+    assert_eq!((&strangers["repeated"]["count"], &helpdesk["repeated"]["count"]), (&json!(3), &json!(2)));
+    // Mallory came first, and Alice last: the record must not blame either for all.
+    assert_eq!((strangers.get("subject"), &strangers["issuer"]), (None, &json!("sandbox")), "{strangers}");
+    assert_eq!((&helpdesk["subject"], &helpdesk["caller"]), (&json!("jane"), &json!("helpdesk")), "{helpdesk}");
+    world.start_gateway().await;
+    world.end().await;
+}

@@ -17,8 +17,9 @@ pub(super) fn event(record: &ParsedRecord) -> Value {
     });
     put(&mut event, "trace", record.text("trace_id").map(|id| json!({"id": id})));
     put(&mut event, "rule", record.policies().map(|policies| json!({"name": policies})));
-    if let Some(subject) = record.text("subject") {
-        let mut user = json!({"id": subject});
+    if record.names_actor() {
+        let mut user = json!({});
+        put(&mut user, "id", record.text("subject"));
         put(&mut user, "name", record.text("caller"));
         put(&mut event, "user", Some(user));
     }

@@ -144,6 +144,11 @@ impl ParsedRecord {
         (!policies.is_empty()).then(|| policies.join(", "))
     }
 
+    /// Whether it says who made the call: by subject, or, if it stands for calls of several, by caller.
+    fn names_actor(&self) -> bool {
+        self.text("subject").or_else(|| self.text("caller")).is_some()
+    }
+
     /// Why it failed.
     fn reason(&self) -> Option<&str> {
         self.text("reason").or_else(|| self.text("failure"))

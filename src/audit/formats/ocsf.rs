@@ -92,8 +92,11 @@ fn metadata(record: &ParsedRecord) -> Value {
 }
 
 fn actor(record: &ParsedRecord) -> Option<Value> {
-    let subject = record.text("subject")?;
-    let mut user = json!({"uid": subject, "type_id": 4, "type": "Service"});
+    if !record.names_actor() {
+        return None;
+    }
+    let mut user = json!({"type_id": 4, "type": "Service"});
+    put(&mut user, "uid", record.text("subject"));
     put(&mut user, "name", record.text("caller"));
     let mut session = json!({});
     put(&mut session, "uid", record.text("token_id"));

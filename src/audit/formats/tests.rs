@@ -20,6 +20,11 @@ fn actor() -> Actor {
     Actor { caller: Some("servicenow".to_owned()), issuer, subject, token_id: Some("t-1".to_owned()) }
 }
 
+/// One caller whose calls had tokens of several subjects.
+fn of_several() -> Actor {
+    actor().in_common(&Actor { subject: "s-2".to_owned(), token_id: None, ..actor() })
+}
+
 fn aims() -> RecordedChange {
     let aim = |target: &str| RecordedTarget { target: target.to_owned(), filter: Some("include f0".to_owned()) };
     RecordedChange::Amend { add: vec![aim("group b0")], remove: vec![aim("group b1")] }
@@ -140,6 +145,7 @@ fn of_asking() -> Vec<Event> {
         refused(None, Some(Repeated { count: 7, first: at, last: Timestamp::MAX })),
         denied("add", Some(actor()), None),
         denied("read", Some(actor()), None),
+        denied("add", Some(of_several()), Some(Repeated { count: 2, first: at, last: at })),
         denied("authenticate", None, None),
         denied("authenticate", None, Some(Repeated { count: 7, first: at, last: Timestamp::MAX })),
     ]
@@ -342,7 +348,7 @@ fn every_event_fits_ocsf() {
         }
         if let Some(actor) = event.get("actor") {
             only(actor, &["app_name", "authorizations", "session", "user"], &["user"]);
-            only(&actor["user"], &["name", "type", "type_id", "uid"], &["uid"]);
+            only(&actor["user"], &["name", "type", "type_id", "uid"], &["name"]);
             only(&actor["session"], &["issuer", "uid"], &[]);
         }
     }
@@ -394,6 +400,8 @@ fn every_event_fits_ecs() {
     assert_eq!((&denied["event"]["action"], &denied["event"]["outcome"]), (&"denied-add".into(), &"failure".into()));
     assert_eq!((&denied["user"]["name"], &denied["user"]["id"]), (&"servicenow".into(), &"s-1".into()));
     assert_eq!(denied["trace"]["id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    let several = one(ExportFormat::Ecs, |record| record["action"] == "add" && !record["repeated"].is_null());
+    assert_eq!(several["user"], serde_json::json!({"name": "servicenow"}));
     let accepted = one(ExportFormat::Ecs, |record| record["event"] == "accepted");
     assert_eq!(accepted["related"]["user"], serde_json::json!(["servicenow", "s-1", "jane.doe@contoso.com"]));
     let stranger = one(ExportFormat::Ecs, |record| record["action"] == "authenticate");
