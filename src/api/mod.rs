@@ -11,6 +11,7 @@ mod assignments;
 mod audit;
 mod callback;
 mod change;
+mod codings;
 mod configurations;
 mod connections;
 mod cors;
@@ -104,6 +105,7 @@ pub fn server(
             .app_data(state.clone())
             .wrap(from_fn(limits::add_limit_headers))
             .wrap(from_fn(connections::track_request))
+            .wrap(from_fn(codings::always_acceptable))
             .wrap(from_fn(cors::share))
             // The last is the outermost: the span must see everything.
             .wrap(from_fn(observe))

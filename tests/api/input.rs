@@ -243,3 +243,17 @@ async fn a_search_of_operations_on_a_configuration_that_is_none_is_told() {
     assert_eq!(unknown["candidates"], json!([{"id": SALES_ESP, "name": "Sales ESP", "kind": "status-page"}]));
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_accept_encoding_keeps_a_response_from_its_reader() {
+    let world = World::start().await;
+    for coding in ["identity;q=0", "compress, *;q=0", "*;q=0", "gzip;q=0, identity;q=0", "br", "", ";;"] {
+        for (path, status) in [("/v1/configurations", 200), ("/v1/operations", 200), ("/openapi.json", 200)] {
+            let request = world.request("helpdesk", "GET", path).await.header("accept-encoding", coding);
+            assert_eq!(world.send(request).await.status, status, "{coding} {path}");
+        }
+        let nobody = world.bare("GET", "/v1/configurations").header("accept-encoding", coding);
+        world.send(nobody).await.problem(401, "unauthenticated");
+    }
+    world.end().await;
+}
