@@ -6,6 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
+    change,
     extract::{self, AuthenticatedCaller},
     problem::{Code, Problem},
     query,
@@ -62,6 +63,6 @@ pub(super) fn search(query: &str) -> Result<AuditSearch, Vec<Fault>> {
 }
 
 fn moment(place: &mut Option<jiff::Timestamp>, value: &str) -> Result<(), String> {
-    let moment = value.parse().map_err(|_error| "must be a timestamp like 2026-03-01T08:00:00Z".to_owned())?;
+    let moment = change::timestamp(value).ok_or("must be a timestamp like 2026-03-01T08:00:00Z")?;
     query::once(place, moment)
 }

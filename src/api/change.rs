@@ -93,11 +93,11 @@ impl Faults {
 
     /// An optional timestamp, to the microsecond.
     fn moment(&mut self, fields: &Map<String, Value>, key: &str) -> Option<Timestamp> {
-        let moment: Result<Timestamp, _> = self.text(fields, "", key, MOMENT_MAX)?.parse();
-        if moment.is_err() {
+        let moment = timestamp(&self.text(fields, "", key, MOMENT_MAX)?);
+        if moment.is_none() {
             self.note(&format!("/{key}"), "must be a timestamp like 2026-12-24T18:00:00Z (RFC 3339)");
         }
-        Timestamp::from_microsecond(moment.ok()?.as_microsecond()).ok()
+        Timestamp::from_microsecond(moment?.as_microsecond()).ok()
     }
 
     /// Where the end is to be reported. What the caller wants to get back is not interpreted, only bounded.
@@ -254,6 +254,11 @@ impl Faults {
     }
 }
 
+/// A timestamp with its offset. A time zone in brackets after it could contradict the offset, so it is refused.
+pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
+    text.parse().ok().filter(|_| !text.contains('['))
+}
+
 /// Whether a character can make a text look like another one, or like several lines: control characters, line and paragraph
 /// separators, and characters that change the direction of writing.
 pub(super) fn is_forbidden_char(letter: char) -> bool {
@@ -329,6 +334,20 @@ mod tests {
         assert!(
             read(&json!({"configuration": "a\u{e9}\u{200d}b", "add": [{"all": "users"}], "comment": "1\n2"})).is_ok()
         );
+    }
+
+    #[test]
+    fn an_end_has_an_offset_and_no_time_zone_that_could_contradict_it() {
+        let faults = |until: &str| {
+            let body = json!({"configuration": "x", "add": [{"all": "users"}], "until": until});
+            read(&body).err().map(|faults| faults.into_iter().map(|fault| fault.pointer).collect::<Vec<_>>())
+        };
+        for until in ["2027-12-24T18:00:00Z", "2027-12-24T19:00:00.5+01:00", "2027-12-24t18:00:00z"] {
+            assert_eq!(faults(until), None, "{until}");
+        }
+        for until in ["2027-12-24T18:00:00", "2027-12-24T18:00:00+01:00[America/New_York]", "2027-12-24T18:00Z[UTC]"] {
+            assert_eq!(faults(until), Some(vec!["/until".to_owned()]), "{until}");
+        }
     }
 
     #[test]
