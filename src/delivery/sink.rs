@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::{
-    audit::{ExportFormat, IndexFields},
+    audit::{ExportFormat, IndexFields, formats::deserves_attention},
     config::{AuditFile, Sink},
     outbound::{Method, Outbound, Request},
     store::StoredRecord,
@@ -241,7 +241,7 @@ fn log(text: &str, form: ExportFormat) -> Value {
     let text_of = |key: &str| record.get(key).and_then(Value::as_str);
     let event = text_of("event").unwrap_or("unknown");
     // OpenTelemetry's severities: information, warning.
-    let (number, severity) = if matches!(event, "denied" | "refused") { (13, "WARN") } else { (9, "INFO") };
+    let (number, severity) = if deserves_attention(text) { (13, "WARN") } else { (9, "INFO") };
     let mut log = json!({
         "timeUnixNano": nanos.to_string(),
         "severityNumber": number,
@@ -276,6 +276,24 @@ mod tests {
         assert_eq!(held(1).unwrap(), "four\nfive\n");
         assert_eq!(held(2).unwrap(), "a line that is longer than a file\n");
         assert!(held(3).is_err());
+    }
+
+    #[test]
+    fn what_deserves_attention_is_a_warning_to_collectors() {
+        let severity = |record: Value| log(&record.to_string(), ExportFormat::Jsonl)["severityText"].clone();
+        for notable in [
+            json!({"event": "denied"}),
+            json!({"event": "rejected"}),
+            json!({"event": "drift-seen"}),
+            json!({"event": "settled", "state": "failed"}),
+            json!({"event": "callback-parked"}),
+            json!({"event": "started-up", "expected_end": {}}),
+        ] {
+            assert_eq!(severity(notable.clone()), "WARN", "{notable}");
+        }
+        for usual in [json!({"event": "settled", "state": "succeeded"}), json!({"event": "started-up"})] {
+            assert_eq!(severity(usual.clone()), "INFO", "{usual}");
+        }
     }
 
     #[test]

@@ -55,10 +55,7 @@ impl fmt::Display for ExportFormat {
 impl ExportFormat {
     /// A record's line, without the line break. A text that is not a record stays as it is, so that verifying detects it.
     pub fn line(self, text: &str) -> String {
-        let record = match serde_json::from_str(text) {
-            Ok(Value::Object(fields)) => ParsedRecord { fields },
-            Ok(_) | Err(_) => return text.to_owned(),
-        };
+        let Some(record) = ParsedRecord::read(text) else { return text.to_owned() };
         match self {
             Self::Jsonl => text.to_owned(),
             Self::Ocsf => ocsf::event(&record).to_string(),
@@ -66,6 +63,11 @@ impl ExportFormat {
             Self::Asim => asim::event(&record).to_string(),
         }
     }
+}
+
+/// Whether a record deserves attention, by its severity in all formats.
+pub fn deserves_attention(text: &str) -> bool {
+    ParsedRecord::read(text).is_some_and(|record| record.severity() != Severity::Informational)
 }
 
 /// The outcome of a record's event.
@@ -111,6 +113,13 @@ struct ParsedRecord {
 }
 
 impl ParsedRecord {
+    fn read(text: &str) -> Option<Self> {
+        match serde_json::from_str(text) {
+            Ok(Value::Object(fields)) => Some(Self { fields }),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     fn text(&self, key: &str) -> Option<&str> {
         self.fields.get(key).and_then(Value::as_str)
     }
