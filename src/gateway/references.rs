@@ -1,7 +1,7 @@
 //! What callers mean by their names, and what they learn if a name is unknown or ambiguous.
 //!
-//! Guarantees: what else exists in the tenant is revealed only to callers whom policy lets look at the configuration in
-//! question, so that nobody learns the tenant's names by guessing.
+//! Guarantees: what else exists in the tenant, such as similar names, is revealed only to callers whom policy lets look at the
+//! configuration in question. That a name exists shows nevertheless: it is denied, and one that does not is unknown.
 //!
 //! It deliberately resolves nothing itself: [`super::resolve`] does.
 
