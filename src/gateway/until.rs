@@ -85,7 +85,7 @@ impl Gateway {
     /// and what it did is undone as far as it has not been reverted already.
     async fn carry_out_until(&self, operation: &Operation) -> Result<(), Error> {
         match &operation.state {
-            State::AwaitingApproval | State::Queued => self.cancel_at_its_end(operation).await,
+            State::AwaitingApproval | State::Queued => self.cancel_at_its_end(operation).await.map(drop),
             State::Running { .. } => Ok(()),
             State::Failed { .. } | State::Cancelled { .. } => self.settle_as_moot(operation, "not-done").await,
             State::Succeeded(_) => {
@@ -96,7 +96,10 @@ impl Gateway {
                 }
                 // If it were approved later, it could undo, or do again, what somebody wants by then.
                 for waiting in &open {
-                    self.cancel_at_its_end(waiting).await?;
+                    // If it was approved just now, what it does is known only when it has ended.
+                    if !self.cancel_at_its_end(waiting).await? {
+                        return Ok(());
+                    }
                 }
                 match self.reversal(operation, Cause::Until, &undone).await? {
                     Some(reversal) => self.carry_out(operation, reversal).await,
@@ -166,8 +169,9 @@ impl Gateway {
         Ok(())
     }
 
-    /// The operation has not begun, so it need not.
-    async fn cancel_at_its_end(&self, operation: &Operation) -> Result<(), Error> {
+    /// The operation has not begun, so it need not. Returns whether it is cancelled: if it has just begun, was approved, or was
+    /// cancelled by somebody else, the next check deals with that.
+    async fn cancel_at_its_end(&self, operation: &Operation) -> Result<bool, Error> {
         let until = operation.submission.until.as_ref();
         let policies = until.map(|until| until.policies.clone()).unwrap_or_default();
         let event = Event::Cancelled {
@@ -177,14 +181,12 @@ impl Gateway {
             policies,
         };
         let entry = self.entry(event);
-        // If it has just begun or was cancelled by somebody else, the next check deals with that.
         let cancelled = self.store.cancel(Cancellation { operation: operation.id, at: entry.at, entry }).await?;
-        if let Cancelled::Done(operation) = cancelled {
-            tracing::info!(operation.id = %operation.id, "the end was due before the operation began; it is cancelled");
-            telemetry::count_end(operation.state.name(), None);
-            self.settle_as_moot(&operation, "not-done").await?;
-        }
-        Ok(())
+        let Cancelled::Done(operation) = cancelled else { return Ok(false) };
+        tracing::info!(operation.id = %operation.id, "the end was due before the operation began; it is cancelled");
+        telemetry::count_end(operation.state.name(), None);
+        self.settle_as_moot(&operation, "not-done").await?;
+        Ok(true)
     }
 
     /// Settles an end as moot: there is nothing to undo.

@@ -5,6 +5,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
     clippy::arithmetic_side_effects,
@@ -12,6 +13,9 @@
 )]
 
 mod cases;
+mod meanwhile;
+#[path = "../support/model_store.rs"]
+mod model_store;
 mod plan;
 mod ports;
 #[path = "../support/postgres.rs"]

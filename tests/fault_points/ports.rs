@@ -1,8 +1,13 @@
 //! The store and Graph, with the plan's faults injected.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use postern::{
     audit::{Entry, Head},
@@ -24,6 +29,30 @@ use crate::{
 pub(crate) struct Kept {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) faults: Arc<Faults>,
+    pub(crate) meanwhile: Meanwhile,
+}
+
+/// What somebody else does just before the next cancellation or acceptance reaches the store.
+#[derive(Default)]
+pub(crate) struct Meanwhile(Mutex<Option<BoxFuture<'static, ()>>>);
+
+impl Meanwhile {
+    pub(crate) fn plan(&self, act: impl Future<Output = ()> + Send + 'static) {
+        *self.0.lock().unwrap() = Some(Box::pin(act));
+    }
+
+    async fn happen(&self) {
+        let act = self.0.lock().unwrap().take();
+        if let Some(act) = act {
+            act.await;
+        }
+    }
+}
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 impl Kept {
@@ -35,6 +64,7 @@ impl Kept {
 #[async_trait]
 impl Store for Kept {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
+        self.meanwhile.happen().await;
         self.through(Call::Accept, self.store.accept(acceptance)).await
     }
 
@@ -43,6 +73,7 @@ impl Store for Kept {
     }
 
     async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, Error> {
+        self.meanwhile.happen().await;
         self.store.cancel(cancellation).await
     }
 

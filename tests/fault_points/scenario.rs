@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     plan::{Call, Faults, Plan},
-    ports::{Kept, Reached},
+    ports::{Kept, Meanwhile, Reached},
     postgres,
     tenant::Tenant,
 };
@@ -131,8 +131,11 @@ impl Scenario {
         let clock = Clock::system();
         let run = Run { chain: clock.new_id().to_string(), clock };
         let owner = run.chain.clone();
-        let store: Arc<dyn Store> =
-            Arc::new(Kept { store: opened(&self.config.store, run).await, faults: Arc::clone(faults) });
+        let store: Arc<dyn Store> = Arc::new(Kept {
+            store: opened(&self.config.store, run).await,
+            faults: Arc::clone(faults),
+            meanwhile: Meanwhile::default(),
+        });
         let upstream = Arc::new(Reached { tenant: Arc::clone(&self.tenant), faults: Arc::clone(faults) });
         let executor = executor::Dependencies {
             store: Arc::clone(&store),
