@@ -90,7 +90,9 @@ impl Lane {
             write,
             known_by: "answered",
         };
-        if desired != present {
+        // A write that looked unsent may have taken effect all the same; changes that come to nothing together are written then.
+        let hidden = held.announced.intent.is_some() && outcome::changes_something(&ends);
+        if desired != present || hidden {
             match self.write(held, &ends, &desired, (&found, &after)).await {
                 Ok(done) => write = Some(done),
                 // What finds the set as it wants it does not fail. Nor does a failed write confirm a set: see `notice_drift`.

@@ -185,6 +185,11 @@ pub(super) fn end_of(
     }
 }
 
+/// Whether one of these changes something, though others may take it back.
+pub(super) fn changes_something(ends: &[OperationResult]) -> bool {
+    ends.iter().any(|end| matches!(end, OperationResult::Succeeds(it) if !it.difference.is_empty()))
+}
+
 /// How an operation ends if the merged write is refused for all: with that failure, unless it needs no write.
 pub(super) fn end_without(
     failure: &Failure,

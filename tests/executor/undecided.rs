@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     upstream::{Read, Tenant},
-    work::{World, group, id, lane},
+    work::{World, group, has_succeeded, id, lane},
 };
 
 /// The lane left a full set, announced a write for operation 2, and was then parked this many times.
@@ -120,19 +120,19 @@ async fn what_is_known_of_a_write_ends_the_rest_of_what_it_carried_whatever_is_r
 
 /// A write with these differences was announced and lost, and the set matches neither its before nor its after.
 async fn undecided(world: &World, carried: &[(u128, Difference)]) {
+    announce(world, (Digest::of(b"full"), Digest::of(b"fuller")), carried).await;
+}
+
+/// A write with these differences was announced, between these sets, and its answer was lost.
+async fn announce(world: &World, (before, after): (Digest, Digest), carried: &[(u128, Difference)]) {
     let Turn { mut lease, .. } = world.taken_by_another(Duration::from_mins(1)).await;
     let carried = carried.iter().map(|(number, difference)| Carried {
         operation: id(*number),
         difference: difference.clone(),
         done: None,
     });
-    let intent = Intent {
-        before: Digest::of(b"full"),
-        after: Digest::of(b"fuller"),
-        client_request_id: "call-1".to_owned(),
-        carried: carried.collect(),
-        write: None,
-    };
+    let intent =
+        Intent { before, after, client_request_id: "call-1".to_owned(), carried: carried.collect(), write: None };
     let announced = UnsettledWrites { intent: Some(intent), ..UnsettledWrites::default() };
     world.store.begin_write(&mut lease, &announced, Duration::from_mins(1)).await.unwrap();
     let parking = Parking {
@@ -348,4 +348,24 @@ async fn what_somebody_does_later_is_not_put_down_to_a_lost_write_whose_changes_
     assert!(matches!(world.end_of(2).await, State::Succeeded(_)));
     let known = written(&world).await.into_iter().map(|(_, known_by)| known_by);
     assert_eq!(known.collect::<Vec<_>>(), ["answered"]);
+}
+
+/// A write added a group and took effect, but its answer was lost and the next read lags behind it. By then another change
+/// is to remove that group: over the set that is read, the two come to nothing.
+#[tokio::test(start_paused = true)]
+async fn changes_that_take_back_what_a_lost_write_may_have_done_are_written() {
+    let world = World::simulated(Tenant::new());
+    let before = world.tenant.set(&lane(1));
+    world.accept(1, &lane(1)).await;
+    world.tenant.edited(&lane(1), group(1));
+    let after = world.tenant.set(&lane(1)).digest();
+    announce(&world, (before.digest(), after), &[(1, adding(&[1]))]).await;
+    world.tenant.stale.lock().unwrap().insert(lane(1), (before, 1));
+    let change = Change::amend(vec![], vec![group(1)], 1).unwrap();
+    world.accept_change(2, &lane(1), world.clock.now(), (change, None)).await;
+    let _running = world.run();
+    for number in [1, 2] {
+        has_succeeded(&world.end_of(number).await);
+    }
+    assert_eq!(world.tenant.set(&lane(1)), AssignmentSet::default(), "the second change removed it");
 }
