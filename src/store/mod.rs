@@ -355,7 +355,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Removes operations that ended long ago and expired idempotency keys, oldest first. Returns how many: fewer than the
     /// limit if nothing is left or another replica is removing the rest. An operation stays while a key stands for it, its
-    /// callback is pending, or its end or that of the operation it reverts is ahead. Audit records stay.
+    /// callback is pending, or its end or that of an operation it reverts, through however many reversals, is ahead. Audit
+    /// records stay.
     async fn purge(&self, purge: Purge) -> Result<usize, Error>;
 
     /// Matching audit records, oldest first. No record is committed later at a position before one that was returned.

@@ -216,24 +216,26 @@ async fn an_operation_is_kept_while_its_end_is_ahead() {
     .await;
 }
 
-/// Whether an `until` is moot depends on the operation that undid the change, so that one is kept while the `until` is ahead.
+/// Whether an `until` is moot depends on the operation that undid the change, on whether that was reverted, and so on, so all of
+/// these are kept while the `until` is ahead.
 #[tokio::test]
 async fn what_undid_an_operation_whose_end_is_ahead_is_not_removed() {
     each(async |fixture| {
         let store = fixture.open().await;
-        let original = ending(1, 1, 9_999);
-        store.accept(acceptance(original.clone())).await.unwrap();
-        store.accept(undoing(2, &original, Cause::Asked)).await.unwrap();
-        let reversal = store.operation(id(2)).await.unwrap().unwrap();
-        store.accept(undoing(3, &reversal, Cause::Asked)).await.unwrap();
+        store.accept(acceptance(ending(1, 1, 9_999))).await.unwrap();
+        for number in 2..=8 {
+            let undone = store.operation(id(number - 1)).await.unwrap().unwrap();
+            store.accept(undoing(number, &undone, Cause::Asked)).await.unwrap();
+        }
         let held = turn(&*store, claim(&lane(1), "a", 0)).await;
         store.settle(held.lease, settlement(&held.operations, 5)).await.unwrap();
         let old = Purge { ended_before: at(1_000), keys_expired_by: at(1_000), limit: 100 };
         assert_eq!(store.purge(old).await.unwrap(), 0);
-        assert_eq!(ids(&store.follow_ups(id(1)).await.unwrap().reversals), [id(2)]);
-        assert_eq!(ids(&store.follow_ups(id(2)).await.unwrap().reversals), [id(3)]);
+        for number in 1..=7 {
+            assert_eq!(ids(&store.follow_ups(id(number)).await.unwrap().reversals), [id(number + 1)]);
+        }
         assert!(store.settle_without_reversal(until_settlement(1, UntilState::Moot)).await.unwrap());
-        assert_eq!(store.purge(old).await.unwrap(), 3);
+        assert_eq!(store.purge(old).await.unwrap(), 8);
     })
     .await;
 }

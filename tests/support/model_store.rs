@@ -644,11 +644,8 @@ impl Store for Model {
             let own = tables.operations.iter().find(|it| it.id == id);
             own.and_then(|it| it.submission.change.reversal()).map(postern::domain::Reversal::operation)
         };
-        let undoes = |id: &OperationId| {
-            let undone = reverts(*id);
-            let first = undone.and_then(reverts);
-            [undone, first, first.and_then(reverts)].iter().flatten().any(ahead)
-        };
+        let undoes =
+            |id: &OperationId| std::iter::successors(reverts(*id), |undone| reverts(*undone)).any(|it| ahead(&it));
         let open = tables.operations.iter().filter(|it| !it.state.has_ended());
         let undone: BTreeSet<_> = open.filter_map(|it| Some(it.submission.change.reversal()?.operation())).collect();
         let is_old = |(at, id): &(Timestamp, OperationId)| {

@@ -146,8 +146,8 @@ async fn update(
 
 /// Keys go first: an operation that one stands for is still needed. Rows that another replica has locked are left to it. The
 /// first conditions are those of the index `operations_to_forget`, so that what is kept for longer is not searched. A
-/// reversal is kept while the end of what it reverts is ahead, as are a reversal of that and one of that again, and what is
-/// reverted until that is done.
+/// reversal is kept while the end of what it reverts is ahead, as are a reversal of that and so on, and what is reverted until
+/// that is done.
 pub(super) async fn purge(connection: &mut PgConnection, purge: &Purge) -> Result<usize, TransactionError> {
     let keys = sqlx::query(
         "WITH expired AS (
@@ -169,9 +169,12 @@ pub(super) async fn purge(connection: &mut PgConnection, purge: &Purge) -> Resul
              WHERE ended_at < $1 AND until_at IS NULL AND callback_state IS DISTINCT FROM 'pending'
                  AND NOT EXISTS (SELECT FROM idempotency_keys WHERE operation = operations.id)
                  AND (reverts IS NULL OR NOT EXISTS (
-                     SELECT FROM operations AS undone LEFT JOIN operations AS first ON first.id = undone.reverts
-                     LEFT JOIN operations AS second ON second.id = first.reverts
-                     WHERE undone.id = operations.reverts AND coalesce(undone.until_at, first.until_at, second.until_at) IS NOT NULL))
+                     WITH RECURSIVE undone AS (
+                         SELECT first.reverts, first.until_at FROM operations AS first WHERE first.id = operations.reverts
+                         UNION ALL
+                         SELECT earlier.reverts, earlier.until_at
+                         FROM undone JOIN operations AS earlier ON earlier.id = undone.reverts)
+                     SELECT FROM undone WHERE until_at IS NOT NULL))
                  AND NOT EXISTS (
                      SELECT FROM operations AS undoing WHERE undoing.reverts = operations.id AND undoing.ended_at IS NULL)
              ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED

@@ -85,15 +85,18 @@ pub(super) fn settle_until(connection: &Connection, operation: OperationId, stat
 
 /// Removes operations that ended long ago. The first conditions are those of the index `operations_to_forget`, so that what
 /// is kept for longer is not searched. A reversal is kept while the end of what it reverts is ahead, as are a reversal of
-/// that and one of that again, and what is reverted until that is done.
+/// that and so on, and what is reverted until that is done.
 const PURGE: &str = "DELETE FROM operations WHERE position IN (
          SELECT position FROM operations
          WHERE ended_at < ? AND until_at IS NULL AND callback_state IS NOT 'pending'
              AND (key_expires_at IS NULL OR key_expires_at <= ?)
              AND (reverts IS NULL OR NOT EXISTS (
-                 SELECT 1 FROM operations AS undone LEFT JOIN operations AS first ON first.id = undone.reverts
-                 LEFT JOIN operations AS second ON second.id = first.reverts
-                 WHERE undone.id = operations.reverts AND coalesce(undone.until_at, first.until_at, second.until_at) IS NOT NULL))
+                 WITH RECURSIVE undone AS (
+                     SELECT first.reverts, first.until_at FROM operations AS first WHERE first.id = operations.reverts
+                     UNION ALL
+                     SELECT earlier.reverts, earlier.until_at
+                     FROM undone JOIN operations AS earlier ON earlier.id = undone.reverts)
+                 SELECT 1 FROM undone WHERE until_at IS NOT NULL))
              AND NOT EXISTS (
                  SELECT 1 FROM operations AS undoing WHERE undoing.reverts = operations.id AND undoing.ended_at IS NULL)
          ORDER BY ended_at LIMIT ?)";
