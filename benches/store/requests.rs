@@ -62,6 +62,7 @@ pub(crate) fn acceptance(number: u64, lane: &ConfigurationId) -> Acceptance {
         key: Some(key),
         limits: AMPLE,
         carries_out_until_of: None,
+        reverted_since: None,
     }
 }
 

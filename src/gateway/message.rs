@@ -95,7 +95,7 @@ impl Gateway {
             let one = match (step, &mut permits) {
                 (Step::Known(known), _) => Ok(*known),
                 (Step::Open(_, key), permits) => match permits.next() {
-                    Some(permit) => self.accept(super::actor(caller), permit, key, None).await,
+                    Some(permit) => self.accept(super::actor(caller), permit, key).await,
                     None => Err(Error::UnknownOperation),
                 },
             };

@@ -59,6 +59,7 @@ use self::{
     name_lookup::NameLookup,
     request::{ChangeRequest, RefusedRequest},
     resolve::{NameResolver, Resolved},
+    revert::ReversalBasis,
 };
 use crate::{
     audit::{Actor, Entry, Event, RecordedChange},
@@ -317,15 +318,27 @@ impl Gateway {
         })
     }
 
-    /// Stores a permitted change. It takes nothing but a permit, so nothing is stored that policy has not decided on. A
-    /// change that carries out the end of another operation (`carries_out_until_of`) is stored however many are pending.
+    /// Stores a permitted change. It takes nothing but a permit, so nothing is stored that policy has not decided on.
     async fn accept(
         &self,
         actor: Actor,
         permit: Permit<Submission>,
         key: Option<IdempotencyKey>,
-        ends: Option<OperationId>,
     ) -> Result<Submitted, Error> {
+        // Only a reversal can be outdated.
+        self.accept_reversal(actor, permit, key, None).await?.ok_or(Error::UnknownOperation)
+    }
+
+    /// The same for a reversal; none if something else has been reverted since it was made. One that carries out the end of
+    /// another operation is stored however many are pending.
+    async fn accept_reversal(
+        &self,
+        actor: Actor,
+        permit: Permit<Submission>,
+        key: Option<IdempotencyKey>,
+        basis: Option<ReversalBasis>,
+    ) -> Result<Option<Submitted>, Error> {
+        let (ends, reverted_since) = basis.map_or((None, None), |it| (it.ends, Some(it.reverted_since)));
         let (policies, approvals) = (permit.policies().to_vec(), permit.approvals().to_vec());
         let submission = permit.into_inner();
         let (submission, state) = self.begun(submission, &approvals, &actor);
@@ -356,19 +369,21 @@ impl Gateway {
             entry: self.entry(event),
             limits: bounds,
             carries_out_until_of: ends,
+            reverted_since,
         };
         match self.store.accept(acceptance).await? {
             Accepted::New => {
                 telemetry::count_acceptance();
                 tracing::info!(operation.id = %id, caller.name = operation.submission.caller, "operation accepted");
-                Ok(Submitted { operation, replayed: false })
+                Ok(Some(Submitted { operation, replayed: false }))
             }
+            Accepted::Outdated => Ok(None),
             Accepted::LimitReached(LimitReached::Configuration) => {
                 Err(Error::TooManyPending(operation.submission.configuration_name))
             }
             Accepted::LimitReached(LimitReached::Total) => Err(Error::Full),
             Accepted::EndAlreadySettled => Err(Error::UntilOver(Box::new(operation))),
-            known @ (Accepted::Replayed(_) | Accepted::KeyReused(_)) => self.replayed(known).await,
+            known @ (Accepted::Replayed(_) | Accepted::KeyReused(_)) => self.replayed(known).await.map(Some),
         }
     }
 

@@ -21,8 +21,20 @@ use crate::{
     },
     graph,
     policy::Resource,
+    store::{self, IdempotencyKey},
     telemetry,
 };
+
+/// How often a reversal is made anew because something else was reverted meanwhile.
+const ATTEMPTS_MAX: u32 = 10;
+
+/// What a reversal was made for and on top of.
+pub(super) struct ReversalBasis {
+    /// The operation whose end it carries out, if it does.
+    pub(super) ends: Option<OperationId>,
+    /// What had been reverted by then, since the operation that it undoes took effect.
+    pub(super) reverted_since: Vec<OperationId>,
+}
 
 impl Gateway {
     /// Accepts the reversal of an operation. One that the caller may not read is as unknown as one that does not exist.
@@ -54,13 +66,31 @@ impl Gateway {
             return self.replayed(known).await;
         }
         let original = self.readable_operation(caller, id).await?;
-        let Some(reversal) = self.reversal(&original, Cause::Asked, &BTreeSet::new()).await? else {
-            return Err(Error::NothingToRevert(Box::new(original)));
-        };
-        let resolved = self.in_time(self.resolver.resolve_reversal(&original, reversal)).await?;
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(submitted) =
+                self.revert_unless_outdated(caller, &original, request.clone(), key.clone()).await?
+            {
+                return Ok(submitted);
+            }
+        }
+        let detail = "other operations of the configuration are being reverted, again and again".to_owned();
+        Err(Error::Store(store::Error::Unavailable(detail)))
+    }
+
+    /// Accepts the reversal, unless something else was reverted while it was made.
+    async fn revert_unless_outdated(
+        &self,
+        caller: &Caller,
+        original: &Operation,
+        request: RevertRequest,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Option<Submitted>, Error> {
+        let (reversal, reverted_since) = self.reversal(original, Cause::Asked, &BTreeSet::new()).await?;
+        let Some(reversal) = reversal else { return Err(Error::NothingToRevert(Box::new(original.clone()))) };
+        let resolved = self.in_time(self.resolver.resolve_reversal(original, reversal)).await?;
         let RevertRequest { ticket, requested_for, comment, only_on, callback } = request;
         let callback = self.callback(caller, callback.as_ref())?;
-        let undoing = self.undoing(&original, &resolved);
+        let undoing = self.undoing(original, &resolved);
         let submission = Submission {
             caller: caller.name.clone(),
             ticket: ticket.or(undoing.ticket),
@@ -73,10 +103,11 @@ impl Gateway {
         };
         let ticket = submission.ticket.clone();
         let resource = Resource { configuration: &resolved.configuration, tags: &resolved.tags };
-        match self.policies.decide_reversal(caller, resource, submission, &original) {
+        match self.policies.decide_reversal(caller, resource, submission, original) {
             Ok(permit) => {
                 self.names_suffice(caller, resolved.unnamed.as_ref())?;
-                self.accept(actor(caller), permit, key, None).await
+                let basis = ReversalBasis { ends: None, reverted_since };
+                self.accept_reversal(actor(caller), permit, key, Some(basis)).await
             }
             Err(denial) => {
                 let (configuration, change) = (&resolved.configuration.id, Some(&resolved.change));
@@ -88,20 +119,21 @@ impl Gateway {
         }
     }
 
-    /// What undoes an operation now, except on these targets; none if that is nothing. What an earlier operation had made and
-    /// has been reverted since is not restored: it would stay, though somebody or its own end has undone it. Whoever reverts a
-    /// reversal does want to restore what that one has undone.
+    /// What undoes an operation now, except on these targets; none if that is nothing. Also what has been reverted since, on which
+    /// that is based: what an earlier operation had made is then not restored, as it would stay though somebody or its own end has
+    /// undone it. Whoever reverts a reversal does want to restore what that one has undone.
     pub(super) async fn reversal(
         &self,
         operation: &Operation,
         cause: Cause,
         except: &BTreeSet<Target>,
-    ) -> Result<Option<Reversal>, Error> {
-        let Some(reversal) = Reversal::of(operation, cause) else { return Ok(None) };
+    ) -> Result<(Option<Reversal>, Vec<OperationId>), Error> {
+        let Some(reversal) = Reversal::of(operation, cause) else { return Ok((None, Vec::new())) };
         let redone = operation.submission.change.reversal().map(Reversal::operation);
-        let undone = self.store.reverted_since(operation).await?;
-        let undone = undone.iter().filter(|undone| Some(undone.id) != redone);
-        Ok(undone.fold(reversal, Reversal::rebased).sparing(except))
+        let since = self.store.reverted_since(operation).await?;
+        let undone = since.iter().filter(|undone| Some(undone.id) != redone);
+        let reversal = undone.fold(reversal, Reversal::rebased).sparing(except);
+        Ok((reversal, since.iter().map(|undone| undone.id).collect()))
     }
 
     /// The submission that undoes an operation; it inherits the rest, since it is about the same matter.

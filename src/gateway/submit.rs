@@ -65,7 +65,7 @@ impl Gateway {
             }
         };
         match self.decided(caller, request, &resolved) {
-            Ok(permit) => self.accept(actor(caller), permit, key, None).await,
+            Ok(permit) => self.accept(actor(caller), permit, key).await,
             Err(refused) => match self.replay_of(caller, key.as_ref()).await? {
                 Some(known) => self.replayed(known).await,
                 None => Err(self.refusal(caller, &resolved, asked, refused).await),
@@ -102,7 +102,9 @@ impl Gateway {
             }
             Accepted::KeyReused(operation) => Err(Error::KeyReused(operation)),
             // A key never stands for one of these.
-            Accepted::New | Accepted::LimitReached(_) | Accepted::EndAlreadySettled => Err(Error::UnknownOperation),
+            Accepted::New | Accepted::LimitReached(_) | Accepted::EndAlreadySettled | Accepted::Outdated => {
+                Err(Error::UnknownOperation)
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Gateway, actor, approval::named, request::Fault};
+use super::{Error, Gateway, ReversalBasis, actor, approval::named, request::Fault};
 use crate::{
     audit::{Actor, Event},
     clock,
@@ -102,8 +102,8 @@ impl Gateway {
                     }
                 }
                 match self.reversal(operation, Cause::Until, &undone).await? {
-                    Some(reversal) => self.carry_out(operation, reversal).await,
-                    None => self.settle_as_moot(operation, "nothing-left").await,
+                    (Some(reversal), since) => self.carry_out(operation, reversal, since).await,
+                    (None, _) => self.settle_as_moot(operation, "nothing-left").await,
                 }
             }
         }
@@ -132,7 +132,12 @@ impl Gateway {
         })
     }
 
-    async fn carry_out(&self, operation: &Operation, reversal: Reversal) -> Result<(), Error> {
+    async fn carry_out(
+        &self,
+        operation: &Operation,
+        reversal: Reversal,
+        reverted_since: Vec<OperationId>,
+    ) -> Result<(), Error> {
         let resolved = match self.in_time(self.resolver.resolve_reversal(operation, reversal)).await {
             Err(Error::UnknownConfiguration { .. }) => return self.wait_for_configuration(operation).await,
             known => {
@@ -143,14 +148,16 @@ impl Gateway {
         let submission = Submission { comment: None, ..self.undoing(operation, &resolved) };
         let permit = self.policies.permit_until_reversal(operation, submission);
         let permit = permit.map_err(|denial| Error::Denied(denial.to_string()))?;
-        match self.accept(of_the_gateway(operation), permit, None, Some(operation.id)).await {
-            Ok(submitted) => {
+        let basis = ReversalBasis { ends: Some(operation.id), reverted_since };
+        match self.accept_reversal(of_the_gateway(operation), permit, None, Some(basis)).await {
+            Ok(Some(submitted)) => {
                 tracing::info!(operation.id = %operation.id, by = %submitted.operation.id, "the end is carried out");
                 telemetry::count_until("reverted");
                 Ok(())
             }
-            // Another replica was first, or the end was called off.
-            Err(Error::UntilOver(_)) => Ok(()),
+            // Something else was reverted meanwhile, which the next check takes into account; or another replica was first, or
+            // the end was called off.
+            Ok(None) | Err(Error::UntilOver(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -127,6 +127,8 @@ pub struct Acceptance {
     pub limits: PendingLimits,
     /// The operation whose `until` this reversal carries out, if any: accepted only if that is still ahead, and settles it.
     pub carries_out_until_of: Option<OperationId>,
+    /// For a reversal: what [`Store::reverted_since`] returned when it was made. Accepted only if that is still so.
+    pub reverted_since: Option<Vec<OperationId>>,
 }
 
 /// How many operations may be pending at once. What other replicas accept may be counted up to a second late, so together they
@@ -165,6 +167,8 @@ pub enum Accepted {
     LimitReached(LimitReached),
     /// The end that it was to carry out is already settled. Nothing was stored.
     EndAlreadySettled,
+    /// Something else has been reverted since the reversal was made. Nothing was stored, and the key is free.
+    Outdated,
 }
 
 /// Which bound is reached.

@@ -186,7 +186,14 @@ impl World {
         let bounds = PendingLimits { per_configuration: 100, total: 100 };
         let accepted = self
             .store
-            .accept(Acceptance { operation, key: None, entry, limits: bounds, carries_out_until_of: None })
+            .accept(Acceptance {
+                operation,
+                key: None,
+                entry,
+                limits: bounds,
+                carries_out_until_of: None,
+                reverted_since: None,
+            })
             .await
             .unwrap();
         assert!(matches!(accepted, Accepted::New));

@@ -184,6 +184,7 @@ impl World {
             entry: Entry { at: self.clock.now(), trace_id: None, event },
             limits: PendingLimits { per_configuration: 100, total: 100 },
             carries_out_until_of: None,
+            reverted_since: None,
         };
         self.store.accept(acceptance).await.unwrap();
         id
@@ -219,4 +220,22 @@ async fn an_end_waits_for_a_reversal_that_is_approved_at_that_moment() {
         world.succeeded(reversal.id).await;
     }
     assert!(world.tenant.targets(&configuration()).is_empty(), "it does not outlast its end");
+}
+
+/// A group was added, and then narrowed by a filter; both are reverted at the same moment.
+#[tokio::test(start_paused = true)]
+async fn reversals_that_are_requested_at_once_restore_nothing_that_is_undone() {
+    let world = World::start();
+    let first = world.added(None).await;
+    let second = world.added(Some(7)).await;
+    let gateway = Arc::clone(&world.gateway);
+    let id = first.id;
+    world.store.meanwhile.plan(async move {
+        gateway.revert(&caller(), id, RevertRequest::default(), None).await.unwrap();
+    });
+    world.reverted(second.id).await;
+    for reversal in world.store.follow_ups(first.id).await.unwrap().reversals {
+        world.succeeded(reversal.id).await;
+    }
+    assert!(world.tenant.targets(&configuration()).is_empty(), "both are undone");
 }

@@ -124,7 +124,9 @@ async fn in_a_burst_of_old_and_new_keys_each_gets_what_its_own_key_stands_for() 
                 Accepted::New => assert_eq!(number % 2, 0),
                 Accepted::Replayed(operation) => assert_eq!((number % 2, operation.id), (1, id(number))),
                 Accepted::KeyReused(first) => assert_eq!((number, first), (7, id(7))),
-                other @ (Accepted::LimitReached(_) | Accepted::EndAlreadySettled) => panic!("{other:?}"),
+                other @ (Accepted::LimitReached(_) | Accepted::EndAlreadySettled | Accepted::Outdated) => {
+                    panic!("{other:?}")
+                }
             }
         }
         assert_eq!((all(&*store).await.len(), records_of(&*store, "accepted").await.len()), (20, 20));

@@ -220,7 +220,7 @@ pub(crate) fn acceptance(operation: Operation) -> Acceptance {
         approvals: vec![],
     };
     let entry = Entry { at: at(0), trace_id: None, event };
-    Acceptance { key: None, entry, operation, limits: AMPLE, carries_out_until_of: None }
+    Acceptance { key: None, entry, operation, limits: AMPLE, carries_out_until_of: None, reverted_since: None }
 }
 
 fn actor(caller: &str) -> Actor {

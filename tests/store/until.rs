@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::fixture::{
     Fixture, Kind, acceptance, all, at, cancellation, claim, digest, each, id, ids, lane, operation, records_of,
-    settlement, succeeded, trail, turn,
+    settlement, succeeded, trail, turn, used,
 };
 
 /// The operation of this number, with an `until`.
@@ -140,6 +140,67 @@ async fn what_has_been_reverted_since_is_found_unless_that_was_reverted_itself()
         assert!(store.reverted_since(&last).await.unwrap().is_empty());
     })
     .await;
+}
+
+/// Accepts two operations on a lane, which both take effect.
+async fn two_done(store: &dyn Store, (first, second): (u128, u128), place: u8) -> [Operation; 2] {
+    let operations = [first, second].map(|number| ending(number, place, 9_999));
+    for operation in &operations {
+        store.accept(acceptance(operation.clone())).await.unwrap();
+    }
+    let held = turn(store, claim(&lane(place), "a", 0)).await;
+    store.settle(held.lease, settlement(&held.operations, 5)).await.unwrap();
+    operations
+}
+
+#[tokio::test]
+async fn a_reversal_made_before_something_else_was_reverted_is_not_accepted() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let [first, second] = two_done(&*store, (1, 2), 1).await;
+        let knowing = |number, since: &[u128]| Acceptance {
+            reverted_since: Some(since.iter().map(|number| id(*number)).collect()),
+            key: Some(used("k", "asked", 1)),
+            ..undoing(number, &second, Cause::Asked)
+        };
+        let other = Acceptance { reverted_since: Some(Vec::new()), ..undoing(3, &first, Cause::Asked) };
+        assert!(matches!(store.accept(other).await.unwrap(), Accepted::New));
+        let before = trail(&*store).await;
+        assert!(matches!(store.accept(knowing(4, &[])).await.unwrap(), Accepted::Outdated));
+        assert_eq!(trail(&*store).await, before);
+        assert!(store.operation(id(4)).await.unwrap().is_none());
+        assert!(matches!(store.accept(knowing(5, &[1])).await.unwrap(), Accepted::New), "and the key is free");
+        // Whatever has been reverted since, what a key stands for is found.
+        assert!(matches!(store.accept(knowing(6, &[])).await.unwrap(), Accepted::Replayed(known) if known.id == id(5)));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_reversals_accepted_at_once_each_knows_those_before_it() {
+    for kind in [Kind::Sqlite, Kind::Postgres, Kind::Model] {
+        let fixture = Fixture::new(kind).await;
+        let one = fixture.open().await;
+        // SQLite serves one process.
+        let two = if kind == Kind::Sqlite { std::sync::Arc::clone(&one) } else { fixture.open().await };
+        for place in 1..=20_u8 {
+            let number = u128::from(place) * 10;
+            let [first, second] = two_done(&*one, (number, number + 1), place).await;
+            let made = |number, original| Acceptance {
+                reverted_since: Some(Vec::new()),
+                ..undoing(number, original, Cause::Asked)
+            };
+            let (of_first, of_second) =
+                tokio::join!(one.accept(made(number + 2, &first)), two.accept(made(number + 3, &second)));
+            assert!(matches!(of_first.unwrap(), Accepted::New), "nothing was done before it");
+            let of_second = of_second.unwrap();
+            if !matches!(of_second, Accepted::Outdated) {
+                assert!(matches!(of_second, Accepted::New), "{of_second:?}");
+                let newest = ids(&all(&*one).await)[0];
+                assert_eq!(newest, id(number + 2), "{kind:?}: the other came first");
+            }
+        }
+    }
 }
 
 #[tokio::test]

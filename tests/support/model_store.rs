@@ -237,6 +237,26 @@ impl Tables {
         Some(if same { Accepted::Replayed(Box::new(operation.clone())) } else { Accepted::KeyReused(operation.id) })
     }
 
+    /// Operations that took effect before this one and have been reverted since, newest first.
+    fn reverted_since(&self, operation: OperationId) -> Vec<Operation> {
+        let counts = |it: &Operation| matches!(it.state, State::Queued | State::Running { .. } | State::Succeeded(_));
+        let reverts = |by: &Operation, id| by.submission.change.reversal().is_some_and(|it| it.operation() == id);
+        let all: Vec<_> = self.operations.iter().enumerate().collect();
+        let effect = |(place, it): (usize, &Operation)| Some((ended_at(&it.state)?, place));
+        let original = all.iter().find(|(_, it)| it.id == operation);
+        let Some((lane, own)) = original.and_then(|it| Some((&it.1.submission.configuration, effect(*it)?))) else {
+            return Vec::new();
+        };
+        let standing = |by: &Operation| counts(by) && !all.iter().any(|(_, it)| counts(it) && reverts(it, by.id));
+        let since = |by: &(usize, &Operation)| standing(by.1) && effect(*by).is_none_or(|at| at > own);
+        let undoing: Vec<_> = all.iter().copied().filter(since).collect();
+        let mut found: Vec<_> = all.iter().filter_map(|it| Some((effect(*it).filter(|at| *at < own)?, it.1))).collect();
+        found.retain(|(_, it)| it.submission.configuration == *lane);
+        found.retain(|(_, it)| undoing.iter().any(|(_, by)| reverts(by, it.id)));
+        found.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        found.into_iter().map(|(_, it)| it.clone()).collect()
+    }
+
     /// Settles an `until` that is still ahead; returns whether it was.
     fn settle_until(&mut self, operation: OperationId, state: UntilState) -> bool {
         let ahead = self.untils.get_mut(&operation).filter(|state| **state == UntilState::Ahead);
@@ -263,7 +283,7 @@ fn ended_at(state: &State) -> Option<Timestamp> {
 #[async_trait]
 impl Store for Model {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, Error> {
-        let Acceptance { operation, key, entry, limits, carries_out_until_of } = acceptance;
+        let Acceptance { operation, key, entry, limits, carries_out_until_of, reverted_since } = acceptance;
         let mut tables = self.database.lock();
         let caller = operation.submission.caller.clone();
         if let Some(known) = key.as_ref().and_then(|key| tables.recall(&caller, key)) {
@@ -271,6 +291,11 @@ impl Store for Model {
         }
         if tables.operation(operation.id).is_some() {
             return Err(Error::Unavailable("this operation is there already".to_owned()));
+        }
+        if let Some((reversal, known)) = operation.submission.change.reversal().zip(reverted_since)
+            && tables.reverted_since(reversal.operation()).iter().map(|it| it.id).ne(known)
+        {
+            return Ok(Accepted::Outdated);
         }
         if let Some(full) = tables.full(&operation, limits) {
             return Ok(Accepted::LimitReached(full));
@@ -405,22 +430,7 @@ impl Store for Model {
     }
 
     async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
-        let tables = self.database.lock();
-        let counts = |it: &Operation| matches!(it.state, State::Queued | State::Running { .. } | State::Succeeded(_));
-        let reverts = |by: &Operation, id| by.submission.change.reversal().is_some_and(|it| it.operation() == id);
-        let all: Vec<_> = tables.operations.iter().enumerate().collect();
-        let effect = |(place, it): (usize, &Operation)| Some((ended_at(&it.state)?, place));
-        let Some(own) = all.iter().find(|(_, it)| it.id == operation.id).and_then(|it| effect(*it)) else {
-            return Ok(Vec::new());
-        };
-        let standing = |by: &Operation| counts(by) && !all.iter().any(|(_, it)| counts(it) && reverts(it, by.id));
-        let since = |by: &(usize, &Operation)| standing(by.1) && effect(*by).is_none_or(|at| at > own);
-        let undoing: Vec<_> = all.iter().copied().filter(since).collect();
-        let mut found: Vec<_> = all.iter().filter_map(|it| Some((effect(*it).filter(|at| *at < own)?, it.1))).collect();
-        found.retain(|(_, it)| it.submission.configuration == operation.submission.configuration);
-        found.retain(|(_, it)| undoing.iter().any(|(_, by)| reverts(by, it.id)));
-        found.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        Ok(found.into_iter().map(|(_, it)| it.clone()).collect())
+        Ok(self.database.lock().reverted_since(operation.id))
     }
 
     async fn answer_approval(&self, reply: ApprovalReply) -> Result<ApprovalOutcome, Error> {

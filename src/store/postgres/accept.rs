@@ -93,10 +93,11 @@ pub(super) async fn accept(
             firsts.entry(name_of(acceptance, key)).or_insert((*acceptance, key));
         }
     }
+    lock_reversals(connection, acceptances).await?;
     let taken = take_keys(connection, &firsts).await?;
     let mut accepted = Vec::with_capacity(acceptances.len());
     let mut new = Vec::with_capacity(acceptances.len());
-    let mut refused: HashMap<OperationId, LimitReached> = HashMap::new();
+    let mut refused: HashMap<OperationId, Accepted> = HashMap::new();
     capacity.invalidate_if_stale();
     let mut counted = false;
     for acceptance in acceptances {
@@ -109,7 +110,7 @@ pub(super) async fn accept(
                 match first {
                     Some(first) if is_taken && std::ptr::eq(first, *acceptance) => None,
                     Some(first) if is_taken => Some(match refused.get(&first.operation.id) {
-                        Some(full) => Accepted::LimitReached(*full),
+                        Some(refusal) => refusal.clone(),
                         None => meet(first, key),
                     }),
                     Some(_) | None => Some(known(connection, name.0, key).await?),
@@ -120,11 +121,16 @@ pub(super) async fn accept(
             accepted.push(known);
             continue;
         }
-        if let Some(full) = capacity.reserve(connection, (&new, &mut counted), acceptance).await? {
+        let refusal = if is_outdated(connection, &new, acceptance).await? {
+            Some(Accepted::Outdated)
+        } else {
+            capacity.reserve(connection, (&new, &mut counted), acceptance).await?.map(Accepted::LimitReached)
+        };
+        if let Some(refusal) = refusal {
             if acceptance.key.is_some() {
-                refused.insert(acceptance.operation.id, full);
+                refused.insert(acceptance.operation.id, refusal.clone());
             }
-            accepted.push(Accepted::LimitReached(full));
+            accepted.push(refusal);
             continue;
         }
         if let Some(ended) = acceptance.carries_out_until_of
@@ -192,7 +198,40 @@ async fn take_keys(
     taken.iter().map(name).collect::<Result<_, Error>>().map_err(TransactionError::Content)
 }
 
-/// Frees the keys of acceptances for which there is no room.
+/// The lanes on which reversals are to be accepted, each once, in order.
+fn reversing<'a>(acceptances: &[&'a Acceptance]) -> BTreeSet<&'a str> {
+    let submissions = acceptances.iter().map(|it| &it.operation.submission);
+    submissions.filter(|it| it.change.reversal().is_some()).map(|it| it.configuration.as_str()).collect()
+}
+
+/// Makes other replicas that accept reversals on the same lanes wait for this transaction, and waits for theirs: each reversal
+/// must know those before it. These locks come before all others.
+async fn lock_reversals(connection: &mut PgConnection, acceptances: &[&Acceptance]) -> Result<(), TransactionError> {
+    for lane in reversing(acceptances) {
+        let sql = "SELECT pg_advisory_xact_lock(hashtextextended('postern reversals of ' || $1, 0))";
+        sqlx::query(sql).bind(lane).execute(&mut *connection).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether something has been reverted since this reversal was made, also by one of these, which are not stored yet.
+async fn is_outdated(
+    connection: &mut PgConnection,
+    new: &[&Acceptance],
+    Acceptance { operation, reverted_since, .. }: &Acceptance,
+) -> Result<bool, TransactionError> {
+    let lane = &operation.submission.configuration;
+    let Some((reversal, known)) = operation.submission.change.reversal().zip(reverted_since.as_ref()) else {
+        return Ok(false);
+    };
+    if reversing(new).contains(lane.as_str()) {
+        return Ok(true);
+    }
+    let since = read::reverted_since(connection, reversal.operation(), lane).await;
+    Ok(!since.map_err(TransactionError::Content)?.iter().map(|it| it.id).eq(known.iter().copied()))
+}
+
+/// Frees the keys of acceptances that are refused.
 async fn give_back(
     connection: &mut PgConnection,
     refused: impl ExactSizeIterator<Item = &OperationId>,

@@ -1,8 +1,8 @@
 //! The SQL of the writing verbs. Each function runs inside a transaction that `backend` opens and commits.
 //!
-//! Leases and pauses expire by the database's time. To avoid deadlocks, all replicas lock rows in one order: of the commands
-//! of a transaction, acceptances come first, then lanes by name, and within a lane its own row, then its operations in order
-//! of acceptance. Purging and claiming callbacks come last and wait for no lock.
+//! Leases and pauses expire by the database's time. To avoid deadlocks, all replicas lock in one order: of the commands of a
+//! transaction, acceptances come first (and of these, the locks of reversals), then lanes by name, and within a lane its own
+//! row, then its operations in order of acceptance. Purging and claiming callbacks come last and wait for no lock.
 
 use std::time::Duration;
 

@@ -177,7 +177,9 @@ impl Store for Postgres {
     }
 
     async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error> {
-        self.access.in_time(async { read::reverted_since(&mut *self.reader().await?, operation).await }).await
+        let configuration = &operation.submission.configuration;
+        let found = async { read::reverted_since(&mut *self.reader().await?, operation.id, configuration).await };
+        self.access.in_time(found).await
     }
 
     async fn policy_sets_seen(&self, configuration: &ConfigurationId) -> Result<Vec<String>, Error> {

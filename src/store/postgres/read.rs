@@ -123,7 +123,8 @@ pub(super) async fn follow_ups(
 
 pub(super) async fn reverted_since(
     connection: &mut PgConnection,
-    operation: &Operation,
+    id: OperationId,
+    configuration: &ConfigurationId,
 ) -> Result<Vec<Operation>, Error> {
     let sql = format!(
         "WITH own AS (SELECT ended_at, position FROM operations WHERE id = $2)
@@ -138,9 +139,8 @@ pub(super) async fn reverted_since(
              AND (ended_at, position) < (SELECT ended_at, position FROM own)
          ORDER BY ended_at DESC, position DESC LIMIT $3"
     );
-    let configuration = operation.submission.configuration.as_str();
     let found =
-        sqlx::query(AssertSqlSafe(sql)).bind(configuration).bind(operation.id.to_string()).bind(count(REVERTED_MAX));
+        sqlx::query(AssertSqlSafe(sql)).bind(configuration.as_str()).bind(id.to_string()).bind(count(REVERTED_MAX));
     found.fetch_all(connection).await.map_err(unavailable)?.iter().map(rows::operation).collect()
 }
 

@@ -60,12 +60,18 @@ impl<'a> AcceptanceBatch<'a> {
         audit: &mut AuditBatch,
         acceptance: &Acceptance,
     ) -> Result<Accepted, Error> {
-        let Acceptance { operation, key, entry, carries_out_until_of: ends, .. } = acceptance;
+        let Acceptance { operation, key, entry, carries_out_until_of: ends, reverted_since, .. } = acceptance;
         // This also finds keys that were accepted earlier in this transaction.
         if let Some(key) = key
             && let Some(known) = find_by_key(connection, &operation.submission.caller, key)?
         {
             return Ok(known);
+        }
+        if let Some((reversal, known)) = operation.submission.change.reversal().zip(reverted_since.as_ref()) {
+            let since = read::reverted_since(connection, reversal.operation(), &operation.submission.configuration)?;
+            if !since.iter().map(|it| it.id).eq(known.iter().copied()) {
+                return Ok(Accepted::Outdated);
+            }
         }
         if let Some(full) = self.reserve(connection, acceptance)? {
             return Ok(Accepted::LimitReached(full));
