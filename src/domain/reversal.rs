@@ -116,6 +116,16 @@ impl Reversal {
         rest.iter().any(|number| *number > 0).then_some(self)
     }
 
+    /// Which of these operations, reverted since, it depends on: they have changed targets that it affects.
+    pub fn depends_on(&self, reverted: &[Operation]) -> Vec<OperationId> {
+        let targets = self.targets();
+        let shares = |it: &&Operation| {
+            let State::Succeeded(success) = &it.state else { return false };
+            success.difference.targets().any(|target| targets.contains(target))
+        };
+        reverted.iter().filter(shares).map(|it| it.id).collect()
+    }
+
     /// The operation that it undoes.
     pub fn operation(&self) -> OperationId {
         self.operation

@@ -26,13 +26,13 @@ use crate::{
 };
 
 /// How often a reversal is made anew because something else was reverted meanwhile.
-const ATTEMPTS_MAX: u32 = 10;
+const ATTEMPTS_MAX: u32 = 100;
 
 /// What a reversal was made for and on top of.
 pub(super) struct ReversalBasis {
     /// The operation whose end it carries out, if it does.
     pub(super) ends: Option<OperationId>,
-    /// What had been reverted by then, since the operation that it undoes took effect.
+    /// What it depends on of what had been reverted by then, since the operation that it undoes took effect.
     pub(super) reverted_since: Vec<OperationId>,
 }
 
@@ -133,7 +133,8 @@ impl Gateway {
         let since = self.store.reverted_since(operation).await?;
         let undone = since.iter().filter(|undone| Some(undone.id) != redone);
         let reversal = undone.fold(reversal, Reversal::rebased).sparing(except);
-        Ok((reversal, since.iter().map(|undone| undone.id).collect()))
+        let depends_on = reversal.as_ref().map_or_else(Vec::new, |it| it.depends_on(&since));
+        Ok((reversal, depends_on))
     }
 
     /// The submission that undoes an operation; it inherits the rest, since it is about the same matter.

@@ -127,7 +127,8 @@ pub struct Acceptance {
     pub limits: PendingLimits,
     /// The operation whose `until` this reversal carries out, if any: accepted only if that is still ahead, and settles it.
     pub carries_out_until_of: Option<OperationId>,
-    /// For a reversal: what [`Store::reverted_since`] returned when it was made. Accepted only if that is still so.
+    /// For a reversal: what it depends on ([`Reversal::depends_on`](crate::domain::Reversal::depends_on)) of what
+    /// [`Store::reverted_since`] returned when it was made. Accepted only if that is still so.
     pub reverted_since: Option<Vec<OperationId>>,
 }
 

@@ -23,15 +23,20 @@ fn ending(number: u128, place: u8, until: i64) -> Operation {
     Operation { submission: Submission { until, ..operation.submission }, ..operation }
 }
 
-/// The operation of this number, which reverts another, and carries out its `until` if that is the cause.
-fn undoing(number: u128, original: &Operation, cause: Cause) -> Acceptance {
-    let target = Target::Group(Uuid::from_u128(1).to_string().parse().unwrap());
+/// The operation, which has added this group.
+fn having_added(group: u128, original: &Operation) -> Operation {
+    let target = Target::Group(Uuid::from_u128(group).to_string().parse().unwrap());
     let added = vec![DesiredAssignment { target, filter: None }];
     let difference = Difference { added, after: 1, ..Difference::default() };
-    let end = SuccessEvidence { at: at(1), difference, before: digest("b"), after: digest("a"), write: None };
+    let end = SuccessEvidence { at: at(5), difference, before: digest("b"), after: digest("a"), write: None };
     let state = State::Queued.start(at(0)).unwrap().succeed(end).unwrap();
-    let done = Operation { state, ..original.clone() };
-    let change = Change::Revert(Reversal::of(&done, cause).unwrap());
+    Operation { state, ..original.clone() }
+}
+
+/// The operation of this number, which reverts another, and carries out its `until` if that is the cause.
+fn undoing(number: u128, original: &Operation, cause: Cause) -> Acceptance {
+    let reversal = Reversal::of(original, cause).or_else(|| Reversal::of(&having_added(1, original), cause));
+    let change = Change::Revert(reversal.unwrap());
     let undoing = operation(number, &original.submission.configuration);
     let undoing = Operation { submission: Submission { change, ..undoing.submission }, ..undoing };
     let ends = (cause == Cause::Until).then_some(original.id);
@@ -142,22 +147,23 @@ async fn what_has_been_reverted_since_is_found_unless_that_was_reverted_itself()
     .await;
 }
 
-/// Accepts two operations on a lane, which both take effect.
-async fn two_done(store: &dyn Store, (first, second): (u128, u128), place: u8) -> [Operation; 2] {
-    let operations = [first, second].map(|number| ending(number, place, 9_999));
-    for operation in &operations {
-        store.accept(acceptance(operation.clone())).await.unwrap();
+/// Accepts two operations on a lane, each of which adds a group.
+async fn two_done(store: &dyn Store, number: u128, groups: [u128; 2], place: u8) -> [Operation; 2] {
+    for number in [number, number + 1] {
+        store.accept(acceptance(ending(number, place, 9_999))).await.unwrap();
     }
     let held = turn(store, claim(&lane(place), "a", 0)).await;
-    store.settle(held.lease, settlement(&held.operations, 5)).await.unwrap();
-    operations
+    let done = [0, 1].map(|place| having_added(groups[place], &held.operations[place]));
+    let ended = done.iter().map(|operation| (operation.id, operation.state.clone())).collect();
+    store.settle(held.lease, Settlement { ended, ..settlement(&held.operations, 5) }).await.unwrap();
+    done
 }
 
 #[tokio::test]
 async fn a_reversal_made_before_something_else_was_reverted_is_not_accepted() {
     each(async |fixture| {
         let store = fixture.open().await;
-        let [first, second] = two_done(&*store, (1, 2), 1).await;
+        let [first, second] = two_done(&*store, 1, [1, 1], 1).await;
         let knowing = |number, since: &[u128]| Acceptance {
             reverted_since: Some(since.iter().map(|number| id(*number)).collect()),
             key: Some(used("k", "asked", 1)),
@@ -176,6 +182,22 @@ async fn a_reversal_made_before_something_else_was_reverted_is_not_accepted() {
     .await;
 }
 
+#[tokio::test]
+async fn a_reversal_does_not_depend_on_one_of_other_targets() {
+    each(async |fixture| {
+        let store = fixture.open().await;
+        let [first, second] = two_done(&*store, 1, [1, 2], 1).await;
+        let made = |number, original| Acceptance {
+            reverted_since: Some(Vec::new()),
+            ..undoing(number, original, Cause::Asked)
+        };
+        let (one, two) = tokio::join!(store.accept(made(3, &first)), store.accept(made(4, &second)));
+        assert!(matches!((one.unwrap(), two.unwrap()), (Accepted::New, Accepted::New)));
+        assert_eq!(ids(&store.reverted_since(&second).await.unwrap()), [id(1)]);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_reversals_accepted_at_once_each_knows_those_before_it() {
     for kind in [Kind::Sqlite, Kind::Postgres, Kind::Model] {
@@ -185,7 +207,7 @@ async fn of_reversals_accepted_at_once_each_knows_those_before_it() {
         let two = if kind == Kind::Sqlite { std::sync::Arc::clone(&one) } else { fixture.open().await };
         for place in 1..=20_u8 {
             let number = u128::from(place) * 10;
-            let [first, second] = two_done(&*one, (number, number + 1), place).await;
+            let [first, second] = two_done(&*one, number, [1, 1], place).await;
             let made = |number, original| Acceptance {
                 reverted_since: Some(Vec::new()),
                 ..undoing(number, original, Cause::Asked)

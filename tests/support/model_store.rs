@@ -293,7 +293,7 @@ impl Store for Model {
             return Err(Error::Unavailable("this operation is there already".to_owned()));
         }
         if let Some((reversal, known)) = operation.submission.change.reversal().zip(reverted_since)
-            && tables.reverted_since(reversal.operation()).iter().map(|it| it.id).ne(known)
+            && reversal.depends_on(&tables.reverted_since(reversal.operation())) != known
         {
             return Ok(Accepted::Outdated);
         }

@@ -121,7 +121,13 @@ pub(super) async fn accept(
             accepted.push(known);
             continue;
         }
-        let refusal = if is_outdated(connection, &new, acceptance).await? {
+        let lane = acceptance.operation.submission.configuration.as_str();
+        if acceptance.reverted_since.is_some() && reversing(&new).contains(lane) {
+            // It must know those before it.
+            insert_operations(connection, &new).await?;
+            new.clear();
+        }
+        let refusal = if is_outdated(connection, acceptance).await? {
             Some(Accepted::Outdated)
         } else {
             capacity.reserve(connection, (&new, &mut counted), acceptance).await?.map(Accepted::LimitReached)
@@ -214,21 +220,17 @@ async fn lock_reversals(connection: &mut PgConnection, acceptances: &[&Acceptanc
     Ok(())
 }
 
-/// Whether something has been reverted since this reversal was made, also by one of these, which are not stored yet.
+/// Whether something that a reversal depends on has been reverted since it was made.
 async fn is_outdated(
     connection: &mut PgConnection,
-    new: &[&Acceptance],
     Acceptance { operation, reverted_since, .. }: &Acceptance,
 ) -> Result<bool, TransactionError> {
     let lane = &operation.submission.configuration;
     let Some((reversal, known)) = operation.submission.change.reversal().zip(reverted_since.as_ref()) else {
         return Ok(false);
     };
-    if reversing(new).contains(lane.as_str()) {
-        return Ok(true);
-    }
     let since = read::reverted_since(connection, reversal.operation(), lane).await;
-    Ok(!since.map_err(TransactionError::Content)?.iter().map(|it| it.id).eq(known.iter().copied()))
+    Ok(reversal.depends_on(&since.map_err(TransactionError::Content)?) != *known)
 }
 
 /// Frees the keys of acceptances that are refused.

@@ -69,7 +69,7 @@ impl<'a> AcceptanceBatch<'a> {
         }
         if let Some((reversal, known)) = operation.submission.change.reversal().zip(reverted_since.as_ref()) {
             let since = read::reverted_since(connection, reversal.operation(), &operation.submission.configuration)?;
-            if !since.iter().map(|it| it.id).eq(known.iter().copied()) {
+            if reversal.depends_on(&since) != *known {
                 return Ok(Accepted::Outdated);
             }
         }
