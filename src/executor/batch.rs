@@ -67,7 +67,8 @@ impl Lane {
         }
         let found = present.digest();
         match &mut held.announced.intent {
-            Some(intent) if intent.after == found => {
+            // A write that leaves the set as it was cannot be seen; it looks unsent.
+            Some(intent) if intent.after == found && intent.before != found => {
                 held.replaced.note(&intent.before, self.parts.clock.elapsed());
                 return Ok(self.recovered(intent, batch)?);
             }
@@ -91,8 +92,8 @@ impl Lane {
             known_by: "answered",
         };
         // A write that looked unsent may have taken effect all the same; changes that come to nothing together are written then.
-        let hidden = held.announced.intent.is_some() && outcome::changes_something(&ends);
-        if desired != present || hidden {
+        let takes_back = held.announced.intent.is_some() && outcome::changes_something(&ends);
+        if desired != present || takes_back {
             match self.write(held, &ends, &desired, (&found, &after)).await {
                 Ok(done) => write = Some(done),
                 // What finds the set as it wants it does not fail. Nor does a failed write confirm a set: see `notice_drift`.

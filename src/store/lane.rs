@@ -175,7 +175,7 @@ impl UnsettledWrites {
     /// Moves what the last write may have done to the doubts.
     pub fn demote_intent(&mut self) {
         if let Some(intent) = self.intent.take() {
-            self.doubts.extend(intent.doubts());
+            add_doubts(&mut self.doubts, &intent);
         }
     }
 
@@ -190,10 +190,20 @@ impl UnsettledWrites {
         let mut doubts = self.doubts.clone();
         // Usually all have ended.
         if let Some(intent) = carries(&|it| !ended.contains(it)).filter(|_| stays.is_none()) {
-            doubts.extend(intent.doubts());
+            add_doubts(&mut doubts, intent);
         }
         doubts.retain(|operation, _| !ended.contains(operation));
         Self { intent: stays.cloned(), doubts }
+    }
+}
+
+/// Adds what a write may have done. Where that is nothing of one operation alone, what an earlier write may have done for it
+/// stays.
+fn add_doubts(doubts: &mut BTreeMap<OperationId, Doubt>, intent: &Intent) {
+    for (operation, doubt) in intent.doubts() {
+        if !doubt.difference.is_empty() || !doubts.contains_key(&operation) {
+            doubts.insert(operation, doubt);
+        }
     }
 }
 
