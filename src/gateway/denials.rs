@@ -53,6 +53,15 @@ struct Counted {
     repeated: Repeated,
 }
 
+impl Counted {
+    /// The reason of one call names its subject, so it is not that of the calls of several who are no callers.
+    fn name_nobody_for_all(&mut self) {
+        if self.actor.as_ref().is_some_and(|actor| actor.caller.is_none() && actor.subject.is_empty()) {
+            "no configured caller has the subjects of these tokens".clone_into(&mut self.reason);
+        }
+    }
+}
+
 /// Recent denials.
 #[derive(Debug)]
 pub(super) struct Denials {
@@ -130,6 +139,7 @@ impl Denials {
         });
         counted.actor = counted.actor.take().zip(denied.actor.as_ref()).map(|(actor, other)| actor.in_common(other));
         counted.reason.clone_from(&denied.reason);
+        counted.name_nobody_for_all();
         counted.repeated.count = counted.repeated.count.saturating_add(1);
         counted.repeated.last = at;
         true
@@ -168,6 +178,7 @@ impl Window {
             return;
         };
         newer.actor = newer.actor.take().zip(older.actor.as_ref()).map(|(actor, other)| actor.in_common(other));
+        newer.name_nobody_for_all();
         newer.repeated.count = newer.repeated.count.saturating_add(older.repeated.count);
         newer.repeated.first = newer.repeated.first.min(older.repeated.first);
         newer.repeated.last = newer.repeated.last.max(older.repeated.last);

@@ -253,6 +253,7 @@ async fn a_count_of_denials_names_no_subject_if_there_were_several() {
     assert_eq!((&strangers["repeated"]["count"], &helpdesk["repeated"]["count"]), (&json!(3), &json!(2)));
     // Mallory came first, and Alice last: the record must not blame either for all.
     assert_eq!((strangers.get("subject"), &strangers["issuer"]), (None, &json!("sandbox")), "{strangers}");
+    assert_eq!(strangers["reason"], "no configured caller has the subjects of these tokens");
     assert_eq!((&helpdesk["subject"], &helpdesk["caller"]), (&json!("jane"), &json!("helpdesk")), "{helpdesk}");
     world.start_gateway().await;
     world.end().await;
