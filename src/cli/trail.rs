@@ -99,7 +99,10 @@ impl std::str::FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(time) = text.parse() {
+        // A time zone in brackets could contradict the offset.
+        if !text.contains('[')
+            && let Ok(time) = text.parse()
+        {
             return Ok(Self::Time(time));
         }
         text.parse().map(Self::Place).map_err(|why| format!("it must be a time like 2026-03-01T08:00:00Z, or {why}"))
@@ -156,7 +159,7 @@ async fn verify(trail: &Trail, mut verifier: Verifier) -> anyhow::Result<ExitCod
             writeln!(io::stderr(), "the audit trail is {verdict}: {failure}")?;
             if let VerificationFailure::BrokenChains { breaks, .. } = failure {
                 let known: Vec<_> = breaks.iter().map(|it| format!("--known-break {}", it.id())).collect();
-                writeln!(io::stderr(), "once this is examined and on record, verify with {}", known.join(" "))?;
+                writeln!(io::stderr(), "once this is examined and on record, add {}", known.join(" "))?;
             }
             Ok(ExitCode::FAILURE)
         }
@@ -185,7 +188,10 @@ fn key(settings: &Settings) -> anyhow::Result<ExitCode> {
     let LoadReport { references, faults, .. } = config::examine_process(settings.config.as_deref());
     let audit = references.audit.ok_or_else(|| anyhow!(app::listed(&faults)))?;
     let signer = checkpoints::signer(&audit).map_err(|why| anyhow!("audit.key_file: {why}"))?;
-    let signer = signer.context("audit.key_file is not set, so no checkpoints are signed")?;
+    let signer = signer.with_context(|| {
+        let listed = if faults.is_empty() { String::new() } else { format!("{}\n", app::listed(&faults)) };
+        format!("{listed}audit.key_file is not set, so no checkpoints are signed")
+    })?;
     print(&signer.public().to_string())?;
     writeln!(io::stderr(), "key id: {}", signer.public().id())?;
     Ok(ExitCode::SUCCESS)
@@ -256,12 +262,12 @@ async fn each_record(
         let LoadReport { store, faults, .. } = config::examine_process(trail.config.as_deref());
         (store.ok_or_else(|| anyhow!(app::listed(&faults)))?, faults)
     };
-    let unreadable = || match &store {
-        config::Store::Sqlite(path) => format!("cannot read the trail in {}", path.display()),
-        config::Store::Postgres(settings) => format!("cannot read the trail in {}", settings.url),
-    };
-    let opened = store::Trail::open(&store).await.map_err(anyhow::Error::from);
-    let mut stored = opened.map_err(|why| if faults.is_empty() { why } else { why.context(app::listed(&faults)) })?;
+    let unreadable = || format!("cannot read the trail in {}", place(&store));
+    if !faults.is_empty() {
+        let place = place(&store);
+        writeln!(io::stderr(), "{}\nthe store is read nevertheless: {place}", app::listed(&faults))?;
+    }
+    let mut stored = store::Trail::open(&store).await?;
     let start = match start {
         None => None,
         Some(Start::After(place)) => Some((place, 0)),
@@ -283,6 +289,13 @@ async fn each_record(
         if after.is_none() {
             return Ok(());
         }
+    }
+}
+
+fn place(store: &config::Store) -> String {
+    match store {
+        config::Store::Sqlite(path) => path.display().to_string(),
+        config::Store::Postgres(settings) => settings.url.to_string(),
     }
 }
 

@@ -321,7 +321,10 @@ fn whoever_audits_needs_no_other_settings_than_those_of_the_store() {
     let config = "[store]\nurl = \"sqlite:postern.db\"\n[graph.credential]\nkind = \"secret\"\n[graf]\n";
     fs::write(folder.path().join("gateway.toml"), config).unwrap();
     let whole = verify(folder.path(), &["--config", "gateway.toml"]);
-    assert_eq!((whole.code, whole.err.as_str()), (Some(0), ""), "{whole:?}");
+    assert_eq!(whole.code, Some(0), "{whole:?}");
+    // What is wrong may be where the store is said to be, so which one was read is told.
+    assert!(whole.err.contains("graf"), "{}", whole.err);
+    assert!(whole.err.ends_with("the store is read nevertheless: postern.db\n"), "{}", whole.err);
     // Without those of the store nothing can be read.
     fs::write(folder.path().join("gateway.toml"), "[store]\nurl = \"mysql://db/postern\"\n").unwrap();
     let none = verify(folder.path(), &["--config", "gateway.toml"]);
@@ -340,7 +343,7 @@ fn a_break_fails_until_it_is_said_to_be_known() {
     let broken = "the audit trail is broken: the run that wrote chain first had ended it with record 5, ";
     assert_eq!((unknown.code, unknown.out.as_str()), (Some(1), ""));
     assert!(unknown.err.starts_with(broken), "{}", unknown.err);
-    assert!(unknown.err.contains("verify with --known-break first/5\n"), "{}", unknown.err);
+    assert!(unknown.err.contains("add --known-break first/5\n"), "{}", unknown.err);
     let known = verify(folder.path(), &["--file", "trail.jsonl", "--known-break", "first/5"]);
     assert_eq!(known.code, Some(0), "{}", known.err);
     assert!(known.out.contains("\nknown: the run that wrote chain first had ended it with record 5"), "{}", known.out);
