@@ -8,7 +8,7 @@
 //! The race that remains: an administrator can edit between our read and our write, and Graph has no precondition that
 //! would stop us. The window is one call, and a set that is not as we left it is recorded as drift at the next turn.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tracing::Instrument;
 
@@ -16,6 +16,7 @@ use super::{
     Dependencies,
     batch::BatchError,
     lag::RecentlyReplaced,
+    obstacles::Obstacles,
     outcome::{self, BatchOutcome, EndedOperation},
 };
 use crate::{
@@ -55,6 +56,7 @@ pub(super) enum TurnOutcome {
 pub(super) struct Lane {
     pub(super) parts: Dependencies,
     pub(super) configuration: ConfigurationId,
+    obstacles: Arc<Obstacles>,
 }
 
 /// The state of a turn between its steps.
@@ -88,8 +90,8 @@ enum StepOutcome {
 }
 
 impl Lane {
-    pub(super) fn new(parts: Dependencies, configuration: ConfigurationId) -> Self {
-        Self { parts, configuration }
+    pub(super) fn new(parts: Dependencies, configuration: ConfigurationId, obstacles: Arc<Obstacles>) -> Self {
+        Self { parts, configuration, obstacles }
     }
 
     /// Claims the lane and works on what is pending.
@@ -143,7 +145,14 @@ impl Lane {
 
     /// Does one batch, or finds out why it cannot be done as it is.
     async fn step(&self, mut state: TurnState, batch: Vec<Operation>) -> Result<StepOutcome, Error> {
-        match self.apply(&mut state.held, &batch).await {
+        let applied = self.apply(&mut state.held, &batch).await;
+        match &applied {
+            Err(BatchError::Fail(failure)) if outcome::may_come_back(failure.code) => {
+                self.obstacles.note(&self.configuration, self.parts.clock.now());
+            }
+            Ok(_) | Err(_) => self.obstacles.clear(&self.configuration),
+        }
+        match applied {
             Ok(outcome) => self.settle(state, outcome).await,
             Err(BatchError::Store(error)) => Err(error),
             Err(BatchError::Park(pause, because)) => self.park(state, batch, pause, because).await,
@@ -241,7 +250,7 @@ impl Lane {
         let pause = if waiting.is_empty() && asked.is_none() { PARKING_MIN } else { pause };
         let failure = deadline_passed(settings.deadline, &because);
         let HeldLease { lease, announced, left, replaced, .. } = held;
-        let BatchOutcome { done, .. } = BatchOutcome::of_failure(late, now, &failure, &announced)?;
+        let BatchOutcome { done, .. } = BatchOutcome::of_failure(late, (now, now), &failure, &announced)?;
         let announced = announced.remaining_after(&ids(&done), &waiting.iter().map(|it| it.id).collect());
         let (ends, ended, entries) = EndReport::split(done, None);
         let replaced_sets = replaced.for_later_turns(clock.elapsed());
@@ -253,11 +262,14 @@ impl Lane {
     /// Whether every operation of the batch waits.
     fn waits(&self, batch: &[Operation], failure: &Failure) -> bool {
         let now = self.parts.clock.now();
-        batch.iter().all(|it| outcome::waits(it, failure, now))
+        let since = self.obstacles.since(&self.configuration, now);
+        batch.iter().all(|it| outcome::waits(it, failure, (now, since)))
     }
 
     async fn fail(&self, state: TurnState, batch: Vec<Operation>, failure: &Failure) -> Result<StepOutcome, Error> {
-        let outcome = BatchOutcome::of_failure(batch, self.parts.clock.now(), failure, &state.held.announced)?;
+        let now = self.parts.clock.now();
+        let since = self.obstacles.since(&self.configuration, now);
+        let outcome = BatchOutcome::of_failure(batch, (now, since), failure, &state.held.announced)?;
         self.settle(state, outcome).await
     }
 }

@@ -13,6 +13,7 @@
 mod batch;
 mod lag;
 mod lane;
+mod obstacles;
 mod outcome;
 mod policy_sets;
 
@@ -25,7 +26,10 @@ use std::{
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::lane::{Lane, TurnOutcome};
+use self::{
+    lane::{Lane, TurnOutcome},
+    obstacles::Obstacles,
+};
 use crate::{
     clock::Clock,
     config,
@@ -90,6 +94,7 @@ pub struct Executor {
     queue: Queue,
     /// Lanes that other replicas hold, and when to try them again.
     elsewhere: HashMap<ConfigurationId, Duration>,
+    obstacles: Arc<Obstacles>,
 }
 
 /// Configurations waiting for a turn, each once, first come first served.
@@ -124,8 +129,8 @@ impl Queue {
 impl Executor {
     /// An executor with these parts, not yet running.
     pub fn new(parts: Dependencies) -> Self {
-        let (running, queue, elsewhere) = Default::default();
-        Self { parts, lanes: JoinSet::new(), running, queue, elsewhere }
+        let (running, queue, elsewhere, obstacles) = Default::default();
+        Self { parts, lanes: JoinSet::new(), running, queue, elsewhere, obstacles }
     }
 
     /// Works until `stop`; then starts nothing more, lets the turns in flight end, and returns.
@@ -180,7 +185,7 @@ impl Executor {
         while self.lanes.len() < self.parts.settings.lanes_max
             && let Some(configuration) = self.queue.pop(&self.running)
         {
-            let lane = Lane::new(self.parts.clone(), configuration.clone());
+            let lane = Lane::new(self.parts.clone(), configuration.clone(), Arc::clone(&self.obstacles));
             let started = self.lanes.spawn(lane.turn());
             self.running.insert(started.id(), configuration);
         }

@@ -130,11 +130,12 @@ impl BatchOutcome {
         Ok(())
     }
 
-    /// Fails these operations. If the set has vanished, those from the first one that states the whole set onwards do not
-    /// depend on it and are still to do; otherwise, those that wait are still to do.
+    /// Fails these operations, because of an obstacle that has been there since then. If the set has vanished, those from the
+    /// first one that states the whole set onwards do not depend on it and are still to do; otherwise, those that wait are still
+    /// to do.
     pub(super) fn of_failure(
         mut batch: Vec<Operation>,
-        at: Timestamp,
+        (at, since): (Timestamp, Timestamp),
         failure: &Failure,
         announced: &UnsettledWrites,
     ) -> Result<Self, Error> {
@@ -144,7 +145,7 @@ impl BatchOutcome {
             outcome.rest = batch.split_off(stated.unwrap_or(batch.len()));
         }
         if outcome.rest.is_empty() {
-            (outcome.rest, batch) = batch.into_iter().partition(|it| waits(it, failure, at));
+            (outcome.rest, batch) = batch.into_iter().partition(|it| waits(it, failure, (at, since)));
         }
         for operation in batch {
             let failure = in_doubt(failure.clone(), &operation, announced);
@@ -228,10 +229,16 @@ fn in_doubt(failure: Failure, operation: &Operation, announced: &UnsettledWrites
 /// that Graph does not know: either may be temporary.
 const GONE_MAX: Duration = Duration::from_hours(1);
 
-/// Whether an operation waits until the obstacle has passed. Ends of changes do: nobody would request them again.
-pub(super) fn waits(operation: &Operation, failure: &Failure, now: Timestamp) -> bool {
+/// Whether what is gone may come back.
+pub(super) fn may_come_back(code: FailureCode) -> bool {
+    matches!(code, FailureCode::PresentSetVanished | FailureCode::ConfigurationGone)
+}
+
+/// Whether an operation waits until the obstacle, there since then, has passed. Ends of changes do: nobody would request them
+/// again.
+pub(super) fn waits(operation: &Operation, failure: &Failure, (now, since): (Timestamp, Timestamp)) -> bool {
     let Operation { submission, .. } = operation;
-    let is_recent = clock::until(submission.accepted_at, now) < GONE_MAX;
+    let is_recent = clock::until(submission.accepted_at.max(since), now) < GONE_MAX;
     let may_pass = match failure.code {
         FailureCode::PresentSetUnreadable => true,
         FailureCode::PresentSetVanished | FailureCode::ConfigurationGone => is_recent,

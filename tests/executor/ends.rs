@@ -75,3 +75,27 @@ async fn the_end_of_a_change_waits_for_a_configuration_that_is_not_there_just_no
     world.tenant.recovers(&lane(1));
     has_succeeded(&world.late_end_of(2).await);
 }
+
+/// Graph was down for longer than an end waits for a set or a configuration to come back, and shows neither at first.
+#[tokio::test(start_paused = true)]
+async fn for_how_long_the_end_of_a_change_waits_does_not_count_the_outage_before() {
+    for (number, back) in [(1, None), (2, Some(Read::Missing))] {
+        let world = World::simulated(Tenant::new());
+        let _running = world.run();
+        let end = end_of_one(&world).await;
+        world.tenant.told(&lane(1), Read::Unavailable);
+        world.accept_change(2, &lane(1), world.clock.now(), (end, None)).await;
+        world.clock.sleep(Duration::from_hours(2)).await;
+        let left = world.tenant.sets.lock().unwrap().remove(&lane(1)).unwrap();
+        world.tenant.recovers(&lane(1));
+        if let Some(read) = back {
+            world.tenant.told(&lane(1), read);
+        }
+        world.clock.sleep(Duration::from_mins(10)).await;
+        world.tenant.sets.lock().unwrap().insert(lane(1), left);
+        world.tenant.recovers(&lane(1));
+        let end = world.late_end_of(2).await;
+        assert!(matches!(end, State::Succeeded(_)), "{number}: {end:?}");
+        assert!(world.tenant.set(&lane(1)).is_empty());
+    }
+}
