@@ -311,8 +311,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn follow_ups(&self, id: OperationId) -> Result<FollowUps, Error>;
 
     /// Operations of the same configuration that took effect before this one and have been reverted since, newest first, up to
-    /// a fixed number; not those whose reversal has been reverted. Reversals that are pending count. What waited for approval
-    /// takes effect later than what was accepted after it.
+    /// a fixed number; not those whose reversal has been reverted, unless that was reverted in turn, and so on for a few.
+    /// Reversals that are pending count. What waited for approval takes effect later than what was accepted after it.
     async fn reverted_since(&self, operation: &Operation) -> Result<Vec<Operation>, Error>;
 
     /// The assignments from policy sets, as the lane of this configuration last noted them.

@@ -133,6 +133,11 @@ async fn what_has_been_reverted_since_is_found_unless_that_was_reverted_itself()
         let redoing = store.operation(id(7)).await.unwrap().unwrap();
         store.accept(undoing(10, &redoing, Cause::Asked)).await.unwrap();
         assert_eq!(reverted(4).await, [id(1)], "what was reverted has been done again");
+        for (number, undone, expected) in [(12, 10, vec![id(3), id(1)]), (13, 12, vec![id(1)])] {
+            let undone = store.operation(id(undone)).await.unwrap().unwrap();
+            store.accept(undoing(number, &undone, Cause::Asked)).await.unwrap();
+            assert_eq!(reverted(4).await, expected, "undone again, and done again");
+        }
         store.cancel(cancellation(6, 9)).await.unwrap();
         assert!(reverted(4).await.is_empty(), "a reversal that was cancelled has undone nothing");
         // What was reverted before it does not count.

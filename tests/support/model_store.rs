@@ -237,9 +237,15 @@ impl Tables {
         Some(if same { Accepted::Replayed(Box::new(operation.clone())) } else { Accepted::KeyReused(operation.id) })
     }
 
+    /// Whether a reversal has undone something, or is about to, and no reversal of it stands.
+    fn stands(&self, by: &Operation) -> bool {
+        let reverts = |it: &Operation| it.submission.change.reversal().is_some_and(|it| it.operation() == by.id);
+        matches!(by.state, State::Queued | State::Running { .. } | State::Succeeded(_))
+            && !self.operations.iter().any(|it| reverts(it) && self.stands(it))
+    }
+
     /// Operations that took effect before this one and have been reverted since, newest first.
     fn reverted_since(&self, operation: OperationId) -> Vec<Operation> {
-        let counts = |it: &Operation| matches!(it.state, State::Queued | State::Running { .. } | State::Succeeded(_));
         let reverts = |by: &Operation, id| by.submission.change.reversal().is_some_and(|it| it.operation() == id);
         let all: Vec<_> = self.operations.iter().enumerate().collect();
         let effect = |(place, it): (usize, &Operation)| Some((ended_at(&it.state)?, place));
@@ -247,8 +253,7 @@ impl Tables {
         let Some((lane, own)) = original.and_then(|it| Some((&it.1.submission.configuration, effect(*it)?))) else {
             return Vec::new();
         };
-        let standing = |by: &Operation| counts(by) && !all.iter().any(|(_, it)| counts(it) && reverts(it, by.id));
-        let since = |by: &(usize, &Operation)| standing(by.1) && effect(*by).is_none_or(|at| at > own);
+        let since = |by: &(usize, &Operation)| self.stands(by.1) && effect(*by).is_none_or(|at| at > own);
         let undoing: Vec<_> = all.iter().copied().filter(since).collect();
         let mut found: Vec<_> = all.iter().filter_map(|it| Some((effect(*it).filter(|at| *at < own)?, it.1))).collect();
         found.retain(|(_, it)| it.submission.configuration == *lane);

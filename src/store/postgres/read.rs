@@ -134,8 +134,13 @@ pub(super) async fn reverted_since(
                  AND (undoing.state IN ('queued', 'running')
                       OR undoing.state = 'succeeded'
                           AND (undoing.ended_at, undoing.position) > (SELECT ended_at, position FROM own))
-                 AND NOT EXISTS (SELECT FROM operations AS redoing
-                                 WHERE redoing.reverts = undoing.id AND redoing.state IN ('queued', 'running', 'succeeded')))
+                 AND NOT EXISTS (
+                     SELECT FROM operations AS redoing
+                     WHERE redoing.reverts = undoing.id AND redoing.state IN ('queued', 'running', 'succeeded') AND NOT EXISTS (
+                         SELECT FROM operations AS again
+                         WHERE again.reverts = redoing.id AND again.state IN ('queued', 'running', 'succeeded') AND NOT EXISTS (
+                             SELECT FROM operations AS last
+                             WHERE last.reverts = again.id AND last.state IN ('queued', 'running', 'succeeded')))))
              AND (ended_at, position) < (SELECT ended_at, position FROM own)
          ORDER BY ended_at DESC, position DESC LIMIT $3"
     );

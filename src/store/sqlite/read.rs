@@ -153,8 +153,13 @@ pub(super) fn reverted_since(
              WHERE undoing.reverts IS NOT NULL AND undoing.configuration = ?1
                  AND (undoing.state = 'queued'
                       OR undoing.state = 'succeeded' AND (undoing.ended_at, undoing.position) > (SELECT * FROM own))
-                 AND NOT EXISTS (SELECT 1 FROM operations AS redoing INDEXED BY operations_reverting
-                                 WHERE redoing.reverts = undoing.id AND redoing.state IN ('queued', 'succeeded')))
+                 AND NOT EXISTS (
+                     SELECT 1 FROM operations AS redoing INDEXED BY operations_reverting
+                     WHERE redoing.reverts = undoing.id AND redoing.state IN ('queued', 'succeeded') AND NOT EXISTS (
+                         SELECT 1 FROM operations AS again INDEXED BY operations_reverting
+                         WHERE again.reverts = redoing.id AND again.state IN ('queued', 'succeeded') AND NOT EXISTS (
+                             SELECT 1 FROM operations AS last INDEXED BY operations_reverting
+                             WHERE last.reverts = again.id AND last.state IN ('queued', 'succeeded')))))
              AND (ended_at, position) < (SELECT * FROM own)
          ORDER BY ended_at DESC, position DESC LIMIT ?3"
     );
