@@ -61,11 +61,13 @@ fn numbers(text: &str) -> impl Iterator<Item = &str> {
     text.split(apart).filter(|token| token.starts_with(|first: char| first == '-' || first.is_ascii_digit()))
 }
 
-/// Whether a number is read as what it is. Of a double-precision number, that shows in the digits by which it is written again.
+/// Whether a number is read as what it is. Of a double-precision number, that shows in the digits by which it is written again:
+/// the fewest that stand for it. If two such are equally near, some programs write the one and some the other.
 fn is_kept(number: &str) -> bool {
     let whole = number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
     let read: Result<f64, _> = serde_json::from_str(number);
-    whole || read.is_ok_and(|read| significant(number) == significant(&format!("{read:e}")))
+    let written = |read: f64| [format!("{read:e}"), Value::from(read).to_string()];
+    whole || read.is_ok_and(|read| written(read).iter().any(|text| significant(text) == significant(number)))
 }
 
 /// The digits of a number without leading and trailing zeros.
@@ -179,6 +181,8 @@ mod tests {
         let long = format!("1.{}", "1".repeat(5_000));
         assert!(parse_exactly(long.as_bytes()).unwrap_err().to_string().len() < 300);
         let kept = [
+            "1349985057592304.2",
+            "1349985057592304.3",
             "0",
             "-0",
             "0.0",
